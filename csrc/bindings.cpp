@@ -1,0 +1,77 @@
+// What Python sees of the extension.
+#include "clip_functions.h"
+#include "philox.h"
+#include "plan.h"
+
+namespace torchclip {
+namespace {
+
+py::dict describe() {
+  py::dict rules;
+  for (const RuleEntry& entry : rule_table()) {
+    py::dict rule;
+    rule["hyperparameters"] = entry.hyperparameters;
+    rule["slots"] = entry.slots;
+    rule["scalars"] = entry.scalars;
+    rule["coefficients"] = entry.coefficients;
+    rules[entry.name] = rule;
+  }
+  return rules;
+}
+
+const RuleEntry& rule_named(const std::string& name) {
+  const RuleEntry* entry = find_rule(name);
+  if (entry == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + name);
+  return *entry;
+}
+
+// For the contract test: the coefficients of step number `step`, for a norm of 0.
+std::vector<double> coefficients(const std::string& name, const std::vector<double>& hyperparameters, double step,
+                                 bool first) {
+  const RuleEntry& entry = rule_named(name);
+  if (hyperparameters.size() != entry.hyperparameters.size() + 1)
+    throw py::value_error(name + " takes lr and " + std::to_string(entry.hyperparameters.size()) + " hyperparameters");
+  double scalars[kMaxScalars] = {step - 1};
+  double values[kMaxCoefficients] = {};
+  entry.compute(hyperparameters.data(), scalars, first, DirectionNorms{}, values);
+  return {values, values + entry.coefficients.size()};
+}
+
+std::vector<uint32_t> philox(int64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+  const Counter drawn = philox4x32(static_cast<uint64_t>(seed), Counter{{c0, c1, c2, c3}});
+  return {drawn.word, drawn.word + 4};
+}
+
+int step(Plan& plan, int kind, double limit, bool smooth, int nonfinite, int scope, double inverse_grad_scale,
+         bool found_inf) {
+  const Clip clip{static_cast<ClipKind>(kind), limit, smooth, static_cast<NonFinite>(nonfinite),
+                  static_cast<Scope>(scope)};
+  return static_cast<int>(plan.step(clip, inverse_grad_scale, found_inf));
+}
+
+}  // namespace
+}  // namespace torchclip
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  using namespace torchclip;
+  module.doc() = "The compiled passes of torchclip.";
+  module.def("algorithms", &describe);
+  module.def("coefficients", &coefficients);
+  module.def("philox4x32", &philox);
+  module.def("serves_gradients", &serves_gradients);
+  module.def("total_norm", &total_norm, py::call_guard<py::gil_scoped_release>());
+  module.def("scale_gradients", &scale_gradients, py::call_guard<py::gil_scoped_release>());
+  py::class_<Plan>(module, "Plan")
+      .def(py::init([](const std::string& rule, std::vector<std::string> hyperparameters,
+                       std::vector<std::string> slots, std::vector<std::string> scalars, int scope) {
+        rule_named(rule);
+        return new Plan(rule, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
+                        static_cast<Scope>(scope));
+      }))
+      .def("refresh", &Plan::refresh)
+      .def("mark_fresh", &Plan::mark_fresh)
+      .def("step", &step)
+      .def_property_readonly("norms", &Plan::norms)
+      .def_property_readonly("factors", &Plan::factors)
+      .def_property_readonly("zeros", &Plan::zeros);
+}

@@ -1,0 +1,120 @@
+// Each pass is one parallel region over tasks; threads take tasks from a shared counter, and what they sum goes to a
+// slot of its own chunk, so that neither the number of threads nor their order shows in a result.
+#include "passes.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "strided.h"
+
+namespace torchclip::cpu {
+namespace {
+
+// Below this many elements a pass takes less time than waking a second thread.
+constexpr int64_t kSerialElements = 32768;
+// A strided tensor is staged through buffers of this many elements on the stack.
+constexpr int64_t kStagedElements = 512;
+
+int64_t element_size_of(const Bucket& bucket, int operand) {
+  return element_size(operand < kState0 ? bucket.parameter_dtype : bucket.state_dtype);
+}
+
+Operands dense_operands(const TensorEntry& tensor, const Bucket& bucket, const Chunk& chunk) {
+  Operands operands{{}, chunk.end - chunk.begin};
+  for (int operand = 0; operand < kOperands; ++operand) {
+    char* base = static_cast<char*>(tensor.operands[operand]);
+    operands.pointer[operand] = base == nullptr ? nullptr : base + chunk.begin * element_size_of(bucket, operand);
+  }
+  return operands;
+}
+
+// Runs `loop` over a chunk whose operands are strided, through dense copies of kStagedElements at a time.
+template <class Loop>
+void for_each_staged(const TensorEntry& tensor, const Bucket& bucket, const Chunk& chunk, bool writes,
+                     const Loop& loop) {
+  alignas(64) char buffers[kOperands][kStagedElements * sizeof(double)];
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += kStagedElements) {
+    Operands operands{{}, std::min(kStagedElements, chunk.end - begin)};
+    const auto walk = [&](int operand) {
+      return StridedWalk(tensor.strided->sizes, tensor.strided->strides[operand], begin);
+    };
+    for (int operand = 0; operand < kOperands; ++operand) {
+      if (tensor.operands[operand] == nullptr) continue;
+      operands.pointer[operand] = buffers[operand];
+      gather(static_cast<const char*>(tensor.operands[operand]), walk(operand), operands.count,
+             element_size_of(bucket, operand), buffers[operand]);
+    }
+    loop(operands);
+    for (int operand = 0; writes && operand < kOperands; ++operand) {
+      if (tensor.operands[operand] == nullptr || operand == kGradient) continue;
+      scatter(buffers[operand], walk(operand), operands.count, element_size_of(bucket, operand),
+              static_cast<char*>(tensor.operands[operand]));
+    }
+  }
+}
+
+template <class Body>
+void for_each_task(const Tables& tables, const Body& body, bool reverse) {
+  const int64_t tasks = static_cast<int64_t>(tables.tasks.size());
+  int64_t elements = 0;
+  for (const TensorEntry& tensor : tables.tensors) elements += tensor.numel;
+  const bool serial = elements < kSerialElements || tasks < 2 || omp_in_parallel();
+  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), tasks));
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < tasks;
+         i = next.fetch_add(1, std::memory_order_relaxed)) {
+      const Task& task = tables.tasks[static_cast<size_t>(reverse ? tasks - 1 - i : i)];
+      for (int32_t chunk = task.begin; chunk < task.end; ++chunk) body(chunk);
+    }
+  };
+  if (threads == 1) {
+    work();
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  work();
+}
+
+}  // namespace
+
+void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, std::vector<Partial>& partials) {
+  partials.assign(tables.chunks.size(), Partial{});
+  const auto body = [&](int32_t index) {
+    const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
+    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
+    const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
+    const Row& row = tables.rows[static_cast<size_t>(tensor.row)];
+    const NormLoop loop = loops[static_cast<size_t>(tensor.bucket)].norm[static_cast<int>(measure)];
+    Partial& partial = partials[static_cast<size_t>(index)];
+    if (tensor.strided == nullptr) {
+      partial = loop(dense_operands(tensor, bucket, chunk), row);
+      return;
+    }
+    for_each_staged(tensor, bucket, chunk, false, [&](const Operands& operands) { partial.add(loop(operands, row)); });
+  };
+  for_each_task(tables, body, false);
+}
+
+// In the reverse order of the norm pass: what that pass read last is still in the cache.
+void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>& zeros) {
+  zeros.assign(tables.chunks.size(), 0);
+  const auto body = [&](int32_t index) {
+    const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
+    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
+    const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
+    const Row& row = tables.rows[static_cast<size_t>(tensor.row)];
+    const UpdateLoop loop = loops[static_cast<size_t>(tensor.bucket)].update;
+    int64_t& count = zeros[static_cast<size_t>(index)];
+    if (tensor.strided == nullptr) {
+      count = loop(dense_operands(tensor, bucket, chunk), row);
+      return;
+    }
+    for_each_staged(tensor, bucket, chunk, true, [&](const Operands& operands) { count += loop(operands, row); });
+  };
+  for_each_task(tables, body, true);
+}
+
+}  // namespace torchclip::cpu

@@ -1,0 +1,291 @@
+#include "members.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "tensor_access.h"
+
+namespace torchclip {
+namespace {
+
+std::vector<py::object> interned(const std::vector<std::string>& names) {
+  std::vector<py::object> keys;
+  for (const std::string& name : names)
+    keys.push_back(py::reinterpret_steal<py::object>(PyUnicode_InternFromString(name.c_str())));
+  return keys;
+}
+
+// Borrowed; null when absent.
+PyObject* lookup(const py::object& dict, const py::object& key) {
+  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+// Appends the number or numbers that `value` holds: a float, int, bool, one-element tensor, or a tuple of those.
+void append_numbers(PyObject* value, std::vector<double>& numbers) {
+  if (PyTuple_Check(value) || PyList_Check(value)) {
+    const py::sequence items = py::reinterpret_borrow<py::sequence>(value);
+    for (const py::handle item : items) append_numbers(item.ptr(), numbers);
+    return;
+  }
+  if (THPVariable_Check(value)) {
+    numbers.push_back(THPVariable_Unpack(value).item().toDouble());
+    return;
+  }
+  const double number = PyFloat_AsDouble(value);
+  if (number == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  numbers.push_back(number);
+}
+
+// Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (device, layout,
+// subclass), type, sizes and strides. The powers do not wait for the numbers, so it takes a few cycles.
+class Fingerprint {
+ public:
+  void add(const at::Tensor& tensor) {
+    const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+    add(impl->key_set().raw_repr());
+    add(static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
+    for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
+    for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));
+  }
+  void add(uint64_t number) {
+    sum_ += (number + 1) * power_;
+    power_ *= 0x9e3779b97f4a7c15ull;
+  }
+  uint64_t value() const { return sum_ ^ (sum_ >> 32); }
+
+ private:
+  uint64_t sum_ = 0;
+  uint64_t power_ = 0xbf58476d1ce4e5b9ull;
+};
+
+// The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
+// virtual call and a check of the type, which add up over a thousand tensors.
+void* first_element(const at::Tensor& tensor) {
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
+  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
+}
+
+}  // namespace
+
+Members::Members(const Names& names, unsigned (*used_slots)(const double*))
+    : hyperparameter_keys_(interned(names.hyperparameters)),
+      slot_keys_(interned(names.slots)),
+      scalar_keys_(interned(names.scalars)),
+      pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
+      used_slots_(used_slots) {}
+
+bool Members::structure_matches(const py::list& param_groups) const {
+  if (param_groups.size() != groups_.size()) return false;
+  static const py::object params_key = interned({"params"}).front();
+  size_t position = 0;
+  for (size_t index = 0; index < groups_.size(); ++index) {
+    PyObject* dict = PyList_GET_ITEM(param_groups.ptr(), static_cast<Py_ssize_t>(index));
+    if (dict != groups_[index].dict.ptr()) return false;
+    PyObject* params = lookup(groups_[index].dict, params_key);
+    if (params == nullptr || !PyList_Check(params)) return false;
+    const Py_ssize_t count = PyList_GET_SIZE(params);
+    if (position + static_cast<size_t>(count) > members_.size()) return false;
+    for (Py_ssize_t i = 0; i < count; ++i, ++position) {
+      const Member& member = members_[position];
+      if (member.object.ptr() != PyList_GET_ITEM(params, i) || member.group != static_cast<int32_t>(index))
+        return false;
+    }
+  }
+  return position == members_.size();
+}
+
+void Members::read_structure(const py::list& param_groups) {
+  groups_.clear();
+  members_.clear();
+  state_dicts_.clear();
+  changed_ = true;
+  for (const py::handle group : param_groups) {
+    for (const py::handle parameter : py::list(group["params"])) {
+      Member member;
+      member.object = py::reinterpret_borrow<py::object>(parameter);
+      member.parameter = THPVariable_Unpack(parameter.ptr());
+      member.group = static_cast<int32_t>(groups_.size());
+      members_.push_back(std::move(member));
+    }
+    Group entry;
+    entry.dict = py::reinterpret_borrow<py::object>(group);
+    groups_.push_back(std::move(entry));
+  }
+}
+
+void Members::read_groups() {
+  for (Group& group : groups_) {
+    group.pipeline.clear();
+    for (const py::object& key : pipeline_keys_) {
+      PyObject* value = lookup(group.dict, key);
+      if (value == nullptr) {
+        group.pipeline.push_back(0.0);  // a rule without weight decay, say
+      } else {
+        append_numbers(value, group.pipeline);
+      }
+    }
+    group.hyperparameters.assign(1, group.pipeline.front());
+    for (const py::object& key : hyperparameter_keys_) {
+      PyObject* value = lookup(group.dict, key);
+      if (value == nullptr)
+        throw py::key_error("a param group has no " + py::cast<std::string>(key) +
+                            "; load_state_dict and add_param_group fill it in, assigning to param_groups does not");
+      append_numbers(value, group.hyperparameters);
+    }
+    const unsigned used = used_slots_(group.hyperparameters.data());
+    changed_ |= used != group.used_slots;
+    group.used_slots = used;
+  }
+}
+
+// Which dict belongs to which parameter. Hashing a tensor calls Python, so the values alone are compared, in order.
+void Members::bind_states(const py::dict& state) {
+  Py_ssize_t cursor = 0;
+  PyObject *key = nullptr, *value = nullptr;
+  size_t count = 0;
+  bool same = true;
+  while (same && PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) {
+    same = count < state_dicts_.size() && state_dicts_[count] == value;
+    ++count;
+  }
+  if (same && count == state_dicts_.size()) return;
+  state_dicts_.clear();
+  cursor = 0;
+  while (PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) state_dicts_.push_back(value);
+  for (Member& member : members_) {
+    PyObject* dict = lookup(state, member.object);
+    member.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
+    member.state_count = 0;
+  }
+}
+
+// Reads slots and scalars from the state dict when one of its values is another object than last time.
+void Members::bind_state(Member& member) {
+  Py_ssize_t cursor = 0;
+  PyObject *key = nullptr, *value = nullptr;
+  size_t count = 0;
+  bool same = member.state_count != 0;
+  while (same && PyDict_Next(member.state.ptr(), &cursor, &key, &value) != 0) {
+    same = count < member.state_count && member.state_values[count] == value;
+    ++count;
+  }
+  if (same && count == member.state_count) return;
+  cursor = 0;
+  count = 0;
+  while (PyDict_Next(member.state.ptr(), &cursor, &key, &value) != 0) {
+    if (count < kStateEntries) member.state_values[count] = value;
+    ++count;
+  }
+  member.state_count = count <= kStateEntries ? count : 0;
+  const auto read = [&](const std::vector<py::object>& keys, at::Tensor* tensors) {
+    for (size_t i = 0; i < keys.size(); ++i) {
+      PyObject* found = lookup(member.state, keys[i]);
+      tensors[i] = found != nullptr && THPVariable_Check(found) ? THPVariable_Unpack(found) : at::Tensor();
+    }
+  };
+  read(slot_keys_, member.slots);
+  read(scalar_keys_, member.scalars);
+  member.fingerprint = 0;
+}
+
+// Returns false when the parameter cannot step as it is.
+bool Members::refresh_member(Member& member) {
+  const at::Tensor& gradient = member.parameter.unsafeGetTensorImpl()->grad();
+  changed_ |= member.active != gradient.defined();
+  member.active = gradient.defined();
+  if (!member.active) return true;
+
+  const unsigned used = groups_[static_cast<size_t>(member.group)].used_slots;
+  if (used != 0 || !scalar_keys_.empty()) {
+    if (!member.state) return false;
+    bind_state(member);
+  }
+  Fingerprint fingerprint;
+  fingerprint.add(used);
+  fingerprint.add(member.parameter);
+  fingerprint.add(gradient);
+  if (fingerprint.value() != member.fingerprint) {
+    changed_ = true;
+    member.fingerprint = 0;
+    member.used_slots = used;
+    if (!examine(member, gradient)) return false;
+    member.fingerprint = fingerprint.value();
+  }
+  member.operands[kParameter] = first_element(member.parameter);
+  member.operands[kGradient] = first_element(gradient);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot]) : nullptr;
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) member.scalar_values[i] = first_element(member.scalars[i]);
+  return true;
+}
+
+// Whether the passes serve this parameter, gradient and state, and how to walk them.
+bool Members::examine(Member& member, const at::Tensor& gradient) {
+  const at::Tensor& parameter = member.parameter;
+  if (!storage_dtype(parameter, member.dtype) || !is_plain_cpu(parameter) || !is_plain_cpu(gradient)) return false;
+  if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
+  member.state_dtype = member.dtype;
+  for (size_t slot = 0, seen = 0; slot < slot_keys_.size(); ++slot) {
+    if ((member.used_slots >> slot & 1u) == 0) continue;
+    const at::Tensor& tensor = member.slots[slot];
+    DType dtype = member.dtype;
+    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_plain_cpu(tensor)) return false;
+    if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
+    member.state_dtype = dtype;
+  }
+  const bool half = member.dtype == DType::kBFloat16 || member.dtype == DType::kFloat16;
+  if (member.state_dtype != member.dtype && !(half && member.state_dtype == DType::kFloat32)) return false;
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) {
+    const at::Tensor& scalar = member.scalars[i];
+    if (!scalar.defined() || !is_plain_cpu(scalar) || scalar.numel() != 1) return false;
+    if (scalar.scalar_type() != at::kFloat && scalar.scalar_type() != at::kDouble) return false;
+    member.scalar_is_double[i] = scalar.scalar_type() == at::kDouble;
+  }
+  return map_layout(member, gradient);
+}
+
+bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
+  const at::Tensor& parameter = member.parameter;
+  const auto sizes = parameter.sizes(), strides = parameter.strides();
+  if (writes_overlap(sizes, strides)) return false;
+  bool dense = parameter.is_non_overlapping_and_dense() && same_walk(sizes, strides, gradient.strides());
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot) {
+    if ((member.used_slots >> slot & 1u) == 0) continue;
+    if (writes_overlap(sizes, member.slots[slot].strides())) return false;
+    dense &= same_walk(sizes, strides, member.slots[slot].strides());
+  }
+  member.layout.reset();
+  if (dense) return true;
+
+  std::vector<size_t> order(sizes.size());  // of dimensions, the one with the largest stride first
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
+  member.layout = std::make_unique<StridedLayout>();
+  const auto put = [&](at::IntArrayRef from, std::vector<int64_t>& to) {
+    for (const size_t dimension : order) to.push_back(from[dimension]);
+  };
+  put(sizes, member.layout->sizes);
+  put(strides, member.layout->strides[kParameter]);
+  put(gradient.strides(), member.layout->strides[kGradient]);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    if ((member.used_slots >> slot & 1u) != 0)
+      put(member.slots[slot].strides(), member.layout->strides[kState0 + slot]);
+  return true;
+}
+
+std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::dict& state) {
+  if (!structure_matches(param_groups)) read_structure(param_groups);
+  read_groups();
+  bind_states(state);
+  std::vector<int64_t> attention;
+  for (size_t position = 0; position < members_.size(); ++position)
+    if (!refresh_member(members_[position])) attention.push_back(static_cast<int64_t>(position));
+  return attention;
+}
+
+}  // namespace torchclip

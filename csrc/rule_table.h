@@ -1,0 +1,76 @@
+// The rules of the registry behind plain function pointers, for code that is told the rule by name at run time.
+#pragma once
+
+#include <cstring>
+#include <iterator>
+#include <string_view>
+#include <vector>
+
+#include "rules/registry.h"
+
+namespace torchclip {
+
+struct RuleEntry {
+  const char* name;
+  bool clips_itself;
+  std::vector<const char*> hyperparameters;  // without lr, which comes first in every struct
+  std::vector<const char*> slots;
+  std::vector<const char*> scalars;
+  std::vector<const char*> coefficients;
+  unsigned (*used_slots)(const double* hyperparameters);
+  // Moves `scalars` on by one step and writes the functor's coefficients.
+  void (*compute)(const double* hyperparameters, double* scalars, bool first, DirectionNorms norms,
+                  double* coefficients);
+  // The factor on lr times the direction, for rules that clip themselves; null for the others.
+  double (*direction_factor)(const double* hyperparameters, DirectionNorms norms);
+};
+
+template <class Rule>
+typename Rule::Hyperparameters hyperparameters_from(const double* values) {
+  constexpr size_t kCount = std::size(Rule::kHyperparameterNames) + 1;
+  static_assert(sizeof(typename Rule::Hyperparameters) == kCount * sizeof(double));
+  typename Rule::Hyperparameters result;
+  std::memcpy(&result, values, sizeof(result));
+  return result;
+}
+
+template <class Rule>
+RuleEntry describe_rule() {
+  using Functor = typename Rule::Functor;
+  RuleEntry entry{};
+  entry.name = Rule::kName;
+  entry.clips_itself = Rule::kClipsItself;
+  entry.hyperparameters.assign(std::begin(Rule::kHyperparameterNames), std::end(Rule::kHyperparameterNames));
+  entry.slots.assign(std::begin(Functor::kSlotNames), std::end(Functor::kSlotNames));
+  entry.coefficients.assign(std::begin(Functor::kCoefficientNames), std::end(Functor::kCoefficientNames));
+  for (int i = 0; i < Rule::kScalars; ++i) entry.scalars.push_back(Rule::kScalarNames[i]);
+  entry.used_slots = [](const double* h) { return Rule::slots(hyperparameters_from<Rule>(h)); };
+  entry.compute = [](const double* h, double* scalars, bool first, DirectionNorms norms, double* coefficients) {
+    const auto result = Rule::coefficients(hyperparameters_from<Rule>(h), scalars, first, norms);
+    std::memcpy(coefficients, &result, sizeof(result));
+  };
+  if constexpr (Rule::kClipsItself)
+    entry.direction_factor = [](const double* h, DirectionNorms norms) {
+      return Rule::direction_factor(hyperparameters_from<Rule>(h), norms);
+    };
+  return entry;
+}
+
+template <class... Rule>
+std::vector<RuleEntry> describe_rules(TypeList<Rule...>) {
+  return {describe_rule<Rule>()...};
+}
+
+inline const std::vector<RuleEntry>& rule_table() {
+  static const std::vector<RuleEntry> table = describe_rules(Rules{});
+  return table;
+}
+
+// Null when there is no rule of that name.
+inline const RuleEntry* find_rule(std::string_view name) {
+  for (const RuleEntry& entry : rule_table())
+    if (name == entry.name) return &entry;
+  return nullptr;
+}
+
+}  // namespace torchclip
