@@ -1,0 +1,25 @@
+"""Drop-in ``torch.optim`` optimizers whose whole step, gradient clipping included, is one fused pass pair."""
+
+from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
+from torchclip.clip_grad import clip_grad_norm_, get_total_norm
+from torchclip.optimizers import GRDA, SGD, SGDW, Adam, AdamW, MixClip, MomClip, NormalizedSGD, SGDClip, gRDA
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRDA",
+    "SGD",
+    "SGDW",
+    "Adam",
+    "AdamW",
+    "ClipByGlobalNorm",
+    "ClipByTensorNorm",
+    "ClipByValue",
+    "MixClip",
+    "MomClip",
+    "NormalizedSGD",
+    "SGDClip",
+    "clip_grad_norm_",
+    "gRDA",
+    "get_total_norm",
+]

@@ -1,0 +1,133 @@
+"""Which backends there are here, and in words why another is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from torchclip.checks import FLOAT_DTYPES
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+"""Every backend, in the order in which they are preferred."""
+
+FUSED_BACKENDS = ("cuda", "triton", "cpu")
+
+
+def _import_extension() -> tuple[ModuleType | None, str]:
+    try:
+        return import_module("torchclip._C"), ""
+    except ImportError as error:
+        return None, str(error)
+
+
+EXTENSION, _IMPORT_ERROR = _import_extension()
+"""The compiled passes, or None where they were not built."""
+
+_NOT_YET = "this version of torchclip has no {} kernels; backend='reference' runs on every device"
+
+
+def unavailable_reason(backend: str) -> str | None:
+    """Why ``backend`` cannot run here, with the remedy; None where it can.
+
+    Raises:
+        ValueError: when there is no backend of that name.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"unknown {backend=}; choose one of {', '.join(map(repr, BACKENDS))}, or None to let torchclip choose"
+        )
+    if backend == "cuda":
+        return _NOT_YET.format("CUDA")
+    if backend == "triton":
+        return _NOT_YET.format("Triton")
+    if backend == "cpu" and EXTENSION is None:
+        return (
+            f"the compiled extension torchclip._C was not found ({_IMPORT_ERROR}); build it beside the "
+            "installed torch with `pip install --no-build-isolation .`, which needs a C++ compiler"
+        )
+    return None
+
+
+def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
+    """Why ``backend``, which is available, cannot update these parameters; None where it can."""
+    if backend == "reference":
+        return None
+    for parameter in parameters:
+        if parameter.device.type != backend:
+            return f"a parameter is on {parameter.device}, which the {backend} backend does not reach"
+        if parameter.dtype not in FLOAT_DTYPES:
+            return f"a parameter is {parameter.dtype}, which the {backend} backend has no kernel for"
+    return None
+
+
+def choose(requested: str | None, parameters: list[Tensor]) -> str:
+    """The backend that runs: the one asked for, or the first that serves all parameters.
+
+    Raises:
+        ValueError: when there is no backend of that name.
+        RuntimeError: when the one asked for cannot run, with the reason and the remedy.
+    """
+    if requested is not None:
+        reason = unavailable_reason(requested) or unserved_reason(requested, parameters)
+        if reason is not None:
+            raise RuntimeError(f"backend={requested!r} is not available: {reason}")
+        return requested
+    for backend in BACKENDS:
+        if unavailable_reason(backend) is None and unserved_reason(backend, parameters) is None:
+            return backend
+    raise AssertionError("the reference backend serves everything")
+
+
+def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+    """The backend of an optimizer, whose groups may say ``foreach``, ``fused`` or ``differentiable``.
+
+    Raises:
+        ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
+    """
+    parameters = [parameter for group in param_groups for parameter in group["params"]]
+    if any(_reference_flag(group) is not None for group in param_groups):
+        return "reference"
+    chosen = choose(requested, parameters)
+    if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
+        reasons = "; ".join(
+            f"{name}: {unavailable_reason(name) or unserved_reason(name, parameters)}" for name in FUSED_BACKENDS
+        )
+        raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
+    return chosen
+
+
+def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
+    """Raises when a group's flags, or a flag and the backend asked for, contradict one another."""
+    if group.get("fused") and group.get("foreach"):
+        raise RuntimeError(
+            "`fused` and `foreach` cannot be `True` together. foreach=True chooses the reference path, fused=True "
+            "demands a fused backend: drop one of them"
+        )
+    if group.get("fused") and group.get("differentiable"):
+        raise RuntimeError(
+            "`fused` does not support `differentiable`: a differentiable step runs on the reference path; "
+            "drop fused=True"
+        )
+    if group.get("capturable"):
+        raise RuntimeError(
+            "capturable=True needs a backend that steps on a GPU, and this version has none; leave it False"
+        )
+    flag = _reference_flag(group)
+    if requested in FUSED_BACKENDS and flag is not None:
+        raise ValueError(
+            f"backend={requested!r} contradicts {flag}, which chooses the reference path; drop one of them"
+        )
+    if requested == "reference" and group.get("fused"):
+        raise ValueError("backend='reference' contradicts fused=True, which demands a fused backend; drop one of them")
+
+
+def _reference_flag(group: Mapping[str, Any]) -> str | None:
+    """The flag of a group that chooses the reference path, if there is one."""
+    for name, value in (("foreach", True), ("fused", False), ("differentiable", True)):
+        if group.get(name) is value:
+            return f"{name}={value}"
+    return None

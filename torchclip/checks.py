@@ -1,0 +1,156 @@
+"""Checks of what a user passes in. An error names the offender, what came, what was wanted, and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Check = Callable[[Any], str | None]
+"""Takes a hyperparameter's value; returns what is wrong with it, or None."""
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        # Reading a value from a GPU would wait for it: its range is the user's word there.
+        return float(value) if value.numel() == 1 and value.device.type == "cpu" else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _ranged(phrase: str, wanted: str, holds: Callable[[float], bool]) -> Check:
+    def check(value: Any) -> str | None:
+        if isinstance(value, Tensor) and value.device.type != "cpu" and value.numel() == 1:
+            return None
+        number = _number(value)
+        if number is None or not math.isfinite(number) or not holds(number):
+            return f"Invalid {phrase}: {value}; it must be {wanted}"
+        return None
+
+    return check
+
+
+def non_negative(phrase: str) -> Check:
+    """A check for a finite number of at least 0; ``phrase`` is what torch's errors call it."""
+    return _ranged(phrase, "a finite number of at least 0", lambda number: number >= 0)
+
+
+def positive(phrase: str) -> Check:
+    """A check for a finite number above 0."""
+    return _ranged(phrase, "a finite number above 0", lambda number: number > 0)
+
+
+def fraction(phrase: str) -> Check:
+    """A check for a number in [0, 1]."""
+    return _ranged(phrase, "between 0 and 1", lambda number: 0 <= number <= 1)
+
+
+def decay_rate(phrase: str) -> Check:
+    """A check for the weight of an exponential average, in [0, 1)."""
+    return _ranged(phrase, "at least 0 and below 1", lambda number: 0 <= number < 1)
+
+
+def finite(phrase: str) -> Check:
+    """A check for a finite number."""
+    return _ranged(phrase, "a finite number", lambda number: True)
+
+
+def betas(value: Any) -> str | None:
+    """A check for a pair of averaging weights."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return f"Invalid betas: {value!r}; a pair (beta1, beta2) is wanted, each at least 0 and below 1"
+    for index, beta in enumerate(value):
+        fault = decay_rate(f"beta parameter at index {index}")(beta)
+        if fault is not None:
+            return fault
+    return None
+
+
+def learning_rate(value: Any) -> str | None:
+    """A check for a learning rate: a number, or a tensor of one element, of at least 0."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return f"Tensor lr must be 1-element, got shape {tuple(value.shape)}: give each param group a rate of its own"
+    return non_negative("learning rate")(value)
+
+
+LR = learning_rate
+WEIGHT_DECAY = non_negative("weight_decay value")
+MOMENTUM = non_negative("momentum value")
+AVERAGE = decay_rate("momentum value")
+EPS = non_negative("epsilon value")
+
+
+def check_hyperparameters(group: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
+    """Raises ValueError for the first value of a param group that its check rejects."""
+    for name, check in checks.items():
+        fault = check(group[name]) if name in group else None
+        if fault is not None:
+            raise ValueError(f"{fault} (param group key {name!r})")
+
+
+def describe_parameter(param_groups: Sequence[Mapping[str, Any]], group_index: int, index: int) -> str:
+    """How an error calls a parameter: by its name where the optimizer was given names, else by its place."""
+    group = param_groups[group_index]
+    shape = tuple(group["params"][index].shape)
+    if "param_names" in group:
+        return f"parameter {group['param_names'][index]!r} of shape {shape}"
+    return f"parameter {index} of param group {group_index}, of shape {shape}"
+
+
+def check_parameter(name: str, parameter: Tensor) -> None:
+    """Raises when no backend can update ``parameter``."""
+    if parameter.dtype.is_complex:
+        raise TypeError(
+            f"{name} is {parameter.dtype}, and complex parameters are not supported: "
+            "give the optimizer real tensors and build the complex one with torch.view_as_complex in forward()"
+        )
+    if parameter.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} is {parameter.dtype}; an optimizer needs float32, float64, bfloat16 or float16 parameters: "
+            "leave it out of the optimizer, or register it as a buffer"
+        )
+    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+        raise ValueError(
+            f"{name} is an expanded tensor with strides {tuple(parameter.stride())}: several of its elements share one "
+            "place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
+            "expanded from"
+        )
+
+
+def check_gradient(name: str, parameter: Tensor) -> None:
+    """Raises when the gradient of ``parameter`` is not a dense tensor of its shape, type and device."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout is not torch.strided:
+        raise RuntimeError(
+            f"{name} has a sparse gradient ({gradient.layout}), and torchclip updates dense gradients only: "
+            "use nn.Embedding(sparse=False), or give this parameter to torch.optim.SparseAdam"
+        )
+    for what, came, wanted in (
+        ("shape", tuple(gradient.shape), tuple(parameter.shape)),
+        ("device", gradient.device, parameter.device),
+        ("dtype", gradient.dtype, parameter.dtype),
+    ):
+        if came != wanted:
+            raise RuntimeError(
+                f"{name} has a gradient of {what} {came} where its own {what} is {wanted}: clear it with "
+                "zero_grad() and run backward again after moving or casting the model"
+            )
+
+
+def check_state(name: str, slot: str, value: Any, parameter: Tensor) -> None:
+    """Raises when a state tensor, from a checkpoint say, does not fit its parameter."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"state {slot!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint again"
+        )
+    if value.shape != parameter.shape or value.device != parameter.device or value.dtype not in FLOAT_DTYPES:
+        raise RuntimeError(
+            f"state {slot!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, where the "
+            f"parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: move the state "
+            "together with the parameter, or load a checkpoint made for this model"
+        )

@@ -1,0 +1,118 @@
+"""Fused stand-ins for :mod:`torch.nn.utils`' gradient clipping: same arguments, same result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from torchclip.backend import EXTENSION
+from torchclip.clip import HARD_EPS, checked_bound
+
+
+def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _is_fused(tensors: list[Tensor], norm_type: float) -> bool:
+    return EXTENSION is not None and len(tensors) > 0 and norm_type > 0 and EXTENSION.serves_gradients(tensors)
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    r"""The norm of all elements of ``tensors`` together, in one pass.
+
+    .. math:: \Big(\sum_i \lvert x_i \rvert^p\Big)^{1/p}
+
+    As :func:`torch.nn.utils.get_total_norm`, except that a float16 or bfloat16 norm is returned as float32: a float16
+    norm above 65504 is a number here.
+
+    Args:
+        tensors: tensors of any shapes and floating-point types.
+        norm_type: p, infinity included. Above 0 it is fused for CPU tensors; the rest goes through torch.
+        error_if_nonfinite: raise when the norm is infinite or NaN.
+        foreach: handed to torch where torch computes the norm.
+
+    Returns:
+        A 0-dim tensor.
+
+    Raises:
+        RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
+
+    Example:
+        >>> get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+        tensor(5.)
+
+    Source: :func:`torch.nn.utils.get_total_norm`.
+    """
+    tensors = _as_list(tensors)
+    norm_type = float(norm_type)
+    if not _is_fused(tensors, norm_type):
+        upcast = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors]
+        return torch.nn.utils.get_total_norm(upcast, norm_type, error_if_nonfinite, foreach)
+    norm = EXTENSION.total_norm(tensors, norm_type)
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    widest = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
+    return torch.tensor(norm, dtype=widest)
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    r"""Scales the gradients of ``parameters`` in place, so that their joint norm is at most ``max_norm``.
+
+    .. math:: g \leftarrow g \cdot \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert_p + 10^{-6}}\right)
+
+    As :func:`torch.nn.utils.clip_grad_norm_`, in two passes over all tensors, or one when nothing is clipped. An
+    optimizer with ``clip=`` does without this function and never writes the gradients.
+
+    Args:
+        parameters: tensors whose ``.grad`` is clipped; those without one are passed over.
+        max_norm: the bound.
+        norm_type: the order p of the norm.
+        error_if_nonfinite: raise, with the gradients untouched, when the norm is infinite or NaN.
+        foreach: handed to torch where torch does the work.
+
+    Returns:
+        The norm before clipping, a 0-dim tensor.
+
+    Raises:
+        RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
+        ValueError: when ``max_norm`` is negative or NaN.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> clip_grad_norm_(weight, 1.0), weight.grad
+        (tensor(5.), tensor([0.6000, 0.8000]))
+
+    Source: :func:`torch.nn.utils.clip_grad_norm_`.
+    """
+    max_norm = checked_bound("max_norm", float(max_norm), zero=True)
+    gradients = [parameter.grad for parameter in _as_list(parameters) if parameter.grad is not None]
+    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach)
+    if not _is_fused(gradients, float(norm_type)):
+        factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.to(gradient.device))
+        return norm
+    factor = max_norm / (float(norm) + HARD_EPS)
+    if not factor >= 1.0:  # a NaN norm reaches the gradients, as it does in torch
+        EXTENSION.scale_gradients(gradients, factor)
+    return norm

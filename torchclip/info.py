@@ -1,0 +1,65 @@
+"""``python -m torchclip.info``: versions, the extension, the backends, and why each missing one is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import torchclip
+from torchclip.backend import BACKENDS, EXTENSION, unavailable_reason
+
+LABEL_WIDTH = 11
+
+
+def _processor() -> str:
+    """The processor's name; its architecture where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical processors, torch uses {torch.get_num_threads()} threads"
+
+
+def _triton() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _gpus() -> str:
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(names) or "none that torch can use"
+
+
+def _extension() -> str:
+    if EXTENSION is None:
+        return "not built"
+    return f"{EXTENSION.__file__}\n{'':<{LABEL_WIDTH}}{getattr(EXTENSION, 'build', 'how it was built is not recorded')}"
+
+
+def report() -> str:
+    """What to paste into a bug report."""
+    rows = {
+        "torchclip": torchclip.__version__,
+        "torch": torch.__version__,
+        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "Triton": _triton(),
+        "CPU": _processor(),
+        "GPU": _gpus(),
+        "extension": _extension(),
+    }
+    lines = [f"{label:<{LABEL_WIDTH}}{text}" for label, text in rows.items()]
+    lines += ["", "backends, in the order in which they are preferred:"]
+    for name in BACKENDS:
+        reason = unavailable_reason(name)
+        lines.append(f"  {name:<{LABEL_WIDTH}}{'available' if reason is None else 'not available: ' + reason}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(report())

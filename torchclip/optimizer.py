@@ -1,0 +1,331 @@
+"""The step that all optimizers share: closure, checks, the fused plan or the reference path, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from torchclip import backend as backends
+from torchclip import reference
+from torchclip.checkpoint import restore_precision
+from torchclip.checks import (
+    Check,
+    check_gradient,
+    check_hyperparameters,
+    check_parameter,
+    check_state,
+    describe_parameter,
+)
+from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope, as_clip_policy
+from torchclip.rule_specs import RuleSpec
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+# The order of the enumerations in csrc/plan.h.
+_SCOPES = tuple(Scope)
+_NONFINITES = tuple(NonFinite)
+_NO_CLIP, _NORM_CLIP, _VALUE_CLIP = range(3)
+_STEPPED, _SKIPPED, _NON_FINITE = range(3)
+
+
+class FusedOptimizer(Optimizer):
+    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these three:
+
+    Attributes:
+        spec: the update rule.
+        hyperparameter_checks: for each key of a param group, the check of its value.
+        clips_by: for rules that clip themselves, over which parameters their norms are taken.
+    """
+
+    spec: ClassVar[RuleSpec]
+    hyperparameter_checks: ClassVar[Mapping[str, Check]]
+    clips_by: Scope = Scope.OPTIMIZER
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], *, clip: ClipPolicy | float | None, backend: str | None
+    ) -> None:
+        check_hyperparameters(defaults, self.hyperparameter_checks)
+        backends.check_flags(defaults, backend)
+        if backend is not None:
+            backends.unavailable_reason(backend)  # an unknown name, before anything else
+        self._requested = backend
+        self._clip = as_clip_policy(clip)
+        self._forget_plan()
+        super().__init__(params, defaults)
+        self.backend  # noqa: B018  an unavailable backend is an error of the constructor
+
+    # What a user reads.
+
+    @property
+    def clip(self) -> ClipPolicy | None:
+        """The clip policy; assigning a number or a policy changes it from the next step on."""
+        return self._clip
+
+    @clip.setter
+    def clip(self, clip: ClipPolicy | float | None) -> None:
+        self._clip = as_clip_policy(clip)
+
+    @property
+    def backend(self) -> str:
+        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``."""
+        if self._backend is None:
+            self._backend = backends.choose_for_groups(self._requested, self.param_groups)
+        return self._backend
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm that the last step measured, before clipping.
+
+        The clip policy's norm; without one, for a rule that clips itself, the norm of the gradient as the rule sees it.
+        A 0-dim tensor, or one norm per param group or per parameter when the policy's scope says so (0 for a parameter
+        without a gradient).
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement(0)
+
+    @property
+    def clip_factor(self) -> Tensor:
+        """What the last step's gradient was multiplied with, shaped as :attr:`grad_norm`.
+
+        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction.
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement(1)
+
+    def _measurement(self, index: int) -> Tensor:
+        dtype = torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
+        if self._plan is not None and self._plan.norms:
+            values = (self._plan.norms, self._plan.factors)[index]
+            scope = self._clip.scope if _measures(self._clip) else self.clips_by
+            return torch.tensor(values[0] if scope is Scope.OPTIMIZER else values, dtype=dtype)
+        if self._report is not None and self._report.grad_norm is not None:
+            measured = (self._report.grad_norm, self._report.clip_factor)[index]
+            assert measured is not None
+            return measured.to(dtype)
+        if _measures(self._clip) or self.spec.clips_itself:
+            raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
+        raise RuntimeError(
+            f"{type(self).__name__} measures no norm with clip={self._clip}: pass clip=max_norm, "
+            "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
+        )
+
+    # The step.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; it runs with gradients enabled.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            RuntimeError: for a gradient that is sparse or does not fit its parameter, and for a norm that is not finite
+                under ``nonfinite="error"``. Parameters and state are then as they were.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._run()
+        return loss
+
+    def _run(self) -> None:
+        if self.backend == "reference":
+            self._reference_step()
+        else:
+            self._fused_step()
+
+    def _fused_step(self) -> None:
+        plan = self._plan
+        if plan is None:
+            plan = self._plan = self._make_plan()
+        attention = plan.refresh(self.param_groups, self.state)
+        created: list[tuple[Tensor, str]] = []
+        if attention:
+            if not self._still_served():
+                return self._run()
+            created = self._create_state(attention)
+            plan.mark_fresh(attention)
+            if plan.refresh(self.param_groups, self.state):
+                raise AssertionError("a parameter still cannot step after its state was made")
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        outcome = plan.step(
+            *self._clip_arguments(),
+            1.0 if grad_scale is None else 1.0 / float(grad_scale),
+            found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
+        )
+        if outcome != _STEPPED:
+            self._drop_state(created)
+        if outcome == _NON_FINITE:
+            self._raise_nonfinite()
+
+    def _clip_arguments(self) -> tuple[int, float, bool, int, int]:
+        clip = self._clip
+        if clip is None:
+            return _NO_CLIP, 0.0, False, 0, 0
+        if isinstance(clip, ClipByValue):
+            return _VALUE_CLIP, clip.max_value, False, 0, 0
+        return _NORM_CLIP, clip.max_norm, clip.smooth, _NONFINITES.index(clip.nonfinite), _SCOPES.index(clip.scope)
+
+    def _reference_step(self) -> None:
+        for name, parameter, _ in self._named_parameters():
+            if parameter.grad is not None:
+                check_parameter(name, parameter)
+                check_gradient(name, parameter)
+        with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
+            self._report = reference.step(
+                self.spec,
+                self.param_groups,
+                self.state,
+                clip=self._clip,
+                scope=self.clips_by,
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=getattr(self, "found_inf", None),
+            )
+        if self._report.nonfinite:
+            self._raise_nonfinite()
+
+    # The life of the plan.
+
+    def _make_plan(self) -> Any:
+        assert backends.EXTENSION is not None
+        spec = self.spec
+        return backends.EXTENSION.Plan(
+            spec.name,
+            list(spec.hyperparameters),
+            [slot.name for slot in spec.slots],
+            [scalar.name for scalar in spec.scalars],
+            _SCOPES.index(self.clips_by),
+        )
+
+    def _forget_plan(self) -> None:
+        self._plan = None
+        self._backend: str | None = None
+        self._report: reference.StepReport | None = None
+
+    def _still_served(self) -> bool:
+        """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
+        chosen = backends.choose_for_groups(self._requested, self.param_groups)
+        if chosen == self._backend:
+            return True
+        self._forget_plan()
+        return False
+
+    # Parameters and their state.
+
+    def _named_parameters(self) -> Iterable[tuple[str, Tensor, dict[str, Any]]]:
+        for group_index, group in enumerate(self.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield describe_parameter(self.param_groups, group_index, index), parameter, group
+
+    def _create_state(self, positions: list[int]) -> list[tuple[Tensor, str]]:
+        """Checks the parameters at ``positions`` and makes the state they lack. Returns what was made."""
+        every = list(self._named_parameters())
+        wanted = [every[position] for position in positions]
+        for name, parameter, group in wanted:
+            check_parameter(name, parameter)
+            check_gradient(name, parameter)
+            used = self.spec.used_slots(group)
+            for slot, value in self.state.get(parameter, {}).items():
+                if slot in used and value is not None:
+                    check_state(name, slot, value, parameter)
+        created: list[tuple[Tensor, str]] = []
+        for _, parameter, group in wanted:
+            state = self.state[parameter]
+            for slot in self.spec.missing_state(state, group):
+                state[slot] = self.spec.create_state(slot, parameter)
+                created.append((parameter, slot))
+        return created
+
+    def _drop_state(self, created: list[tuple[Tensor, str]]) -> None:
+        """A step that was skipped leaves nothing behind, so that the next one is a first step again."""
+        for parameter, slot in created:
+            self.state[parameter].pop(slot)
+            if not self.state[parameter]:
+                self.state.pop(parameter)
+
+    def _raise_nonfinite(self) -> None:
+        names = [
+            name
+            for name, parameter, _ in self._named_parameters()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        ]
+        where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
+        raise RuntimeError(
+            f"the gradient norm is not finite, and {self._clip} says to raise; not finite: {where}. Nothing was "
+            'written. Lower the learning rate or the loss scale, or choose nonfinite="skip"'
+        )
+
+    # The constructor's and torch's hooks into the above.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a param group, as :meth:`torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
+            TypeError: for a parameter that is not floating point.
+        """
+        check_hyperparameters({**self.defaults, **param_group}, self.hyperparameter_checks)
+        backends.check_flags({**self.defaults, **param_group}, self._requested)
+        params = param_group["params"]
+        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
+        self._check_new_parameters(param_group["params"], len(self.param_groups))
+        super().add_param_group(param_group)
+        self._forget_plan()
+
+    def _check_new_parameters(self, params: list[Any], group_index: int) -> None:
+        seen: set[int] = set()
+        for index, entry in enumerate(params):
+            parameter = entry[1] if isinstance(entry, tuple) else entry
+            if not isinstance(parameter, Tensor):
+                continue  # torch says what is wrong
+            name = (
+                f"parameter {entry[0]!r}"
+                if isinstance(entry, tuple)
+                else f"parameter {index} of param group {group_index}"
+            )
+            name += f" of shape {tuple(parameter.shape)}"
+            if id(parameter) in seen:
+                raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
+            seen.add(id(parameter))
+            check_parameter(name, parameter)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this class, or of the ``torch.optim`` class of the same name."""
+        saved: dict[str, Any] = {}
+        # Registered last, it sees what the user's own hooks have made of the state dict.
+        capture = self.register_load_state_dict_pre_hook(lambda _, final: saved.update(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            capture.remove()
+        restore_precision(self.spec, self.param_groups, self.state, saved)
+        self._forget_plan()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        self.__dict__.setdefault("_requested", None)
+        self.__dict__.setdefault("_clip", None)
+        self._forget_plan()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_requested": self._requested, "_clip": self._clip, "clips_by": self.clips_by}
+
+
+def _measures(clip: ClipPolicy | None) -> bool:
+    return clip is not None and not isinstance(clip, ClipByValue)

@@ -1,0 +1,231 @@
+"""The optimizers that clip themselves: NormalizedSGD, SGDClip, MomClip, MixClip."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from torchclip import checks, rule_specs
+from torchclip.clip import ClipPolicy, Scope, checked_scope
+from torchclip.optimizer import FusedOptimizer, ParamsT
+
+
+class NormalizedSGD(FusedOptimizer):
+    r"""Normalised SGD: a step of length ``lr`` along the averaged gradient.
+
+    .. math::
+        m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad
+        p_t = p_{t-1} - \eta\, \frac{m_t}{\lVert m_t \rVert + \epsilon}
+
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: added to the gradient times p.
+        scope: over which parameters the norm is taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
+        maximize: ascend.
+        clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
+
+    Example:
+        >>> optimizer = NormalizedSGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9)
+
+    Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
+    arXiv 2010.02519.
+    """
+
+    spec = rule_specs.NORMALIZED_SGD
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+        "lr": checks.LR,
+        "momentum": checks.AVERAGE,
+        "eps": checks.EPS,
+        "weight_decay": checks.WEIGHT_DECAY,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        momentum: float = 0.0,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        scope: Scope | str = Scope.OPTIMIZER,
+        maximize: bool = False,
+        clip: ClipPolicy | float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.clips_by = checked_scope(scope)
+        defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, defaults, clip=clip, backend=backend)
+
+
+class _ClippedMomentum(FusedOptimizer):
+    """Abstract base of the classes that MixClip's rule covers with some of its arguments fixed."""
+
+    spec = rule_specs.MIX_CLIP
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+        "lr": checks.LR,
+        "momentum": checks.AVERAGE,
+        "gamma": checks.positive("gamma value"),
+        "nu": checks.fraction("nu value"),
+        "weight_decay": checks.WEIGHT_DECAY,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        scope: Scope | str,
+        clip: ClipPolicy | float | None,
+        backend: str | None,
+    ) -> None:
+        self.clips_by = checked_scope(scope)
+        super().__init__(params, defaults, clip=clip, backend=backend)
+
+
+class MixClip(_ClippedMomentum):
+    r"""Mixes a clipped momentum step with a clipped gradient step.
+
+    .. math::
+        m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad
+        p_t = p_{t-1} - \nu\, h(\lVert m_t \rVert)\, m_t - (1 - \nu)\, h(\lVert g_t \rVert)\, g_t
+
+    with :math:`h(r) = \eta / (1 + \eta r / \gamma)`, or :math:`h(r) = \min(\eta, \gamma / r)` when not ``smooth``.
+
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
+        momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        nu: :math:`\nu`, in [0, 1]: the weight of the momentum step.
+        weight_decay: added to the gradient times p, before anything is measured.
+        smooth: the smooth h of the authors' code; False is the paper's Algorithm 1.
+        scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
+        maximize: ascend.
+        clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = MixClip(model.parameters(), lr=1.0, gamma=1.0, momentum=0.999, nu=0.7)
+        >>> model(torch.ones(4, 2)).sum().backward()
+        >>> optimizer.step()
+
+    Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
+    arXiv 2010.02519, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        gamma: float,
+        momentum: float = 0.999,
+        nu: float = 0.7,
+        weight_decay: float = 0.0,
+        *,
+        smooth: bool = True,
+        scope: Scope | str = Scope.OPTIMIZER,
+        maximize: bool = False,
+        clip: ClipPolicy | float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        defaults = _clipped_defaults(lr, gamma, momentum, nu, weight_decay, smooth, maximize)
+        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+
+
+class MomClip(_ClippedMomentum):
+    r"""Clipped momentum: :class:`MixClip` with :math:`\nu = 1`.
+
+    .. math::
+        m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad p_t = p_{t-1} - h(\lVert m_t \rVert)\, m_t
+
+    Args: as for :class:`MixClip`, without ``nu``; ``momentum`` is 0.9 by default.
+
+    Raises: as :class:`MixClip`.
+
+    Example:
+        >>> optimizer = MomClip([torch.nn.Parameter(torch.ones(3))], lr=1.0, gamma=0.1)
+
+    Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
+    arXiv 2010.02519.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        gamma: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        smooth: bool = True,
+        scope: Scope | str = Scope.OPTIMIZER,
+        maximize: bool = False,
+        clip: ClipPolicy | float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
+        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+
+
+class SGDClip(_ClippedMomentum):
+    r"""Clipped SGD: the step is ``lr`` times the gradient, and no longer than ``gamma``.
+
+    .. math:: p_t = p_{t-1} - \min\left(\eta, \frac{\gamma}{\lVert m_t \rVert}\right) m_t
+
+    where :math:`m_t` is the gradient, or its average with momentum.
+
+    Args: as for :class:`MomClip`; ``momentum`` is 0 and ``smooth`` False by default.
+
+    Raises: as :class:`MixClip`.
+
+    Example:
+        >>> optimizer = SGDClip([torch.nn.Parameter(torch.ones(3))], lr=0.1, gamma=1.0)
+
+    Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, ICLR 2020, arXiv 1905.11881; in this
+    form Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        gamma: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        smooth: bool = False,
+        scope: Scope | str = Scope.OPTIMIZER,
+        maximize: bool = False,
+        clip: ClipPolicy | float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
+        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+
+
+def _clipped_defaults(
+    lr: float | Tensor, gamma: float, momentum: float, nu: float, weight_decay: float, smooth: bool, maximize: bool
+) -> dict[str, Any]:
+    return {
+        "lr": lr,
+        "gamma": gamma,
+        "momentum": momentum,
+        "nu": nu,
+        "weight_decay": weight_decay,
+        "smooth": smooth,
+        "maximize": maximize,
+    }

@@ -1,0 +1,84 @@
+"""gRDA."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from torchclip import checks, rule_specs
+from torchclip.clip import ClipPolicy
+from torchclip.optimizer import FusedOptimizer, ParamsT
+
+
+class GRDA(FusedOptimizer):
+    r"""gRDA, generalised regularised dual averaging: trains a network and prunes it on the way.
+
+    .. math::
+        v_t = v_{t-1} - \eta\, g_t \quad (v_0 = p_0), \qquad
+        l_t = l_{t-1} + c\, \eta^{\mu + 1/2} \left(t^\mu - (t-1)^\mu\right), \qquad
+        p_t = \operatorname{sign}(v_t)\, \max(\lvert v_t \rvert - l_t, 0)
+
+    The accumulator :math:`v` is float32 for half-precision parameters, so that small steps are not lost.
+
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
+        mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
+        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.001, 1.0]))
+        >>> optimizer = GRDA([weight], lr=0.1, c=0.1, mu=0.7)
+        >>> weight.grad = torch.zeros(2)
+        >>> optimizer.step()
+        >>> optimizer.sparsity()
+        tensor(0.5000)
+
+    Source: Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358.
+    """
+
+    spec = rule_specs.GRDA
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+        "lr": checks.LR,
+        "c": checks.non_negative("c value"),
+        "mu": checks.positive("mu value"),
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        c: float = 0.0,
+        mu: float = 0.7,
+        *,
+        clip: ClipPolicy | float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "c": c, "mu": mu}, clip=clip, backend=backend)
+
+    @torch.no_grad()
+    def sparsity(self) -> Tensor:
+        """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
+
+        The fused step counts while it writes; a parameter that it has not written yet is counted here.
+        """
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        written = self._plan.zeros if self._plan is not None else []
+        if len(written) != len(parameters):
+            written = [-1] * len(parameters)
+        device = parameters[0].device
+        zeros = torch.zeros((), dtype=torch.int64, device=device)
+        for parameter, count in zip(parameters, written, strict=True):
+            zeros += count if count >= 0 else (parameter == 0).sum().to(device)
+        return zeros.to(torch.float32) / max(sum(parameter.numel() for parameter in parameters), 1)
+
+
+gRDA = GRDA
