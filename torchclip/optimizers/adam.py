@@ -41,6 +41,7 @@ class Adam(FusedOptimizer):
         RuntimeError: for a backend that cannot run here.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = Adam(model.parameters(), lr=1e-3, clip=1.0)
         >>> model(torch.ones(4, 2)).sum().backward()
@@ -104,6 +105,7 @@ class AdamW(Adam):
     Raises: as :class:`Adam`.
 
     Example:
+        >>> import torch
         >>> optimizer = AdamW([torch.nn.Parameter(torch.ones(3))], lr=3e-4, clip=1.0)
 
     Source: Loshchilov, Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101, Algorithm 2.

@@ -34,6 +34,7 @@ class NormalizedSGD(FusedOptimizer):
         RuntimeError: for a backend that cannot run here.
 
     Example:
+        >>> import torch
         >>> optimizer = NormalizedSGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9)
 
     Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
@@ -118,6 +119,7 @@ class MixClip(_ClippedMomentum):
         RuntimeError: for a backend that cannot run here.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = MixClip(model.parameters(), lr=1.0, gamma=1.0, momentum=0.999, nu=0.7)
         >>> model(torch.ones(4, 2)).sum().backward()
@@ -157,6 +159,7 @@ class MomClip(_ClippedMomentum):
     Raises: as :class:`MixClip`.
 
     Example:
+        >>> import torch
         >>> optimizer = MomClip([torch.nn.Parameter(torch.ones(3))], lr=1.0, gamma=0.1)
 
     Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
@@ -193,6 +196,7 @@ class SGDClip(_ClippedMomentum):
     Raises: as :class:`MixClip`.
 
     Example:
+        >>> import torch
         >>> optimizer = SGDClip([torch.nn.Parameter(torch.ones(3))], lr=0.1, gamma=1.0)
 
     Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, ICLR 2020, arXiv 1905.11881; in this

@@ -35,6 +35,7 @@ class GRDA(FusedOptimizer):
         RuntimeError: for a backend that cannot run here.
 
     Example:
+        >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor([0.001, 1.0]))
         >>> optimizer = GRDA([weight], lr=0.1, c=0.1, mu=0.7)
         >>> weight.grad = torch.zeros(2)

@@ -46,6 +46,7 @@ class SGD(FusedOptimizer):
         RuntimeError: for a backend that cannot run here.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, clip=1.0)
         >>> model(torch.ones(4, 2)).sum().backward()
@@ -109,6 +110,7 @@ class SGDW(SGD):
     Raises: as :class:`SGD`.
 
     Example:
+        >>> import torch
         >>> optimizer = SGDW([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9, weight_decay=0.05)
 
     Source: Loshchilov, Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101, Algorithm 1.
