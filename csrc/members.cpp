@@ -72,6 +72,23 @@ void* first_element(const at::Tensor& tensor) {
 
 }  // namespace
 
+bool DictSeen::update(PyObject* dict) {
+#if PY_VERSION_HEX < 0x030C0000
+  const uint64_t version = reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+  return std::exchange(version_, version) != version;
+#else
+  Py_ssize_t cursor = 0;
+  PyObject *key = nullptr, *value = nullptr;
+  size_t count = 0;
+  bool same = true;
+  while (PyDict_Next(dict, &cursor, &key, &value) != 0 && count < kEntries) {
+    same &= std::exchange(values_[count++], value) == value;
+  }
+  const bool complete = count < kEntries;  // a larger dict is read anew at every step
+  return std::exchange(count_, count) != count || !same || !complete;
+#endif
+}
+
 Members::Members(const Names& names, unsigned (*used_slots)(const double*))
     : hyperparameter_keys_(interned(names.hyperparameters)),
       slot_keys_(interned(names.slots)),
@@ -160,28 +177,13 @@ void Members::bind_states(const py::dict& state) {
   for (Member& member : members_) {
     PyObject* dict = lookup(state, member.object);
     member.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
-    member.state_count = 0;
+    member.state_seen = DictSeen();
   }
 }
 
 // Reads slots and scalars from the state dict when one of its values is another object than last time.
 void Members::bind_state(Member& member) {
-  Py_ssize_t cursor = 0;
-  PyObject *key = nullptr, *value = nullptr;
-  size_t count = 0;
-  bool same = member.state_count != 0;
-  while (same && PyDict_Next(member.state.ptr(), &cursor, &key, &value) != 0) {
-    same = count < member.state_count && member.state_values[count] == value;
-    ++count;
-  }
-  if (same && count == member.state_count) return;
-  cursor = 0;
-  count = 0;
-  while (PyDict_Next(member.state.ptr(), &cursor, &key, &value) != 0) {
-    if (count < kStateEntries) member.state_values[count] = value;
-    ++count;
-  }
-  member.state_count = count <= kStateEntries ? count : 0;
+  if (!member.state_seen.update(member.state.ptr())) return;
   const auto read = [&](const std::vector<py::object>& keys, at::Tensor* tensors) {
     for (size_t i = 0; i < keys.size(); ++i) {
       PyObject* found = lookup(member.state, keys[i]);
@@ -216,6 +218,7 @@ bool Members::refresh_member(Member& member) {
     if (!examine(member, gradient)) return false;
     member.fingerprint = fingerprint.value();
   }
+  member.last_gradient = gradient.unsafeGetTensorImpl();
   member.operands[kParameter] = first_element(member.parameter);
   member.operands[kGradient] = first_element(gradient);
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
@@ -278,13 +281,35 @@ bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
   return true;
 }
 
+// A thousand small tensors are ten thousand objects scattered over the heap, each a cache miss. Their addresses are
+// known ahead.
+void Members::prefetch(size_t position) const {
+  constexpr size_t kFar = 8, kNear = 4;
+  if (position + kFar < members_.size()) {
+    const Member& member = members_[position + kFar];
+    __builtin_prefetch(member.parameter.unsafeGetTensorImpl());
+    __builtin_prefetch(member.last_gradient);
+    __builtin_prefetch(member.state.ptr());
+    for (const at::Tensor& slot : member.slots) __builtin_prefetch(slot.unsafeGetTensorImpl());
+  }
+  if (position + kNear < members_.size()) {
+    const Member& member = members_[position + kNear];
+    __builtin_prefetch(member.parameter.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+    for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+      if ((member.used_slots >> slot & 1u) != 0 && member.slots[slot].defined())
+        __builtin_prefetch(member.slots[slot].unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  }
+}
+
 std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::dict& state) {
   if (!structure_matches(param_groups)) read_structure(param_groups);
   read_groups();
   bind_states(state);
   std::vector<int64_t> attention;
-  for (size_t position = 0; position < members_.size(); ++position)
+  for (size_t position = 0; position < members_.size(); ++position) {
+    prefetch(position);
     if (!refresh_member(members_[position])) attention.push_back(static_cast<int64_t>(position));
+  }
   return attention;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 namespace torchclip {
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
@@ -136,8 +137,10 @@ bool Plan::clip_gradients(const Clip& clip) {
   norms_.assign(sums.size(), 0.0);
   factors_.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
   bool finite = true;
+  std::vector<char> seen(sums.size(), 0);
   for (const TensorEntry& tensor : tables_.tensors) {
     const size_t unit = unit_of(clip.scope, tensor);
+    if (std::exchange(seen[unit], 1) != 0) continue;
     norms_[unit] = std::sqrt(sums[unit].gradient);
     factors_[unit] = clip_factor(norms_[unit], clip.limit, clip.smooth);
     finite &= std::isfinite(norms_[unit]);
@@ -196,11 +199,13 @@ void Plan::commit() {
     for (size_t i = 0; i < rule_.scalars.size(); ++i) member.set_scalar(i, after[i]);
     member.fresh = false;
     member.parameter.unsafeGetTensorImpl()->bump_version();
-    zeros_[position] = 0;
+    if (rule_.counts_zeros) zeros_[position] = 0;
   }
-  for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk)
-    zeros_[static_cast<size_t>(tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)].member)] +=
-        chunk_zeros_[chunk];
+  if (!rule_.counts_zeros) return;
+  for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
+    zeros_[static_cast<size_t>(tensor.member)] += chunk_zeros_[chunk];
+  }
 }
 
 }  // namespace torchclip

@@ -13,6 +13,7 @@ namespace torchclip {
 struct RuleEntry {
   const char* name;
   bool clips_itself;
+  bool counts_zeros;
   std::vector<const char*> hyperparameters;  // without lr, which comes first in every struct
   std::vector<const char*> slots;
   std::vector<const char*> scalars;
@@ -40,6 +41,7 @@ RuleEntry describe_rule() {
   RuleEntry entry{};
   entry.name = Rule::kName;
   entry.clips_itself = Rule::kClipsItself;
+  entry.counts_zeros = Functor::kCountsZeros;
   entry.hyperparameters.assign(std::begin(Rule::kHyperparameterNames), std::end(Rule::kHyperparameterNames));
   entry.slots.assign(std::begin(Functor::kSlotNames), std::end(Functor::kSlotNames));
   entry.coefficients.assign(std::begin(Functor::kCoefficientNames), std::end(Functor::kCoefficientNames));

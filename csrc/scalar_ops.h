@@ -90,6 +90,11 @@ TORCHCLIP_HD double magnitude(double value) { return fabs(value); }
 TORCHCLIP_HD float with_sign_of(float value, float sign) { return copysignf(value, sign); }
 TORCHCLIP_HD double with_sign_of(double value, double sign) { return copysign(value, sign); }
 
+template <class C>
+TORCHCLIP_HD C square(C value) {
+  return value * value;
+}
+
 // Comparisons are written so that a NaN in `value` survives, as it does in torch.clamp and torch.maximum.
 template <class C>
 TORCHCLIP_HD C at_least(C value, C bound) {

@@ -55,7 +55,7 @@ class FusedOptimizer(Optimizer):
         if backend is not None:
             backends.unavailable_reason(backend)  # an unknown name, before anything else
         self._requested = backend
-        self._clip = as_clip_policy(clip)
+        self.clip = clip
         self._forget_plan()
         super().__init__(params, defaults)
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
@@ -70,6 +70,7 @@ class FusedOptimizer(Optimizer):
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
         self._clip = as_clip_policy(clip)
+        self._clip_arguments = _clip_arguments(self._clip)
 
     @property
     def backend(self) -> str:
@@ -162,7 +163,7 @@ class FusedOptimizer(Optimizer):
                 raise AssertionError("a parameter still cannot step after its state was made")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         outcome = plan.step(
-            *self._clip_arguments(),
+            *self._clip_arguments,
             1.0 if grad_scale is None else 1.0 / float(grad_scale),
             found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
         )
@@ -170,14 +171,6 @@ class FusedOptimizer(Optimizer):
             self._drop_state(created)
         if outcome == _NON_FINITE:
             self._raise_nonfinite()
-
-    def _clip_arguments(self) -> tuple[int, float, bool, int, int]:
-        clip = self._clip
-        if clip is None:
-            return _NO_CLIP, 0.0, False, 0, 0
-        if isinstance(clip, ClipByValue):
-            return _VALUE_CLIP, clip.max_value, False, 0, 0
-        return _NORM_CLIP, clip.max_norm, clip.smooth, _NONFINITES.index(clip.nonfinite), _SCOPES.index(clip.scope)
 
     def _reference_step(self) -> None:
         for name, parameter, _ in self._named_parameters():
@@ -320,11 +313,20 @@ class FusedOptimizer(Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self.__dict__.setdefault("_requested", None)
-        self.__dict__.setdefault("_clip", None)
+        self.clip = state.get("_clip")
         self._forget_plan()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_requested": self._requested, "_clip": self._clip, "clips_by": self.clips_by}
+
+
+def _clip_arguments(clip: ClipPolicy | None) -> tuple[int, float, bool, int, int]:
+    """The policy as csrc/bindings.cpp's step() takes it: kind, limit, smooth, nonfinite, scope."""
+    if clip is None:
+        return _NO_CLIP, 0.0, False, 0, 0
+    if isinstance(clip, ClipByValue):
+        return _VALUE_CLIP, clip.max_value, False, 0, 0
+    return _NORM_CLIP, clip.max_norm, clip.smooth, _NONFINITES.index(clip.nonfinite), _SCOPES.index(clip.scope)
 
 
 def _measures(clip: ClipPolicy | None) -> bool:

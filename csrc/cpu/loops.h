@@ -134,18 +134,16 @@ TORCHCLIP_CLONES Partial raw_norm_loop(const Operands& operands, const Row& row)
   Partial total;
   for (int64_t begin = 0; begin < operands.count; begin += kNormBlock) {
     const int64_t end = begin + kNormBlock < operands.count ? begin + kNormBlock : operands.count;
-    C lanes[kLanes] = {};
     int64_t i = begin;
+    if (end - begin < kLanes) {  // a bias or a scale: clearing and adding up the lanes would take longer than the sum
+      for (; i < end; ++i) total.gradient += square(static_cast<double>(load(gradient[i]) * scale));
+      continue;
+    }
+    C lanes[kLanes] = {};
     for (; i + kLanes <= end; i += kLanes) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const C value = load(gradient[i + lane]) * scale;
-        lanes[lane] += value * value;
-      }
+      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += square(load(gradient[i + lane]) * scale);
     }
-    for (int lane = 0; i < end; ++i, ++lane) {
-      const C value = load(gradient[i]) * scale;
-      lanes[lane] += value * value;
-    }
+    for (int lane = 0; i < end; ++i, ++lane) lanes[lane] += square(load(gradient[i]) * scale);
     total.gradient += sum_lanes(lanes);
   }
   return total;
@@ -166,8 +164,8 @@ TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Row
     const C seen = prepare<Stages>(pipeline, load(gradient[i]), before);
     Functor::template accumulate<Slots>(rule, seen, state);
     const C direction = Functor::template measured<Slots>(seen, state);
-    gradient_sum += seen * seen;
-    direction_sum += direction * direction;
+    gradient_sum += square(seen);
+    direction_sum += square(direction);
   };
   Partial total;
   for (int64_t begin = 0; begin < operands.count; begin += kNormBlock) {

@@ -22,11 +22,14 @@ int64_t element_size_of(const Bucket& bucket, int operand) {
 }
 
 Operands dense_operands(const TensorEntry& tensor, const Bucket& bucket, const Chunk& chunk) {
-  Operands operands{{}, chunk.end - chunk.begin};
-  for (int operand = 0; operand < kOperands; ++operand) {
-    char* base = static_cast<char*>(tensor.operands[operand]);
-    operands.pointer[operand] = base == nullptr ? nullptr : base + chunk.begin * element_size_of(bucket, operand);
-  }
+  Operands operands;
+  operands.count = chunk.end - chunk.begin;
+  std::copy(tensor.operands, tensor.operands + kOperands, operands.pointer);
+  if (chunk.begin == 0) return operands;
+  for (int operand = 0; operand < kOperands; ++operand)
+    if (operands.pointer[operand] != nullptr)
+      operands.pointer[operand] =
+          static_cast<char*>(operands.pointer[operand]) + chunk.begin * element_size_of(bucket, operand);
   return operands;
 }
 

@@ -29,8 +29,8 @@ struct Loops {
 };
 Loops find_loops(const char* rule, const Bucket& bucket);
 
-// For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied by
-// the row's gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.
+// For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied
+// by the row's gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.
 Loops find_gradient_loops(DType dtype, double order);
 
 // partials: [chunks], written.
