@@ -1,7 +1,5 @@
 #include "members.h"
 
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <algorithm>
 #include <numeric>
 
@@ -125,7 +123,6 @@ void Members::read_structure(const py::list& param_groups) {
     for (const py::handle parameter : py::list(group["params"])) {
       Member member;
       member.object = py::reinterpret_borrow<py::object>(parameter);
-      member.parameter = THPVariable_Unpack(parameter.ptr());
       member.group = static_cast<int32_t>(groups_.size());
       members_.push_back(std::move(member));
     }
@@ -197,7 +194,8 @@ void Members::bind_state(Member& member) {
 
 // Returns false when the parameter cannot step as it is.
 bool Members::refresh_member(Member& member) {
-  const at::Tensor& gradient = member.parameter.unsafeGetTensorImpl()->grad();
+  const at::Tensor& parameter = member.parameter();
+  const at::Tensor& gradient = parameter.unsafeGetTensorImpl()->grad();
   changed_ |= member.active != gradient.defined();
   member.active = gradient.defined();
   if (!member.active) return true;
@@ -209,8 +207,10 @@ bool Members::refresh_member(Member& member) {
   }
   Fingerprint fingerprint;
   fingerprint.add(used);
-  fingerprint.add(member.parameter);
+  fingerprint.add(parameter);
   fingerprint.add(gradient);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    if ((used >> slot & 1u) != 0 && member.slots[slot].defined()) fingerprint.add(member.slots[slot]);
   if (fingerprint.value() != member.fingerprint) {
     changed_ = true;
     member.fingerprint = 0;
@@ -219,7 +219,7 @@ bool Members::refresh_member(Member& member) {
     member.fingerprint = fingerprint.value();
   }
   member.last_gradient = gradient.unsafeGetTensorImpl();
-  member.operands[kParameter] = first_element(member.parameter);
+  member.operands[kParameter] = first_element(parameter);
   member.operands[kGradient] = first_element(gradient);
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
     member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot]) : nullptr;
@@ -229,7 +229,7 @@ bool Members::refresh_member(Member& member) {
 
 // Whether the passes serve this parameter, gradient and state, and how to walk them.
 bool Members::examine(Member& member, const at::Tensor& gradient) {
-  const at::Tensor& parameter = member.parameter;
+  const at::Tensor& parameter = member.parameter();
   if (!storage_dtype(parameter, member.dtype) || !is_plain_cpu(parameter) || !is_plain_cpu(gradient)) return false;
   if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
   member.state_dtype = member.dtype;
@@ -253,7 +253,7 @@ bool Members::examine(Member& member, const at::Tensor& gradient) {
 }
 
 bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
-  const at::Tensor& parameter = member.parameter;
+  const at::Tensor& parameter = member.parameter();
   const auto sizes = parameter.sizes(), strides = parameter.strides();
   if (writes_overlap(sizes, strides)) return false;
   bool dense = parameter.is_non_overlapping_and_dense() && same_walk(sizes, strides, gradient.strides());
@@ -287,14 +287,14 @@ void Members::prefetch(size_t position) const {
   constexpr size_t kFar = 8, kNear = 4;
   if (position + kFar < members_.size()) {
     const Member& member = members_[position + kFar];
-    __builtin_prefetch(member.parameter.unsafeGetTensorImpl());
+    __builtin_prefetch(member.object.ptr());
     __builtin_prefetch(member.last_gradient);
     __builtin_prefetch(member.state.ptr());
     for (const at::Tensor& slot : member.slots) __builtin_prefetch(slot.unsafeGetTensorImpl());
   }
   if (position + kNear < members_.size()) {
     const Member& member = members_[position + kNear];
-    __builtin_prefetch(member.parameter.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+    __builtin_prefetch(member.parameter().unsafeGetTensorImpl());
     for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
       if ((member.used_slots >> slot & 1u) != 0 && member.slots[slot].defined())
         __builtin_prefetch(member.slots[slot].unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());

@@ -2,6 +2,7 @@
 // Reading 1000 gradients from Python costs a millisecond; here it costs some tens of microseconds.
 #pragma once
 
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <array>
@@ -34,8 +35,7 @@ class DictSeen {
 // One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
 // except for a strided parameter's layout: a step walks over all of them.
 struct Member {
-  py::object object;  // the Parameter
-  at::Tensor parameter;
+  py::object object;  // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
   int32_t group = 0;
   bool active = false;  // has a gradient in this step
   bool fresh = false;   // its state was made for this step
@@ -53,6 +53,7 @@ struct Member {
   bool scalar_is_double[kMaxScalars] = {};  // float otherwise
   std::unique_ptr<StridedLayout> layout;    // null when all operands share one dense layout
 
+  const at::Tensor& parameter() const { return THPVariable_Unpack(object.ptr()); }
   double scalar(size_t i) const {
     return scalar_is_double[i] ? *static_cast<const double*>(scalar_values[i])
                                : *static_cast<const float*>(scalar_values[i]);

@@ -13,10 +13,12 @@ void Plan::mark_fresh(const std::vector<int64_t>& positions) {
   for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = true;
 }
 
-unsigned Plan::stages_of(const Clip& clip) const {
-  unsigned stages = clip.kind == ClipKind::kValue ? kValueClip : 0u;
-  for (const Group& group : members_.groups())
-    if (group.pipeline[kWeightDecay] != 0 && group.pipeline[kDecoupled] == 0) stages |= kCoupledDecay;
+std::vector<unsigned> Plan::stages_of(const Clip& clip) const {
+  std::vector<unsigned> stages;
+  for (const Group& group : members_.groups()) {
+    const bool decays = group.pipeline[kWeightDecay] != 0 && group.pipeline[kDecoupled] == 0;
+    stages.push_back((clip.kind == ClipKind::kValue ? kValueClip : 0u) | (decays ? kCoupledDecay : 0u));
+  }
   return stages;
 }
 
@@ -31,16 +33,17 @@ size_t Plan::unit_of(Scope scope, const TensorEntry& tensor) const {
 }
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
-void Plan::rebuild_tables(unsigned stages) {
+void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   const std::vector<Member>& members = members_.all();
   stages_ = stages;
   tables_ = Tables{};
   loops_.clear();
-  zeros_.resize(members.size(), -1);
+  zeros_.resize(members.size());
   for (size_t position = 0; position < members.size(); ++position) {
     const Member& member = members[position];
     if (!member.active) continue;
-    const Bucket bucket{member.group, member.dtype, member.state_dtype, member.used_slots, stages};
+    const Bucket bucket{member.group, member.dtype, member.state_dtype, member.used_slots,
+                        stages[static_cast<size_t>(member.group)]};
     auto found = std::find(tables_.buckets.begin(), tables_.buckets.end(), bucket);
     if (found == tables_.buckets.end()) {
       loops_.push_back(cpu::find_loops(rule_.name, bucket));
@@ -48,7 +51,7 @@ void Plan::rebuild_tables(unsigned stages) {
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.numel = member.parameter.numel();
+    tensor.numel = member.parameter().numel();
     tensor.strided = member.layout.get();
     tensor.member = static_cast<int32_t>(position);
     tensor.group = member.group;
@@ -173,7 +176,13 @@ void Plan::clip_direction(bool report) {
 }
 
 Outcome Plan::step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
-  const unsigned stages = stages_of(clip);
+  const Outcome outcome = try_step(clip, inverse_grad_scale, found_inf);
+  for (Member& member : members_.all()) member.fresh = false;
+  return outcome;
+}
+
+Outcome Plan::try_step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
+  const std::vector<unsigned> stages = stages_of(clip);
   if (members_.take_changed() || stages != stages_) rebuild_tables(stages);
   fill_pointers();
   fill_rows(clip, inverse_grad_scale);
@@ -197,15 +206,24 @@ void Plan::commit() {
     Member& member = members_.all()[position];
     const auto& after = origins_[static_cast<size_t>(tables_.tensors[index].row)].after;
     for (size_t i = 0; i < rule_.scalars.size(); ++i) member.set_scalar(i, after[i]);
-    member.fresh = false;
-    member.parameter.unsafeGetTensorImpl()->bump_version();
-    if (rule_.counts_zeros) zeros_[position] = 0;
+    c10::TensorImpl* const parameter = member.parameter().unsafeGetTensorImpl();
+    parameter->bump_version();
+    if (rule_.counts_zeros) zeros_[position] = {0, parameter->version_counter().current_version()};
   }
   if (!rule_.counts_zeros) return;
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    zeros_[static_cast<size_t>(tensor.member)] += chunk_zeros_[chunk];
+    zeros_[static_cast<size_t>(tensor.member)].count += chunk_zeros_[chunk];
   }
+}
+
+std::vector<int64_t> Plan::zeros() const {
+  std::vector<int64_t> counts;
+  for (size_t position = 0; position < zeros_.size() && position < members_.all().size(); ++position) {
+    const auto& version = members_.all()[position].parameter().unsafeGetTensorImpl()->version_counter();
+    counts.push_back(version.current_version() == zeros_[position].version ? zeros_[position].count : -1);
+  }
+  return counts;
 }
 
 }  // namespace torchclip

@@ -45,11 +45,13 @@ class Plan {
   // Of the last step, one for each unit of the scope; empty when nothing was measured.
   const std::vector<double>& norms() const { return norms_; }
   const std::vector<double>& factors() const { return factors_; }
-  // [parameters]: exact zeros that the last step of each left in it, -1 before its first.
-  const std::vector<int64_t>& zeros() const { return zeros_; }
+  // [parameters]: exact zeros that the last step of each left in it; -1 before its first, and when it was written
+  // since.
+  std::vector<int64_t> zeros() const;
 
  private:
-  void rebuild_tables(unsigned stages);
+  Outcome try_step(const Clip& clip, double inverse_grad_scale, bool found_inf);
+  void rebuild_tables(const std::vector<unsigned>& stages);
   void fill_pointers();
   void fill_rows(const Clip& clip, double inverse_grad_scale);
   bool clip_gradients(const Clip& clip);
@@ -57,7 +59,7 @@ class Plan {
   std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
   size_t unit_of(Scope scope, const TensorEntry& tensor) const;
   size_t unit_count(Scope scope) const;
-  unsigned stages_of(const Clip& clip) const;
+  std::vector<unsigned> stages_of(const Clip& clip) const;  // [groups]
   void commit();
 
   using Scalars = std::array<double, kMaxScalars>;
@@ -82,7 +84,7 @@ class Plan {
   const RuleEntry& rule_;
   Scope scope_;
   Members members_;
-  unsigned stages_ = ~0u;
+  std::vector<unsigned> stages_;  // [groups], that the tables were built for
   Tables tables_;
   std::vector<cpu::Loops> loops_;  // [buckets]
   std::vector<Cohort> cohorts_;
@@ -90,7 +92,11 @@ class Plan {
   std::vector<Partial> partials_;
   std::vector<int64_t> chunk_zeros_;
   std::vector<double> norms_, factors_;
-  std::vector<int64_t> zeros_;
+  struct Zeros {
+    int64_t count = -1;
+    uint32_t version = 0;  // autograd's, of the parameter after the step
+  };
+  std::vector<Zeros> zeros_;
 };
 
 }  // namespace torchclip

@@ -3,6 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "tables.h"
 
 namespace torchclip {
@@ -34,10 +38,20 @@ inline bool is_plain_cpu(const at::Tensor& tensor) {
          !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg();
 }
 
-// Two elements share memory, as in an expanded tensor: such a tensor can be read and not be written.
+// Two elements may share memory, as in an expanded tensor: such a tensor can be read and not be written. Going by the
+// strides from the smallest up, every dimension must step over all that the smaller ones reach.
 inline bool writes_overlap(at::IntArrayRef sizes, at::IntArrayRef strides) {
-  for (size_t dimension = 0; dimension < sizes.size(); ++dimension)
-    if (strides[dimension] == 0 && sizes[dimension] > 1) return true;
+  std::vector<std::pair<int64_t, int64_t>> dimensions;  // stride, size
+  for (size_t dimension = 0; dimension < sizes.size(); ++dimension) {
+    if (sizes[dimension] == 0) return false;
+    if (sizes[dimension] > 1) dimensions.emplace_back(strides[dimension], sizes[dimension]);
+  }
+  std::sort(dimensions.begin(), dimensions.end());
+  int64_t reach = 0;
+  for (const auto& [stride, size] : dimensions) {
+    if (stride <= reach) return true;
+    reach += stride * (size - 1);
+  }
   return false;
 }
 

@@ -14,6 +14,9 @@ from torchclip.checks import FLOAT_DTYPES
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
 
+FLAGS = ("foreach", "fused", "differentiable", "capturable")
+"""Keys of a param group that say how a step runs, and nothing of what it computes."""
+
 FUSED_BACKENDS = ("cuda", "triton", "cpu")
 
 

@@ -113,12 +113,24 @@ def check_parameter(name: str, parameter: Tensor) -> None:
             f"{name} is {parameter.dtype}; an optimizer needs float32, float64, bfloat16 or float16 parameters: "
             "leave it out of the optimizer, or register it as a buffer"
         )
-    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+    if may_overlap(parameter):
         raise ValueError(
-            f"{name} is an expanded tensor with strides {tuple(parameter.stride())}: several of its elements share one "
-            "place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
+            f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
+            "one place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
             "expanded from"
         )
+
+
+def may_overlap(tensor: Tensor) -> bool:
+    """Whether two elements may share a place in memory, going by the strides from the smallest up."""
+    if tensor.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
 
 
 def check_gradient(name: str, parameter: Tensor) -> None:
@@ -142,15 +154,33 @@ def check_gradient(name: str, parameter: Tensor) -> None:
             )
 
 
-def check_state(name: str, slot: str, value: Any, parameter: Tensor) -> None:
-    """Raises when a state tensor, from a checkpoint say, does not fit its parameter."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"state {slot!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint again"
-        )
-    if value.shape != parameter.shape or value.device != parameter.device or value.dtype not in FLOAT_DTYPES:
-        raise RuntimeError(
-            f"state {slot!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, where the "
-            f"parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: move the state "
-            "together with the parameter, or load a checkpoint made for this model"
-        )
+def check_state(name: str, slots: Mapping[str, Any], parameter: Tensor) -> None:
+    """Raises when state tensors, from a checkpoint say, do not fit their parameter or one another.
+
+    Args:
+        name: what errors call the parameter.
+        slots: the state tensors that the rule uses, those that are there.
+        parameter: whose state it is.
+    """
+    for slot, value in slots.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"state {slot!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint again"
+            )
+    # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
+    allowed = {parameter.dtype, torch.float32} if parameter.dtype.itemsize == 2 else {parameter.dtype}
+    for slot, value in slots.items():
+        if value.shape != parameter.shape or value.device != parameter.device or value.dtype not in allowed:
+            raise RuntimeError(
+                f"state {slot!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
+                f"where the parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: move and "
+                "cast the state together with the parameter, or load a checkpoint made for this model"
+            )
+        if may_overlap(value):
+            raise RuntimeError(
+                f"state {slot!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and cannot "
+                "be written to; assign a clone()"
+            )
+    dtypes = {slot: value.dtype for slot, value in slots.items()}
+    if len(set(dtypes.values())) > 1:
+        raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

@@ -54,7 +54,9 @@ def get_total_norm(
     tensors = _as_list(tensors)
     norm_type = float(norm_type)
     if not _is_fused(tensors, norm_type):
-        upcast = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors]
+        # torch has no infinity norm of an empty tensor, and overflows in half precision.
+        filled = [tensor for tensor in tensors if tensor.numel() > 0]
+        upcast = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in filled]
         return torch.nn.utils.get_total_norm(upcast, norm_type, error_if_nonfinite, foreach)
     norm = EXTENSION.total_norm(tensors, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):

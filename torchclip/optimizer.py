@@ -153,12 +153,12 @@ class FusedOptimizer(Optimizer):
         if plan is None:
             plan = self._plan = self._make_plan()
         attention = plan.refresh(self.param_groups, self.state)
-        created: list[tuple[Tensor, str]] = []
+        created: list[tuple[int, Tensor, str]] = []
         if attention:
             if not self._still_served():
                 return self._run()
             created = self._create_state(attention)
-            plan.mark_fresh(attention)
+            plan.mark_fresh(sorted({position for position, _, _ in created}))
             if plan.refresh(self.param_groups, self.state):
                 raise AssertionError("a parameter still cannot step after its state was made")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -223,28 +223,31 @@ class FusedOptimizer(Optimizer):
             for index, parameter in enumerate(group["params"]):
                 yield describe_parameter(self.param_groups, group_index, index), parameter, group
 
-    def _create_state(self, positions: list[int]) -> list[tuple[Tensor, str]]:
-        """Checks the parameters at ``positions`` and makes the state they lack. Returns what was made."""
+    def _create_state(self, positions: list[int]) -> list[tuple[int, Tensor, str]]:
+        """Checks the parameters at ``positions`` and makes the state they lack.
+
+        Returns:
+            What was made: position, parameter and the state's name.
+        """
         every = list(self._named_parameters())
-        wanted = [every[position] for position in positions]
-        for name, parameter, group in wanted:
+        wanted = [(position, *every[position]) for position in positions]
+        for _, name, parameter, group in wanted:
             check_parameter(name, parameter)
             check_gradient(name, parameter)
-            used = self.spec.used_slots(group)
-            for slot, value in self.state.get(parameter, {}).items():
-                if slot in used and value is not None:
-                    check_state(name, slot, value, parameter)
-        created: list[tuple[Tensor, str]] = []
-        for _, parameter, group in wanted:
+            state = self.state.get(parameter, {})
+            used = {slot: state[slot] for slot in self.spec.used_slots(group) if state.get(slot) is not None}
+            check_state(name, used, parameter)
+        created: list[tuple[int, Tensor, str]] = []
+        for position, _, parameter, group in wanted:
             state = self.state[parameter]
             for slot in self.spec.missing_state(state, group):
                 state[slot] = self.spec.create_state(slot, parameter)
-                created.append((parameter, slot))
+                created.append((position, parameter, slot))
         return created
 
-    def _drop_state(self, created: list[tuple[Tensor, str]]) -> None:
+    def _drop_state(self, created: list[tuple[int, Tensor, str]]) -> None:
         """A step that was skipped leaves nothing behind, so that the next one is a first step again."""
-        for parameter, slot in created:
+        for _, parameter, slot in created:
             self.state[parameter].pop(slot)
             if not self.state[parameter]:
                 self.state.pop(parameter)
@@ -298,12 +301,15 @@ class FusedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, or of the ``torch.optim`` class of the same name."""
         saved: dict[str, Any] = {}
+        flags = [{flag: group[flag] for flag in backends.FLAGS if flag in group} for group in self.param_groups]
         # Registered last, it sees what the user's own hooks have made of the state dict.
         capture = self.register_load_state_dict_pre_hook(lambda _, final: saved.update(final))
         try:
             super().load_state_dict(state_dict)
         finally:
             capture.remove()
+        for group, own in zip(self.param_groups, flags, strict=True):
+            group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
         restore_precision(self.spec, self.param_groups, self.state, saved)
         self._forget_plan()
 
@@ -313,7 +319,7 @@ class FusedOptimizer(Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self.__dict__.setdefault("_requested", None)
-        self.clip = state.get("_clip")
+        self.clip = self.__dict__.get("_clip")
         self._forget_plan()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
 }
 
 // Squares are summed in kLanes running sums of the compute type, kNormBlock elements at a time, and the blocks in
-// double: the sum does not depend on the instruction set, nor lose digits with the length of a chunk.
+// double, so that no digits are lost with the length of a chunk.
 constexpr int kLanes = 32;
 
 // In a tree, which is both shorter to wait for and more exact than one after the other.
