@@ -1,0 +1,58 @@
+// Compiled by tests/test_cuda_headers.py: every rule as a kernel, so that the headers stay what a .cu file can include.
+#include "philox.h"
+#include "policies.h"
+#include "rules/registry.h"
+#include "tables.h"
+
+namespace torchclip {
+
+template <class Functor, unsigned Slots, class T, class S>
+__global__ void update_kernel(T* parameter, const T* gradient, S* state0, S* state1, S* state2, int64_t count,
+                              PipelineCoefficients<ComputeType<T>> pipeline,
+                              typename Functor::template Coefficients<ComputeType<T>> rule) {
+  using C = ComputeType<T>;
+  S* const states[kMaxSlots] = {state0, state1, state2};
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    C state[Functor::kSlots] = {};
+    for (int slot = 0; slot < Functor::kSlots; ++slot)
+      if ((Slots >> slot & 1u) != 0) state[slot] = load(states[slot][i]);
+    parameter[i] = store<T>(update<Functor, Slots, kValueClip | kCoupledDecay>(pipeline, rule, load(parameter[i]),
+                                                                               load(gradient[i]), state));
+    for (int slot = 0; slot < Functor::kSlots; ++slot)
+      if ((Slots >> slot & 1u) != 0) states[slot][i] = store<S>(state[slot]);
+  }
+}
+
+#define TORCHCLIP_INSTANTIATE(Functor, Slots, T, S)             \
+  template __global__ void update_kernel<Functor, Slots, T, S>( \
+      T*, const T*, S*, S*, S*, int64_t, PipelineCoefficients<ComputeType<T>>, Functor::Coefficients<ComputeType<T>>);
+#define TORCHCLIP_INSTANTIATE_DTYPES(Functor, Slots)        \
+  TORCHCLIP_INSTANTIATE(Functor, Slots, float, float)       \
+  TORCHCLIP_INSTANTIATE(Functor, Slots, double, double)     \
+  TORCHCLIP_INSTANTIATE(Functor, Slots, BFloat16, BFloat16) \
+  TORCHCLIP_INSTANTIATE(Functor, Slots, Float16, float)
+
+TORCHCLIP_INSTANTIATE_DTYPES(Momentum, 0)
+TORCHCLIP_INSTANTIATE_DTYPES(Momentum, 1)
+TORCHCLIP_INSTANTIATE_DTYPES(SecondMoment, 3)
+TORCHCLIP_INSTANTIATE_DTYPES(SecondMoment, 7)
+TORCHCLIP_INSTANTIATE_DTYPES(SoftThreshold, 1)
+
+// Coefficients, policies and draws run on the device too.
+__global__ void host_device_functions(Sgd::Hyperparameters sgd, MixClip::Hyperparameters mix_clip,
+                                      NormalizedSgd::Hyperparameters normalized, Adam::Hyperparameters adam,
+                                      Grda::Hyperparameters grda, double norm, uint64_t seed, double* out,
+                                      uint32_t* drawn) {
+  double scalars[kMaxScalars] = {};
+  const DirectionNorms norms{norm, norm};
+  out[0] = Sgd::coefficients(sgd, scalars, false, norms).momentum_step;
+  out[1] = MixClip::coefficients(mix_clip, scalars, false, norms).momentum_step;
+  out[2] = NormalizedSgd::coefficients(normalized, scalars, false, norms).momentum_step;
+  out[3] = Adam::coefficients(adam, scalars, false, norms).momentum_step;
+  out[4] = Grda::coefficients(grda, scalars, false, norms).threshold;
+  out[5] = clip_factor(norm, 1.0, false);
+  drawn[0] = philox4x32(seed, Counter{{0, 0, 0, 0}}).word[0];
+}
+
+}  // namespace torchclip

@@ -1,0 +1,74 @@
+"""GradScaler: unscaling, the check for overflow and the skipped step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchclip
+from builders import (
+    assert_same_params,
+    build,
+    each_optimizer,
+    leaves,
+    twins,
+)
+from guarded import same_bits
+
+
+@pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale_"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each_optimizer
+def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str) -> None:
+    """Loss scaling changes nothing; max_norm and gamma mean the unscaled norm; an overflow skips the step."""
+    params = [torch.nn.Parameter(p.detach().to(dtype)) for p in leaves()]
+    copies = twins(params)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
+    clip = torchclip.ClipByGlobalNorm(1.0)
+    scaled, plain = (build(name, group, clip=clip, backend=backend) for group in (params, copies))
+    for _ in range(4):
+        weights = [torch.randn_like(p) for p in params]
+        scaler.scale(sum((p * w).sum() for p, w in zip(params, weights))).backward()
+        for p, w in zip(copies, weights):
+            p.grad = w.clone()
+        if unscale:
+            scaler.unscale_(scaled)
+        before = [p.grad.clone() for p in params]
+        scaler.step(scaled)
+        scaler.update()
+        assert all(same_bits(p.grad, b) for p, b in zip(params, before)), ".grad was written"
+        plain.step()
+        torch.testing.assert_close(params, copies)
+        torch.testing.assert_close(scaled.grad_norm, plain.grad_norm)
+        scaled.zero_grad()
+
+    def snapshot() -> list[Tensor]:
+        return [p.detach().clone() for p in params] + [
+            value.clone() for p in params for value in scaled.state[p].values()
+        ]
+
+    before = snapshot()
+    scaler.scale(sum((p * math.inf).sum() for p in params)).backward()
+    if unscale:
+        scaler.unscale_(scaled)
+    scaler.step(scaled)
+    scaler.update()
+    assert all(same_bits(a, b) for a, b in zip(snapshot(), before))
+    assert scaler.get_scale() == 512.0
+
+
+@each_optimizer
+def test_found_inf_of_a_first_step_leaves_no_state(name: str, backend: str) -> None:
+    params = leaves()
+    before = [p.detach().clone() for p in params]
+    optimizer = build(name, params, backend=backend)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+    optimizer.step()
+    assert_same_params(params, before)
+    assert not any(optimizer.state.values())
+    del optimizer.grad_scale, optimizer.found_inf
+    optimizer.step()
+    assert not any(torch.equal(p.detach(), b) for p, b in zip(params, before))

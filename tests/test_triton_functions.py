@@ -1,0 +1,22 @@
+"""The Triton element functions, interpreted on the CPU, against the compiled loops and the reference generator."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is an optional dependency of the package")
+
+CHECKS = Path(__file__).with_name("triton_checks.py")
+
+
+@pytest.mark.parametrize("check", ["momentum", "second_moment", "soft_threshold", "prepare", "philox"])
+def test_interpreted_function_agrees(check: str) -> None:
+    # In a process of its own: Triton decides when it is imported whether functions are interpreted.
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run([sys.executable, str(CHECKS), check], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
