@@ -1,0 +1,93 @@
+"""The speeds that must be reached, as ratios within one run on two processor cores.
+
+They are kept in code so that a run says by itself whether it fell short of one (`--check-floors`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from bench.bandwidth import TRIAD
+from bench.cases import ALGORITHMS, AUTHORS, OURS
+from bench.step import Row
+
+
+class Quantity(Enum):
+    """What a floor bounds."""
+
+    SPEEDUP = "x the speed of"
+    BANDWIDTH = "of the bandwidth of"
+    HOST_SECONDS = "s of host time"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A bound on our row: at least `bound`, or below it for a time."""
+
+    set_name: str
+    algorithm: str
+    quantity: Quantity
+    bound: float
+    against: str = ""  # a contender or a bandwidth probe
+
+    def value(self, row: Row) -> float:
+        """The bounded quantity as measured, a median over rounds."""
+        if self.quantity is Quantity.SPEEDUP:
+            return row.ratio(self.against).p50
+        if self.quantity is Quantity.BANDWIDTH:
+            return row.bandwidth_share(OURS, self.against)
+        return row.seconds(OURS).p50
+
+    def holds(self, value: float) -> bool:
+        return value < self.bound if self.quantity is Quantity.HOST_SECONDS else value >= self.bound
+
+    def describe(self, value: float) -> str:
+        """One line: passed or missed, what was wanted and what came."""
+        verdict = "pass" if self.holds(value) else "MISS"
+        if self.quantity is Quantity.HOST_SECONDS:
+            text = f"{value * 1e6:8.1f} us of host time, must be below {self.bound * 1e6:.0f} us"
+        elif self.quantity is Quantity.BANDWIDTH:
+            text = f"{value * 100:7.1f} % of the {self.against} bandwidth, must be {self.bound * 100:.0f} %"
+        else:
+            text = f"{value:8.2f} x the speed of {self.against}, must be {self.bound:.2f} x"
+        return f"{verdict}  {self.set_name:<9}{ALGORITHMS[self.algorithm].title:<21}{text}"
+
+
+def _speedup(set_name: str, algorithm: str, bound: float, against: str = "fused") -> Floor:
+    return Floor(set_name, algorithm, Quantity.SPEEDUP, bound, against)
+
+
+FLOORS: tuple[Floor, ...] = (
+    _speedup("large", "clip_sgd", 1.4),
+    _speedup("large", "clip_adamw", 1.3),
+    _speedup("small", "clip_sgd", 40),
+    _speedup("small", "clip_adamw", 40),
+    _speedup("medium", "clip_sgd", 2),
+    _speedup("medium", "clip_adamw", 2),
+    # Without clipping both sides make one pass at the memory's limit: parity, less the noise.
+    _speedup("large", "sgd", 0.97),
+    _speedup("large", "adamw", 0.97),
+    _speedup("large", "mixclip", 1.45, AUTHORS),
+    _speedup("small", "mixclip", 80, AUTHORS),
+    _speedup("large", "grda", 1.8, AUTHORS),
+    _speedup("small", "grda", 100, AUTHORS),
+    *(Floor("large", name, Quantity.BANDWIDTH, 0.9, TRIAD) for name in ALGORITHMS),
+    *(Floor("host", name, Quantity.HOST_SECONDS, 100e-6) for name in ALGORITHMS),
+)
+
+
+def check_floors(rows: Sequence[Row]) -> tuple[list[str], bool]:
+    """The lines to print for the floors whose rows were run, and whether all of them were reached."""
+    measured = {(row.set_name, row.algorithm.name): row for row in rows}
+    lines, reached, left_out = [], True, 0
+    for floor in FLOORS:
+        row = measured.get((floor.set_name, floor.algorithm))
+        if row is None:
+            left_out += 1
+            continue
+        value = floor.value(row)
+        lines.append(floor.describe(value))
+        reached = reached and floor.holds(value)
+    if left_out:
+        lines.append(f"{left_out} of {len(FLOORS)} floors were not measured by this selection of sets and algorithms.")
+    return lines, reached and left_out < len(FLOORS)

@@ -1,0 +1,86 @@
+"""Named sets of parameter shapes.
+
+The three synthetic sets separate what a step's time is made of: `small` is overhead per tensor, `large` is memory
+bandwidth, `medium` is both. `host` has next to no elements, so its time is the host's work alone. The two models
+have the mix of sizes that real training sees: hundreds of short vectors between a few large matrices.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, ...]
+
+RESNET50_ELEMENTS = 25_557_032
+GPT2_SMALL_ELEMENTS = 124_439_808
+
+
+def element_count(shapes: Shapes) -> int:
+    """Number of elements of all shapes together."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def resnet50() -> Shapes:
+    """The 161 parameters of ResNet-50 (He et al., 2016, table 1; 1000 classes), in the order of the forward pass."""
+    shapes: list[Shape] = [(64, 3, 7, 7), (64,), (64,)]
+    in_channels = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        out_channels = 4 * width
+        for block in range(blocks):
+            convolutions: list[Shape] = [
+                (width, in_channels, 1, 1),
+                (width, width, 3, 3),
+                (out_channels, width, 1, 1),
+            ]
+            if block == 0:  # the shortcut changes its width once per stage
+                convolutions.append((out_channels, in_channels, 1, 1))
+            for convolution in convolutions:
+                # Each convolution has no bias; its batch norm has a weight and a bias.
+                shapes += [convolution, (convolution[0],), (convolution[0],)]
+            in_channels = out_channels
+    shapes += [(1000, in_channels), (1000,)]
+    assert len(shapes) == 161, len(shapes)
+    assert element_count(tuple(shapes)) == RESNET50_ELEMENTS, element_count(tuple(shapes))
+    return tuple(shapes)
+
+
+def gpt2_small() -> Shapes:
+    """The 148 parameters of GPT-2 small (Radford et al., 2019; 12 layers of width 768, the output embedding tied)."""
+    width, layers, vocabulary, context = 768, 12, 50257, 1024
+    shapes: list[Shape] = [(vocabulary, width), (context, width)]
+    for _ in range(layers):
+        shapes += [(width,), (width,)]
+        shapes += [(width, 3 * width), (3 * width,), (width, width), (width,)]
+        shapes += [(width,), (width,)]
+        shapes += [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    shapes += [(width,), (width,)]
+    assert len(shapes) == 148, len(shapes)
+    assert element_count(tuple(shapes)) == GPT2_SMALL_ELEMENTS, element_count(tuple(shapes))
+    return tuple(shapes)
+
+
+SHAPE_SETS: Mapping[str, Callable[[], Shapes]] = MappingProxyType(
+    {
+        "host": lambda: ((1,),) * 1000,
+        "small": lambda: ((512,),) * 1000,
+        "medium": lambda: ((20_000,),) * 300,
+        "large": lambda: ((1_000_000,),) * 50,
+        "resnet50": resnet50,
+        "gpt2": gpt2_small,
+    }
+)
+
+
+def sample_indices(shapes: Shapes, max_tensors: int, max_elements: int) -> tuple[int, ...]:
+    """Indices of tensors, spread evenly over the set, that together stay within both settings."""
+    stride = max(1, len(shapes) // max_tensors)
+    chosen: list[int] = []
+    elements = 0
+    for index in range(0, len(shapes), stride):
+        size = math.prod(shapes[index])
+        if len(chosen) < max_tensors and elements + size <= max_elements:
+            chosen.append(index)
+            elements += size
+    assert chosen, f"every tensor is larger than {max_elements=}"
+    return tuple(chosen)

@@ -1,0 +1,84 @@
+"""One row of `python -m bench step`: build the competitors, time them in turn, check that they agree."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
+from bench.cases import OURS, Algorithm
+from bench.check import Check, check_agreement
+from bench.measure import Percentiles, Samples, Settings, Timed, interleave, round_ratios
+from bench.shapes import SHAPE_SETS, element_count
+from bench.workload import Workload
+
+# A model that fits into the cache finds its optimizer there when it trains alone. Here the other competitors and the
+# bandwidth probe have swept it out since its last turn, so untimed steps bring it back. One does not suffice: a
+# last-level cache that fills with what the inner caches evict needs two or three passes.
+_LEAD_IN = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """All that was measured for one algorithm on one set of shapes."""
+
+    set_name: str
+    algorithm: Algorithm
+    tensors: int
+    elements: int
+    samples: Samples  # seconds per round, by contender and by bandwidth probe
+    probe_bytes: Mapping[str, int]  # by bandwidth probe, per round
+    in_cache: bool  # whether a timed step found its tensors in the cache
+    check: Check
+
+    @property
+    def rounds(self) -> int:
+        return len(self.samples[OURS])
+
+    def seconds(self, name: str) -> Percentiles:
+        return Percentiles.of(self.samples[name])
+
+    def ratio(self, contender: str) -> Percentiles:
+        """How many times ours is as fast as the contender, within rounds."""
+        return round_ratios(self.samples[contender], self.samples[OURS])
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes one turn must move: for every contender the words of a fused step, whatever it really moves."""
+        return self.probe_bytes[name] if name in WORDS else self.elements * self.algorithm.bytes_per_element
+
+    def gigabytes_per_second(self, name: str) -> float:
+        return self.bytes_of(name) / self.seconds(name).p50 * 1e-9
+
+    def bandwidth_share(self, name: str, probe: str = TRIAD) -> float:
+        """Bandwidth as a fraction of the probe's, median over rounds."""
+        share = round_ratios(self.samples[probe], self.samples[name]).p50
+        return share * self.bytes_of(name) / self.bytes_of(probe)
+
+
+def required_bytes(algorithm: Algorithm, set_name: str) -> int:
+    """Memory that a row needs at its peak."""
+    shared = 2  # gradients and their source
+    each = 1 + algorithm.state_words
+    temporary = 2  # a foreach step makes some that are as large as all the parameters
+    return 4 * element_count(SHAPE_SETS[set_name]()) * (shared + len(algorithm.contenders) * each + temporary)
+
+
+def _fits_into_cache(algorithm: Algorithm, elements: int) -> bool:
+    words = 2 + algorithm.state_words  # parameter, gradient, state
+    return 4 * words * elements <= last_level_cache_bytes()
+
+
+def measure_row(
+    set_name: str, algorithm: Algorithm, probe: BandwidthProbe, settings: Settings, on_round: Callable[[float], None]
+) -> Row:
+    """Measure one row; `on_round` hears the fraction done. What it allocates is free again when it returns."""
+    workload = Workload.create(SHAPE_SETS[set_name]())
+    elements = element_count(workload.shapes)
+    parameters = {name: workload.parameters() for name in algorithm.contenders}
+    lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements) else 0
+    entries = [
+        Timed(name, workload.refill, build(parameters[name], workload.source_norm), lead_in)
+        for name, build in algorithm.contenders.items()
+    ]
+    samples, rounds = interleave([*entries, *probe.entries()], settings, on_round)
+    check = check_agreement(algorithm, workload, parameters, steps=rounds * (1 + lead_in))
+    probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
+    return Row(set_name, algorithm, len(workload.shapes), elements, samples, probe_bytes, lead_in > 0, check)
