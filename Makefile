@@ -1,0 +1,71 @@
+# Every target does its own set-up in .venv, so that Python, gcc and make are enough. What is already there is kept.
+#
+#   make test PYTHON=python3.12      another Python
+#   make test TORCH=torch==2.11.0    another torch, in a fresh .venv
+#   make test TORCHCLIP_BUILD=none   without the compiled parts
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCHCLIP_BUILD ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+export TORCHCLIP_BUILD
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test bench lint types format build clean distclean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
+	$(BIN)/python -m recipes.demo
+
+test: build lint ## lint, then every test that needs no GPU
+	$(BIN)/python -m pytest -q --durations=10
+
+bench: build ## time the step beside torch's on named sets of shapes
+	$(BIN)/python -m bench step
+
+lint: $(VENV)/.installed ## check style and format, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+types: $(VENV)/.installed ## check the type hints
+	$(BIN)/mypy
+
+format: $(VENV)/.installed ## put style and format right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+build: $(VENV)/.built ## install into .venv and compile; the other targets do this themselves
+
+clean: ## remove everything built but .venv
+	rm -rf build dist results torchclip/_C*.so $(VENV)/.built
+	rm -rf *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "torchclip needs Python 3.10 or later, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# A torch that is already in .venv stays; otherwise the version that development is pinned to.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install "$(TORCH)"
+	$(BIN)/pip install -q ninja wheel 'setuptools>=77'
+	TORCHCLIP_BUILD=none $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	touch $@
+
+# An editable install compiles in a temporary folder, everything each time; this keeps its objects in build/.
+$(VENV)/.built: $(VENV)/.installed $(shell find csrc -type f)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
