@@ -19,8 +19,8 @@ namespace torchclip {
 // number; later the values are compared one by one, which takes some ten nanoseconds more.
 class DictSeen {
  public:
-  // True when the dict changed since the last call, and at the first.
-  bool update(PyObject* dict);
+  bool changed(PyObject* dict) const;
+  void remember(PyObject* dict);
 
  private:
 #if PY_VERSION_HEX < 0x030C0000
@@ -107,7 +107,10 @@ class Members {
   void bind_states(const py::dict& state);
   void bind_state(Member& member);
   void prefetch(size_t position) const;
-  bool refresh_member(Member& member);
+  bool needs_state(unsigned used_slots) const { return used_slots != 0 || !scalar_keys_.empty(); }
+  bool refresh_unchanged(Member& member) const;
+  bool refresh_changed(Member& member);
+  uint64_t fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const;
   bool examine(Member& member, const at::Tensor& gradient);
   bool map_layout(Member& member, const at::Tensor& gradient) const;
 
@@ -116,6 +119,7 @@ class Members {
   std::vector<Group> groups_;
   std::vector<Member> members_;
   std::vector<PyObject*> state_dicts_;  // the values of optimizer.state in order, to notice a change
+  std::vector<char> unchanged_;         // [members], scratch of refresh(); not bool, whose elements share bytes
   bool changed_ = true;
 };
 

@@ -58,6 +58,15 @@ void for_each_staged(const TensorEntry& tensor, const Bucket& bucket, const Chun
   }
 }
 
+// The tasks that one thread begins with, in a cache line of their own.
+struct alignas(64) Share {
+  std::atomic<int64_t> taken{0};
+  int64_t begin = 0;
+  int64_t count = 0;
+};
+
+// Every thread works through its own share first, the same one in every pass and every step, so that what it wrote is
+// still in its own cache; then it helps the others.
 template <class Body>
 void for_each_task(const Tables& tables, const Body& body, bool reverse) {
   const int64_t tasks = static_cast<int64_t>(tables.tasks.size());
@@ -65,20 +74,28 @@ void for_each_task(const Tables& tables, const Body& body, bool reverse) {
   for (const TensorEntry& tensor : tables.tensors) elements += tensor.numel;
   const bool serial = elements < kSerialElements || tasks < 2 || omp_in_parallel();
   const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), tasks));
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < tasks;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      const Task& task = tables.tasks[static_cast<size_t>(reverse ? tasks - 1 - i : i)];
-      for (int32_t chunk = task.begin; chunk < task.end; ++chunk) body(chunk);
+  std::vector<Share> shares(static_cast<size_t>(threads));
+  for (int thread = 0; thread < threads; ++thread) {
+    Share& share = shares[static_cast<size_t>(thread)];
+    share.begin = tasks * thread / threads;
+    share.count = tasks * (thread + 1) / threads - share.begin;
+  }
+  const auto work = [&](int thread) {
+    for (int turn = 0; turn < threads; ++turn) {
+      Share& share = shares[static_cast<size_t>((thread + turn) % threads)];
+      for (int64_t i = share.taken++; i < share.count; i = share.taken++) {
+        const int64_t index = share.begin + (reverse ? share.count - 1 - i : i);
+        const Task& task = tables.tasks[static_cast<size_t>(index)];
+        for (int32_t chunk = task.begin; chunk < task.end; ++chunk) body(chunk);
+      }
     }
   };
   if (threads == 1) {
-    work();
+    work(0);
     return;
   }
 #pragma omp parallel num_threads(threads)
-  work();
+  work(omp_get_thread_num());
 }
 
 }  // namespace
