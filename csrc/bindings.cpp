@@ -55,6 +55,7 @@ int step(Plan& plan, int kind, double limit, bool smooth, int nonfinite, int sco
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   using namespace torchclip;
   module.doc() = "The compiled passes of torchclip.";
+  module.attr("build") = "built by compiler " __VERSION__;
   module.def("algorithms", &describe);
   module.def("coefficients", &coefficients);
   module.def("philox4x32", &philox);

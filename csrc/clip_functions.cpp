@@ -35,6 +35,7 @@ struct GradientTables {
       }
       tables.tensors.push_back(tensor);
     }
+    tables.tensor_rows.assign(tables.tensors.size(), 0);
     tables.map_chunks();
   }
 };

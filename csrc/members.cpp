@@ -1,17 +1,13 @@
 #include "members.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "cpu/parallel.h"
 #include "tensor_access.h"
 
 namespace torchclip {
 namespace {
-
-// Below this many parameters a second thread is not worth waking for.
-constexpr int64_t kSerialMembers = 256;
 
 std::vector<py::object> interned(const std::vector<std::string>& names) {
   std::vector<py::object> keys;
@@ -338,13 +334,11 @@ std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::di
   bind_states(state);
   // A thousand parameters are many cache misses, which two threads wait for in half the time.
   const int64_t count = static_cast<int64_t>(members_.size());
-  const int threads = count < kSerialMembers || omp_in_parallel() ? 1 : omp_get_max_threads();
   unchanged_.resize(members_.size());
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-  for (int64_t position = 0; position < count; ++position) {
+  cpu::for_each_item(count, [this](int64_t position) {
     prefetch(static_cast<size_t>(position));
     unchanged_[static_cast<size_t>(position)] = refresh_unchanged(members_[static_cast<size_t>(position)]);
-  }
+  });
   std::vector<int64_t> attention;
   for (int64_t position = 0; position < count; ++position)
     if (unchanged_[static_cast<size_t>(position)] == 0 && !refresh_changed(members_[static_cast<size_t>(position)]))

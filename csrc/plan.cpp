@@ -5,12 +5,15 @@
 #include <cmath>
 #include <utility>
 
+#include "cpu/parallel.h"
+
 namespace torchclip {
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)), scope_(scope), members_(names, rule_.used_slots) {}
 
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
-  for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = true;
+  fresh_ = positions;
+  for (const int64_t position : fresh_) members_.all()[static_cast<size_t>(position)].fresh = true;
 }
 
 std::vector<unsigned> Plan::stages_of(const Clip& clip) const {
@@ -61,36 +64,36 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   tables_.map_chunks();
 }
 
-void Plan::fill_pointers() {
-  const std::vector<Member>& members = members_.all();
-  for (TensorEntry& tensor : tables_.tensors) {
-    const Member& member = members[static_cast<size_t>(tensor.member)];
+// This step's addresses and numbers of state, copied from the members by the threads that have just read them.
+void Plan::fill_tensors() {
+  standings_.resize(tables_.tensors.size());
+  cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
+    TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
+    const Member& member = members_.all()[static_cast<size_t>(tensor.member)];
     std::copy(member.operands, member.operands + kOperands, tensor.operands);
-  }
+    Standing& standing = standings_[static_cast<size_t>(index)];
+    standing = {member.group, member.fresh, {}};
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) standing.scalars[i] = member.scalar(i);
+  });
 }
 
 // Parameters of a group that stand at the same step share their coefficients. Neighbours nearly always do, so the
 // newest cohort is tried first.
-int32_t Plan::cohort_of(const Member& member) {
-  Scalars before{};
-  for (size_t i = 0; i < rule_.scalars.size(); ++i) before[i] = member.scalar(i);
-  for (size_t index = cohorts_.size(); index-- > 0;) {
-    const Cohort& other = cohorts_[index];
-    if (other.group == member.group && other.first == member.fresh && other.before == before)
-      return static_cast<int32_t>(index);
-  }
-  Cohort cohort{member.group, member.fresh, before, before, {}};
-  rule_.compute(hyperparameters_of(cohort), cohort.after.data(), cohort.first, DirectionNorms{}, cohort.coefficients);
+int32_t Plan::cohort_of(const Standing& standing) {
+  for (size_t index = cohorts_.size(); index-- > 0;)
+    if (cohorts_[index].standing == standing) return static_cast<int32_t>(index);
+  Cohort cohort{standing, standing.scalars, {}};
+  rule_.compute(hyperparameters_of(cohort), cohort.after.data(), standing.first, DirectionNorms{}, cohort.coefficients);
   cohorts_.push_back(cohort);
   return static_cast<int32_t>(cohorts_.size()) - 1;
 }
 
 const double* Plan::hyperparameters_of(const Cohort& cohort) const {
-  return members_.groups()[static_cast<size_t>(cohort.group)].hyperparameters.data();
+  return members_.groups()[static_cast<size_t>(cohort.standing.group)].hyperparameters.data();
 }
 
 Row Plan::make_row(const Cohort& cohort, const Clip& clip, double inverse_grad_scale) const {
-  const std::vector<double>& group = members_.groups()[static_cast<size_t>(cohort.group)].pipeline;
+  const std::vector<double>& group = members_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
   const double lr = group[kLr], weight_decay = group[kWeightDecay];
   const bool decoupled = group[kDecoupled] != 0;
   Row row{};
@@ -109,11 +112,12 @@ void Plan::fill_rows(const Clip& clip, double inverse_grad_scale) {
   cohorts_.clear();
   origins_.clear();
   tables_.rows.clear();
-  for (size_t index = 0; index < tables_.tensors.size(); ++index) {
-    TensorEntry& tensor = tables_.tensors[index];
-    const int32_t cohort = cohort_of(members_.all()[static_cast<size_t>(tensor.member)]);
-    tensor.row = per_tensor ? static_cast<int32_t>(index) : cohort;
-    if (static_cast<size_t>(tensor.row) < tables_.rows.size()) continue;
+  tables_.tensor_rows.resize(tables_.tensors.size());
+  for (size_t index = 0; index < standings_.size(); ++index) {
+    const int32_t cohort = cohort_of(standings_[index]);
+    const int32_t row = per_tensor ? static_cast<int32_t>(index) : cohort;
+    tables_.tensor_rows[index] = row;
+    if (static_cast<size_t>(row) < tables_.rows.size()) continue;
     const Cohort& source = cohorts_[static_cast<size_t>(cohort)];
     tables_.rows.push_back(make_row(source, clip, inverse_grad_scale));
     origins_.push_back({static_cast<int32_t>(index), cohort, source.after});
@@ -169,22 +173,23 @@ void Plan::clip_direction(bool report) {
     const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
     const size_t unit = unit_of(scope_, tables_.tensors[static_cast<size_t>(origin.tensor)]);
     const DirectionNorms norms{std::sqrt(sums[unit].gradient), std::sqrt(sums[unit].direction)};
-    origin.after = cohort.before;
-    rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.first, norms, tables_.rows[row].rule);
+    origin.after = cohort.standing.scalars;
+    rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,
+                  tables_.rows[row].rule);
     if (report) factors_[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
   }
 }
 
 Outcome Plan::step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
   const Outcome outcome = try_step(clip, inverse_grad_scale, found_inf);
-  for (Member& member : members_.all()) member.fresh = false;
+  for (const int64_t position : std::exchange(fresh_, {})) members_.all()[static_cast<size_t>(position)].fresh = false;
   return outcome;
 }
 
 Outcome Plan::try_step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
   const std::vector<unsigned> stages = stages_of(clip);
   if (members_.take_changed() || stages != stages_) rebuild_tables(stages);
-  fill_pointers();
+  fill_tensors();
   fill_rows(clip, inverse_grad_scale);
   const bool clips = clip.kind == ClipKind::kNorm;
   if (clips && !clip_gradients(clip) && clip.nonfinite != NonFinite::kPropagate)
@@ -201,15 +206,16 @@ Outcome Plan::try_step(const Clip& clip, double inverse_grad_scale, bool found_i
 
 // What a step changes besides the elements: scalars, the count of zeros, and autograd's version counters.
 void Plan::commit() {
-  for (size_t index = 0; index < tables_.tensors.size(); ++index) {
-    const size_t position = static_cast<size_t>(tables_.tensors[index].member);
-    Member& member = members_.all()[position];
-    const auto& after = origins_[static_cast<size_t>(tables_.tensors[index].row)].after;
+  cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
+    const size_t position = static_cast<size_t>(tables_.tensors[static_cast<size_t>(index)].member);
+    const Member& member = members_.all()[position];
+    const int32_t row = tables_.tensor_rows[static_cast<size_t>(index)];
+    const Scalars& after = origins_[static_cast<size_t>(row)].after;
     for (size_t i = 0; i < rule_.scalars.size(); ++i) member.set_scalar(i, after[i]);
     c10::TensorImpl* const parameter = member.parameter().unsafeGetTensorImpl();
     parameter->bump_version();
     if (rule_.counts_zeros) zeros_[position] = {0, parameter->version_counter().current_version()};
-  }
+  });
   if (!rule_.counts_zeros) return;
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];

@@ -52,7 +52,7 @@ class Plan {
  private:
   Outcome try_step(const Clip& clip, double inverse_grad_scale, bool found_inf);
   void rebuild_tables(const std::vector<unsigned>& stages);
-  void fill_pointers();
+  void fill_tensors();
   void fill_rows(const Clip& clip, double inverse_grad_scale);
   bool clip_gradients(const Clip& clip);
   void clip_direction(bool report);
@@ -64,12 +64,17 @@ class Plan {
 
   using Scalars = std::array<double, kMaxScalars>;
 
-  // Parameters of one group whose numbers of state are equal, and the coefficients they share before any norm is known.
+  // Where a parameter stands before the step: parameters of one group with equal numbers share their coefficients.
+  struct Standing {
+    int32_t group = 0;
+    bool first = false;
+    Scalars scalars{};
+    bool operator==(const Standing&) const = default;
+  };
   struct Cohort {
-    int32_t group;
-    bool first;
-    Scalars before, after;
-    double coefficients[kMaxCoefficients];
+    Standing standing;
+    Scalars after;
+    double coefficients[kMaxCoefficients];  // before any norm is known
   };
   // What a row was made from, and the numbers of state that its tensors have after the step.
   struct RowOrigin {
@@ -77,7 +82,7 @@ class Plan {
     int32_t cohort;
     Scalars after;
   };
-  int32_t cohort_of(const Member& member);
+  int32_t cohort_of(const Standing& standing);
   const double* hyperparameters_of(const Cohort& cohort) const;
   Row make_row(const Cohort& cohort, const Clip& clip, double inverse_grad_scale) const;
 
@@ -86,7 +91,9 @@ class Plan {
   Members members_;
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   Tables tables_;
-  std::vector<cpu::Loops> loops_;  // [buckets]
+  std::vector<cpu::Loops> loops_;    // [buckets]
+  std::vector<Standing> standings_;  // [tensors]
+  std::vector<int64_t> fresh_;       // positions marked for this step
   std::vector<Cohort> cohorts_;
   std::vector<RowOrigin> origins_;  // [rows]
   std::vector<Partial> partials_;

@@ -35,7 +35,6 @@ struct TensorEntry {
   int32_t member = 0;                      // position among all parameters of the optimizer
   int32_t group = 0;
   int32_t bucket = 0;
-  int32_t row = 0;
 };
 
 // What the update pass multiplies with, already decided by norms and hyperparameters.
@@ -84,8 +83,10 @@ struct Tables {
   std::vector<TensorEntry> tensors;
   std::vector<Bucket> buckets;
   std::vector<Row> rows;
+  std::vector<int32_t> tensor_rows;  // [tensors], the row of each
   std::vector<Chunk> chunks;
   std::vector<Task> tasks;
+  int64_t elements = 0;  // of all tensors
 
   // Cuts the tensors into chunks, and gathers chunks into tasks of about the same number of elements.
   void map_chunks();

@@ -175,3 +175,10 @@ def test_clip_argument(cls: type[torch.optim.Optimizer]) -> None:
     ):
         with pytest.raises(exception, match="^" + message):
             cls(fresh(), **REQUIRED[cls], clip=clip)
+
+
+@pytest.mark.parametrize("key", ["weight_decay", "maximize"])
+def test_a_group_cannot_ask_for_what_the_rule_has_not(key: str) -> None:
+    with pytest.raises(ValueError, match=f"GRDA has no {key}.*leave it out"):
+        torchclip.GRDA([{"params": fresh(), key: 0.1}])
+    torchclip.GRDA([{"params": fresh(), key: 0.0}])

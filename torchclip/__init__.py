@@ -1,8 +1,10 @@
 """Drop-in ``torch.optim`` optimizers whose whole step, gradient clipping included, is one fused pass pair."""
 
+from torchclip import optim
 from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
 from torchclip.optimizers import GRDA, SGD, SGDW, Adam, AdamW, MixClip, MomClip, NormalizedSGD, SGDClip, gRDA
+from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
 
 __version__ = "0.1.0"
 
@@ -22,4 +24,7 @@ __all__ = [
     "clip_grad_norm_",
     "gRDA",
     "get_total_norm",
+    "optim",
+    "param_groups_per_layer",
+    "param_groups_weight_decay",
 ]

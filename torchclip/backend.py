@@ -30,7 +30,7 @@ def _import_extension() -> tuple[ModuleType | None, str]:
 EXTENSION, _IMPORT_ERROR = _import_extension()
 """The compiled passes, or None where they were not built."""
 
-_NOT_YET = "this version of torchclip has no {} kernels; backend='reference' runs on every device"
+_NOT_YET = "this version of torchclip has no {} passes; backend='reference' runs on every device"
 
 
 def unavailable_reason(backend: str) -> str | None:

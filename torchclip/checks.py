@@ -173,8 +173,8 @@ def check_state(name: str, slots: Mapping[str, Any], parameter: Tensor) -> None:
         if value.shape != parameter.shape or value.device != parameter.device or value.dtype not in allowed:
             raise RuntimeError(
                 f"state {slot!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
-                f"where the parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: move and "
-                "cast the state together with the parameter, or load a checkpoint made for this model"
+                f"where the parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: "
+                "move and cast the state together with the parameter, or load a checkpoint made for this model"
             )
         if may_overlap(value):
             raise RuntimeError(

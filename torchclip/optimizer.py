@@ -274,6 +274,11 @@ class FusedOptimizer(Optimizer):
             TypeError: for a parameter that is not floating point.
         """
         check_hyperparameters({**self.defaults, **param_group}, self.hyperparameter_checks)
+        for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
+            if param_group.get(key) and key not in self.defaults:
+                raise ValueError(
+                    f"{type(self).__name__} has no {key}, and a param group sets {key}={param_group[key]}: leave it out"
+                )
         backends.check_flags({**self.defaults, **param_group}, self._requested)
         params = param_group["params"]
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}

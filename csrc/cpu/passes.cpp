@@ -2,11 +2,10 @@
 // slot of its own chunk, so that neither the number of threads nor their order shows in a result.
 #include "passes.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 
+#include "parallel.h"
 #include "strided.h"
 
 namespace torchclip::cpu {
@@ -70,9 +69,8 @@ struct alignas(64) Share {
 template <class Body>
 void for_each_task(const Tables& tables, const Body& body, bool reverse) {
   const int64_t tasks = static_cast<int64_t>(tables.tasks.size());
-  int64_t elements = 0;
-  for (const TensorEntry& tensor : tables.tensors) elements += tensor.numel;
-  const bool serial = elements < kSerialElements || tasks < 2 || omp_in_parallel();
+  const bool small = tables.elements < kSerialElements && static_cast<int64_t>(tables.chunks.size()) < kSerialItems;
+  const bool serial = small || tasks < 2 || omp_in_parallel();
   const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), tasks));
   std::vector<Share> shares(static_cast<size_t>(threads));
   for (int thread = 0; thread < threads; ++thread) {
@@ -106,7 +104,7 @@ void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure me
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
     const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
     const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
-    const Row& row = tables.rows[static_cast<size_t>(tensor.row)];
+    const Row& row = tables.rows[static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)])];
     const NormLoop loop = loops[static_cast<size_t>(tensor.bucket)].norm[static_cast<int>(measure)];
     Partial& partial = partials[static_cast<size_t>(index)];
     if (tensor.strided == nullptr) {
@@ -125,7 +123,7 @@ void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vec
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
     const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
     const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
-    const Row& row = tables.rows[static_cast<size_t>(tensor.row)];
+    const Row& row = tables.rows[static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)])];
     const UpdateLoop loop = loops[static_cast<size_t>(tensor.bucket)].update;
     int64_t& count = zeros[static_cast<size_t>(index)];
     if (tensor.strided == nullptr) {

@@ -1,0 +1,25 @@
+"""Sizes at which the work is cut up in another way: chunks of the largest size, and many parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from builders import Pair, each_kernel
+
+# Above 64 chunks of the largest size, with ends that are no whole chunk, block or vector.
+LARGE = (65_536 * 66 + 1, 65_535, 2_047, 33)
+
+
+@pytest.mark.parametrize("name", ["adamw", "mix_clip", "grda"])  # one for each functor: the rest is the same loops
+def test_chunks_of_the_largest_size(name: str) -> None:
+    pair = Pair(name, "cpu", [torch.nn.Parameter(torch.randn(size)) for size in LARGE])
+    for without in ((), (1,), ()):
+        pair.step(without)
+
+
+@each_kernel
+def test_more_parameters_than_one_thread_refreshes(name: str, backend: str) -> None:
+    pair = Pair(name, backend, [torch.nn.Parameter(torch.randn(1 + index % 5)) for index in range(300)])
+    for without in ((), tuple(range(0, 300, 2)), (), (0, 299)):
+        pair.step(without)
