@@ -12,7 +12,9 @@ py::dict describe() {
     py::dict rule;
     rule["hyperparameters"] = entry.hyperparameters;
     rule["slots"] = entry.slots;
-    rule["scalars"] = entry.scalars;
+    py::dict scalars;  // name to initial value
+    for (const ScalarState& scalar : entry.scalars) scalars[scalar.name] = scalar.initial;
+    rule["scalars"] = scalars;
     rule["coefficients"] = entry.coefficients;
     rules[entry.name] = rule;
   }
@@ -25,13 +27,16 @@ const RuleEntry& rule_named(const std::string& name) {
   return *entry;
 }
 
-// For the contract test: the coefficients of step number `step`, for a norm of 0.
+// For the contract test: the coefficients of step number `step`, for a norm of 0 and the other numbers of state at
+// their initial values.
 std::vector<double> coefficients(const std::string& name, const std::vector<double>& hyperparameters, double step,
                                  bool first) {
   const RuleEntry& entry = rule_named(name);
   if (hyperparameters.size() != entry.hyperparameters.size() + 1)
     throw py::value_error(name + " takes lr and " + std::to_string(entry.hyperparameters.size()) + " hyperparameters");
-  double scalars[kMaxScalars] = {step - 1};
+  double scalars[kMaxScalars] = {};
+  for (size_t i = 0; i < entry.scalars.size(); ++i) scalars[i] = entry.scalars[i].initial;
+  scalars[0] = step - 1;
   double values[kMaxCoefficients] = {};
   entry.compute(hyperparameters.data(), scalars, first, DirectionNorms{}, values);
   return {values, values + entry.coefficients.size()};

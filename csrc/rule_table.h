@@ -16,7 +16,7 @@ struct RuleEntry {
   bool counts_zeros;
   std::vector<const char*> hyperparameters;  // without lr, which comes first in every struct
   std::vector<const char*> slots;
-  std::vector<const char*> scalars;
+  std::vector<ScalarState> scalars;
   std::vector<const char*> coefficients;
   unsigned (*used_slots)(const double* hyperparameters);
   // Moves `scalars` on by one step and writes the functor's coefficients.
@@ -43,9 +43,9 @@ RuleEntry describe_rule() {
   entry.clips_itself = Rule::kClipsItself;
   entry.counts_zeros = Functor::kCountsZeros;
   entry.hyperparameters.assign(std::begin(Rule::kHyperparameterNames), std::end(Rule::kHyperparameterNames));
-  entry.slots.assign(std::begin(Functor::kSlotNames), std::end(Functor::kSlotNames));
+  entry.slots.assign(std::begin(Rule::kSlotNames), std::end(Rule::kSlotNames));
   entry.coefficients.assign(std::begin(Functor::kCoefficientNames), std::end(Functor::kCoefficientNames));
-  for (int i = 0; i < Rule::kScalars; ++i) entry.scalars.push_back(Rule::kScalarNames[i]);
+  entry.scalars.assign(Rule::kScalars.begin(), Rule::kScalars.end());
   entry.used_slots = [](const double* h) { return Rule::slots(hyperparameters_from<Rule>(h)); };
   entry.compute = [](const double* h, double* scalars, bool first, DirectionNorms norms, double* coefficients) {
     const auto result = Rule::coefficients(hyperparameters_from<Rule>(h), scalars, first, norms);

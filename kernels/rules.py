@@ -67,6 +67,39 @@ def second_moment(
 
 
 @triton.jit
+def root_mean_square(
+    parameter,
+    gradient,
+    square_avg,
+    momentum_buffer,
+    grad_avg,
+    square_decay,
+    square_weight,
+    momentum,
+    step,
+    eps,
+    has_buffer: tl.constexpr,
+    centered: tl.constexpr,
+):
+    """RMSprop, Adagrad (csrc/rules/root_mean_square.h).
+
+    s <- square_decay s + square_weight g^2;  a <- square_decay a + square_weight g;  d = sqrt(s - a^2) + eps
+    b <- momentum b + g / d;  p <- p - step b
+    """
+    square_avg = square_decay * square_avg + square_weight * gradient * gradient
+    square = square_avg
+    if centered:
+        grad_avg = square_decay * grad_avg + square_weight * gradient
+        square = square_avg - grad_avg * grad_avg
+        square = tl.where(square < 0, 0.0, square)
+    direction = gradient / (tl.sqrt(square) + eps)
+    if has_buffer:
+        momentum_buffer = momentum * momentum_buffer + direction
+        direction = momentum_buffer
+    return parameter - step * direction, square_avg, momentum_buffer, grad_avg
+
+
+@triton.jit
 def soft_threshold(gradient, accumulator, lr, threshold):
     """gRDA (csrc/rules/grda.h).
 

@@ -17,6 +17,11 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgdw": (torchclip.SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     "adam": (torchclip.Adam, {"lr": 0.1, "amsgrad": True}),
     "adamw": (torchclip.AdamW, {"lr": 0.1}),
+    "nadam": (torchclip.NAdam, {"lr": 0.1}),
+    "radam": (torchclip.RAdam, {"lr": 0.1}),
+    "radamw": (torchclip.RAdamW, {"lr": 0.1, "betas": (0.9, 0.8)}),
+    "rmsprop": (torchclip.RMSprop, {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 0.1}),
+    "adagrad": (torchclip.Adagrad, {"lr": 0.1}),
     "normalized_sgd": (torchclip.NormalizedSGD, {"lr": 1.0, "momentum": 0.9}),
     "sgd_clip": (torchclip.SGDClip, {"lr": 0.5, "gamma": 2.0}),
     "mom_clip": (torchclip.MomClip, {"lr": 0.5, "gamma": 2.0}),
@@ -37,6 +42,19 @@ NAMESAKES: dict[str, tuple[type[torch.optim.Optimizer], type[torch.optim.Optimiz
         {"lr": 0.1, "weight_decay": 0.2, "decoupled_weight_decay": True},
     ),
     "adamw": (torchclip.AdamW, torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.2}),
+    "nadam": (torchclip.NAdam, torch.optim.NAdam, {"lr": 0.1, "weight_decay": 0.1, "momentum_decay": 0.1}),
+    "radam": (torchclip.RAdam, torch.optim.RAdam, {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "rmsprop": (torchclip.RMSprop, torch.optim.RMSprop, {"lr": 0.1, "weight_decay": 0.1}),
+    "rmsprop_momentum": (
+        torchclip.RMSprop,
+        torch.optim.RMSprop,
+        {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 0.1, "maximize": True},
+    ),
+    "adagrad": (
+        torchclip.Adagrad,
+        torch.optim.Adagrad,
+        {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.5},
+    ),
     "adamw_amsgrad": (torchclip.AdamW, torch.optim.AdamW, {"lr": 0.1, "amsgrad": True, "maximize": True}),
 }
 
@@ -85,6 +103,11 @@ REQUIRED: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
     torchclip.SGDW: {"momentum": 0.9},
     torchclip.Adam: {},
     torchclip.AdamW: {"amsgrad": True},
+    torchclip.NAdam: {},
+    torchclip.RAdam: {},
+    torchclip.RAdamW: {},
+    torchclip.RMSprop: {"momentum": 0.9, "centered": True},
+    torchclip.Adagrad: {},
     torchclip.NormalizedSGD: {"lr": 0.1, "momentum": 0.9},
     torchclip.SGDClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.MomClip: {"lr": 0.1, "gamma": 1.0},
@@ -94,7 +117,8 @@ REQUIRED: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
 """Every class with what its constructor needs."""
 
 SGDS = (torchclip.SGD, torchclip.SGDW)
-ADAMS = (torchclip.Adam, torchclip.AdamW)
+ADAMS = (torchclip.Adam, torchclip.AdamW, torchclip.NAdam, torchclip.RAdam, torchclip.RAdamW)
+ROOT_MEAN_SQUARES = (torchclip.RMSprop, torchclip.Adagrad)
 GAMMAS = (torchclip.SGDClip, torchclip.MomClip, torchclip.MixClip)
 CLIPPING = (torchclip.NormalizedSGD, *GAMMAS)
 
@@ -135,6 +159,7 @@ class unchanged:
 KERNELS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torchclip.SGD, {"lr": 0.1, "momentum": 0.9}),
     "adamw": (torchclip.AdamW, {"lr": 0.1, "amsgrad": True}),
+    "rmsprop": (torchclip.RMSprop, {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 0.1}),
     "normalized_sgd": (torchclip.NormalizedSGD, {"lr": 1.0, "momentum": 0.9}),
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),

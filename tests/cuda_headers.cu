@@ -37,11 +37,15 @@ TORCHCLIP_INSTANTIATE_DTYPES(Momentum, 0)
 TORCHCLIP_INSTANTIATE_DTYPES(Momentum, 1)
 TORCHCLIP_INSTANTIATE_DTYPES(SecondMoment, 3)
 TORCHCLIP_INSTANTIATE_DTYPES(SecondMoment, 7)
+TORCHCLIP_INSTANTIATE_DTYPES(RootMeanSquare, 1)
+TORCHCLIP_INSTANTIATE_DTYPES(RootMeanSquare, 7)
 TORCHCLIP_INSTANTIATE_DTYPES(SoftThreshold, 1)
 
 // Coefficients, policies and draws run on the device too.
 __global__ void host_device_functions(Sgd::Hyperparameters sgd, MixClip::Hyperparameters mix_clip,
                                       NormalizedSgd::Hyperparameters normalized, Adam::Hyperparameters adam,
+                                      NAdam::Hyperparameters nadam, RAdam::Hyperparameters radam,
+                                      RMSprop::Hyperparameters rmsprop, Adagrad::Hyperparameters adagrad,
                                       Grda::Hyperparameters grda, double norm, uint64_t seed, double* out,
                                       uint32_t* drawn) {
   double scalars[kMaxScalars] = {};
@@ -52,6 +56,10 @@ __global__ void host_device_functions(Sgd::Hyperparameters sgd, MixClip::Hyperpa
   out[3] = Adam::coefficients(adam, scalars, false, norms).momentum_step;
   out[4] = Grda::coefficients(grda, scalars, false, norms).threshold;
   out[5] = clip_factor(norm, 1.0, false);
+  out[6] = NAdam::coefficients(nadam, scalars, false, norms).momentum_step;
+  out[7] = RAdam::coefficients(radam, scalars, false, norms).momentum_step;
+  out[8] = RMSprop::coefficients(rmsprop, scalars, false, norms).step;
+  out[9] = Adagrad::coefficients(adagrad, scalars, false, norms).step;
   drawn[0] = philox4x32(seed, Counter{{0, 0, 0, 0}}).word[0];
 }
 

@@ -108,6 +108,21 @@ RULES = (
     Rule("adam_decoupled", ADAM, {"lr": 0.2, "weight_decay": 0.2, "decoupled_weight_decay": True}, {"eps": 1e-2}),
     ADAMW_PLAIN,
     Rule("adamw_amsgrad_maximize", ADAMW, {"lr": 0.1, "amsgrad": True, "maximize": True}, {"maximize": False}),
+    Rule("nadam", torchclip.NAdam, {"lr": 0.1, "weight_decay": 0.1}, {"momentum_decay": 0.1, "betas": (0.8, 0.95)}),
+    Rule("nadam_decoupled", torchclip.NAdam, {"lr": 0.2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    # beta2 of 0.5 is rectified never, 0.8 after a few steps, 0.999 from the sixth on: both branches are taken.
+    Rule("radam", torchclip.RAdam, {"lr": 0.2, "betas": (0.9, 0.8)}, {"betas": (0.8, 0.999), "maximize": True}),
+    Rule("radamw", torchclip.RAdamW, {"lr": 0.2, "weight_decay": 0.1}, {"betas": (0.9, 0.5)}),
+    Rule("rmsprop", torchclip.RMSprop, {"lr": 0.1}, {"alpha": 0.9, "weight_decay": 0.1}),
+    # A large eps: the root of a small difference of averages would show nothing but their rounding.
+    Rule("rmsprop_centered", torchclip.RMSprop, {"lr": 0.1, "centered": True, "eps": 0.3}, {"momentum": 0.9}),
+    Rule(
+        "rmsprop_momentum",
+        torchclip.RMSprop,
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"momentum": 0.0},
+    ),
+    Rule("adagrad", torchclip.Adagrad, {"lr": 0.3, "lr_decay": 0.1}, {"initial_accumulator_value": 0.5}),
     Rule("normalized_sgd", NORMALIZED, {"lr": 0.3 * TYPICAL_NORM, "momentum": 0.9}, {"lr": 0.2 * TYPICAL_NORM}),
     Rule("normalized_sgd_plain", NORMALIZED, {"lr": 0.2 * TYPICAL_NORM, "eps": 1.0}, {"momentum": 0.5}),
     Rule("normalized_sgd_group", NORMALIZED, {"lr": 0.2 * TYPICAL_NORM, "momentum": 0.5, "scope": "group"}),

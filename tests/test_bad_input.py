@@ -21,6 +21,7 @@ from builders import (
     CLIPPING,
     GAMMAS,
     REQUIRED,
+    ROOT_MEAN_SQUARES,
     SGDS,
     each_class,
     fresh,
@@ -46,14 +47,26 @@ class BadValue:
 
 BAD_VALUES = (
     *(BadValue(tuple(REQUIRED), {"lr": v}, f"Invalid learning rate: {v}") for v in (-1, -0.1, NAN)),
-    *(BadValue(SGDS, {"momentum": v}, f"Invalid momentum value: {v}") for v in (-1, NAN)),
+    *(BadValue((*SGDS, torchclip.RMSprop), {"momentum": v}, f"Invalid momentum value: {v}") for v in (-1, NAN)),
     # Averages: 1 would forget every gradient.
     *(BadValue(CLIPPING, {"momentum": v}, f"Invalid momentum value: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(
-        BadValue((*SGDS, *ADAMS, *CLIPPING), {"weight_decay": v}, f"Invalid weight_decay value: {v}")
+        BadValue(
+            (*SGDS, *ADAMS, *ROOT_MEAN_SQUARES, *CLIPPING), {"weight_decay": v}, f"Invalid weight_decay value: {v}"
+        )
         for v in (-1, -0.1, NAN)
     ),
-    *(BadValue((*ADAMS, torchclip.NormalizedSGD), {"eps": v}, f"Invalid epsilon value: {v}") for v in (-1, NAN)),
+    *(
+        BadValue((*ADAMS, *ROOT_MEAN_SQUARES, torchclip.NormalizedSGD), {"eps": v}, f"Invalid epsilon value: {v}")
+        for v in (-1, NAN)
+    ),
+    *(BadValue((torchclip.NAdam,), {"momentum_decay": v}, f"Invalid momentum_decay value: {v}") for v in (-1, NAN)),
+    *(BadValue((torchclip.RMSprop,), {"alpha": v}, f"Invalid alpha value: {v}") for v in (-1, NAN)),
+    *(
+        BadValue((torchclip.Adagrad,), {key: v}, f"Invalid {key} value: {v}")
+        for key in ("lr_decay", "initial_accumulator_value")
+        for v in (-1, NAN)
+    ),
     *(BadValue(ADAMS, {"betas": (v, 0.9)}, f"Invalid beta parameter at index 0: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(BadValue(ADAMS, {"betas": (0.9, v)}, f"Invalid beta parameter at index 1: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(BadValue(GAMMAS, {"gamma": v}, f"Invalid gamma value: {v}") for v in (-1, 0, 0.0, NAN)),

@@ -14,7 +14,8 @@ import torch
 import torchclip
 from torchclip import reference
 from torchclip.backend import unavailable_reason
-from torchclip.rule_specs import RULES, RuleSpec
+from torchclip.rule_spec import RuleSpec
+from torchclip.rule_specs import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +25,7 @@ needs_extension = pytest.mark.skipif(
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
-def algorithms() -> dict[str, dict[str, list[str]]]:
+def algorithms() -> dict[str, dict[str, Any]]:
     """What the compiled rules say of themselves."""
     return torchclip._C.algorithms()
 
@@ -47,6 +48,10 @@ GRID: dict[str, tuple[float, ...]] = {
     "gamma": (0.1, 10.0),
     "nu": (0.0, 0.7, 1.0),
     "smooth": (0.0, 1.0),
+    "momentum_decay": (0.0, 4e-3),
+    "alpha": (0.0, 0.99),
+    "centered": (0.0, 1.0),
+    "lr_decay": (0.0, 0.1),
     "c": (0.0, 0.01),
     "mu": (0.3, 0.7, 1.0),
 }
@@ -64,7 +69,8 @@ def test_names_and_order_agree(rule: RuleSpec) -> None:
     compiled = algorithms()[rule.name]
     assert compiled["hyperparameters"] == flat_names(rule)
     assert compiled["slots"] == [slot.name for slot in rule.slots]
-    assert compiled["scalars"] == [scalar.name for scalar in rule.scalars]
+    assert compiled["scalars"] == {scalar.name: scalar.initial for scalar in rule.scalars}
+    assert list(compiled["scalars"]) == [scalar.name for scalar in rule.scalars]
 
 
 @needs_extension
@@ -94,7 +100,7 @@ def test_coefficients_agree(rule: RuleSpec) -> None:
 
 @each_rule
 def test_used_slots_are_slots(rule: RuleSpec) -> None:
-    switches = {"momentum": (0.0, 0.9), "amsgrad": (False, True)}
+    switches = {"momentum": (0.0, 0.9), "amsgrad": (False, True), "centered": (False, True)}
     keys = [key for key in switches if key in rule.hyperparameters]
     for values in itertools.product(*(switches[key] for key in keys)):
         used = rule.used_slots(dict(zip(keys, values)))
@@ -118,8 +124,9 @@ def rule_places(name: str) -> dict[str, bool]:
 def every_rule_anywhere() -> list[str]:
     """The names of the rules that any of the places knows."""
     headers = {path.stem for path in (ROOT / "csrc/rules").glob("*.h")}
-    # What the rules share: the functor of the momentum family, the interface, the list itself.
-    return sorted((headers - {"momentum", "rule", "registry"}) | set(RULES) | set(reference.RULES))
+    # What the rules share: the functors of the families, the interface, the list itself.
+    shared = {"momentum", "second_moment", "root_mean_square", "rule", "registry"}
+    return sorted((headers - shared) | set(RULES) | set(reference.RULES))
 
 
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources of the extension are not here")

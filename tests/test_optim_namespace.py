@@ -120,9 +120,11 @@ def test_a_script_trains_alike_in_either_namespace(name: str) -> None:
     their_losses, their_rates, their_params = script(torch.optim, name, steps=12, lr=0.02)
     assert losses[-1] < 0.99 * losses[0]
     assert rates == their_rates and len(set(rates)) > 9
-    assert losses == pytest.approx(their_losses, rel=1e-9)
+    # torch rounds NAdam's product of momenta to float32 at every step; here it is rounded when it is stored.
+    tolerance = 1e-6 if name == "NAdam" else 1e-9
+    assert losses == pytest.approx(their_losses, rel=tolerance)
     for p, q in zip(params, their_params):
-        torch.testing.assert_close(p, q)
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
 
 
 def test_a_script_with_a_clipped_step() -> None:

@@ -22,7 +22,21 @@ ADAM = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "amsgra
 MIX = {"lr": 0.5, "momentum": 0.9, "gamma": 0.7, "nu": 0.7, "smooth": True, "weight_decay": 0.01}
 NORMALIZED = {"lr": 0.1, "momentum": 0.9, "eps": 1e-6, "weight_decay": 0.01}
 GRDA = {"lr": 0.1, "c": 0.5, "mu": 0.6}
-GROUPS = {"sgd": SGD, "adam": ADAM, "mix_clip": MIX, "normalized_sgd": NORMALIZED, "grda": GRDA}
+NADAM = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "momentum_decay": 0.1, "maximize": False}
+RADAM = {"lr": 0.1, "betas": (0.9, 0.8), "eps": 1e-8, "weight_decay": 0, "maximize": False}
+RMSPROP = {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0, "centered": False, "weight_decay": 0, "maximize": False}
+ADAGRAD = {"lr": 0.1, "lr_decay": 0.1, "eps": 1e-8, "weight_decay": 0, "initial_accumulator_value": 0.5}
+GROUPS = {
+    "sgd": SGD,
+    "adam": ADAM,
+    "nadam": NADAM,
+    "radam": RADAM,
+    "rmsprop": RMSPROP,
+    "adagrad": ADAGRAD,
+    "mix_clip": MIX,
+    "normalized_sgd": NORMALIZED,
+    "grda": GRDA,
+}
 
 State = dict[Tensor, dict[str, Any]]
 
@@ -83,6 +97,13 @@ TORCH_CASES = {
     "adam-decay-maximize": adam(weight_decay=0.1, maximize=True),
     "amsgrad": adam(amsgrad=True),
     "adamw": adam(weight_decay=0.1, decoupled_weight_decay=True),
+    # NAdam is compared in test_optim_namespace.py: torch rounds its product of momenta to float32.
+    "radam": ("radam", torch.optim.RAdam, RADAM),
+    "radamw": ("radam", torch.optim.RAdam, {**RADAM, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "rmsprop": ("rmsprop", torch.optim.RMSprop, {**RMSPROP, "weight_decay": 0.1}),
+    "rmsprop-centered": ("rmsprop", torch.optim.RMSprop, {**RMSPROP, "centered": True, "maximize": True}),
+    "rmsprop-momentum": ("rmsprop", torch.optim.RMSprop, {**RMSPROP, "centered": True, "momentum": 0.9}),
+    "adagrad": ("adagrad", torch.optim.Adagrad, {**ADAGRAD, "weight_decay": 0.1}),
     "adamw-amsgrad-maximize": adam(weight_decay=0.1, decoupled_weight_decay=True, amsgrad=True, maximize=True),
 }
 

@@ -11,7 +11,9 @@ from builders import Pair, each_kernel
 LARGE = (65_536 * 66 + 1, 65_535, 2_047, 33)
 
 
-@pytest.mark.parametrize("name", ["adamw", "mix_clip", "grda"])  # one for each functor: the rest is the same loops
+@pytest.mark.parametrize(
+    "name", ["adamw", "rmsprop", "mix_clip", "grda"]
+)  # one for each functor: the rest is the same loops
 def test_chunks_of_the_largest_size(name: str) -> None:
     pair = Pair(name, "cpu", [torch.nn.Parameter(torch.randn(size)) for size in LARGE])
     for without in ((), (1,), ()):

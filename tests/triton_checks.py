@@ -43,6 +43,33 @@ def second_moment_kernel(
 
 
 @triton.jit
+def root_mean_square_kernel(
+    p,
+    g,
+    s,
+    b,
+    a,
+    decay,
+    weight,
+    momentum,
+    step,
+    eps,
+    count: tl.constexpr,
+    has_buffer: tl.constexpr,
+    centered: tl.constexpr,
+):
+    i = tl.arange(0, count)
+    new_p, new_s, new_b, new_a = rules.root_mean_square(
+        tl.load(p + i), tl.load(g + i), tl.load(s + i), tl.load(b + i), tl.load(a + i),
+        decay, weight, momentum, step, eps, has_buffer, centered,
+    )  # fmt: skip
+    tl.store(p + i, new_p)
+    tl.store(s + i, new_s)
+    tl.store(b + i, new_b)
+    tl.store(a + i, new_a)
+
+
+@triton.jit
 def soft_threshold_kernel(p, g, a, lr, threshold, count: tl.constexpr):
     i = tl.arange(0, count)
     new_p, new_a = rules.soft_threshold(tl.load(g + i), tl.load(a + i), lr, threshold)
@@ -110,6 +137,18 @@ def check_second_moment() -> None:
         assert_close(v, state["exp_avg_sq"])
         if amsgrad:
             assert_close(w, state["max_exp_avg_sq"])
+
+
+def check_root_mean_square() -> None:
+    (p, s, b, a, g), expected, state, k = stepped(torchclip.RMSprop, lr=0.5, momentum=0.9, centered=True, eps=0.1)
+    root_mean_square_kernel[(1,)](p, g, s, b, a, *k.values(), COUNT, True, True)
+    assert_close(p, expected)
+    for name, value in (("square_avg", s), ("momentum_buffer", b), ("grad_avg", a)):
+        assert_close(value, state[name])
+    (p, s, g), expected, state, k = stepped(torchclip.Adagrad, lr=0.5, lr_decay=0.1)
+    root_mean_square_kernel[(1,)](p, g, s, torch.zeros(COUNT), torch.zeros(COUNT), *k.values(), COUNT, False, False)
+    assert_close(p, expected)
+    assert_close(s, state["sum"])
 
 
 def check_soft_threshold() -> None:

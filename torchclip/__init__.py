@@ -3,7 +3,23 @@
 from torchclip import optim
 from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
-from torchclip.optimizers import GRDA, SGD, SGDW, Adam, AdamW, MixClip, MomClip, NormalizedSGD, SGDClip, gRDA
+from torchclip.optimizers import (
+    GRDA,
+    SGD,
+    SGDW,
+    Adagrad,
+    Adam,
+    AdamW,
+    MixClip,
+    MomClip,
+    NAdam,
+    NormalizedSGD,
+    RAdam,
+    RAdamW,
+    RMSprop,
+    SGDClip,
+    gRDA,
+)
 from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
 
 __version__ = "0.1.0"
@@ -12,6 +28,7 @@ __all__ = [
     "GRDA",
     "SGD",
     "SGDW",
+    "Adagrad",
     "Adam",
     "AdamW",
     "ClipByGlobalNorm",
@@ -19,7 +36,11 @@ __all__ = [
     "ClipByValue",
     "MixClip",
     "MomClip",
+    "NAdam",
     "NormalizedSGD",
+    "RAdam",
+    "RAdamW",
+    "RMSprop",
     "SGDClip",
     "clip_grad_norm_",
     "gRDA",

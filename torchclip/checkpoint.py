@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rule_specs import RuleSpec
+from torchclip.rule_spec import RuleSpec
 
 
 def restore_precision(

@@ -7,100 +7,11 @@ the coefficients over a grid of hyperparameters and steps. The maths of an eleme
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
-Group = Mapping[str, Any]
-Coefficients = dict[str, float]
-
-
-class Initial(enum.Enum):
-    """How a state tensor starts."""
-
-    ZEROS = "zeros"
-    PARAMETER = "a copy of the parameter"
-
-
-@dataclass(frozen=True)
-class StateSlot:
-    """One state tensor with the shape and strides of its parameter.
-
-    Args:
-        name: the key in ``optimizer.state[parameter]``.
-        initial: how it starts.
-        at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
-    """
-
-    name: str
-    initial: Initial = Initial.ZEROS
-    at_least_float32: bool = False
-
-    def create(self, parameter: Tensor) -> Tensor:
-        """The tensor that this slot holds before the first step."""
-        dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
-        if self.initial is Initial.PARAMETER:
-            return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
-        return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-
-
-@dataclass(frozen=True)
-class ScalarSlot:
-    """One number of state per parameter, kept as a 0-dim CPU tensor. It starts at 0."""
-
-    name: str
-    dtype: torch.dtype = torch.float32
-
-    def create(self) -> Tensor:
-        """The tensor that this slot holds before the first step."""
-        return torch.zeros((), dtype=self.dtype)
-
-
-@dataclass(frozen=True)
-class RuleSpec:
-    """An update rule as the host sees it.
-
-    Args:
-        name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.reference.rules``.
-        hyperparameters: keys of a param group, in the order of the C++ struct; ``betas`` stands for two numbers there.
-        slots: every state tensor the rule can have, in the order of the C++ functor.
-        used_slots: the names of the slots that a param group needs.
-        scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
-        coefficients: ``(group, step, first) -> {name: value}``: what the kernel multiplies with in the step numbered
-            ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
-            measured norm are given for a norm of 0.
-        clips_itself: True when the rule measures its own direction and sets its step size by that norm.
-        citation: where the rule comes from.
-    """
-
-    name: str
-    hyperparameters: tuple[str, ...]
-    slots: tuple[StateSlot, ...]
-    used_slots: Callable[[Group], tuple[str, ...]]
-    scalars: tuple[ScalarSlot, ...]
-    coefficients: Callable[[Group, float, bool], Coefficients]
-    citation: str
-    clips_itself: bool = False
-
-    def missing_state(self, state: Mapping[str, Any], group: Group) -> list[str]:
-        """The names of the state entries that a parameter of ``group`` needs and ``state`` lacks."""
-        wanted = (*self.used_slots(group), *(scalar.name for scalar in self.scalars))
-        return [name for name in wanted if state.get(name) is None]
-
-    def create_state(self, name: str, parameter: Tensor) -> Tensor:
-        """The state entry called ``name`` as it is before the first step of ``parameter``."""
-        for slot in self.slots:
-            if slot.name == name:
-                return slot.create(parameter)
-        for scalar in self.scalars:
-            if scalar.name == name:
-                return scalar.create()
-        raise KeyError(f"{self.name} has no state called {name!r}")
+from torchclip.rule_spec import Coefficients, Group, Initial, RuleSpec, ScalarSlot, StateSlot
 
 
 def _momentum_slots(group: Group) -> tuple[str, ...]:
@@ -164,6 +75,70 @@ def _adam_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     }
 
 
+def _nadam_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    lr, decay = float(group["lr"]), group["momentum_decay"]
+    momentum, following = (beta1 * (1.0 - 0.5 * 0.96 ** (t * decay)) for t in (step, step + 1.0))
+    return {
+        "beta1": beta1,
+        "gradient_weight": 1.0 - beta1,
+        "beta2": beta2,
+        "square_weight": 1.0 - beta2,
+        "momentum_step": lr * following / (1.0 - momentum * following),
+        "gradient_step": lr * (1.0 - momentum) / (1.0 - momentum),
+        "root_scale": 1.0 / math.sqrt(1.0 - beta2**step),
+        "root_offset": group["eps"],
+    }
+
+
+def _radam_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    correction2 = 1.0 - beta2**step
+    rho_inf = 2.0 / (1.0 - beta2) - 1.0
+    rho = rho_inf - 2.0 * step * beta2**step / correction2
+    is_rectified = rho > 5.0
+    factor = 1.0
+    if is_rectified:
+        rectification = math.sqrt((rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho))
+        factor = rectification * math.sqrt(correction2)
+    return {
+        "beta1": beta1,
+        "gradient_weight": 1.0 - beta1,
+        "beta2": beta2,
+        "square_weight": 1.0 - beta2,
+        "momentum_step": float(group["lr"]) / (1.0 - beta1**step) * factor,
+        "gradient_step": 0.0,
+        "root_scale": 1.0 if is_rectified else 0.0,
+        "root_offset": group["eps"] if is_rectified else 1.0,
+    }
+
+
+def _rmsprop_slots(group: Group) -> tuple[str, ...]:
+    momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
+    return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))
+
+
+def _rmsprop_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    alpha = group["alpha"]
+    return {
+        "square_decay": alpha,
+        "square_weight": 1.0 - alpha,
+        "momentum": group["momentum"],
+        "step": float(group["lr"]),
+        "eps": group["eps"],
+    }
+
+
+def _adagrad_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    return {
+        "square_decay": 1.0,
+        "square_weight": 1.0,
+        "momentum": 0.0,
+        "step": float(group["lr"]) / (1.0 + (step - 1.0) * group["lr_decay"]),
+        "eps": group["eps"],
+    }
+
+
 def _grda_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     lr, mu = float(group["lr"]), group["mu"]
     growth = group["c"] * lr ** (mu + 0.5) * (step**mu - (step - 1.0) ** mu)
@@ -212,6 +187,47 @@ ADAM = RuleSpec(
     citation="Kingma, Ba, Adam, ICLR 2015, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018, arXiv 1904.09237",
 )
 
+NADAM = RuleSpec(
+    name="nadam",
+    hyperparameters=("betas", "eps", "momentum_decay"),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
+    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
+    scalars=(ScalarSlot("step"), ScalarSlot("mu_product", initial=1.0)),
+    coefficients=_nadam_coefficients,
+    citation="Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop",
+)
+
+RADAM = RuleSpec(
+    name="radam",
+    hyperparameters=("betas", "eps"),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
+    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
+    scalars=(ScalarSlot("step"),),
+    coefficients=_radam_coefficients,
+    citation="Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020, arXiv 1908.03265",
+)
+
+RMSPROP = RuleSpec(
+    name="rmsprop",
+    hyperparameters=("alpha", "eps", "momentum", "centered"),
+    slots=(StateSlot("square_avg"), StateSlot("momentum_buffer"), StateSlot("grad_avg")),
+    used_slots=_rmsprop_slots,
+    scalars=(ScalarSlot("step"),),
+    coefficients=_rmsprop_coefficients,
+    citation="Tieleman, Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012; centered: Graves, 2013, "
+    "arXiv 1308.0850",
+)
+
+ADAGRAD = RuleSpec(
+    name="adagrad",
+    hyperparameters=("lr_decay", "eps"),
+    slots=(StateSlot("sum", Initial.HYPERPARAMETER),),
+    used_slots=lambda group: ("sum",),
+    scalars=(ScalarSlot("step"),),
+    coefficients=_adagrad_coefficients,
+    citation="Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning, JMLR 2011",
+)
+
 GRDA = RuleSpec(
     name="grda",
     hyperparameters=("c", "mu"),
@@ -222,5 +238,7 @@ GRDA = RuleSpec(
     citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
 )
 
-RULES: dict[str, RuleSpec] = {rule.name: rule for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, GRDA)}
+RULES: dict[str, RuleSpec] = {
+    rule.name: rule for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, GRDA)
+}
 """Every rule by its name."""

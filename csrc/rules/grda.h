@@ -15,7 +15,6 @@ namespace torchclip {
 
 struct SoftThreshold {
   static constexpr int kSlots = 1;
-  static constexpr const char* kSlotNames[] = {"accumulator"};
   static constexpr unsigned kSlotMasks[] = {0b1};
   static constexpr bool kReadsParameter = false;
   static constexpr bool kCountsZeros = true;
@@ -43,8 +42,8 @@ struct Grda {
   static constexpr const char* kName = "grda";
   using Functor = SoftThreshold;
   static constexpr bool kClipsItself = false;
-  static constexpr int kScalars = 2;
-  static constexpr const char* kScalarNames[] = {"step", "l1"};
+  static constexpr const char* kSlotNames[] = {"accumulator"};
+  static constexpr std::array<ScalarState, 2> kScalars{{{"step", 0}, {"l1", 0}}};
 
   struct Hyperparameters {
     double lr;

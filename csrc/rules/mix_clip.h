@@ -17,8 +17,8 @@ struct MixClip {
   static constexpr const char* kName = "mix_clip";
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
-  static constexpr int kScalars = 0;
-  static constexpr const char* const* kScalarNames = nullptr;
+  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
+  static constexpr std::array<ScalarState, 0> kScalars{};
 
   struct Hyperparameters {
     double lr;

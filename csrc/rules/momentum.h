@@ -13,7 +13,6 @@ namespace torchclip {
 
 struct Momentum {
   static constexpr int kSlots = 1;
-  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
   static constexpr unsigned kSlotMasks[] = {0b0, 0b1};
   static constexpr bool kReadsParameter = true;
   static constexpr bool kCountsZeros = false;

@@ -1,11 +1,14 @@
 // The one place that lists the rules, and the distinct functors behind them: a pass is compiled once per functor.
 #pragma once
 
+#include "adagrad.h"
 #include "adam.h"
 #include "grda.h"
 #include "mix_clip.h"
-#include "momentum.h"
+#include "nadam.h"
 #include "normalized_sgd.h"
+#include "radam.h"
+#include "rmsprop.h"
 #include "sgd.h"
 
 namespace torchclip {
@@ -13,7 +16,6 @@ namespace torchclip {
 template <class... Types>
 struct TypeList {};
 
-using Rules = TypeList<Sgd, NormalizedSgd, MixClip, Adam, Grda>;
-using Functors = TypeList<Momentum, SecondMoment, SoftThreshold>;
+using Rules = TypeList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, Grda>;
 
 }  // namespace torchclip

@@ -1,14 +1,24 @@
 // What every rule header shares. A rule is a struct with
 //
-//     kName, Functor, kClipsItself, Hyperparameters, kHyperparameterNames (without lr, which comes first), kScalars,
+//     kName, Functor, kClipsItself, Hyperparameters, kHyperparameterNames (without lr, which comes first),
+//     kSlotNames (of the functor's slots, those that the rule can use), kScalars
 //     slots(hyperparameters)      -> the mask of state slots that a param group needs
 //     coefficients(hyperparameters, scalars, first, norms) -> Functor::Coefficients<double>
 //
-// `scalars` are the numbers of state before the step, scalars[0] the steps taken; coefficients() moves them on. `first`
-// says that the state was made in this step. `norms` is used by the rules that clip themselves alone.
+// `scalars` are the numbers of state before the step, in the order of kScalars, scalars[0] the steps taken;
+// coefficients() moves them on. `first` says that the state was made in this step. `norms` is used by the rules that
+// clip themselves alone.
 #pragma once
 
+#include <array>
+
 namespace torchclip {
+
+// A number of state of each parameter. The first one, if there is one, is "step".
+struct ScalarState {
+  const char* name;
+  double initial;
+};
 
 // L2 norms over the rule's scope, of the gradient as the rule sees it and of the direction that it measures.
 struct DirectionNorms {

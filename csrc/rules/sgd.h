@@ -14,8 +14,8 @@ struct Sgd {
   static constexpr const char* kName = "sgd";
   using Functor = Momentum;
   static constexpr bool kClipsItself = false;
-  static constexpr int kScalars = 0;
-  static constexpr const char* const* kScalarNames = nullptr;
+  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
+  static constexpr std::array<ScalarState, 0> kScalars{};
 
   struct Hyperparameters {
     double lr;

@@ -1,8 +1,26 @@
 """The optimizers: a signature, a docstring with the equation, and the update rule behind it."""
 
 from torchclip.optimizers.adam import Adam, AdamW
+from torchclip.optimizers.adam_variants import NAdam, RAdam, RAdamW
 from torchclip.optimizers.clipping import MixClip, MomClip, NormalizedSGD, SGDClip
 from torchclip.optimizers.grda import GRDA, gRDA
+from torchclip.optimizers.root_mean_square import Adagrad, RMSprop
 from torchclip.optimizers.sgd import SGD, SGDW
 
-__all__ = ["GRDA", "SGD", "SGDW", "Adam", "AdamW", "MixClip", "MomClip", "NormalizedSGD", "SGDClip", "gRDA"]
+__all__ = [
+    "GRDA",
+    "SGD",
+    "SGDW",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "MixClip",
+    "MomClip",
+    "NAdam",
+    "NormalizedSGD",
+    "RAdam",
+    "RAdamW",
+    "RMSprop",
+    "SGDClip",
+    "gRDA",
+]

@@ -18,7 +18,7 @@ from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, Clip
 from torchclip.reference import pipeline, policies
 from torchclip.reference.policies import Measurement, Norms
 from torchclip.reference.rules import RULES, Group, State
-from torchclip.rule_specs import RuleSpec
+from torchclip.rule_spec import RuleSpec
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _accumulated(run: _Step, entry: _Entry, gradient: Tensor) -> tuple[State, St
     missing = spec.missing_state(held, group)
     scalars = [scalar.name for scalar in spec.scalars]
     names = (*spec.used_slots(group), *scalars)
-    stored = {name: spec.create_state(name, parameter) if name in missing else held[name] for name in names}
+    stored = {name: spec.create_state(name, parameter, group) if name in missing else held[name] for name in names}
     dtype = pipeline.compute_dtype(parameter)
     # The numbers of the state are computed in float64: 1 - beta2**step has no digits to spare.
     old = {

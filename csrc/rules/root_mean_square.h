@@ -1,0 +1,54 @@
+// The functor behind the rules that divide by the root of a sum of squares: RMSprop, plain, centered or with momentum,
+// and Adagrad.
+//
+//     s <- square_decay s + square_weight g^2
+//     a <- square_decay a + square_weight g                      centered, third slot
+//     d  = sqrt(s - a^2) + eps,  or sqrt(s) + eps
+//     b <- momentum b + g / d,  p <- p - lr b                     with momentum, second slot
+//     p <- p - lr g / d                                          without
+#pragma once
+
+#include "../scalar_ops.h"
+
+namespace torchclip {
+
+struct RootMeanSquare {
+  static constexpr int kSlots = 3;
+  static constexpr unsigned kSlotMasks[] = {0b001, 0b011, 0b101, 0b111};
+  static constexpr bool kReadsParameter = true;
+  static constexpr bool kCountsZeros = false;
+  static constexpr bool kMeasuresDirection = false;
+
+  template <class C>
+  struct Coefficients {
+    C square_decay;   // alpha; 1 for a sum
+    C square_weight;  // 1 - alpha; 1 for a sum
+    C momentum;       // at least 0
+    C step;           // the learning rate of this step
+    C eps;            // at least 0
+  };
+  static constexpr const char* kCoefficientNames[] = {"square_decay", "square_weight", "momentum", "step", "eps"};
+
+  template <unsigned Slots, class C>
+  TORCHCLIP_HD static C denominator(const Coefficients<C>& k, const C (&state)[kSlots]) {
+    C square = state[0];
+    // Rounding can take the variance below zero where the gradient hardly varies.
+    if constexpr ((Slots & 0b100) != 0) square = at_least(square - state[2] * state[2], C(0));
+    return square_root(square) + k.eps;
+  }
+
+  template <unsigned Slots, class C>
+  TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
+    state[0] = k.square_decay * state[0] + k.square_weight * gradient * gradient;
+    if constexpr ((Slots & 0b100) != 0) state[2] = k.square_decay * state[2] + k.square_weight * gradient;
+    if constexpr ((Slots & 0b010) != 0) state[1] = k.momentum * state[1] + gradient / denominator<Slots>(k, state);
+  }
+
+  template <unsigned Slots, class C>
+  TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
+    if constexpr ((Slots & 0b010) != 0) return parameter - k.step * state[1];
+    return parameter - k.step * (gradient / denominator<Slots>(k, state));
+  }
+};
+
+}  // namespace torchclip

@@ -1,0 +1,100 @@
+"""What an update rule is to the host: hyperparameters, state, coefficients, and where it comes from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Group = Mapping[str, Any]
+Coefficients = dict[str, float]
+
+
+class Initial(enum.Enum):
+    """How a state tensor starts."""
+
+    ZEROS = "zeros"
+    PARAMETER = "a copy of the parameter"
+    HYPERPARAMETER = "the group's initial_accumulator_value everywhere"
+
+
+@dataclass(frozen=True)
+class StateSlot:
+    """One state tensor with the shape and strides of its parameter.
+
+    Args:
+        name: the key in ``optimizer.state[parameter]``.
+        initial: how it starts.
+        at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
+    """
+
+    name: str
+    initial: Initial = Initial.ZEROS
+    at_least_float32: bool = False
+
+    def create(self, parameter: Tensor, group: Group) -> Tensor:
+        """The tensor that this slot holds before the first step."""
+        dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
+        if self.initial is Initial.PARAMETER:
+            return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
+        value = group["initial_accumulator_value"] if self.initial is Initial.HYPERPARAMETER else 0.0
+        return torch.full_like(parameter, value, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+
+
+@dataclass(frozen=True)
+class ScalarSlot:
+    """One number of state per parameter, kept as a 0-dim CPU tensor."""
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    initial: float = 0.0
+
+    def create(self) -> Tensor:
+        """The tensor that this slot holds before the first step."""
+        return torch.tensor(self.initial, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """An update rule as the host sees it.
+
+    Args:
+        name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.reference.rules``.
+        hyperparameters: keys of a param group, in the order of the C++ struct; ``betas`` stands for two numbers there.
+        slots: every state tensor the rule can have, in the order of the C++ functor.
+        used_slots: the names of the slots that a param group needs.
+        scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
+        coefficients: ``(group, step, first) -> {name: value}``: what the kernel multiplies with in the step numbered
+            ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
+            measured norm are given for a norm of 0, those that depend on another number of state for its initial value.
+        clips_itself: True when the rule measures its own direction and sets its step size by that norm.
+        citation: where the rule comes from.
+    """
+
+    name: str
+    hyperparameters: tuple[str, ...]
+    slots: tuple[StateSlot, ...]
+    used_slots: Callable[[Group], tuple[str, ...]]
+    scalars: tuple[ScalarSlot, ...]
+    coefficients: Callable[[Group, float, bool], Coefficients]
+    citation: str
+    clips_itself: bool = False
+
+    def missing_state(self, state: Mapping[str, Any], group: Group) -> list[str]:
+        """The names of the state entries that a parameter of ``group`` needs and ``state`` lacks."""
+        wanted = (*self.used_slots(group), *(scalar.name for scalar in self.scalars))
+        return [name for name in wanted if state.get(name) is None]
+
+    def create_state(self, name: str, parameter: Tensor, group: Group) -> Tensor:
+        """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``."""
+        for slot in self.slots:
+            if slot.name == name:
+                return slot.create(parameter, group)
+        for scalar in self.scalars:
+            if scalar.name == name:
+                return scalar.create()
+        raise KeyError(f"{self.name} has no state called {name!r}")
