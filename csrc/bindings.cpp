@@ -54,6 +54,26 @@ int step(Plan& plan, int kind, double limit, bool smooth, int nonfinite, int sco
   return static_cast<int>(plan.step(clip, inverse_grad_scale, found_inf));
 }
 
+bool is_constructed(PyObject* self) {
+  return reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
+}
+
+// A plan holds the optimizer's parameters and state, which may refer to the optimizer in turn, through a hook say: the
+// garbage collector must see through it.
+void collect_garbage_of_plans(PyHeapTypeObject* heap_type) {
+  PyTypeObject* type = &heap_type->ht_type;
+  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!is_constructed(self)) return 0;
+    return py::cast<Plan&>(py::handle(self)).traverse(visit, arg);
+  };
+  type->tp_clear = [](PyObject* self) {
+    if (is_constructed(self)) py::cast<Plan&>(py::handle(self)).clear();
+    return 0;
+  };
+}
+
 }  // namespace
 }  // namespace torchclip
 
@@ -67,7 +87,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("serves_gradients", &serves_gradients);
   module.def("total_norm", &total_norm, py::call_guard<py::gil_scoped_release>());
   module.def("scale_gradients", &scale_gradients, py::call_guard<py::gil_scoped_release>());
-  py::class_<Plan>(module, "Plan")
+  py::class_<Plan>(module, "Plan", py::custom_type_setup(collect_garbage_of_plans))
       .def(py::init([](const std::string& rule, std::vector<std::string> hyperparameters,
                        std::vector<std::string> slots, std::vector<std::string> scalars, int scope) {
         rule_named(rule);

@@ -7,95 +7,6 @@
 #include "tensor_access.h"
 
 namespace torchclip {
-namespace {
-
-std::vector<py::object> interned(const std::vector<std::string>& names) {
-  std::vector<py::object> keys;
-  for (const std::string& name : names)
-    keys.push_back(py::reinterpret_steal<py::object>(PyUnicode_InternFromString(name.c_str())));
-  return keys;
-}
-
-// Borrowed; null when absent.
-PyObject* lookup(const py::object& dict, const py::object& key) {
-  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
-  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return value;
-}
-
-// Appends the number or numbers that `value` holds: a float, int, bool, one-element tensor, or a tuple of those.
-void append_numbers(PyObject* value, std::vector<double>& numbers) {
-  if (PyTuple_Check(value) || PyList_Check(value)) {
-    const py::sequence items = py::reinterpret_borrow<py::sequence>(value);
-    for (const py::handle item : items) append_numbers(item.ptr(), numbers);
-    return;
-  }
-  if (THPVariable_Check(value)) {
-    numbers.push_back(THPVariable_Unpack(value).item().toDouble());
-    return;
-  }
-  const double number = PyFloat_AsDouble(value);
-  if (number == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  numbers.push_back(number);
-}
-
-// Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (device, layout,
-// subclass), type, sizes and strides. The powers do not wait for the numbers, so it takes a few cycles.
-class Fingerprint {
- public:
-  void add(const at::Tensor& tensor) {
-    const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-    add(impl->key_set().raw_repr());
-    add(static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
-    for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
-    for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));
-  }
-  void add(uint64_t number) {
-    sum_ += (number + 1) * power_;
-    power_ *= 0x9e3779b97f4a7c15ull;
-  }
-  uint64_t value() const { return sum_ ^ (sum_ >> 32); }
-
- private:
-  uint64_t sum_ = 0;
-  uint64_t power_ = 0xbf58476d1ce4e5b9ull;
-};
-
-// The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
-// virtual call and a check of the type, which add up over a thousand tensors.
-void* first_element(const at::Tensor& tensor) {
-  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
-  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
-}
-
-}  // namespace
-
-#if PY_VERSION_HEX < 0x030C0000
-bool DictSeen::changed(PyObject* dict) const {
-  return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag != version_;
-}
-
-void DictSeen::remember(PyObject* dict) { version_ = reinterpret_cast<PyDictObject*>(dict)->ma_version_tag; }
-#else
-bool DictSeen::changed(PyObject* dict) const {
-  Py_ssize_t cursor = 0;
-  PyObject *key = nullptr, *value = nullptr;
-  size_t count = 0;
-  while (PyDict_Next(dict, &cursor, &key, &value) != 0) {
-    if (count == kEntries || values_[count++] != value) return true;  // a larger dict is read anew at every step
-  }
-  return count != count_;
-}
-
-void DictSeen::remember(PyObject* dict) {
-  Py_ssize_t cursor = 0;
-  PyObject *key = nullptr, *value = nullptr;
-  count_ = 0;
-  while (count_ < kEntries && PyDict_Next(dict, &cursor, &key, &value) != 0) values_[count_++] = value;
-}
-#endif
-
 Members::Members(const Names& names, unsigned (*used_slots)(const double*))
     : hyperparameter_keys_(interned(names.hyperparameters)),
       slot_keys_(interned(names.slots)),
@@ -105,12 +16,12 @@ Members::Members(const Names& names, unsigned (*used_slots)(const double*))
 
 bool Members::structure_matches(const py::list& param_groups) const {
   if (param_groups.size() != groups_.size()) return false;
-  static const py::object params_key = interned({"params"}).front();
+  static PyObject* const params_key = PyUnicode_InternFromString("params");
   size_t position = 0;
   for (size_t index = 0; index < groups_.size(); ++index) {
     PyObject* dict = PyList_GET_ITEM(param_groups.ptr(), static_cast<Py_ssize_t>(index));
     if (dict != groups_[index].dict.ptr()) return false;
-    PyObject* params = lookup(groups_[index].dict, params_key);
+    PyObject* params = PyDict_GetItemWithError(dict, params_key);
     if (params == nullptr || !PyList_Check(params)) return false;
     const Py_ssize_t count = PyList_GET_SIZE(params);
     if (position + static_cast<size_t>(count) > members_.size()) return false;
@@ -124,10 +35,7 @@ bool Members::structure_matches(const py::list& param_groups) const {
 }
 
 void Members::read_structure(const py::list& param_groups) {
-  groups_.clear();
-  members_.clear();
-  state_dicts_.clear();
-  changed_ = true;
+  clear();
   for (const py::handle group : param_groups) {
     for (const py::handle parameter : py::list(group["params"])) {
       Member member;
@@ -344,6 +252,22 @@ std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::di
     if (unchanged_[static_cast<size_t>(position)] == 0 && !refresh_changed(members_[static_cast<size_t>(position)]))
       attention.push_back(position);
   return attention;
+}
+
+int Members::traverse(visitproc visit, void* arg) const {
+  for (const Group& group : groups_) Py_VISIT(group.dict.ptr());
+  for (const Member& member : members_) {
+    Py_VISIT(member.object.ptr());
+    Py_VISIT(member.state.ptr());
+  }
+  return 0;
+}
+
+void Members::clear() {
+  state_dicts_.clear();
+  members_.clear();
+  groups_.clear();
+  changed_ = true;
 }
 
 }  // namespace torchclip

@@ -2,35 +2,16 @@
 // Reading 1000 gradients from Python costs a millisecond; here it costs some tens of microseconds.
 #pragma once
 
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/pybind.h>
-
 #include <array>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "python_access.h"
 #include "tables.h"
 
 namespace torchclip {
-
-// Notices that a dict holds other objects than last time. Up to Python 3.11 every change gives a dict a new version
-// number; later the values are compared one by one, which takes some ten nanoseconds more.
-class DictSeen {
- public:
-  bool changed(PyObject* dict) const;
-  void remember(PyObject* dict);
-
- private:
-#if PY_VERSION_HEX < 0x030C0000
-  uint64_t version_ = 0;
-#else
-  static constexpr size_t kEntries = 8;
-  size_t count_ = 0;
-  std::array<PyObject*, kEntries> values_ = {};
-#endif
-};
 
 // One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
 // except for a strided parameter's layout: a step walks over all of them.
@@ -97,6 +78,9 @@ class Members {
   std::vector<Member>& all() { return members_; }
   const std::vector<Member>& all() const { return members_; }
   const std::vector<Group>& groups() const { return groups_; }
+  // For Python's garbage collector: the objects held here, and letting go of them.
+  int traverse(visitproc visit, void* arg) const;
+  void clear();
   // True when the active parameters, or the geometry of one, changed since the last call.
   bool take_changed() { return std::exchange(changed_, false); }
 

@@ -35,6 +35,8 @@ class Plan {
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
   }
+  int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
+  void clear() { members_.clear(); }
   // The state of these parameters was made for this step and holds nothing yet.
   void mark_fresh(const std::vector<int64_t>& positions);
 

@@ -38,6 +38,36 @@ inline bool is_plain_cpu(const at::Tensor& tensor) {
          !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg();
 }
 
+// Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (device, layout,
+// subclass), type, sizes and strides. The powers do not wait for the numbers, so it takes a few cycles.
+class Fingerprint {
+ public:
+  void add(const at::Tensor& tensor) {
+    const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+    add(impl->key_set().raw_repr());
+    add(static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
+    for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
+    for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));
+  }
+  void add(uint64_t number) {
+    sum_ += (number + 1) * power_;
+    power_ *= 0x9e3779b97f4a7c15ull;
+  }
+  uint64_t value() const { return sum_ ^ (sum_ >> 32); }
+
+ private:
+  uint64_t sum_ = 0;
+  uint64_t power_ = 0xbf58476d1ce4e5b9ull;
+};
+
+// The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
+// virtual call and a check of the type, which add up over a thousand tensors.
+inline void* first_element(const at::Tensor& tensor) {
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
+  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
+}
+
 // Two elements may share memory, as in an expanded tensor: such a tensor can be read and not be written. Going by the
 // strides from the smallest up, every dimension must step over all that the smaller ones reach.
 inline bool writes_overlap(at::IntArrayRef sizes, at::IntArrayRef strides) {

@@ -7,8 +7,9 @@ import torch
 
 from builders import Pair, each_kernel
 
-# Above 64 chunks of the largest size, with ends that are no whole chunk, block or vector.
-LARGE = (65_536 * 66 + 1, 65_535, 2_047, 33)
+# Above 64 chunks of the largest size, and above the 8 million elements from which gRDA stores past the cache, with ends
+# that are no whole chunk, block or vector.
+LARGE = (65_536 * 122 + 1, 65_535, 2_047, 33)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -182,3 +184,14 @@ def test_a_fused_step_allocates_nothing_the_size_of_a_parameter(name: str, backe
     optimizer.step()  # makes the state
     assert largest_allocation(lambda: params[0].detach().clone()) == 400_000  # the measurement works
     assert largest_allocation(optimizer.step) < 60_000
+
+
+def test_a_parameter_that_refers_to_the_optimizer_does_not_keep_it_alive(backend: str) -> None:
+    params = leaves()
+    optimizer = torchclip.SGD(params, lr=0.1, momentum=0.9, backend=backend)
+    optimizer.step()
+    params[0].owner = optimizer
+    watched = weakref.ref(optimizer)
+    del optimizer, params
+    gc.collect()
+    assert watched() is None

@@ -133,6 +133,28 @@ def may_overlap(tensor: Tensor) -> bool:
     return False
 
 
+def check_new_parameters(params: Sequence[Any], group_index: int) -> None:
+    """Raises for a parameter of a new group that stands in it twice, or that no backend can update.
+
+    Args:
+        params: tensors or ``(name, tensor)`` pairs; anything else is left for torch to refuse.
+        group_index: the number that the group will have.
+    """
+    seen: set[int] = set()
+    for index, entry in enumerate(params):
+        parameter = entry[1] if isinstance(entry, tuple) else entry
+        if not isinstance(parameter, Tensor):
+            continue
+        name = (
+            f"parameter {entry[0]!r}" if isinstance(entry, tuple) else f"parameter {index} of param group {group_index}"
+        )
+        name += f" of shape {tuple(parameter.shape)}"
+        if id(parameter) in seen:
+            raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
+        seen.add(id(parameter))
+        check_parameter(name, parameter)
+
+
 def check_gradient(name: str, parameter: Tensor) -> None:
     """Raises when the gradient of ``parameter`` is not a dense tensor of its shape, type and device."""
     gradient = parameter.grad

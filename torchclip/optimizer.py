@@ -18,20 +18,16 @@ from torchclip.checks import (
     Check,
     check_gradient,
     check_hyperparameters,
+    check_new_parameters,
     check_parameter,
     check_state,
     describe_parameter,
 )
-from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope, as_clip_policy
+from torchclip.clip import ClipByValue, ClipPolicy, Scope, as_clip_policy
+from torchclip.plan import NON_FINITE, STEPPED, clip_arguments, make_plan
 from torchclip.rule_spec import RuleSpec
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-# The order of the enumerations in csrc/plan.h.
-_SCOPES = tuple(Scope)
-_NONFINITES = tuple(NonFinite)
-_NO_CLIP, _NORM_CLIP, _VALUE_CLIP = range(3)
-_STEPPED, _SKIPPED, _NON_FINITE = range(3)
 
 
 class FusedOptimizer(Optimizer):
@@ -72,7 +68,7 @@ class FusedOptimizer(Optimizer):
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
         self._clip = as_clip_policy(clip)
-        self._clip_arguments = _clip_arguments(self._clip)
+        self._clip_arguments = clip_arguments(self._clip)
 
     @property
     def backend(self) -> str:
@@ -171,7 +167,7 @@ class FusedOptimizer(Optimizer):
     def _fused_step(self) -> None:
         plan = self._plan
         if plan is None:
-            plan = self._plan = self._make_plan()
+            plan = self._plan = make_plan(self.spec, self.clips_by)
         attention = plan.refresh(self.param_groups, self.state)
         created: list[tuple[int, Tensor, str]] = []
         if attention:
@@ -187,9 +183,9 @@ class FusedOptimizer(Optimizer):
             1.0 if grad_scale is None else 1.0 / float(grad_scale),
             found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
         )
-        if outcome != _STEPPED:
+        if outcome != STEPPED:
             self._drop_state(created)
-        if outcome == _NON_FINITE:
+        if outcome == NON_FINITE:
             self._raise_nonfinite()
 
     def _reference_step(self) -> None:
@@ -211,17 +207,6 @@ class FusedOptimizer(Optimizer):
             self._raise_nonfinite()
 
     # The life of the plan.
-
-    def _make_plan(self) -> Any:
-        assert backends.EXTENSION is not None
-        spec = self.spec
-        return backends.EXTENSION.Plan(
-            spec.name,
-            list(spec.hyperparameters),
-            [slot.name for slot in spec.slots],
-            [scalar.name for scalar in spec.scalars],
-            _SCOPES.index(self.clips_by),
-        )
 
     def _forget_plan(self) -> None:
         self._plan = None
@@ -302,26 +287,9 @@ class FusedOptimizer(Optimizer):
         backends.check_flags({**self.defaults, **param_group}, self._requested)
         params = param_group["params"]
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        self._check_new_parameters(param_group["params"], len(self.param_groups))
+        check_new_parameters(param_group["params"], len(self.param_groups))
         super().add_param_group(param_group)
         self._forget_plan()
-
-    def _check_new_parameters(self, params: list[Any], group_index: int) -> None:
-        seen: set[int] = set()
-        for index, entry in enumerate(params):
-            parameter = entry[1] if isinstance(entry, tuple) else entry
-            if not isinstance(parameter, Tensor):
-                continue  # torch says what is wrong
-            name = (
-                f"parameter {entry[0]!r}"
-                if isinstance(entry, tuple)
-                else f"parameter {index} of param group {group_index}"
-            )
-            name += f" of shape {tuple(parameter.shape)}"
-            if id(parameter) in seen:
-                raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
-            seen.add(id(parameter))
-            check_parameter(name, parameter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, or of the ``torch.optim`` class of the same name."""
@@ -349,15 +317,6 @@ class FusedOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_requested": self._requested, "_clip": self._clip, "clips_by": self.clips_by}
-
-
-def _clip_arguments(clip: ClipPolicy | None) -> tuple[int, float, bool, int, int]:
-    """The policy as csrc/bindings.cpp's step() takes it: kind, limit, smooth, nonfinite, scope."""
-    if clip is None:
-        return _NO_CLIP, 0.0, False, 0, 0
-    if isinstance(clip, ClipByValue):
-        return _VALUE_CLIP, clip.max_value, False, 0, 0
-    return _NORM_CLIP, clip.max_norm, clip.smooth, _NONFINITES.index(clip.nonfinite), _SCOPES.index(clip.scope)
 
 
 def _measures(clip: ClipPolicy | None) -> bool:

@@ -45,6 +45,7 @@ Loops loops_for_dtypes(const Bucket& bucket) {
     using T = typename decltype(parameter)::type;
     using S = typename decltype(state)::type;
     loops.update = update_loop<Functor, Slots, Stages, T, S>;
+    loops.writes_only = !kNeedsParameter<Functor, Stages>;
     loops.norm[static_cast<int>(Measure::kRawGradient)] = raw_norm_loop<T>;
     if constexpr (Functor::kMeasuresDirection)
       loops.norm[static_cast<int>(Measure::kDirection)] = direction_norm_loop<Functor, Slots, Stages, T, S>;

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "parallel.h"
+#include "stream.h"
 #include "strided.h"
 
 namespace torchclip::cpu {
@@ -13,6 +14,10 @@ namespace {
 
 // Below this many elements a pass takes less time than waking a second thread.
 constexpr int64_t kSerialElements = 32768;
+// From this many elements on, a parameter is no longer in the cache when the next step comes.
+constexpr int64_t kStreamedElements = 8'000'000;
+// Streamed elements pass through a buffer of this many, which stays in the first-level cache.
+constexpr int64_t kStreamBlock = 1024;
 // A strided tensor is staged through buffers of this many elements on the stack.
 constexpr int64_t kStagedElements = 512;
 
@@ -55,6 +60,27 @@ void for_each_staged(const TensorEntry& tensor, const Bucket& bucket, const Chun
               static_cast<char*>(tensor.operands[operand]));
     }
   }
+}
+
+// Runs a loop that only writes the parameter, and stores what it writes past the cache.
+int64_t run_streamed(UpdateLoop loop, Operands operands, const Bucket& bucket, const Row& row) {
+  alignas(64) char buffer[kStreamBlock * sizeof(double)];
+  char* parameter = static_cast<char*>(operands.pointer[kParameter]);
+  const int64_t size = element_size(bucket.parameter_dtype);
+  int64_t zeros = 0;
+  operands.pointer[kParameter] = buffer;
+  for (int64_t left = operands.count; left > 0; left -= operands.count) {
+    operands.count = std::min(kStreamBlock, left);
+    zeros += loop(operands, row);
+    stream_out(buffer, parameter, operands.count * size);
+    parameter += operands.count * size;
+    for (int operand = kGradient; operand < kOperands; ++operand)
+      if (operands.pointer[operand] != nullptr)
+        operands.pointer[operand] =
+            static_cast<char*>(operands.pointer[operand]) + operands.count * element_size_of(bucket, operand);
+  }
+  stream_fence();
+  return zeros;
 }
 
 // The tasks that one thread begins with, in a cache line of their own.
@@ -124,10 +150,13 @@ void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vec
     const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
     const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
     const Row& row = tables.rows[static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)])];
-    const UpdateLoop loop = loops[static_cast<size_t>(tensor.bucket)].update;
+    const Loops& compiled = loops[static_cast<size_t>(tensor.bucket)];
+    const UpdateLoop loop = compiled.update;
     int64_t& count = zeros[static_cast<size_t>(index)];
     if (tensor.strided == nullptr) {
-      count = loop(dense_operands(tensor, bucket, chunk), row);
+      const Operands operands = dense_operands(tensor, bucket, chunk);
+      const bool streamed = compiled.writes_only && tables.elements >= kStreamedElements;
+      count = streamed ? run_streamed(loop, operands, bucket, row) : loop(operands, row);
       return;
     }
     for_each_staged(tensor, bucket, chunk, true, [&](const Operands& operands) { count += loop(operands, row); });

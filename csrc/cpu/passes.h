@@ -25,7 +25,8 @@ using NormLoop = Partial (*)(const Operands&, const Row&);
 // The compiled loops of one bucket; a loop is null when this combination of dtypes is not compiled.
 struct Loops {
   UpdateLoop update = nullptr;
-  NormLoop norm[2] = {};  // by Measure
+  bool writes_only = false;  // the update loop writes the parameter without reading it
+  NormLoop norm[2] = {};     // by Measure
 };
 Loops find_loops(const char* rule, const Bucket& bucket);
 

@@ -1,0 +1,38 @@
+// Reading Python's dicts and numbers from C++.
+#pragma once
+
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+namespace torchclip {
+
+std::vector<py::object> interned(const std::vector<std::string>& names);
+
+// Borrowed; null when absent.
+PyObject* lookup(const py::object& dict, const py::object& key);
+
+// Appends the number or numbers that `value` holds: a float, int, bool, one-element tensor, or a tuple of those.
+void append_numbers(PyObject* value, std::vector<double>& numbers);
+
+// Notices that a dict holds other objects than last time. Up to Python 3.11 every change gives a dict a new version
+// number; later the values are compared one by one, which takes some ten nanoseconds more.
+class DictSeen {
+ public:
+  bool changed(PyObject* dict) const;
+  void remember(PyObject* dict);
+
+ private:
+#if PY_VERSION_HEX < 0x030C0000
+  uint64_t version_ = 0;
+#else
+  static constexpr size_t kEntries = 8;
+  size_t count_ = 0;
+  std::array<PyObject*, kEntries> values_ = {};
+#endif
+};
+
+}  // namespace torchclip
