@@ -30,7 +30,7 @@ class DictSeen {
   uint64_t version_ = 0;
 #else
   static constexpr size_t kEntries = 8;
-  size_t count_ = 0;
+  size_t count_ = SIZE_MAX;  // of no dict, an empty one included
   std::array<PyObject*, kEntries> values_ = {};
 #endif
 };
