@@ -13,7 +13,7 @@ CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -
 export TORCHCLIP_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench lint types format build clean distclean
+.PHONY: help demo test bench docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,10 @@ test: build lint ## lint, then every test that needs no GPU
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
+
+docs: $(VENV)/.installed ## write docs/matrix.md: what can be combined with what
+	mkdir -p docs
+	$(BIN)/python -m torchclip.matrix > docs/matrix.md
 
 lint: $(VENV)/.installed ## check style and format, change nothing
 	$(BIN)/ruff check .

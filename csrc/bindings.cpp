@@ -1,4 +1,7 @@
 // What Python sees of the extension.
+#include <algorithm>
+#include <map>
+
 #include "clip_functions.h"
 #include "philox.h"
 #include "plan.h"
@@ -47,11 +50,27 @@ std::vector<uint32_t> philox(int64_t seed, uint32_t c0, uint32_t c1, uint32_t c2
   return {drawn.word, drawn.word + 4};
 }
 
-int step(Plan& plan, int kind, double limit, bool smooth, int nonfinite, int scope, double inverse_grad_scale,
-         bool found_inf) {
-  const Clip clip{static_cast<ClipKind>(kind), limit, smooth, static_cast<NonFinite>(nonfinite),
-                  static_cast<Scope>(scope)};
-  return static_cast<int>(plan.step(clip, inverse_grad_scale, found_inf));
+Modifiers modifiers_from(const std::map<std::string, double>& numbers) {
+  Modifiers modifiers;
+  for (const auto& [name, value] : numbers)
+    if (!modifiers.set(name, value)) throw py::key_error("csrc/modifiers.h has no field called " + name);
+  return modifiers;
+}
+
+py::dict report(const Plan& plan) {
+  const Report& measured = plan.report();
+  py::dict result;
+  const auto put = [&](const char* name, const std::vector<double>& values, bool is_single) {
+    if (!values.empty()) result[name] = is_single ? py::cast(values.front()) : py::cast(values);
+  };
+  put("grad_norm", measured.grad_norm, measured.is_single);
+  put("clip_factor", measured.clip_factor, measured.is_single);
+  put("direction_norm", measured.direction_norm, measured.is_single_direction);
+  if (!measured.clip_factor.empty())
+    result["clipped_fraction"] =
+        static_cast<double>(plan.clipped_steps()) / static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1));
+  if (measured.lr_scale.has_value()) result["lr_scale"] = *measured.lr_scale;
+  return result;
 }
 
 bool is_constructed(PyObject* self) {
@@ -96,8 +115,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       }))
       .def("refresh", &Plan::refresh)
       .def("mark_fresh", &Plan::mark_fresh)
-      .def("step", &step)
-      .def_property_readonly("norms", &Plan::norms)
-      .def_property_readonly("factors", &Plan::factors)
+      .def("configure",
+           [](Plan& plan, const std::map<std::string, double>& numbers) { plan.configure(modifiers_from(numbers)); })
+      .def("step", [](Plan& plan, double inverse_grad_scale, bool found_inf,
+                      double loss) { return static_cast<int>(plan.step(inverse_grad_scale, found_inf, loss)); })
+      .def("report", &report)
       .def_property_readonly("zeros", &Plan::zeros);
 }

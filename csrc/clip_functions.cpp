@@ -19,13 +19,13 @@ struct GradientTables {
       tables.buckets.push_back({0, static_cast<DType>(dtype), static_cast<DType>(dtype), 0, 0});
       loops.push_back(cpu::find_gradient_loops(static_cast<DType>(dtype), order));
     }
-    tables.rows.push_back(Row{{scale, 0, 0, 1}, {order}});
+    tables.rows.push_back(Row{{scale, 0, 0, 0, 1}, {order}});
     for (const at::Tensor& gradient : gradients) {
       DType dtype = DType::kFloat32;
       storage_dtype(gradient, dtype);
       TensorEntry tensor;
-      tensor.operands[kParameter] = tensor.operands[kGradient] = gradient.mutable_data_ptr();
-      tensor.numel = gradient.numel();
+      tensor.all.pointer[kParameter] = tensor.all.pointer[kGradient] = gradient.mutable_data_ptr();
+      tensor.all.count = gradient.numel();
       tensor.bucket = static_cast<int32_t>(dtype);
       if (!gradient.is_non_overlapping_and_dense()) {
         StridedLayout& layout = layouts.emplace_back();
@@ -54,7 +54,7 @@ bool serves_gradients(const std::vector<at::Tensor>& gradients) {
 double total_norm(const std::vector<at::Tensor>& gradients, double order) {
   const GradientTables plan(gradients, 1.0, order);
   std::vector<Partial> partials;
-  cpu::norm_pass(plan.tables, plan.loops, cpu::Measure::kRawGradient, partials);
+  cpu::norm_pass(plan.tables, plan.loops, cpu::Measure::kRawGradient, false, partials);
   Partial total;
   for (const Partial& partial : partials) total.add(partial);
   if (std::isinf(order)) return total.maximum;

@@ -1,18 +1,36 @@
 #include "members.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "cpu/parallel.h"
 #include "tensor_access.h"
 
 namespace torchclip {
-Members::Members(const Names& names, unsigned (*used_slots)(const double*))
+namespace {
+
+// The slot of a rule that sums norms that holds a sum for each element, of parameters below two dimensions.
+constexpr size_t kSumSlot = 1;
+
+}  // namespace
+
+Members::Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums)
     : hyperparameter_keys_(interned(names.hyperparameters)),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
       pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
-      used_slots_(used_slots) {}
+      slow_key_(interned({"slow"}).front()),
+      used_slots_(used_slots),
+      sums_(sums) {}
+
+// Whether the sums of a member are not elements like its own.
+bool Members::sums_apart(const Member& member) const {
+  return sums_ == Sums::kTensor || (sums_ == Sums::kRow && member.parameter().dim() >= 2);
+}
+
+unsigned Members::used_slots_of(const Member& member) const {
+  const unsigned used = groups_[static_cast<size_t>(member.group)].used_slots;
+  return sums_ == Sums::kRow && !sums_apart(member) ? used | 1u << kSumSlot : used;
+}
 
 bool Members::structure_matches(const py::list& param_groups) const {
   if (param_groups.size() != groups_.size()) return false;
@@ -106,6 +124,8 @@ void Members::bind_state(Member& member) {
   };
   read(slot_keys_, member.slots);
   read(scalar_keys_, member.scalars);
+  if (lookahead_) read({slow_key_}, &member.extra->slow);
+  if (sums_apart(member)) member.extra->sums = std::exchange(member.slots[kSumSlot], at::Tensor());
 }
 
 // Brings a member up to date when nothing but addresses changed since it was last examined; false otherwise. Runs
@@ -116,7 +136,7 @@ bool Members::refresh_unchanged(Member& member) const {
   const at::Tensor& gradient = parameter.unsafeGetTensorImpl()->grad();
   if (member.active != gradient.defined()) return false;
   if (!member.active) return true;
-  const unsigned used = groups_[static_cast<size_t>(member.group)].used_slots;
+  const unsigned used = used_slots_of(member);
   if (needs_state(used) && (!member.state || member.state_seen.changed(member.state.ptr()))) return false;
   if (fingerprint_of(member, used, gradient) != member.fingerprint) return false;
   member.last_gradient = gradient.unsafeGetTensorImpl();
@@ -125,6 +145,10 @@ bool Members::refresh_unchanged(Member& member) const {
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
     member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot]) : nullptr;
   for (size_t i = 0; i < scalar_keys_.size(); ++i) member.scalar_values[i] = first_element(member.scalars[i]);
+  if (MemberExtra* const extra = member.extra.get(); extra != nullptr) {
+    if (extra->slow.defined()) extra->slow_values = first_element(extra->slow);
+    if (extra->sums.defined()) extra->sum_values = first_element(extra->sums);
+  }
   return true;
 }
 
@@ -135,6 +159,8 @@ uint64_t Members::fingerprint_of(const Member& member, unsigned used, const at::
   fingerprint.add(gradient);
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
     if ((used >> slot & 1u) != 0 && member.slots[slot].defined()) fingerprint.add(member.slots[slot]);
+  if (member.extra != nullptr && member.extra->slow.defined()) fingerprint.add(member.extra->slow);
+  if (member.extra != nullptr && member.extra->sums.defined()) fingerprint.add(member.extra->sums);
   return fingerprint.value();
 }
 
@@ -145,7 +171,8 @@ bool Members::refresh_changed(Member& member) {
   member.active = gradient.defined();
   member.fingerprint = 0;
   if (!member.active) return true;
-  member.used_slots = groups_[static_cast<size_t>(member.group)].used_slots;
+  member.used_slots = used_slots_of(member);
+  if (has_extra()) member.extra = std::make_unique<MemberExtra>();
   if (needs_state(member.used_slots)) {
     if (!member.state) return false;
     bind_state(member);
@@ -153,60 +180,6 @@ bool Members::refresh_changed(Member& member) {
   if (!examine(member, gradient)) return false;
   member.fingerprint = fingerprint_of(member, member.used_slots, gradient);
   return refresh_unchanged(member);
-}
-
-// Whether the passes serve this parameter, gradient and state, and how to walk them.
-bool Members::examine(Member& member, const at::Tensor& gradient) {
-  const at::Tensor& parameter = member.parameter();
-  if (!storage_dtype(parameter, member.dtype) || !is_plain_cpu(parameter) || !is_plain_cpu(gradient)) return false;
-  if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
-  member.state_dtype = member.dtype;
-  for (size_t slot = 0, seen = 0; slot < slot_keys_.size(); ++slot) {
-    if ((member.used_slots >> slot & 1u) == 0) continue;
-    const at::Tensor& tensor = member.slots[slot];
-    DType dtype = member.dtype;
-    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_plain_cpu(tensor)) return false;
-    if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
-    member.state_dtype = dtype;
-  }
-  const bool half = member.dtype == DType::kBFloat16 || member.dtype == DType::kFloat16;
-  if (member.state_dtype != member.dtype && !(half && member.state_dtype == DType::kFloat32)) return false;
-  for (size_t i = 0; i < scalar_keys_.size(); ++i) {
-    const at::Tensor& scalar = member.scalars[i];
-    if (!scalar.defined() || !is_plain_cpu(scalar) || scalar.numel() != 1) return false;
-    if (scalar.scalar_type() != at::kFloat && scalar.scalar_type() != at::kDouble) return false;
-    member.scalar_is_double[i] = scalar.scalar_type() == at::kDouble;
-  }
-  return map_layout(member, gradient);
-}
-
-bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
-  const at::Tensor& parameter = member.parameter();
-  const auto sizes = parameter.sizes(), strides = parameter.strides();
-  if (writes_overlap(sizes, strides)) return false;
-  bool dense = parameter.is_non_overlapping_and_dense() && same_walk(sizes, strides, gradient.strides());
-  for (size_t slot = 0; slot < slot_keys_.size(); ++slot) {
-    if ((member.used_slots >> slot & 1u) == 0) continue;
-    if (writes_overlap(sizes, member.slots[slot].strides())) return false;
-    dense &= same_walk(sizes, strides, member.slots[slot].strides());
-  }
-  member.layout.reset();
-  if (dense) return true;
-
-  std::vector<size_t> order(sizes.size());  // of dimensions, the one with the largest stride first
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
-  member.layout = std::make_unique<StridedLayout>();
-  const auto put = [&](at::IntArrayRef from, std::vector<int64_t>& to) {
-    for (const size_t dimension : order) to.push_back(from[dimension]);
-  };
-  put(sizes, member.layout->sizes);
-  put(strides, member.layout->strides[kParameter]);
-  put(gradient.strides(), member.layout->strides[kGradient]);
-  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-    if ((member.used_slots >> slot & 1u) != 0)
-      put(member.slots[slot].strides(), member.layout->strides[kState0 + slot]);
-  return true;
 }
 
 // A thousand small tensors are ten thousand objects scattered over the heap, and after a pass over their elements each

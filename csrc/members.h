@@ -13,6 +13,30 @@
 
 namespace torchclip {
 
+inline double read_number(const void* values, bool is_double, int64_t i) {
+  return is_double ? static_cast<const double*>(values)[i] : static_cast<const float*>(values)[i];
+}
+inline void write_number(void* values, bool is_double, int64_t i, double value) {
+  if (is_double) {
+    static_cast<double*>(values)[i] = value;
+  } else {
+    static_cast<float*>(values)[i] = static_cast<float>(value);
+  }
+}
+
+// What a member has besides in an optimizer that looks ahead, sums norms or clips by rows.
+struct MemberExtra {
+  at::Tensor slow;  // Lookahead's weights
+  at::Tensor sums;  // of squared norms: a number, or one for each row
+  void* slow_values = nullptr;
+  void* sum_values = nullptr;
+  bool sum_is_double = false;
+  Rows rows;  // of the leading dimension; below two dimensions the tensor as one
+
+  double sum(int64_t i) const { return read_number(sum_values, sum_is_double, i); }
+  void set_sum(int64_t i, double value) const { write_number(sum_values, sum_is_double, i, value); }
+};
+
 // One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
 // except for a strided parameter's layout: a step walks over all of them.
 struct Member {
@@ -29,23 +53,15 @@ struct Member {
   DictSeen state_seen;                  // of `state` when slots and scalars were read
   at::Tensor slots[kMaxSlots];
   at::Tensor scalars[kMaxScalars];
-  void* operands[kOperands] = {};  // this step's data pointers
+  void* operands[kSlow] = {};  // this step's data pointers
   void* scalar_values[kMaxScalars] = {};
   bool scalar_is_double[kMaxScalars] = {};  // float otherwise
   std::unique_ptr<StridedLayout> layout;    // null when all operands share one dense layout
+  std::unique_ptr<MemberExtra> extra;
 
   const at::Tensor& parameter() const { return THPVariable_Unpack(object.ptr()); }
-  double scalar(size_t i) const {
-    return scalar_is_double[i] ? *static_cast<const double*>(scalar_values[i])
-                               : *static_cast<const float*>(scalar_values[i]);
-  }
-  void set_scalar(size_t i, double value) const {
-    if (scalar_is_double[i]) {
-      *static_cast<double*>(scalar_values[i]) = value;
-    } else {
-      *static_cast<float*>(scalar_values[i]) = static_cast<float>(value);
-    }
-  }
+  double scalar(size_t i) const { return read_number(scalar_values[i], scalar_is_double[i], 0); }
+  void set_scalar(size_t i, double value) const { write_number(scalar_values[i], scalar_is_double[i], 0, value); }
 };
 
 // Hyperparameters that the pipeline reads, whatever the rule.
@@ -59,6 +75,9 @@ struct Group {
   unsigned used_slots = 0;
 };
 
+// Where a rule keeps its sums of squared norms.
+enum class Sums : int { kNone, kShared, kTensor, kRow };
+
 // Names of a rule's hyperparameters (keys of a param group, where a tuple stands for several numbers), slots and
 // scalars.
 struct Names {
@@ -69,7 +88,15 @@ struct Names {
 
 class Members {
  public:
-  Members(const Names& names, unsigned (*used_slots)(const double*));
+  Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums);
+
+  // `by_rows`: the step clips by rows.
+  void configure(bool lookahead, bool by_rows) {
+    changed_ |= lookahead != lookahead_ || by_rows != by_rows_;
+    lookahead_ = lookahead;
+    by_rows_ = by_rows;
+    for (Member& member : members_) member.fingerprint = 0;
+  }
 
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.
@@ -91,15 +118,25 @@ class Members {
   void bind_states(const py::dict& state);
   void bind_state(Member& member);
   void prefetch(size_t position) const;
-  bool needs_state(unsigned used_slots) const { return used_slots != 0 || !scalar_keys_.empty(); }
+  bool has_extra() const { return lookahead_ || by_rows_ || sums_ == Sums::kTensor || sums_ == Sums::kRow; }
+  bool needs_state(unsigned used_slots) const {
+    return used_slots != 0 || !scalar_keys_.empty() || lookahead_ || sums_ == Sums::kTensor || sums_ == Sums::kRow;
+  }
+  unsigned used_slots_of(const Member& member) const;
+  bool sums_apart(const Member& member) const;
   bool refresh_unchanged(Member& member) const;
   bool refresh_changed(Member& member);
   uint64_t fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const;
   bool examine(Member& member, const at::Tensor& gradient);
+  bool examine_extras(Member& member) const;
   bool map_layout(Member& member, const at::Tensor& gradient) const;
 
   std::vector<py::object> hyperparameter_keys_, slot_keys_, scalar_keys_, pipeline_keys_;
+  py::object slow_key_;
   unsigned (*used_slots_)(const double*);
+  Sums sums_;
+  bool lookahead_ = false;
+  bool by_rows_ = false;
   std::vector<Group> groups_;
   std::vector<Member> members_;
   std::vector<PyObject*> state_dicts_;  // the values of optimizer.state in order, to notice a change

@@ -1,47 +1,59 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
 #include "cpu/parallel.h"
 
 namespace torchclip {
+namespace {
+
+Sums sums_of(const RuleEntry& rule, Scope scope) {
+  if (!rule.sums_norms) return Sums::kNone;
+  return scope == Scope::kTensor ? Sums::kTensor : scope == Scope::kRow ? Sums::kRow : Sums::kShared;
+}
+
+}  // namespace
+
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
-    : rule_(*find_rule(rule)), scope_(scope), members_(names, rule_.used_slots) {}
+    : rule_(*find_rule(rule)), scope_(scope), members_(names, rule_.used_slots, sums_of(rule_, scope)) {}
+
+void Plan::configure(const Modifiers& modifiers) {
+  modifiers_ = modifiers;
+  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit);
+  report_ = Report{};
+  rebuild_ = true;
+}
 
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
   fresh_ = positions;
   for (const int64_t position : fresh_) members_.all()[static_cast<size_t>(position)].fresh = true;
 }
 
-std::vector<unsigned> Plan::stages_of(const Clip& clip) const {
+std::vector<unsigned> Plan::stages_of() const {
+  unsigned common = modifiers_.clip_kind() == ClipKind::kValue ? kValueClip : 0u;
+  if (modifiers_.gradient_dropout != 0) common |= kGradientDropout;
+  if (modifiers_.gradient_noise != 0) common |= kGradientNoise;
+  if (modifiers_.lr_dropout != 0) common |= kLRDropout;
   std::vector<unsigned> stages;
   for (const Group& group : members_.groups()) {
     const bool decays = group.pipeline[kWeightDecay] != 0 && group.pipeline[kDecoupled] == 0;
-    stages.push_back((clip.kind == ClipKind::kValue ? kValueClip : 0u) | (decays ? kCoupledDecay : 0u));
+    stages.push_back(common | (decays ? kCoupledDecay : 0u));
   }
   return stages;
-}
-
-size_t Plan::unit_count(Scope scope) const {
-  if (scope == Scope::kOptimizer) return 1;
-  return scope == Scope::kGroup ? members_.groups().size() : members_.all().size();
-}
-
-size_t Plan::unit_of(Scope scope, const TensorEntry& tensor) const {
-  if (scope == Scope::kOptimizer) return 0;
-  return static_cast<size_t>(scope == Scope::kGroup ? tensor.group : tensor.member);
 }
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
 void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   const std::vector<Member>& members = members_.all();
   stages_ = stages;
+  rebuild_ = false;
   tables_ = Tables{};
   loops_.clear();
   zeros_.resize(members.size());
+  const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
+  const bool by_rows = clips_rows || (rule_.sums_norms && scope_ == Scope::kRow);
   for (size_t position = 0; position < members.size(); ++position) {
     const Member& member = members[position];
     if (!member.active) continue;
@@ -54,12 +66,17 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.numel = member.parameter().numel();
+    tensor.all.count = member.parameter().numel();
     tensor.strided = member.layout.get();
     tensor.member = static_cast<int32_t>(position);
     tensor.group = member.group;
     tensor.bucket = static_cast<int32_t>(found - tables_.buckets.begin());
     tables_.tensors.push_back(tensor);
+    if (!by_rows) continue;
+    const Rows rows =
+        member.extra != nullptr && (clips_rows || member.extra->sums.defined()) ? member.extra->rows : Rows{};
+    tables_.row_maps.push_back({rows, tables_.row_total});
+    tables_.row_total += rows.count;
   }
   tables_.map_chunks();
 }
@@ -70,7 +87,8 @@ void Plan::fill_tensors() {
   cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
     TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
     const Member& member = members_.all()[static_cast<size_t>(tensor.member)];
-    std::copy(member.operands, member.operands + kOperands, tensor.operands);
+    for (int operand = 0; operand < kSlow; ++operand) tensor.all.pointer[operand] = member.operands[operand];
+    tensor.all.pointer[kSlow] = tables_.extras.synchronises ? member.extra->slow_values : nullptr;
     Standing& standing = standings_[static_cast<size_t>(index)];
     standing = {member.group, member.fresh, {}};
     for (size_t i = 0; i < rule_.scalars.size(); ++i) standing.scalars[i] = member.scalar(i);
@@ -92,13 +110,15 @@ const double* Plan::hyperparameters_of(const Cohort& cohort) const {
   return members_.groups()[static_cast<size_t>(cohort.standing.group)].hyperparameters.data();
 }
 
-Row Plan::make_row(const Cohort& cohort, const Clip& clip, double inverse_grad_scale) const {
+Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
   const std::vector<double>& group = members_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
   const double lr = group[kLr], weight_decay = group[kWeightDecay];
   const bool decoupled = group[kDecoupled] != 0;
   Row row{};
   row.pipeline.gradient_scale = group[kMaximize] != 0 ? -inverse_grad_scale : inverse_grad_scale;
-  row.pipeline.value_limit = clip.limit;
+  row.pipeline.value_limit = modifiers_.limit;
+  if (modifiers_.gradient_noise != 0)  // from the steps before this one
+    row.pipeline.noise_scale = std::sqrt(modifiers_.noise_eta / std::pow(shared_.step, modifiers_.noise_gamma));
   row.pipeline.weight_decay = decoupled ? 0.0 : weight_decay;
   row.pipeline.shrink = decoupled ? 1.0 - lr * weight_decay : 1.0;
   std::copy(cohort.coefficients, cohort.coefficients + kMaxCoefficients, row.rule);
@@ -106,8 +126,8 @@ Row Plan::make_row(const Cohort& cohort, const Clip& clip, double inverse_grad_s
 }
 
 // One row per cohort, or per tensor when a norm is taken per tensor.
-void Plan::fill_rows(const Clip& clip, double inverse_grad_scale) {
-  const bool per_tensor = (clip.kind == ClipKind::kNorm && clip.scope == Scope::kTensor) ||
+void Plan::fill_rows(double inverse_grad_scale) {
+  const bool per_tensor = (modifiers_.clip_kind() == ClipKind::kNorm && modifiers_.scope() == Scope::kTensor) ||
                           (rule_.clips_itself && scope_ == Scope::kTensor);
   cohorts_.clear();
   origins_.clear();
@@ -119,89 +139,72 @@ void Plan::fill_rows(const Clip& clip, double inverse_grad_scale) {
     tables_.tensor_rows[index] = row;
     if (static_cast<size_t>(row) < tables_.rows.size()) continue;
     const Cohort& source = cohorts_[static_cast<size_t>(cohort)];
-    tables_.rows.push_back(make_row(source, clip, inverse_grad_scale));
+    tables_.rows.push_back(make_row(source, inverse_grad_scale));
     origins_.push_back({static_cast<int32_t>(index), cohort, source.after});
   }
 }
 
-// One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
-std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
-  {
-    py::gil_scoped_release release;
-    cpu::norm_pass(tables_, loops_, measure, partials_);
-  }
-  std::vector<Partial> sums(unit_count(scope));
-  for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
-    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    sums[unit_of(scope, tensor)].add(partials_[chunk]);
-  }
-  return sums;
+// What is decided before anything is measured: the number of the step, and what the loss makes of b^2.
+void Plan::read_shared(double loss) {
+  shared_ = Shared{};
+  if (members_.groups().empty()) return;
+  const SharedNumbers shared(members_.groups().front().dict);
+  if (modifiers_.counts_steps()) shared_.step = *shared.numbers("step") + 1;
+  if (modifiers_.draws()) shared_.seed = shared.seed();
+  if (modifiers_.step_size_kind() == StepSizeKind::kLoss)
+    shared_.b_squared = add_loss(*shared.numbers("b_squared"), loss, modifiers_.alpha, modifiers_.c);
 }
 
-// Applies the clip policy to the rows. Returns false when a norm is not finite.
-bool Plan::clip_gradients(const Clip& clip) {
-  const std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, clip.scope);
-  norms_.assign(sums.size(), 0.0);
-  factors_.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
-  bool finite = true;
-  std::vector<char> seen(sums.size(), 0);
-  for (const TensorEntry& tensor : tables_.tensors) {
-    const size_t unit = unit_of(clip.scope, tensor);
-    if (std::exchange(seen[unit], 1) != 0) continue;
-    norms_[unit] = std::sqrt(sums[unit].gradient);
-    factors_[unit] = clip_factor(norms_[unit], clip.limit, clip.smooth);
-    finite &= std::isfinite(norms_[unit]);
-  }
-  for (size_t row = 0; row < tables_.rows.size(); ++row) {
-    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
-    tables_.rows[row].pipeline.gradient_scale *= factors_[unit_of(clip.scope, tensor)];
-  }
-  return finite;
+void Plan::fill_extras() {
+  Extras& extras = tables_.extras;
+  extras.seed = shared_.seed;
+  extras.step = static_cast<uint32_t>(static_cast<uint64_t>(shared_.step));
+  extras.gradient_threshold = static_cast<uint32_t>(modifiers_.gradient_threshold);
+  extras.lr_threshold = static_cast<uint32_t>(modifiers_.lr_threshold);
+  extras.synchronises = modifiers_.lookahead_k != 0 && std::fmod(shared_.step, modifiers_.lookahead_k) == 0;
+  extras.lookahead_alpha = modifiers_.lookahead_alpha;
 }
 
-// Sets the step sizes of a rule that clips itself. `report`: its norms are what grad_norm and clip_factor show; where
-// groups share a norm and differ in their hyperparameters, the factor is the first group's.
-void Plan::clip_direction(bool report) {
-  const std::vector<Partial> sums = sum_units(cpu::Measure::kDirection, scope_);
-  if (report) {
-    norms_.clear();
-    for (const Partial& sum : sums) norms_.push_back(std::sqrt(sum.gradient));
-    factors_.assign(sums.size(), 1.0);
-  }
-  for (size_t row = tables_.rows.size(); row-- > 0;) {
-    RowOrigin& origin = origins_[row];
-    const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
-    const size_t unit = unit_of(scope_, tables_.tensors[static_cast<size_t>(origin.tensor)]);
-    const DirectionNorms norms{std::sqrt(sums[unit].gradient), std::sqrt(sums[unit].direction)};
-    origin.after = cohort.standing.scalars;
-    rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,
-                  tables_.rows[row].rule);
-    if (report) factors_[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
-  }
-}
-
-Outcome Plan::step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
-  const Outcome outcome = try_step(clip, inverse_grad_scale, found_inf);
+Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
+  const Outcome outcome = try_step(inverse_grad_scale, found_inf, loss);
   for (const int64_t position : std::exchange(fresh_, {})) members_.all()[static_cast<size_t>(position)].fresh = false;
   return outcome;
 }
 
-Outcome Plan::try_step(const Clip& clip, double inverse_grad_scale, bool found_inf) {
-  const std::vector<unsigned> stages = stages_of(clip);
-  if (members_.take_changed() || stages != stages_) rebuild_tables(stages);
+Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
+  const std::vector<unsigned> stages = stages_of();
+  if (members_.take_changed() || rebuild_ || stages != stages_) rebuild_tables(stages);
+  report_ = Report{};
+  read_shared(loss);
+  fill_extras();
   fill_tensors();
-  fill_rows(clip, inverse_grad_scale);
-  const bool clips = clip.kind == ClipKind::kNorm;
-  if (clips && !clip_gradients(clip) && clip.nonfinite != NonFinite::kPropagate)
-    return clip.nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
-  if (rule_.clips_itself) clip_direction(!clips);
+  fill_rows(inverse_grad_scale);
+  if (modifiers_.measures() && !clip_gradients() && modifiers_.on_nonfinite() != NonFinite::kPropagate)
+    return modifiers_.on_nonfinite() == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+  if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
+  if (rule_.clips_itself) clip_direction(!modifiers_.measures());
   if (found_inf) return Outcome::kSkipped;
+  if (tables_.tensors.empty()) return Outcome::kStepped;
   {
     py::gil_scoped_release release;
     cpu::update_pass(tables_, loops_, chunk_zeros_);
   }
   commit();
+  commit_shared();
   return Outcome::kStepped;
+}
+
+// Returns the factor. It comes after the clip policy, which measures the gradient as it is.
+double Plan::scale_gradients_by_step_size() {
+  const double b_squared = modifiers_.step_size_kind() == StepSizeKind::kLoss
+                               ? shared_.b_squared
+                               : square(modifiers_.b0) + modifiers_.alpha * shared_.step;
+  const double factor = 1.0 / std::sqrt(b_squared);
+  for (Row& row : tables_.rows) {
+    row.pipeline.gradient_scale *= factor;
+    row.pipeline.value_limit *= factor;
+  }
+  return factor;
 }
 
 // What a step changes besides the elements: scalars, the count of zeros, and autograd's version counters.
@@ -220,6 +223,39 @@ void Plan::commit() {
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
     zeros_[static_cast<size_t>(tensor.member)].count += chunk_zeros_[chunk];
+  }
+}
+
+void Plan::commit_shared() {
+  const std::vector<double>& factors = report_.clip_factor;
+  if (!factors.empty()) {
+    ++measured_steps_;
+    clipped_steps_ += std::any_of(factors.begin(), factors.end(), [](double factor) { return factor < 1; });
+  }
+  const SharedNumbers shared(members_.groups().front().dict);
+  if (modifiers_.counts_steps()) *shared.numbers("step") = shared_.step;
+  if (modifiers_.step_size_kind() == StepSizeKind::kLoss) *shared.numbers("b_squared") = shared_.b_squared;
+  if (modifiers_.clip_kind() == ClipKind::kPercentile) {
+    const int64_t length = static_cast<int64_t>(modifiers_.window);
+    std::copy(shared_.window.begin(), shared_.window.end(), shared.numbers("norm_window", length));
+    *shared.numbers("norm_count") = shared_.window_count;
+  }
+  if (modifiers_.clip_kind() == ClipKind::kZScore) {
+    *shared.numbers("norm_count") = shared_.averages.count;
+    *shared.numbers("norm_mean") = shared_.averages.mean;
+    *shared.numbers("norm_variance") = shared_.averages.variance;
+  }
+  if (!rule_.sums_norms) return;
+  if (scope_ == Scope::kOptimizer) *shared.numbers("sum") = shared_.sums.front();
+  for (size_t group = 0; scope_ == Scope::kGroup && group < members_.groups().size(); ++group)
+    *SharedNumbers(members_.groups()[group].dict).numbers("sum") = shared_.sums[group];
+  for (size_t index = 0; index < tables_.tensors.size(); ++index) {
+    const size_t position = static_cast<size_t>(tables_.tensors[index].member);
+    const MemberExtra* const extra = members_.all()[position].extra.get();
+    if (extra == nullptr || !extra->sums.defined()) continue;
+    if (scope_ == Scope::kTensor) extra->set_sum(0, shared_.sums[position]);
+    for (int64_t row = 0; scope_ == Scope::kRow && row < tables_.row_maps[index].rows.count; ++row)
+      extra->set_sum(row, shared_.sums[static_cast<size_t>(tables_.row_maps[index].first + row)]);
   }
 }
 

@@ -3,34 +3,33 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 #include "cpu/passes.h"
 #include "members.h"
+#include "modifiers.h"
+#include "policies.h"
 #include "rule_table.h"
+#include "shared_numbers.h"
 
 namespace torchclip {
 
-// Over which parameters a norm is taken.
-enum class Scope : int { kOptimizer, kGroup, kTensor };
-
-// What is done to the raw gradients before the rule sees them.
-enum class ClipKind : int { kNone, kNorm, kValue };
-enum class NonFinite : int { kPropagate, kSkip, kError };
-struct Clip {
-  ClipKind kind = ClipKind::kNone;
-  double limit = 0;  // max_norm or max_value, at least 0
-  bool smooth = false;
-  NonFinite nonfinite = NonFinite::kPropagate;
-  Scope scope = Scope::kOptimizer;
-};
-
 enum class Outcome : int { kStepped, kSkipped, kNonFinite };
+
+// What a step measured: one number for each unit of its scope.
+struct Report {
+  std::vector<double> grad_norm, clip_factor, direction_norm;
+  bool is_single = true;            // grad_norm and clip_factor are one number for the whole optimizer
+  bool is_single_direction = true;  // direction_norm is
+  std::optional<double> lr_scale;
+};
 
 class Plan {
  public:
   // `rule` is a name of the registry, `names` what Python calls its parts, `scope` that of a rule that clips itself.
   Plan(const std::string& rule, const Names& names, Scope scope);
 
+  void configure(const Modifiers& modifiers);
   // See Members::refresh.
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
@@ -42,27 +41,41 @@ class Plan {
 
   // Norm pass, factors, update pass, on what the last refresh found. `found_inf`: a GradScaler says to measure and
   // skip. Skipped and non-finite steps write nothing.
-  Outcome step(const Clip& clip, double inverse_grad_scale, bool found_inf);
+  Outcome step(double inverse_grad_scale, bool found_inf, double loss);
 
-  // Of the last step, one for each unit of the scope; empty when nothing was measured.
-  const std::vector<double>& norms() const { return norms_; }
-  const std::vector<double>& factors() const { return factors_; }
+  const Report& report() const { return report_; }
+  // Steps taken that measured a clip factor, and those of them in which one was below 1.
+  int64_t measured_steps() const { return measured_steps_; }
+  int64_t clipped_steps() const { return clipped_steps_; }
   // [parameters]: exact zeros that the last step of each left in it; -1 before its first, and when it was written
   // since.
   std::vector<int64_t> zeros() const;
 
  private:
-  Outcome try_step(const Clip& clip, double inverse_grad_scale, bool found_inf);
+  Outcome try_step(double inverse_grad_scale, bool found_inf, double loss);
   void rebuild_tables(const std::vector<unsigned>& stages);
   void fill_tensors();
-  void fill_rows(const Clip& clip, double inverse_grad_scale);
-  bool clip_gradients(const Clip& clip);
+  void fill_rows(double inverse_grad_scale);
+  void read_shared(double loss);
+  void fill_extras();
+  std::vector<unsigned> stages_of() const;  // [groups]
+
+  // Norms, in plan_norms.cpp.
+  bool clip_gradients();
+  bool clip_by_norm();
+  bool clip_by_rows();
+  double adaptive_factor(double norm);
   void clip_direction(bool report);
+  void clip_row_steps(bool report);
+  DirectionNorms norms_of(size_t unit, const Partial& sum);
   std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
+  std::vector<Partial> sum_rows(cpu::Measure measure, Partial& total);
   size_t unit_of(Scope scope, const TensorEntry& tensor) const;
   size_t unit_count(Scope scope) const;
-  std::vector<unsigned> stages_of(const Clip& clip) const;  // [groups]
+  double scale_gradients_by_step_size();
+
   void commit();
+  void commit_shared();
 
   using Scalars = std::array<double, kMaxScalars>;
 
@@ -86,12 +99,14 @@ class Plan {
   };
   int32_t cohort_of(const Standing& standing);
   const double* hyperparameters_of(const Cohort& cohort) const;
-  Row make_row(const Cohort& cohort, const Clip& clip, double inverse_grad_scale) const;
+  Row make_row(const Cohort& cohort, double inverse_grad_scale) const;
 
   const RuleEntry& rule_;
   Scope scope_;
+  Modifiers modifiers_;
   Members members_;
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
+  bool rebuild_ = false;          // the modifiers have changed since
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
@@ -100,7 +115,20 @@ class Plan {
   std::vector<RowOrigin> origins_;  // [rows]
   std::vector<Partial> partials_;
   std::vector<int64_t> chunk_zeros_;
-  std::vector<double> norms_, factors_;
+  Report report_;
+  int64_t measured_steps_ = 0, clipped_steps_ = 0;
+
+  // The shared numbers after the step, written when it is taken.
+  struct Shared {
+    double step = 0;  // the number of this step, from 1
+    uint64_t seed = 0;
+    double b_squared = 0;
+    NormAverages averages;
+    std::vector<double> window;  // AutoClip's, with this step's norm
+    double window_count = 0;
+    std::vector<double> sums;  // of squared norms: one for each unit of the rule's scope, or each row of all tensors
+  } shared_;
+
   struct Zeros {
     int64_t count = -1;
     uint32_t version = 0;  // autograd's, of the parameter after the step

@@ -22,4 +22,64 @@ TORCHCLIP_HD double clipped_step_factor(double norm, double lr, double gamma, bo
   return ratio <= 1.0 ? 1.0 : 1.0 / ratio;
 }
 
+// The factor that brings a norm down to `bound`, as clip_grad_norm_ does; one below it is left alone, and a NaN too.
+TORCHCLIP_HD double factor_to(double norm, double bound) { return norm > bound ? bound / (norm + kHardClipEps) : 1.0; }
+
+// The least norm of a unit's gradient that AdaptiveGradientClip divides by.
+constexpr double kUnitNormFloor = 1e-6;
+
+// Adaptive gradient clipping of one unit (Brock et al. 2021, arXiv 2102.06171, equation (3)):
+// min(1, clipping max(|W|, eps) / max(|G|, 1e-6)). A NaN norm gives NaN.
+TORCHCLIP_HD double unit_clip_factor(double gradient_norm, double weight_norm, double clipping, double eps) {
+  return at_most(clipping * at_least(weight_norm, eps) / at_least(gradient_norm, kUnitNormFloor), 1.0);
+}
+
+// What ZClip remembers (Kumar et al. 2025, arXiv 2504.02507).
+struct NormAverages {
+  double count = 0;
+  double mean = 0;
+  double variance = 0;
+};
+
+struct ZClipSettings {
+  double alpha;      // in [0, 1)
+  double threshold;  // above 0
+  double warmup;     // steps, at least 1
+  double eps;        // at least 0
+  double max_norm;   // at least 0
+};
+
+// The bound on a norm, and the averages after it. During the warm-up they are the mean and variance of all norms so
+// far, by Welford's recurrence. A norm that is not finite moves nothing.
+TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, NormAverages& averages) {
+  const bool finite = norm - norm == 0;
+  if (averages.count < settings.warmup) {
+    if (finite) {
+      const double count = averages.count += 1;
+      const double delta = norm - averages.mean;
+      averages.mean += delta / count;
+      averages.variance = (averages.variance * (count - 1) + delta * (norm - averages.mean)) / count;
+    }
+    return settings.max_norm;
+  }
+  const double deviation = sqrt(averages.variance);
+  const double z = (norm - averages.mean) / (deviation + settings.eps);
+  double bound = norm;
+  if (z > settings.threshold) bound = averages.mean + settings.threshold * settings.threshold / z * deviation;
+  bound = at_most(bound, settings.max_norm);
+  if (finite) {
+    averages.count += 1;
+    averages.mean = settings.alpha * averages.mean + (1.0 - settings.alpha) * bound;
+    averages.variance = settings.alpha * averages.variance + (1.0 - settings.alpha) * square(bound - averages.mean);
+  }
+  return bound;
+}
+
+// AdaLoss (Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282, Algorithm 1): b^2 after a loss. One that is not finite
+// leaves it as it was.
+TORCHCLIP_HD double add_loss(double b_squared, double loss, double alpha, double c) {
+  const double gap = fabs(loss - c);
+  return gap - gap == 0 ? b_squared + alpha * gap : b_squared;
+}
+
 }  // namespace torchclip

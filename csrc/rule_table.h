@@ -13,6 +13,7 @@ namespace torchclip {
 struct RuleEntry {
   const char* name;
   bool clips_itself;
+  bool sums_norms;
   bool counts_zeros;
   std::vector<const char*> hyperparameters;  // without lr, which comes first in every struct
   std::vector<const char*> slots;
@@ -41,6 +42,7 @@ RuleEntry describe_rule() {
   RuleEntry entry{};
   entry.name = Rule::kName;
   entry.clips_itself = Rule::kClipsItself;
+  entry.sums_norms = Rule::kSumsNorms;
   entry.counts_zeros = Functor::kCountsZeros;
   entry.hyperparameters.assign(std::begin(Rule::kHyperparameterNames), std::end(Rule::kHyperparameterNames));
   entry.slots.assign(std::begin(Rule::kSlotNames), std::end(Rule::kSlotNames));

@@ -17,8 +17,8 @@ constexpr int kMaxSlots = 3;
 constexpr int kMaxCoefficients = 8;
 constexpr int kMaxScalars = 2;
 
-// Operands of a tensor, in this order wherever one of them is named by number.
-enum Operand : int { kParameter, kGradient, kState0, kOperands = kState0 + kMaxSlots };
+// Operands of a tensor, in this order wherever one of them is named by number. Lookahead's slow weights are the last.
+enum Operand : int { kParameter, kGradient, kState0, kSlow = kState0 + kMaxSlots, kOperands };
 
 // How to walk a tensor whose operands do not share one dense layout: dimensions from the outermost to the innermost in
 // the parameter's own order, so that element numbers agree with those of a dense parameter.
@@ -27,10 +27,31 @@ struct StridedLayout {
   std::vector<int64_t> strides[kOperands];  // [dimensions] each, in elements; empty where the operand is absent
 };
 
+// The rows of the leading dimension of a tensor, for norms and step sizes that each row has of its own. Element e, in
+// the parameter's own order, lies in row (e / inner) mod count.
+struct Rows {
+  int64_t count = 0;  // 0: the tensor has no rows
+  int64_t inner = 1;  // elements of a row that follow one another
+  int64_t of(int64_t element) const { return element / inner % count; }
+  // True when the leading dimension is not the outermost one of a tensor of that many elements.
+  bool scattered(int64_t numel) const { return count > 0 && count * inner < numel; }
+};
+
+// A tensor's rows among those of all tensors.
+struct RowMap {
+  Rows rows;
+  int64_t first = 0;
+};
+
+// The first of `count` elements of each operand, null where one is absent.
+struct Operands {
+  void* pointer[kOperands] = {};
+  int64_t count = 0;
+};
+
 // One parameter with a gradient in this step.
 struct TensorEntry {
-  void* operands[kOperands] = {};  // null where absent
-  int64_t numel = 0;
+  Operands all;                            // of the whole tensor
   const StridedLayout* strided = nullptr;  // null when every operand is dense in the same order
   int32_t member = 0;                      // position among all parameters of the optimizer
   int32_t group = 0;
@@ -48,6 +69,13 @@ struct Chunk {
   int32_t tensor;  // index of the TensorEntry
   int64_t begin;
   int64_t end;
+};
+
+// The rows of a tensor that a chunk reaches.
+struct RowSpan {
+  int64_t first = 0;    // the first of them
+  int64_t count = 0;    // 0 where the tensor has none
+  int64_t partial = 0;  // where the chunk's partial sums begin when there is one for each row
 };
 
 // Consecutive chunks that one thread takes at a time.
@@ -69,6 +97,16 @@ struct Partial {
   }
 };
 
+// What the passes do besides the rule in this step.
+struct Extras {
+  uint64_t seed = 0;
+  uint32_t step = 0;                // from 1
+  uint32_t gradient_threshold = 0;  // of keeps()
+  uint32_t lr_threshold = 0;
+  bool synchronises = false;  // Lookahead ends a round
+  double lookahead_alpha = 0;
+};
+
 // Tensors that the same compiled loop serves: the same group, dtypes and state slots.
 struct Bucket {
   int32_t group;
@@ -87,9 +125,21 @@ struct Tables {
   std::vector<Chunk> chunks;
   std::vector<Task> tasks;
   int64_t elements = 0;  // of all tensors
+  Extras extras;
+  // Where the step has nothing by rows, these are empty.
+  std::vector<RowMap> row_maps;    // [tensors]
+  std::vector<RowSpan> row_spans;  // [chunks]
+  int64_t row_total = 0;           // rows of all tensors
+  int64_t row_partials = 0;        // partial sums of a pass that keeps rows apart
+  // [rows of all tensors], or empty: a factor on the gradients of each row, and one on its step.
+  std::vector<double> row_gradient_factors;
+  std::vector<double> row_step_factors;
 
   // Cuts the tensors into chunks, and gathers chunks into tasks of about the same number of elements.
   void map_chunks();
+
+ private:
+  void map_rows(const Chunk& chunk);
 };
 
 }  // namespace torchclip

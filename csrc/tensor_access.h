@@ -42,7 +42,8 @@ inline bool is_plain_cpu(const at::Tensor& tensor) {
 // subclass), type, sizes and strides. The powers do not wait for the numbers, so it takes a few cycles.
 class Fingerprint {
  public:
-  void add(const at::Tensor& tensor) {
+  // Inlined for certain: it runs several times for every parameter in every step.
+  __attribute__((always_inline)) void add(const at::Tensor& tensor) {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
     add(static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
@@ -62,7 +63,7 @@ class Fingerprint {
 
 // The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
 // virtual call and a check of the type, which add up over a thousand tensors.
-inline void* first_element(const at::Tensor& tensor) {
+__attribute__((always_inline)) inline void* first_element(const at::Tensor& tensor) {
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
   return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());

@@ -15,21 +15,30 @@ def momentum(
     parameter,
     gradient,
     momentum_buffer,
+    sum,
     momentum,
     gradient_weight,
     momentum_step,
     gradient_step,
+    root_offset,
     has_buffer: tl.constexpr,
+    has_sum: tl.constexpr,
 ):
-    """SGD, NormalizedSGD, SGDClip, MomClip, MixClip (csrc/rules/momentum.h).
+    """SGD, NormalizedSGD, SGDClip, MomClip, MixClip, AdaGradNorm (csrc/rules/momentum.h).
 
     m <- momentum m + gradient_weight g;  p <- p - (momentum_step m + gradient_step g)
+
+    With a sum of squares for each element, which AdaGradNorm has over rows below two dimensions:
+    s <- s + g^2;  p <- p - (momentum_step m + gradient_step g) / (sqrt(s) + root_offset)
     """
     step = gradient_step * gradient
     if has_buffer:
         momentum_buffer = momentum * momentum_buffer + gradient_weight * gradient
         step += momentum_step * momentum_buffer
-    return parameter - step, momentum_buffer
+    if has_sum:
+        sum = sum + gradient * gradient
+        step = step / (tl.sqrt(sum) + root_offset)
+    return parameter - step, momentum_buffer, sum
 
 
 @triton.jit

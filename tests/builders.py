@@ -27,6 +27,9 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "mom_clip": (torchclip.MomClip, {"lr": 0.5, "gamma": 2.0}),
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
+    "ada_loss": (torchclip.AdaLoss, {"lr": 0.2, "momentum": 0.9}),
+    "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9}),
+    "ada_grad_norm_row": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
 }
 
 NAMESAKES: dict[str, tuple[type[torch.optim.Optimizer], type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -57,6 +60,9 @@ NAMESAKES: dict[str, tuple[type[torch.optim.Optimizer], type[torch.optim.Optimiz
     ),
     "adamw_amsgrad": (torchclip.AdamW, torch.optim.AdamW, {"lr": 0.1, "amsgrad": True, "maximize": True}),
 }
+
+LOSS = 1.0
+"""For every step of tests that run each class: AdaLoss needs one, and nothing else looks at it."""
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 each_namesake = pytest.mark.parametrize("name", NAMESAKES)
@@ -113,6 +119,8 @@ REQUIRED: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
     torchclip.MomClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.MixClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.GRDA: {"c": 0.1},
+    torchclip.AdaLoss: {"momentum": 0.9},
+    torchclip.AdaGradNorm: {"momentum": 0.9},
 }
 """Every class with what its constructor needs."""
 
@@ -134,7 +142,7 @@ def fresh(count: int = 3) -> list[torch.nn.Parameter]:
 
 
 class unchanged:
-    """Fails when parameters, state or the step count differ at the end of the block."""
+    """Fails when parameters, state, the step count or shared numbers differ at the end of the block."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
@@ -144,6 +152,8 @@ class unchanged:
         values = {(i, ""): p.detach().clone() for i, p in enumerate(params)}
         for i, p in enumerate(params):
             values.update({(i, name): v.clone() for name, v in self.optimizer.state.get(p, {}).items()})
+        for i, group in enumerate(self.optimizer.param_groups):
+            values.update({(-1 - i, name): v.clone() for name, v in group.get("shared", {}).items()})
         return values
 
     def __enter__(self) -> unchanged:
@@ -163,6 +173,12 @@ KERNELS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "normalized_sgd": (torchclip.NormalizedSGD, {"lr": 1.0, "momentum": 0.9}),
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
+    "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
+    # No draws here: they go by the order in memory, which some of these tests change.
+    "lookahead": (
+        torchclip.SGD,
+        {"lr": 0.1, "extensions": (torchclip.Lookahead(k=2),), "step_size": torchclip.SqrtDecay()},
+    ),
 }
 """One per kernel: what these tests change does not depend on a rule's options."""
 

@@ -1,50 +1,47 @@
-"""What the conformance test runs: update rules, clip policies, mixes of them, dtypes and backends, as named records."""
+"""What the conformance test runs: rules, clip policies, step sizes, extensions, mixes of them, dtypes and backends."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import torchclip
-from guarded import AWKWARD
-from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, ClipPolicy
+from rule_records import ADAMW_PLAIN, GRDA_PLAIN, MIX_CLIP_PLAIN, RULES, SGD_MOMENTUM, TYPICAL_NORM, Rule
+from torchclip import (
+    AdaLossStep,
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    ClipByValue,
+    GradientDropout,
+    GradientNoise,
+    Lookahead,
+    LRDropout,
+    SqrtDecay,
+    ZClip,
+)
+from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
+from torchclip.step_size import StepSize
 
 BACKENDS = ("cpu", "reference")
 """A later backend joins every test here by its name."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-TYPICAL_NORM = math.sqrt(sum(layout.numel for layout in AWKWARD))
-"""About the joint norm of the gradients of the awkward tensors, whose elements are of the size of 1."""
+SEED = 20260117
+"""Of every draw, by the tests and by the optimizers under test."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``bfloat16`` for ``torch.bfloat16``."""
     return str(dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True, eq=False)  # compared and hashed as the record that it is: options are dicts
-class Rule:
-    """An optimizer class and its options.
-
-    Args:
-        name: as it stands in the test's id.
-        cls: the optimizer.
-        options: the constructor's arguments; learning rates are such that every step moves the parameters visibly.
-        second: what the second param group has instead.
-        lr_decay: the factor on the learning rate after every step, as a scheduler would write it.
-    """
-
-    name: str
-    cls: type[torch.optim.Optimizer]
-    options: Mapping[str, Any]
-    second: Mapping[str, Any] = field(default_factory=dict)
-    lr_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,97 +53,70 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """A step size with its name in the test's id."""
+
+    name: str
+    step_size: StepSize | None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Extensions with their name in the test's id."""
+
+    name: str
+    extensions: tuple[Extension, ...]
+
+
+NO_CLIP, NO_STEP_SIZE, NO_EXTENSIONS = Clip("no_clip", None), Pace("", None), Extras("", ())
+
+SPIKES: Mapping[int, float] = {2: 2.0, 5: 4.0, 8: 0.5, 10: 4.0}
+"""Factors on all gradients of a step, for policies that look at past norms; powers of two, which round nothing."""
+
+
+@dataclass(frozen=True)
 class Case:
-    """One rule under one clip policy."""
+    """One rule under one clip policy, with one step size and extensions."""
 
     rule: Rule
     clip: Clip
+    pace: Pace = NO_STEP_SIZE
+    extras: Extras = NO_EXTENSIONS
 
     @property
     def name(self) -> str:
-        """``adamw-global_norm``."""
-        return f"{self.rule.name}-{self.clip.name}"
+        """``adamw-global_norm``, ``adamw-no_clip-sqrt_decay-noise``."""
+        parts = (self.rule.name, self.clip.name, self.pace.name, self.extras.name)
+        return "-".join(part for part in parts if part)
 
-    def build(self, params: Sequence[torch.Tensor], backend: str) -> torch.optim.Optimizer:
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers."""
+        return any(not isinstance(extension, Lookahead) for extension in self.extras.extensions)
+
+    @property
+    def takes_loss(self) -> bool:
+        """Whether every step needs the loss."""
+        return self.rule.cls is torchclip.AdaLoss or isinstance(self.pace.step_size, AdaLossStep)
+
+    def gradient_scale(self, step: int) -> float:
+        """The factor on all gradients of a step."""
+        return SPIKES.get(step, 1.0) if isinstance(self.clip.policy, (AutoClip, ZClip)) else 1.0
+
+    def build(self, params: Sequence[torch.Tensor], backend: str, seed: int = SEED) -> torch.optim.Optimizer:
         """The optimizer over two param groups: even positions have the rule's options, odd ones the second set."""
         groups = [{"params": list(params[0::2])}, {"params": list(params[1::2]), **self.rule.second}]
-        return self.rule.cls(groups, **self.rule.options, clip=self.clip.policy, backend=backend)
+        step_size = {} if self.pace.step_size is None else {"step_size": self.pace.step_size}
+        return self.rule.cls(
+            groups,
+            **self.rule.options,
+            **step_size,
+            clip=self.clip.policy,
+            extensions=self.extras.extensions,
+            seed=seed,
+            backend=backend,
+        )
 
-
-SGD, SGDW, ADAM, ADAMW = torchclip.SGD, torchclip.SGDW, torchclip.Adam, torchclip.AdamW
-NORMALIZED, SGD_CLIP, MOM_CLIP, MIX_CLIP = (
-    torchclip.NormalizedSGD,
-    torchclip.SGDClip,
-    torchclip.MomClip,
-    torchclip.MixClip,
-)
-
-# A quarter of the gradients' norm clips under scope "optimizer" and "group". Under "tensor", TENSOR_GAMMA clips the
-# large tensors and leaves the small ones alone, so that both branches are taken.
-GAMMA = TYPICAL_NORM / 4
-TENSOR_GAMMA = 4.0
-
-SGD_MOMENTUM = Rule("sgd_momentum", SGD, {"lr": 0.2, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.5})
-ADAMW_PLAIN = Rule("adamw", ADAMW, {"lr": 0.2, "weight_decay": 0.1}, {"lr": 0.3, "betas": (0.8, 0.95)})
-MIX_CLIP_PLAIN = Rule(
-    "mix_clip", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "momentum": 0.9}, {"lr": 0.3, "gamma": GAMMA / 2, "nu": 0.4}
-)
-GRDA_PLAIN = Rule("grda", torchclip.GRDA, {"lr": 0.1, "c": 1.0, "mu": 0.7}, {"lr": 0.2, "c": 0.5, "mu": 0.51})
-
-RULES = (
-    Rule("sgd", SGD, {"lr": 0.2}, {"lr": 0.1}),
-    SGD_MOMENTUM,
-    Rule("sgd_dampening", SGD, {"lr": 0.3, "momentum": 0.9, "dampening": 0.5}, {"dampening": 0.1}),
-    Rule("sgd_nesterov", SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, {"nesterov": False}),
-    Rule("sgd_maximize", SGD, {"lr": 0.1, "momentum": 0.9, "maximize": True}, {"momentum": 0.0}),
-    Rule("sgd_coupled", SGD, {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}, {"weight_decay": 0.0}),
-    Rule("sgd_decoupled", SGD, {"lr": 0.2, "weight_decay": 0.2, "decoupled_weight_decay": True}, {"lr": 0.1}),
-    Rule("sgdw", SGDW, {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.2}, {"weight_decay": 0.05}),
-    Rule("adam", ADAM, {"lr": 0.1}, {"lr": 0.2, "betas": (0.8, 0.95)}),
-    Rule("adam_l2", ADAM, {"lr": 0.1, "weight_decay": 0.2, "eps": 1e-3}, {"weight_decay": 0.0}),
-    Rule("adam_amsgrad", ADAM, {"lr": 0.2, "amsgrad": True, "betas": (0.9, 0.7)}, {"amsgrad": False}),
-    Rule("adam_decoupled", ADAM, {"lr": 0.2, "weight_decay": 0.2, "decoupled_weight_decay": True}, {"eps": 1e-2}),
-    ADAMW_PLAIN,
-    Rule("adamw_amsgrad_maximize", ADAMW, {"lr": 0.1, "amsgrad": True, "maximize": True}, {"maximize": False}),
-    Rule("nadam", torchclip.NAdam, {"lr": 0.1, "weight_decay": 0.1}, {"momentum_decay": 0.1, "betas": (0.8, 0.95)}),
-    Rule("nadam_decoupled", torchclip.NAdam, {"lr": 0.2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
-    # beta2 of 0.5 is rectified never, 0.8 after a few steps, 0.999 from the sixth on: both branches are taken.
-    Rule("radam", torchclip.RAdam, {"lr": 0.2, "betas": (0.9, 0.8)}, {"betas": (0.8, 0.999), "maximize": True}),
-    Rule("radamw", torchclip.RAdamW, {"lr": 0.2, "weight_decay": 0.1}, {"betas": (0.9, 0.5)}),
-    Rule("rmsprop", torchclip.RMSprop, {"lr": 0.1}, {"alpha": 0.9, "weight_decay": 0.1}),
-    # A large eps: the root of a small difference of averages would show nothing but their rounding.
-    Rule("rmsprop_centered", torchclip.RMSprop, {"lr": 0.1, "centered": True, "eps": 0.3}, {"momentum": 0.9}),
-    Rule(
-        "rmsprop_momentum",
-        torchclip.RMSprop,
-        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "decoupled_weight_decay": True},
-        {"momentum": 0.0},
-    ),
-    Rule("adagrad", torchclip.Adagrad, {"lr": 0.3, "lr_decay": 0.1}, {"initial_accumulator_value": 0.5}),
-    Rule("normalized_sgd", NORMALIZED, {"lr": 0.3 * TYPICAL_NORM, "momentum": 0.9}, {"lr": 0.2 * TYPICAL_NORM}),
-    Rule("normalized_sgd_plain", NORMALIZED, {"lr": 0.2 * TYPICAL_NORM, "eps": 1.0}, {"momentum": 0.5}),
-    Rule("normalized_sgd_group", NORMALIZED, {"lr": 0.2 * TYPICAL_NORM, "momentum": 0.5, "scope": "group"}),
-    Rule("normalized_sgd_tensor", NORMALIZED, {"lr": 5.0, "momentum": 0.5, "eps": 0.5, "scope": "tensor"}, {"lr": 3.0}),
-    Rule("sgd_clip", SGD_CLIP, {"lr": 0.5, "gamma": GAMMA}, {"lr": 0.1}),
-    Rule("sgd_clip_momentum", SGD_CLIP, {"lr": 0.5, "gamma": GAMMA, "momentum": 0.9}, {"weight_decay": 0.1}),
-    Rule("sgd_clip_smooth", SGD_CLIP, {"lr": 0.5, "gamma": GAMMA, "smooth": True}, {"gamma": GAMMA / 2}),
-    Rule("sgd_clip_tensor", SGD_CLIP, {"lr": 0.5, "gamma": TENSOR_GAMMA, "scope": "tensor"}, {"maximize": True}),
-    Rule("mom_clip", MOM_CLIP, {"lr": 0.5, "gamma": GAMMA}, {"momentum": 0.5}),
-    Rule("mom_clip_hard", MOM_CLIP, {"lr": 0.5, "gamma": GAMMA / 2, "smooth": False}, {"lr": 0.1}),
-    Rule("mom_clip_group", MOM_CLIP, {"lr": 0.5, "gamma": GAMMA, "scope": "group"}, {"weight_decay": 0.1}),
-    MIX_CLIP_PLAIN,
-    Rule("mix_clip_hard", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA / 2, "smooth": False}, {"momentum": 0.9}),
-    Rule("mix_clip_group", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA / 2, "scope": "group"}, {"smooth": False}),
-    Rule("mix_clip_tensor", MIX_CLIP, {"lr": 0.5, "gamma": TENSOR_GAMMA, "scope": "tensor"}, {"momentum": 0.5}),
-    Rule("mix_clip_no_momentum", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "momentum": 0.0}, {"momentum": 0.9}),
-    Rule("mix_clip_nu_0", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "nu": 0.0}, {"nu": 1.0, "momentum": 0.5}),
-    Rule("mix_clip_decay", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "weight_decay": 0.3}, {"maximize": True}),
-    GRDA_PLAIN,
-    Rule("grda_schedule", torchclip.GRDA, {"lr": 0.2, "c": 1.0, "mu": 0.51}, {"mu": 1.0}, lr_decay=0.9),
-    Rule("grda_no_pruning", torchclip.GRDA, {"lr": 0.1}, {"c": 0.1}),
-)
-
-NO_CLIP = Clip("no_clip", None)
 
 POLICIES = (
     Clip("float", TYPICAL_NORM / 2),
@@ -158,7 +128,31 @@ POLICIES = (
     Clip("tensor_norm", ClipByTensorNorm(4.0)),
     Clip("tensor_norm_smooth", ClipByTensorNorm(4.0, smooth=True)),
     Clip("value", ClipByValue(0.75)),
+    # A row's gradient has about the norm of its weights: some rows are clipped, and others not.
+    Clip("adaptive", AdaptiveGradientClip(0.75, eps=0.1, nonfinite="error")),
+    # A window that is full before the state is loaded, and goes round twice.
+    Clip("auto", AutoClip(percentile=30.0, window=5)),
+    Clip("auto_growing", AutoClip(percentile=50.0, nonfinite="skip")),
+    Clip("z", ZClip(alpha=0.7, z_threshold=2.0, warmup_steps=3)),
+    Clip("z_bounded", ZClip(alpha=0.9, z_threshold=1.0, warmup_steps=8, max_norm=TYPICAL_NORM, nonfinite="skip")),
 )
+
+STEP_SIZES = (
+    Pace("ada_loss_step", AdaLossStep(b0=0.5, alpha=0.25, c=0.5)),
+    Pace("sqrt_decay", SqrtDecay(b0=0.5, alpha=0.25)),
+)
+
+# The noise is of a third of the gradients' size. k does not divide the step after which the state is loaded.
+EXTENSIONS = (
+    Extras("noise", (GradientNoise(eta=0.1, gamma=0.55),)),
+    Extras("dropout", (GradientDropout(0.2),)),
+    Extras("lr_dropout", (LRDropout(0.4),)),
+    Extras("lookahead", (Lookahead(k=4, alpha=0.5),)),
+)
+ALL_EXTENSIONS = Extras("all", tuple(extension for extras in EXTENSIONS for extension in extras.extensions))
+
+WITHOUT_STEPS = (LRDropout, Lookahead)
+"""What gRDA, which sets its parameters anew from its accumulator, cannot have."""
 
 
 def _mixes(count: int, seed: int) -> list[Case]:
@@ -169,18 +163,40 @@ def _mixes(count: int, seed: int) -> list[Case]:
         rule = draw.choice(RULES)
         other = draw.choice([r for r in RULES if r.cls is rule.cls])
         # GRDA reads its parameter only once: it has neither decay nor maximize.
-        extra = {} if rule.cls is torchclip.GRDA else {"weight_decay": draw.choice((0.0, 0.1, 0.3))}
+        extra: dict[str, Any] = {}
         if rule.cls is not torchclip.GRDA:
-            extra["maximize"] = draw.random() < 0.5
-        shared = {key: value for key, value in other.options.items() if key not in ("scope", "nesterov", "dampening")}
+            extra = {"weight_decay": draw.choice((0.0, 0.1, 0.3)), "maximize": draw.random() < 0.5}
+        # What is an argument of the constructor alone, or what Nesterov's momentum would contradict.
+        alone = {"scope", "nesterov", "dampening"}
+        alone |= {"b0", "alpha", "c"} if rule.cls is torchclip.AdaLoss else set()
+        shared = {key: value for key, value in other.options.items() if key not in alone}
         mixed = Rule(f"mix{number}_{rule.name}", rule.cls, {**rule.options, **extra}, {**shared, **rule.second})
-        cases.append(Case(mixed, draw.choice(POLICIES)))
+        cases.append(Case(mixed, draw.choice(POLICIES), _drawn_step_size(draw, rule), _drawn_extensions(draw, rule)))
     return cases
 
+
+def _drawn_step_size(draw: random.Random, rule: Rule) -> Pace:
+    pace = draw.choice((NO_STEP_SIZE, *STEP_SIZES))
+    return NO_STEP_SIZE if rule.cls is torchclip.AdaLoss else pace  # it has one of its own
+
+
+def _drawn_extensions(draw: random.Random, rule: Rule) -> Extras:
+    drawn = [extras for extras in EXTENSIONS if draw.random() < 0.5]
+    if rule.cls is torchclip.GRDA:
+        drawn = [extras for extras in drawn if not isinstance(extras.extensions[0], WITHOUT_STEPS)]
+    names = "+".join(extras.name for extras in drawn)
+    return Extras(names, tuple(extension for extras in drawn for extension in extras.extensions))
+
+
+GLOBAL_NORM = POLICIES[1]
+SQRT_DECAY = STEP_SIZES[1]
 
 CASES = (
     *(Case(rule, NO_CLIP) for rule in RULES),
     *(Case(rule, clip) for clip in POLICIES for rule in (ADAMW_PLAIN, MIX_CLIP_PLAIN)),
-    *(Case(rule, POLICIES[1]) for rule in (SGD_MOMENTUM, GRDA_PLAIN)),
-    *_mixes(8, seed=20260117),
+    *(Case(rule, GLOBAL_NORM) for rule in (SGD_MOMENTUM, GRDA_PLAIN)),
+    *(Case(rule, NO_CLIP, pace) for pace in STEP_SIZES for rule in (ADAMW_PLAIN, SGD_MOMENTUM)),
+    *(Case(rule, NO_CLIP, extras=extras) for extras in EXTENSIONS for rule in (SGD_MOMENTUM, MIX_CLIP_PLAIN)),
+    Case(ADAMW_PLAIN, GLOBAL_NORM, SQRT_DECAY, ALL_EXTENSIONS),
+    *_mixes(16, SEED),
 )

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-import torchclip
-from guarded import STEPS, Guarded, Layout, same_bits
-from records import Case
+from guarded import STEPS, Guarded, Layout, contiguous_strides, same_bits
+from records import SEED, Case
+from torchclip.clip import measures
 
 LOAD_AFTER = 6
 """The step after which the state is saved and loaded into a fresh optimizer."""
@@ -19,8 +19,8 @@ LOAD_AFTER = 6
 LR_HALVES_AFTER = 8
 """The step after which every learning rate is halved through ``param_groups``."""
 
-SELF_CLIPPING = (torchclip.NormalizedSGD, torchclip.SGDClip, torchclip.MomClip, torchclip.MixClip)
-NORM_POLICIES = (torchclip.ClipByGlobalNorm, torchclip.ClipByTensorNorm)
+COUNTED = ("step", "shared.step", "shared.seed", "shared.norm_count")
+"""What must agree exactly."""
 
 Key = tuple[int, int, str]
 """Step, position of the parameter (-1: of the optimizer as a whole), name."""
@@ -40,7 +40,10 @@ class Run:
             entries[step, position, "parameter"] = param.detach()
             for name, value in optimizer.state.get(param, {}).items():
                 entries[step, position, name] = value
-        if isinstance(optimizer, SELF_CLIPPING) or isinstance(optimizer.clip, NORM_POLICIES):
+        for number, group in enumerate(optimizer.param_groups):
+            for name, value in group.get("shared", {}).items():
+                entries[step, -1, f"shared.{name}" if number == 0 else f"shared.{name} of group {number}"] = value
+        if optimizer.spec.clips_itself or measures(optimizer.clip):
             entries[step, -1, "grad_norm"] = optimizer.grad_norm
             entries[step, -1, "clip_factor"] = optimizer.clip_factor
         for key, value in entries.items():
@@ -82,23 +85,43 @@ def gradient_values(layouts: tuple[Layout, ...], dtype: torch.dtype, step: int) 
     return values
 
 
+def gradients(case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, step: int) -> list[Tensor]:
+    """The gradients of a step as the case scales them."""
+    values, scale = gradient_values(layouts, dtype, step), case.gradient_scale(step)
+    return values if scale == 1.0 else [value * scale for value in values]
+
+
+def loss_value(case: Case, dtype: torch.dtype, step: int) -> Tensor | None:
+    """The loss of a step, exact in every dtype: it goes up and down."""
+    return torch.tensor(0.5 + 0.25 * (5 * step % 7), dtype=dtype) if case.takes_loss else None
+
+
 def write_schedules(case: Case, optimizer: torch.optim.Optimizer, step: int) -> None:
     """What schedulers would do after ``step``."""
     for group in optimizer.param_groups:
         group["lr"] *= case.rule.lr_decay * (0.5 if step == LR_HALVES_AFTER else 1.0)
 
 
+def plain_parameter(case: Case, layout: Layout, values: Tensor, dtype: torch.dtype) -> torch.nn.Parameter:
+    """A dense parameter; contiguous, but where draws go by the order in memory, in which it then is."""
+    strides = layout.strides or contiguous_strides(layout.shape)
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim]) if case.draws else range(len(strides))
+    plain = torch.empty_permuted(layout.shape, list(order), dtype=dtype)
+    return torch.nn.Parameter(plain.copy_(values))
+
+
 def plain_run(
     case: Case, layouts: tuple[Layout, ...], rounded_to: torch.dtype, dtype: torch.dtype, recorded: tuple[int, ...]
 ) -> Run:
-    """The reference path on contiguous tensors of ``dtype`` whose inputs were rounded to ``rounded_to``."""
-    params = [torch.nn.Parameter(v.to(dtype, copy=True)) for v in initial_values(layouts, rounded_to)]
+    """The reference path on dense tensors of ``dtype`` whose inputs were rounded to ``rounded_to``."""
+    starts = initial_values(layouts, rounded_to)
+    params = [plain_parameter(case, layout, values, dtype) for layout, values in zip(layouts, starts)]
     optimizer = case.build(params, "reference")
     run = Run()
     for step in range(1, max(recorded) + 1):
-        for param, value, layout in zip(params, gradient_values(layouts, rounded_to, step), layouts):
+        for param, value, layout in zip(params, gradients(case, layouts, rounded_to, step), layouts):
             param.grad = None if step in layout.absent else value.to(dtype, copy=True).contiguous()
-        optimizer.step()
+        optimizer.step(loss=loss_value(case, dtype, step))
         if step in recorded:
             run.record(optimizer, params, step)
         write_schedules(case, optimizer, step)
@@ -119,7 +142,7 @@ def reloaded(case: Case, optimizer: torch.optim.Optimizer, params: list[Tensor],
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    fresh = case.build(params, backend)
+    fresh = case.build(params, backend, seed=SEED + 1)  # the checkpoint's counts
     fresh.load_state_dict(torch.load(file, weights_only=True))
     return fresh
 
@@ -148,16 +171,16 @@ def awkward_run(
     assert optimizer.backend == backend
     run = Run()
     for step in range(1, max(recorded) + 1):
-        gradients: list[tuple[str, Guarded, Tensor]] = []
-        for param, value, layout in zip(params, gradient_values(layouts, dtype, step), layouts):
+        given: list[tuple[str, Guarded, Tensor]] = []
+        for param, value, layout in zip(params, gradients(case, layouts, dtype, step), layouts):
             if step in layout.absent:
                 param.grad = None
                 continue
             guard = layout.guard_gradient(value)
             param.grad = guard.view
-            gradients.append((f"gradient {layout.name}", guard, value))
-        optimizer.step()
-        for label, guard, value in gradients:
+            given.append((f"gradient {layout.name}", guard, value))
+        optimizer.step(loss=loss_value(case, dtype, step))
+        for label, guard, value in given:
             assert same_bits(guard.view, value), f"{label} was written"
             guard.check(label)
         for label, guard in (*watched, *watched_state):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import torchclip
 from builders import (
+    LOSS,
     assert_same_params,
     build,
     each_optimizer,
@@ -37,10 +38,10 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
         if unscale:
             scaler.unscale_(scaled)
         before = [p.grad.clone() for p in params]
-        scaler.step(scaled)
+        scaler.step(scaled, loss=LOSS)
         scaler.update()
         assert all(same_bits(p.grad, b) for p, b in zip(params, before)), ".grad was written"
-        plain.step()
+        plain.step(loss=LOSS)
         torch.testing.assert_close(params, copies)
         torch.testing.assert_close(scaled.grad_norm, plain.grad_norm)
         scaled.zero_grad()
@@ -54,7 +55,7 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
     scaler.scale(sum((p * math.inf).sum() for p in params)).backward()
     if unscale:
         scaler.unscale_(scaled)
-    scaler.step(scaled)
+    scaler.step(scaled, loss=LOSS)
     scaler.update()
     assert all(same_bits(a, b) for a, b in zip(snapshot(), before))
     assert scaler.get_scale() == 512.0
@@ -66,9 +67,9 @@ def test_found_inf_of_a_first_step_leaves_no_state(name: str, backend: str) -> N
     before = [p.detach().clone() for p in params]
     optimizer = build(name, params, backend=backend)
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(1.0)
-    optimizer.step()
+    optimizer.step(loss=LOSS)
     assert_same_params(params, before)
     assert not any(optimizer.state.values())
     del optimizer.grad_scale, optimizer.found_inf
-    optimizer.step()
+    optimizer.step(loss=LOSS)
     assert not any(torch.equal(p.detach(), b) for p, b in zip(params, before))

@@ -20,6 +20,7 @@ from builders import (
     ADAMS,
     CLIPPING,
     GAMMAS,
+    LOSS,
     REQUIRED,
     ROOT_MEAN_SQUARES,
     SGDS,
@@ -29,6 +30,9 @@ from builders import (
 from guarded import same_bits
 
 NAN = math.nan
+
+MOMENTA = (*SGDS, torchclip.AdaLoss)
+AVERAGES = (*CLIPPING, torchclip.AdaGradNorm)
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class BadValue:
 
 BAD_VALUES = (
     *(BadValue(tuple(REQUIRED), {"lr": v}, f"Invalid learning rate: {v}") for v in (-1, -0.1, NAN)),
-    *(BadValue((*SGDS, torchclip.RMSprop), {"momentum": v}, f"Invalid momentum value: {v}") for v in (-1, NAN)),
+    *(BadValue((*MOMENTA, torchclip.RMSprop), {"momentum": v}, f"Invalid momentum value: {v}") for v in (-1, NAN)),
     # Averages: 1 would forget every gradient.
-    *(BadValue(CLIPPING, {"momentum": v}, f"Invalid momentum value: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
+    *(BadValue(AVERAGES, {"momentum": v}, f"Invalid momentum value: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(
         BadValue(
-            (*SGDS, *ADAMS, *ROOT_MEAN_SQUARES, *CLIPPING), {"weight_decay": v}, f"Invalid weight_decay value: {v}"
+            (*MOMENTA, *ADAMS, *ROOT_MEAN_SQUARES, *AVERAGES),
+            {"weight_decay": v},
+            f"Invalid weight_decay value: {v}",
         )
         for v in (-1, -0.1, NAN)
     ),
@@ -71,10 +77,15 @@ BAD_VALUES = (
     *(BadValue(ADAMS, {"betas": (0.9, v)}, f"Invalid beta parameter at index 1: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(BadValue(GAMMAS, {"gamma": v}, f"Invalid gamma value: {v}") for v in (-1, 0, 0.0, NAN)),
     *(BadValue((torchclip.MixClip,), {"nu": v}, f"Invalid nu value: {v}") for v in (-0.1, 1.1, NAN)),
+    *(BadValue((torchclip.AdaGradNorm,), {"b0": v}, f"Invalid b0 value: {v}") for v in (-1, 0, 0.0, NAN, math.inf)),
     *(BadValue((torchclip.GRDA,), {"mu": v}, f"Invalid mu value: {v}") for v in (-0.5, 0, 0.0, NAN)),
     *(BadValue((torchclip.GRDA,), {"c": v}, f"Invalid c value: {v}") for v in (-0.5, NAN)),
     *(
-        BadValue(SGDS, {"nesterov": True, **other}, "Nesterov momentum requires a momentum and zero dampening")
+        BadValue(
+            MOMENTA,
+            {"nesterov": True, **other},
+            "Nesterov momentum requires a momentum and zero dampening",
+        )
         for other in ({"momentum": 0}, {"momentum": 0.9, "dampening": 0.1})
     ),
 )
@@ -104,7 +115,7 @@ def test_hyperparameter_out_of_range_in_a_param_group(cls: type[torch.optim.Opti
     with pytest.raises(ValueError, match="^" + re.escape(bad.message)):
         optimizer.add_param_group({"params": [third], **bad.options})
     assert len(optimizer.param_groups) == 1
-    optimizer.step()
+    optimizer.step(loss=LOSS)
 
 
 # A hyperparameter of the wrong type: a string from a parsed file, and a number where there must be two.

@@ -12,6 +12,7 @@ import torch
 
 import torchclip
 from builders import (
+    LOSS,
     REQUIRED,
     SGDS,
     each_class,
@@ -57,7 +58,7 @@ def test_duplicate_parameter(cls: type[torch.optim.Optimizer]) -> None:
     with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
         optimizer.add_param_group({"params": [p]})
     assert len(optimizer.param_groups) == 1
-    optimizer.step()
+    optimizer.step(loss=LOSS)
 
 
 @each_class
@@ -155,12 +156,12 @@ def test_gradient_that_does_not_fit(
         params = fresh()
         named = params if names is None else list(zip(names, params))
         optimizer = cls(named, **REQUIRED[cls], backend=backend)
-        optimizer.step()
+        optimizer.step(loss=LOSS)
         for p in params:
             p.grad = torch.randn_like(p)
         spoil(params[-1])
         with unchanged(optimizer), pytest.raises(RuntimeError, match=message) as error:
-            optimizer.step()
+            optimizer.step(loss=LOSS)
         assert expected in str(error.value)
 
 
@@ -182,6 +183,9 @@ POLICIES_THAT_RAISE = {
     "global_smooth": torchclip.ClipByGlobalNorm(1.0, smooth=True, nonfinite="error"),
     "group": torchclip.ClipByGlobalNorm(1.0, nonfinite="error", scope="group"),
     "tensor": torchclip.ClipByTensorNorm(1.0, nonfinite="error"),
+    "adaptive": torchclip.AdaptiveGradientClip(nonfinite="error"),
+    "auto": torchclip.AutoClip(nonfinite="error"),
+    "z": torchclip.ZClip(nonfinite="error"),
 }
 
 
@@ -197,13 +201,13 @@ def test_nonfinite_error_names_the_parameters(
         groups = [{"params": named[:1]}, {"params": named[1:]}]
         optimizer = cls(groups, **REQUIRED[cls], clip=policy, backend=backend)
         if already_stepped:
-            optimizer.step()
+            optimizer.step(loss=LOSS)
         params[1].grad[2, 3] = value
         with unchanged(optimizer), pytest.raises(RuntimeError, match="'second'") as error:
-            optimizer.step()
+            optimizer.step(loss=LOSS)
         assert "'first'" not in str(error.value) and "'third'" not in str(error.value)
         params[1].grad[2, 3] = 0.0
-        optimizer.step()  # and the next step goes on
+        optimizer.step(loss=LOSS)  # and the next step goes on
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -213,6 +217,9 @@ def test_nonfinite_skip_writes_nothing(cls: type[torch.optim.Optimizer], value: 
         torchclip.ClipByGlobalNorm(1.0, nonfinite="skip"),
         torchclip.ClipByGlobalNorm(1.0, nonfinite="skip", scope="group"),
         torchclip.ClipByTensorNorm(1.0, nonfinite="skip"),
+        torchclip.AdaptiveGradientClip(nonfinite="skip"),
+        torchclip.AutoClip(nonfinite="skip"),
+        torchclip.ZClip(nonfinite="skip"),
     ):
         for already_stepped in (False, True):
             params = fresh()
@@ -220,10 +227,10 @@ def test_nonfinite_skip_writes_nothing(cls: type[torch.optim.Optimizer], value: 
                 [{"params": params[:1]}, {"params": params[1:]}], **REQUIRED[cls], clip=policy, backend=backend
             )
             if already_stepped:
-                optimizer.step()
+                optimizer.step(loss=LOSS)
             params[1].grad[0, 0] = value
             with unchanged(optimizer):
-                optimizer.step()
+                optimizer.step(loss=LOSS)
             assert not bool(optimizer.grad_norm.isfinite().all())
 
 
@@ -235,10 +242,10 @@ def test_without_gradients_nothing_happens(cls: type[torch.optim.Optimizer], bac
             p.grad = None
         optimizer = cls(params, **REQUIRED[cls], clip=clip, backend=backend)
         with unchanged(optimizer):
-            optimizer.step()
+            optimizer.step(loss=LOSS)
         assert not any(optimizer.state.values())
         params[1].grad = torch.randn_like(params[1])
-        optimizer.step()
+        optimizer.step(loss=LOSS)
         assert list(optimizer.state) in ([], [params[1]])
 
 

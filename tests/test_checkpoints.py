@@ -13,6 +13,7 @@ import torch
 
 import torchclip
 from builders import (
+    LOSS,
     NAMESAKES,
     OPTIMIZERS,
     assert_same_params,
@@ -41,18 +42,18 @@ def test_copies_go_on_alike(
     optimizer = build(name, params, clip=torchclip.ClipByGlobalNorm(2.0, nonfinite="skip"), backend=backend)
     for step in range(steps):
         draw_gradients(step, params)
-        optimizer.step()
+        optimizer.step(loss=LOSS)
     twin = duplicate(optimizer)
     copies = twin.param_groups[0]["params"]
     assert twin.backend == backend and twin.clip == optimizer.clip
     assert getattr(twin, "_step_supports_amp_scaling", False)
     for step in range(2, 4):
         draw_gradients(step, params, copies)
-        optimizer.step()
-        twin.step()
+        optimizer.step(loss=LOSS)
+        twin.step(loss=LOSS)
     assert_same_params(params, copies)
     draw_gradients(9, copies)
-    twin.step()
+    twin.step(loss=LOSS)
     assert not any(torch.equal(p, q) for p, q in zip(params, copies))
 
 
@@ -189,9 +190,9 @@ def test_state_dict_shares_and_loads_before_the_first_step(name: str, backend: s
     optimizer = build(name, params, backend=backend)
     fresh = build(name, params, backend=backend)
     fresh.load_state_dict(optimizer.state_dict())
-    fresh.step()
+    fresh.step(loss=LOSS)
     saved = fresh.state_dict()
     assert set(saved) == {"state", "param_groups"}
     again = build(name, params, backend=backend)
     again.load_state_dict(saved)
-    again.step()
+    again.step(loss=LOSS)

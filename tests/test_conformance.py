@@ -7,21 +7,58 @@ last may be off from the first by twice as much as the second is, plus a floor o
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import torchclip
 from guarded import AWKWARD, STEPS, Layout, around_chunks, same_bits
-from records import BACKENDS, CASES, DTYPES, NO_CLIP, RULES, Case, Clip, Rule, dtype_name
-from runs import LOAD_AFTER, Run, Yardstick, awkward_run, baselines, initial_values
+from records import (
+    ALL_EXTENSIONS,
+    BACKENDS,
+    CASES,
+    DTYPES,
+    NO_CLIP,
+    NO_EXTENSIONS,
+    NO_STEP_SIZE,
+    SQRT_DECAY,
+    Case,
+    Clip,
+    dtype_name,
+)
+from rule_records import RULES, Rule
+from runs import COUNTED, LOAD_AFTER, Run, Yardstick, awkward_run, baselines, initial_values
+from torchclip.reference.draws import Draws
 
 CHUNKS = (4096, 16384)
 """Candidates for the number of elements that a backend treats as one piece of work."""
+
+
+def remembered(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method of Draws that draws once for each parameter of a step."""
+
+    @functools.lru_cache(maxsize=3 * STEPS * len(AWKWARD))
+    def drawn(draws: Draws, shape: torch.Size, strides: tuple[int, ...], *arguments: Any) -> Tensor:
+        return draw(draws, torch.empty_strided(shape, strides), *arguments)
+
+    return lambda draws, parameter, *arguments: drawn(draws, parameter.shape, parameter.stride(), *arguments)
+
+
+REMEMBERED = {name: remembered(getattr(Draws, name)) for name in ("dropped", "normals")}
+
+
+@pytest.fixture(autouse=True)
+def _draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a case on the reference path draw the same numbers, which take it longer than all the rest."""
+    for name, method in REMEMBERED.items():
+        monkeypatch.setattr(Draws, name, method)
 
 
 def check(case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, backend: str, recorded: tuple[int, ...]) -> None:
@@ -36,8 +73,8 @@ def check(case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, backend: 
         where = layouts[position].name if position >= 0 else "the optimizer"
         if position >= 0:
             assert run.dtypes[key] == baseline.dtypes[key], f"{name} of {where}"
-        if name == "step":
-            assert torch.equal(value, exact.values[key]), f"steps of {where} after step {step}"
+        if name in COUNTED:
+            assert torch.equal(value, exact.values[key]), f"{name} of {where} after step {step}"
         else:
             yardstick.check(key, value, where)
     last = max(recorded)
@@ -81,10 +118,12 @@ def whole_grid() -> Iterable[tuple[Case, torch.dtype, str]]:
 
 
 def dtypes_of(case: Case) -> tuple[torch.dtype, ...]:
-    """All four for every rule, and for the policy that everyone uses. The other policies differ from it in numbers that
-    the host works out, and mixes in combinations of what was tested apart: a full and a half-precision type."""
+    """All four for every rule, for the policy that everyone uses, and for all extensions at once. The other policies
+    differ from it in numbers that the host works out, step sizes likewise, single extensions are among all of them, and
+    mixes are combinations of what was tested apart: a full and a half-precision type."""
     everywhere = case.clip is NO_CLIP or case.clip.name == "global_norm"
-    return DTYPES if everywhere else (torch.float32, torch.bfloat16)
+    plain = case.pace == NO_STEP_SIZE and case.extras == NO_EXTENSIONS
+    return DTYPES if everywhere and (plain or case.extras is ALL_EXTENSIONS) else (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("case, dtype, backend", grid(whole_grid()), indirect=["backend"])
@@ -107,6 +146,26 @@ LARGE_CASES = (
         Rule("grda", torchclip.GRDA, {"lr": 0.5, "c": 0.1}),
         Clip("tensor_norm", torchclip.ClipByTensorNorm(LARGE_NORM / 4)),
     ),
+    Case(Rule("sgd", torchclip.SGD, {"lr": 0.5, "momentum": 0.9}), NO_CLIP, SQRT_DECAY, ALL_EXTENSIONS),
+    Case(Rule("ada_grad_norm", torchclip.AdaGradNorm, {"lr": LARGE_NORM, "momentum": 0.5}), NO_CLIP),
+)
+
+# Rows that are longer than a chunk, that fill one together, and that lie across one; dense, transposed and with gaps.
+ROWS = (
+    Layout("rows_of_a_chunk", (5, 4096), offset=1),
+    Layout("rows_across_chunks", (3, 16385)),
+    Layout("short_rows", (9001, 3)),
+    Layout("rows_apart", (70, 300), strides=(1, 70)),
+    Layout("rows_with_gaps", (37, 250), strides=(260, 1), grad_strides=(1, 40)),
+    Layout("channels_last", (6, 32, 9, 9), strides=(2592, 1, 288, 32)),
+    Layout("one_row", (1, 5000)),
+    Layout("no_rows", (4097,)),
+    Layout("number", ()),
+)
+ROW_CASES = (
+    Case(Rule("adamw", torchclip.AdamW, {"lr": 0.2}), Clip("adaptive", torchclip.AdaptiveGradientClip(0.85, eps=0.1))),
+    Case(Rule("row", torchclip.AdaGradNorm, {"lr": 9.0, "momentum": 0.5, "scope": "row"}, {"momentum": 0.0}), NO_CLIP),
+    Case(Rule("tensor", torchclip.AdaGradNorm, {"lr": 99.0, "scope": "tensor", "weight_decay": 0.1}), NO_CLIP),
 )
 
 
@@ -120,13 +179,22 @@ def test_step_matches_float64_around_chunks(case: Case, dtype: torch.dtype, back
     check(case, LARGE, dtype, backend, recorded=(1, 3))
 
 
+@pytest.mark.parametrize(
+    "case, dtype, backend",
+    grid(itertools.product(ROW_CASES, (torch.float32, torch.bfloat16), BACKENDS)),
+    indirect=["backend"],
+)
+def test_norms_of_rows_match_float64(case: Case, dtype: torch.dtype, backend: str) -> None:
+    check(case, ROWS, dtype, backend, recorded=(1, 3))
+
+
 # How work is split does not depend on a rule's options or on the dtype: one case per kernel.
-@pytest.mark.parametrize("case", LARGE_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LARGE_CASES + ROW_CASES, ids=lambda case: case.name)
 def test_steps_repeat_bitwise_on_any_number_of_threads(case: Case, backend: str) -> None:
     runs = []
     for threads in (1, 2, 2, 3):
         torch.set_num_threads(threads)
-        runs.append(awkward_run(case, LARGE + AWKWARD, torch.float32, backend, recorded=(2,)))
+        runs.append(awkward_run(case, LARGE + ROWS + AWKWARD, torch.float32, backend, recorded=(2,)))
     for other in runs[1:]:
         for key, value in runs[0].values.items():
             assert same_bits(value, other.values[key]), key

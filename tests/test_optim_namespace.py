@@ -158,6 +158,8 @@ def test_a_script_with_a_clipped_step() -> None:
         ("SGDClip", {"lr": 0.5, "gamma": 0.5}),
         ("NormalizedSGD", {"lr": 0.1}),
         ("GRDA", {"lr": 0.05, "c": 0.001}),
+        ("AdaGradNorm", {"lr": 1.0}),
+        ("AdaGradNorm", {"lr": 0.1, "scope": "row"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -20,7 +20,7 @@ from torchclip.backend import BACKENDS, EXTENSION
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import sys, setuptools.build_meta as backend; print(getattr(backend, sys.argv[1])(sys.argv[2]))"
-COPIED = ("csrc", "kernels", "recipes", "tests", "bench", "torchclip", ".ci")
+COPIED = ("csrc", "kernels", "recipes", "tests", "bench", "docs", "torchclip", ".ci")
 
 
 def files(folder: Path) -> set[str]:
@@ -107,7 +107,7 @@ def only_setuptools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"PYTHONPATH": str(links)}
 
 
-@pytest.mark.parametrize("folder", ["csrc", "kernels", "tests", "recipes", "bench"])
+@pytest.mark.parametrize("folder", ["csrc", "kernels", "tests", "recipes", "bench", "docs"])
 def test_sdist_holds_every_source(sdist: Path, folder: str) -> None:
     # The Triton sources travel where the link in the repository puts them.
     place = "torchclip/kernels" if folder == "kernels" else folder

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from torchclip import reference, rule_specs
 from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, NonFinite, Scope
+from torchclip.modifiers import Modifiers
+from torchclip.norms import NORM_SCOPES
 from torchclip.reference import StepReport
 
 SHAPES = [(3, 4), (7,), (), (0, 3), (2, 3, 4)]
@@ -26,6 +28,7 @@ NADAM = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "momen
 RADAM = {"lr": 0.1, "betas": (0.9, 0.8), "eps": 1e-8, "weight_decay": 0, "maximize": False}
 RMSPROP = {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0, "centered": False, "weight_decay": 0, "maximize": False}
 ADAGRAD = {"lr": 0.1, "lr_decay": 0.1, "eps": 1e-8, "weight_decay": 0, "initial_accumulator_value": 0.5}
+ADAGRAD_NORM = {"lr": 0.1, "b0": 1.0, "momentum": 0.9, "weight_decay": 0.01}
 GROUPS = {
     "sgd": SGD,
     "adam": ADAM,
@@ -35,6 +38,7 @@ GROUPS = {
     "adagrad": ADAGRAD,
     "mix_clip": MIX,
     "normalized_sgd": NORMALIZED,
+    "adagrad_norm": ADAGRAD_NORM,
     "grda": GRDA,
 }
 
@@ -59,10 +63,20 @@ def give(params: list[Tensor], grads: list[Tensor | None]) -> None:
         param.grad = None if grad is None else grad.to(param.dtype)
 
 
-def take(rule: str, groups: list[dict[str, Any]], state: State, **options: Any) -> StepReport:
+def take(
+    rule: str,
+    groups: list[dict[str, Any]],
+    state: State,
+    clip: Any = None,
+    scope: Scope = Scope.OPTIMIZER,
+    **options: Any,
+) -> StepReport:
+    for group in groups:
+        if "b0" in group:  # adagrad_norm's sum, where parameters share it
+            group.setdefault("shared", {"sum": torch.tensor(float(group["b0"]) ** 2, dtype=torch.float64)})
     with torch.no_grad():
         return reference.step(
-            rule_specs.RULES[rule], groups, state, **{"clip": None, "scope": Scope.OPTIMIZER, **options}
+            rule_specs.RULES[rule].over(scope), groups, state, modifiers=Modifiers(clip), scope=scope, **options
         )
 
 
@@ -176,7 +190,7 @@ CLIPPING_CASES = {
 }
 
 
-@pytest.mark.parametrize("scope", Scope, ids=lambda scope: scope.value)
+@pytest.mark.parametrize("scope", NORM_SCOPES, ids=lambda scope: scope.value)
 @pytest.mark.parametrize(("rule", "options"), CLIPPING_CASES.values(), ids=CLIPPING_CASES)
 def test_steps_as_the_clipping_authors(rule: str, options: dict[str, Any], scope: Scope) -> None:
     ours = [param for param in parameters() if param.numel()]
@@ -228,7 +242,7 @@ def test_every_rule_has_a_reference() -> None:
         assert (reference.RULES[name].clip_factor is not None) == spec.clips_itself
 
 
-@pytest.mark.parametrize("scope", Scope, ids=lambda scope: scope.value)
+@pytest.mark.parametrize("scope", NORM_SCOPES, ids=lambda scope: scope.value)
 @pytest.mark.parametrize("smooth", [False, True], ids=["hard", "smooth"])
 @pytest.mark.parametrize("rule", GROUPS)
 def test_zero_gradients_give_no_nan(rule: str, smooth: bool, scope: Scope) -> None:
@@ -458,7 +472,7 @@ def test_gradients_through_two_steps(rule: str, options: dict[str, Any], clip: A
         group = {"params": [param], **options, "lr": lr, "weight_decay": weight_decay}
         for grad in (first, second):
             param.grad = grad
-            reference.step(rule_specs.RULES[rule], [group], state, clip=clip)
+            reference.step(rule_specs.RULES[rule], [group], state, modifiers=Modifiers(clip))
         return param
 
     generator = torch.Generator().manual_seed(4)

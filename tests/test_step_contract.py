@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import torchclip
 from builders import (
+    LOSS,
     build,
     draw_gradients,
     each_optimizer,
@@ -45,7 +46,8 @@ def test_arguments_are_those_of_the_namesake(
         if not (ours is torchclip.SGDW and name == "weight_decay"):
             assert mine[name] == argument, name
     keyword = inspect.Parameter.KEYWORD_ONLY
-    assert mine["clip"] == mine["backend"] == (keyword, None)
+    assert mine["clip"] == mine["step_size"] == mine["seed"] == mine["backend"] == (keyword, None)
+    assert mine["extensions"] == (keyword, ())
     positional = [name for name, (kind, _) in mine.items() if kind is not keyword]
     assert positional == [name for name, (kind, _) in torchs.items() if kind is not keyword]
 
@@ -91,7 +93,7 @@ def test_closure(name: str, backend: str) -> None:
     assert len(calls) == 1 and torch.equal(loss, calls[0])
     assert not any(torch.equal(p, b) for p, b in zip(params, before))
     assert optimizer.step(closure=closure) is not None
-    assert optimizer.step() is None
+    assert optimizer.step(loss=LOSS) is None
 
 
 @each_optimizer
@@ -105,12 +107,12 @@ def test_hooks_fire_once(name: str, backend: str) -> None:
         register_optimizer_step_post_hook(lambda *_: fired.append("global post")),
     ]
     try:
-        optimizer.step()
+        optimizer.step(loss=LOSS)
     finally:
         for handle in handles:
             handle.remove()
     assert sorted(fired) == ["global post", "global pre", "post", "pre"]
-    optimizer.step()
+    optimizer.step(loss=LOSS)
     assert len(fired) == 4
 
 
@@ -122,7 +124,7 @@ def test_step_is_seen_by_autograd(name: str, backend: str) -> None:
     optimizer.add_param_group({"params": [without]})
     loss = (params[0] ** 2).sum()
     versions = [p._version for p in params]
-    optimizer.step()
+    optimizer.step(loss=LOSS)
     assert all(p._version > v for p, v in zip(params, versions))
     assert without._version == 0
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -136,7 +138,7 @@ def test_step_under_autograd_and_inference_settings(name: str, backend: str) -> 
         params = leaves()
         optimizer = build(name, params, backend=backend)
         with mode():
-            optimizer.step()
+            optimizer.step(loss=LOSS)
         assert all(p.is_leaf and p.requires_grad for p in params)
         for state in optimizer.state.values():
             assert not any(value.requires_grad for value in state.values())
@@ -150,8 +152,8 @@ def test_lr_as_a_tensor(name: str, backend: str) -> None:
     ours, plain = build(name, params, lr=lr, backend=backend), build(name, copies, lr=0.25, backend=backend)
     for step in range(3):
         draw_gradients(step, params, copies)
-        ours.step()
-        plain.step()
+        ours.step(loss=LOSS)
+        plain.step(loss=LOSS)
         torch.testing.assert_close(params, copies, rtol=1e-6, atol=1e-6)
         lr.mul_(0.5)  # as schedulers do: in place
         plain.param_groups[0]["lr"] *= 0.5
@@ -166,7 +168,7 @@ def test_scheduler(name: str, backend: str) -> None:
         warnings.simplefilter("error")  # torch warns when it thinks that step() was not called
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
         start = optimizer.param_groups[0]["lr"]
-        optimizer.step()
+        optimizer.step(loss=LOSS)
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] == start / 2
 
@@ -181,15 +183,15 @@ def test_a_fused_step_allocates_nothing_the_size_of_a_parameter(name: str, backe
         p.grad = torch.randn_like(p)
     options = {} if name == "grda" else {"weight_decay": 0.1}
     optimizer = build(name, params, clip=1.0, backend=backend, **options)
-    optimizer.step()  # makes the state
+    optimizer.step(loss=LOSS)  # makes the state
     assert largest_allocation(lambda: params[0].detach().clone()) == 400_000  # the measurement works
-    assert largest_allocation(optimizer.step) < 60_000
+    assert largest_allocation(lambda: optimizer.step(loss=LOSS)) < 60_000
 
 
 def test_a_parameter_that_refers_to_the_optimizer_does_not_keep_it_alive(backend: str) -> None:
     params = leaves()
     optimizer = torchclip.SGD(params, lr=0.1, momentum=0.9, backend=backend)
-    optimizer.step()
+    optimizer.step(loss=LOSS)
     params[0].owner = optimizer
     watched = weakref.ref(optimizer)
     del optimizer, params

@@ -14,9 +14,21 @@ pytest.importorskip("triton", reason="Triton is an optional dependency of the pa
 CHECKS = Path(__file__).with_name("triton_checks.py")
 
 
-@pytest.mark.parametrize(
-    "check", ["momentum", "second_moment", "root_mean_square", "soft_threshold", "prepare", "philox"]
+CHECK_NAMES = (
+    "momentum",
+    "momentum_over_sums",
+    "second_moment",
+    "root_mean_square",
+    "soft_threshold",
+    "prepare",
+    "after_rule",
+    "philox",
+    "draws",
+    "draws_of_large_parameters",
 )
+
+
+@pytest.mark.parametrize("check", CHECK_NAMES)
 def test_interpreted_function_agrees(check: str) -> None:
     # In a process of its own: Triton decides when it is imported whether functions are interpreted.
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

@@ -10,21 +10,27 @@ import triton.language as tl
 from torch import Tensor
 
 import torchclip
+from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
 from torchclip.kernels import philox, pipeline, rules
-from torchclip.reference.philox import philox4x32
+from torchclip.reference.draws import Draws, normal_pair
+from torchclip.reference.philox import WORD, key_of_seed, philox4x32
 
 COUNT = 256
 EPS = torch.finfo(torch.float32).eps
 
 
 @triton.jit
-def momentum_kernel(p, g, m, momentum, weight, m_step, g_step, count: tl.constexpr, has_buffer: tl.constexpr):
+def momentum_kernel(
+    p, g, m, s, momentum, weight, m_step, g_step, offset, buffer: tl.constexpr, sums: tl.constexpr, count: tl.constexpr
+):
     i = tl.arange(0, count)
-    new_p, new_m = rules.momentum(
-        tl.load(p + i), tl.load(g + i), tl.load(m + i), momentum, weight, m_step, g_step, has_buffer
-    )
+    new_p, new_m, new_s = rules.momentum(
+        tl.load(p + i), tl.load(g + i), tl.load(m + i), tl.load(s + i),
+        momentum, weight, m_step, g_step, offset, buffer, sums,
+    )  # fmt: skip
     tl.store(p + i, new_p)
     tl.store(m + i, new_m)
+    tl.store(s + i, new_s)
 
 
 @triton.jit
@@ -78,9 +84,21 @@ def soft_threshold_kernel(p, g, a, lr, threshold, count: tl.constexpr):
 
 
 @triton.jit
-def prepare_kernel(g, p, scale, limit, decay, count: tl.constexpr, clip: tl.constexpr, coupled: tl.constexpr):
+def prepare_kernel(g, p, keep, normal, scale, limit, noise, decay, stages: tl.constexpr, count: tl.constexpr):
     i = tl.arange(0, count)
-    tl.store(g + i, pipeline.prepare(tl.load(g + i), tl.load(p + i), scale, limit, decay, clip, coupled))
+    prepared = pipeline.prepare(
+        tl.load(g + i), tl.load(p + i), tl.load(keep + i), tl.load(normal + i),
+        scale, limit, noise, decay, stages & 1 != 0, stages & 2 != 0, stages & 4 != 0, stages & 8 != 0,
+    )  # fmt: skip
+    tl.store(g + i, prepared)
+
+
+@triton.jit
+def after_rule_kernel(p, stepped, keep, slow, alpha, count: tl.constexpr):
+    i = tl.arange(0, count)
+    chosen = pipeline.choose(tl.load(p + i), tl.load(stepped + i), tl.load(keep + i))
+    tl.store(p + i, chosen)
+    tl.store(slow + i, pipeline.synchronise(chosen, tl.load(slow + i), alpha))
 
 
 @triton.jit
@@ -94,6 +112,13 @@ def philox_kernel(out, seed_low, seed_high, count: tl.constexpr):
     tl.store(out + count + i, word1.to(tl.int64))
     tl.store(out + 2 * count + i, word2.to(tl.int64))
     tl.store(out + 3 * count + i, word3.to(tl.int64))
+
+
+@triton.jit
+def draws_kernel(normals, keeps, low, high, step, index, first, threshold, stream: tl.constexpr, count: tl.constexpr):
+    i = tl.arange(0, count)
+    tl.store(normals + i, philox.normal(low, high, step, index, first, count))
+    tl.store(keeps + i, philox.keep(low, high, step, index, first, threshold, stream, count))
 
 
 def stepped(
@@ -118,13 +143,28 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def check_momentum() -> None:
+    unused = torch.zeros(COUNT)
     (p, m, g), expected, state, k = stepped(torchclip.SGD, lr=0.5, momentum=0.9, nesterov=True)
-    momentum_kernel[(1,)](p, g, m, *k.values(), COUNT, True)
+    momentum_kernel[(1,)](p, g, m, unused, *k.values(), True, False, COUNT)
     assert_close(p, expected)
     assert_close(m, state["momentum_buffer"])
     (p, g), expected, _, k = stepped(torchclip.SGD, lr=0.5)
-    momentum_kernel[(1,)](p, g, torch.zeros(COUNT), *k.values(), COUNT, False)
+    momentum_kernel[(1,)](p, g, unused, unused, *k.values(), False, False, COUNT)
     assert_close(p, expected)
+    assert not unused.any()
+
+
+def check_momentum_over_sums() -> None:
+    unused = torch.zeros(COUNT)
+    (p, m, s, g), expected, state, k = stepped(torchclip.AdaGradNorm, lr=0.5, momentum=0.9, scope="row")
+    momentum_kernel[(1,)](p, g, m, s, *k.values(), True, True, COUNT)
+    assert_close(p, expected)
+    assert_close(m, state["momentum_buffer"])
+    assert_close(s, state["sum"])
+    (p, s, g), expected, state, k = stepped(torchclip.AdaGradNorm, lr=0.5, scope="row")
+    momentum_kernel[(1,)](p, g, unused, s, *k.values(), False, True, COUNT)
+    assert_close(p, expected)
+    assert_close(s, state["sum"])
 
 
 def check_second_moment() -> None:
@@ -160,13 +200,36 @@ def check_soft_threshold() -> None:
 
 
 def check_prepare() -> None:
-    g, p = torch.linspace(-2, 2, COUNT), torch.ones(COUNT)
-    g[0] = float("nan")
-    result = g.clone()
-    prepare_kernel[(1,)](result, p, 0.5, 0.25, 0.125, COUNT, True, True)
-    torch.testing.assert_close(result, (g * 0.5).clamp(-0.25, 0.25) + 0.125 * p, equal_nan=True)
-    prepare_kernel[(1,)](g, p, 0.5, 0.25, 0.125, COUNT, False, False)
-    assert g[0].isnan() and float(g[-1]) == 1.0
+    generator = torch.Generator().manual_seed(2)
+    g, p, normal = torch.linspace(-2, 2, COUNT), torch.ones(COUNT), torch.randn(COUNT, generator=generator)
+    keep = torch.rand(COUNT, generator=generator) < 0.5
+    g[0], keep[0] = float("nan"), True  # kept, it survives
+    g[1], keep[1] = float("inf"), False  # dropped, it is gone
+    for stages in range(16):
+        expected = g * 0.5
+        if stages & 1:
+            expected = expected.clamp(-0.25, 0.25)
+        if stages & 2:
+            expected = torch.where(keep, expected, 0.0)
+        if stages & 4:
+            expected = expected + 0.75 * normal
+        if stages & 8:
+            expected = expected + 0.125 * p
+        result = g.clone()
+        prepare_kernel[(1,)](result, p, keep, normal, 0.5, 0.25, 0.75, 0.125, stages, COUNT)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
+        assert result[0].isnan()
+
+
+def check_after_rule() -> None:
+    generator = torch.Generator().manual_seed(3)
+    p, stepped_p, slow = (torch.randn(COUNT, generator=generator) for _ in range(3))
+    keep = torch.rand(COUNT, generator=generator) < 0.5
+    chosen = torch.where(keep, stepped_p, p)
+    expected = slow + 0.25 * (chosen - slow)
+    after_rule_kernel[(1,)](p, stepped_p, keep, slow, 0.25, COUNT)
+    assert torch.equal(p, chosen)
+    assert torch.equal(slow, expected)
 
 
 def check_philox() -> None:
@@ -175,6 +238,47 @@ def check_philox() -> None:
     philox_kernel[(1,)](out, *(torch.tensor([half], dtype=torch.int64) for half in seed), COUNT)
     i = torch.arange(COUNT)
     assert torch.equal(out, torch.stack(philox4x32(seed, (i, i * 3, i * 5, i * 7))))
+
+
+def drawn(
+    seed: int, step: int, index: int, first: int, threshold: int, stream: int, count: int = COUNT
+) -> tuple[Tensor, Tensor]:
+    """The kernel's normal numbers and keep mask of ``count`` elements from number ``first`` on."""
+    normals, keeps = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    draws_kernel[(1,)](normals, keeps, *key_of_seed(seed), step, index, first, threshold, stream, count)
+    return normals, keeps
+
+
+def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
+    assert torch.equal(actual.view(torch.int32), expected.view(torch.int32))
+
+
+def check_draws() -> None:
+    like = torch.empty(COUNT)
+    for seed, step, index in ((7, 1, 0), (-1, 2, 1), (0xA4093822_299F31D0, 1000, 65537)):
+        for stream, p in ((GRADIENT_DROPOUT_STREAM, 0.1), (LR_DROPOUT_STREAM, 0.5), (LR_DROPOUT_STREAM, 0.0)):
+            draws = Draws(seed, step)
+            normals, keeps = drawn(seed, step, index, 0, drop_threshold(p), stream)
+            assert torch.equal(keeps, ~draws.dropped(like, index, stream, p))
+            assert_same_bits(normals, draws.normals(like, index))
+    assert drawn(7, 1, 0, 0, drop_threshold(0.0), LR_DROPOUT_STREAM)[1].all()
+
+
+def check_draws_of_large_parameters() -> None:
+    # Numbers of elements on both sides of 2**34, where their quarter needs a 33rd bit, and a step of more than 32 bits.
+    seed, step, index, threshold, count = 11, 2**32 + 5, 3, 2**31, 4096
+    for first in (COUNT, 2**34 - count // 2, 2**36 + 4):
+        normals, keeps = drawn(seed, step, index, first, threshold, GRADIENT_DROPOUT_STREAM, count)
+        block = torch.arange(first // 4, first // 4 + count // 4)
+
+        def words(stream: int, block: Tensor = block) -> tuple[Tensor, ...]:
+            counter = (step & WORD, index, block & WORD, stream + ((block >> 32) << 8))
+            return philox4x32(key_of_seed(seed), tuple(torch.as_tensor(word) for word in counter))
+
+        kept = torch.stack([word >= threshold for word in words(GRADIENT_DROPOUT_STREAM)], dim=-1)
+        assert torch.equal(keeps, kept.flatten())
+        w0, w1, w2, w3 = words(NOISE_STREAM)
+        assert_same_bits(normals, torch.stack((*normal_pair(w0, w1), *normal_pair(w2, w3)), dim=-1).flatten())
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchclip.rule_spec import StateSlot
 
 Check = Callable[[Any], str | None]
 """Takes a hyperparameter's value; returns what is wrong with it, or None."""
@@ -77,7 +80,32 @@ def learning_rate(value: Any) -> str | None:
     return non_negative("learning rate")(value)
 
 
-LR = learning_rate
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises for a field of a policy that is no finite number within its bounds.
+
+    Raises:
+        TypeError: when it is no number.
+        ValueError: when it is not finite, or out of bounds.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
+    bounds = [
+        f"{relation} {bound:g}"
+        for relation, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+        if math.isfinite(bound)
+    ]
+    if not (math.isfinite(value) and least <= value <= most and above < value < below):
+        raise ValueError(f"Invalid {name}: {value}; it must be {' and '.join(bounds) or 'a finite number'}")
+
+
 WEIGHT_DECAY = non_negative("weight_decay value")
 MOMENTUM = non_negative("momentum value")
 AVERAGE = decay_rate("momentum value")
@@ -176,7 +204,7 @@ def check_gradient(name: str, parameter: Tensor) -> None:
             )
 
 
-def check_state(name: str, slots: Mapping[str, Any], parameter: Tensor) -> None:
+def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) -> None:
     """Raises when state tensors, from a checkpoint say, do not fit their parameter or one another.
 
     Args:
@@ -187,22 +215,26 @@ def check_state(name: str, slots: Mapping[str, Any], parameter: Tensor) -> None:
     for slot, value in slots.items():
         if not isinstance(value, Tensor):
             raise TypeError(
-                f"state {slot!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint again"
+                f"state {slot.name!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint "
+                "again"
             )
-    # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
-    allowed = {parameter.dtype, torch.float32} if parameter.dtype.itemsize == 2 else {parameter.dtype}
+    full = torch.promote_types(parameter.dtype, torch.float32)
     for slot, value in slots.items():
-        if value.shape != parameter.shape or value.device != parameter.device or value.dtype not in allowed:
+        shape = slot.extent.shape(parameter)
+        # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
+        allowed = {full} if slot.has_own_type else {parameter.dtype, full}
+        if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
             raise RuntimeError(
-                f"state {slot!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
-                f"where the parameter is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device}: "
-                "move and cast the state together with the parameter, or load a checkpoint made for this model"
+                f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
+                f"where shape {tuple(shape)} is wanted and the parameter is {parameter.dtype} on {parameter.device}: "
+                "move and cast the state together with the parameter, or load a checkpoint made for this model and "
+                "this optimizer"
             )
         if may_overlap(value):
             raise RuntimeError(
-                f"state {slot!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and cannot "
-                "be written to; assign a clone()"
+                f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
+                "cannot be written to; assign a clone()"
             )
-    dtypes = {slot: value.dtype for slot, value in slots.items()}
+    dtypes = {slot.name: value.dtype for slot, value in slots.items() if not slot.has_own_type}
     if len(set(dtypes.values())) > 1:
         raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

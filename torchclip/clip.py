@@ -1,66 +1,17 @@
 """Clip policies: what is measured on the raw gradients, and the factor that the measurement gives.
 
-A policy is a frozen dataclass that checks itself. It holds no state and runs no kernel: the backends read its fields,
-and ``factor`` is its equation, used as it stands by the reference path.
+A policy is a frozen dataclass that checks itself. It runs no kernel: the backends read its fields.
 """
 
 from __future__ import annotations
 
-import enum
-import math
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-HARD_EPS = 1e-6
-"""Added to the norm by :func:`torch.nn.utils.clip_grad_norm_`, and therefore here."""
-
-
-class Scope(str, enum.Enum):
-    """Over which parameters a norm is taken."""
-
-    OPTIMIZER = "optimizer"
-    GROUP = "group"
-    TENSOR = "tensor"
-
-
-class NonFinite(str, enum.Enum):
-    """What a step does when a norm is infinite or NaN."""
-
-    PROPAGATE = "propagate"
-    SKIP = "skip"
-    ERROR = "error"
-
-
-_Choice = TypeVar("_Choice", Scope, NonFinite)
-
-
-def checked_bound(name: str, value: float, *, zero: bool) -> float:
-    """``value`` as a float, when it can bound a norm; 0 only where ``zero`` allows it."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
-    if math.isnan(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"Invalid {name}: {value}; it bounds a norm and must be {'at least' if zero else 'above'} 0")
-    return float(value)
-
-
-def _checked_choice(name: str, value: _Choice | str, allowed: tuple[_Choice, ...]) -> _Choice:
-    names = ", ".join(repr(member.value) for member in allowed)
-    for member in allowed:
-        if value == member:
-            return member
-    raise ValueError(f"Invalid {name}: {value!r}; choose one of {names}")
-
-
-def checked_scope(scope: Scope | str) -> Scope:
-    """The scope that ``scope=`` names.
-
-    Raises:
-        ValueError: when there is no such scope.
-    """
-    return _checked_choice("scope", scope, tuple(Scope))
+from torchclip.adaptive_clip import AdaptiveGradientClip, AutoClip, ZClip
+from torchclip.norms import HARD_EPS, NonFinite, Scope, checked_bound, checked_choice
 
 
 @dataclass(frozen=True)
@@ -99,9 +50,9 @@ class ClipByGlobalNorm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
-        object.__setattr__(self, "nonfinite", _checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
+        object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
         scopes = (Scope.OPTIMIZER, Scope.GROUP)
-        object.__setattr__(self, "scope", _checked_choice("scope", self.scope, scopes))
+        object.__setattr__(self, "scope", checked_choice("scope", self.scope, scopes))
 
     def factor(self, norm: Tensor) -> Tensor:
         """The clip factor of each norm; both have the shape of the scope."""
@@ -135,7 +86,7 @@ class ClipByTensorNorm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
-        object.__setattr__(self, "nonfinite", _checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
+        object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property
     def scope(self) -> Scope:
@@ -171,7 +122,15 @@ class ClipByValue:
 
 
 NormPolicy = ClipByGlobalNorm | ClipByTensorNorm
-ClipPolicy = ClipByGlobalNorm | ClipByTensorNorm | ClipByValue
+AdaptivePolicy = AdaptiveGradientClip | AutoClip | ZClip
+MeasuringPolicy = NormPolicy | AdaptivePolicy
+ClipPolicy = MeasuringPolicy | ClipByValue
+POLICIES = (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, AdaptiveGradientClip, AutoClip, ZClip)
+
+
+def measures(clip: ClipPolicy | None) -> bool:
+    """Whether a policy takes norms."""
+    return clip is not None and not isinstance(clip, ClipByValue)
 
 
 def _norm_factor(norm: Tensor, max_norm: float, smooth: bool) -> Tensor:
@@ -182,11 +141,11 @@ def _norm_factor(norm: Tensor, max_norm: float, smooth: bool) -> Tensor:
 
 def as_clip_policy(clip: ClipPolicy | float | None) -> ClipPolicy | None:
     """The policy that an optimizer's ``clip=`` argument stands for: a number is ``ClipByGlobalNorm(max_norm)``."""
-    if clip is None or isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue)):
+    if clip is None or isinstance(clip, POLICIES):
         return clip
     if isinstance(clip, (int, float)) and not isinstance(clip, bool):
         return ClipByGlobalNorm(float(clip))
     raise TypeError(
-        f"clip={clip!r} must be None, a number (the max_norm of ClipByGlobalNorm), or one of ClipByGlobalNorm, "
-        f"ClipByTensorNorm, ClipByValue; got {type(clip).__name__}"
+        f"clip={clip!r} must be None, a number (the max_norm of ClipByGlobalNorm), or one of "
+        f"{', '.join(policy.__name__ for policy in POLICIES)}; got {type(clip).__name__}"
     )

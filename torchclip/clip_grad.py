@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backend import EXTENSION
-from torchclip.clip import HARD_EPS, checked_bound
+from torchclip.norms import HARD_EPS, checked_bound
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -58,6 +58,7 @@ def get_total_norm(
         filled = [tensor for tensor in tensors if tensor.numel() > 0]
         upcast = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in filled]
         return torch.nn.utils.get_total_norm(upcast, norm_type, error_if_nonfinite, foreach)
+    assert EXTENSION is not None
     norm = EXTENSION.total_norm(tensors, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
@@ -114,7 +115,8 @@ def clip_grad_norm_(
         for gradient in gradients:
             gradient.mul_(factor.to(gradient.device))
         return norm
-    factor = max_norm / (float(norm) + HARD_EPS)
-    if not factor >= 1.0:  # a NaN norm reaches the gradients, as it does in torch
-        EXTENSION.scale_gradients(gradients, factor)
+    assert EXTENSION is not None
+    scale = max_norm / (float(norm) + HARD_EPS)
+    if not scale >= 1.0:  # a NaN norm reaches the gradients, as it does in torch
+        EXTENSION.scale_gradients(gradients, scale)
     return norm

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer
 
 from torchclip import backend as backends
@@ -20,12 +19,18 @@ from torchclip.checks import (
     check_hyperparameters,
     check_new_parameters,
     check_parameter,
-    check_state,
     describe_parameter,
 )
-from torchclip.clip import ClipByValue, ClipPolicy, Scope, as_clip_policy
-from torchclip.plan import NON_FINITE, STEPPED, clip_arguments, make_plan
+from torchclip.clip import ClipPolicy, Scope, as_clip_policy, measures
+from torchclip.extensions import Extension
+from torchclip.hooks import hook_step
+from torchclip.metrics import sparsity
+from torchclip.modifiers import SLOW, Modifiers
+from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.rule_spec import RuleSpec
+from torchclip.shared import checked_seed, complete_shared, forget_norms
+from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
+from torchclip.step_size import AdaLossStep, StepSize, checked_loss
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -39,36 +44,80 @@ class FusedOptimizer(Optimizer):
         clips_by: for rules that clip themselves, over which parameters their norms are taken.
     """
 
-    spec: ClassVar[RuleSpec]
+    spec: RuleSpec
     hyperparameter_checks: ClassVar[Mapping[str, Check]]
     clips_by: Scope = Scope.OPTIMIZER
+
+    _backend: str | None
+    _plan: Any
+    _loss: Tensor | None
+    _report: reference.StepReport | None
 
     _step_supports_amp_scaling = True
 
     def __init__(
-        self, params: ParamsT, defaults: dict[str, Any], *, clip: ClipPolicy | float | None, backend: str | None
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        clip: ClipPolicy | float | None,
+        step_size: StepSize | None,
+        extensions: Iterable[Extension],
+        seed: int | None,
+        backend: str | None,
     ) -> None:
         check_hyperparameters(defaults, self.hyperparameter_checks)
         backends.check_flags(defaults, backend)
         if backend is not None:
             backends.unavailable_reason(backend)  # an unknown name, before anything else
         self._requested = backend
-        self.clip = clip
+        self._seed = checked_seed(seed)
+        self._modifiers = Modifiers.of(clip, step_size, extensions)
+        self._compose()
         self._forget_plan()
         super().__init__(params, defaults)
+        self._complete_shared()
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
+
+    def _compose(self) -> None:
+        """The rule with the state that scope and extensions ask for."""
+        spec = type(self).spec.over(self.clips_by)
+        refusal = self._modifiers.refusal(spec)
+        if refusal is not None:
+            raise ValueError(refusal)
+        self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
+
+    def _complete_shared(self) -> None:
+        complete_shared(self.param_groups, self._modifiers, self.spec, self.clips_by, self._seed)
 
     # What a user reads.
 
     @property
     def clip(self) -> ClipPolicy | None:
-        """The clip policy; assigning a number or a policy changes it from the next step on."""
-        return self._clip
+        """The clip policy; assigning a number or a policy changes it from the next step on, and starts its memory."""
+        return self._modifiers.clip
 
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
-        self._clip = as_clip_policy(clip)
-        self._clip_arguments = clip_arguments(self._clip)
+        policy = as_clip_policy(clip)
+        if policy != self._modifiers.clip:
+            forget_norms(self.param_groups)
+        self._modifiers = replace(self._modifiers, clip=policy)
+        self._complete_shared()
+        if self._report is not None:
+            self._report = self._report.without_measurements()
+        if self._plan is not None:
+            self._plan.configure(configuration(self._modifiers))
+
+    @property
+    def step_size(self) -> StepSize | None:
+        """The step size policy."""
+        return self._modifiers.step_size
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """The extensions, in the order in which they act."""
+        return self._modifiers.extensions
 
     @property
     def backend(self) -> str:
@@ -88,61 +137,71 @@ class FusedOptimizer(Optimizer):
         Raises:
             RuntimeError: when nothing was measured.
         """
-        return self._measurement(0)
+        return self._measurement("grad_norm")
 
     @property
     def clip_factor(self) -> Tensor:
         """What the last step's gradient was multiplied with, shaped as :attr:`grad_norm`.
 
-        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction.
+        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction; 1 over
+        rows, where there are too many to report.
 
         Raises:
             RuntimeError: when nothing was measured.
         """
-        return self._measurement(1)
+        return self._measurement("clip_factor")
 
-    def _measurement(self, index: int) -> Tensor:
-        dtype = torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
-        if self._plan is not None and self._plan.norms:
-            values = (self._plan.norms, self._plan.factors)[index]
-            scope = self._clip.scope if _measures(self._clip) else self.clips_by
-            return torch.tensor(values[0] if scope is Scope.OPTIMIZER else values, dtype=dtype)
-        if self._report is not None and self._report.grad_norm is not None:
-            measured = (self._report.grad_norm, self._report.clip_factor)[index]
-            assert measured is not None
-            return measured.to(dtype)
-        if _measures(self._clip) or self.spec.clips_itself:
+    def metrics(self) -> dict[str, Tensor]:
+        """What the last step measured and counted, without waiting for the device.
+
+        Returns:
+            0-dim tensors, or one number per param group or per parameter where a norm is taken over those. Only what
+            there is:
+
+            ``grad_norm``, ``clip_factor``: as the attributes.
+            ``direction_norm``: the norm of the direction that a rule measures itself.
+            ``clipped_fraction``: the share of steps in which a clip factor was below 1, since the optimizer was made or
+            loaded.
+            ``lr_scale``: the factor of the step size on the gradient.
+            ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
+        """
+        dtype = self._report_dtype()
+        return {name: value.to(dtype) for name, value in self._measured().items()} | {"sparsity": self._sparsity()}
+
+    def _report_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
+
+    def _measurement(self, name: str) -> Tensor:
+        measured = self._measured()
+        if name in measured:
+            return measured[name].to(self._report_dtype())
+        if measures(self.clip) or self.spec.clips_itself:
             raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
         raise RuntimeError(
-            f"{type(self).__name__} measures no norm with clip={self._clip}: pass clip=max_norm, "
+            f"{type(self).__name__} measures no norm with clip={self.clip}: pass clip=max_norm, "
             "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
         )
 
+    def _measured(self) -> dict[str, Tensor]:
+        """What the last step measured, in float64."""
+        if self._plan is not None:
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._plan.report().items()}
+        return {} if self._report is None else self._report.measured()
+
+    def _sparsity(self) -> Tensor:
+        return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])
+
     # The step.
 
-    @staticmethod
-    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """Torch's wrapper around every ``step``: step hooks, and a record for the profiler.
+    profile_hook_step = staticmethod(hook_step)
 
-        It takes as long as a hundred parameters do. Where nobody listens, the step runs without it.
-        """
-        observed = Optimizer.profile_hook_step(func)
-
-        @functools.wraps(func)
-        def wrapper(self: FusedOptimizer, *args: Any, **kwargs: Any) -> Any:
-            hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-            global_hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
-            if hooks or global_hooks or torch.autograd._profiler_enabled():
-                return observed(self, *args, **kwargs)
-            return func(self, *args, **kwargs)
-
-        return wrapper
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Updates every parameter that has a gradient.
 
         Args:
             closure: re-evaluates the model and returns the loss; it runs with gradients enabled.
+            loss: the loss, one number on the parameters' device, for ``AdaLossStep``, which takes what the closure
+                returned where this is None. Nothing else looks at it.
 
         Returns:
             What the closure returned, else None.
@@ -150,13 +209,18 @@ class FusedOptimizer(Optimizer):
         Raises:
             RuntimeError: for a gradient that is sparse or does not fit its parameter, and for a norm that is not finite
                 under ``nonfinite="error"``. Parameters and state are then as they were.
+            TypeError, ValueError: for a missing loss under ``AdaLossStep``, one that is no scalar, or one on another
+                device.
         """
-        loss = None
+        result = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                result = closure()
+        if isinstance(self._modifiers.step_size, AdaLossStep):
+            given = result if loss is None else loss
+            self._loss = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
         self._run()
-        return loss
+        return result
 
     def _run(self) -> None:
         if self.backend == "reference":
@@ -167,41 +231,45 @@ class FusedOptimizer(Optimizer):
     def _fused_step(self) -> None:
         plan = self._plan
         if plan is None:
-            plan = self._plan = make_plan(self.spec, self.clips_by)
+            plan = self._plan = make_plan(self.spec, self.clips_by, self._modifiers)
         attention = plan.refresh(self.param_groups, self.state)
         created: list[tuple[int, Tensor, str]] = []
         if attention:
             if not self._still_served():
                 return self._run()
-            created = self._create_state(attention)
-            plan.mark_fresh(sorted({position for position, _, _ in created}))
+            created = create_state(self.spec, list(self._named_parameters()), self.state, attention)
+            # Slow weights that are made later, after loading say, make no first step of the rule.
+            plan.mark_fresh(sorted({position for position, _, slot in created if slot != SLOW.name}))
             if plan.refresh(self.param_groups, self.state):
                 raise AssertionError("a parameter still cannot step after its state was made")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         outcome = plan.step(
-            *self._clip_arguments,
             1.0 if grad_scale is None else 1.0 / float(grad_scale),
             found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
+            0.0 if self._loss is None else float(self._loss),
         )
         if outcome != STEPPED:
-            self._drop_state(created)
+            drop_state(self.state, created)
         if outcome == NON_FINITE:
             self._raise_nonfinite()
 
     def _reference_step(self) -> None:
-        for name, parameter, _ in self._named_parameters():
+        for name, parameter, group in self._named_parameters():
             if parameter.grad is not None:
                 check_parameter(name, parameter)
                 check_gradient(name, parameter)
+                check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
             self._report = reference.step(
                 self.spec,
                 self.param_groups,
                 self.state,
-                clip=self._clip,
+                modifiers=self._modifiers,
                 scope=self.clips_by,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
+                loss=self._loss,
+                before=self._report,
             )
         if self._report.nonfinite:
             self._raise_nonfinite()
@@ -210,8 +278,9 @@ class FusedOptimizer(Optimizer):
 
     def _forget_plan(self) -> None:
         self._plan = None
-        self._backend: str | None = None
-        self._report: reference.StepReport | None = None
+        self._backend = None
+        self._loss = None
+        self._report = None
 
     def _still_served(self) -> bool:
         """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
@@ -228,46 +297,9 @@ class FusedOptimizer(Optimizer):
             for index, parameter in enumerate(group["params"]):
                 yield describe_parameter(self.param_groups, group_index, index), parameter, group
 
-    def _create_state(self, positions: list[int]) -> list[tuple[int, Tensor, str]]:
-        """Checks the parameters at ``positions`` and makes the state they lack.
-
-        Returns:
-            What was made: position, parameter and the state's name.
-        """
-        every = list(self._named_parameters())
-        wanted = [(position, *every[position]) for position in positions]
-        for _, name, parameter, group in wanted:
-            check_parameter(name, parameter)
-            check_gradient(name, parameter)
-            state = self.state.get(parameter, {})
-            used = {slot: state[slot] for slot in self.spec.used_slots(group) if state.get(slot) is not None}
-            check_state(name, used, parameter)
-        created: list[tuple[int, Tensor, str]] = []
-        for position, _, parameter, group in wanted:
-            state = self.state[parameter]
-            for slot in self.spec.missing_state(state, group):
-                state[slot] = self.spec.create_state(slot, parameter, group)
-                created.append((position, parameter, slot))
-        return created
-
-    def _drop_state(self, created: list[tuple[int, Tensor, str]]) -> None:
-        """A step that was skipped leaves nothing behind, so that the next one is a first step again."""
-        for _, parameter, slot in created:
-            self.state[parameter].pop(slot)
-            if not self.state[parameter]:
-                self.state.pop(parameter)
-
     def _raise_nonfinite(self) -> None:
-        names = [
-            name
-            for name, parameter, _ in self._named_parameters()
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-        ]
-        where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
-        raise RuntimeError(
-            f"the gradient norm is not finite, and {self._clip} says to raise; not finite: {where}. Nothing was "
-            'written. Lower the learning rate or the loss scale, or choose nonfinite="skip"'
-        )
+        named = [(name, parameter) for name, parameter, _ in self._named_parameters()]
+        raise nonfinite_error(named, f"the gradient norm is not finite, and {self.clip} says to raise")
 
     # The constructor's and torch's hooks into the above.
 
@@ -289,6 +321,8 @@ class FusedOptimizer(Optimizer):
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         check_new_parameters(param_group["params"], len(self.param_groups))
         super().add_param_group(param_group)
+        if len(self.param_groups) > 1:
+            self._complete_shared()
         self._forget_plan()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -304,6 +338,7 @@ class FusedOptimizer(Optimizer):
         for group, own in zip(self.param_groups, flags, strict=True):
             group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
         restore_precision(self.spec, self.param_groups, self.state, saved)
+        self._complete_shared()
         self._forget_plan()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -311,13 +346,12 @@ class FusedOptimizer(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-        self.__dict__.setdefault("_requested", None)
-        self.clip = self.__dict__.get("_clip")
+        for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
+            self.__dict__.setdefault(name, default)
+        self._compose()
+        self._complete_shared()
         self._forget_plan()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_requested": self._requested, "_clip": self._clip, "clips_by": self.clips_by}
-
-
-def _measures(clip: ClipPolicy | None) -> bool:
-    return clip is not None and not isinstance(clip, ClipByValue)
+        kept = ("_requested", "_seed", "_modifiers", "clips_by")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}

@@ -1,35 +1,87 @@
-"""The compiled plan from Python: its arguments in the order and the numbering of ``csrc/plan.h``."""
+"""The compiled plan from Python: its arguments in the numbering of ``csrc/modifiers.h``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torchclip.backend import EXTENSION
-from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope
+from torchclip.clip import (
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    ClipByValue,
+    ClipPolicy,
+    NonFinite,
+    Scope,
+    ZClip,
+)
+from torchclip.extensions import drop_threshold
+from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
+from torchclip.step_size import AdaLossStep, SqrtDecay
 
-NO_CLIP, NORM_CLIP, VALUE_CLIP = range(3)
+NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP = range(6)
+NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE = range(3)
 STEPPED, SKIPPED, NON_FINITE = range(3)
 SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
 
-def make_plan(spec: RuleSpec, scope: Scope) -> Any:
+def make_plan(spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Any:
     """A ``torchclip._C.Plan`` for the rule; ``scope`` is that of a rule that clips itself."""
     assert EXTENSION is not None, "the cpu backend is chosen only where the extension is"
-    return EXTENSION.Plan(
+    rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
+    plan = EXTENSION.Plan(
         spec.name,
         list(spec.hyperparameters),
-        [slot.name for slot in spec.slots],
+        [slot.name for slot in rule_slots],
         [scalar.name for scalar in spec.scalars],
         SCOPES.index(scope),
     )
+    plan.configure(configuration(modifiers))
+    return plan
 
 
-def clip_arguments(clip: ClipPolicy | None) -> tuple[int, float, bool, int, int]:
-    """The policy as csrc/bindings.cpp's step() takes it: kind, limit, smooth, nonfinite, scope."""
+def configuration(modifiers: Modifiers) -> dict[str, float]:
+    """The modifiers as csrc/modifiers.h reads them: a number for each field."""
+    numbers: dict[str, float] = {**_clip(modifiers.clip)}
+    if isinstance(modifiers.step_size, AdaLossStep):
+        numbers |= {"step_size": LOSS_STEP_SIZE, "alpha": modifiers.step_size.alpha, "c": modifiers.step_size.c}
+    elif isinstance(modifiers.step_size, SqrtDecay):
+        step_size = modifiers.step_size
+        numbers |= {"step_size": SQRT_STEP_SIZE, "alpha": step_size.alpha, "b0": step_size.b0}
+    if modifiers.gradient_noise is not None:
+        noise = modifiers.gradient_noise
+        numbers |= {"gradient_noise": True, "noise_eta": noise.eta, "noise_gamma": noise.gamma}
+    if modifiers.gradient_dropout is not None:
+        numbers |= {"gradient_dropout": True, "gradient_threshold": drop_threshold(modifiers.gradient_dropout.p)}
+    if modifiers.lr_dropout is not None:
+        numbers |= {"lr_dropout": True, "lr_threshold": drop_threshold(modifiers.lr_dropout.p)}
+    if modifiers.lookahead is not None:
+        numbers |= {"lookahead_k": modifiers.lookahead.k, "lookahead_alpha": modifiers.lookahead.alpha}
+    return numbers
+
+
+def _clip(clip: ClipPolicy | None) -> dict[str, float]:
     if clip is None:
-        return NO_CLIP, 0.0, False, 0, 0
+        return {"clip": NO_CLIP}
     if isinstance(clip, ClipByValue):
-        return VALUE_CLIP, clip.max_value, False, 0, 0
-    return NORM_CLIP, clip.max_norm, clip.smooth, NONFINITES.index(clip.nonfinite), SCOPES.index(clip.scope)
+        return {"clip": VALUE_CLIP, "limit": clip.max_value}
+    common = {"nonfinite": NONFINITES.index(clip.nonfinite), "clip_scope": SCOPES.index(clip.scope)}
+    if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
+        return {**common, "clip": NORM_CLIP, "limit": clip.max_norm, "smooth": clip.smooth}
+    if isinstance(clip, AdaptiveGradientClip):
+        return {**common, "clip": UNIT_CLIP, "limit": clip.clipping, "unit_eps": clip.eps}
+    if isinstance(clip, AutoClip):
+        return {**common, "clip": PERCENTILE_CLIP, "percentile": clip.percentile, "window": clip.window}
+    assert isinstance(clip, ZClip)
+    return {
+        **common,
+        "clip": Z_CLIP,
+        "limit": clip.max_norm,
+        "z_alpha": clip.alpha,
+        "z_threshold": clip.z_threshold,
+        "z_warmup": clip.warmup_steps,
+        "z_eps": clip.eps,
+    }

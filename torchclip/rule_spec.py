@@ -4,44 +4,60 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchclip.norms import Scope
+
 Group = Mapping[str, Any]
 Coefficients = dict[str, float]
 
 
-class Initial(enum.Enum):
-    """How a state tensor starts."""
+class Extent(enum.Enum):
+    """How many numbers a state tensor holds."""
 
-    ZEROS = "zeros"
-    PARAMETER = "a copy of the parameter"
-    HYPERPARAMETER = "the group's initial_accumulator_value everywhere"
+    ELEMENT = "one for each element: the parameter's shape and strides"
+    TENSOR = "a single one: shape []"
+    ROW = "one for each row of the leading dimension, shape [rows, 1, ...]; below two dimensions, one for each element"
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        """The shape of such a state tensor of ``parameter``."""
+        if self is Extent.TENSOR:
+            return torch.Size()
+        if self is Extent.ROW and parameter.ndim >= 2:
+            return torch.Size([parameter.shape[0], *[1] * (parameter.ndim - 1)])
+        return parameter.shape
 
 
 @dataclass(frozen=True)
 class StateSlot:
-    """One state tensor with the shape and strides of its parameter.
+    """One state tensor.
 
     Args:
         name: the key in ``optimizer.state[parameter]``.
-        initial: how it starts.
+        initial: ``group -> value`` that it holds everywhere at first; None for a copy of the parameter.
         at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
+        extent: how many numbers it holds.
+        has_own_type: True where its type does not depend on that of the other slots.
     """
 
     name: str
-    initial: Initial = Initial.ZEROS
+    initial: Callable[[Group], float] | None = lambda group: 0.0
     at_least_float32: bool = False
+    extent: Extent = Extent.ELEMENT
+    has_own_type: bool = False
 
     def create(self, parameter: Tensor, group: Group) -> Tensor:
         """The tensor that this slot holds before the first step."""
         dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
-        if self.initial is Initial.PARAMETER:
+        if self.initial is None:
             return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
-        value = group["initial_accumulator_value"] if self.initial is Initial.HYPERPARAMETER else 0.0
+        shape, value = self.extent.shape(parameter), self.initial(group)
+        if shape != parameter.shape:
+            return torch.full(shape, value, dtype=dtype, device=parameter.device)
         return torch.full_like(parameter, value, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
 
 
@@ -72,6 +88,8 @@ class RuleSpec:
             ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
             measured norm are given for a norm of 0, those that depend on another number of state for its initial value.
         clips_itself: True when the rule measures its own direction and sets its step size by that norm.
+        by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
+            state that it has where those norms are taken over a scope. None for other rules.
         citation: where the rule comes from.
     """
 
@@ -83,6 +101,16 @@ class RuleSpec:
     coefficients: Callable[[Group, float, bool], Coefficients]
     citation: str
     clips_itself: bool = False
+    by_scope: Callable[[Scope], RuleSpec] | None = None
+
+    def over(self, scope: Scope) -> RuleSpec:
+        """The rule with the state that it has where its norms are taken over ``scope``."""
+        return self if self.by_scope is None else self.by_scope(scope)
+
+    def with_slot(self, slot: StateSlot) -> RuleSpec:
+        """The rule with one more state tensor, which every param group needs."""
+        used = self.used_slots
+        return replace(self, slots=(*self.slots, slot), used_slots=lambda group: (*used(group), slot.name))
 
     def missing_state(self, state: Mapping[str, Any], group: Group) -> list[str]:
         """The names of the state entries that a parameter of ``group`` needs and ``state`` lacks."""

@@ -11,40 +11,46 @@ import math
 
 import torch
 
-from torchclip.rule_spec import Coefficients, Group, Initial, RuleSpec, ScalarSlot, StateSlot
+from torchclip.norms import Scope
+from torchclip.rule_spec import Coefficients, Extent, Group, RuleSpec, ScalarSlot, StateSlot
+
+ROW_EPS = 1e-10
+"""Added to the root of a row's sum by AdaGradNorm's authors, and therefore here."""
 
 
 def _momentum_slots(group: Group) -> tuple[str, ...]:
     return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
 
+def _momentum_coefficients(
+    momentum: float, gradient_weight: float, momentum_step: float, gradient_step: float
+) -> Coefficients:
+    return {
+        "momentum": momentum,
+        "gradient_weight": gradient_weight,
+        "momentum_step": momentum_step,
+        "gradient_step": gradient_step,
+        "root_offset": ROW_EPS,
+    }
+
+
 def _sgd_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     lr, momentum = float(group["lr"]), group["momentum"]
     if momentum == 0:
-        return {"momentum": 0.0, "gradient_weight": 1.0, "momentum_step": 0.0, "gradient_step": lr}
-    return {
-        "momentum": 0.0 if first else momentum,
-        "gradient_weight": 1.0 if first else 1.0 - group["dampening"],
-        "momentum_step": lr * momentum if group["nesterov"] else lr,
-        "gradient_step": lr if group["nesterov"] else 0.0,
-    }
+        return _momentum_coefficients(0.0, 1.0, 0.0, lr)
+    return _momentum_coefficients(
+        0.0 if first else momentum,
+        1.0 if first else 1.0 - group["dampening"],
+        lr * momentum if group["nesterov"] else lr,
+        lr if group["nesterov"] else 0.0,
+    )
 
 
 def _averaged_momentum_coefficients(group: Group, momentum_step: float, gradient_step: float) -> Coefficients:
     momentum = group["momentum"]
     if momentum == 0:  # m is g, and no buffer is kept
-        return {
-            "momentum": 0.0,
-            "gradient_weight": 1.0,
-            "momentum_step": 0.0,
-            "gradient_step": momentum_step + gradient_step,
-        }
-    return {
-        "momentum": momentum,
-        "gradient_weight": 1.0 - momentum,
-        "momentum_step": momentum_step,
-        "gradient_step": gradient_step,
-    }
+        return _momentum_coefficients(0.0, 1.0, 0.0, momentum_step + gradient_step)
+    return _momentum_coefficients(momentum, 1.0 - momentum, momentum_step, gradient_step)
 
 
 def _normalized_sgd_coefficients(group: Group, step: float, first: bool) -> Coefficients:
@@ -139,6 +145,14 @@ def _adagrad_coefficients(group: Group, step: float, first: bool) -> Coefficient
     }
 
 
+def _b0_squared(group: Group) -> float:
+    return float(group["b0"]) ** 2
+
+
+def _adagrad_norm_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    return _averaged_momentum_coefficients(group, float(group["lr"]), 0.0)
+
+
 def _grda_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     lr, mu = float(group["lr"]), group["mu"]
     growth = group["c"] * lr ** (mu + 0.5) * (step**mu - (step - 1.0) ** mu)
@@ -221,17 +235,41 @@ RMSPROP = RuleSpec(
 ADAGRAD = RuleSpec(
     name="adagrad",
     hyperparameters=("lr_decay", "eps"),
-    slots=(StateSlot("sum", Initial.HYPERPARAMETER),),
+    slots=(StateSlot("sum", lambda group: group["initial_accumulator_value"]),),
     used_slots=lambda group: ("sum",),
     scalars=(ScalarSlot("step"),),
     coefficients=_adagrad_coefficients,
     citation="Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning, JMLR 2011",
 )
 
+
+def adagrad_norm(scope: Scope) -> RuleSpec:
+    """The rule over ``scope``: its sums are state of the parameters, or, where they share one, of the param groups."""
+    # Over rows, a parameter below two dimensions has its sums beside its momentum, element by element and of one type.
+    by_row = scope is Scope.ROW
+    extent = {Scope.TENSOR: Extent.TENSOR, Scope.ROW: Extent.ROW}.get(scope)
+    sums = () if extent is None else (StateSlot("sum", _b0_squared, True, extent, has_own_type=not by_row),)
+    return RuleSpec(
+        name="adagrad_norm",
+        hyperparameters=("momentum",),
+        slots=(StateSlot("momentum_buffer", at_least_float32=by_row), *sums),
+        used_slots=lambda group: (*_momentum_slots(group), *(slot.name for slot in sums)),
+        scalars=(),
+        coefficients=_adagrad_norm_coefficients,
+        clips_itself=True,
+        by_scope=adagrad_norm,
+        citation="Ward, Wu, Bottou, AdaGrad stepsizes, ICML 2019, arXiv 1806.01811; Wu, Xie, Du, Ward, AAAI 2022, "
+        "arXiv 2109.08282",
+    )
+
+
+ADAGRAD_NORM = adagrad_norm(Scope.ROW)
+"""With every slot that the rule can have."""
+
 GRDA = RuleSpec(
     name="grda",
     hyperparameters=("c", "mu"),
-    slots=(StateSlot("accumulator", Initial.PARAMETER, at_least_float32=True),),
+    slots=(StateSlot("accumulator", None, at_least_float32=True),),
     used_slots=lambda group: ("accumulator",),
     scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64)),
     coefficients=_grda_coefficients,
@@ -239,6 +277,7 @@ GRDA = RuleSpec(
 )
 
 RULES: dict[str, RuleSpec] = {
-    rule.name: rule for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, GRDA)
+    rule.name: rule
+    for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, ADAGRAD_NORM, GRDA)
 }
 """Every rule by its name."""

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "../rules/registry.h"
-#include "passes.h"
+#include "around.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define TORCHCLIP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -17,8 +17,8 @@ namespace torchclip::cpu {
 
 template <class C>
 PipelineCoefficients<C> narrow(const PipelineCoefficients<double>& k) {
-  return {static_cast<C>(k.gradient_scale), static_cast<C>(k.value_limit), static_cast<C>(k.weight_decay),
-          static_cast<C>(k.shrink)};
+  return {static_cast<C>(k.gradient_scale), static_cast<C>(k.value_limit), static_cast<C>(k.noise_scale),
+          static_cast<C>(k.weight_decay), static_cast<C>(k.shrink)};
 }
 
 // A functor's coefficients are a struct of numbers of one type: the row holds them in the order of declaration.
@@ -71,11 +71,51 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
     C state[Functor::kSlots] = {};
     streams.read(i, state);
     const C before = kNeedsParameter<Functor, Stages> ? load(parameter[i]) : C(0);
-    const C after = update<Functor, Slots, Stages>(pipeline, rule, before, load(gradient[i]), state);
+    const C after = update<Functor, Slots, Stages>(pipeline, rule, before, load(gradient[i]), Draws{}, state);
     streams.write(i, state);
     const T stored = store<T>(after);
     parameter[i] = stored;
     if constexpr (Functor::kCountsZeros) zeros += load(stored) == C(0);
+  }
+  return zeros;
+}
+
+// The same a piece at a time, with what happens around the rule.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row& row, const Around& around) {
+  using C = ComputeType<T>;
+  auto pipeline = narrow<C>(row.pipeline);
+  pipeline.gradient_scale = C(1);  // the prepared gradients have it
+  const auto rule = narrow_rule<Functor, C>(row);
+  const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
+  const Streams<Functor, Slots, T, S> streams(operands);
+  alignas(64) C gradients[kPiece];
+  alignas(64) uint32_t words[kPiece] = {};
+  const bool drops_steps = around.drops_steps();  // the compiler makes two loops of it
+  const uint32_t threshold = around.extras().lr_threshold;
+  int64_t zeros = 0;
+  for (int64_t done = 0; done < operands.count;) {
+    const int64_t count = around.piece_count(done, operands.count);
+    T* const parameter = static_cast<T*>(operands.pointer[kParameter]) + done;
+    around.prepare(gradient + done, done, count, row, gradients);
+    if (drops_steps) around.draw_steps(done, count, words);
+    int32_t piece_zeros = 0;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      C state[Functor::kSlots] = {};
+      streams.read(done + i, state);
+      const C before = kNeedsParameter<Functor, Stages> ? load(parameter[i]) : C(0);
+      Draws draws;
+      if (drops_steps) draws.keeps_step = keeps(words[i], threshold);
+      const C after = update<Functor, Slots, Stages | kLRDropout>(pipeline, rule, before, gradients[i], draws, state);
+      streams.write(done + i, state);
+      const T stored = store<T>(after);
+      parameter[i] = stored;
+      if constexpr (Functor::kCountsZeros) piece_zeros += load(stored) == C(0);
+    }
+    zeros += piece_zeros;
+    around.synchronise(static_cast<C*>(operands.pointer[kSlow]) + done, count, parameter);
+    done += count;
   }
   return zeros;
 }
@@ -149,23 +189,24 @@ TORCHCLIP_CLONES Partial raw_norm_loop(const Operands& operands, const Row& row)
   return total;
 }
 
-template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+// G: the type of the gradients, which is T, or the compute type where they have been prepared in a buffer.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S, class G>
 TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Row& row) {
   using C = ComputeType<T>;
   const auto pipeline = narrow<C>(row.pipeline);
   const auto rule = narrow_rule<Functor, C>(row);
   const T* const parameter = static_cast<const T*>(operands.pointer[kParameter]);
-  const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
+  const G* const gradient = static_cast<const G*>(operands.pointer[kGradient]);
   const Streams<Functor, Slots, T, S> streams(operands);
   const auto measure = [&](int64_t i, C& gradient_sum, C& direction_sum) __attribute__((always_inline)) {
     C state[Functor::kSlots] = {};
     streams.read(i, state);
     const C before = (Stages & kCoupledDecay) != 0 ? load(parameter[i]) : C(0);
-    const C seen = prepare<Stages>(pipeline, load(gradient[i]), before);
+    const C seen = prepare<Stages>(pipeline, load(gradient[i]), before, Draws{});
     Functor::template accumulate<Slots>(rule, seen, state);
-    const C direction = Functor::template measured<Slots>(seen, state);
     gradient_sum += square(seen);
-    direction_sum += square(direction);
+    if constexpr (!Functor::template kMeasuresGradient<Slots>)
+      direction_sum += square(Functor::template measured<Slots>(seen, state));
   };
   Partial total;
   for (int64_t begin = 0; begin < operands.count; begin += kNormBlock) {
@@ -176,9 +217,59 @@ TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Row
       for (int lane = 0; lane < kLanes; ++lane) measure(i + lane, gradient_lanes[lane], direction_lanes[lane]);
     for (int lane = 0; i < end; ++i, ++lane) measure(i, gradient_lanes[lane], direction_lanes[lane]);
     total.gradient += sum_lanes(gradient_lanes);
-    total.direction += sum_lanes(direction_lanes);
+    if constexpr (!Functor::template kMeasuresGradient<Slots>) total.direction += sum_lanes(direction_lanes);
   }
+  if constexpr (Functor::template kMeasuresGradient<Slots>) total.direction = total.gradient;
   return total;
+}
+
+// Sums of the squares of the gradient and, as the direction, of the parameter. For runs of up to a chunk.
+template <class T>
+TORCHCLIP_CLONES Partial weight_norm_loop(const Operands& operands, const Row& row) {
+  using C = ComputeType<T>;
+  const C scale = static_cast<C>(row.pipeline.gradient_scale);
+  const T* const parameter = static_cast<const T*>(operands.pointer[kParameter]);
+  const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
+  C gradient_lanes[kLanes] = {}, parameter_lanes[kLanes] = {};
+  Partial total;
+  int64_t i = 0;
+  for (; i + kLanes <= operands.count; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      gradient_lanes[lane] += square(load(gradient[i + lane]) * scale);
+      parameter_lanes[lane] += square(load(parameter[i + lane]));
+    }
+  }
+  for (; i < operands.count; ++i) {
+    total.gradient += square(static_cast<double>(load(gradient[i]) * scale));
+    total.direction += square(static_cast<double>(load(parameter[i])));
+  }
+  total.gradient += sum_lanes(gradient_lanes);
+  total.direction += sum_lanes(parameter_lanes);
+  return total;
+}
+
+template <unsigned Stages, class T>
+TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Row& row, const uint32_t* words,
+                                   uint32_t threshold, const float* normals, ComputeType<T>* out) {
+  const auto pipeline = narrow<ComputeType<T>>(row.pipeline);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    Draws draws;
+    if constexpr ((Stages & kGradientDropout) != 0) draws.keeps_gradient = keeps(words[i], threshold);
+    if constexpr ((Stages & kGradientNoise) != 0) draws.normal = normals[i];
+    out[i] = perturb<Stages>(pipeline, load(gradient[i]), draws);
+  }
+}
+
+template <class T>
+TORCHCLIP_CLONES void synchronise_loop(ComputeType<T>* slow, int64_t count, double alpha, T* parameter) {
+  const auto weight = static_cast<ComputeType<T>>(alpha);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const ComputeType<T> value = synchronise(slow[i], load(parameter[i]), weight);
+    slow[i] = value;
+    parameter[i] = store<T>(value);
+  }
 }
 
 }  // namespace torchclip::cpu

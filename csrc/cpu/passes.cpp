@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "chunk_loops.h"
 #include "parallel.h"
 #include "stream.h"
 #include "strided.h"
@@ -21,66 +22,61 @@ constexpr int64_t kStreamBlock = 1024;
 // A strided tensor is staged through buffers of this many elements on the stack.
 constexpr int64_t kStagedElements = 512;
 
-int64_t element_size_of(const Bucket& bucket, int operand) {
-  return element_size(operand < kState0 ? bucket.parameter_dtype : bucket.state_dtype);
-}
-
-Operands dense_operands(const TensorEntry& tensor, const Bucket& bucket, const Chunk& chunk) {
-  Operands operands;
-  operands.count = chunk.end - chunk.begin;
-  std::copy(tensor.operands, tensor.operands + kOperands, operands.pointer);
-  if (chunk.begin == 0) return operands;
-  for (int operand = 0; operand < kOperands; ++operand)
-    if (operands.pointer[operand] != nullptr)
-      operands.pointer[operand] =
-          static_cast<char*>(operands.pointer[operand]) + chunk.begin * element_size_of(bucket, operand);
-  return operands;
-}
-
-// Runs `loop` over a chunk whose operands are strided, through dense copies of kStagedElements at a time.
+// Runs `loop(operands, first element)` over a chunk whose operands are strided, through dense copies of kStagedElements
+// at a time, written back when `writes`.
 template <class Loop>
-void for_each_staged(const TensorEntry& tensor, const Bucket& bucket, const Chunk& chunk, bool writes,
-                     const Loop& loop) {
+void for_each_staged(const Work& work, const Chunk& chunk, bool writes, const Loop& loop) {
+  const StridedLayout& layout = *work.tensor.strided;
   alignas(64) char buffers[kOperands][kStagedElements * sizeof(double)];
   for (int64_t begin = chunk.begin; begin < chunk.end; begin += kStagedElements) {
-    Operands operands{{}, std::min(kStagedElements, chunk.end - begin)};
-    const auto walk = [&](int operand) {
-      return StridedWalk(tensor.strided->sizes, tensor.strided->strides[operand], begin);
-    };
+    Operands operands;
+    operands.count = std::min(kStagedElements, chunk.end - begin);
+    const auto walk = [&](int operand) { return StridedWalk(layout.sizes, layout.strides[operand], begin); };
     for (int operand = 0; operand < kOperands; ++operand) {
-      if (tensor.operands[operand] == nullptr) continue;
+      if (work.tensor.all.pointer[operand] == nullptr) continue;
       operands.pointer[operand] = buffers[operand];
-      gather(static_cast<const char*>(tensor.operands[operand]), walk(operand), operands.count,
-             element_size_of(bucket, operand), buffers[operand]);
+      gather(static_cast<const char*>(work.tensor.all.pointer[operand]), walk(operand), operands.count,
+             work.element_size_of(operand), buffers[operand]);
     }
-    loop(operands);
+    loop(operands, begin);
     for (int operand = 0; writes && operand < kOperands; ++operand) {
-      if (tensor.operands[operand] == nullptr || operand == kGradient) continue;
-      scatter(buffers[operand], walk(operand), operands.count, element_size_of(bucket, operand),
-              static_cast<char*>(tensor.operands[operand]));
+      if (work.tensor.all.pointer[operand] == nullptr || operand == kGradient) continue;
+      scatter(buffers[operand], walk(operand), operands.count, work.element_size_of(operand),
+              static_cast<char*>(work.tensor.all.pointer[operand]));
     }
   }
+}
+
+// Runs `loop` over a chunk, all at once where its operands are dense.
+template <class Loop>
+void for_each_run(const Work& work, const Chunk& chunk, bool writes, const Loop& loop) {
+  if (work.tensor.strided != nullptr) return for_each_staged(work, chunk, writes, loop);
+  const int64_t count = chunk.end - chunk.begin;
+  if (count == work.tensor.all.count) return loop(work.tensor.all, int64_t{0});
+  loop(work.moved(work.tensor.all, chunk.begin, count), chunk.begin);
 }
 
 // Runs a loop that only writes the parameter, and stores what it writes past the cache.
-int64_t run_streamed(UpdateLoop loop, Operands operands, const Bucket& bucket, const Row& row) {
+int64_t run_streamed(const Work& work, const Operands& operands, int64_t begin) {
   alignas(64) char buffer[kStreamBlock * sizeof(double)];
-  char* parameter = static_cast<char*>(operands.pointer[kParameter]);
-  const int64_t size = element_size(bucket.parameter_dtype);
+  const int64_t size = element_size(work.bucket.parameter_dtype);
   int64_t zeros = 0;
-  operands.pointer[kParameter] = buffer;
-  for (int64_t left = operands.count; left > 0; left -= operands.count) {
-    operands.count = std::min(kStreamBlock, left);
-    zeros += loop(operands, row);
-    stream_out(buffer, parameter, operands.count * size);
-    parameter += operands.count * size;
-    for (int operand = kGradient; operand < kOperands; ++operand)
-      if (operands.pointer[operand] != nullptr)
-        operands.pointer[operand] =
-            static_cast<char*>(operands.pointer[operand]) + operands.count * element_size_of(bucket, operand);
+  for (int64_t offset = 0; offset < operands.count; offset += kStreamBlock) {
+    Operands block = work.moved(operands, offset, std::min(kStreamBlock, operands.count - offset));
+    char* const parameter = static_cast<char*>(block.pointer[kParameter]);
+    block.pointer[kParameter] = buffer;
+    zeros += update_run(work, block, begin + offset);
+    stream_out(buffer, parameter, block.count * size);
   }
   stream_fence();
   return zeros;
+}
+
+Work work_of(const Tables& tables, const std::vector<Loops>& loops, const Chunk& chunk) {
+  const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
+  const size_t bucket = static_cast<size_t>(tensor.bucket);
+  const size_t row = static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)]);
+  return {tables, tensor, tables.buckets[bucket], loops[bucket], tables.rows[row]};
 }
 
 // The tasks that one thread begins with, in a cache line of their own.
@@ -124,20 +120,16 @@ void for_each_task(const Tables& tables, const Body& body, bool reverse) {
 
 }  // namespace
 
-void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, std::vector<Partial>& partials) {
-  partials.assign(tables.chunks.size(), Partial{});
+void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, bool by_rows,
+               std::vector<Partial>& partials) {
+  partials.assign(by_rows ? static_cast<size_t>(tables.row_partials) : tables.chunks.size(), Partial{});
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
-    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
-    const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
-    const Row& row = tables.rows[static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)])];
-    const NormLoop loop = loops[static_cast<size_t>(tensor.bucket)].norm[static_cast<int>(measure)];
-    Partial& partial = partials[static_cast<size_t>(index)];
-    if (tensor.strided == nullptr) {
-      partial = loop(dense_operands(tensor, bucket, chunk), row);
-      return;
-    }
-    for_each_staged(tensor, bucket, chunk, false, [&](const Operands& operands) { partial.add(loop(operands, row)); });
+    const RowSpan span = by_rows ? tables.row_spans[static_cast<size_t>(index)] : RowSpan{0, 0, index};
+    const Work work = work_of(tables, loops, chunk);
+    for_each_run(work, chunk, false, [&](const Operands& operands, int64_t begin) {
+      measure_run(work, measure, by_rows, operands, begin, span.first, &partials[static_cast<size_t>(span.partial)]);
+    });
   };
   for_each_task(tables, body, false);
 }
@@ -147,19 +139,12 @@ void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vec
   zeros.assign(tables.chunks.size(), 0);
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
-    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
-    const Bucket& bucket = tables.buckets[static_cast<size_t>(tensor.bucket)];
-    const Row& row = tables.rows[static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)])];
-    const Loops& compiled = loops[static_cast<size_t>(tensor.bucket)];
-    const UpdateLoop loop = compiled.update;
+    const Work work = work_of(tables, loops, chunk);
+    const bool streamed = work.loops.writes_only && tables.elements >= kStreamedElements && !work.tensor.strided;
     int64_t& count = zeros[static_cast<size_t>(index)];
-    if (tensor.strided == nullptr) {
-      const Operands operands = dense_operands(tensor, bucket, chunk);
-      const bool streamed = compiled.writes_only && tables.elements >= kStreamedElements;
-      count = streamed ? run_streamed(loop, operands, bucket, row) : loop(operands, row);
-      return;
-    }
-    for_each_staged(tensor, bucket, chunk, true, [&](const Operands& operands) { count += loop(operands, row); });
+    for_each_run(work, chunk, true, [&](const Operands& operands, int64_t begin) {
+      count += streamed ? run_streamed(work, operands, begin) : update_run(work, operands, begin);
+    });
   };
   for_each_task(tables, body, true);
 }

@@ -8,25 +8,40 @@ namespace torchclip::cpu {
 enum class Measure : uint8_t {
   kRawGradient,  // the scaled gradient, before everything else of the pipeline
   kDirection,    // the gradient as the rule sees it, and the direction that the rule measures
+  kWeight,       // the scaled gradient, and the parameter as the direction
 };
+constexpr int kMeasures = 3;
 
 // The norm loops sum this many elements at a time in the compute type; chunks are whole multiples of it.
 constexpr int64_t kNormBlock = 2048;
 
-// What a loop is given: operands that already point at the first element, all dense.
-struct Operands {
-  void* pointer[kOperands];
-  int64_t count;
-};
-
+// A loop is given operands that are all dense.
 using UpdateLoop = int64_t (*)(const Operands&, const Row&);  // returns the number of exact zeros it wrote
 using NormLoop = Partial (*)(const Operands&, const Row&);
+
+// Elements that are drawn for, prepared and updated together, in the first-level cache. A few hundred and not
+// thousands: the processor fetches ahead of the loops over a piece only while drawing the next one does not take long.
+constexpr int64_t kPiece = 128;
+
+// What is done around the rule, a piece at a time.
+class Around;
+using PiecesLoop = int64_t (*)(const Operands&, const Row&, const Around&);  // as UpdateLoop
+// The gradients of `count` elements up to coupled decay, into a buffer of the compute type. `words` and `normals` are
+// there for the stages that use them.
+using PerturbLoop = void (*)(const void* gradient, int64_t count, const Row&, const uint32_t* words, uint32_t threshold,
+                             const float* normals, void* out);
+using SynchroniseLoop = void (*)(void* slow, int64_t count, double alpha, void* parameter);
 
 // The compiled loops of one bucket; a loop is null when this combination of dtypes is not compiled.
 struct Loops {
   UpdateLoop update = nullptr;
   bool writes_only = false;  // the update loop writes the parameter without reading it
-  NormLoop norm[2] = {};     // by Measure
+  PiecesLoop update_pieces = nullptr;
+  NormLoop norm[kMeasures] = {};          // by Measure
+  NormLoop direction_prepared = nullptr;  // Measure::kDirection over gradients in a buffer of the compute type
+  PerturbLoop perturb = nullptr;
+  SynchroniseLoop synchronise = nullptr;
+  unsigned step_coefficients = 0;  // those of Row::rule that a row's step factor is multiplied into
 };
 Loops find_loops(const char* rule, const Bucket& bucket);
 
@@ -34,8 +49,9 @@ Loops find_loops(const char* rule, const Bucket& bucket);
 // by the row's gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.
 Loops find_gradient_loops(DType dtype, double order);
 
-// partials: [chunks], written.
-void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, std::vector<Partial>& partials);
+// partials: written; [chunks], or by rows [row_partials]: those of a chunk begin where its row span says.
+void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, bool by_rows,
+               std::vector<Partial>& partials);
 
 // zeros: [chunks], written: the exact zeros among the parameters of each chunk (0 for rules that do not count).
 void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>& zeros);

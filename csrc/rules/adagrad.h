@@ -14,6 +14,7 @@ struct Adagrad {
   static constexpr const char* kName = "adagrad";
   using Functor = RootMeanSquare;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"sum"};
   static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
 

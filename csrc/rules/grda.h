@@ -42,6 +42,7 @@ struct Grda {
   static constexpr const char* kName = "grda";
   using Functor = SoftThreshold;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"accumulator"};
   static constexpr std::array<ScalarState, 2> kScalars{{{"step", 0}, {"l1", 0}}};
 

@@ -17,6 +17,7 @@ struct MixClip {
   static constexpr const char* kName = "mix_clip";
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"momentum_buffer"};
   static constexpr std::array<ScalarState, 0> kScalars{};
 

@@ -16,6 +16,7 @@ struct NAdam {
   static constexpr const char* kName = "nadam";
   using Functor = SecondMoment;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"exp_avg", "exp_avg_sq"};
   static constexpr std::array<ScalarState, 2> kScalars{{{"step", 0}, {"mu_product", 1}}};
 

@@ -13,6 +13,7 @@ struct NormalizedSgd {
   static constexpr const char* kName = "normalized_sgd";
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"momentum_buffer"};
   static constexpr std::array<ScalarState, 0> kScalars{};
 

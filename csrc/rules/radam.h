@@ -17,6 +17,7 @@ struct RAdam {
   static constexpr const char* kName = "radam";
   using Functor = SecondMoment;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"exp_avg", "exp_avg_sq"};
   static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adagrad.h"
+#include "adagrad_norm.h"
 #include "adam.h"
 #include "grda.h"
 #include "mix_clip.h"
@@ -16,6 +17,6 @@ namespace torchclip {
 template <class... Types>
 struct TypeList {};
 
-using Rules = TypeList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, Grda>;
+using Rules = TypeList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda>;
 
 }  // namespace torchclip

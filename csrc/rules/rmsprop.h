@@ -15,6 +15,7 @@ struct RMSprop {
   static constexpr const char* kName = "rmsprop";
   using Functor = RootMeanSquare;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"square_avg", "momentum_buffer", "grad_avg"};
   static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
 

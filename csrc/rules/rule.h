@@ -1,13 +1,13 @@
 // What every rule header shares. A rule is a struct with
 //
-//     kName, Functor, kClipsItself, Hyperparameters, kHyperparameterNames (without lr, which comes first),
+//     kName, Functor, kClipsItself, kSumsNorms, Hyperparameters, kHyperparameterNames (without lr, which comes first),
 //     kSlotNames (of the functor's slots, those that the rule can use), kScalars
 //     slots(hyperparameters)      -> the mask of state slots that a param group needs
 //     coefficients(hyperparameters, scalars, first, norms) -> Functor::Coefficients<double>
 //
 // `scalars` are the numbers of state before the step, in the order of kScalars, scalars[0] the steps taken;
 // coefficients() moves them on. `first` says that the state was made in this step. `norms` is used by the rules that
-// clip themselves alone.
+// clip themselves alone; kSumsNorms says that their squares are summed over all steps, which the plan does.
 #pragma once
 
 #include <array>
@@ -24,6 +24,7 @@ struct ScalarState {
 struct DirectionNorms {
   double gradient = 0;
   double direction = 0;
+  double root_factor = 1;  // 1 / sqrt(sum of the squared norms of all steps), for rules that sum norms
 };
 
 }  // namespace torchclip

@@ -14,6 +14,7 @@ struct Sgd {
   static constexpr const char* kName = "sgd";
   using Functor = Momentum;
   static constexpr bool kClipsItself = false;
+  static constexpr bool kSumsNorms = false;
   static constexpr const char* kSlotNames[] = {"momentum_buffer"};
   static constexpr std::array<ScalarState, 0> kScalars{};
 
@@ -29,10 +30,10 @@ struct Sgd {
 
   TORCHCLIP_HD static Momentum::Coefficients<double> coefficients(const Hyperparameters& h, double*, bool first,
                                                                   DirectionNorms) {
-    if (h.momentum == 0) return {0.0, 1.0, 0.0, h.lr};
+    if (h.momentum == 0) return momentum_coefficients(0.0, 1.0, 0.0, h.lr);
     const bool nesterov = h.nesterov != 0;
-    return {first ? 0.0 : h.momentum, first ? 1.0 : 1.0 - h.dampening, nesterov ? h.lr * h.momentum : h.lr,
-            nesterov ? h.lr : 0.0};
+    return momentum_coefficients(first ? 0.0 : h.momentum, first ? 1.0 : 1.0 - h.dampening,
+                                 nesterov ? h.lr * h.momentum : h.lr, nesterov ? h.lr : 0.0);
   }
 };
 

@@ -1,5 +1,6 @@
 """The optimizers: a signature, a docstring with the equation, and the update rule behind it."""
 
+from torchclip.optimizers.adaloss import AdaGradNorm, AdaLoss
 from torchclip.optimizers.adam import Adam, AdamW
 from torchclip.optimizers.adam_variants import NAdam, RAdam, RAdamW
 from torchclip.optimizers.clipping import MixClip, MomClip, NormalizedSGD, SGDClip
@@ -11,6 +12,8 @@ __all__ = [
     "GRDA",
     "SGD",
     "SGDW",
+    "AdaGradNorm",
+    "AdaLoss",
     "Adagrad",
     "Adam",
     "AdamW",

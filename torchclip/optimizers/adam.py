@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from torchclip import checks, rule_specs
 from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 class Adam(FusedOptimizer):
@@ -34,6 +37,9 @@ class Adam(FusedOptimizer):
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`AdamW`.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -53,7 +59,7 @@ class Adam(FusedOptimizer):
 
     spec = rule_specs.ADAM
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "betas": checks.betas,
         "eps": checks.EPS,
         "weight_decay": checks.WEIGHT_DECAY,
@@ -75,6 +81,9 @@ class Adam(FusedOptimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -90,7 +99,15 @@ class Adam(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class AdamW(Adam):
@@ -126,6 +143,9 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -142,5 +162,8 @@ class AdamW(Adam):
             fused=fused,
             decoupled_weight_decay=True,
             clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
             backend=backend,
         )

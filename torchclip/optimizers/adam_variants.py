@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from torchclip import checks, rule_specs
 from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 class NAdam(FusedOptimizer):
@@ -34,6 +37,9 @@ class NAdam(FusedOptimizer):
         capturable: must be False in this version.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -52,7 +58,7 @@ class NAdam(FusedOptimizer):
 
     spec = rule_specs.NADAM
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "betas": checks.betas,
         "eps": checks.EPS,
         "weight_decay": checks.WEIGHT_DECAY,
@@ -74,6 +80,9 @@ class NAdam(FusedOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -88,7 +97,15 @@ class NAdam(FusedOptimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class RAdam(FusedOptimizer):
@@ -115,6 +132,9 @@ class RAdam(FusedOptimizer):
         capturable: must be False in this version.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -134,7 +154,7 @@ class RAdam(FusedOptimizer):
 
     spec = rule_specs.RADAM
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "betas": checks.betas,
         "eps": checks.EPS,
         "weight_decay": checks.WEIGHT_DECAY,
@@ -154,6 +174,9 @@ class RAdam(FusedOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -167,7 +190,15 @@ class RAdam(FusedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class RAdamW(RAdam):
@@ -199,6 +230,9 @@ class RAdamW(RAdam):
         capturable: bool = False,
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -213,5 +247,8 @@ class RAdamW(RAdam):
             capturable=capturable,
             differentiable=differentiable,
             clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
             backend=backend,
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from torchclip import checks, rule_specs
-from torchclip.clip import ClipPolicy, Scope, checked_scope
+from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
+from torchclip.norms import Scope, checked_scope
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 class NormalizedSGD(FusedOptimizer):
@@ -27,6 +31,9 @@ class NormalizedSGD(FusedOptimizer):
         scope: over which parameters the norm is taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -43,7 +50,7 @@ class NormalizedSGD(FusedOptimizer):
 
     spec = rule_specs.NORMALIZED_SGD
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "momentum": checks.AVERAGE,
         "eps": checks.EPS,
         "weight_decay": checks.WEIGHT_DECAY,
@@ -60,11 +67,22 @@ class NormalizedSGD(FusedOptimizer):
         scope: Scope | str = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         self.clips_by = checked_scope(scope)
         defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class _ClippedMomentum(FusedOptimizer):
@@ -72,7 +90,7 @@ class _ClippedMomentum(FusedOptimizer):
 
     spec = rule_specs.MIX_CLIP
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "momentum": checks.AVERAGE,
         "gamma": checks.positive("gamma value"),
         "nu": checks.fraction("nu value"),
@@ -86,10 +104,21 @@ class _ClippedMomentum(FusedOptimizer):
         *,
         scope: Scope | str,
         clip: ClipPolicy | float | None,
+        step_size: StepSize | None,
+        extensions: Iterable[Extension],
+        seed: int | None,
         backend: str | None,
     ) -> None:
         self.clips_by = checked_scope(scope)
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class MixClip(_ClippedMomentum):
@@ -112,6 +141,9 @@ class MixClip(_ClippedMomentum):
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -142,10 +174,22 @@ class MixClip(_ClippedMomentum):
         scope: Scope | str = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, nu, weight_decay, smooth, maximize)
-        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            scope=scope,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class MomClip(_ClippedMomentum):
@@ -178,10 +222,22 @@ class MomClip(_ClippedMomentum):
         scope: Scope | str = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
-        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            scope=scope,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class SGDClip(_ClippedMomentum):
@@ -215,10 +271,22 @@ class SGDClip(_ClippedMomentum):
         scope: Scope | str = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
-        super().__init__(params, defaults, scope=scope, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            scope=scope,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 def _clipped_defaults(

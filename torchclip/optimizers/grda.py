@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from torchclip import checks, rule_specs
 from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 class GRDA(FusedOptimizer):
@@ -28,6 +30,9 @@ class GRDA(FusedOptimizer):
         c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
         mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -48,7 +53,7 @@ class GRDA(FusedOptimizer):
 
     spec = rule_specs.GRDA
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "c": checks.non_negative("c value"),
         "mu": checks.positive("mu value"),
     }
@@ -61,25 +66,27 @@ class GRDA(FusedOptimizer):
         mu: float = 0.7,
         *,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "c": c, "mu": mu}, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            {"lr": lr, "c": c, "mu": mu},
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
-    @torch.no_grad()
     def sparsity(self) -> Tensor:
         """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
 
         The fused step counts while it writes; a parameter that it has not written yet is counted here.
         """
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        written = self._plan.zeros if self._plan is not None else []
-        if len(written) != len(parameters):
-            written = [-1] * len(parameters)
-        device = parameters[0].device
-        zeros = torch.zeros((), dtype=torch.int64, device=device)
-        for parameter, count in zip(parameters, written, strict=True):
-            zeros += count if count >= 0 else (parameter == 0).sum().to(device)
-        return zeros.to(torch.float32) / max(sum(parameter.numel() for parameter in parameters), 1)
+        return self._sparsity()
 
 
 gRDA = GRDA

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from torchclip import checks, rule_specs
 from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 class RMSprop(FusedOptimizer):
@@ -36,6 +39,9 @@ class RMSprop(FusedOptimizer):
         differentiable: True chooses the reference path and lets autograd through the step.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -55,7 +61,7 @@ class RMSprop(FusedOptimizer):
 
     spec = rule_specs.RMSPROP
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "eps": checks.EPS,
         "momentum": checks.MOMENTUM,
         "weight_decay": checks.WEIGHT_DECAY,
@@ -78,6 +84,9 @@ class RMSprop(FusedOptimizer):
         *,
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -93,7 +102,15 @@ class RMSprop(FusedOptimizer):
             "differentiable": differentiable,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class Adagrad(FusedOptimizer):
@@ -116,6 +133,9 @@ class Adagrad(FusedOptimizer):
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -135,7 +155,7 @@ class Adagrad(FusedOptimizer):
 
     spec = rule_specs.ADAGRAD
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "lr_decay": checks.non_negative("lr_decay value"),
         "weight_decay": checks.WEIGHT_DECAY,
         "initial_accumulator_value": checks.non_negative("initial_accumulator_value value"),
@@ -157,6 +177,9 @@ class Adagrad(FusedOptimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -171,4 +194,12 @@ class Adagrad(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from torchclip import checks, rule_specs
 from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
 
 
 def _nesterov_fault(momentum: float, dampening: float) -> ValueError:
@@ -39,6 +42,9 @@ class SGD(FusedOptimizer):
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`SGDW`.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
         backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
 
     Raises:
@@ -60,7 +66,7 @@ class SGD(FusedOptimizer):
 
     spec = rule_specs.SGD
     hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.LR,
+        "lr": checks.learning_rate,
         "momentum": checks.MOMENTUM,
         "dampening": checks.finite("dampening value"),
         "weight_decay": checks.WEIGHT_DECAY,
@@ -81,6 +87,9 @@ class SGD(FusedOptimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         if nesterov and (momentum <= 0 or dampening != 0):
@@ -97,7 +106,15 @@ class SGD(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, clip=clip, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
 
 
 class SGDW(SGD):
@@ -130,6 +147,9 @@ class SGDW(SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -145,5 +165,8 @@ class SGDW(SGD):
             fused=fused,
             decoupled_weight_decay=True,
             clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
             backend=backend,
         )

@@ -3,11 +3,14 @@
 Every backend is checked against it, and it is what runs where no kernel does. It shares no text with ``csrc`` and reads
 no coefficients from ``torchclip.rule_specs``, so that a slip there cannot hide here.
 
-``rules`` holds the update rules, ``policies`` the norms and step sizes, ``pipeline`` the order of the operations on a
-gradient before a rule sees it, ``philox`` the random numbers, and ``step`` walks over the parameters.
+``rules`` and ``moment_rules`` hold the update rules, ``policies`` and ``adaptive`` the norms, factors and step sizes,
+``pipeline`` the order of the operations on one tensor, ``philox`` and ``draws`` the random numbers. ``step`` walks over
+the parameters of a ``run``; ``measure`` does before, and ``report`` tells of it afterwards.
 """
 
-from torchclip.reference.rules import RULES, ReferenceRule
-from torchclip.reference.step import StepReport, step
+from torchclip.reference.report import StepReport
+from torchclip.reference.rule import ReferenceRule
+from torchclip.reference.rules import RULES
+from torchclip.reference.step import step
 
 __all__ = ["RULES", "ReferenceRule", "StepReport", "step"]

@@ -1,25 +1,43 @@
-"""The order of one step for one tensor, up to the rule: the one place of the reference path that writes it.
+"""The order of one step for one tensor: the one place of the reference path that writes it.
 
-    g ← grad · inv_scale            raw_gradient
-    g ← −g                          raw_gradient, if maximize
-    g ← g · clip_factor             prepare: measured on the raw gradient; or clamped by ClipByValue
-    g ← g + weight_decay · p        prepare, unless the decay is decoupled
-    p ← p − lr · weight_decay · p   decay, if it is decoupled
-
-Step sizes that scale the gradient belong beside the clip factor, dropout and noise between it and the coupled decay.
+g ← grad · inv_scale            raw_gradient
+g ← −g                          raw_gradient, if maximize
+g ← g · clip_factor             prepare: measured on the raw gradient; or clamped by ClipByValue
+g ← g · lr_scale                prepare: the step size's factor
+g ← 0                           prepare, where GradientDropout drops
+g ← g + σ · normal              prepare: GradientNoise
+g ← g + weight_decay · p        prepare, unless the decay is decoupled
+p ← p − lr · weight_decay · p   decay, if it is decoupled
+p ← rule(p, g, state)           except where LRDropout drops: in ``step``
+s ← s + α · (p − s), p ← s      look_ahead: Lookahead, after every k-th step, from the rounded p
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torchclip.clip import ClipByValue
+from torchclip.reference.rule import Group
 
-Group = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Alterations:
+    """What happens to the gradient of one parameter before the rule sees it; None for what does not.
+
+    Args:
+        clip: the factor of a clip policy, 0-dim or [rows, 1, …], or the policy that clamps.
+        lr_scale: 0-dim, the factor of a step size.
+        dropped: which elements become 0: booleans in the shape of the gradient.
+        noise: what is added, in the shape and the type of the gradient.
+    """
+
+    clip: Tensor | ClipByValue | None = None
+    lr_scale: Tensor | None = None
+    dropped: Tensor | None = None
+    noise: Tensor | None = None
 
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:
@@ -41,19 +59,27 @@ def raw_gradient(gradient: Tensor, group: Group, inv_scale: Tensor | None) -> Te
     return -gradient if group.get("maximize", False) else gradient
 
 
-def prepare(gradient: Tensor, parameter: Tensor, group: Group, clip: Tensor | ClipByValue | None) -> Tensor:
+def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alterations) -> Tensor:
     """The gradient as the rule sees it, from the raw one.
 
     Args:
         gradient: the raw gradient.
         parameter: the parameter in the compute type, before any decay.
         group: the param group.
-        clip: 0-dim, the factor of a clip policy; or the policy that clamps; or None.
+        alterations: of this gradient.
     """
+    clip, lr_scale = alterations.clip, alterations.lr_scale
+    # Factors come in float64, and one for each row would promote a float32 gradient.
     if isinstance(clip, ClipByValue):
         gradient = gradient.clamp(-clip.max_value, clip.max_value)
     elif clip is not None:
-        gradient = gradient * clip
+        gradient = gradient * clip.to(gradient)
+    if lr_scale is not None:
+        gradient = gradient * lr_scale.to(gradient)
+    if alterations.dropped is not None:
+        gradient = torch.where(alterations.dropped, 0.0, gradient)
+    if alterations.noise is not None:
+        gradient = gradient + alterations.noise
     if _decays(group) and not group.get("decoupled_weight_decay", False):
         gradient = gradient + group["weight_decay"] * parameter
     return gradient
@@ -64,6 +90,11 @@ def decay(parameter: Tensor, group: Group) -> Tensor:
     if _decays(group) and group.get("decoupled_weight_decay", False):
         return parameter * (1 - group["lr"] * group["weight_decay"])
     return parameter
+
+
+def look_ahead(slow: Tensor, parameter: Tensor, alpha: float) -> Tensor:
+    """The new slow weights, which are also the new parameter, from the parameter as it was rounded to its type."""
+    return slow + alpha * (parameter - slow)
 
 
 def _decays(group: Group) -> bool:

@@ -4,7 +4,8 @@ r"""From tensors to norms, and from norms to step sizes.
     \lVert g \rVert = \Bigl(\sum_{i \in \text{scope}} \lVert g_i \rVert^2\Bigr)^{1/2}
 
 The factor of a clip policy is ``policy.factor(norm)`` in ``torchclip.clip``; the step sizes :math:`h(r)` of the rules
-that clip their own direction are here. Values per scope have the shape [] for the optimizer, [groups] or [parameters].
+that clip their own direction are here, and the policies that look at past norms or at the weights are in ``adaptive``.
+Values per scope have the shape [] for the optimizer, [groups] or [parameters].
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torchclip.clip import Scope
+from torchclip.norms import norm_dtype
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,20 @@ class Norms:
     Args:
         gradient: ‖g‖ of the gradient as the rule sees it.
         direction: ‖m‖ of the new momentum, which is g where the momentum is 0.
+        scope: what they are taken over.
+        sum: 0-dim, the new sum of the squares of all steps' gradient norms, for a rule that keeps one; None where
+            its sums are more than one for a parameter.
     """
 
     gradient: Tensor
     direction: Tensor
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Norms over a scope and the factors that they give, both in the shape of the scope."""
-
-    scope: Scope
-    norm: Tensor
-    factor: Tensor
+    scope: Scope = Scope.OPTIMIZER
+    sum: Tensor | None = None
 
 
 def tensor_norm(tensor: Tensor) -> Tensor:
     """The L2 norm of one tensor, in float64: the squares of a float16 gradient do not fit its own type."""
     return torch.linalg.vector_norm(tensor, dtype=norm_dtype(tensor.device))
-
-
-def norm_dtype(device: torch.device) -> torch.dtype:
-    """The type in which norms are kept: Metal has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def joint_norms(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope) -> Tensor:

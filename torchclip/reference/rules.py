@@ -3,40 +3,19 @@
 A rule is two functions, both without side effects, on tensors of the compute type. ``accumulate`` takes the gradient
 into the state, and ``apply`` moves the parameter; norms are measured in between. The gradient has been through
 ``pipeline.prepare``, and the parameter through ``pipeline.decay``, so neither knows of clip policies or of decay.
-Hyperparameters are numbers or 0-dim tensors.
+Hyperparameters are numbers or 0-dim tensors. Adam's family is in ``moment_rules``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchclip.clip import Scope
+from torchclip.norms import norm_dtype
+from torchclip.reference import moment_rules
 from torchclip.reference.policies import Norms, clipped_step_size, normalized_step_size
-
-Group = Mapping[str, Any]
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ReferenceRule:
-    """An update rule.
-
-    Args:
-        accumulate: ``(gradient, state, group, first) -> new state``; ``first`` says that the state was made in this
-            very step. The numbers of the state (``step``, ``l1``) are 0-dim float64 tensors.
-        apply: ``(parameter, gradient, new state, group, norms) -> new parameter``; ``norms`` is None unless the rule
-            clips itself.
-        clip_factor: ``(norm of m, group) -> h(norm)/lr``, what a rule that clips itself reports; None for others.
-    """
-
-    accumulate: Callable[[Tensor, State, Group, bool], State]
-    apply: Callable[[Tensor, Tensor, State, Group, Norms | None], Tensor]
-    clip_factor: Callable[[Tensor, Group], Tensor] | None = None
-
+from torchclip.reference.rule import Group, ReferenceRule, State
 
 # SGD with momentum, as torch.optim.SGD:
 #
@@ -87,8 +66,8 @@ def _normalized_sgd_apply(
     return parameter - normalized_step_size(norms.direction, group["lr"], group["eps"]) * momentum
 
 
-def _normalized_sgd_factor(norm: Tensor, group: Group) -> Tensor:
-    return normalized_step_size(norm, 1.0, group["eps"])
+def _normalized_sgd_factor(norms: Norms, group: Group) -> Tensor:
+    return normalized_step_size(norms.direction, 1.0, group["eps"])
 
 
 # MixClip, and with ν = 1 MomClip, and with ν = 1 and the hard h SGDClip:
@@ -112,102 +91,43 @@ def _mix_clip_apply(parameter: Tensor, gradient: Tensor, state: State, group: Gr
     return parameter - momentum_step - gradient_step
 
 
-def _mix_clip_factor(norm: Tensor, group: Group) -> Tensor:
+def _mix_clip_factor(norms: Norms, group: Group) -> Tensor:
     if group["lr"] == 0:  # the limit, where h/lr is 0/0
-        return torch.ones_like(norm)
-    return _mix_clip_step_size(norm, group) / group["lr"]
+        return torch.ones_like(norms.direction)
+    return _mix_clip_step_size(norms.direction, group) / group["lr"]
 
 
-# Adam, and with amsgrad AMSGrad, as torch.optim.Adam:
+# AdaGrad-Norm:
 #
-#     m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   v_max ← max(v_max, v)
-#     p ← p − lr · (m / (1 − β₁ᵗ)) / (sqrt(v / (1 − β₂ᵗ)) + eps)      with v_max in place of v under amsgrad
+#     s ← s + ‖g‖²                  over the scope, from s = b₀²
+#     m ← β m + (1 − β) g          from m = 0
+#     p ← p − lr · m / sqrt(s),   and over rows p ← p − lr · m / (sqrt(s) + 1e-10)
 #
-# Kingma, Ba, Adam: A Method for Stochastic Optimization, ICLR 2015, arXiv 1412.6980, Algorithm 1; Reddi, Kale, Kumar,
-# On the Convergence of Adam and Beyond, ICLR 2018, arXiv 1904.09237, Algorithm 2 (torch adds the bias correction).
+# Ward, Wu, Bottou, AdaGrad stepsizes: Sharp Convergence over Nonconvex Landscapes, ICML 2019, arXiv 1806.01811,
+# Algorithm 1; over rows, and with momentum, the baseline in the code of Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282.
+# Where parameters share an s, ``Norms.sum`` is the new one, and the state has none.
 
 
-def _moments(gradient: Tensor, state: State, group: Group) -> State:
-    beta1, beta2 = group["betas"]
-    return {
-        "step": state["step"] + 1,
-        "exp_avg": beta1 * state["exp_avg"] + (1 - beta1) * gradient,
-        "exp_avg_sq": beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient * gradient,
-    }
-
-
-def _adam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    new = _moments(gradient, state, group)
-    if group["amsgrad"]:
-        new["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], new["exp_avg_sq"])
+def _adagrad_norm_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+    new = _averaged_momentum(gradient, state, group, first)
+    if "sum" in state:
+        # The squares of a float32 gradient need not fit float32, nor need the sum of many of them be exact there.
+        squares = gradient.to(norm_dtype(gradient.device)).square().sum_to_size(state["sum"].shape)
+        new["sum"] = (state["sum"] + squares).to(state["sum"].dtype)
     return new
 
 
-def _adam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    beta1, beta2 = group["betas"]
-    second_moment = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    step_size = group["lr"] / (1 - beta1 ** state["step"])
-    denominator = second_moment.sqrt() / (1 - beta2 ** state["step"]).sqrt() + group["eps"]
-    return parameter - step_size * (state["exp_avg"] / denominator)
+def _adagrad_norm_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+    assert norms is not None, "adagrad_norm needs the scope of its sum"
+    total = state.get("sum", norms.sum)
+    assert total is not None, f"adagrad_norm has no sum over the scope {norms.scope.value!r}"
+    root = total.sqrt() + 1e-10 if norms.scope is Scope.ROW else total.sqrt()
+    return parameter - group["lr"] * (state.get("momentum_buffer", gradient) / root)
 
 
-# NAdam, Adam with Nesterov's momentum, as torch.optim.NAdam:
-#
-#     μ_t = β₁ (1 − ½ · 0.96^(t ψ)),   Π_t = μ_1 ⋯ μ_t,   m and v as Adam's
-#     p ← p − lr · (μ_{t+1} m / (1 − Π_{t+1}) + (1 − μ_t) g / (1 − Π_t)) / (sqrt(v / (1 − β₂ᵗ)) + eps)
-#
-# Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop; ψ is momentum_decay.
-
-
-def _nadam_momentum(step: Tensor, group: Group) -> Tensor:
-    return group["betas"][0] * (1 - 0.5 * 0.96 ** (step * group["momentum_decay"]))
-
-
-def _nadam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    new = _moments(gradient, state, group)
-    new["mu_product"] = state["mu_product"] * _nadam_momentum(new["step"], group)
-    return new
-
-
-def _nadam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    t, product = state["step"], state["mu_product"]
-    momentum, following = _nadam_momentum(t, group), _nadam_momentum(t + 1, group)
-    average = following * state["exp_avg"] / (1 - product * following) + (1 - momentum) * gradient / (1 - product)
-    return parameter - group["lr"] * average / (
-        (state["exp_avg_sq"] / _correction2(state, group)).sqrt() + group["eps"]
-    )
-
-
-def _correction2(state: State, group: Group) -> Tensor:
-    return 1 - group["betas"][1] ** state["step"]
-
-
-# RAdam, Adam with a rectified variance, as torch.optim.RAdam:
-#
-#     ρ_∞ = 2 / (1 − β₂) − 1,   ρ_t = ρ_∞ − 2 t β₂ᵗ / (1 − β₂ᵗ),   m and v as Adam's
-#     p ← p − lr · r_t · (m / (1 − β₁ᵗ)) · sqrt(1 − β₂ᵗ) / (sqrt(v) + eps)     where ρ_t > 5
-#     p ← p − lr · m / (1 − β₁ᵗ)                                             before
-#     r_t = sqrt((ρ_t − 4)(ρ_t − 2) ρ_∞ / ((ρ_∞ − 4)(ρ_∞ − 2) ρ_t))
-#
-# Liu, Jiang, He, Chen, Liu, Gao, Han, On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020,
-# arXiv 1908.03265, Algorithm 2.
-
-
-def _radam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    return _moments(gradient, state, group)
-
-
-def _radam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    beta1, beta2 = group["betas"]
-    t, correction2 = state["step"], _correction2(state, group)
-    average = state["exp_avg"] / (1 - beta1**t)
-    rho_inf = 2 / (1 - beta2) - 1
-    rho = rho_inf - 2 * t * beta2**t / correction2
-    if rho <= 5:
-        return parameter - group["lr"] * average
-    rectification = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)).sqrt()
-    adaptive = correction2.sqrt() / (state["exp_avg_sq"].sqrt() + group["eps"])
-    return parameter - group["lr"] * rectification * average * adaptive
+def _adagrad_norm_factor(norms: Norms, group: Group) -> Tensor:
+    assert norms.sum is not None, f"adagrad_norm reports no factor over the scope {norms.scope.value!r}"
+    return norms.sum.rsqrt()
 
 
 # RMSprop, as torch.optim.RMSprop:
@@ -286,11 +206,12 @@ RULES: dict[str, ReferenceRule] = {
     "sgd": ReferenceRule(_sgd_accumulate, _sgd_apply),
     "normalized_sgd": ReferenceRule(_averaged_momentum, _normalized_sgd_apply, _normalized_sgd_factor),
     "mix_clip": ReferenceRule(_averaged_momentum, _mix_clip_apply, _mix_clip_factor),
-    "adam": ReferenceRule(_adam_accumulate, _adam_apply),
-    "nadam": ReferenceRule(_nadam_accumulate, _nadam_apply),
-    "radam": ReferenceRule(_radam_accumulate, _radam_apply),
+    "adam": ReferenceRule(moment_rules.adam_accumulate, moment_rules.adam_apply),
+    "nadam": ReferenceRule(moment_rules.nadam_accumulate, moment_rules.nadam_apply),
+    "radam": ReferenceRule(moment_rules.radam_accumulate, moment_rules.radam_apply),
     "rmsprop": ReferenceRule(_rmsprop_accumulate, _rmsprop_apply),
     "adagrad": ReferenceRule(_adagrad_accumulate, _adagrad_apply),
+    "adagrad_norm": ReferenceRule(_adagrad_norm_accumulate, _adagrad_norm_apply, _adagrad_norm_factor),
     "grda": ReferenceRule(_grda_accumulate, _grda_apply),
 }
 """Every rule by its name in ``torchclip.rule_specs``."""

@@ -1,0 +1,91 @@
+#include "chunk_loops.h"
+
+#include <algorithm>
+
+namespace torchclip::cpu {
+namespace {
+
+// Calls `part(offset, count, row index)` for the parts of a run that lie in one row each.
+template <class Part>
+void for_each_row(const Rows& rows, int64_t begin, int64_t count, const Part& part) {
+  for (int64_t offset = 0; offset < count;) {
+    const int64_t element = begin + offset;
+    const int64_t length = std::min(rows.inner - element % rows.inner, count - offset);
+    part(offset, length, rows.of(element));
+    offset += length;
+  }
+}
+
+// The norms of what the rule sees, where that is not the scaled gradient alone.
+Partial measure_perturbed(const Work& work, const Operands& operands, const Row& row, int64_t begin) {
+  alignas(64) char gradients[kPiece * sizeof(double)];
+  Row prepared = row;
+  prepared.pipeline.gradient_scale = 1.0;
+  const Around around = work.around(begin);
+  Partial total;
+  for (int64_t done = 0; done < operands.count;) {
+    Operands piece = work.moved(operands, done, around.piece_count(done, operands.count));
+    around.prepare(piece.pointer[kGradient], done, piece.count, row, gradients);
+    piece.pointer[kGradient] = gradients;
+    total.add(work.loops.direction_prepared(piece, prepared));
+    done += piece.count;
+  }
+  return total;
+}
+
+}  // namespace
+
+Operands Work::moved(const Operands& operands, int64_t offset, int64_t count) const {
+  Operands result;
+  result.count = count;
+  for (int operand = 0; operand < kOperands; ++operand)
+    if (operands.pointer[operand] != nullptr)
+      result.pointer[operand] = static_cast<char*>(operands.pointer[operand]) + offset * element_size_of(operand);
+  return result;
+}
+
+Row Work::row_at(int64_t row_index, bool step_factor) const {
+  Row result = row;
+  const size_t index = static_cast<size_t>(row_map().first + row_index);
+  if (!tables.row_gradient_factors.empty()) result.pipeline.gradient_scale *= tables.row_gradient_factors[index];
+  if (step_factor && !tables.row_step_factors.empty())
+    for (int coefficient = 0; coefficient < kMaxCoefficients; ++coefficient)
+      if ((loops.step_coefficients >> coefficient & 1u) != 0)
+        result.rule[coefficient] *= tables.row_step_factors[index];
+  return result;
+}
+
+int64_t update_apart(const Work& work, const Operands& operands, int64_t begin) {
+  const bool in_pieces = work.in_pieces();
+  const auto update = [&](const Operands& part, const Row& row, int64_t first) {
+    return in_pieces ? work.loops.update_pieces(part, row, work.around(first)) : work.loops.update(part, row);
+  };
+  if (!work.has_row_factors()) return update(operands, work.row, begin);
+  int64_t zeros = 0;
+  for_each_row(work.row_map().rows, begin, operands.count, [&](int64_t offset, int64_t length, int64_t row_index) {
+    zeros += update(work.moved(operands, offset, length), work.row_at(row_index, true), begin + offset);
+  });
+  return zeros;
+}
+
+void measure_apart(const Work& work, Measure measure, bool by_rows, const Operands& operands, int64_t begin,
+                   int64_t first_row, Partial* partials) {
+  const NormLoop loop = work.loops.norm[static_cast<int>(measure)];
+  const bool seen = measure == Measure::kDirection;
+  const bool has_factors = seen && work.has_row_factors();
+  const bool keeps_rows = by_rows && work.has_rows();
+  const auto measured = [&](const Operands& part, const Row& row, int64_t first) {
+    return seen && work.perturbs() ? measure_perturbed(work, part, row, first) : loop(part, row);
+  };
+  if (!has_factors && !keeps_rows) {
+    partials->add(measured(operands, work.row, begin));
+    return;
+  }
+  for_each_row(work.row_map().rows, begin, operands.count, [&](int64_t offset, int64_t length, int64_t row_index) {
+    const Row row = has_factors ? work.row_at(row_index, false) : work.row;
+    partials[keeps_rows ? row_index - first_row : 0].add(
+        measured(work.moved(operands, offset, length), row, begin + offset));
+  });
+}
+
+}  // namespace torchclip::cpu

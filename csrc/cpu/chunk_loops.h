@@ -1,0 +1,58 @@
+// What the passes do with one dense run of elements of a tensor: the compiled loop over all of it, or, where something
+// is different from row to row, over the parts of it that lie in one row each.
+#pragma once
+
+#include "around.h"
+
+namespace torchclip::cpu {
+
+// One tensor in a pass.
+struct Work {
+  const Tables& tables;
+  const TensorEntry& tensor;
+  const Bucket& bucket;
+  const Loops& loops;
+  const Row& row;
+
+  int64_t element_size_of(int operand) const {
+    if (operand == kSlow) return bucket.parameter_dtype == DType::kFloat64 ? 8 : 4;
+    return element_size(operand < kState0 ? bucket.parameter_dtype : bucket.state_dtype);
+  }
+  // Operands `offset` elements further on.
+  Operands moved(const Operands& operands, int64_t offset, int64_t count) const;
+  const RowMap& row_map() const { return tables.row_maps[static_cast<size_t>(&tensor - tables.tensors.data())]; }
+  bool has_rows() const { return !tables.row_maps.empty() && row_map().rows.count > 0; }
+  bool has_row_factors() const {
+    return has_rows() && !(tables.row_gradient_factors.empty() && tables.row_step_factors.empty());
+  }
+  bool perturbs() const { return (bucket.stages & kPerturbations) != 0; }
+  // Whether the update is more than the rule's loop over all of a run.
+  bool in_pieces() const { return (bucket.stages & (kPerturbations | kLRDropout)) != 0 || tables.extras.synchronises; }
+  // The row of coefficients with the factors of one of the tensor's rows in it.
+  Row row_at(int64_t row_index, bool step_factor) const;
+  Around around(int64_t begin) const {
+    return {loops, tables.extras, bucket.stages, static_cast<uint32_t>(tensor.member), begin};
+  }
+};
+
+// The same by rows and in pieces.
+int64_t update_apart(const Work& work, const Operands& operands, int64_t begin);
+void measure_apart(const Work& work, Measure measure, bool by_rows, const Operands& operands, int64_t begin,
+                   int64_t first_row, Partial* partials);
+
+// Updates the elements of a run, the first of which is number `begin`. Returns the exact zeros written.
+inline int64_t update_run(const Work& work, const Operands& operands, int64_t begin) {
+  if (!work.in_pieces() && !work.has_row_factors()) return work.loops.update(operands, work.row);
+  return update_apart(work, operands, begin);
+}
+
+// Measures a run. `partials` holds one sum, or by rows one for each row from `first_row` on; sums are added to it.
+inline void measure_run(const Work& work, Measure measure, bool by_rows, const Operands& operands, int64_t begin,
+                        int64_t first_row, Partial* partials) {
+  const bool seen = measure == Measure::kDirection;  // what the rule sees, and no raw gradient
+  if (by_rows || (seen && (work.perturbs() || work.has_row_factors())))
+    return measure_apart(work, measure, by_rows, operands, begin, first_row, partials);
+  partials->add(work.loops.norm[static_cast<int>(measure)](operands, work.row));
+}
+
+}  // namespace torchclip::cpu

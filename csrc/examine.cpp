@@ -1,0 +1,101 @@
+// Which parameters, gradients and states the passes serve, and how to walk them.
+#include <algorithm>
+#include <numeric>
+
+#include "members.h"
+#include "tensor_access.h"
+
+namespace torchclip {
+namespace {
+
+// `order`: of the dimensions, from the outermost to the innermost.
+Rows rows_of(at::IntArrayRef sizes, const std::vector<size_t>& order) {
+  int64_t numel = 1, inner = 1;
+  for (const int64_t size : sizes) numel *= size;
+  if (sizes.size() < 2 || sizes[0] == 1) return {1, std::max<int64_t>(numel, 1)};
+  for (size_t i = order.size(); i-- > 0 && order[i] != 0;) inner *= sizes[order[i]];
+  return {sizes[0], std::max<int64_t>(inner, 1)};
+}
+
+}  // namespace
+
+// Whether the passes serve this parameter, gradient and state, and how to walk them.
+bool Members::examine(Member& member, const at::Tensor& gradient) {
+  const at::Tensor& parameter = member.parameter();
+  if (!storage_dtype(parameter, member.dtype) || !is_plain_cpu(parameter) || !is_plain_cpu(gradient)) return false;
+  if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
+  member.state_dtype = member.dtype;
+  for (size_t slot = 0, seen = 0; slot < slot_keys_.size(); ++slot) {
+    if ((member.used_slots >> slot & 1u) == 0) continue;
+    const at::Tensor& tensor = member.slots[slot];
+    DType dtype = member.dtype;
+    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_plain_cpu(tensor)) return false;
+    if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
+    member.state_dtype = dtype;
+  }
+  const bool half = member.dtype == DType::kBFloat16 || member.dtype == DType::kFloat16;
+  if (member.state_dtype != member.dtype && !(half && member.state_dtype == DType::kFloat32)) return false;
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) {
+    const at::Tensor& scalar = member.scalars[i];
+    if (!scalar.defined() || !is_plain_cpu(scalar) || scalar.numel() != 1) return false;
+    if (scalar.scalar_type() != at::kFloat && scalar.scalar_type() != at::kDouble) return false;
+    member.scalar_is_double[i] = scalar.scalar_type() == at::kDouble;
+  }
+  return examine_extras(member) && map_layout(member, gradient);
+}
+
+// Slow weights and sums that are apart from the elements.
+bool Members::examine_extras(Member& member) const {
+  const at::Tensor& parameter = member.parameter();
+  if (lookahead_) {
+    const at::Tensor& slow = member.extra->slow;
+    const at::ScalarType wanted = member.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
+    if (!slow.defined() || !is_plain_cpu(slow) || slow.scalar_type() != wanted) return false;
+    if (slow.sizes() != parameter.sizes()) return false;
+  }
+  if (sums_apart(member)) {
+    const at::Tensor& sums = member.extra->sums;
+    const int64_t wanted = sums_ == Sums::kTensor ? 1 : parameter.size(0);
+    if (!sums.defined() || !is_plain_cpu(sums) || sums.numel() != wanted || !sums.is_contiguous()) return false;
+    if (sums.scalar_type() != at::kFloat && sums.scalar_type() != at::kDouble) return false;
+    member.extra->sum_is_double = sums.scalar_type() == at::kDouble;
+  }
+  return true;
+}
+
+bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
+  const at::Tensor& parameter = member.parameter();
+  const auto sizes = parameter.sizes(), strides = parameter.strides();
+  if (writes_overlap(sizes, strides)) return false;
+  bool dense = parameter.is_non_overlapping_and_dense() && same_walk(sizes, strides, gradient.strides());
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot) {
+    if ((member.used_slots >> slot & 1u) == 0) continue;
+    if (writes_overlap(sizes, member.slots[slot].strides())) return false;
+    dense &= same_walk(sizes, strides, member.slots[slot].strides());
+  }
+  if (lookahead_) {
+    if (writes_overlap(sizes, member.extra->slow.strides())) return false;
+    dense &= same_walk(sizes, strides, member.extra->slow.strides());
+  }
+  std::vector<size_t> order(sizes.size());  // of dimensions, the one with the largest stride first
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
+  if (member.extra != nullptr) member.extra->rows = rows_of(sizes, order);
+  member.layout.reset();
+  if (dense) return true;
+
+  member.layout = std::make_unique<StridedLayout>();
+  const auto put = [&](at::IntArrayRef from, std::vector<int64_t>& to) {
+    for (const size_t dimension : order) to.push_back(from[dimension]);
+  };
+  put(sizes, member.layout->sizes);
+  put(strides, member.layout->strides[kParameter]);
+  put(gradient.strides(), member.layout->strides[kGradient]);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    if ((member.used_slots >> slot & 1u) != 0)
+      put(member.slots[slot].strides(), member.layout->strides[kState0 + slot]);
+  if (lookahead_) put(member.extra->slow.strides(), member.layout->strides[kSlow]);
+  return true;
+}
+
+}  // namespace torchclip

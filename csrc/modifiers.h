@@ -1,0 +1,59 @@
+// What stands around the rule in a step: clip policy, step size and extensions. The numbering of the enumerations is
+// that of torchclip/plan.py.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+
+namespace torchclip {
+
+// Over which elements a norm is taken. A row is one of the leading dimension.
+enum class Scope : int { kOptimizer, kGroup, kTensor, kRow };
+
+// What is done to the raw gradients before the rule sees them.
+enum class ClipKind : int { kNone, kNorm, kValue, kUnit, kPercentile, kZScore };
+enum class NonFinite : int { kPropagate, kSkip, kError };
+enum class StepSizeKind : int { kNone, kLoss, kSqrt };
+
+// Every field is a number, so that Python can name it; see modifiers.cpp for the names.
+struct Modifiers {
+  double clip = 0;                                         // ClipKind
+  double clip_scope = 0;                                   // Scope
+  double nonfinite = 0;                                    // NonFinite
+  double limit = std::numeric_limits<double>::infinity();  // max_norm, max_value or clipping, at least 0
+  double smooth = 0;                                       // 0 or 1
+  double unit_eps = 0;                                     // the least norm of a unit's weights, above 0
+  double percentile = 0;                                   // in [0, 100]
+  double window = 0;                                       // norms that AutoClip remembers, 1 to 1024
+  double z_alpha = 0;                                      // in [0, 1)
+  double z_threshold = 0;                                  // above 0
+  double z_warmup = 0;                                     // steps, at least 1
+  double z_eps = 0;                                        // at least 0
+  double step_size = 0;                                    // StepSizeKind
+  double b0 = 1;                                           // above 0
+  double alpha = 1;                                        // above 0
+  double c = 0;                                            // the loss to reach
+  double gradient_noise = 0;                               // 0 or 1
+  double noise_eta = 0;                                    // variance in the first step, at least 0
+  double noise_gamma = 0;                                  // at least 0
+  double gradient_dropout = 0;                             // 0 or 1
+  double gradient_threshold = 0;                           // an element is dropped when its word is below this
+  double lr_dropout = 0;                                   // 0 or 1
+  double lr_threshold = 0;
+  double lookahead_k = 0;      // steps between two synchronisations; 0: none
+  double lookahead_alpha = 0;  // in [0, 1]
+
+  // False when there is no field of that name.
+  bool set(const std::string& name, double value);
+
+  ClipKind clip_kind() const { return static_cast<ClipKind>(clip); }
+  Scope scope() const { return static_cast<Scope>(clip_scope); }
+  NonFinite on_nonfinite() const { return static_cast<NonFinite>(nonfinite); }
+  StepSizeKind step_size_kind() const { return static_cast<StepSizeKind>(step_size); }
+  bool measures() const { return clip_kind() != ClipKind::kNone && clip_kind() != ClipKind::kValue; }
+  bool draws() const { return gradient_noise != 0 || gradient_dropout != 0 || lr_dropout != 0; }
+  bool counts_steps() const { return draws() || lookahead_k != 0 || step_size_kind() == StepSizeKind::kSqrt; }
+};
+
+}  // namespace torchclip

@@ -1,0 +1,205 @@
+// The norms of a step, and what clip policies and rules that clip themselves make of them.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "plan.h"
+
+namespace torchclip {
+namespace {
+
+// Linear interpolation between the two nearest ranks. `values` is put in another order; it is not empty.
+double percentile_of(std::vector<double> values, double percentile) {
+  const double rank = percentile / 100 * static_cast<double>(values.size() - 1);
+  const auto below = values.begin() + static_cast<std::ptrdiff_t>(rank);
+  std::nth_element(values.begin(), below, values.end());
+  const double lower = *below, share = rank - std::floor(rank);
+  if (share == 0) return lower;
+  return lower + share * (*std::min_element(below + 1, values.end()) - lower);
+}
+
+}  // namespace
+
+size_t Plan::unit_count(Scope scope) const {
+  if (scope == Scope::kOptimizer) return 1;
+  return scope == Scope::kGroup ? members_.groups().size() : members_.all().size();
+}
+
+size_t Plan::unit_of(Scope scope, const TensorEntry& tensor) const {
+  if (scope == Scope::kOptimizer) return 0;
+  return static_cast<size_t>(scope == Scope::kGroup ? tensor.group : tensor.member);
+}
+
+// One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
+std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
+  {
+    py::gil_scoped_release release;
+    cpu::norm_pass(tables_, loops_, measure, false, partials_);
+  }
+  std::vector<Partial> sums(unit_count(scope));
+  for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
+    sums[unit_of(scope, tensor)].add(partials_[chunk]);
+  }
+  return sums;
+}
+
+// The same for each row of all tensors; `total` is over everything, tensors without rows included.
+std::vector<Partial> Plan::sum_rows(cpu::Measure measure, Partial& total) {
+  {
+    py::gil_scoped_release release;
+    cpu::norm_pass(tables_, loops_, measure, true, partials_);
+  }
+  std::vector<Partial> sums(static_cast<size_t>(tables_.row_total));
+  for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
+    const RowSpan& span = tables_.row_spans[chunk];
+    const RowMap& map = tables_.row_maps[static_cast<size_t>(tables_.chunks[chunk].tensor)];
+    const Partial* const partials = &partials_[static_cast<size_t>(span.partial)];
+    if (span.count == 0) total.add(partials[0]);
+    for (int64_t row = 0; row < span.count; ++row) {
+      sums[static_cast<size_t>(map.first + span.first + row)].add(partials[row]);
+      total.add(partials[row]);
+    }
+  }
+  return sums;
+}
+
+// Applies the clip policy to the rows. Returns false when a norm is not finite.
+bool Plan::clip_gradients() { return modifiers_.clip_kind() == ClipKind::kUnit ? clip_by_rows() : clip_by_norm(); }
+
+bool Plan::clip_by_norm() {
+  const Scope scope = modifiers_.scope();
+  const std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, scope);
+  report_.is_single = scope == Scope::kOptimizer;
+  report_.grad_norm.assign(sums.size(), 0.0);
+  report_.clip_factor.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
+  bool finite = true;
+  std::vector<char> seen(sums.size(), 0);
+  for (const TensorEntry& tensor : tables_.tensors) {
+    const size_t unit = unit_of(scope, tensor);
+    if (std::exchange(seen[unit], 1) != 0) continue;
+    const double norm = report_.grad_norm[unit] = std::sqrt(sums[unit].gradient);
+    report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
+                                    ? clip_factor(norm, modifiers_.limit, modifiers_.smooth != 0)
+                                    : adaptive_factor(norm);
+    finite &= std::isfinite(norm);
+  }
+  for (size_t row = 0; row < tables_.rows.size(); ++row) {
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
+    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor)];
+  }
+  return finite;
+}
+
+// The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
+double Plan::adaptive_factor(double norm) {
+  const SharedNumbers shared(members_.groups().front().dict);
+  const double count = *shared.numbers("norm_count");
+  if (modifiers_.clip_kind() == ClipKind::kZScore) {
+    const ZClipSettings settings{modifiers_.z_alpha, modifiers_.z_threshold, modifiers_.z_warmup, modifiers_.z_eps,
+                                 modifiers_.limit};
+    shared_.averages = {count, *shared.numbers("norm_mean"), *shared.numbers("norm_variance")};
+    return factor_to(norm, z_clip_bound(norm, settings, shared_.averages));
+  }
+  const int64_t length = static_cast<int64_t>(modifiers_.window);
+  const double* const window = shared.numbers("norm_window", length);
+  shared_.window.assign(window, window + length);
+  shared_.window_count = count;
+  if (std::isfinite(norm)) {
+    shared_.window[static_cast<size_t>(std::fmod(count, modifiers_.window))] = norm;
+    shared_.window_count += 1;
+  }
+  const auto remembered = static_cast<std::ptrdiff_t>(std::min(shared_.window_count, modifiers_.window));
+  if (remembered == 0) return 1.0;
+  const auto begin = shared_.window.begin();
+  return clip_factor(norm, percentile_of({begin, begin + remembered}, modifiers_.percentile), false);
+}
+
+// AdaptiveGradientClip: a factor for each row, reported as one for all.
+bool Plan::clip_by_rows() {
+  Partial total;
+  const std::vector<Partial> sums = sum_rows(cpu::Measure::kWeight, total);
+  tables_.row_gradient_factors.resize(sums.size());
+  double clipped = 0;
+  for (size_t row = 0; row < sums.size(); ++row) {
+    const double factor = unit_clip_factor(std::sqrt(sums[row].gradient), std::sqrt(sums[row].direction),
+                                           modifiers_.limit, modifiers_.unit_eps);
+    tables_.row_gradient_factors[row] = factor;
+    clipped += square(factor) * sums[row].gradient;
+  }
+  const double norm = std::sqrt(total.gradient);
+  report_.grad_norm = {norm};
+  report_.clip_factor = {norm == 0 ? 1.0 : std::sqrt(clipped) / norm};
+  return std::isfinite(norm);
+}
+
+// The norms of a unit of the rule's scope, and with them what its sum is after the step.
+DirectionNorms Plan::norms_of(size_t unit, const Partial& sum) {
+  DirectionNorms norms{std::sqrt(sum.gradient), std::sqrt(sum.direction)};
+  if (rule_.sums_norms) norms.root_factor = 1.0 / std::sqrt(shared_.sums[unit]);
+  return norms;
+}
+
+// Sets the step sizes of a rule that clips itself. `report`: its norms are what grad_norm and clip_factor show; where
+// groups share a norm and differ in their hyperparameters, the factor is the first group's.
+void Plan::clip_direction(bool report) {
+  if (scope_ == Scope::kRow) return clip_row_steps(report);
+  const std::vector<Partial> sums = sum_units(cpu::Measure::kDirection, scope_);
+  if (rule_.sums_norms) {
+    shared_.sums.resize(sums.size());
+    for (size_t unit = 0; unit < sums.size(); ++unit) {
+      double sum = 1;
+      if (scope_ == Scope::kTensor) {
+        const Member& member = members_.all()[unit];
+        if (member.active) sum = member.extra->sum(0);
+      } else {
+        sum = *SharedNumbers(members_.groups()[unit].dict).numbers("sum");
+      }
+      shared_.sums[unit] = sum + sums[unit].gradient;
+    }
+  }
+  report_.is_single_direction = scope_ == Scope::kOptimizer;
+  for (const Partial& sum : sums) report_.direction_norm.push_back(std::sqrt(sum.direction));
+  if (report) {
+    report_.is_single = scope_ == Scope::kOptimizer;
+    for (const Partial& sum : sums) report_.grad_norm.push_back(std::sqrt(sum.gradient));
+    report_.clip_factor.assign(sums.size(), 1.0);
+  }
+  for (size_t row = tables_.rows.size(); row-- > 0;) {
+    RowOrigin& origin = origins_[row];
+    const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
+    const size_t unit = unit_of(scope_, tables_.tensors[static_cast<size_t>(origin.tensor)]);
+    const DirectionNorms norms = norms_of(unit, sums[unit]);
+    origin.after = cohort.standing.scalars;
+    rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,
+                  tables_.rows[row].rule);
+    if (report) report_.clip_factor[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
+  }
+  if (report && report_.is_single && !tables_.tensors.empty())
+    report_.clip_factor[0] =
+        rule_.direction_factor(members_.groups().front().hyperparameters.data(), norms_of(0, sums[0]));
+}
+
+// The same for a rule that has a sum for each row: a factor on the step of each. Below two dimensions the update pass
+// keeps the sums, element by element.
+void Plan::clip_row_steps(bool report) {
+  Partial total;
+  const std::vector<Partial> sums = sum_rows(cpu::Measure::kDirection, total);
+  shared_.sums.assign(sums.size(), 0.0);
+  tables_.row_step_factors.assign(sums.size(), 1.0);
+  for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {
+    const RowMap& map = tables_.row_maps[tensor];
+    const MemberExtra* const extra = members_.all()[static_cast<size_t>(tables_.tensors[tensor].member)].extra.get();
+    for (int64_t row = 0; extra != nullptr && extra->sums.defined() && row < map.rows.count; ++row) {
+      const size_t index = static_cast<size_t>(map.first + row);
+      shared_.sums[index] = extra->sum(row) + sums[index].gradient;
+      tables_.row_step_factors[index] = 1.0 / (std::sqrt(shared_.sums[index]) + kRowEps);
+    }
+  }
+  report_.direction_norm = {std::sqrt(total.direction)};
+  if (!report) return;
+  report_.grad_norm = {std::sqrt(total.gradient)};
+  report_.clip_factor = {1.0};
+}
+
+}  // namespace torchclip

@@ -1,0 +1,104 @@
+"""``python -m torchclip.matrix``: which optimizer takes which clip policy, step size and extension, as Markdown.
+
+Nothing is listed twice: the classes are those of ``torchclip.optimizers``, and every cell is what the constructor said
+when it was called with a parameter of one element.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+
+from torchclip import optimizers
+from torchclip.clip import POLICIES, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
+from torchclip.extensions import EXTENSIONS
+from torchclip.optimizer import FusedOptimizer
+from torchclip.step_size import StepSize
+
+OptimizerClass = type[FusedOptimizer]
+
+KINDS: dict[str, tuple[type, ...]] = {"clip": POLICIES, "step_size": get_args(StepSize), "extensions": EXTENSIONS}
+"""The constructor's arguments, and the classes that go into each."""
+
+TITLES = {"clip": "Clip policies", "step_size": "Step sizes", "extensions": "Extensions"}
+
+INTRODUCTION = """\
+# What can be combined
+
+Written by `make docs` from what the constructors accept; do not edit. Each table holds one optimizer with one part
+beside it. A clip policy, a step size and any extensions that an optimizer takes one by one, it takes together. Every
+`scope` takes the same. A number stands for the constructor's reason, below the tables."""
+
+
+def optimizer_classes() -> dict[str, OptimizerClass]:
+    """Every public optimizer under its first name, in alphabetical order."""
+    classes: dict[str, OptimizerClass] = {}
+    for name in sorted(optimizers.__all__, key=str.lower):
+        cls = getattr(optimizers, name)
+        classes.setdefault(cls.__name__, cls)
+    return classes
+
+
+def example(part: type) -> Any:
+    """A clip policy, step size or extension with its defaults, where it has them."""
+    bounded = part in (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue)
+    return part(1.0) if bounded else part()
+
+
+def required_arguments(cls: OptimizerClass) -> dict[str, Any]:
+    """A value for each argument beside ``params`` that has no default: learning rates and thresholds."""
+    parameters = list(inspect.signature(cls).parameters.values())[1:]
+    return {parameter.name: 1.0 for parameter in parameters if parameter.default is inspect.Parameter.empty}
+
+
+def refusal(cls: OptimizerClass, arguments: Mapping[str, Any]) -> str | None:
+    """Why the constructor refuses these arguments; None where it takes them."""
+    parameter = torch.nn.Parameter(torch.ones(1))
+    try:
+        cls([parameter], **required_arguments(cls), **arguments, backend="reference")
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def argument(kind: str, part: type) -> dict[str, Any]:
+    """The constructor's argument that adds an example of ``part``."""
+    return {kind: (example(part),) if kind == "extensions" else example(part)}
+
+
+def table(kind: str, notes: list[str]) -> list[str]:
+    """The lines of the table of one kind of part; a reason for a refusal that is not yet in ``notes`` is added."""
+    parts = KINDS[kind]
+    lines = [
+        "| optimizer | " + " | ".join(f"`{part.__name__}`" for part in parts) + " |",
+        "|---" * (len(parts) + 1) + "|",
+    ]
+    for name, cls in optimizer_classes().items():
+        cells = [_cell(refusal(cls, argument(kind, part)), notes) for part in parts]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(reason: str | None, notes: list[str]) -> str:
+    if reason is None:
+        return "yes"
+    if reason not in notes:
+        notes.append(reason)
+    return f"[{notes.index(reason) + 1}](#reasons)"
+
+
+def document() -> str:
+    """The whole page."""
+    notes: list[str] = []
+    lines = [INTRODUCTION]
+    for kind, title in TITLES.items():
+        lines += ["", f"## {title}", "", *table(kind, notes)]
+    lines += ["", "## Reasons", "", *(f"{number}. {reason}" for number, reason in enumerate(notes, 1))]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(document())

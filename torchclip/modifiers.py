@@ -1,0 +1,84 @@
+"""What stands around the update rule in a step: clip policy, step size and extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torchclip.clip import ClipPolicy, as_clip_policy
+from torchclip.extensions import (
+    Extension,
+    GradientDropout,
+    GradientNoise,
+    Lookahead,
+    LRDropout,
+    checked_extensions,
+)
+from torchclip.rule_spec import RuleSpec, StateSlot
+from torchclip.step_size import SqrtDecay, StepSize, checked_step_size
+
+SLOW = StateSlot("slow", None, at_least_float32=True, has_own_type=True)
+"""Lookahead's slow weights."""
+
+
+@dataclass(frozen=True)
+class Modifiers:
+    """The clip policy, the step size and the extensions of an optimizer, each None when it has none."""
+
+    clip: ClipPolicy | None = None
+    step_size: StepSize | None = None
+    gradient_noise: GradientNoise | None = None
+    gradient_dropout: GradientDropout | None = None
+    lr_dropout: LRDropout | None = None
+    lookahead: Lookahead | None = None
+
+    @classmethod
+    def of(
+        cls, clip: ClipPolicy | float | None, step_size: StepSize | None, extensions: Iterable[Extension]
+    ) -> Modifiers:
+        """From an optimizer's arguments.
+
+        Raises:
+            TypeError, ValueError: for an argument that is none of these, and two extensions of a kind.
+        """
+        given: dict[type, Any] = {type(extension): extension for extension in checked_extensions(extensions)}
+        return cls(
+            as_clip_policy(clip),
+            checked_step_size(step_size),
+            given.get(GradientNoise),
+            given.get(GradientDropout),
+            given.get(LRDropout),
+            given.get(Lookahead),
+        )
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """Those in use, in the order in which they act."""
+        each = (self.gradient_noise, self.gradient_dropout, self.lr_dropout, self.lookahead)
+        return checked_extensions(extension for extension in each if extension is not None)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers."""
+        return not (self.gradient_noise is None and self.gradient_dropout is None and self.lr_dropout is None)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether a step needs its number."""
+        return self.draws or self.lookahead is not None or isinstance(self.step_size, SqrtDecay)
+
+    def refusal(self, spec: RuleSpec) -> str | None:
+        """Why ``spec``'s rule cannot be combined with these; None where it can."""
+        if spec.name == "grda" and self.lr_dropout is not None:
+            return (
+                "LRDropout cannot be combined with gRDA: gRDA sets p anew from its accumulator at every step, so there "
+                "is no step to drop, and an element left out now would jump later; use GradientDropout, which keeps "
+                "gradients out of the accumulator"
+            )
+        if spec.name == "grda" and self.lookahead is not None:
+            return (
+                "Lookahead cannot be combined with gRDA: gRDA sets p anew from its accumulator at every step, and the "
+                "next one would overwrite the slow weights; leave it out"
+            )
+        return None

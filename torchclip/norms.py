@@ -1,0 +1,67 @@
+"""Norms: over which parameters they are taken, in which type they are kept, and what one that is not finite does."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TypeVar
+
+import torch
+
+HARD_EPS = 1e-6
+"""Added to the norm by :func:`torch.nn.utils.clip_grad_norm_`, and therefore here."""
+
+
+class Scope(str, enum.Enum):
+    """Over which parameters a norm is taken."""
+
+    OPTIMIZER = "optimizer"
+    GROUP = "group"
+    TENSOR = "tensor"
+    ROW = "row"
+    """One row of the leading dimension; only :class:`torchclip.AdaGradNorm` takes it."""
+
+
+class NonFinite(str, enum.Enum):
+    """What a step does when a norm is infinite or NaN."""
+
+    PROPAGATE = "propagate"
+    SKIP = "skip"
+    ERROR = "error"
+
+
+_Choice = TypeVar("_Choice", Scope, NonFinite)
+
+
+def checked_bound(name: str, value: float, *, zero: bool) -> float:
+    """``value`` as a float, when it can bound a norm; 0 only where ``zero`` allows it."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
+    if math.isnan(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"Invalid {name}: {value}; it bounds a norm and must be {'at least' if zero else 'above'} 0")
+    return float(value)
+
+
+def checked_choice(name: str, value: _Choice | str, allowed: tuple[_Choice, ...]) -> _Choice:
+    names = ", ".join(repr(member.value) for member in allowed)
+    for member in allowed:
+        if value == member:
+            return member
+    raise ValueError(f"Invalid {name}: {value!r}; choose one of {names}")
+
+
+NORM_SCOPES = (Scope.OPTIMIZER, Scope.GROUP, Scope.TENSOR)
+
+
+def checked_scope(scope: Scope | str, allowed: tuple[Scope, ...] = NORM_SCOPES) -> Scope:
+    """The scope that ``scope=`` names.
+
+    Raises:
+        ValueError: when there is no such scope among those allowed.
+    """
+    return checked_choice("scope", scope, allowed)
+
+
+def norm_dtype(device: torch.device) -> torch.dtype:
+    """The type in which norms are kept: Metal has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,121 @@
+"""State that belongs to no single parameter.
+
+The numbers of state that belong to no single parameter are 0-dim tensors (one of them a vector) in the param group's
+dict ``"shared"``, so that they travel with ``state_dict``. All are float64, but for the int64 seed.
+
+    step            steps taken: for draws, Lookahead and SqrtDecay
+    seed            the key of every draw
+    b_squared       AdaLossStep's b²
+    norm_window     AutoClip's last norms, a ring: the norm of step t is at t mod window
+    norm_count      norms remembered by AutoClip and ZClip so far
+    norm_mean       ZClip's μ; during the warm-up the mean so far
+    norm_variance   ZClip's σ²; during the warm-up the variance so far
+    sum             AdaGradNorm's s: of the optimizer in the first group, or of each group in its own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.clip import AutoClip, ZClip
+from torchclip.modifiers import Modifiers
+from torchclip.norms import Scope, norm_dtype
+from torchclip.rule_spec import RuleSpec
+from torchclip.step_size import AdaLossStep
+
+ON_HOST = ("step", "seed")
+"""Shared numbers that the host knows anyway; the others lie on the device of the first parameter."""
+
+
+def complete_shared(
+    param_groups: Sequence[dict[str, Any]], modifiers: Modifiers, spec: RuleSpec, scope: Scope, draw_seed: int | None
+) -> None:
+    """Makes the shared numbers that are needed and missing, and drops those that are not needed.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``; their ``"shared"`` is replaced.
+        modifiers: what needs them.
+        spec: the rule, which needs ``sum`` when it sums norms.
+        scope: over which parameters it does.
+        draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+    """
+    params = param_groups[0]["params"]
+    device = params[0].device if params else torch.device("cpu")
+    for index, group in enumerate(param_groups):
+        have = group.pop("shared", {})
+        shared = _complete(modifiers, have, device, draw_seed) if index == 0 else {}
+        if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
+            start = torch.tensor(float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
+            shared["sum"] = have.get("sum", start).to(device)
+        if shared:
+            group["shared"] = shared
+
+
+def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
+    """Drops what a clip policy remembers."""
+    shared = param_groups[0].get("shared", {})
+    for name in [name for name in shared if name.startswith("norm_")]:
+        del shared[name]
+
+
+def _complete(
+    modifiers: Modifiers, have: Mapping[str, Tensor], device: torch.device, draw_seed: int | None
+) -> dict[str, Tensor]:
+    """The first group's shared numbers, but for AdaGradNorm's: those of ``have`` that are needed, and new ones.
+
+    Args:
+        have: the numbers so far.
+        device: of the first parameter.
+        draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+    """
+    numbers: dict[str, Tensor] = {}
+
+    def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
+        place = torch.device("cpu") if name in ON_HOST else device
+        made = have.get(name)
+        if made is None or made.shape != shape:
+            made = torch.full(shape, initial, dtype=norm_dtype(place))
+        numbers[name] = made.to(place)
+
+    if modifiers.counts_steps:
+        need("step")
+    if modifiers.draws:
+        numbers["seed"] = have["seed"] if "seed" in have else _seed_tensor(draw_seed)
+    if isinstance(modifiers.step_size, AdaLossStep):
+        need("b_squared", modifiers.step_size.b0**2)
+    if isinstance(modifiers.clip, AutoClip):
+        need("norm_window", shape=(modifiers.clip.window,))
+    if isinstance(modifiers.clip, ZClip):
+        need("norm_mean")
+        need("norm_variance")
+    if isinstance(modifiers.clip, (AutoClip, ZClip)):
+        need("norm_count")
+    return numbers
+
+
+def _seed_tensor(seed: int | None) -> Tensor:
+    """The seed as a signed 64-bit integer, which is what a tensor holds; from torch's default generator for None."""
+    tensor = torch.empty((), dtype=torch.int64)
+    if seed is None:
+        return tensor.random_()
+    return tensor.fill_(seed - 2**64 if seed >= 2**63 else seed)
+
+
+def checked_seed(seed: int | None) -> int | None:
+    """What an optimizer's ``seed=`` argument stands for.
+
+    Raises:
+        TypeError: when it is no integer.
+        ValueError: when it does not fit into 64 bits.
+    """
+    if seed is None:
+        return None
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed={seed!r} must be an integer or None, got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"Invalid seed: {seed}; it must fit into 64 bits")
+    return seed

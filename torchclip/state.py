@@ -1,0 +1,76 @@
+"""The state of the parameters of a fused step: made when it is first needed, and given up when the step is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.checks import check_gradient, check_parameter, check_state
+from torchclip.rule_spec import RuleSpec
+
+Created = tuple[int, Tensor, str]
+"""Position, parameter and the state's name."""
+
+
+def create_state(
+    spec: RuleSpec,
+    named: Sequence[tuple[str, Tensor, Mapping[str, Any]]],
+    state: MutableMapping[Tensor, dict[str, Any]],
+    positions: Sequence[int],
+) -> list[Created]:
+    """Checks the parameters at ``positions`` and makes the state they lack.
+
+    Args:
+        spec: the rule.
+        named: every parameter with what errors call it and its group.
+        state: as in ``optimizer.state``.
+        positions: of those to look at.
+
+    Returns:
+        What was made.
+    """
+    wanted = [(position, *named[position]) for position in positions]
+    for _, name, parameter, group in wanted:
+        check_parameter(name, parameter)
+        check_gradient(name, parameter)
+        check_held_state(spec, name, parameter, group, state.get(parameter, {}))
+    created: list[Created] = []
+    for position, _, parameter, group in wanted:
+        held = state[parameter]
+        for slot in spec.missing_state(held, group):
+            held[slot] = spec.create_state(slot, parameter, group)
+            created.append((position, parameter, slot))
+    return created
+
+
+def check_held_state(
+    spec: RuleSpec, name: str, parameter: Tensor, group: Mapping[str, Any], held: Mapping[str, Any]
+) -> None:
+    """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
+    names = [slot for slot in spec.used_slots(group) if held.get(slot) is not None]
+    check_state(name, {slot: held[slot.name] for slot in spec.slots if slot.name in names}, parameter)
+
+
+def drop_state(state: MutableMapping[Tensor, dict[str, Any]], created: Sequence[Created]) -> None:
+    """A step that was skipped leaves nothing behind, so that the next one is a first step again."""
+    for _, parameter, slot in created:
+        state[parameter].pop(slot)
+        if not state[parameter]:
+            state.pop(parameter)
+
+
+def nonfinite_error(named: Sequence[tuple[str, Tensor]], what: str) -> RuntimeError:
+    """The error of a step whose norm is not finite, with the parameters that it comes from."""
+    names = [
+        name
+        for name, parameter in named
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+    ]
+    where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
+    return RuntimeError(
+        f"{what}; not finite: {where}. Nothing was written. Lower the learning rate or the loss scale, or choose "
+        'nonfinite="skip"'
+    )
