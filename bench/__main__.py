@@ -1,7 +1,7 @@
 """`python -m bench step`: optimizer steps of ours beside torch's and the papers' authors', measured in one run.
 
 Examples:
-    python -m bench step                                        # every row: six sets, six algorithms, minutes
+    python -m bench step                                        # every row of every set: half an hour
     python -m bench step --sets large --algorithms clip_sgd mixclip
     python -m bench step --sets host small medium large --check-floors --json results/step.json
 """
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if shortfall is not None:
         parser.error(shortfall)
     rows = _run(plan, Settings(seconds=options.seconds, cold=options.cold), options.json)
-    wrong = [row for row in rows if row.check.failures()]
+    wrong = [row for row in rows if row.failures]
     if wrong:
         print(f"\n{len(wrong)} of {len(rows)} rows ended with different parameters: see WRONG RESULT above.")
     reached = True

@@ -1,12 +1,6 @@
-"""What is compared: each algorithm, its competitors, and the words it has to move.
-
-Every `Build` takes the parameters and the L2 norm ‖G‖ of the unscaled gradient over those same parameters, and
-returns the call to be timed. Thresholds are multiples of ‖G‖, so that the same build on a sample of the tensors
-takes exactly the steps that those tensors take inside the whole set (bench/check.py relies on it).
-"""
+"""What is compared: each algorithm, its competitors, and the words it has to move."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -16,48 +10,38 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 import torchclip
+from bench.algorithm import ADAMW_ARGUMENTS, AUTHORS, OURS, SGD_ARGUMENTS, Algorithm, Build, Step
 from bench.authors import AuthorsGRDA, AuthorsMixClip
+from bench.modifier_cases import modifier_algorithms
 from bench.workload import GRADIENT_AMPLITUDE
 
-Step = Callable[[], object]
-Build = Callable[[Sequence[Parameter], float], Step]
-
-OURS = "ours"
-AUTHORS = "authors"
-
-# Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one
-# to a hundred. All but AdamW's are per unit of gradient.
-SGD_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3 / GRADIENT_AMPLITUDE, "momentum": 0.9})
-ADAMW_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-2})
 MIXCLIP_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPLITUDE, "momentum": 0.999, "nu": 0.7})
 GRDA_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPLITUDE, "c": 1000.0, "mu": 0.7})
+ADAPTIVE_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3})
+
+# The arguments that choose one of torch's forms; not every class has a fused one, nor the argument for it.
+_FORMS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {
+        "loop": {"foreach": False, "fused": False},
+        "foreach": {"foreach": True, "fused": False},
+        "fused": {"foreach": False, "fused": True},
+    }
+)
+_FORMS_WITHOUT_FUSED: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {"loop": {"foreach": False}, "foreach": {"foreach": True}}
+)
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """One row of the comparison, on any set of shapes."""
-
-    name: str
-    title: str
-    words: int  # 4-byte words per parameter that a fused step cannot avoid moving
-    state_words: int  # per parameter, for the memory estimate
-    contenders: Mapping[str, Build]  # ours first
-    reference: str  # the contender whose float64 run the others are checked against
-
-    @property
-    def bytes_per_element(self) -> int:
-        return 4 * self.words
-
-
-def _torch_form(optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], clips: bool, form: str) -> Build:
-    """torch's own optimizer in one of its three forms, after torch's own clip_grad_norm_ if the row clips.
+def _torch_form(
+    optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], clips: bool, form: str, flags: Mapping[str, bool]
+) -> Build:
+    """torch's own optimizer in one of its forms, after torch's own clip_grad_norm_ if the row clips.
 
     On the CPU clip_grad_norm_ picks its foreach form by itself, the faster one; only the plain loop turns it off.
     """
-    foreach, fused = {"loop": (False, False), "foreach": (True, False), "fused": (False, True)}[form]
 
     def build(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        step = optimizer(parameters, **arguments, foreach=foreach, fused=fused).step
+        step = optimizer(parameters, **arguments, **flags).step
 
         def clip_and_step() -> None:
             clip_grad_norm_(parameters, grad_norm, foreach=form != "loop")
@@ -69,13 +53,17 @@ def _torch_form(optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any
 
 
 def _torch_contenders(
-    ours: Callable[..., Optimizer], theirs: Callable[..., Optimizer], arguments: Mapping[str, Any], clips: bool
+    ours: Callable[..., Optimizer],
+    theirs: Callable[..., Optimizer],
+    arguments: Mapping[str, Any],
+    clips: bool,
+    forms: Mapping[str, Mapping[str, bool]] = _FORMS,
 ) -> Mapping[str, Build]:
     def build_ours(parameters: Sequence[Parameter], grad_norm: float) -> Step:
         return ours(parameters, **arguments, clip=grad_norm if clips else None).step
 
-    forms = {form: _torch_form(theirs, arguments, clips, form) for form in ("loop", "foreach", "fused")}
-    return MappingProxyType({OURS: build_ours} | forms)
+    torch_forms = {form: _torch_form(theirs, arguments, clips, form, flags) for form, flags in forms.items()}
+    return MappingProxyType({OURS: build_ours} | torch_forms)
 
 
 def _sgd(name: str, title: str, words: int, clips: bool) -> Algorithm:
@@ -86,6 +74,13 @@ def _sgd(name: str, title: str, words: int, clips: bool) -> Algorithm:
 def _adamw(name: str, title: str, words: int, clips: bool) -> Algorithm:
     contenders = _torch_contenders(torchclip.AdamW, torch.optim.AdamW, ADAMW_ARGUMENTS, clips)
     return Algorithm(name, title, words, state_words=2, contenders=contenders, reference="loop")
+
+
+def _without_fused_form(title: str, words: int, state_words: int) -> Algorithm:
+    """A class of torch's, called `title` there and here, that has no fused form."""
+    ours, theirs = getattr(torchclip, title), getattr(torch.optim, title)
+    contenders = _torch_contenders(ours, theirs, ADAPTIVE_ARGUMENTS, clips=False, forms=_FORMS_WITHOUT_FUSED)
+    return Algorithm(title.lower(), title, words, state_words, contenders, reference="loop")
 
 
 def _mixclip() -> Algorithm:
@@ -119,6 +114,10 @@ def _algorithms() -> Mapping[str, Algorithm]:
         _adamw("adamw", "AdamW", words=7, clips=False),
         _mixclip(),
         _grda(),
+        _without_fused_form("NAdam", words=7, state_words=2),
+        _without_fused_form("RAdam", words=7, state_words=2),
+        _without_fused_form("RMSprop", words=5, state_words=1),
+        *modifier_algorithms(),
     )
     return MappingProxyType({row.name: row for row in rows})
 

@@ -5,6 +5,11 @@ sample of the tensors with the same gradients (what the rest of the set contribu
 bench/workload.py keeps that in proportion). The float32 reference's distance from it is E. Both sides of a comparison
 may carry an error of that size; with a factor of two in hand that makes a tolerance of 4 E, plus one rounding of the
 largest parameter for the case that the reference happens to be exact.
+
+Where all contenders compute the same, the reference is one of them and has been run on everything in float32. Where
+nobody else computes what ours does, the reference is the reference path, which needs a second to draw for a set's
+millions of elements: there the sample is the beginnings of a few tensors, the float32 run is on the sample too, and
+both stop after the first steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bench.cases import OURS, Algorithm
+from bench.algorithm import Algorithm, Build
 from bench.shapes import sample_indices
 from bench.workload import SCALES, Workload, norm_of
 
 _SAMPLE_TENSORS = 64
 _SAMPLE_ELEMENTS = 1 << 20
+_YARDSTICK_TENSORS = 8
+_YARDSTICK_LENGTH = 1 << 14  # elements of each tensor
+_YARDSTICK_STEPS = 25  # several cycles of Lookahead
 # Parameters must have moved this many tolerances, or a step that writes nothing would pass as well.
 _MIN_TRAVEL = 100.0
+_REFERENCE_PATH = "reference path"
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,58 @@ def _largest_difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> floa
     return float(torch.tensor(differences, dtype=torch.float64).max())
 
 
-def _float64_run(
-    algorithm: Algorithm, workload: Workload, start: Sequence[Tensor], indices: Sequence[int], steps: int
-) -> list[Tensor]:
-    source = [workload.source[index].double() for index in indices]
-    parameters = [Parameter(value.double()) for value in start]
-    step = algorithm.contenders[algorithm.reference](parameters, norm_of(source))
-    for index in range(steps):
-        for parameter, gradient in zip(parameters, source, strict=True):
-            parameter.grad = gradient * SCALES[index % len(SCALES)]
-        step()
-    return [parameter.detach() for parameter in parameters]
+@dataclass(frozen=True)
+class Sample:
+    """A part of the workload on which the reference can be run by itself.
+
+    Args:
+        indices: of the tensors that are in it.
+        start: where their parameters start.
+        source: their part of the unscaled gradient.
+        positions: the number of parameters that the optimizer is given. With more than there are indices, the tensors
+            of the sample stand at their own positions among empty ones, since random draws depend on the position.
+    """
+
+    indices: Sequence[int]
+    start: Sequence[Tensor]
+    source: Sequence[Tensor]
+    positions: int
+
+    @classmethod
+    def of_tensors(cls, workload: Workload) -> "Sample":
+        """Whole tensors, spread evenly over the set; the optimizer does not know of the others."""
+        indices = sample_indices(workload.shapes, _SAMPLE_TENSORS, _SAMPLE_ELEMENTS)
+        return cls(
+            indices, workload.starting_values(indices), [workload.source[index] for index in indices], len(indices)
+        )
+
+    @classmethod
+    def of_beginnings(cls, workload: Workload) -> "Sample":
+        """The first elements of some tensors, flattened: an elementwise rule does to them what it does to all."""
+        count = len(workload.shapes)
+        indices = range(0, count, max(1, count // _YARDSTICK_TENSORS))[:_YARDSTICK_TENSORS]
+        # One at a time, because the largest tensors take a hundred megabytes.
+        start = [_beginning(workload.starting_values([index])[0]) for index in indices]
+        return cls(indices, start, [_beginning(workload.source[index]) for index in indices], count)
+
+    def run(self, build: Build, steps: int, dtype: torch.dtype) -> list[Tensor]:
+        """The sample's parameters after `steps` steps, computed in `dtype`."""
+        source = [tensor.to(dtype) for tensor in self.source]
+        sample = [Parameter(tensor.to(dtype, copy=True)) for tensor in self.start]
+        parameters = sample
+        if self.positions > len(sample):
+            placed = dict(zip(self.indices, sample, strict=True))
+            parameters = [placed.get(index, Parameter(torch.empty(0, dtype=dtype))) for index in range(self.positions)]
+        step = build(parameters, norm_of(source))
+        for index in range(steps):
+            for parameter, gradient in zip(sample, source, strict=True):
+                parameter.grad = gradient * SCALES[index % len(SCALES)]
+            step()
+        return [parameter.detach() for parameter in sample]
+
+
+def _beginning(tensor: Tensor) -> Tensor:
+    return tensor.detach().flatten()[:_YARDSTICK_LENGTH].clone()
 
 
 @torch.no_grad()
@@ -72,25 +122,83 @@ def check_agreement(
     """Compare all contenders' parameters after `steps` steps from the same start with the same gradients.
 
     Args:
-        algorithm: the row.
+        algorithm: the row, with one of the contenders as reference.
         workload: its gradients and starting point.
         parameters: by contender, as they are now.
         steps: how many each has taken, the warm-up included.
     """
-    indices = sample_indices(workload.shapes, _SAMPLE_TENSORS, _SAMPLE_ELEMENTS)
-    start = workload.starting_values(indices)
-    exact = _float64_run(algorithm, workload, start, indices, steps)
+    assert algorithm.reference is not None
+    sample = Sample.of_tensors(workload)
+    exact = sample.run(algorithm.contenders[algorithm.reference], steps, torch.float64)
     reference = parameters[algorithm.reference]
     errors = {
-        name: _largest_difference([values[index] for index in indices], exact) for name, values in parameters.items()
+        name: _largest_difference([values[index] for index in sample.indices], exact)
+        for name, values in parameters.items()
     }
     differences = {
         name: _largest_difference(values, reference)
         for name, values in parameters.items()
         if name != algorithm.reference
     }
-    assert OURS in differences, "the float32 reference must be a competitor, not ours"
+    return _check(sample, steps, exact, errors, differences, algorithm.reference)
+
+
+class Snapshot:
+    """The sample's part of one contender's parameters as it is after `_YARDSTICK_STEPS` steps, or else at the end."""
+
+    def __init__(self, sample: Sample, parameters: Sequence[Parameter]) -> None:
+        self.sample = sample
+        self.steps = 0
+        self.values: list[Tensor] = []
+        self._parameters = parameters
+
+    def look(self, steps: int) -> None:
+        """To be called between steps, with the number of those taken."""
+        if steps == _YARDSTICK_STEPS:
+            self._take(steps)
+
+    def finish(self, steps: int) -> None:
+        """To be called after the last step, with their number."""
+        if steps <= _YARDSTICK_STEPS:
+            self._take(steps)
+
+    def _take(self, steps: int) -> None:
+        self.steps = steps
+        self.values = [_beginning(self._parameters[index]) for index in self.sample.indices]
+
+
+@torch.no_grad()
+def check_against_yardsticks(algorithm: Algorithm, snapshots: Mapping[str, Snapshot], steps: int) -> dict[str, Check]:
+    """Compare each contender with the reference path's run of the same.
+
+    Args:
+        algorithm: the row.
+        snapshots: by contender.
+        steps: how many each has taken in the end, the warm-up included.
+    """
+    checks = {}
+    for name, build in algorithm.yardsticks.items():
+        seen = snapshots[name]
+        seen.finish(steps)
+        single, exact = (seen.sample.run(build, seen.steps, dtype) for dtype in (torch.float32, torch.float64))
+        errors = {
+            name: _largest_difference(seen.values, exact),
+            _REFERENCE_PATH: _largest_difference(single, exact),
+        }
+        differences = {name: _largest_difference(seen.values, single)}
+        checks[name] = _check(seen.sample, seen.steps, exact, errors, differences, _REFERENCE_PATH)
+    return checks
+
+
+def _check(
+    sample: Sample,
+    steps: int,
+    exact: Sequence[Tensor],
+    errors: Mapping[str, float],
+    differences: Mapping[str, float],
+    reference: str,
+) -> Check:
     rounding = torch.finfo(torch.float32).eps * max(float(value.abs().max()) for value in exact)
-    tolerance = 4 * errors[algorithm.reference] + rounding
-    travel = _largest_difference(exact, [value.double() for value in start])
+    tolerance = 4 * errors[reference] + rounding
+    travel = _largest_difference(exact, [value.double() for value in sample.start])
     return Check(steps, errors, differences, tolerance, travel)

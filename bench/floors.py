@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from bench.algorithm import AUTHORS, OURS, PLAIN
 from bench.bandwidth import TRIAD
-from bench.cases import ALGORITHMS, AUTHORS, OURS
+from bench.cases import ALGORITHMS
 from bench.step import Row
 
 
@@ -50,12 +51,15 @@ class Floor:
             text = f"{value * 100:7.1f} % of the {self.against} bandwidth, must be {self.bound * 100:.0f} %"
         else:
             text = f"{value:8.2f} x the speed of {self.against}, must be {self.bound:.2f} x"
-        return f"{verdict}  {self.set_name:<9}{ALGORITHMS[self.algorithm].title:<21}{text}"
+        return f"{verdict}  {self.set_name:<9}{ALGORITHMS[self.algorithm].title:<25}{text}"
 
 
 def _speedup(set_name: str, algorithm: str, bound: float, against: str = "fused") -> Floor:
     return Floor(set_name, algorithm, Quantity.SPEEDUP, bound, against)
 
+
+# Rows held to what the machine can do; the others are held to what they are compared with.
+_BOUND_BY_MEMORY = ("clip_sgd", "clip_adamw", "sgd", "adamw", "mixclip", "grda")
 
 FLOORS: tuple[Floor, ...] = (
     _speedup("large", "clip_sgd", 1.4),
@@ -71,8 +75,20 @@ FLOORS: tuple[Floor, ...] = (
     _speedup("small", "mixclip", 80, AUTHORS),
     _speedup("large", "grda", 1.8, AUTHORS),
     _speedup("small", "grda", 100, AUTHORS),
-    *(Floor("large", name, Quantity.BANDWIDTH, 0.9, TRIAD) for name in ALGORITHMS),
-    *(Floor("host", name, Quantity.HOST_SECONDS, 100e-6) for name in ALGORITHMS),
+    *(_speedup("large", name, 4, "foreach") for name in ("nadam", "radam", "rmsprop")),
+    *(_speedup("small", name, 60, "foreach") for name in ("nadam", "radam", "rmsprop")),
+    # The same words as the plain step, and so the same bandwidth to 5 %.
+    _speedup("large", "adaloss", 0.95, PLAIN),
+    _speedup("large", "adagrad_norm", 0.95, PLAIN),
+    # Draws move nothing, but a generator costs arithmetic: a mask 10 % of the time, normal numbers 25 %.
+    *(
+        _speedup("large", f"{optimizer}_{mask}", 1 / 1.10, PLAIN)
+        for optimizer in ("sgd", "adamw")
+        for mask in ("gradient_dropout", "lr_dropout")
+    ),
+    *(_speedup("large", f"{optimizer}_gradient_noise", 1 / 1.25, PLAIN) for optimizer in ("sgd", "adamw")),
+    *(Floor("large", name, Quantity.BANDWIDTH, 0.9, TRIAD) for name in _BOUND_BY_MEMORY),
+    *(Floor("host", name, Quantity.HOST_SECONDS, 100e-6) for name in _BOUND_BY_MEMORY),
 )
 
 

@@ -34,23 +34,32 @@ class Settings:
 
 @dataclass(frozen=True)
 class Timed:
-    """Something that takes its turn in every round: `lead_in` runs that nobody times, then the one that counts."""
+    """Something that takes its turn in every round: `lead_in` runs that nobody times, then the `counted` ones."""
 
     name: str
     prepare: Callable[[int], object]  # before every run, outside the time; called with the count of runs before it
     run: Callable[[], object]
     lead_in: int = 0
+    counted: int = 1
+
+    @property
+    def runs(self) -> int:
+        """Runs of one turn."""
+        return self.lead_in + self.counted
 
     def turn(self, round_index: int) -> float:
-        """Seconds of the last run of this turn."""
-        first = round_index * (self.lead_in + 1)
+        """Seconds of a run, a mean over those of this turn that count."""
+        first = round_index * self.runs
         for index in range(first, first + self.lead_in):
             self.prepare(index)
             self.run()
-        self.prepare(first + self.lead_in)
-        before = time.perf_counter_ns()
-        self.run()
-        return (time.perf_counter_ns() - before) * 1e-9
+        nanoseconds = 0
+        for index in range(first + self.lead_in, first + self.runs):
+            self.prepare(index)
+            before = time.perf_counter_ns()
+            self.run()
+            nanoseconds += time.perf_counter_ns() - before
+        return nanoseconds / self.counted * 1e-9
 
 
 @dataclass(frozen=True)

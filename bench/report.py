@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.algorithm import OURS
 from bench.bandwidth import COPY, TRIAD, WORDS
-from bench.cases import OURS
 from bench.check import Check
 from bench.environment import Environment
 from bench.measure import Percentiles, Settings
@@ -17,7 +17,8 @@ from bench.step import Row
 JSON_VERSION = 1
 
 LEGEND = """\
-p20 p50 p80  time of one step, clipping included; gradients are written anew before each, outside the time
+p20 p50 p80  time of one step, clipping included; gradients are written anew before each, outside the time;
+             with Lookahead the mean over the k steps of a cycle, for both lines
 GB/s         by the words that a fused step must move, for every line, so that lines compare as their times do;
              a share of the triad above 100 % means that the set lives in the cache
 ours is      how many times as fast as this line ours is: median (p20 to p80) of the ratios within each round;
@@ -56,15 +57,17 @@ def format_row(row: Row) -> str:
         cells += f"{row.gigabytes_per_second(name):>9.2f}"
         cells += f"{100 * row.bandwidth_share(name, TRIAD):>9.1f}{100 * row.bandwidth_share(name, COPY):>8.1f}"
         lines.append(cells if name == OURS else f"{cells}   {_range(row.ratio(name))}")
-    return "\n".join([*lines, *_format_check(row.check)])
+    for name, check in row.checks.items():
+        lines += _format_check(check, "results" if len(row.checks) == 1 else f"results of {name}")
+    return "\n".join(lines)
 
 
-def _format_check(check: Check) -> list[str]:
+def _format_check(check: Check, what: str) -> list[str]:
     failures = check.failures()
     if failures:
         return [f"  WRONG RESULT: {failure}" for failure in failures]
     largest = max(check.differences.values())
-    agreement = f"results agree after {check.steps} steps: to {largest:.1e} of {check.travel:.1e} moved"
+    agreement = f"{what} agree after {check.steps} steps: to {largest:.1e} of {check.travel:.1e} moved"
     return [f"  {agreement} (tolerance {check.tolerance:.1e})"]
 
 
@@ -78,6 +81,11 @@ def _without_nan(value: Any) -> Any:
 def _check_as_json(check: Check) -> dict[str, Any]:
     numbers = {**asdict(check), "errors": dict(check.errors), "differences": dict(check.differences)}
     return {**_without_nan(numbers), "failures": check.failures()}
+
+
+def _other_checks_as_json(row: Row) -> dict[str, Any]:
+    others = {name: _check_as_json(check) for name, check in row.checks.items() if name != OURS}
+    return {"other_checks": others} if others else {}
 
 
 def _row_as_json(row: Row) -> dict[str, Any]:
@@ -101,7 +109,8 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "in_cache": row.in_cache,
         "contenders": contenders,
         "bandwidth": {name: {"bytes": row.bytes_of(name), "seconds": asdict(row.seconds(name))} for name in WORDS},
-        "check": _check_as_json(row.check),
+        "check": _check_as_json(row.checks[OURS]),
+        **_other_checks_as_json(row),
         "samples_seconds": {name: list(values) for name, values in row.samples.items()},
     }
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
-from bench.cases import OURS, Algorithm
-from bench.check import Check, check_agreement
+from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check_agreement
 from bench.measure import Percentiles, Samples, Settings, Timed, interleave, round_ratios
 from bench.shapes import SHAPE_SETS, element_count
 from bench.workload import Workload
@@ -27,11 +27,16 @@ class Row:
     samples: Samples  # seconds per round, by contender and by bandwidth probe
     probe_bytes: Mapping[str, int]  # by bandwidth probe, per round
     in_cache: bool  # whether a timed step found its tensors in the cache
-    check: Check
+    checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
 
     @property
     def rounds(self) -> int:
         return len(self.samples[OURS])
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong with the results, one sentence each."""
+        return [failure for check in self.checks.values() for failure in check.failures()]
 
     def seconds(self, name: str) -> Percentiles:
         return Percentiles.of(self.samples[name])
@@ -42,7 +47,7 @@ class Row:
 
     def bytes_of(self, name: str) -> int:
         """Bytes one turn must move: for every contender the words of a fused step, whatever it really moves."""
-        return self.probe_bytes[name] if name in WORDS else self.elements * self.algorithm.bytes_per_element
+        return self.probe_bytes[name] if name in WORDS else round(self.elements * self.algorithm.bytes_per_element)
 
     def gigabytes_per_second(self, name: str) -> float:
         return self.bytes_of(name) / self.seconds(name).p50 * 1e-9
@@ -74,11 +79,33 @@ def measure_row(
     elements = element_count(workload.shapes)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
     lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements) else 0
-    entries = [
-        Timed(name, workload.refill, build(parameters[name], workload.source_norm), lead_in)
-        for name, build in algorithm.contenders.items()
-    ]
+    # Contenders that a yardstick is there for are looked at in passing; the others are compared at the end.
+    snapshots: dict[str, Snapshot] = {}
+    if algorithm.yardsticks:
+        sample = Sample.of_beginnings(workload)
+        snapshots = {name: Snapshot(sample, parameters[name]) for name in algorithm.yardsticks}
+    entries = []
+    for name, build in algorithm.contenders.items():
+        step = build(parameters[name], workload.source_norm)
+        prepare = _prepare(workload, snapshots.get(name))
+        entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
     samples, rounds = interleave([*entries, *probe.entries()], settings, on_round)
-    check = check_agreement(algorithm, workload, parameters, steps=rounds * (1 + lead_in))
+    steps = rounds * entries[0].runs
+    if algorithm.yardsticks:
+        checks = check_against_yardsticks(algorithm, snapshots, steps)
+    else:
+        checks = {OURS: check_agreement(algorithm, workload, parameters, steps)}
     probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
-    return Row(set_name, algorithm, len(workload.shapes), elements, samples, probe_bytes, lead_in > 0, check)
+    return Row(set_name, algorithm, len(workload.shapes), elements, samples, probe_bytes, lead_in > 0, checks)
+
+
+def _prepare(workload: Workload, snapshot: Snapshot | None) -> Callable[[int], object]:
+    """What comes before each step, outside the time."""
+    if snapshot is None:
+        return workload.refill
+
+    def prepare(steps: int) -> None:
+        snapshot.look(steps)
+        workload.refill(steps)
+
+    return prepare
