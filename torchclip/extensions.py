@@ -172,7 +172,7 @@ def checked_extensions(extensions: Iterable[Extension]) -> tuple[Extension, ...]
     for extension in given:
         if not isinstance(extension, EXTENSIONS):
             names = ", ".join(kind.__name__ for kind in EXTENSIONS)
-            hint = "; write GradientNoise(), an instance" if isinstance(extension, type) else ""
+            hint = f"; write {extension.__name__}(), an instance" if isinstance(extension, type) else ""
             raise TypeError(f"extensions holds {extension!r}, and each must be one of {names}{hint}")
     kinds = [type(extension) for extension in given]
     for kind in kinds:
