@@ -2,9 +2,10 @@
 // that of torchclip/plan.py.
 #pragma once
 
-#include <cstdint>
 #include <limits>
 #include <string>
+
+#include "scalar_ops.h"
 
 namespace torchclip {
 
@@ -47,13 +48,15 @@ struct Modifiers {
   // False when there is no field of that name.
   bool set(const std::string& name, double value);
 
-  ClipKind clip_kind() const { return static_cast<ClipKind>(clip); }
-  Scope scope() const { return static_cast<Scope>(clip_scope); }
-  NonFinite on_nonfinite() const { return static_cast<NonFinite>(nonfinite); }
-  StepSizeKind step_size_kind() const { return static_cast<StepSizeKind>(step_size); }
-  bool measures() const { return clip_kind() != ClipKind::kNone && clip_kind() != ClipKind::kValue; }
-  bool draws() const { return gradient_noise != 0 || gradient_dropout != 0 || lr_dropout != 0; }
-  bool counts_steps() const { return draws() || lookahead_k != 0 || step_size_kind() == StepSizeKind::kSqrt; }
+  TORCHCLIP_HD ClipKind clip_kind() const { return static_cast<ClipKind>(clip); }
+  TORCHCLIP_HD Scope scope() const { return static_cast<Scope>(clip_scope); }
+  TORCHCLIP_HD NonFinite on_nonfinite() const { return static_cast<NonFinite>(nonfinite); }
+  TORCHCLIP_HD StepSizeKind step_size_kind() const { return static_cast<StepSizeKind>(step_size); }
+  TORCHCLIP_HD bool measures() const { return clip_kind() != ClipKind::kNone && clip_kind() != ClipKind::kValue; }
+  TORCHCLIP_HD bool draws() const { return gradient_noise != 0 || gradient_dropout != 0 || lr_dropout != 0; }
+  TORCHCLIP_HD bool counts_steps() const {
+    return draws() || lookahead_k != 0 || step_size_kind() == StepSizeKind::kSqrt;
+  }
 };
 
 }  // namespace torchclip

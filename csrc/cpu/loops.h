@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "../coefficients.h"
 #include "../rules/registry.h"
 #include "around.h"
 
@@ -14,25 +15,6 @@
 #endif
 
 namespace torchclip::cpu {
-
-template <class C>
-PipelineCoefficients<C> narrow(const PipelineCoefficients<double>& k) {
-  return {static_cast<C>(k.gradient_scale), static_cast<C>(k.value_limit), static_cast<C>(k.noise_scale),
-          static_cast<C>(k.weight_decay), static_cast<C>(k.shrink)};
-}
-
-// A functor's coefficients are a struct of numbers of one type: the row holds them in the order of declaration.
-template <class Functor, class C>
-typename Functor::template Coefficients<C> narrow_rule(const Row& row) {
-  using Coefficients = typename Functor::template Coefficients<C>;
-  constexpr int kCount = sizeof(Coefficients) / sizeof(C);
-  static_assert(kCount <= kMaxCoefficients && kCount == std::size(Functor::kCoefficientNames));
-  C values[kCount];
-  for (int i = 0; i < kCount; ++i) values[i] = static_cast<C>(row.rule[i]);
-  Coefficients result;
-  memcpy(&result, values, sizeof(result));
-  return result;
-}
 
 // Typed pointers to a chunk's operands. `Slots` is the mask of state slots in use.
 template <class Functor, unsigned Slots, class T, class S>

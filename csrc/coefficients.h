@@ -1,0 +1,27 @@
+// From a row of double coefficients to those of the compute type.
+#pragma once
+
+#include "tables.h"
+
+namespace torchclip {
+
+template <class C>
+TORCHCLIP_HD PipelineCoefficients<C> narrow(const PipelineCoefficients<double>& k) {
+  return {static_cast<C>(k.gradient_scale), static_cast<C>(k.value_limit), static_cast<C>(k.noise_scale),
+          static_cast<C>(k.weight_decay), static_cast<C>(k.shrink)};
+}
+
+// A functor's coefficients are a struct of numbers of one type: the row holds them in the order of declaration.
+template <class Functor, class C>
+TORCHCLIP_HD typename Functor::template Coefficients<C> narrow_rule(const Row& row) {
+  using Coefficients = typename Functor::template Coefficients<C>;
+  constexpr int kCount = sizeof(Coefficients) / sizeof(C);
+  static_assert(kCount <= kMaxCoefficients && kCount == sizeof(Functor::kCoefficientNames) / sizeof(const char*));
+  C values[kCount];
+  for (int i = 0; i < kCount; ++i) values[i] = static_cast<C>(row.rule[i]);
+  Coefficients result;
+  memcpy(&result, values, sizeof(result));
+  return result;
+}
+
+}  // namespace torchclip

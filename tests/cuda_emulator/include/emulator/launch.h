@@ -1,0 +1,41 @@
+// A kernel and its arguments, as the machine takes them.
+#pragma once
+
+#include <functional>
+#include <source_location>
+#include <tuple>
+#include <utility>
+
+#include "errors.h"
+#include "types.h"
+
+typedef struct CUstream_st* cudaStream_t;
+
+#pragma GCC visibility push(hidden)
+
+namespace emulator {
+
+struct Configuration {
+  dim3 grid, block;
+  size_t shared_bytes;
+  cudaStream_t stream;
+  bool cooperative;
+  std::source_location site = std::source_location::current();  // of the launch
+};
+
+// Runs `body` once for every thread, to the end, and returns what cudaGetLastError() will return too.
+cudaError_t run(const Configuration& configuration, const char* name, const void* kernel,
+                const std::function<void()>& body);
+
+// As on a device, the arguments are converted once, and each thread has its own copy.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(const Configuration& configuration, const char* name, void (*kernel)(Parameters...),
+                   Arguments&&... arguments) {
+  static_assert((0 + ... + sizeof(Parameters)) <= 32764, "a kernel has at most 32,764 bytes of parameters");
+  const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
+  return run(configuration, name, reinterpret_cast<const void*>(kernel), [&] { std::apply(kernel, parameters); });
+}
+
+}  // namespace emulator
+
+#pragma GCC visibility pop

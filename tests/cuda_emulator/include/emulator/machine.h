@@ -1,0 +1,37 @@
+// What device code asks of the machine that runs it. Hidden, as everything here is: a real CUDA runtime may be loaded
+// in the same process, and these calls must not bind to it.
+#pragma once
+
+#include <cstdint>
+#include <source_location>
+#include <string>
+
+#include "errors.h"
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+// Of the thread that runs.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace emulator {
+
+using Site = std::source_location;
+
+void block_barrier(const Site& site);
+void grid_barrier(const Site& site);
+bool is_cooperative();
+int lane();
+// Posts `bits` to the lanes of the mask, waits for theirs, and returns those of the source lane.
+uint64_t shuffle(unsigned mask, uint64_t bits, int source, const Site& site);
+// The lanes of the mask whose predicate is true.
+unsigned vote(unsigned mask, bool predicate, const Site& site);
+void* dynamic_shared();
+// Ends the launch with an error, and a report that names kernel, block and thread.
+[[noreturn]] void fault(cudaError_t error, const std::string& what, const Site& site);
+
+}  // namespace emulator
+
+#pragma GCC visibility pop

@@ -1,0 +1,116 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <numeric>
+
+#include "emulator/host.h"
+#include "emulator/machine.h"
+#include "grid.h"
+#include "memory.h"
+
+namespace emulator {
+namespace {
+
+constexpr size_t kSharedBytes = 48 << 10;          // of a block, without asking
+constexpr size_t kLargestSharedBytes = 227 << 10;  // after cudaFuncSetAttribute
+constexpr unsigned kThreadsOfBlock = 1024;
+constexpr int kThreadsOfMultiprocessor = 2048;
+
+std::unique_ptr<Grid> grid;  // of the launch in progress
+
+std::map<const void*, size_t>& allowed_shared() {
+  static std::map<const void*, size_t> bytes;
+  return bytes;
+}
+
+}  // namespace
+
+std::vector<uint32_t> arranged(size_t count, std::mt19937_64& random) {
+  std::vector<uint32_t> result(count);
+  std::iota(result.begin(), result.end(), 0u);
+  if (settings().order == kEmulatorDescending) std::reverse(result.begin(), result.end());
+  if (settings().order == kEmulatorShuffled) std::shuffle(result.begin(), result.end(), random);
+  return result;
+}
+
+cudaError_t admissible(const Configuration& c, const void* kernel) {
+  const auto among = [](unsigned size, unsigned most) { return size >= 1 && size <= most; };
+  const bool grid_fits = among(c.grid.x, 0x7fffffffu) && among(c.grid.y, 65535) && among(c.grid.z, 65535);
+  const bool block_fits = among(c.block.x, 1024) && among(c.block.y, 1024) && among(c.block.z, 64);
+  const uint64_t threads = static_cast<uint64_t>(c.block.x) * c.block.y * c.block.z;
+  if (!grid_fits || !block_fits || threads > kThreadsOfBlock) return cudaErrorInvalidConfiguration;
+  const auto allowed = allowed_shared().find(kernel);
+  if (c.shared_bytes > (allowed == allowed_shared().end() ? kSharedBytes : allowed->second))
+    return cudaErrorInvalidValue;
+  int blocks = 0;
+  occupancy(&blocks, static_cast<int>(threads), c.shared_bytes);
+  const uint64_t resident = static_cast<uint64_t>(blocks) * settings().multiprocessors;
+  if (c.cooperative && static_cast<uint64_t>(c.grid.x) * c.grid.y * c.grid.z > resident)
+    return cudaErrorCooperativeLaunchTooLarge;
+  return cudaSuccess;
+}
+
+cudaError_t occupancy(int* blocks, int block_size, size_t shared_bytes) {
+  if (block_size < 1 || shared_bytes > kLargestSharedBytes) return record(cudaErrorInvalidValue);
+  *blocks = std::min(settings().blocks_per_multiprocessor, kThreadsOfMultiprocessor / block_size);
+  return cudaSuccess;
+}
+
+cudaError_t allow_shared(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value < 0 || static_cast<size_t>(value) > kLargestSharedBytes) return record(cudaErrorInvalidValue);
+  allowed_shared()[kernel] = static_cast<size_t>(value);
+  return cudaSuccess;
+}
+
+cudaError_t attributes(cudaFuncAttributes* result) {
+  *result = {};
+  result->maxThreadsPerBlock = kThreadsOfBlock;
+  result->numRegs = 32;
+  result->maxDynamicSharedSizeBytes = kSharedBytes;
+  return cudaSuccess;
+}
+
+cudaError_t run(const Configuration& configuration, const char* name, const void* kernel,
+                const std::function<void()>& body) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
+  cudaError_t error = injected(kEmulatorLaunch);
+  if (error == cudaSuccess) error = admissible(configuration, kernel);
+  if (error != cudaSuccess) return record(error);
+  ++settings().launches;
+  grid = std::make_unique<Grid>(configuration, body);
+  grid->run();
+  std::string report = grid->report();
+  error = grid->error();
+  grid.reset();
+  const std::string broken = broken_guard();
+  if (error == cudaSuccess && !broken.empty()) {
+    error = cudaErrorIllegalAddress;
+    report = broken;
+  }
+  if (error != cudaSuccess) {
+    settings().report = "kernel " + std::string(name) + ", launched at " + place(configuration.site) + "\n" + report;
+    fprintf(stderr, "cuda emulator: %s\n", settings().report.c_str());
+  }
+  return record(error);
+}
+
+// What device code calls.
+void block_barrier(const Site& site) { grid->block_barrier(site); }
+void grid_barrier(const Site& site) { grid->grid_barrier(site); }
+bool is_cooperative() { return grid->is_cooperative(); }
+int lane() { return grid->lane(); }
+uint64_t shuffle(unsigned mask, uint64_t bits, int source, const Site& site) {
+  return grid->meet_warp(Wait::kShuffle, mask, bits, source, site);
+}
+unsigned vote(unsigned mask, bool predicate, const Site& site) {
+  return static_cast<unsigned>(grid->meet_warp(Wait::kVote, mask, predicate, 0, site));
+}
+void* dynamic_shared() { return grid->dynamic_shared(); }
+void fault(cudaError_t error, const std::string& what, const Site& site) { grid->fault(error, what, site); }
+
+}  // namespace emulator
