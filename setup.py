@@ -93,7 +93,7 @@ def compiled_parts() -> dict:
     if choice not in CHOICES:
         raise SystemExit(f"TORCHCLIP_BUILD={choice} is not one of {', '.join(CHOICES)}")
     if choice == "cuda":
-        raise SystemExit("TORCHCLIP_BUILD=cuda: this version has no CUDA kernels yet; use auto, cpu or none")
+        raise SystemExit("TORCHCLIP_BUILD=cuda: this version has no CUDA backend yet; use auto, cpu or none")
     if choice == "none":
         return {}
     reason = obstacle()

@@ -15,6 +15,10 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #define TORCHCLIP_X86 1
+#endif
+
+#if defined(TORCHCLIP_CLONES)  // a test chooses one instruction set
+#elif defined(TORCHCLIP_X86)
 #define TORCHCLIP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TORCHCLIP_CLONES

@@ -30,6 +30,8 @@ class WordStream {
     Lanes key0[kPhiloxRounds], key1[kPhiloxRounds];
   };
 
+  const Constants& constants() const { return constants_; }
+
  private:
   uint64_t seed_;
   uint32_t step_, parameter_;
