@@ -74,3 +74,14 @@ def test_a_new_policy_leaves_the_other_numbers(backend: str) -> None:
     assert shared_of(optimizer) == before and before.keys() == {"step", "seed", "b_squared", "sum"}
     optimizer.step(loss=1.0)
     assert shared_of(optimizer)["step"] == 4.0
+
+
+def test_repr_shows_the_policies_and_no_numbers_of_state() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    extensions = (torchclip.GradientNoise(), torchclip.Lookahead(k=3))
+    optimizer = torchclip.SGD([weight], lr=0.1, clip=torchclip.AutoClip(25), extensions=extensions, seed=1)
+    text = repr(optimizer)
+    assert "clip: AutoClip(percentile=25" in text and "Lookahead(k=3" in text and "lr: 0.1" in text
+    assert "shared" not in text and "step_size" not in text
+    ours, torchs = (repr(cls([weight], lr=0.1)).split("\n") for cls in (torchclip.SGD, torch.optim.SGD))
+    assert set(torchs) <= set(ours)

@@ -34,7 +34,7 @@ class AdaptiveGradientClip:
 
     Example:
         >>> AdaptiveGradientClip(0.02)
-        AdaptiveGradientClip(clipping=0.02, eps=0.001, nonfinite=<NonFinite.PROPAGATE: 'propagate'>)
+        AdaptiveGradientClip(clipping=0.02, eps=0.001, nonfinite='propagate')
 
     Source: Brock, De, Smith, Simonyan, High-Performance Large-Scale Image Recognition Without Normalization, ICML 2021,
     arXiv 2102.06171, equation (3).

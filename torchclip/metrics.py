@@ -1,4 +1,4 @@
-"""What is counted for a report and not measured by a step."""
+"""What an optimizer tells of itself besides what a step measures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchclip.modifiers import Modifiers
 
 
 @torch.no_grad()
@@ -26,3 +28,14 @@ def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int]) 
     for parameter, count in zip(parameters, written, strict=True):
         zeros += count if count >= 0 else (parameter == 0).sum().to(device)
     return zeros.to(torch.float32) / max(sum(parameter.numel() for parameter in parameters), 1)
+
+
+def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers) -> str:
+    """The optimizer in torch's form, with its policies and without its numbers of state."""
+    lines = [f"{name} ("]
+    for index, group in enumerate(param_groups):
+        lines.append(f"Parameter Group {index}")
+        lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "shared")]
+    policies = {"clip": modifiers.clip, "step_size": modifiers.step_size, "extensions": modifiers.extensions}
+    lines += [f"{key}: {policy}" for key, policy in policies.items() if policy]
+    return "\n".join([*lines, ")"])

@@ -12,7 +12,14 @@ HARD_EPS = 1e-6
 """Added to the norm by :func:`torch.nn.utils.clip_grad_norm_`, and therefore here."""
 
 
-class Scope(str, enum.Enum):
+class _Named(str, enum.Enum):
+    """A choice that shows as the word by which it is given."""
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class Scope(_Named):
     """Over which parameters a norm is taken."""
 
     OPTIMIZER = "optimizer"
@@ -22,7 +29,7 @@ class Scope(str, enum.Enum):
     """One row of the leading dimension; only :class:`torchclip.AdaGradNorm` takes it."""
 
 
-class NonFinite(str, enum.Enum):
+class NonFinite(_Named):
     """What a step does when a norm is infinite or NaN."""
 
     PROPAGATE = "propagate"

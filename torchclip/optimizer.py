@@ -24,7 +24,7 @@ from torchclip.checks import (
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy, measures
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
-from torchclip.metrics import sparsity
+from torchclip.metrics import described, sparsity
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.rule_spec import RuleSpec
@@ -167,6 +167,9 @@ class FusedOptimizer(Optimizer):
         """
         dtype = self._report_dtype()
         return {name: value.to(dtype) for name, value in self._measured().items()} | {"sparsity": self._sparsity()}
+
+    def __repr__(self) -> str:
+        return described(type(self).__name__, self.param_groups, self._modifiers)
 
     def _report_dtype(self) -> torch.dtype:
         return torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
