@@ -166,3 +166,19 @@ def test_shared_numbers_are_written_in_place(backend: str) -> None:
     after = optimizer.param_groups[0]["shared"]
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())
     assert float(before["b_squared"]) == 3.0 and float(before["norm_count"]) == 1.0 and float(before["sum"]) > 1.0
+
+
+def test_the_loss_reaches_the_backend_that_takes_over_in_mid_step() -> None:
+    weight, twin = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = torchclip.AdaLoss([weight], lr=0.1, momentum=0.9)
+    same = torchclip.AdaLoss([twin], lr=0.1, momentum=0.9, backend="reference")
+    for step in range(2):
+        weight.grad = twin.grad = torch.full((3,), 2.0)
+        if step == 1:  # the state is gone, so that the step looks again at what serves the parameters
+            optimizer.state.clear()
+            same.state.clear()
+            optimizer.param_groups[0]["foreach"] = True
+        for each in (optimizer, same):
+            each.step(loss=torch.tensor(3.0))
+    assert optimizer.backend == "reference"
+    torch.testing.assert_close(weight, twin)

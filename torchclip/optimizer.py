@@ -50,7 +50,6 @@ class FusedOptimizer(Optimizer):
 
     _backend: str | None
     _plan: Any
-    _loss: Tensor | None
     _report: reference.StepReport | None
 
     _step_supports_amp_scaling = True
@@ -165,19 +164,20 @@ class FusedOptimizer(Optimizer):
             ``lr_scale``: the factor of the step size on the gradient.
             ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
         """
-        dtype = self._report_dtype()
-        return {name: value.to(dtype) for name, value in self._measured().items()} | {"sparsity": self._sparsity()}
+        return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
+            "sparsity": self._sparsity()
+        }
 
     def __repr__(self) -> str:
         return described(type(self).__name__, self.param_groups, self._modifiers)
 
-    def _report_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
+    def _as_tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32))
 
     def _measurement(self, name: str) -> Tensor:
         measured = self._measured()
         if name in measured:
-            return measured[name].to(self._report_dtype())
+            return self._as_tensor(measured[name])
         if measures(self.clip) or self.spec.clips_itself:
             raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
         raise RuntimeError(
@@ -185,10 +185,10 @@ class FusedOptimizer(Optimizer):
             "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
         )
 
-    def _measured(self) -> dict[str, Tensor]:
-        """What the last step measured, in float64."""
+    def _measured(self) -> Mapping[str, Any]:
+        """What the last step measured: numbers and lists of them, or tensors."""
         if self._plan is not None:
-            return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._plan.report().items()}
+            return self._plan.report()
         return {} if self._report is None else self._report.measured()
 
     def _sparsity(self) -> Tensor:
@@ -219,19 +219,20 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
+        scaled_by = None
         if isinstance(self._modifiers.step_size, AdaLossStep):
             given = result if loss is None else loss
-            self._loss = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
-        self._run()
+            scaled_by = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
+        self._run(scaled_by)
         return result
 
-    def _run(self) -> None:
+    def _run(self, loss: Tensor | None) -> None:
         if self.backend == "reference":
-            self._reference_step()
+            self._reference_step(loss)
         else:
-            self._fused_step()
+            self._fused_step(loss)
 
-    def _fused_step(self) -> None:
+    def _fused_step(self, loss: Tensor | None) -> None:
         plan = self._plan
         if plan is None:
             plan = self._plan = make_plan(self.spec, self.clips_by, self._modifiers)
@@ -239,7 +240,7 @@ class FusedOptimizer(Optimizer):
         created: list[tuple[int, Tensor, str]] = []
         if attention:
             if not self._still_served():
-                return self._run()
+                return self._run(loss)
             created = create_state(self.spec, list(self._named_parameters()), self.state, attention)
             # Slow weights that are made later, after loading say, make no first step of the rule.
             plan.mark_fresh(sorted({position for position, _, slot in created if slot != SLOW.name}))
@@ -249,14 +250,14 @@ class FusedOptimizer(Optimizer):
         outcome = plan.step(
             1.0 if grad_scale is None else 1.0 / float(grad_scale),
             found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
-            0.0 if self._loss is None else float(self._loss),
+            0.0 if loss is None else float(loss),
         )
         if outcome != STEPPED:
             drop_state(self.state, created)
         if outcome == NON_FINITE:
             self._raise_nonfinite()
 
-    def _reference_step(self) -> None:
+    def _reference_step(self, loss: Tensor | None) -> None:
         for name, parameter, group in self._named_parameters():
             if parameter.grad is not None:
                 check_parameter(name, parameter)
@@ -271,7 +272,7 @@ class FusedOptimizer(Optimizer):
                 scope=self.clips_by,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
-                loss=self._loss,
+                loss=loss,
                 before=self._report,
             )
         if self._report.nonfinite:
@@ -282,7 +283,6 @@ class FusedOptimizer(Optimizer):
     def _forget_plan(self) -> None:
         self._plan = None
         self._backend = None
-        self._loss = None
         self._report = None
 
     def _still_served(self) -> bool:
