@@ -52,7 +52,7 @@ struct ZClipSettings {
 // The bound on a norm, and the averages after it. During the warm-up they are the mean and variance of all norms so
 // far, by Welford's recurrence. A norm that is not finite moves nothing.
 TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, NormAverages& averages) {
-  const bool finite = norm - norm == 0;
+  const bool finite = is_finite(norm);
   if (averages.count < settings.warmup) {
     if (finite) {
       const double count = averages.count += 1;
@@ -79,7 +79,7 @@ TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, Nor
 // leaves it as it was.
 TORCHCLIP_HD double add_loss(double b_squared, double loss, double alpha, double c) {
   const double gap = fabs(loss - c);
-  return gap - gap == 0 ? b_squared + alpha * gap : b_squared;
+  return is_finite(gap) ? b_squared + alpha * gap : b_squared;
 }
 
 }  // namespace torchclip

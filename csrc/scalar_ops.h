@@ -105,6 +105,9 @@ TORCHCLIP_HD C at_most(C value, C bound) {
   return value > bound ? bound : value;
 }
 
+// By arithmetic, which host and device share.
+TORCHCLIP_HD bool is_finite(double value) { return value - value == 0; }
+
 // The larger one, or NaN when one of them is NaN.
 TORCHCLIP_HD double larger(double a, double b) { return a != a || a > b ? a : b; }
 

@@ -7,7 +7,6 @@ namespace torchclip {
 
 class SharedNumbers {
  public:
-  SharedNumbers() = default;
   // Of a param group's dict.
   explicit SharedNumbers(const py::object& group);
 

@@ -18,7 +18,7 @@ __device__ __forceinline__ double inverse_scale(const FinishArguments& finish) {
 __device__ inline double window_percentile(const FinishArguments& finish, double norm) {
   __shared__ double nearest[2];
   const Modifiers& m = finish.modifiers;
-  const bool finite = norm - norm == 0;
+  const bool finite = is_finite(norm);
   const int window = static_cast<int>(m.window);
   const int place = static_cast<int>(fmod(*finish.norm_count, m.window));
   const double count = *finish.norm_count + (finite ? 1 : 0);
@@ -81,7 +81,7 @@ __device__ inline bool take_factors(const FinishArguments& finish, double percen
   bool finite = true;
   for (int unit = 0; unit < finish.units; ++unit) {
     const double norm = finish.grad_norm[unit];
-    finite = finite && norm - norm == 0;
+    finite = finite && is_finite(norm);
     finish.clip_factor[unit] = m.clip_kind() == ClipKind::kNorm ? clip_factor(norm, m.limit, m.smooth != 0)
                                                                 : adaptive_factor(finish, norm, percentile, averages);
   }
@@ -92,7 +92,7 @@ __device__ inline bool take_factors(const FinishArguments& finish, double percen
 __device__ inline void remember_norm(const FinishArguments& finish, const NormAverages& averages) {
   const Modifiers& m = finish.modifiers;
   const double norm = finish.grad_norm[0];
-  if (m.clip_kind() == ClipKind::kPercentile && norm - norm == 0) {
+  if (m.clip_kind() == ClipKind::kPercentile && is_finite(norm)) {
     finish.norm_window[static_cast<int>(fmod(*finish.norm_count, m.window))] = norm;
     *finish.norm_count += 1;
   }
