@@ -1,10 +1,10 @@
 // What Python sees of the extension.
-#include <algorithm>
-#include <map>
-
 #include "clip_functions.h"
 #include "philox.h"
-#include "plan.h"
+#include "plan_bindings.h"
+#include "python_access.h"
+#include "rule_table.h"
+#include "tables.h"
 
 namespace torchclip {
 namespace {
@@ -50,75 +50,22 @@ std::vector<uint32_t> philox(int64_t seed, uint32_t c0, uint32_t c1, uint32_t c2
   return {drawn.word, drawn.word + 4};
 }
 
-Modifiers modifiers_from(const std::map<std::string, double>& numbers) {
-  Modifiers modifiers;
-  for (const auto& [name, value] : numbers)
-    if (!modifiers.set(name, value)) throw py::key_error("csrc/modifiers.h has no field called " + name);
-  return modifiers;
-}
-
-py::dict report(const Plan& plan) {
-  const Report& measured = plan.report();
-  py::dict result;
-  const auto put = [&](const char* name, const std::vector<double>& values, bool is_single) {
-    if (!values.empty()) result[name] = is_single ? py::cast(values.front()) : py::cast(values);
-  };
-  put("grad_norm", measured.grad_norm, measured.is_single);
-  put("clip_factor", measured.clip_factor, measured.is_single);
-  put("direction_norm", measured.direction_norm, measured.is_single_direction);
-  if (!measured.clip_factor.empty())
-    result["clipped_fraction"] =
-        static_cast<double>(plan.clipped_steps()) / static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1));
-  if (measured.lr_scale.has_value()) result["lr_scale"] = *measured.lr_scale;
-  return result;
-}
-
-bool is_constructed(PyObject* self) {
-  return reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
-}
-
-// A plan holds the optimizer's parameters and state, which may refer to the optimizer in turn, through a hook say: the
-// garbage collector must see through it.
-void collect_garbage_of_plans(PyHeapTypeObject* heap_type) {
-  PyTypeObject* type = &heap_type->ht_type;
-  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
-  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    if (!is_constructed(self)) return 0;
-    return py::cast<Plan&>(py::handle(self)).traverse(visit, arg);
-  };
-  type->tp_clear = [](PyObject* self) {
-    if (is_constructed(self)) py::cast<Plan&>(py::handle(self)).clear();
-    return 0;
-  };
-}
-
 }  // namespace
 }  // namespace torchclip
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   using namespace torchclip;
   module.doc() = "The compiled passes of torchclip.";
+#if defined(TORCHCLIP_CUDA_BUILD)
+  module.attr("build") = "built by compiler " __VERSION__ " and " TORCHCLIP_CUDA_BUILD;
+#else
   module.attr("build") = "built by compiler " __VERSION__;
+#endif
   module.def("algorithms", &describe);
   module.def("coefficients", &coefficients);
   module.def("philox4x32", &philox);
   module.def("serves_gradients", &serves_gradients);
   module.def("total_norm", &total_norm, py::call_guard<py::gil_scoped_release>());
   module.def("scale_gradients", &scale_gradients, py::call_guard<py::gil_scoped_release>());
-  py::class_<Plan>(module, "Plan", py::custom_type_setup(collect_garbage_of_plans))
-      .def(py::init([](const std::string& rule, std::vector<std::string> hyperparameters,
-                       std::vector<std::string> slots, std::vector<std::string> scalars, int scope) {
-        rule_named(rule);
-        return new Plan(rule, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
-                        static_cast<Scope>(scope));
-      }))
-      .def("refresh", &Plan::refresh)
-      .def("mark_fresh", &Plan::mark_fresh)
-      .def("configure",
-           [](Plan& plan, const std::map<std::string, double>& numbers) { plan.configure(modifiers_from(numbers)); })
-      .def("step", [](Plan& plan, double inverse_grad_scale, bool found_inf,
-                      double loss) { return static_cast<int>(plan.step(inverse_grad_scale, found_inf, loss)); })
-      .def("report", &report)
-      .def_property_readonly("zeros", &Plan::zeros);
+  bind_plans(module);
 }

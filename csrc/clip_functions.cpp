@@ -45,7 +45,7 @@ struct GradientTables {
 bool serves_gradients(const std::vector<at::Tensor>& gradients) {
   for (const at::Tensor& gradient : gradients) {
     DType dtype = DType::kFloat32;
-    if (!is_plain_cpu(gradient) || !storage_dtype(gradient, dtype)) return false;
+    if (!is_plain(gradient, c10::kCPU) || !storage_dtype(gradient, dtype)) return false;
     if (writes_overlap(gradient.sizes(), gradient.strides())) return false;
   }
   return true;

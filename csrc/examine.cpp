@@ -19,17 +19,22 @@ Rows rows_of(at::IntArrayRef sizes, const std::vector<size_t>& order) {
 
 }  // namespace
 
+bool Members::is_beside(const at::Tensor& tensor, const at::Tensor& parameter) const {
+  return is_plain(tensor, device_) && (device_ == c10::kCPU || tensor.device() == parameter.device());
+}
+
 // Whether the passes serve this parameter, gradient and state, and how to walk them.
 bool Members::examine(Member& member, const at::Tensor& gradient) {
   const at::Tensor& parameter = member.parameter();
-  if (!storage_dtype(parameter, member.dtype) || !is_plain_cpu(parameter) || !is_plain_cpu(gradient)) return false;
+  if (!storage_dtype(parameter, member.dtype) || !is_plain(parameter, device_)) return false;
+  if (!is_beside(gradient, parameter)) return false;
   if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
   member.state_dtype = member.dtype;
   for (size_t slot = 0, seen = 0; slot < slot_keys_.size(); ++slot) {
     if ((member.used_slots >> slot & 1u) == 0) continue;
     const at::Tensor& tensor = member.slots[slot];
     DType dtype = member.dtype;
-    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_plain_cpu(tensor)) return false;
+    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_beside(tensor, parameter)) return false;
     if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
     member.state_dtype = dtype;
   }
@@ -37,7 +42,7 @@ bool Members::examine(Member& member, const at::Tensor& gradient) {
   if (member.state_dtype != member.dtype && !(half && member.state_dtype == DType::kFloat32)) return false;
   for (size_t i = 0; i < scalar_keys_.size(); ++i) {
     const at::Tensor& scalar = member.scalars[i];
-    if (!scalar.defined() || !is_plain_cpu(scalar) || scalar.numel() != 1) return false;
+    if (!scalar.defined() || !is_beside(scalar, parameter) || scalar.numel() != 1) return false;
     if (scalar.scalar_type() != at::kFloat && scalar.scalar_type() != at::kDouble) return false;
     member.scalar_is_double[i] = scalar.scalar_type() == at::kDouble;
   }
@@ -50,13 +55,13 @@ bool Members::examine_extras(Member& member) const {
   if (lookahead_) {
     const at::Tensor& slow = member.extra->slow;
     const at::ScalarType wanted = member.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
-    if (!slow.defined() || !is_plain_cpu(slow) || slow.scalar_type() != wanted) return false;
+    if (!slow.defined() || !is_beside(slow, parameter) || slow.scalar_type() != wanted) return false;
     if (slow.sizes() != parameter.sizes()) return false;
   }
   if (sums_apart(member)) {
     const at::Tensor& sums = member.extra->sums;
     const int64_t wanted = sums_ == Sums::kTensor ? 1 : parameter.size(0);
-    if (!sums.defined() || !is_plain_cpu(sums) || sums.numel() != wanted || !sums.is_contiguous()) return false;
+    if (!sums.defined() || !is_beside(sums, parameter) || sums.numel() != wanted || !sums.is_contiguous()) return false;
     if (sums.scalar_type() != at::kFloat && sums.scalar_type() != at::kDouble) return false;
     member.extra->sum_is_double = sums.scalar_type() == at::kDouble;
   }

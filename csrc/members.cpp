@@ -1,6 +1,7 @@
 #include "members.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "cpu/parallel.h"
 #include "tensor_access.h"
@@ -13,14 +14,17 @@ constexpr size_t kSumSlot = 1;
 
 }  // namespace
 
-Members::Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums)
+Members::Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums, c10::DeviceType device,
+                 bool reads_numbers)
     : hyperparameter_keys_(interned(names.hyperparameters)),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
       pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
       slow_key_(interned({"slow"}).front()),
       used_slots_(used_slots),
-      sums_(sums) {}
+      sums_(sums),
+      device_(device),
+      reads_numbers_(reads_numbers) {}
 
 // Whether the sums of a member are not elements like its own.
 bool Members::sums_apart(const Member& member) const {
@@ -67,14 +71,39 @@ void Members::read_structure(const py::list& param_groups) {
   }
 }
 
+// A tensor lr that only the device reads.
+bool Members::keep_lr(Group& group, PyObject* value) const {
+  if (reads_numbers_ || !THPVariable_Check(value)) return false;
+  const at::Tensor& lr = THPVariable_Unpack(value);
+  if (lr.device().type() != device_) return false;  // one on the host is read there
+  TORCH_CHECK(
+      is_plain(lr, device_) && lr.numel() == 1 && (lr.scalar_type() == at::kFloat || lr.scalar_type() == at::kDouble),
+      "lr is a tensor of ", lr.scalar_type(), " of shape ", lr.sizes(),
+      ", where one float32 or float64 number is wanted: make it torch.tensor(lr, device=...)");
+  group.lr = lr;
+  group.pipeline.push_back(std::numeric_limits<double>::quiet_NaN());
+  return true;
+}
+
+// Reading a number from the device would wait for it in every step.
+void Members::check_host(const py::object& key, PyObject* value) const {
+  if (reads_numbers_ || !THPVariable_Check(value)) return;
+  TORCH_CHECK(THPVariable_Unpack(value).device().is_cpu(), py::cast<std::string>(key), " is a tensor on ",
+              THPVariable_Unpack(value).device(),
+              ", and of a param group's numbers only lr may be one: make it a number, or a tensor on the CPU");
+}
+
 void Members::read_groups() {
   for (Group& group : groups_) {
     group.pipeline.clear();
+    group.lr = at::Tensor();
     for (const py::object& key : pipeline_keys_) {
       PyObject* value = lookup(group.dict, key);
+      if (value != nullptr && group.pipeline.empty() && keep_lr(group, value)) continue;
       if (value == nullptr) {
         group.pipeline.push_back(0.0);  // a rule without weight decay, say
       } else {
+        check_host(key, value);
         append_numbers(value, group.pipeline);
       }
     }
@@ -84,6 +113,7 @@ void Members::read_groups() {
       if (value == nullptr)
         throw py::key_error("a param group has no " + py::cast<std::string>(key) +
                             "; load_state_dict and add_param_group fill it in, assigning to param_groups does not");
+      check_host(key, value);
       append_numbers(value, group.hyperparameters);
     }
     const unsigned used = used_slots_(group.hyperparameters.data());

@@ -72,6 +72,7 @@ struct Group {
   py::object dict;
   std::vector<double> pipeline;         // by PipelineHyperparameter
   std::vector<double> hyperparameters;  // lr, then the rule's own
+  at::Tensor lr;                        // on the device, where steps are taken there; lr is NaN above then
   unsigned used_slots = 0;
 };
 
@@ -88,7 +89,10 @@ struct Names {
 
 class Members {
  public:
-  Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums);
+  // `device`: where the parameters, their gradients and their state lie. `reads_numbers`: numbers of state and a tensor
+  // lr are read on the host, which a device would have to be waited for.
+  Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums, c10::DeviceType device,
+          bool reads_numbers);
 
   // `by_rows`: the step clips by rows.
   void configure(bool lookahead, bool by_rows) {
@@ -115,6 +119,10 @@ class Members {
   bool structure_matches(const py::list& param_groups) const;
   void read_structure(const py::list& param_groups);
   void read_groups();
+  bool keep_lr(Group& group, PyObject* value) const;
+  void check_host(const py::object& key, PyObject* value) const;
+  // Of the parameter's device, with elements that can be reached.
+  bool is_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
   void bind_states(const py::dict& state);
   void bind_state(Member& member);
   void prefetch(size_t position) const;
@@ -135,6 +143,8 @@ class Members {
   py::object slow_key_;
   unsigned (*used_slots_)(const double*);
   Sums sums_;
+  c10::DeviceType device_;
+  bool reads_numbers_;
   bool lookahead_ = false;
   bool by_rows_ = false;
   std::vector<Group> groups_;

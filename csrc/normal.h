@@ -8,6 +8,10 @@
 // thousand at the most.
 #pragma once
 
+#if defined(__USE_FAST_MATH__) || defined(__FAST_MATH__)
+#error "the draws are the same bits everywhere, and fast math would round them otherwise: leave the option out"
+#endif
+
 #include "scalar_ops.h"
 
 namespace torchclip {

@@ -5,19 +5,14 @@
 #include <utility>
 
 #include "cpu/parallel.h"
+#include "rows.h"
 
 namespace torchclip {
-namespace {
-
-Sums sums_of(const RuleEntry& rule, Scope scope) {
-  if (!rule.sums_norms) return Sums::kNone;
-  return scope == Scope::kTensor ? Sums::kTensor : scope == Scope::kRow ? Sums::kRow : Sums::kShared;
-}
-
-}  // namespace
 
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
-    : rule_(*find_rule(rule)), scope_(scope), members_(names, rule_.used_slots, sums_of(rule_, scope)) {}
+    : rule_(*find_rule(rule)),
+      scope_(scope),
+      members_(names, rule_.used_slots, sums_of(rule_, scope), c10::kCPU, true) {}
 
 void Plan::configure(const Modifiers& modifiers) {
   modifiers_ = modifiers;
@@ -29,19 +24,6 @@ void Plan::configure(const Modifiers& modifiers) {
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
   fresh_ = positions;
   for (const int64_t position : fresh_) members_.all()[static_cast<size_t>(position)].fresh = true;
-}
-
-std::vector<unsigned> Plan::stages_of() const {
-  unsigned common = modifiers_.clip_kind() == ClipKind::kValue ? kValueClip : 0u;
-  if (modifiers_.gradient_dropout != 0) common |= kGradientDropout;
-  if (modifiers_.gradient_noise != 0) common |= kGradientNoise;
-  if (modifiers_.lr_dropout != 0) common |= kLRDropout;
-  std::vector<unsigned> stages;
-  for (const Group& group : members_.groups()) {
-    const bool decays = group.pipeline[kWeightDecay] != 0 && group.pipeline[kDecoupled] == 0;
-    stages.push_back(common | (decays ? kCoupledDecay : 0u));
-  }
-  return stages;
 }
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
@@ -112,15 +94,8 @@ const double* Plan::hyperparameters_of(const Cohort& cohort) const {
 
 Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
   const std::vector<double>& group = members_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
-  const double lr = group[kLr], weight_decay = group[kWeightDecay];
-  const bool decoupled = group[kDecoupled] != 0;
-  Row row{};
-  row.pipeline.gradient_scale = group[kMaximize] != 0 ? -inverse_grad_scale : inverse_grad_scale;
-  row.pipeline.value_limit = modifiers_.limit;
-  if (modifiers_.gradient_noise != 0)  // from the steps before this one
-    row.pipeline.noise_scale = std::sqrt(modifiers_.noise_eta / std::pow(shared_.step, modifiers_.noise_gamma));
-  row.pipeline.weight_decay = decoupled ? 0.0 : weight_decay;
-  row.pipeline.shrink = decoupled ? 1.0 - lr * weight_decay : 1.0;
+  Row row = torchclip::make_row(group[kLr], group[kWeightDecay], group[kDecoupled] != 0, group[kMaximize] != 0,
+                                modifiers_, shared_.step, inverse_grad_scale);
   std::copy(cohort.coefficients, cohort.coefficients + kMaxCoefficients, row.rule);
   return row;
 }
@@ -172,7 +147,7 @@ Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
 }
 
 Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
-  const std::vector<unsigned> stages = stages_of();
+  const std::vector<unsigned> stages = stages_of(modifiers_, members_.groups());
   if (members_.take_changed() || rebuild_ || stages != stages_) rebuild_tables(stages);
   report_ = Report{};
   read_shared(loss);

@@ -11,10 +11,9 @@
 #include "policies.h"
 #include "rule_table.h"
 #include "shared_numbers.h"
+#include "step.h"
 
 namespace torchclip {
-
-enum class Outcome : int { kStepped, kSkipped, kNonFinite };
 
 // What a step measured: one number for each unit of its scope.
 struct Report {
@@ -58,7 +57,6 @@ class Plan {
   void fill_rows(double inverse_grad_scale);
   void read_shared(double loss);
   void fill_extras();
-  std::vector<unsigned> stages_of() const;  // [groups]
 
   // Norms, in plan_norms.cpp.
   bool clip_gradients();

@@ -20,6 +20,7 @@ struct RuleEntry {
   std::vector<ScalarState> scalars;
   std::vector<const char*> coefficients;
   unsigned (*used_slots)(const double* hyperparameters);
+  bool (*first_differs)(const double* hyperparameters);
   // Moves `scalars` on by one step and writes the functor's coefficients.
   void (*compute)(const double* hyperparameters, double* scalars, bool first, DirectionNorms norms,
                   double* coefficients);
@@ -49,6 +50,11 @@ RuleEntry describe_rule() {
   entry.coefficients.assign(std::begin(Functor::kCoefficientNames), std::end(Functor::kCoefficientNames));
   entry.scalars.assign(Rule::kScalars.begin(), Rule::kScalars.end());
   entry.used_slots = [](const double* h) { return Rule::slots(hyperparameters_from<Rule>(h)); };
+  entry.first_differs = []([[maybe_unused]] const double* h) {
+    if constexpr (requires { Rule::first_differs(hyperparameters_from<Rule>(h)); })
+      return Rule::first_differs(hyperparameters_from<Rule>(h));
+    return false;
+  };
   entry.compute = [](const double* h, double* scalars, bool first, DirectionNorms norms, double* coefficients) {
     const auto result = Rule::coefficients(hyperparameters_from<Rule>(h), scalars, first, norms);
     std::memcpy(coefficients, &result, sizeof(result));

@@ -42,8 +42,14 @@ TORCHCLIP_HD float load(float value) { return value; }
 TORCHCLIP_HD double load(double value) { return value; }
 TORCHCLIP_HD float load(BFloat16 value) { return bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
-// Written with selects and no branches: a branch would keep the loop around it from being vectorised.
+// Written with selects and no branches: a branch would keep the loop around it from being vectorised. A GPU has an
+// instruction for each of these conversions, where the integer operations would take longer than the memory.
 TORCHCLIP_HD float load(Float16 value) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(static_cast<uint16_t>(value)));
+  return result;
+#else
   const uint32_t sign = (static_cast<uint32_t>(value) & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value) & 0x7fffu;
   constexpr uint32_t kRebias = (127u - 15u) << 23;
@@ -52,6 +58,7 @@ TORCHCLIP_HD float load(Float16 value) {
   const uint32_t subnormal = bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
   bits = magnitude < 0x0400u ? subnormal : bits;
   return bit_cast<float>(bits | sign);
+#endif
 }
 
 template <class T>
@@ -62,14 +69,25 @@ TORCHCLIP_HD T store(ComputeType<T> value) {
 // Round to nearest, ties to even; a NaN stays a NaN.
 template <>
 TORCHCLIP_HD BFloat16 store<BFloat16>(float value) {
+#if defined(__CUDA_ARCH__)
+  uint16_t result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result) : "f"(value));
+  return static_cast<BFloat16>(result);
+#else
   const uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return static_cast<BFloat16>(static_cast<uint16_t>(is_nan ? 0x7fc0u : rounded));
+#endif
 }
 
 template <>
 TORCHCLIP_HD Float16 store<Float16>(float value) {
+#if defined(__CUDA_ARCH__)
+  uint16_t result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(value));
+  return static_cast<Float16>(result);
+#else
   const uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -81,6 +99,7 @@ TORCHCLIP_HD Float16 store<Float16>(float value) {
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
   half = magnitude > 0x7f800000u ? 0x7e00u : half;
   return static_cast<Float16>(static_cast<uint16_t>(half | sign));
+#endif
 }
 
 TORCHCLIP_HD float square_root(float value) { return sqrtf(value); }

@@ -4,31 +4,33 @@
 
 namespace torchclip {
 
-SharedNumbers::SharedNumbers(const py::object& group) {
+SharedNumbers::SharedNumbers(const py::object& group, c10::DeviceType device) : device_(device) {
   static PyObject* const key = PyUnicode_InternFromString("shared");
   dict_ = PyDict_GetItemWithError(group.ptr(), key);
   if (dict_ != nullptr && !PyDict_Check(dict_)) dict_ = nullptr;
 }
 
-const at::Tensor& SharedNumbers::tensor(const char* name, at::ScalarType dtype, int64_t count) const {
+const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c10::DeviceType device,
+                                      int64_t count) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
   const char* const remedy =
       "; it is state of the optimizer: load a state_dict, or make the optimizer anew, and do not assign to it";
   TORCH_CHECK(found != nullptr && THPVariable_Check(found), "param_groups' \"shared\" has no tensor \"", name, "\"",
               remedy);
   const at::Tensor& value = THPVariable_Unpack(found);
-  TORCH_CHECK(is_plain_cpu(value) && value.scalar_type() == dtype && value.numel() == count && value.is_contiguous(),
-              "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(),
-              " on ", value.device(), ", where ", count, " of ", dtype, " on the CPU are wanted", remedy);
+  TORCH_CHECK(
+      is_plain(value, device) && value.scalar_type() == dtype && value.numel() == count && value.is_contiguous(),
+      "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(), " on ",
+      value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", remedy);
   return value;
 }
 
 double* SharedNumbers::numbers(const char* name, int64_t count) const {
-  return tensor(name, at::kDouble, count).mutable_data_ptr<double>();
+  return tensor(name, count).mutable_data_ptr<double>();
 }
 
 uint64_t SharedNumbers::seed() const {
-  return static_cast<uint64_t>(*tensor("seed", at::kLong, 1).const_data_ptr<int64_t>());
+  return static_cast<uint64_t>(*find("seed", at::kLong, c10::kCPU, 1).const_data_ptr<int64_t>());
 }
 
 }  // namespace torchclip

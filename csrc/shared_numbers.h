@@ -7,15 +7,20 @@ namespace torchclip {
 
 class SharedNumbers {
  public:
-  // Of a param group's dict.
-  explicit SharedNumbers(const py::object& group);
+  // Of a param group's dict; the numbers lie on a device of that type, but for the seed, which is always on the host.
+  explicit SharedNumbers(const py::object& group, c10::DeviceType device = c10::kCPU);
 
-  // Where the float64 numbers of that name lie: [count].
+  // The float64 numbers of that name: [count].
+  const at::Tensor& tensor(const char* name, int64_t count = 1) const {
+    return find(name, at::kDouble, device_, count);
+  }
+  // Where they lie.
   double* numbers(const char* name, int64_t count = 1) const;
   uint64_t seed() const;
 
  private:
-  const at::Tensor& tensor(const char* name, at::ScalarType dtype, int64_t count) const;
+  const at::Tensor& find(const char* name, at::ScalarType dtype, c10::DeviceType device, int64_t count) const;
+  c10::DeviceType device_;
   PyObject* dict_ = nullptr;  // borrowed, for the length of a step
 };
 

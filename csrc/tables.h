@@ -32,9 +32,9 @@ struct StridedLayout {
 struct Rows {
   int64_t count = 0;  // 0: the tensor has no rows
   int64_t inner = 1;  // elements of a row that follow one another
-  int64_t of(int64_t element) const { return element / inner % count; }
+  TORCHCLIP_HD int64_t of(int64_t element) const { return element / inner % count; }
   // True when the leading dimension is not the outermost one of a tensor of that many elements.
-  bool scattered(int64_t numel) const { return count > 0 && count * inner < numel; }
+  TORCHCLIP_HD bool scattered(int64_t numel) const { return count > 0 && count * inner < numel; }
 };
 
 // A tensor's rows among those of all tensors.

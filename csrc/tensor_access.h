@@ -31,10 +31,10 @@ inline bool storage_dtype(const at::Tensor& tensor, DType& dtype) {
   }
 }
 
-// A tensor whose elements can be read and written through its data pointer on the CPU: not sparse, not a wrapper
-// subclass such as DTensor, not a lazily negated view.
-inline bool is_plain_cpu(const at::Tensor& tensor) {
-  return tensor.device().is_cpu() && tensor.layout() == at::kStrided &&
+// A tensor whose elements can be read and written through its data pointer on a device of that type: not sparse, not a
+// wrapper subclass such as DTensor, not a lazily negated view.
+inline bool is_plain(const at::Tensor& tensor, c10::DeviceType device) {
+  return tensor.device().type() == device && tensor.layout() == at::kStrided &&
          !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg();
 }
 

@@ -1,13 +1,6 @@
 // Run by tests/test_cuda_passes.py: the norms that rules take of their own directions, and the coefficients that come
 // of them, beside plain sums in double. Prints what differs; exits with 0 when nothing does.
-#include <algorithm>
-#include <cmath>
-#include <random>
-
-#include "coefficients.h"
-#include "cuda/passes.h"
-#include "cuda_testing.h"
-#include "rules/registry.h"
+#include "cuda_rule_check.h"
 
 namespace torchclip::cuda {
 namespace {
@@ -15,130 +8,166 @@ namespace {
 // Tensors in three units, the second of which has none: a group without gradients.
 struct Workload {
   std::vector<DeviceTensor> tensors;
-  std::vector<int32_t> units;
+  std::vector<const void*> gradients;
   std::vector<DeviceChunk> chunks;
   std::vector<int32_t> unit_chunks;
   double gradient[3] = {}, direction[3] = {};  // sums of squares
 };
 
-Row row_of(unsigned stages, double momentum) {
+Row row_of(double weight_decay, double momentum) {
   Row row{};
-  row.pipeline = {0.5, INFINITY, 0.0, (stages & kCoupledDecay) != 0 ? 0.25 : 0.0, 1.0};
+  row.pipeline = {-1.0, INFINITY, 0.0, weight_decay, 1.0};
   row.rule[0] = momentum;
-  row.rule[1] = 1 - momentum;
+  row.rule[1] = momentum == 0 ? 1.0 : 1 - momentum;
   return row;
 }
 
 template <class T, class S>
-Workload make_workload(const Row& row, unsigned stages, bool has_momentum) {
-  using C = ComputeType<T>;
+Workload make_workload(const Row& row, bool has_momentum) {
   std::mt19937 generator(5);
-  std::uniform_real_distribution<double> uniform(-1, 1);
   Workload work;
+  std::vector<int32_t> units;
   for (const int64_t numel : {1, 1024, 3000, 9, 5000}) {
     const int32_t unit = work.tensors.size() < 3 ? 0 : 2;
-    std::vector<T> parameter, gradient;
-    std::vector<S> momentum_buffer;
-    const auto pipeline = narrow<C>(row.pipeline);
-    for (int64_t i = 0; i < numel; ++i) {
-      parameter.push_back(store<T>(static_cast<C>(uniform(generator))));
-      gradient.push_back(store<T>(static_cast<C>(uniform(generator))));
-      momentum_buffer.push_back(store<S>(static_cast<C>(uniform(generator))));
-      C seen = load(gradient.back()) * pipeline.gradient_scale;
-      if ((stages & kCoupledDecay) != 0) seen += pipeline.weight_decay * load(parameter.back());
-      const C averaged =
-          static_cast<C>(row.rule[0]) * load(momentum_buffer.back()) + static_cast<C>(row.rule[1]) * seen;
-      work.gradient[unit] += square(static_cast<double>(seen));
-      work.direction[unit] += square(static_cast<double>(has_momentum ? averaged : seen));
-    }
-    DeviceTensor tensor{};
-    tensor.pointer[kParameter] = on_device(parameter);
-    tensor.pointer[kGradient] = on_device(gradient);
-    tensor.pointer[kState0] = on_device(momentum_buffer);
-    tensor.numel = numel;
-    tensor.member = static_cast<int32_t>(work.tensors.size());
-    tensor.row = unit / 2;
-    for (int64_t begin = 0; begin < numel; begin += kChunkGrain)
-      work.chunks.push_back({tensor.member, static_cast<int32_t>(std::min(kChunkGrain, numel - begin)), begin});
-    work.tensors.push_back(tensor);
-    work.units.push_back(unit);
+    const DirectionTensor tensor = add_tensor<T, S>(generator, numel, row, has_momentum, work.tensors, work.gradients);
+    work.gradient[unit] += sum_of_squares(tensor.seen);
+    work.direction[unit] += sum_of_squares(tensor.direction);
+    work.tensors.back().row = unit / 2;
+    units.push_back(unit);
   }
+  work.chunks = chunks_of(work.tensors);
   for (int32_t unit = 0; unit <= 3; ++unit)
     work.unit_chunks.push_back(
         static_cast<int32_t>(std::count_if(work.chunks.begin(), work.chunks.end(), [&](const DeviceChunk& chunk) {
-          return work.units[static_cast<size_t>(chunk.tensor)] < unit;
+          return units[static_cast<size_t>(chunk.tensor)] < unit;
         })));
   return work;
 }
 
-bool near(double a, double b) { return std::fabs(a - b) <= 1e-6 * std::fabs(b); }
+// Who makes the pipeline's part of the rows, and how many devices there are.
+enum class Around { kAlone, kAfterPolicy, kSkipped, kTwoDevices };
 
-template <class Rule, class T, class S>
-void run(SelfClipping kind, DType dtype, DType state, typename Rule::Hyperparameters hyperparameters, double momentum,
-         unsigned stages) {
-  const Row row = row_of(stages, momentum);
-  const unsigned slots = momentum != 0 ? 1 : 0;
-  const Workload work = make_workload<T, S>(row, stages, momentum != 0);
-  RuleSource source{0, 0, {}};
-  std::memcpy(source.hyperparameters, &hyperparameters, sizeof(hyperparameters));
-  std::vector<RuleSource> sources{source, source};
-  sources[1].unit = 2;
-  PassArguments arguments{};
-  arguments.tensors = on_device(work.tensors);
-  arguments.chunks = on_device(work.chunks);
-  arguments.chunk_count = static_cast<int64_t>(work.chunks.size());
-  arguments.rows = on_device(std::vector<Row>{row, row});
-  arguments.partials = on_device(std::vector<Partial>(work.chunks.size()));
-  arguments.stages = stages;
-  const Launchers launchers = find_launchers(Rule::kName, {0, dtype, state, slots, stages});
-  const uint32_t blocks = launchers.direction_blocks(arguments.chunk_count);
-  double* const sums = on_device(std::vector<double>{2.0, 3.0, 4.0});
-  const auto numbers = [] { return on_device(std::vector<double>(3, -1.0)); };
-  const FinishRuleArguments finish{arguments.partials,
-                                   on_device(work.unit_chunks),
-                                   3,
-                                   2,
-                                   kind,
-                                   on_device(sources),
-                                   const_cast<Row*>(arguments.rows),
-                                   numbers(),
-                                   numbers(),
-                                   numbers(),
-                                   sums,
-                                   nullptr,
-                                   on_device(std::vector<uint32_t>{0}),
-                                   blocks};
-  launchers.direction_norm(arguments, finish, blocks, nullptr);
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+struct Case {
+  double momentum;
+  bool decays;
+  Around around;
+};
+
+template <class Rule>
+FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparameters hyperparameters, const Row& row) {
+  FinishRuleArguments finish{};
+  finish.sums = {on_device(std::vector<Partial>(work.chunks.size())), on_device(work.unit_chunks), 3, 0, nullptr};
+  finish.grad_norm = numbers_on_device(3);
+  finish.direction_norm = numbers_on_device(3);
+  finish.clip_factor = numbers_on_device(3);
+  finish.counters = numbers_on_device(2, 0.0);
+  finish.blocks_done = on_device(std::vector<uint32_t>{0});
+  finish.rows.rule = kPosition<Rule>;
+  finish.rows.row_count = 2;
+  std::vector<RowSource> sources(2);
+  for (int32_t index = 0; index < 2; ++index) {
+    sources[static_cast<size_t>(index)].rule_unit = 2 * index;
+    sources[static_cast<size_t>(index)].group = index;
+    sources[static_cast<size_t>(index)].fresh = -1;
+  }
+  finish.rows.sources = on_device(sources);
+  finish.rows.rows = on_device(std::vector<Row>{row, row});
+  finish.rows.inline_groups[0] = group_of_rule<Rule>(hyperparameters, row.pipeline.weight_decay);
+  finish.rows.inline_groups[0].maximize = 1;
+  finish.rows.inline_groups[1] = finish.rows.inline_groups[0];
+  finish.rows.inline_groups[1].hyperparameters[0] = 7;  // what counts is on the device
+  finish.rows.inline_groups[1].lr = on_device(std::vector<float>{0.125f});
+  if (!Rule::kSumsNorms) return finish;
+  // The second unit has no sum anywhere; the third one's is a float.
+  finish.rule_sums =
+      on_device(std::vector<void*>{numbers_on_device(1, 2.0), nullptr, on_device(std::vector<float>{4})});
+  finish.sum_is_double = on_device(std::vector<int32_t>{1, 0, 0});
+  return finish;
+}
+
+template <class Rule>
+void expect_results(const Workload& work, const FinishRuleArguments& finish, const Row& before, const Case& test) {
   const auto gradient = on_host(finish.grad_norm, 3), direction = on_host(finish.direction_norm, 3);
-  const auto factors = on_host(finish.clip_factor, 3), totals = on_host(sums, 3);
-  const std::vector<Row> rows = on_host(finish.rows, 2);
+  const auto factors = on_host(finish.clip_factor, 3);
+  const std::vector<Row> rows = on_host(finish.rows.rows, 2);
+  const bool skips = test.around == Around::kSkipped;
+  bool clips = false;
   for (const int unit : {0, 1, 2}) {
     TORCHCLIP_EXPECT(near(gradient[unit], std::sqrt(work.gradient[unit])), "%s: gradient norm %d", Rule::kName, unit);
     TORCHCLIP_EXPECT(near(direction[unit], std::sqrt(work.direction[unit])), "%s: direction norm %d", Rule::kName,
                      unit);
     if (unit == 1) continue;
+    typename Rule::Hyperparameters hyperparameters;
+    std::memcpy(&hyperparameters, finish.rows.inline_groups[unit / 2].hyperparameters, sizeof(hyperparameters));
+    if (unit == 2) hyperparameters.lr = 0.125;
     DirectionNorms norms{gradient[unit], direction[unit]};
-    if (Rule::kSumsNorms) norms.root_factor = 1.0 / std::sqrt(totals[unit]);
+    if constexpr (Rule::kSumsNorms) {
+      void* const place = on_host(finish.rule_sums, 3)[static_cast<size_t>(unit)];
+      const double old = unit == 0 ? 2 : 4, wanted = old + (skips ? 0 : work.gradient[unit]);
+      const double sum = unit == 0 ? number(static_cast<double*>(place)) : number(static_cast<float*>(place));
+      TORCHCLIP_EXPECT(near(sum, wanted), "sum %d: %g, wanted %g", unit, sum, wanted);
+      norms.root_factor = factors[unit];
+      TORCHCLIP_EXPECT(near(factors[unit], 1 / std::sqrt(old + work.gradient[unit])), "root %d", unit);
+    }
     const auto wanted = Rule::coefficients(hyperparameters, nullptr, false, norms);
-    TORCHCLIP_EXPECT(std::memcmp(&wanted, rows[unit / 2].rule, sizeof(wanted)) == 0, "%s: coefficients of unit %d",
-                     Rule::kName, unit);
+    const Row& row = rows[static_cast<size_t>(unit / 2)];
+    TORCHCLIP_EXPECT(std::memcmp(&wanted, row.rule, sizeof(wanted)) == 0, "%s: coefficients of unit %d", Rule::kName,
+                     unit);
+    TORCHCLIP_EXPECT(std::memcmp(&row.pipeline, &before.pipeline, sizeof(row.pipeline)) == 0, "%s: pipeline",
+                     Rule::kName);
     TORCHCLIP_EXPECT(factors[unit] == Rule::direction_factor(hyperparameters, norms), "%s: factor", Rule::kName);
+    clips = clips || factors[unit] < 1;
   }
-  const double first[] = {2, 3, 4};
-  for (const int unit : {0, 1, 2})
-    TORCHCLIP_EXPECT(near(totals[unit], first[unit] + (Rule::kSumsNorms ? work.gradient[unit] : 0)), "%s: sum %d",
-                     Rule::kName, unit);
+  TORCHCLIP_EXPECT(factors[1] == 1 || test.around == Around::kTwoDevices, "%s: an empty unit's factor", Rule::kName);
+  const std::vector<double> counted{skips ? 0.0 : 1.0, !skips && clips ? 1.0 : 0.0};
+  TORCHCLIP_EXPECT(same_bits(on_host(finish.counters, 2), counted), "%s: counters", Rule::kName);
+}
+
+template <class Rule, class T, class S>
+void run(DType dtype, DType state, typename Rule::Hyperparameters hyperparameters, const Case& test) {
+  const Row row = row_of(test.decays ? 0.25 : 0.0, test.momentum);
+  const unsigned slots = test.momentum != 0 ? 1 : 0, stages = test.decays ? kCoupledDecay : 0u;
+  const Workload work = make_workload<T, S>(row, test.momentum != 0);
+  FinishRuleArguments finish = finish_of<Rule>(work, hyperparameters, row);
+  PassArguments arguments{};
+  arguments.tensors = on_device(work.tensors);
+  arguments.chunks = on_device(work.chunks);
+  arguments.chunk_count = static_cast<int64_t>(work.chunks.size());
+  arguments.partials = const_cast<Partial*>(finish.sums.partials);
+  arguments.stages = stages;
+  set_gradients(arguments, work.gradients, test.decays);
+  set_rows(arguments, {row, row}, test.decays);
+  if (test.around == Around::kAlone) {
+    finish.rows.rows = on_device(std::vector<Row>(2));
+  } else {
+    const int32_t skip = test.around == Around::kSkipped ? 1 : 0;
+    arguments.numbers = finish.numbers = on_device(std::vector<StepNumbers>{{1, skip, 0}});
+  }
+  Partial* const sets = on_device(std::vector<Partial>(6));
+  if (test.around == Around::kTwoDevices) finish.sums.write_to = sets;
+  const auto [launch, blocks] = find_launchers(Rule::kName, {0, dtype, state, slots, stages}).direction_norm;
+  finish.blocks = blocks(arguments.chunk_count);
+  launch(arguments, finish, finish.blocks, nullptr);
+  if (test.around == Around::kTwoDevices) {
+    finish.sums = {sets, nullptr, 3, 2, nullptr};
+    launch_finish_rule(finish, nullptr);
+  }
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  TORCHCLIP_EXPECT(number(finish.blocks_done) == 0, "blocks_done");
+  expect_results<Rule>(work, finish, row, test);
 }
 
 template <class T, class S>
 void run_rules(DType dtype, DType state) {
-  for (const unsigned stages : {0u, static_cast<unsigned>(kCoupledDecay)}) {
-    for (const double momentum : {0.0, 0.75}) {
-      run<NormalizedSgd, T, S>(SelfClipping::kNormalizedSgd, dtype, state, {0.1, momentum, 1e-6}, momentum, stages);
-      run<MixClip, T, S>(SelfClipping::kMixClip, dtype, state, {0.1, momentum, 2.0, 0.7, 1}, momentum, stages);
-      run<AdaGradNorm, T, S>(SelfClipping::kAdaGradNorm, dtype, state, {0.1, momentum}, momentum, stages);
-    }
+  constexpr Case kCases[] = {{0.0, false, Around::kAlone},
+                             {0.75, true, Around::kAlone},
+                             {0.75, false, Around::kAfterPolicy},
+                             {0.0, true, Around::kSkipped},
+                             {0.75, false, Around::kTwoDevices}};
+  for (const Case& test : kCases) {
+    run<NormalizedSgd, T, S>(dtype, state, {0.1, test.momentum, 1e-6}, test);
+    run<MixClip, T, S>(dtype, state, {0.1, test.momentum, 2.0, 0.7, 1}, test);
+    run<AdaGradNorm, T, S>(dtype, state, {0.1, test.momentum}, test);
   }
 }
 

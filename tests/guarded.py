@@ -19,8 +19,8 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers, so that NaN equals NaN and -0.0 does not equal 0.0."""
-    return tensor.detach().contiguous().view(_BITS[tensor.element_size()])
+    """The same memory as integers, so that NaN equals NaN and -0.0 does not equal 0.0; on the CPU."""
+    return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).cpu()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -43,14 +43,21 @@ class Guarded:
     before: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, strides: tuple[int, ...] | None = None, offset: int = 0) -> Guarded:
+    def of(
+        cls,
+        values: Tensor,
+        strides: tuple[int, ...] | None = None,
+        offset: int = 0,
+        device: torch.device | None = None,
+    ) -> Guarded:
         """A guarded copy of ``values`` with these strides, ``offset`` elements off a vector boundary.
 
-        Strides of 0 keep the first of the values that share an element.
+        It lies on the device, or where the values do. Strides of 0 keep the first of the values that share an element.
         """
         strides = contiguous_strides(tuple(values.shape)) if strides is None else strides
         extent = 0 if values.numel() == 0 else 1 + sum((n - 1) * s for n, s in zip(values.shape, strides))
         buffer = torch.full((MARGIN + offset + extent + MARGIN,), float("nan"), dtype=values.dtype)
+        buffer = buffer.to(values.device if device is None else device)
         view = buffer.as_strided(tuple(values.shape), strides, MARGIN + offset)
         outside = torch.ones(buffer.numel(), dtype=torch.bool)
         outside.as_strided(tuple(values.shape), strides, MARGIN + offset).fill_(False)
@@ -94,14 +101,14 @@ class Layout:
         """How many elements the parameter has."""
         return torch.Size(self.shape).numel()
 
-    def guard_parameter(self, values: Tensor) -> Guarded:
+    def guard_parameter(self, values: Tensor, device: torch.device) -> Guarded:
         """A guarded parameter with these values."""
-        return Guarded.of(values, self.strides, self.offset)
+        return Guarded.of(values, self.strides, self.offset, device)
 
-    def guard_gradient(self, values: Tensor) -> Guarded:
+    def guard_gradient(self, values: Tensor, device: torch.device) -> Guarded:
         """A guarded gradient with these values."""
         strides = self.strides if self.grad_strides is None else self.grad_strides
-        return Guarded.of(values, strides, self.grad_offset)
+        return Guarded.of(values, strides, self.grad_offset, device)
 
 
 STEPS = 12

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from emulated import device_of
 from guarded import STEPS, Guarded, Layout, contiguous_strides, same_bits
 from records import SEED, Case
 from torchclip.clip import measures
@@ -48,7 +49,7 @@ class Run:
             entries[step, -1, "clip_factor"] = optimizer.clip_factor
         for key, value in entries.items():
             self.dtypes[key] = value.dtype
-            self.values[key] = value.to(torch.float64, copy=True).contiguous()
+            self.values[key] = value.to("cpu", torch.float64, copy=True).contiguous()
 
 
 def split(flat: Tensor, layouts: tuple[Layout, ...]) -> list[Tensor]:
@@ -91,9 +92,9 @@ def gradients(case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, step:
     return values if scale == 1.0 else [value * scale for value in values]
 
 
-def loss_value(case: Case, dtype: torch.dtype, step: int) -> Tensor | None:
+def loss_value(case: Case, dtype: torch.dtype, step: int, device: torch.device | None = None) -> Tensor | None:
     """The loss of a step, exact in every dtype: it goes up and down."""
-    return torch.tensor(0.5 + 0.25 * (5 * step % 7), dtype=dtype) if case.takes_loss else None
+    return torch.tensor(0.5 + 0.25 * (5 * step % 7), dtype=dtype, device=device) if case.takes_loss else None
 
 
 def write_schedules(case: Case, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -163,7 +164,8 @@ def awkward_run(
     case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, backend: str, recorded: tuple[int, ...]
 ) -> Run:
     """The tested backend on watched tensors, saved and loaded half-way."""
-    guards = [layout.guard_parameter(v) for layout, v in zip(layouts, initial_values(layouts, dtype))]
+    device = device_of(backend)
+    guards = [layout.guard_parameter(v, device) for layout, v in zip(layouts, initial_values(layouts, dtype))]
     params = [torch.nn.Parameter(guard.view) for guard in guards]
     watched = [(f"parameter {layout.name}", guard) for layout, guard in zip(layouts, guards)]
     watched_state: list[tuple[str, Guarded]] = []
@@ -176,10 +178,10 @@ def awkward_run(
             if step in layout.absent:
                 param.grad = None
                 continue
-            guard = layout.guard_gradient(value)
+            guard = layout.guard_gradient(value, device)
             param.grad = guard.view
             given.append((f"gradient {layout.name}", guard, value))
-        optimizer.step(loss=loss_value(case, dtype, step))
+        optimizer.step(loss=loss_value(case, dtype, step, device))
         for label, guard, value in given:
             assert same_bits(guard.view, value), f"{label} was written"
             guard.check(label)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import torchclip
+from emulated import ON_GPU, ORDERS, emulator
 from guarded import AWKWARD, STEPS, Layout, around_chunks, same_bits
 from records import (
     ALL_EXTENSIONS,
@@ -188,13 +189,23 @@ def test_norms_of_rows_match_float64(case: Case, dtype: torch.dtype, backend: st
     check(case, ROWS, dtype, backend, recorded=(1, 3))
 
 
+def ways_to_split(backend: str) -> Iterator[None]:
+    """On a processor one, two and three threads, two of them twice; under the emulator of CUDA every order of threads
+    and blocks; on a GPU the same four times over."""
+    if backend == "cuda" and not ON_GPU:
+        for order in (*ORDERS.values(), ORDERS["shuffled"]):
+            yield emulator().set_order(*order)
+    else:
+        for threads in (1, 2, 2, 3):
+            yield torch.set_num_threads(threads)
+
+
 # How work is split does not depend on a rule's options or on the dtype: one case per kernel.
 @pytest.mark.parametrize("case", LARGE_CASES + ROW_CASES, ids=lambda case: case.name)
-def test_steps_repeat_bitwise_on_any_number_of_threads(case: Case, backend: str) -> None:
-    runs = []
-    for threads in (1, 2, 2, 3):
-        torch.set_num_threads(threads)
-        runs.append(awkward_run(case, LARGE + ROWS + AWKWARD, torch.float32, backend, recorded=(2,)))
+def test_steps_repeat_bitwise_however_they_are_split(case: Case, backend: str) -> None:
+    runs = [
+        awkward_run(case, LARGE + ROWS + AWKWARD, torch.float32, backend, recorded=(2,)) for _ in ways_to_split(backend)
+    ]
     for other in runs[1:]:
         for key, value in runs[0].values.items():
             assert same_bits(value, other.values[key]), key

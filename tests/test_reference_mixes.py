@@ -218,7 +218,7 @@ def test_gradients_through_two_steps(modifiers: Modifiers, scope: Scope) -> None
     def two_steps(start: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         param, state = start.clone(), {}
         group: dict[str, Any] = {"params": [param], "lr": 0.1, "b0": 0.7, "momentum": 0.9, "weight_decay": 0.1}
-        complete_shared([group], modifiers, spec, scope, 3)
+        complete_shared([group], modifiers, spec, scope, 3, on_device=False)
         for grad in (first, 3 * second):
             param.grad = grad
             reference_step(spec, [group], state, modifiers=modifiers, scope=scope)

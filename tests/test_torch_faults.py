@@ -53,7 +53,8 @@ def test_found_inf_in_the_first_step_leaves_no_momentum_behind(backend: str) -> 
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(1.0)
     optimizer.step()
     assert torch.equal(param.detach(), torch.ones(300))
-    assert optimizer.state.get(param, {}).get("momentum_buffer") is None
+    buffer = optimizer.state.get(param, {}).get("momentum_buffer")
+    assert buffer is None or torch.equal(buffer, torch.zeros(300))  # where the device alone knows of the skip
     optimizer.found_inf = torch.tensor(0.0)
     optimizer.step()
     assert torch.equal(optimizer.state[param]["momentum_buffer"], torch.full((300,), 2.0))

@@ -19,6 +19,9 @@ FLAGS = ("foreach", "fused", "differentiable", "capturable")
 
 FUSED_BACKENDS = ("cuda", "triton", "cpu")
 
+ON_DEVICE = ("cuda",)
+"""The backends that keep every number of state on the parameters' device, where it is read without waiting."""
+
 
 def _import_extension() -> tuple[ModuleType | None, str]:
     try:
@@ -31,6 +34,7 @@ EXTENSION, _IMPORT_ERROR = _import_extension()
 """The compiled passes, or None where they were not built."""
 
 _NOT_YET = "this version of torchclip has no {} passes; backend='reference' runs on every device"
+_REBUILD = "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc"
 
 
 def unavailable_reason(backend: str) -> str | None:
@@ -43,16 +47,26 @@ def unavailable_reason(backend: str) -> str | None:
         raise ValueError(
             f"unknown {backend=}; choose one of {', '.join(map(repr, BACKENDS))}, or None to let torchclip choose"
         )
-    if backend == "cuda":
-        return _NOT_YET.format("CUDA")
     if backend == "triton":
         return _NOT_YET.format("Triton")
-    if backend == "cpu" and EXTENSION is None:
+    if backend in ("cuda", "cpu") and EXTENSION is None:
         return (
             f"the compiled extension torchclip._C was not found ({_IMPORT_ERROR}); build it beside the "
             "installed torch with `pip install --no-build-isolation .`, which needs a C++ compiler"
         )
+    if backend == "cuda":
+        assert EXTENSION is not None
+        if EXTENSION.cuda_device is None:
+            return f"the compiled extension was built without its CUDA kernels; build it anew with {_REBUILD}"
+        return EXTENSION.cuda_obstacle() or None
     return None
+
+
+def served_device(backend: str) -> str:
+    """The type of the devices whose tensors a fused backend updates."""
+    if backend == "cuda" and EXTENSION is not None and EXTENSION.cuda_device is not None:
+        return EXTENSION.cuda_device
+    return "cpu" if backend == "cpu" else "cuda"
 
 
 def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
@@ -60,7 +74,7 @@ def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
     if backend == "reference":
         return None
     for parameter in parameters:
-        if parameter.device.type != backend:
+        if parameter.device.type != served_device(backend):
             return f"a parameter is on {parameter.device}, which the {backend} backend does not reach"
         if parameter.dtype not in FLOAT_DTYPES:
             return f"a parameter is {parameter.dtype}, which the {backend} backend has no kernel for"
@@ -80,7 +94,8 @@ def choose(requested: str | None, parameters: list[Tensor]) -> str:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
     for backend in BACKENDS:
-        if unavailable_reason(backend) is None and unserved_reason(backend, parameters) is None:
+        # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
+        if unserved_reason(backend, parameters) is None and unavailable_reason(backend) is None:
             return backend
     raise AssertionError("the reference backend serves everything")
 
@@ -92,9 +107,20 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
     """
     parameters = [parameter for group in param_groups for parameter in group["params"]]
-    if any(_reference_flag(group) is not None for group in param_groups):
+    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    if flags:
+        if any(group.get("capturable") for group in param_groups):
+            raise RuntimeError(f"capturable=True contradicts {flags[0]}, which chooses the reference path; drop one")
         return "reference"
     chosen = choose(requested, parameters)
+    if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
+        reason = (
+            unavailable_reason("cuda") or unserved_reason("cuda", parameters) or f"backend={chosen!r} was asked for"
+        )
+        raise RuntimeError(
+            f"capturable=True demands a step that a CUDA graph can capture, which only backend='cuda' takes, and it "
+            f"cannot run here ({reason}): leave capturable=False"
+        )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
         reasons = "; ".join(
             f"{name}: {unavailable_reason(name) or unserved_reason(name, parameters)}" for name in FUSED_BACKENDS
@@ -114,10 +140,6 @@ def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
         raise RuntimeError(
             "`fused` does not support `differentiable`: a differentiable step runs on the reference path; "
             "drop fused=True"
-        )
-    if group.get("capturable"):
-        raise RuntimeError(
-            "capturable=True needs a backend that steps on a GPU, and this version has none; leave it False"
         )
     flag = _reference_flag(group)
     if requested in FUSED_BACKENDS and flag is not None:

@@ -12,22 +12,25 @@ from torchclip.modifiers import Modifiers
 
 
 @torch.no_grad()
-def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int]) -> Tensor:
+def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] | Tensor | None) -> Tensor:
     """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
 
     Args:
         param_groups: as in ``optimizer.param_groups``.
         written: [parameters], how many zeros a step has counted in each while writing it, -1 where it is counted here;
-            or empty, when none has.
+            or how many in all; or empty or None, when none has.
     """
     parameters = [parameter for group in param_groups for parameter in group["params"]]
-    if len(written) != len(parameters):
+    total = max(sum(parameter.numel() for parameter in parameters), 1)
+    if isinstance(written, Tensor):
+        return written.to(torch.float32) / total
+    if written is None or len(written) != len(parameters):
         written = [-1] * len(parameters)
     device = parameters[0].device
     zeros = torch.zeros((), dtype=torch.int64, device=device)
     for parameter, count in zip(parameters, written, strict=True):
         zeros += count if count >= 0 else (parameter == 0).sum().to(device)
-    return zeros.to(torch.float32) / max(sum(parameter.numel() for parameter in parameters), 1)
+    return zeros.to(torch.float32) / total
 
 
 def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers) -> str:

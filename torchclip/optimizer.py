@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from torchclip import backend as backends
 from torchclip import reference
@@ -21,13 +20,12 @@ from torchclip.checks import (
     check_parameter,
     describe_parameter,
 )
-from torchclip.clip import ClipPolicy, Scope, as_clip_policy, measures
+from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
-from torchclip.metrics import described, sparsity
+from torchclip.measured import MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
-from torchclip.rule_spec import RuleSpec
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
 from torchclip.step_size import AdaLossStep, StepSize, checked_loss
@@ -35,7 +33,7 @@ from torchclip.step_size import AdaLossStep, StepSize, checked_loss
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(MeasuredOptimizer):
     """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these three:
 
     Attributes:
@@ -44,13 +42,10 @@ class FusedOptimizer(Optimizer):
         clips_by: for rules that clip themselves, over which parameters their norms are taken.
     """
 
-    spec: RuleSpec
     hyperparameter_checks: ClassVar[Mapping[str, Check]]
     clips_by: Scope = Scope.OPTIMIZER
 
     _backend: str | None
-    _plan: Any
-    _report: reference.StepReport | None
 
     _step_supports_amp_scaling = True
 
@@ -75,7 +70,6 @@ class FusedOptimizer(Optimizer):
         self._compose()
         self._forget_plan()
         super().__init__(params, defaults)
-        self._complete_shared()
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
 
     def _compose(self) -> None:
@@ -87,9 +81,16 @@ class FusedOptimizer(Optimizer):
         self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
 
     def _complete_shared(self) -> None:
-        complete_shared(self.param_groups, self._modifiers, self.spec, self.clips_by, self._seed)
+        complete_shared(
+            self.param_groups,
+            self._modifiers,
+            self.spec,
+            self.clips_by,
+            self._seed,
+            on_device=self._backend in backends.ON_DEVICE,
+        )
 
-    # What a user reads.
+    # What a user sets and reads; what a step measured is in MeasuredOptimizer.
 
     @property
     def clip(self) -> ClipPolicy | None:
@@ -109,90 +110,12 @@ class FusedOptimizer(Optimizer):
             self._plan.configure(configuration(self._modifiers))
 
     @property
-    def step_size(self) -> StepSize | None:
-        """The step size policy."""
-        return self._modifiers.step_size
-
-    @property
-    def extensions(self) -> tuple[Extension, ...]:
-        """The extensions, in the order in which they act."""
-        return self._modifiers.extensions
-
-    @property
     def backend(self) -> str:
         """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``."""
         if self._backend is None:
             self._backend = backends.choose_for_groups(self._requested, self.param_groups)
+            self._complete_shared()  # whose numbers lie where the backend reads them
         return self._backend
-
-    @property
-    def grad_norm(self) -> Tensor:
-        """The norm that the last step measured, before clipping.
-
-        The clip policy's norm; without one, for a rule that clips itself, the norm of the gradient as the rule sees it.
-        A 0-dim tensor, or one norm per param group or per parameter when the policy's scope says so (0 for a parameter
-        without a gradient).
-
-        Raises:
-            RuntimeError: when nothing was measured.
-        """
-        return self._measurement("grad_norm")
-
-    @property
-    def clip_factor(self) -> Tensor:
-        """What the last step's gradient was multiplied with, shaped as :attr:`grad_norm`.
-
-        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction; 1 over
-        rows, where there are too many to report.
-
-        Raises:
-            RuntimeError: when nothing was measured.
-        """
-        return self._measurement("clip_factor")
-
-    def metrics(self) -> dict[str, Tensor]:
-        """What the last step measured and counted, without waiting for the device.
-
-        Returns:
-            0-dim tensors, or one number per param group or per parameter where a norm is taken over those. Only what
-            there is:
-
-            ``grad_norm``, ``clip_factor``: as the attributes.
-            ``direction_norm``: the norm of the direction that a rule measures itself.
-            ``clipped_fraction``: the share of steps in which a clip factor was below 1, since the optimizer was made or
-            loaded.
-            ``lr_scale``: the factor of the step size on the gradient.
-            ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
-        """
-        return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
-            "sparsity": self._sparsity()
-        }
-
-    def __repr__(self) -> str:
-        return described(type(self).__name__, self.param_groups, self._modifiers)
-
-    def _as_tensor(self, value: Any) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32))
-
-    def _measurement(self, name: str) -> Tensor:
-        measured = self._measured()
-        if name in measured:
-            return self._as_tensor(measured[name])
-        if measures(self.clip) or self.spec.clips_itself:
-            raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
-        raise RuntimeError(
-            f"{type(self).__name__} measures no norm with clip={self.clip}: pass clip=max_norm, "
-            "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
-        )
-
-    def _measured(self) -> Mapping[str, Any]:
-        """What the last step measured: numbers and lists of them, or tensors."""
-        if self._plan is not None:
-            return self._plan.report()
-        return {} if self._report is None else self._report.measured()
-
-    def _sparsity(self) -> Tensor:
-        return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])
 
     # The step.
 
@@ -235,25 +158,25 @@ class FusedOptimizer(Optimizer):
     def _fused_step(self, loss: Tensor | None) -> None:
         plan = self._plan
         if plan is None:
-            plan = self._plan = make_plan(self.spec, self.clips_by, self._modifiers)
+            plan = self._plan = make_plan(self.backend, self.spec, self.clips_by, self._modifiers)
         attention = plan.refresh(self.param_groups, self.state)
         created: list[tuple[int, Tensor, str]] = []
         if attention:
             if not self._still_served():
                 return self._run(loss)
-            created = create_state(self.spec, list(self._named_parameters()), self.state, attention)
+            on_device = self.backend in backends.ON_DEVICE
+            named = list(self._named_parameters())
+            created = create_state(self.spec, named, self.state, attention, on_device=on_device)
             # Slow weights that are made later, after loading say, make no first step of the rule.
             plan.mark_fresh(sorted({position for position, _, slot in created if slot != SLOW.name}))
             if plan.refresh(self.param_groups, self.state):
                 raise AssertionError("a parameter still cannot step after its state was made")
-        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        outcome = plan.step(
-            1.0 if grad_scale is None else 1.0 / float(grad_scale),
-            found_inf is not None and float(found_inf) != 0,  # a sum over devices: 2 says no less than 1
-            0.0 if loss is None else float(loss),
-        )
-        if outcome != STEPPED:
-            drop_state(self.state, created)
+        outcome = None
+        try:
+            outcome = plan.step(getattr(self, "grad_scale", None), getattr(self, "found_inf", None), loss)
+        finally:
+            if outcome != STEPPED:
+                drop_state(self.state, created)
         if outcome == NON_FINITE:
             self._raise_nonfinite()
 
@@ -324,9 +247,9 @@ class FusedOptimizer(Optimizer):
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         check_new_parameters(param_group["params"], len(self.param_groups))
         super().add_param_group(param_group)
+        self._forget_plan()
         if len(self.param_groups) > 1:
             self._complete_shared()
-        self._forget_plan()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, or of the ``torch.optim`` class of the same name."""
@@ -341,8 +264,8 @@ class FusedOptimizer(Optimizer):
         for group, own in zip(self.param_groups, flags, strict=True):
             group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
         restore_precision(self.spec, self.param_groups, self.state, saved)
-        self._complete_shared()
         self._forget_plan()
+        self._complete_shared()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -352,8 +275,8 @@ class FusedOptimizer(Optimizer):
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
         self._compose()
-        self._complete_shared()
         self._forget_plan()
+        self._complete_shared()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")

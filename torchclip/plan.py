@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchclip.backend import EXTENSION
+from torchclip import backend as backends
 from torchclip.clip import (
     AdaptiveGradientClip,
     AutoClip,
@@ -28,11 +28,13 @@ SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
 
-def make_plan(spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Any:
-    """A ``torchclip._C.Plan`` for the rule; ``scope`` is that of a rule that clips itself."""
-    assert EXTENSION is not None, "the cpu backend is chosen only where the extension is"
+def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Any:
+    """The compiled plan of a fused backend for the rule; ``scope`` is that of a rule that clips itself."""
+    extension = backends.EXTENSION
+    assert extension is not None, "a fused backend is chosen only where the extension is"
+    plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
     rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
-    plan = EXTENSION.Plan(
+    plan = plan_class(
         spec.name,
         list(spec.hyperparameters),
         [slot.name for slot in rule_slots],

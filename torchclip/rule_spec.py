@@ -63,15 +63,15 @@ class StateSlot:
 
 @dataclass(frozen=True)
 class ScalarSlot:
-    """One number of state per parameter, kept as a 0-dim CPU tensor."""
+    """One number of state per parameter, kept as a 0-dim tensor."""
 
     name: str
     dtype: torch.dtype = torch.float32
     initial: float = 0.0
 
-    def create(self) -> Tensor:
-        """The tensor that this slot holds before the first step."""
-        return torch.tensor(self.initial, dtype=self.dtype)
+    def create(self, device: torch.device | str) -> Tensor:
+        """The tensor that this slot holds before the first step; on a GPU it is not waited for."""
+        return torch.full((), self.initial, dtype=self.dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,15 @@ class RuleSpec:
         wanted = (*self.used_slots(group), *(scalar.name for scalar in self.scalars))
         return [name for name in wanted if state.get(name) is None]
 
-    def create_state(self, name: str, parameter: Tensor, group: Group) -> Tensor:
-        """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``."""
+    def create_state(
+        self, name: str, parameter: Tensor, group: Group, numbers_on: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``; a number
+        of state on the device ``numbers_on``."""
         for slot in self.slots:
             if slot.name == name:
                 return slot.create(parameter, group)
         for scalar in self.scalars:
             if scalar.name == name:
-                return scalar.create()
+                return scalar.create(numbers_on)
         raise KeyError(f"{self.name} has no state called {name!r}")

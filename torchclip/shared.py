@@ -27,12 +27,15 @@ from torchclip.norms import Scope, norm_dtype
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep
 
-ON_HOST = ("step", "seed")
-"""Shared numbers that the host knows anyway; the others lie on the device of the first parameter."""
-
 
 def complete_shared(
-    param_groups: Sequence[dict[str, Any]], modifiers: Modifiers, spec: RuleSpec, scope: Scope, draw_seed: int | None
+    param_groups: Sequence[dict[str, Any]],
+    modifiers: Modifiers,
+    spec: RuleSpec,
+    scope: Scope,
+    draw_seed: int | None,
+    *,
+    on_device: bool,
 ) -> None:
     """Makes the shared numbers that are needed and missing, and drops those that are not needed.
 
@@ -42,14 +45,16 @@ def complete_shared(
         spec: the rule, which needs ``sum`` when it sums norms.
         scope: over which parameters it does.
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+        on_device: whether the number of steps, too, lies on the device of the first parameter, as all but it and the
+            seed do.
     """
     params = param_groups[0]["params"]
     device = params[0].device if params else torch.device("cpu")
     for index, group in enumerate(param_groups):
         have = group.pop("shared", {})
-        shared = _complete(modifiers, have, device, draw_seed) if index == 0 else {}
+        shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
-            start = torch.tensor(float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
+            start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
             shared["sum"] = have.get("sum", start).to(device)
         if shared:
             group["shared"] = shared
@@ -63,7 +68,7 @@ def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
 
 
 def _complete(
-    modifiers: Modifiers, have: Mapping[str, Tensor], device: torch.device, draw_seed: int | None
+    modifiers: Modifiers, have: Mapping[str, Tensor], device: torch.device, draw_seed: int | None, on_device: bool
 ) -> dict[str, Tensor]:
     """The first group's shared numbers, but for AdaGradNorm's: those of ``have`` that are needed, and new ones.
 
@@ -71,11 +76,12 @@ def _complete(
         have: the numbers so far.
         device: of the first parameter.
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+        on_device: whether the number of steps lies on ``device``.
     """
     numbers: dict[str, Tensor] = {}
 
     def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
-        place = torch.device("cpu") if name in ON_HOST else device
+        place = torch.device("cpu") if name == "step" and not on_device else device
         made = have.get(name)
         if made is None or made.shape != shape:
             made = torch.full(shape, initial, dtype=norm_dtype(place))

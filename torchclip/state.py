@@ -20,6 +20,8 @@ def create_state(
     named: Sequence[tuple[str, Tensor, Mapping[str, Any]]],
     state: MutableMapping[Tensor, dict[str, Any]],
     positions: Sequence[int],
+    *,
+    on_device: bool,
 ) -> list[Created]:
     """Checks the parameters at ``positions`` and makes the state they lack.
 
@@ -28,6 +30,7 @@ def create_state(
         named: every parameter with what errors call it and its group.
         state: as in ``optimizer.state``.
         positions: of those to look at.
+        on_device: whether numbers of state lie on their parameter's device, or on the host.
 
     Returns:
         What was made.
@@ -40,9 +43,12 @@ def create_state(
     created: list[Created] = []
     for position, _, parameter, group in wanted:
         held = state[parameter]
+        numbers_on = parameter.device if on_device else "cpu"
         for slot in spec.missing_state(held, group):
-            held[slot] = spec.create_state(slot, parameter, group)
+            held[slot] = spec.create_state(slot, parameter, group, numbers_on)
             created.append((position, parameter, slot))
+        for scalar in spec.scalars:
+            held[scalar.name] = held[scalar.name].to(numbers_on)
     return created
 
 

@@ -172,7 +172,8 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
             "that returns the loss, or step(loss=loss)"
         )
     if isinstance(loss, (int, float)) and not isinstance(loss, bool):
-        return torch.tensor(float(loss), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        return torch.full((), float(loss), dtype=dtype, device=device)  # torch.tensor would wait for a GPU
     if not isinstance(loss, Tensor) or not loss.is_floating_point():
         kind = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
         raise TypeError(f"the loss of {optimizer}.step() must be a floating-point tensor or a number, got {kind}")

@@ -6,101 +6,181 @@
 
 namespace torchclip::cuda {
 
-// The sets of stages that the update kernels are compiled for. A step that draws or clamps takes the last, and says in
-// PassArguments::stages which of its stages are in use: on a GPU a test that all threads decide alike costs nothing
-// beside memory, and the sets would multiply the kernels by ten.
+// The sets of stages that the update kernels are compiled for. A step that draws, clamps or has factors of its own for
+// each row takes the last, and says in PassArguments which of that it uses: on a GPU a test that all threads decide
+// alike costs nothing beside memory, and the sets would multiply the kernels by ten.
 constexpr unsigned kEveryStage = kValueClip | kGradientDropout | kGradientNoise | kCoupledDecay | kLRDropout;
 constexpr unsigned kCompiledStages[] = {0, kCoupledDecay, kEveryStage};
+// Beside the stages of a bucket when kernels are looked for: a row of a tensor has a factor of its own.
+constexpr unsigned kRowFactors = 32u;
 constexpr unsigned compiled_stages(unsigned stages) { return (stages & ~kCoupledDecay) != 0 ? kEveryStage : stages; }
 
-// One parameter of a launch.
+// How many of a table ride in the parameters of a launch; longer ones lie in device memory. 32,764 bytes fit.
+constexpr int kInlineGradients = 384;
+constexpr int kInlineGroups = 8;
+constexpr int kInlineRows = 8;
+constexpr int kMaxHyperparameters = 8;
+
+// One parameter of a launch. Uploaded when the structure of the step changes.
 struct DeviceTensor {
-  void* pointer[kOperands];  // null where absent
+  void* pointer[kOperands];  // null where absent; the gradient's always is, since gradients move: see PassArguments
   int64_t numel;
-  int32_t row;     // of the coefficients
-  int32_t member;  // position among all parameters
-  int32_t head;    // elements before all operands lie on 16 bytes; -1 when they never do together
+  int32_t row;            // of the coefficients
+  int32_t member;         // position among all parameters
+  int32_t dimensions;     // of `layout`; 0 when every operand lies as the parameter does, without gaps
+  int32_t sum_is_double;  // float otherwise
+  const int64_t* layout;  // [1 + kOperands, dimensions]: sizes, then the strides of each operand in elements; outermost
+                          // dimension first
+  Rows rows;              // count 0 where it has none
+  int64_t first_row;      // among the rows of all tensors
+  void* sums;             // AdaGradNorm's over rows: [rows.count], read and written; null otherwise
 };
 
 // A run of elements of one tensor, of which one block takes care. `begin` is a multiple of kChunkGrain.
 struct DeviceChunk {
   int32_t tensor;
   int32_t count;
+  int32_t partial;  // where its partial sums go: chunks of a unit follow one another there, whatever their launch
   int64_t begin;
 };
 constexpr int64_t kChunkGrain = 1024;  // elements; a multiple of 16 bytes in every type
 
-// What a launch over chunks is given. Everything is device memory.
+// The same of a norm pass that keeps rows apart: whole rows, or a part of a long one, or of a tensor without rows.
+struct DeviceRowChunk {
+  int32_t tensor;
+  int32_t rows;      // whole rows from number `row` on; 0: elements [begin, begin + count) of that row alone
+  int32_t partial;   // where the sums over the chunk go
+  int32_t long_row;  // of which it is a part; -1: it is not
+  int64_t row;       // within the tensor
+  int64_t begin;     // within the row; a multiple of kChunkGrain
+  int64_t count;
+};
+
+// A row that several chunks share: its sums are put together at the end of the pass.
+struct DeviceLongRow {
+  int32_t tensor;
+  int32_t first_partial;
+  int32_t partials;
+  int64_t row;  // within the tensor
+};
+
+// What the first finish of a step decides.
+struct StepNumbers {
+  double step;           // the number of this step, from 1; 0 where nothing counts steps
+  int32_t skip;          // not 0: nothing is written
+  int32_t synchronises;  // not 0: Lookahead ends a round
+};
+
+// What a launch over chunks is given. Every pointer is to device memory.
 struct PassArguments {
-  const DeviceTensor* tensors;  // [tensors]
-  const DeviceChunk* chunks;    // [chunk_count]
+  const DeviceTensor* tensors;       // [tensors]
+  const void* const* gradients;      // [tensors]; null: inline_gradients
+  const DeviceChunk* chunks;         // [chunk_count]
+  const DeviceRowChunk* row_chunks;  // [chunk_count], of a norm pass by rows in place of `chunks`
   int64_t chunk_count;
-  const Row* rows;      // [rows]
-  Partial* partials;    // [chunk_count], written by a norm pass
-  int64_t* zeros;       // [chunk_count], written by the update pass of rules that count them
-  const int32_t* skip;  // not 0: nothing is updated; null: always update
-  Extras extras;
-  uint32_t stages;  // of those compiled into the kernel, the ones in use
-  int32_t streams;  // 1: what is written is not read again while it is in the cache
+  const Row* rows;                     // [rows]; null: inline_rows
+  const double* row_gradient_factors;  // [rows of all tensors], on the gradient; null: none
+  const double* row_step_factors;      // the same on the step; null: none
+  double* row_factors;                 // [rows of all tensors], written by a norm pass by rows
+  Partial* partials;                   // [chunks of all launches], written by a norm pass
+  int64_t* zeros;                      // [chunks of all launches], written by the update pass of rules that count them
+  const StepNumbers* numbers;  // null: there is no first finish; the step is taken, draws nothing and ends no round
+  Extras extras;               // seed, thresholds and alpha
+  uint32_t stages;             // of those compiled into the kernel, the ones in use
+  int32_t streams;             // 1: what is written is not read again while it is in the cache
+  Row inline_rows[kInlineRows];
+  const void* inline_gradients[kInlineGradients];
 };
 
-// Over which norms the gradients of a row are clipped.
+// What a param group says in this step.
+struct GroupNumbers {
+  double hyperparameters[kMaxHyperparameters];  // lr, then the rule's own, in the order of its struct
+  double weight_decay;
+  double decoupled;  // 0 or 1
+  double maximize;   // 0 or 1
+  const void* lr;    // on the device, in place of hyperparameters[0]; null: that holds
+  int32_t lr_is_double;
+};
+
+// What a row of coefficients is made from. Uploaded when the structure of the step changes.
 struct RowSource {
-  int32_t clip_unit;  // of the policy's scope; -1: nothing is measured for it
+  void* scalars[kMaxScalars];             // numbers of state of the row's tensor, read and written; null where none
+  int32_t scalar_is_double[kMaxScalars];  // float otherwise
+  int32_t group;
+  int32_t clip_unit;  // of the policy's scope; -1: the policy measures nothing, or keeps rows apart
+  int32_t rule_unit;  // of the scope of a rule that clips itself
+  int32_t fresh;      // position in RowArguments::fresh; -1 where it does not matter
 };
 
-// What is done with the partial sums of the clip policy's norms.
-struct FinishArguments {
-  const Partial* partials;     // [chunks], of all launches of the norm pass together
-  const int32_t* unit_chunks;  // [units + 1], the chunks of each unit of the policy's scope follow one another
-  int32_t units;
+struct RowArguments {
+  int32_t rule;  // position in the registry
   int32_t row_count;
-  const RowSource* sources;  // [row_count]
-  Row* rows;                 // [row_count], read and written
-  double* grad_norm;         // [units], written
-  double* clip_factor;       // [units], written
-  double* norm_count;        // of the policies that remember norms, read and written
-  double* norm_mean;         // ZClip's
+  const RowSource* sources;    // [row_count]
+  Row* rows;                   // [row_count], written
+  int32_t* fresh;              // [parameters]: 1 until a step has been taken with the state; null where no row asks
+  const GroupNumbers* groups;  // [param groups]; null: inline_groups
+  GroupNumbers inline_groups[kInlineGroups];
+};
+
+// Sums over units from partial sums.
+struct UnitSums {
+  const Partial* partials;     // of all launches of the pass together
+  const int32_t* unit_chunks;  // [units + 1], the partial sums of each unit follow one another; null: `sets` says
+  int32_t units;               // 0: nothing is measured
+  int32_t sets;                // without unit_chunks: partials is [sets, units], from as many devices
+  Partial* write_to;           // [units]: write the sums here and decide nothing, since other devices have some too
+};
+
+// The end of a norm pass by rows: long rows, whose sums several chunks hold.
+struct RowSums {
+  const DeviceTensor* tensors;
+  const DeviceLongRow* long_rows;  // [long_row_count]
+  int32_t long_row_count;
+  Partial* partials;    // the pass's own
+  double* row_factors;  // null: the pass keeps no rows apart
+};
+
+// What is done with the sums of the clip policy, and before anything else where nothing is measured.
+struct FinishArguments {
+  UnitSums sums;
+  RowSums row_sums;
+  double* grad_norm;    // [units], written
+  double* clip_factor;  // [units], written
+  double* counters;     // [2]: steps taken that measured a factor, those of them in which one was below 1
+  double* norm_count;   // of the policies that remember norms, read and written
+  double* norm_mean;    // ZClip's
   double* norm_variance;
   double* norm_window;      // AutoClip's: [window]
-  const double* loss;       // of AdaLossStep
+  const void* loss;         // of AdaLossStep
+  int32_t loss_dtype;       // DType
   double* b_squared;        // read and written
   double* step;             // steps taken, read and written; null where nothing counts them
-  const float* grad_scale;  // of a GradScaler, null without one
-  const float* found_inf;   // null without one
-  int32_t* skip;            // written
   double* lr_scale;         // written where there is a step size
+  const float* grad_scale;  // of a GradScaler, null without one
+  const float* found_inf;   // null without one; a sum over devices
+  StepNumbers* numbers;     // written
   uint32_t* blocks_done;    // of the norm pass; 0 before and after
   uint32_t blocks;          // of all launches of the norm pass together
   Modifiers modifiers;
+  RowArguments rows;
 };
 
-// The rules that clip themselves.
-enum class SelfClipping : int32_t { kNormalizedSgd, kMixClip, kAdaGradNorm };
-
-// What the coefficients of a row come from, for those rules.
-struct RuleSource {
-  int32_t unit;               // of the rule's scope
-  int32_t first;              // 1: the state was made in this step
-  double hyperparameters[8];  // in the order of the rule's struct
-};
-
-// What is done with the partial sums of the norms that a rule takes itself.
+// What is done with the sums that a rule takes itself.
 struct FinishRuleArguments {
-  const Partial* partials;     // [chunks], of all launches of the pass together
-  const int32_t* unit_chunks;  // [units + 1]
-  int32_t units;
-  int32_t row_count;
-  SelfClipping rule;
-  const RuleSource* sources;  // [row_count]
-  Row* rows;                  // [row_count], their rule's coefficients are written
-  double* grad_norm;          // [units], written
-  double* direction_norm;     // [units], written
-  double* clip_factor;        // [units], written: that of the unit's first row
-  double* sums;               // AdaGradNorm's: [units], read and written
-  const int32_t* skip;        // not 0: the sums stay as they are; null: never
-  uint32_t* blocks_done;      // of the pass; 0 before and after
-  uint32_t blocks;            // of all launches of the pass together
+  UnitSums sums;
+  RowSums row_sums;
+  double* grad_norm;             // [units], written
+  double* direction_norm;        // [units], written
+  double* clip_factor;           // [units], written: that of the unit's first row, of group 0 where there is one unit
+  double* counters;              // as in FinishArguments; null: the policy counts
+  void* const* rule_sums;        // AdaGradNorm's: [units], where each lies, null where a unit has none; null over rows
+  const int32_t* sum_is_double;  // [units]
+  const StepNumbers*
+      numbers;            // of the first finish, which has made the rows; null: there was none, and this makes them
+  uint32_t* blocks_done;  // of the pass; 0 before and after
+  uint32_t blocks;        // of all launches of the pass together
+  Modifiers modifiers;
+  RowArguments rows;
 };
 
 }  // namespace torchclip::cuda

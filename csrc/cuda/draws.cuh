@@ -1,5 +1,4 @@
-// The draws of a run of elements within one thread: a counter serves four elements, and is drawn once for those of them
-// that the thread comes to one after the other.
+// The draws of neighbouring elements within one thread: a counter serves four elements.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,60 +6,91 @@
 #include "../normal.h"
 #include "../philox.h"
 #include "../pipeline.h"
-#include "../tables.h"
+#include "device_tables.h"
 
 namespace torchclip::cuda {
 
-template <unsigned Stages>
-class ThreadDraws {
- public:
-  // `used`: of the stages that are compiled in, those that this step has. What is not drawn changes nothing.
-  __device__ ThreadDraws(const Extras& extras, uint32_t used, int32_t parameter)
-      : extras_(extras), used_(used), parameter_(static_cast<uint32_t>(parameter)) {}
+constexpr unsigned kDrawnStages = kGradientDropout | kGradientNoise | kLRDropout;
 
-  // Of element number `element` of the parameter.
-  __device__ __forceinline__ Draws at(int64_t element) {
-    Draws draws;
-    if constexpr ((Stages & (kGradientDropout | kGradientNoise | kLRDropout)) != 0) {
-      const int64_t quad = element / 4;
-      const int lane = static_cast<int>(element % 4);
-      if (quad != quad_) draw(quad);
-      if (draws_for(kGradientDropout)) draws.keeps_gradient = keeps(pick(gradient_, lane), extras_.gradient_threshold);
-      if (draws_for(kGradientNoise)) draws.normal = normal(lane);
-      if (draws_for(kLRDropout)) draws.keeps_step = keeps(pick(step_, lane), extras_.lr_threshold);
+// For `kCount` neighbours. All are drawn before the elements are read, since the generator needs the registers.
+template <unsigned Stages, int kCount>
+class ThreadDraws {
+  // Counters that neighbours can reach, wherever the first of them stands among the four of its own.
+  static constexpr int kQuads = (kCount + 3 + 3) / 4;
+
+ public:
+  // The step is the one that the first finish has counted. Of the stages that are compiled in, `arguments` says which
+  // this step has: what is not drawn changes nothing.
+  __device__ __forceinline__ ThreadDraws(const PassArguments& arguments, int32_t parameter, int64_t element) {
+    if constexpr ((Stages & kDrawnStages) != 0) {
+      if ((arguments.stages & kDrawnStages) == 0) return;
+      const uint32_t step = static_cast<uint32_t>(static_cast<uint64_t>(arguments.numbers->step));
+      const int skipped = static_cast<int>(element % 4), quads = (skipped + kCount + 3) / 4;
+#pragma unroll 1  // ten rounds of the generator are long code
+      for (int quad = 0; quad < quads; ++quad)
+        draw(arguments, draw_counter(step, static_cast<uint32_t>(parameter), element / 4 + quad, kNoiseStream));
+      if (quads < kQuads) make_room();
+      keeps_gradient_ >>= skipped;
+      keeps_step_ >>= skipped;
+      shift_normals((skipped & 1) != 0, 1);
+      shift_normals((skipped & 2) != 0, 2);
     }
-    return draws;
+  }
+
+  __device__ __forceinline__ Draws at(int lane) const {
+    if constexpr ((Stages & kDrawnStages) == 0) return Draws{};
+    return {(keeps_gradient_ >> lane & 1u) != 0, normals_[lane], (keeps_step_ >> lane & 1u) != 0};
   }
 
  private:
-  __device__ __forceinline__ bool draws_for(unsigned stage) const { return (Stages & used_ & stage) != 0; }
-  __device__ __forceinline__ void draw(int64_t quad) {
-    quad_ = quad;
-    const auto words = [&](Stream stream) {
-      return philox4x32(extras_.seed, draw_counter(extras_.step, parameter_, static_cast<uint64_t>(quad), stream));
-    };
-    if (draws_for(kGradientDropout)) gradient_ = words(kGradientDropoutStream);
-    if (draws_for(kGradientNoise)) noise_ = words(kNoiseStream);
-    if (draws_for(kLRDropout)) step_ = words(kLRDropoutStream);
-  }
-  // An array indexed at run time would lie in local memory.
-  static __device__ __forceinline__ uint32_t pick(const Counter& counter, int lane) {
-    const uint32_t low = lane == 0 ? counter.word[0] : counter.word[1];
-    const uint32_t high = lane == 2 ? counter.word[2] : counter.word[3];
-    return lane < 2 ? low : high;
-  }
-  __device__ __forceinline__ float normal(int lane) const {
-    float first, second;
-    unit_vector(lane < 2 ? noise_.word[1] : noise_.word[3], first, second);
-    const float radius = normal_radius(lane < 2 ? noise_.word[0] : noise_.word[2]);
-    return rounded_product(radius, lane % 2 == 0 ? first : second);
+  // The last word of a counter is that of kNoiseStream plus the stream.
+  static __device__ __forceinline__ Counter words(const PassArguments& arguments, Counter counter, Stream stream) {
+    counter.word[3] += stream - kNoiseStream;
+    return philox4x32(arguments.extras.seed, counter);
   }
 
-  const Extras& extras_;
-  uint32_t used_;
-  uint32_t parameter_;
-  int64_t quad_ = -1;
-  Counter gradient_{}, noise_{}, step_{};
+  // The four elements of a counter come last, where make_room has put the others before them.
+  __device__ __forceinline__ void draw(const PassArguments& arguments, const Counter& counter) {
+    make_room();
+    if ((arguments.stages & kGradientDropout) != 0)
+      keeps_gradient_ &= kept(words(arguments, counter, kGradientDropoutStream), arguments.extras.gradient_threshold);
+    if ((arguments.stages & kLRDropout) != 0)
+      keeps_step_ &= kept(words(arguments, counter, kLRDropoutStream), arguments.extras.lr_threshold);
+    if ((arguments.stages & kGradientNoise) == 0) return;
+    const Counter noise = words(arguments, counter, kNoiseStream);
+#pragma unroll
+    for (int pair = 0; pair < 4; pair += 2) {
+      float first, second;
+      unit_vector(noise.word[pair + 1], first, second);
+      const float radius = normal_radius(noise.word[pair]);
+      normals_[4 * (kQuads - 1) + pair] = rounded_product(radius, first);
+      normals_[4 * (kQuads - 1) + pair + 1] = rounded_product(radius, second);
+    }
+  }
+
+  // The bits of the last four elements; all others are set.
+  static __device__ __forceinline__ uint32_t kept(const Counter& counter, uint32_t threshold) {
+    uint32_t dropped = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) dropped |= (keeps(counter.word[i], threshold) ? 0u : 1u) << i;
+    return ~(dropped << 4 * (kQuads - 1));
+  }
+
+  __device__ __forceinline__ void make_room() {
+    keeps_gradient_ = keeps_gradient_ >> 4 | 0xf0000000u;
+    keeps_step_ = keeps_step_ >> 4 | 0xf0000000u;
+    shift_normals(true, 4);
+  }
+
+  // By selects: an array indexed at run time would lie in local memory.
+  __device__ __forceinline__ void shift_normals(bool shifts, int distance) {
+#pragma unroll
+    for (int i = 0; i < 4 * kQuads; ++i)
+      if (i + distance < 4 * kQuads) normals_[i] = shifts ? normals_[i + distance] : normals_[i];
+  }
+
+  uint32_t keeps_gradient_ = ~0u, keeps_step_ = ~0u;  // a bit for each element
+  float normals_[4 * kQuads] = {};
 };
 
 }  // namespace torchclip::cuda

@@ -36,6 +36,7 @@ inline const char* remedy(cudaError_t error) {
 // Throws unless `error` is cudaSuccess. `what` is the call, for the message.
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgotten, or the next launch would be blamed for it
   throw std::runtime_error(std::string(what) + " failed with " + cudaGetErrorName(error) + ": " +
                            cudaGetErrorString(error) + "; " + remedy(error));
 }
@@ -47,6 +48,7 @@ inline void check(cudaError_t error, const char* what) {
 // throw when the launch is refused.
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 
+#define TORCHCLIP_NOINLINE __attribute__((noinline))
 #define TORCHCLIP_LAUNCH_AS(cooperative, kernel, grid, block, shared_bytes, stream, ...)                     \
   ::torchclip::cuda::check(                                                                                  \
       ::emulator::launch(::emulator::Configuration(grid, block, shared_bytes, stream, cooperative), #kernel, \
@@ -58,6 +60,8 @@ inline void check(cudaError_t error, const char* what) {
 #define TORCHCLIP_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::emulator::dynamic_shared())
 
 #elif defined(__CUDACC__)
+
+#define TORCHCLIP_NOINLINE __noinline__
 
 namespace torchclip::cuda {
 

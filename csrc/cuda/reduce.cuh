@@ -15,30 +15,56 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kBlocksPerMultiprocessor = 2;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-__device__ __forceinline__ double sum_over_warp(double value) {
+__device__ __forceinline__ int lane_in_warp() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int warp_in_block() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+// The sums over a warp, in its first lane.
+template <int kCount>
+__device__ __forceinline__ void sum_over_warp(double (&values)[kCount]) {
 #pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_down_sync(kWholeWarp, value, distance);
-  return value;
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] += __shfl_down_sync(kWholeWarp, values[i], distance);
+  }
 }
 
-// The sum over all threads of a block of kThreads, in thread 0. All threads must call it.
-__device__ __forceinline__ double sum_over_block(double value) {
-  __shared__ double sums[kWarps];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  value = sum_over_warp(value);
+// From sums over warps to those over a block of kThreads, in thread 0. All threads must call it.
+template <int kCount>
+__device__ __forceinline__ void sum_over_warps(double (&values)[kCount]) {
+  __shared__ double sums[kCount][kWarps];
   __syncthreads();  // an earlier call may still be reading
-  if (lane == 0) sums[warp] = value;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    if (lane_in_warp() == 0) sums[i][warp_in_block()] = values[i];
   __syncthreads();
-  value = lane < kWarps ? sums[lane] : 0.0;
-  return sum_over_warp(value);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = lane_in_warp() < kWarps ? sums[i][lane_in_warp()] : 0.0;
+  sum_over_warp(values);
+}
+
+// The sums over all threads of a block of kThreads, in thread 0. All threads must call it.
+template <int kCount>
+__device__ __forceinline__ void sum_over_block(double (&values)[kCount]) {
+  sum_over_warp(values);
+  sum_over_warps(values);
+}
+
+// Those over the block or those over each warp, which all threads of the block must agree on.
+template <int kCount>
+__device__ __forceinline__ void sum_over(bool whole_block, double (&values)[kCount]) {
+  sum_over_warp(values);
+  if (!whole_block) return;
+  sum_over_warps(values);
 }
 
 // True in the block that comes here last; it sees what all the others have written before. All threads must call it.
 __device__ __forceinline__ bool is_last_block(uint32_t* blocks_done, uint32_t blocks) {
   __shared__ bool is_last;
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) is_last = atomicInc(blocks_done, blocks - 1) == blocks - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();  // of what the whole block wrote before the barrier
+    is_last = atomicInc(blocks_done, blocks - 1) == blocks - 1;
+  }
   __syncthreads();
   if (is_last) __threadfence();
   return is_last;

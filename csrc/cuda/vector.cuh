@@ -9,9 +9,16 @@
 
 namespace torchclip::cuda {
 
+constexpr int64_t kAccess = 16;  // bytes
+
 // Elements that a thread takes at a time: 16 bytes of the parameter's type.
 template <class T>
-constexpr int kWidth = 16 / static_cast<int>(sizeof(T));
+constexpr int kWidth = static_cast<int>(kAccess / sizeof(T));
+
+// Vectors of each operand that a thread reads before it uses the first: memory is far away, and what is under way at
+// once decides how much of it comes in a second. As many as leave the registers for two blocks per multiprocessor.
+// `accesses`: of 16 bytes, to read one vector of every operand.
+TORCHCLIP_HD constexpr int vectors_in_flight(int accesses) { return accesses == 1 ? 4 : accesses <= 4 ? 2 : 1; }
 
 // `count` elements that follow one another, from memory on a 16-byte boundary.
 template <int kCount, class T, class C>
@@ -48,19 +55,46 @@ __device__ __forceinline__ void write_vector(T* to, const C (&values)[kCount], b
   }
 }
 
-// Runs `scalar(i)` and `vector(i)` so that together they take every element in [0, count) once, with a block's threads:
-// one by one up to `head`, kWidth at a time as far as they go, and one by one again. A negative head: all one by one.
-template <int kElements, class Scalar, class Vector>
-__device__ __forceinline__ void for_each_element(int64_t count, int64_t head, const Scalar& scalar,
-                                                 const Vector& vector) {
-  if (head < 0) head = count;
-  if (head > count) head = count;
-  const int64_t tail = head + (count - head) / kElements * kElements;
-  for (int64_t i = threadIdx.x; i < head; i += blockDim.x) scalar(i);
-  for (int64_t i = head + static_cast<int64_t>(threadIdx.x) * kElements; i < tail;
-       i += static_cast<int64_t>(blockDim.x) * kElements)
-    vector(i);
-  for (int64_t i = tail + threadIdx.x; i < count; i += blockDim.x) scalar(i);
+// Elements of `first` to go by before a 16-byte boundary.
+template <class T>
+__device__ __forceinline__ int64_t elements_to_boundary(const T* first) {
+  return static_cast<int64_t>(-reinterpret_cast<uintptr_t>(first) % kAccess / sizeof(T));
+}
+
+// Whether an element lies on one.
+template <class T>
+__device__ __forceinline__ bool on_boundary(const T* element) {
+  return reinterpret_cast<uintptr_t>(element) % kAccess == 0;
+}
+
+// Elements that follow one another.
+struct InOrder {
+  __device__ __forceinline__ bool is_dense() const { return true; }
+  __device__ __forceinline__ int64_t element(int64_t place) const { return place; }
+};
+
+// Has `worker` take every element at a place in [begin, end) once, by `lanes` threads of which this is number `rank`:
+// kWidth at a time between the first and the last boundary that all its operands share, and one by one before and
+// behind, or all of them where the places are not dense. A worker says how many come before the boundary (`head`;
+// negative: there is no such boundary) and takes elements by
+//
+//     one(element)                      and
+//     vectors(element, stride, end)     kVectors of them, each `stride` behind the last, as far as they begin before
+//     end
+template <class Worker, class Places = InOrder>
+__device__ __forceinline__ void for_each_element(Worker& worker, int64_t begin, int64_t end, int rank, int lanes,
+                                                 const Places& places = {}) {
+  constexpr int64_t kElements = Worker::kElements;
+  const int64_t head = places.is_dense() ? worker.head(begin) : -1;
+  const int64_t first = head < 0 || head > end - begin ? end : begin + head;
+  const int64_t last = first + (end - first) / kElements * kElements;
+  const int64_t alone = first - begin + end - last;
+#pragma unroll 1
+  for (int64_t i = rank; i < alone; i += lanes)
+    worker.one(places.element(begin + i < first ? begin + i : last + (begin + i - first)));
+  const int64_t stride = lanes * kElements;
+#pragma unroll 1
+  for (int64_t i = first + rank * kElements; i < last; i += stride * Worker::kVectors) worker.vectors(i, stride, last);
 }
 
 }  // namespace torchclip::cuda

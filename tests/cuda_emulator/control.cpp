@@ -66,7 +66,13 @@ void torchclip_emulator_set_device(int multiprocessors, int blocks_per_multiproc
   settings().blocks_per_multiprocessor = blocks_per_multiprocessor;
 }
 
-void torchclip_emulator_set_capturing(bool capturing) { settings().capturing = capturing; }
+void torchclip_emulator_set_cache_bytes(int64_t bytes) { settings().cache_bytes = bytes; }
+void torchclip_emulator_set_capability(int major, int minor) {
+  settings().capability_major = major;
+  settings().capability_minor = minor;
+}
+void torchclip_emulator_set_driver_version(int version) { settings().driver_version = version; }
+
 const char* torchclip_emulator_report() { return settings().report.c_str(); }
 int64_t torchclip_emulator_launches() { return settings().launches; }
 int64_t torchclip_emulator_allocations() { return emulator::live_allocations(); }

@@ -8,6 +8,7 @@
 
 #include "emulator/host.h"
 #include "emulator/machine.h"
+#include "graph.h"
 #include "grid.h"
 #include "memory.h"
 
@@ -24,6 +25,30 @@ std::unique_ptr<Grid> grid;  // of the launch in progress
 std::map<const void*, size_t>& allowed_shared() {
   static std::map<const void*, size_t> bytes;
   return bytes;
+}
+
+// Of a multiprocessor.
+int resident_blocks(int block_size) {
+  return std::min(settings().blocks_per_multiprocessor, kThreadsOfMultiprocessor / block_size);
+}
+
+cudaError_t run_now(const Configuration& configuration, const char* name, const std::function<void()>& body) {
+  count_launch();
+  grid = std::make_unique<Grid>(configuration, body);
+  grid->run();
+  std::string report = grid->report();
+  cudaError_t error = grid->error();
+  grid.reset();
+  const std::string broken = broken_guard();
+  if (error == cudaSuccess && !broken.empty()) {
+    error = cudaErrorIllegalAddress;
+    report = broken;
+  }
+  if (error != cudaSuccess) {
+    settings().report = "kernel " + std::string(name) + ", launched at " + place(configuration.site) + "\n" + report;
+    fprintf(stderr, "cuda emulator: %s\n", settings().report.c_str());
+  }
+  return record(error);
 }
 
 }  // namespace
@@ -45,17 +70,17 @@ cudaError_t admissible(const Configuration& c, const void* kernel) {
   const auto allowed = allowed_shared().find(kernel);
   if (c.shared_bytes > (allowed == allowed_shared().end() ? kSharedBytes : allowed->second))
     return cudaErrorInvalidValue;
-  int blocks = 0;
-  occupancy(&blocks, static_cast<int>(threads), c.shared_bytes);
-  const uint64_t resident = static_cast<uint64_t>(blocks) * settings().multiprocessors;
+  const auto resident = static_cast<uint64_t>(resident_blocks(static_cast<int>(threads))) * settings().multiprocessors;
   if (c.cooperative && static_cast<uint64_t>(c.grid.x) * c.grid.y * c.grid.z > resident)
     return cudaErrorCooperativeLaunchTooLarge;
   return cudaSuccess;
 }
 
 cudaError_t occupancy(int* blocks, int block_size, size_t shared_bytes) {
+  const cudaError_t error = injected(kEmulatorKernelAttributes);
+  if (error != cudaSuccess) return record(error);
   if (block_size < 1 || shared_bytes > kLargestSharedBytes) return record(cudaErrorInvalidValue);
-  *blocks = std::min(settings().blocks_per_multiprocessor, kThreadsOfMultiprocessor / block_size);
+  *blocks = resident_blocks(block_size);
   return cudaSuccess;
 }
 
@@ -68,35 +93,21 @@ cudaError_t allow_shared(const void* kernel, cudaFuncAttribute attribute, int va
 
 cudaError_t attributes(cudaFuncAttributes* result) {
   *result = {};
+  const cudaError_t error = injected(kEmulatorKernelAttributes);
+  if (error != cudaSuccess) return record(error);
   result->maxThreadsPerBlock = kThreadsOfBlock;
   result->numRegs = 32;
   result->maxDynamicSharedSizeBytes = kSharedBytes;
   return cudaSuccess;
 }
 
-cudaError_t run(const Configuration& configuration, const char* name, const void* kernel,
-                const std::function<void()>& body) {
+cudaError_t run(const Configuration& configuration, const char* name, const void* kernel, std::function<void()> body) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   cudaError_t error = injected(kEmulatorLaunch);
   if (error == cudaSuccess) error = admissible(configuration, kernel);
   if (error != cudaSuccess) return record(error);
-  ++settings().launches;
-  grid = std::make_unique<Grid>(configuration, body);
-  grid->run();
-  std::string report = grid->report();
-  error = grid->error();
-  grid.reset();
-  const std::string broken = broken_guard();
-  if (error == cudaSuccess && !broken.empty()) {
-    error = cudaErrorIllegalAddress;
-    report = broken;
-  }
-  if (error != cudaSuccess) {
-    settings().report = "kernel " + std::string(name) + ", launched at " + place(configuration.site) + "\n" + report;
-    fprintf(stderr, "cuda emulator: %s\n", settings().report.c_str());
-  }
-  return record(error);
+  return run_or_record([=, body = std::move(body)] { return run_now(configuration, name, body); });
 }
 
 // What device code calls.

@@ -9,7 +9,7 @@
 
 #include "emulator/control.h"
 #include "emulator/errors.h"
-#include "emulator/launch.h"
+#include "emulator/host.h"
 
 namespace emulator {
 
@@ -18,7 +18,10 @@ struct Settings {
   uint64_t seed = 0;
   int multiprocessors = 4;
   int blocks_per_multiprocessor = 2;
-  bool capturing = false;
+  int devices = 1;
+  int64_t cache_bytes = int64_t{1} << 20;
+  int capability_major = 9, capability_minor = 0;
+  int driver_version = CUDART_VERSION;
   std::string report;
   int64_t launches = 0;
 };
@@ -31,6 +34,10 @@ std::vector<uint32_t> arranged(size_t count, std::mt19937_64& random);
 cudaError_t injected(EmulatorCall call);
 // Keeps an error for cudaGetLastError(), and returns it.
 cudaError_t record(cudaError_t error);
+int current_device();
+void make_current(int device);
+// On the device that is current.
+void count_launch();
 // cudaSuccess when a launch of this shape can run on the device of the settings.
 cudaError_t admissible(const Configuration& configuration, const void* kernel);
 

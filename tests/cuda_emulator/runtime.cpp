@@ -4,20 +4,22 @@
 #include <map>
 
 #include "emulator/host.h"
+#include "graph.h"
 #include "machine.h"
 #include "memory.h"
 
 using emulator::injected;
+using emulator::is_capturing;
+using emulator::is_spoilt;
+using emulator::outside_capture;
 using emulator::record;
-using emulator::settings;
+using emulator::run_or_record;
 
 struct CUevent_st {
   std::chrono::steady_clock::time_point time;
 };
 
 namespace {
-
-constexpr int kVersion = 13000;
 
 cudaError_t last_error = cudaSuccess;
 
@@ -57,8 +59,9 @@ ErrorText text_of(cudaError_t error) {
 }
 
 // Of a call that a capture forbids.
-cudaError_t outside_capture(EmulatorCall call) {
-  return settings().capturing ? cudaErrorStreamCaptureUnsupported : injected(call);
+cudaError_t allowed(EmulatorCall call) {
+  const cudaError_t error = outside_capture();
+  return error == cudaSuccess ? injected(call) : error;
 }
 
 cudaError_t allocate_into(void** pointer, size_t bytes, cudaError_t error) {
@@ -90,7 +93,7 @@ const char* cudaGetErrorName(cudaError_t error) { return text_of(error).name; }
 const char* cudaGetErrorString(cudaError_t error) { return text_of(error).text; }
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  return allocate_into(pointer, bytes, outside_capture(kEmulatorAllocate));
+  return allocate_into(pointer, bytes, allowed(kEmulatorAllocate));
 }
 cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) {
   return allocate_into(pointer, bytes, injected(kEmulatorAllocate));
@@ -98,52 +101,35 @@ cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) {
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) { return cudaMalloc(pointer, bytes); }
 cudaError_t cudaMallocHost(void** pointer, size_t bytes, unsigned) { return cudaMalloc(pointer, bytes); }
 cudaError_t cudaFree(void* pointer) {
-  return settings().capturing ? record(cudaErrorStreamCaptureUnsupported) : release(pointer);
+  const cudaError_t error = outside_capture();
+  return error == cudaSuccess ? release(pointer) : record(error);
 }
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return release(pointer); }
 cudaError_t cudaFreeHost(void* pointer) { return cudaFree(pointer); }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   const cudaError_t error = injected(kEmulatorCopy);
-  if (error == cudaSuccess && bytes > 0) memcpy(to, from, bytes);
-  return record(error);
+  if (error != cudaSuccess) return record(error);
+  return run_or_record([=] {
+    if (bytes > 0) memcpy(to, from, bytes);  // what is there when a graph is replayed
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  if (settings().capturing) return record(cudaErrorStreamCaptureUnsupported);
-  return cudaMemcpyAsync(to, from, bytes, kind);
+  const cudaError_t error = outside_capture();
+  return error == cudaSuccess ? cudaMemcpyAsync(to, from, bytes, kind) : record(error);
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   const cudaError_t error = injected(kEmulatorCopy);
-  if (error == cudaSuccess && bytes > 0) memset(to, value, bytes);
-  return record(error);
+  if (error != cudaSuccess) return record(error);
+  return run_or_record([=] {
+    if (bytes > 0) memset(to, value, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes); }
 
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return record(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  const std::map<cudaDeviceAttr, int> values = {
-      {cudaDevAttrMaxThreadsPerBlock, 1024},
-      {cudaDevAttrMaxSharedMemoryPerBlock, 48 << 10},
-      {cudaDevAttrWarpSize, 32},
-      {cudaDevAttrMultiProcessorCount, settings().multiprocessors},
-      {cudaDevAttrL2CacheSize, 1 << 20},
-      {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
-      {cudaDevAttrComputeCapabilityMajor, 9},
-      {cudaDevAttrComputeCapabilityMinor, 0},
-      {cudaDevAttrCooperativeLaunch, 1},
-      {cudaDevAttrMaxSharedMemoryPerBlockOptin, 227 << 10},
-  };
-  const auto found = values.find(attribute);
-  if (device != 0) return record(cudaErrorInvalidDevice);
-  if (found == values.end()) return record(cudaErrorInvalidValue);
-  *value = found->second;
-  return cudaSuccess;
-}
-cudaError_t cudaDeviceSynchronize() { return record(outside_capture(kEmulatorSynchronize)); }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = kVersion, cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int* version) { return *version = kVersion, cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return record(allowed(kEmulatorSynchronize)); }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   static char streams[1];
@@ -154,7 +140,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = settings().capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *status = !is_capturing() ? cudaStreamCaptureStatusNone
+            : is_spoilt()   ? cudaStreamCaptureStatusInvalidated
+                            : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 

@@ -7,15 +7,9 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/launch.h"
-
-#if defined(TORCHCLIP_CUDA_EMULATOR)
-#include "emulator/control.h"
-#endif
+#include "selftest.h"
 
 namespace {
-
-using torchclip::cuda::check;
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
@@ -131,32 +125,6 @@ __global__ void misaligned_load_kernel(float* result) {
 __global__ void misaligned_access_kernel(float* result) { *reinterpret_cast<float4*>(result + 1) = float4{1, 2, 3, 4}; }
 
 template <class T>
-T* device_array(size_t count) {
-  T* pointer = nullptr;
-  check(cudaMalloc(&pointer, count * sizeof(T)), "cudaMalloc");
-  return pointer;
-}
-
-template <class T>
-void copy(T* to, const T* from, size_t count) {
-  check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDefault, nullptr), "cudaMemcpyAsync");
-}
-
-template <class T>
-std::vector<T> fetched(const T* device, size_t count) {
-  std::vector<T> host(count);
-  copy(host.data(), device, count);
-  check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
-  return host;
-}
-
-template <class T>
-void print(const T* device, size_t count) {
-  for (const T value : fetched(device, count)) printf("%.17g ", static_cast<double>(value));
-  printf("\n");
-}
-
-template <class T>
 void sum() {
   constexpr unsigned kMostBlocks = 100;
   std::vector<T> host(100000);
@@ -210,23 +178,6 @@ void planted(void (*kernel)(float*), unsigned threads = 64) {
 
 void launch_too_large() { planted(missing_barrier_kernel, 2048); }
 
-#if defined(TORCHCLIP_CUDA_EMULATOR)
-void injected_launch() {
-  torchclip_emulator_fail(kEmulatorLaunch, cudaErrorNoKernelImageForDevice, 0);
-  planted(missing_barrier_kernel);
-}
-void injected_allocation() {
-  torchclip_emulator_fail(kEmulatorAllocate, cudaErrorMemoryAllocation, 1);
-  device_array<float>(1);
-  device_array<float>(1);
-}
-void use_after_free() {
-  float* const result = device_array<float>(64);
-  check(cudaFree(result), "cudaFree");
-  TORCHCLIP_LAUNCH(missing_barrier_kernel, 1, 64, 0, nullptr, result);
-}
-#endif
-
 void run(const char* name) {
   const auto is = [name](const char* other) { return strcmp(name, other) == 0; };
   if (is("sum_float")) return sum<float>();
@@ -244,9 +195,7 @@ void run(const char* name) {
   if (is("misaligned_access")) return planted(misaligned_access_kernel);
   if (is("launch_too_large")) return launch_too_large();
 #if defined(TORCHCLIP_CUDA_EMULATOR)
-  if (is("injected_launch")) return injected_launch();
-  if (is("injected_allocation")) return injected_allocation();
-  if (is("use_after_free")) return use_after_free();
+  if (run_emulator_test(name)) return;
 #endif
   throw std::runtime_error(std::string("no test is called ") + name);
 }

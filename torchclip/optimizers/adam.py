@@ -32,7 +32,7 @@ class Adam(FusedOptimizer):
         amsgrad: divide by the largest :math:`v` so far.
         foreach: True chooses the reference path.
         maximize: ascend.
-        capturable: must be False in this version.
+        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`AdamW`.

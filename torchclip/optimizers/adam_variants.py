@@ -34,7 +34,7 @@ class NAdam(FusedOptimizer):
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         foreach: True chooses the reference path.
         maximize: ascend.
-        capturable: must be False in this version.
+        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
@@ -129,7 +129,7 @@ class RAdam(FusedOptimizer):
         decoupled_weight_decay: True is :class:`RAdamW`.
         foreach: True chooses the reference path.
         maximize: ascend.
-        capturable: must be False in this version.
+        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.

@@ -33,7 +33,7 @@ class RMSprop(FusedOptimizer):
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
         centered: divide by the root of the variance.
-        capturable: must be False in this version.
+        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         foreach: True chooses the reference path.
         maximize: ascend.
         differentiable: True chooses the reference path and lets autograd through the step.

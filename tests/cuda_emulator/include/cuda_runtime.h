@@ -8,7 +8,10 @@
 // threads (a fence does nothing), spinning on memory (it hangs), textures, dynamic parallelism.
 #pragma once
 
+#ifndef TORCHCLIP_CUDA_EMULATOR
 #define TORCHCLIP_CUDA_EMULATOR 1
+#endif
+#define __CUDA_ARCH_LIST__ 800, 900
 
 #define __global__
 #define __device__

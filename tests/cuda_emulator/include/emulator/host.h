@@ -1,10 +1,13 @@
-// The calls of the CUDA runtime that launchers use. Streams are done as soon as they are given something to do.
+// The calls of the CUDA runtime that launchers use. Streams are done as soon as they are given something to do, but for
+// the capture of a graph, which concerns all of them: see control.h.
 #pragma once
 
 #include <cstddef>
 
 #include "errors.h"
 #include "launch.h"
+
+#define CUDART_VERSION 13000
 
 typedef struct CUevent_st* cudaEvent_t;
 
@@ -24,8 +27,10 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxThreadsPerMultiProcessor = 39,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrMaxBlocksPerMultiprocessor = 106,
 };
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,

@@ -23,17 +23,18 @@ struct Configuration {
   std::source_location site = std::source_location::current();  // of the launch
 };
 
-// Runs `body` once for every thread, to the end, and returns what cudaGetLastError() will return too.
-cudaError_t run(const Configuration& configuration, const char* name, const void* kernel,
-                const std::function<void()>& body);
+// Runs `body` once for every thread, to the end, and returns what cudaGetLastError() will return too. While a graph is
+// captured, it keeps the launch for later.
+cudaError_t run(const Configuration& configuration, const char* name, const void* kernel, std::function<void()> body);
 
 // As on a device, the arguments are converted once, and each thread has its own copy.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(const Configuration& configuration, const char* name, void (*kernel)(Parameters...),
                    Arguments&&... arguments) {
   static_assert((0 + ... + sizeof(Parameters)) <= 32764, "a kernel has at most 32,764 bytes of parameters");
-  const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
-  return run(configuration, name, reinterpret_cast<const void*>(kernel), [&] { std::apply(kernel, parameters); });
+  std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
+  return run(configuration, name, reinterpret_cast<const void*>(kernel),
+             [kernel, parameters = std::move(parameters)] { std::apply(kernel, parameters); });
 }
 
 }  // namespace emulator

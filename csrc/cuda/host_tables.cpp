@@ -1,0 +1,215 @@
+#include "host_tables.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace torchclip::cuda {
+namespace {
+
+constexpr int64_t kSmallestChunk = 4096;
+constexpr int64_t kLargestChunk = 65536;
+constexpr int64_t kChunksWanted = 2048;  // several for each block that an H200 holds
+
+// From the total alone, so that the partial sums do not depend on the device.
+int64_t chunk_size(int64_t elements) {
+  return std::clamp(elements / kChunksWanted / kChunkGrain * kChunkGrain, kSmallestChunk, kLargestChunk);
+}
+
+class Builder {
+ public:
+  Builder(const RuleEntry& rule, const Members& members, const Shape& shape, const std::vector<size_t>& positions)
+      : rule_(rule), members_(members), shape_(shape) {
+    tables_.positions = positions;
+  }
+
+  HostTables build() {
+    int64_t elements = 0;
+    for (const size_t position : tables_.positions) {
+      add_tensor(position);
+      elements += tables_.tensors.back().numel;
+    }
+    size_ = chunk_size(elements);
+    sort_runs();
+    tables_.clip_units = units(shape_.clip_scope);
+    tables_.rule_units = units(shape_.rule_scope);
+    add_chunks();
+    if (shape_.by_rows()) add_row_chunks();
+    tables_.row_unit = {0, static_cast<int32_t>(tables_.row_chunks.size())};
+    return std::move(tables_);
+  }
+
+ private:
+  const Member& member_of(size_t tensor) const { return members_.all()[tables_.positions[tensor]]; }
+
+  void add_tensor(size_t position) {
+    const Member& member = members_.all()[position];
+    DeviceTensor tensor{};
+    tensor.numel = member.parameter().numel();
+    tensor.member = static_cast<int32_t>(position);
+    tensor.row = row_of(position);
+    if (shape_.by_rows() && member.extra != nullptr) add_rows(member, tensor);
+    tables_.layout_offsets.push_back(member.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
+    if (member.layout != nullptr) add_layout(*member.layout, tensor);
+    const int64_t state = element_size(member.state_dtype), own = element_size(member.dtype);
+    for (int slot = 0; slot < kMaxSlots; ++slot)
+      if ((member.used_slots >> slot & 1u) != 0) tables_.bytes += tensor.numel * state;
+    tables_.bytes += 2 * tensor.numel * own;
+    runs_of_tensors_.push_back(run_of(member));
+    tables_.tensors.push_back(tensor);
+  }
+
+  void add_rows(const Member& member, DeviceTensor& tensor) {
+    const bool sums = shape_.rule_rows && member.extra->sums.defined();
+    if (shape_.clips_rows || sums) tensor.rows = member.extra->rows;
+    tensor.first_row = tables_.row_total;
+    tensor.sum_is_double = member.extra->sum_is_double ? 1 : 0;
+    tables_.row_total += tensor.rows.count;
+  }
+
+  void add_layout(const StridedLayout& layout, DeviceTensor& tensor) {
+    tensor.dimensions = static_cast<int32_t>(layout.sizes.size());
+    const auto put = [&](const std::vector<int64_t>& numbers) {
+      tables_.layouts.insert(tables_.layouts.end(), numbers.begin(), numbers.end());
+      tables_.layouts.resize(tables_.layouts.size() + layout.sizes.size() - numbers.size());  // of an absent operand
+    };
+    put(layout.sizes);
+    for (const std::vector<int64_t>& strides : layout.strides) put(strides);
+  }
+
+  // The row of coefficients: one for each group, or for each tensor.
+  int32_t row_of(size_t position) {
+    const Member& member = members_.all()[position];
+    const auto unit = [&](Scope scope) {
+      return scope == Scope::kOptimizer ? 0 : scope == Scope::kGroup ? member.group : static_cast<int32_t>(position);
+    };
+    if (!shape_.row_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == member.group)
+      return static_cast<int32_t>(tables_.sources.size()) - 1;
+    RowSource source{};
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalar_is_double[i] = member.scalar_is_double[i] ? 1 : 0;
+    source.group = member.group;
+    source.clip_unit = shape_.clips_norms ? unit(shape_.clip_scope) : -1;
+    source.rule_unit = shape_.rule_scope == Scope::kRow ? 0 : unit(shape_.rule_scope);
+    source.fresh = shape_.fresh ? static_cast<int32_t>(position) : -1;
+    tables_.sources.push_back(source);
+    return static_cast<int32_t>(tables_.sources.size()) - 1;
+  }
+
+  size_t run_of(const Member& member) {
+    const unsigned stages = shape_.stages[static_cast<size_t>(member.group)] | (shape_.by_rows() ? kRowFactors : 0u);
+    const Bucket bucket{0, member.dtype, member.state_dtype, member.used_slots, stages};
+    const auto same = [&](const Run& run) { return run.bucket == bucket; };
+    const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
+    if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
+    Run run{bucket, find_launchers(rule_.name, bucket)};
+    TORCH_INTERNAL_ASSERT(run.launchers.update.launch != nullptr, "no kernel is compiled for a bucket of rule ",
+                          rule_.name);
+    tables_.runs.push_back(run);
+    return tables_.runs.size() - 1;
+  }
+
+  // Runs whose norms one launch can take, those of a type, follow one another.
+  void sort_runs() {
+    std::vector<size_t> order(tables_.runs.size()), places(tables_.runs.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
+      return tables_.runs[a].bucket.parameter_dtype < tables_.runs[b].bucket.parameter_dtype;
+    });
+    std::vector<Run> runs;
+    for (size_t place = 0; place < order.size(); ++place) {
+      places[order[place]] = place;
+      runs.push_back(tables_.runs[order[place]]);
+    }
+    tables_.runs = std::move(runs);
+    for (size_t& run : runs_of_tensors_) run = places[run];
+  }
+
+  // Where the partial sums of each unit begin, in the order of the members.
+  std::vector<int32_t> units(Scope scope) const {
+    std::vector<int32_t> begins(unit_count(scope, members_) + 1, 0);
+    for (const DeviceTensor& tensor : tables_.tensors) {
+      const size_t position = static_cast<size_t>(tensor.member);
+      const size_t unit = scope == Scope::kTensor  ? position
+                          : scope == Scope::kGroup ? static_cast<size_t>(members_.all()[position].group)
+                                                   : 0;
+      begins[unit + 1] += static_cast<int32_t>((tensor.numel + size_ - 1) / size_);
+    }
+    for (size_t unit = 1; unit < begins.size(); ++unit) begins[unit] += begins[unit - 1];
+    return begins;
+  }
+
+  // Partial sums are numbered in the order of the members; chunks lie in the order of the runs.
+  void add_chunks() {
+    std::vector<std::vector<DeviceChunk>> by_run(tables_.runs.size());
+    int32_t partial = 0;
+    for (size_t index = 0; index < tables_.tensors.size(); ++index) {
+      const int64_t numel = tables_.tensors[index].numel;
+      for (int64_t begin = 0; begin < numel; begin += size_) {
+        const int32_t count = static_cast<int32_t>(std::min(size_, numel - begin));
+        by_run[runs_of_tensors_[index]].push_back({static_cast<int32_t>(index), count, partial++, begin});
+      }
+    }
+    for (size_t run = 0; run < by_run.size(); ++run) {
+      tables_.runs[run].first = static_cast<int64_t>(tables_.chunks.size());
+      tables_.runs[run].count = static_cast<int64_t>(by_run[run].size());
+      tables_.chunks.insert(tables_.chunks.end(), by_run[run].begin(), by_run[run].end());
+    }
+  }
+
+  void add_row_chunks() {
+    std::vector<std::vector<DeviceRowChunk>> by_run(tables_.runs.size());
+    int32_t partial = 0;
+    for (size_t index = 0; index < tables_.tensors.size(); ++index) {
+      const DeviceTensor& tensor = tables_.tensors[index];
+      if (tensor.numel == 0) continue;
+      std::vector<DeviceRowChunk>& chunks = by_run[runs_of_tensors_[index]];
+      const int32_t number = static_cast<int32_t>(index);
+      const int64_t count = std::max<int64_t>(tensor.rows.count, 1), length = tensor.numel / count;
+      if (tensor.rows.count == 0 || length > size_) {
+        for (int64_t row = 0; row < count; ++row) partial = cut_row(number, row, length, partial, chunks);
+        continue;
+      }
+      const int64_t together = size_ / length;
+      for (int64_t row = 0; row < count; row += together)
+        chunks.push_back({number, static_cast<int32_t>(std::min(together, count - row)), partial++, -1, row, 0, 0});
+    }
+    for (size_t run = 0; run < by_run.size(); ++run) {
+      tables_.runs[run].first_row = static_cast<int64_t>(tables_.row_chunks.size());
+      tables_.runs[run].row_count = static_cast<int64_t>(by_run[run].size());
+      tables_.row_chunks.insert(tables_.row_chunks.end(), by_run[run].begin(), by_run[run].end());
+    }
+  }
+
+  // The parts of a row that is longer than a chunk, or of a tensor without rows. Returns the next partial sum.
+  int32_t cut_row(int32_t tensor, int64_t row, int64_t length, int32_t partial, std::vector<DeviceRowChunk>& chunks) {
+    int32_t long_row = -1;
+    if (tables_.tensors[static_cast<size_t>(tensor)].rows.count > 0) {
+      long_row = static_cast<int32_t>(tables_.long_rows.size());
+      tables_.long_rows.push_back({tensor, partial, static_cast<int32_t>((length + size_ - 1) / size_), row});
+    }
+    for (int64_t begin = 0; begin < length; begin += size_)
+      chunks.push_back({tensor, 0, partial++, long_row, row, begin, std::min(size_, length - begin)});
+    return partial;
+  }
+
+  const RuleEntry& rule_;
+  const Members& members_;
+  const Shape& shape_;
+  HostTables tables_;
+  std::vector<size_t> runs_of_tensors_;  // [tensors]
+  int64_t size_ = 0;                     // of a chunk
+};
+
+}  // namespace
+
+HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
+                        const std::vector<size_t>& positions) {
+  return Builder(rule, members, shape, positions).build();
+}
+
+size_t unit_count(Scope scope, const Members& members) {
+  if (scope == Scope::kGroup) return members.groups().size();
+  return scope == Scope::kTensor ? members.all().size() : 1;
+}
+
+}  // namespace torchclip::cuda

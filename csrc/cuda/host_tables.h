@@ -1,0 +1,64 @@
+// The tables of one device as the host builds them: tensors, chunks, units and rows of coefficients.
+#pragma once
+
+#include <vector>
+
+#include "../step.h"
+#include "passes.h"
+#include "place.h"
+
+namespace torchclip::cuda {
+
+// What the tables depend on besides the members.
+struct Shape {
+  Scope rule_scope = Scope::kOptimizer;
+  bool clips_norms = false;  // a policy measures norms over a scope
+  bool clips_rows = false;   // a policy keeps rows apart
+  bool rule_rows = false;    // the rule does
+  Scope clip_scope = Scope::kOptimizer;
+  std::vector<unsigned> stages;  // [groups]
+  bool row_per_tensor = false;   // every tensor has coefficients of its own
+  bool fresh = false;            // the first step with a state differs from later ones
+  bool lookahead = false;
+  bool operator==(const Shape&) const = default;
+
+  bool by_rows() const { return clips_rows || rule_rows; }
+};
+
+// Chunks that one launch of each pass serves: those of tensors with the same types, slots and stages.
+struct Run {
+  Bucket bucket;
+  Launchers launchers;
+  int64_t first = 0, count = 0;          // chunks
+  int64_t first_row = 0, row_count = 0;  // chunks by rows
+};
+
+struct HostTables {
+  std::vector<size_t> positions;  // [tensors], among all members
+  std::vector<DeviceTensor> tensors;
+  std::vector<int64_t> layouts;         // of strided tensors, one after the other
+  std::vector<int64_t> layout_offsets;  // [tensors], where each begins there; -1: it has none
+  std::vector<DeviceChunk> chunks;      // by run
+  std::vector<DeviceRowChunk> row_chunks;
+  std::vector<DeviceLongRow> long_rows;
+  std::vector<RowSource> sources;   // [rows of coefficients]
+  std::vector<int32_t> clip_units;  // [units + 1], see UnitSums::unit_chunks
+  std::vector<int32_t> rule_units;
+  std::vector<int32_t> row_unit;  // of a pass by rows: one unit
+  std::vector<Run> runs;
+  int64_t row_total = 0;  // rows of all tensors
+  int64_t bytes = 0;      // of every operand
+
+  int64_t partials() const {
+    return static_cast<int64_t>(chunks.size() > row_chunks.size() ? chunks.size() : row_chunks.size());
+  }
+};
+
+// `positions`: of the members with a gradient on the device.
+HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
+                        const std::vector<size_t>& positions);
+
+// How many units a scope has.
+size_t unit_count(Scope scope, const Members& members);
+
+}  // namespace torchclip::cuda

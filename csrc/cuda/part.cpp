@@ -1,0 +1,177 @@
+#include "part.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+
+#include "../rows.h"
+#include "../tensor_access.h"
+
+namespace torchclip::cuda {
+
+void Part::begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs,
+                 const std::vector<int64_t>& fresh, bool is_main, void* stream) {
+  follow_stream(stream);
+  is_main_ = is_main;
+  modifiers_ = modifiers;
+  held_.clear();
+  finish_.modifiers = finish_rule_.modifiers = modifiers;
+  finish_rule_.numbers = nullptr;
+  pass_.numbers = nullptr;
+  pass_.rows = nullptr;
+  read_tensors(members);
+  read_gradients(members);
+  read_groups(members);
+  read_shared(members, inputs);
+  if (rule_sums_.count > 0) read_rule_sums(members);
+  image_.write(stream_);
+  if (shape_.fresh) upload_fresh(fresh);
+  if (rows_fit_inline()) fill_inline_rows(members);
+}
+
+// The allocator must know of every stream that uses a buffer, so that it gives none away too early; and what a graph
+// that is being captured will use must stay.
+void Part::follow_stream(void* stream) {
+  stream_ = stream;
+  if (is_capturing(stream)) {
+    image_.share_with_graph();
+    is_in_graph_ = true;
+  }
+  if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
+  streams_.push_back(stream);
+  if (streams_.size() == 1 || place_.device.is_cpu()) return;
+  const c10::Stream current = c10::impl::VirtualGuardImpl(place_.device.type()).getStream(place_.device);
+  for (const at::Tensor& buffer : buffers()) buffer.record_stream(current);
+}
+
+void Part::read_tensors(const Members& members) {
+  for (size_t index = 0; index < tables_.tensors.size(); ++index) {
+    const Member& member = members.all()[tables_.positions[index]];
+    DeviceTensor& tensor = tables_.tensors[index];
+    for (int operand = 0; operand < kSlow; ++operand)
+      tensor.pointer[operand] = operand == kGradient ? nullptr : member.operands[operand];
+    if (member.extra != nullptr) {
+      tensor.pointer[kSlow] = shape_.lookahead ? member.extra->slow_values : nullptr;
+      tensor.sums = shape_.rule_rows ? member.extra->sum_values : nullptr;
+    }
+    RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = member.scalar_values[i];
+  }
+  image_.set(tensors_, tables_.tensors, stream_);
+  image_.set(sources_, tables_.sources, stream_);
+}
+
+void Part::read_gradients(const Members& members) {
+  std::vector<const void*> addresses(static_cast<size_t>(gradients_.count));
+  const void** const place = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
+  for (size_t index = 0; index < tables_.tensors.size(); ++index)
+    place[index] = members.all()[tables_.positions[index]].operands[kGradient];
+  image_.set(gradients_, addresses, stream_, /*changes_by_step=*/true);
+}
+
+void Part::read_groups(const Members& members) {
+  std::vector<GroupNumbers> all(members.groups().size());
+  for (size_t index = 0; index < all.size(); ++index) {
+    const Group& group = members.groups()[index];
+    GroupNumbers& numbers = all[index];
+    std::copy(group.hyperparameters.begin(), group.hyperparameters.end(), numbers.hyperparameters);
+    numbers.weight_decay = group.pipeline[kWeightDecay];
+    numbers.decoupled = group.pipeline[kDecoupled];
+    numbers.maximize = group.pipeline[kMaximize];
+    if (!group.lr.defined()) continue;
+    const at::Tensor lr = on_device(group.lr, group.lr.scalar_type());
+    held_.push_back(lr);
+    numbers.lr = lr.data_ptr();
+    numbers.lr_is_double = lr.scalar_type() == at::kDouble ? 1 : 0;
+  }
+  if (groups_.count > 0) return image_.set(groups_, all, stream_, /*changes_by_step=*/true);
+  std::copy(all.begin(), all.end(), finish_.rows.inline_groups);
+  std::copy(all.begin(), all.end(), finish_rule_.rows.inline_groups);
+}
+
+// AdaGradNorm's sums, where they are not taken over rows.
+void Part::read_rule_sums(const Members& members) {
+  std::vector<void*> places(static_cast<size_t>(rule_sums_.count), nullptr);
+  std::vector<int32_t> is_double(places.size(), 1);
+  if (shape_.rule_scope == Scope::kTensor) {
+    for (const size_t position : tables_.positions) {
+      const MemberExtra& extra = *members.all()[position].extra;
+      places[position] = extra.sum_values;
+      is_double[position] = extra.sum_is_double ? 1 : 0;
+    }
+  } else {
+    for (size_t unit = 0; unit < places.size(); ++unit) {
+      const SharedNumbers shared(members.groups()[unit].dict, kDeviceType);
+      places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
+    }
+  }
+  image_.set(rule_sums_, places, stream_);
+  image_.set(sum_is_double_, is_double, stream_);
+}
+
+void Part::read_shared(const Members& members, const Inputs& inputs) {
+  const SharedNumbers shared(members.groups().front().dict, kDeviceType);
+  const auto number = [&](const char* name, int64_t count = 1) {
+    return beside(name, shared.tensor(name, count)).mutable_data_ptr<double>();
+  };
+  const Modifiers& m = modifiers_;
+  finish_.step = m.counts_steps() ? number("step") : nullptr;
+  finish_.b_squared = m.step_size_kind() == StepSizeKind::kLoss ? number("b_squared") : nullptr;
+  const bool percentile = m.clip_kind() == ClipKind::kPercentile, z_score = m.clip_kind() == ClipKind::kZScore;
+  finish_.norm_window = percentile ? number("norm_window", static_cast<int64_t>(m.window)) : nullptr;
+  finish_.norm_count = percentile || z_score ? number("norm_count") : nullptr;
+  finish_.norm_mean = z_score ? number("norm_mean") : nullptr;
+  finish_.norm_variance = z_score ? number("norm_variance") : nullptr;
+  const auto given = [&](const at::Tensor& tensor, at::ScalarType dtype) -> const void* {
+    return tensor.defined() ? held_.emplace_back(on_device(tensor, dtype)).const_data_ptr() : nullptr;
+  };
+  finish_.grad_scale = static_cast<const float*>(given(inputs.grad_scale, at::kFloat));
+  finish_.found_inf = static_cast<const float*>(given(inputs.found_inf, at::kFloat));
+  DType loss_dtype = DType::kFloat64;
+  const bool as_is = inputs.loss.defined() && storage_dtype(inputs.loss, loss_dtype);
+  finish_.loss = given(inputs.loss, as_is ? inputs.loss.scalar_type() : at::kDouble);
+  finish_.loss_dtype = static_cast<int32_t>(loss_dtype);
+  pass_.extras = Extras{};
+  if (m.draws()) pass_.extras.seed = shared.seed();
+  pass_.extras.gradient_threshold = static_cast<uint32_t>(m.gradient_threshold);
+  pass_.extras.lr_threshold = static_cast<uint32_t>(m.lr_threshold);
+  pass_.extras.lookahead_alpha = m.lookahead_alpha;
+}
+
+// The rows as they are before any norm and any number on the device is known: for passes that come before a finish.
+void Part::fill_inline_rows(const Members& members) {
+  for (size_t index = 0; index < tables_.sources.size(); ++index) {
+    const Group& group = members.groups()[static_cast<size_t>(tables_.sources[index].group)];
+    Row& row = pass_.inline_rows[index];
+    row = make_row(group.pipeline[kLr], group.pipeline[kWeightDecay], group.pipeline[kDecoupled] != 0,
+                   group.pipeline[kMaximize] != 0, modifiers_, 0.0, 1.0);
+    if (!rule_.scalars.empty()) continue;  // a finish makes them
+    rule_.compute(group.hyperparameters.data(), nullptr, false, DirectionNorms{}, row.rule);
+  }
+}
+
+void Part::upload_fresh(const std::vector<int64_t>& fresh) {
+  for (size_t begin = 0; begin < fresh.size();) {
+    size_t end = begin + 1;
+    while (end < fresh.size() && fresh[end] == fresh[end - 1] + 1) ++end;
+    const std::vector<int32_t> ones(end - begin, 1);
+    upload(fresh_.mutable_data_ptr<int32_t>() + fresh[begin], ones.data(),
+           static_cast<int64_t>(ones.size() * sizeof(int32_t)), stream_);
+    begin = end;
+  }
+}
+
+at::Tensor Part::beside(const std::string& name, const at::Tensor& tensor) {
+  if (is_main_) return tensor;
+  at::Tensor& copy = copies_[name];
+  if (!copy.defined() || copy.numel() != tensor.numel())
+    copy = at::empty_like(tensor, tensor.options().device(place_.device));
+  copy.copy_(tensor, /*non_blocking=*/true);
+  return copy;
+}
+
+at::Tensor Part::on_device(const at::Tensor& tensor, at::ScalarType dtype) const {
+  return tensor.to(tensor.options().device(place_.device).dtype(dtype), /*non_blocking=*/true);
+}
+
+}  // namespace torchclip::cuda

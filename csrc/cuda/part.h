@@ -1,0 +1,156 @@
+// One device's share of a step: its tables, the memory that its kernels write, and its launches.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "../shared_numbers.h"
+#include "device_image.h"
+#include "host_tables.h"
+
+namespace torchclip::cuda {
+
+// What a caller of step() hands over; undefined where it does not. All of it is read on the device.
+struct Inputs {
+  at::Tensor grad_scale;  // of a GradScaler
+  at::Tensor found_inf;
+  at::Tensor loss;
+};
+
+// Where the numbers lie that a step measures, float64.
+struct Measured {
+  at::Tensor grad_norm, clip_factor;            // [units], of the clip policy
+  at::Tensor rule_grad_norm, rule_clip_factor;  // [units], of a rule that clips itself
+  at::Tensor direction_norm;                    // [units]
+  at::Tensor lr_scale;                          // []
+};
+
+class Part {
+ public:
+  Part(Place place, const RuleEntry& rule, size_t members);
+
+  // Makes the tables anew. `positions`: of the members with a gradient here; `devices`: that take part in the step.
+  void build(const Members& members, const Shape& shape, const std::vector<size_t>& positions, size_t devices);
+  // Reads this step's addresses and numbers; tables that are no longer right are written anew. Shared numbers lie on
+  // the main device; the others work on copies. `fresh`: members whose state was made for this step.
+  void begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs,
+             const std::vector<int64_t>& fresh, bool is_main, void* stream);
+
+  // The passes, in this order. `alone`: no other device takes part, and the last block of a norm pass decides.
+  void norm_pass(bool alone);
+  void finish();  // without a norm pass, or behind those of all devices
+  void direction_pass(bool alone);
+  void finish_rule();
+  void update_pass();
+  // No parameter has a gradient.
+  void measure_nothing();
+  // A norm pass and the update in one launch.
+  void norm_and_update();
+  void direction_and_update();
+
+  const Place& place() const { return place_; }
+  const Measured& measured() const { return measured_; }
+  const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
+  const at::Tensor& zeros() const { return zeros_; }        // [chunks], those counted in each
+  // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
+  // [devices], those of all.
+  const at::Tensor& unit_sums() const { return unit_sums_; }
+  at::Tensor gathered_sums() const { return gathered_sums_; }
+  const HostTables& tables() const { return tables_; }
+  // A graph holds addresses of what lies here.
+  bool is_in_graph() const { return is_in_graph_; }
+  bool rows_fit_inline() const { return tables_.sources.size() <= kInlineRows; }
+  // A single run whose operands all stay in the second-level cache, with kernels that measure and update in one launch.
+  bool fits_in_cache() const { return fits_in_cache_; }
+
+ private:
+  template <class Launcher>
+  struct Planned {
+    Launcher launch;
+    int64_t first, count;
+    uint32_t blocks;
+  };
+  template <class Launcher>
+  static void plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
+                          std::vector<Planned<Launcher>>& planned);
+  template <class Launcher>
+  static uint32_t total_blocks(const std::vector<Planned<Launcher>>& planned) {
+    uint32_t blocks = 0;
+    for (const Planned<Launcher>& launch : planned) blocks += launch.blocks;
+    return blocks;
+  }
+
+  std::vector<at::Tensor> buffers() const;
+  void follow_stream(void* stream);
+  void reserve_tables(const Members& members);
+  void reserve_scratch(const Members& members, size_t devices);
+  void plan_launches();
+  bool plan_one_launch();
+  void set_static_arguments();
+  void read_tensors(const Members& members);
+  void read_gradients(const Members& members);
+  void read_groups(const Members& members);
+  void read_rule_sums(const Members& members);
+  void read_shared(const Members& members, const Inputs& inputs);
+  void fill_inline_rows(const Members& members);
+  void upload_fresh(const std::vector<int64_t>& fresh);
+  // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
+  at::Tensor beside(const std::string& name, const at::Tensor& tensor);
+  at::Tensor on_device(const at::Tensor& tensor, at::ScalarType dtype) const;
+  UnitSums sums_of(Section<int32_t> units, bool alone) const;
+  UnitSums gathered(int32_t units) const;
+  void after_finish();
+  void launch_directions();
+  void set_only_run(int64_t first, int64_t count);
+  template <class T>
+  T* scratch(Section<T> section) const {
+    return reinterpret_cast<T*>(static_cast<char*>(scratch_.data_ptr()) + section.offset);
+  }
+
+  Place place_;
+  const RuleEntry& rule_;
+  Shape shape_;
+  Modifiers modifiers_;
+  HostTables tables_;
+  bool fits_in_cache_ = false;
+  int32_t devices_ = 1;  // that take part in the step
+  bool is_main_ = true;
+  void* stream_ = nullptr;
+
+  DeviceImage image_;
+  Section<DeviceTensor> tensors_;
+  Section<int64_t> layouts_;
+  Section<DeviceChunk> chunks_;
+  Section<DeviceRowChunk> row_chunks_;
+  Section<DeviceLongRow> long_rows_;
+  Section<RowSource> sources_;
+  Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
+  Section<void*> rule_sums_;
+  Section<const void*> gradients_;
+  Section<GroupNumbers> groups_;
+
+  at::Tensor scratch_;  // zeros at first
+  Section<Row> rows_;
+  Section<Partial> partials_;
+  Section<StepNumbers> numbers_;
+  Section<uint32_t> blocks_done_;
+  Section<double> row_gradient_factors_, row_step_factors_;
+  at::Tensor zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
+  Measured measured_;
+  std::map<std::string, at::Tensor> copies_;  // of shared numbers, on a device that is not the main one
+  std::vector<at::Tensor> held_;              // what this step's kernels read
+  std::vector<at::Tensor> kept_;              // what a graph reads and writes when it is replayed
+  bool is_in_graph_ = false;
+  std::vector<void*> streams_;  // that the buffers have been used on, that of their allocation first
+
+  std::vector<Planned<NormLauncher>> norms_;
+  std::vector<Planned<DirectionLauncher>> directions_;
+  std::vector<Planned<UpdateLauncher>> updates_;
+  Planned<NormLauncher> norm_and_update_{};
+  Planned<DirectionLauncher> direction_and_update_{};
+  PassArguments pass_{};
+  FinishArguments finish_{};
+  FinishRuleArguments finish_rule_{};
+};
+
+}  // namespace torchclip::cuda

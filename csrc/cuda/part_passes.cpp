@@ -1,0 +1,126 @@
+// The launches of one device's share of a step.
+#include "part.h"
+
+namespace torchclip::cuda {
+
+// Where the sums over the units come from: this pass's own partial sums, or what all devices have gathered.
+UnitSums Part::sums_of(Section<int32_t> units, bool alone) const {
+  UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1, 0, nullptr};
+  if (!alone) sums.write_to = static_cast<Partial*>(unit_sums_.data_ptr());
+  return sums;
+}
+
+void Part::norm_pass(bool alone) {
+  finish_.sums = sums_of(shape_.clips_rows ? row_unit_ : clip_units_, alone);
+  pass_.row_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  pass_.row_gradient_factors = nullptr;
+  for (const Planned<NormLauncher>& planned : norms_) {
+    pass_.chunks = image_.at(chunks_) + planned.first;
+    pass_.row_chunks = image_.at(row_chunks_) + planned.first;
+    pass_.chunk_count = planned.count;
+    planned.launch(pass_, finish_, planned.blocks, stream_);
+  }
+  if (!alone) return;
+  if (norms_.empty()) launch_finish(finish_, stream_);  // nothing but empty tensors
+  after_finish();
+}
+
+void Part::finish() {
+  if (!shape_.clips_norms && !shape_.clips_rows) {
+    finish_.sums = UnitSums{};
+  } else {
+    const int32_t units = shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1;
+    finish_.sums = gathered(units);
+    finish_.row_sums.long_row_count = 0;  // they are summed already
+  }
+  launch_finish(finish_, stream_);
+  finish_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
+  after_finish();
+}
+
+UnitSums Part::gathered(int32_t units) const {
+  return {static_cast<const Partial*>(gathered_sums_.const_data_ptr()), nullptr, units, devices_, nullptr};
+}
+
+// From here on the rows and the numbers of the step are on the device.
+void Part::after_finish() {
+  pass_.rows = scratch(rows_);
+  pass_.numbers = finish_rule_.numbers = scratch(numbers_);
+}
+
+void Part::direction_pass(bool alone) {
+  finish_rule_.sums = sums_of(shape_.rule_rows ? row_unit_ : rule_units_, alone);
+  pass_.row_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
+  pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  launch_directions();
+  if (!alone) return;
+  if (directions_.empty()) launch_finish_rule(finish_rule_, stream_);
+  pass_.rows = scratch(rows_);
+}
+
+void Part::launch_directions() {
+  size_t index = 0;
+  for (const Run& run : tables_.runs) {
+    if ((shape_.rule_rows ? run.row_count : run.count) == 0) continue;
+    const Planned<DirectionLauncher>& planned = directions_[index++];
+    pass_.chunks = image_.at(chunks_) + planned.first;
+    pass_.row_chunks = image_.at(row_chunks_) + planned.first;
+    pass_.chunk_count = planned.count;
+    pass_.stages = run.bucket.stages;
+    planned.launch(pass_, finish_rule_, planned.blocks, stream_);
+  }
+}
+
+void Part::finish_rule() {
+  finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
+  finish_rule_.row_sums.long_row_count = 0;
+  launch_finish_rule(finish_rule_, stream_);
+  finish_rule_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
+  pass_.rows = scratch(rows_);
+}
+
+void Part::update_pass() {
+  pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
+  size_t index = 0;
+  for (const Run& run : tables_.runs) {
+    if (run.count == 0) continue;
+    const Planned<UpdateLauncher>& planned = updates_[index++];
+    pass_.chunks = image_.at(chunks_) + planned.first;
+    pass_.chunk_count = planned.count;
+    pass_.stages = run.bucket.stages;
+    planned.launch(pass_, planned.blocks, stream_);
+  }
+}
+
+void Part::measure_nothing() {
+  for (const at::Tensor& norm : {measured_.grad_norm, measured_.rule_grad_norm, measured_.direction_norm}) norm.zero_();
+  for (const at::Tensor& factor : {measured_.clip_factor, measured_.rule_clip_factor}) factor.fill_(1.0);
+}
+
+void Part::norm_and_update() {
+  set_only_run(norm_and_update_.first, norm_and_update_.count);
+  finish_.sums = sums_of(clip_units_, true);
+  finish_.blocks = norm_and_update_.blocks;
+  after_finish();
+  norm_and_update_.launch(pass_, finish_, norm_and_update_.blocks, stream_);
+  finish_.blocks = total_blocks(norms_);
+}
+
+void Part::direction_and_update() {
+  set_only_run(direction_and_update_.first, direction_and_update_.count);
+  finish_rule_.sums = sums_of(rule_units_, true);
+  finish_rule_.blocks = direction_and_update_.blocks;
+  direction_and_update_.launch(pass_, finish_rule_, direction_and_update_.blocks, stream_);
+  finish_rule_.blocks = total_blocks(directions_);
+}
+
+// The pass over a model that is one run.
+void Part::set_only_run(int64_t first, int64_t count) {
+  pass_.chunks = image_.at(chunks_) + first;
+  pass_.chunk_count = count;
+  for (const Run& run : tables_.runs)
+    if (run.count > 0) pass_.stages = run.bucket.stages;
+}
+
+}  // namespace torchclip::cuda

@@ -1,0 +1,194 @@
+// The tables and the memory of one device's share of a step, made when its structure changes.
+#include <algorithm>
+
+#include "part.h"
+
+namespace torchclip::cuda {
+namespace {
+
+constexpr int64_t kPartialNumbers = sizeof(Partial) / sizeof(double);
+
+int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule - rule_table().data()); }
+
+}  // namespace
+
+Part::Part(Place place, const RuleEntry& rule, size_t members) : place_(place), rule_(rule) {
+  const auto options = at::TensorOptions().device(place_.device);
+  counters_ = at::zeros({2}, options.dtype(at::kDouble));
+  fresh_ = at::zeros({static_cast<int64_t>(members)}, options.dtype(at::kInt));
+}
+
+// What a kernel writes or reads here, all of it allocated by build().
+std::vector<at::Tensor> Part::buffers() const {
+  return {image_.memory(),
+          scratch_,
+          zeros_,
+          unit_sums_,
+          gathered_sums_,
+          measured_.grad_norm,
+          measured_.clip_factor,
+          measured_.rule_grad_norm,
+          measured_.rule_clip_factor,
+          measured_.direction_norm,
+          measured_.lr_scale};
+}
+
+void Part::build(const Members& members, const Shape& shape, const std::vector<size_t>& positions, size_t devices) {
+  if (is_in_graph_)
+    for (const at::Tensor& buffer : buffers()) kept_.push_back(buffer);
+  is_in_graph_ = false;
+  streams_.clear();
+  shape_ = shape;
+  tables_ = build_tables(rule_, members, shape, positions);
+  reserve_tables(members);
+  reserve_scratch(members, devices);
+  plan_launches();
+  set_static_arguments();
+}
+
+void Part::reserve_tables(const Members& members) {
+  image_ = DeviceImage();
+  tensors_ = image_.reserve<DeviceTensor>(tables_.tensors.size());
+  layouts_ = image_.reserve<int64_t>(tables_.layouts.size());
+  chunks_ = image_.reserve<DeviceChunk>(tables_.chunks.size());
+  row_chunks_ = image_.reserve<DeviceRowChunk>(tables_.row_chunks.size());
+  long_rows_ = image_.reserve<DeviceLongRow>(tables_.long_rows.size());
+  sources_ = image_.reserve<RowSource>(tables_.sources.size());
+  clip_units_ = image_.reserve<int32_t>(tables_.clip_units.size());
+  rule_units_ = image_.reserve<int32_t>(tables_.rule_units.size());
+  row_unit_ = image_.reserve<int32_t>(tables_.row_unit.size());
+  const size_t sums = rule_.sums_norms && !shape_.rule_rows ? unit_count(shape_.rule_scope, members) : 0;
+  rule_sums_ = image_.reserve<void*>(sums);
+  sum_is_double_ = image_.reserve<int32_t>(sums);
+  const size_t tensors = tables_.tensors.size(), groups = members.groups().size();
+  gradients_ = image_.reserve<const void*>(tensors > kInlineGradients ? tensors : 0);
+  groups_ = image_.reserve<GroupNumbers>(groups > kInlineGroups ? groups : 0);
+  image_.allocate(place_.device);
+  for (size_t index = 0; index < tensors; ++index)
+    if (tables_.layout_offsets[index] >= 0)
+      tables_.tensors[index].layout = image_.at(layouts_) + tables_.layout_offsets[index];
+  image_.set(layouts_, tables_.layouts, stream_);
+  image_.set(chunks_, tables_.chunks, stream_);
+  image_.set(row_chunks_, tables_.row_chunks, stream_);
+  image_.set(long_rows_, tables_.long_rows, stream_);
+  image_.set(clip_units_, tables_.clip_units, stream_);
+  image_.set(rule_units_, tables_.rule_units, stream_);
+  image_.set(row_unit_, tables_.row_unit, stream_);
+}
+
+void Part::reserve_scratch(const Members& members, size_t devices) {
+  int64_t bytes = 0;
+  const auto reserve = [&]<class T>(Section<T>& section, int64_t count) {
+    section = {bytes, count};
+    bytes += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+  };
+  reserve(rows_, static_cast<int64_t>(tables_.sources.size()));
+  reserve(partials_, tables_.partials());
+  reserve(numbers_, 1);
+  reserve(blocks_done_, 2);
+  reserve(row_gradient_factors_, shape_.clips_rows ? tables_.row_total : 0);
+  reserve(row_step_factors_, shape_.rule_rows ? tables_.row_total : 0);
+  const auto options = at::TensorOptions().device(place_.device);
+  const auto zeros = [&](int64_t count) { return at::zeros({count}, options.dtype(at::kDouble)); };
+  scratch_ = at::zeros({bytes}, options.dtype(at::kByte));
+  zeros_ = at::zeros({rule_.counts_zeros ? tables_.partials() : 0}, options.dtype(at::kLong));
+  const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
+  const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, members));
+  measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units),
+               zeros(rule_units), zeros(rule_units), at::zeros({}, options.dtype(at::kDouble))};
+  devices_ = static_cast<int32_t>(devices);
+  const int64_t shared = devices > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
+  unit_sums_ = zeros(shared);
+  gathered_sums_ = zeros(devices_ * shared);
+}
+
+template <class Launcher>
+void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
+                       std::vector<Planned<Launcher>>& planned) {
+  if (count == 0) return;
+  if (merges && !planned.empty() && planned.back().launch == launch.launch) {
+    count += planned.back().count;
+    first = planned.back().first;
+    planned.pop_back();
+  }
+  planned.push_back({launch.launch, first, count, launch.blocks(count)});
+}
+
+// Norms of the raw gradients ask for the type alone, so that neighbouring runs share a launch.
+void Part::plan_launches() {
+  norms_.clear();
+  directions_.clear();
+  updates_.clear();
+  for (const Run& run : tables_.runs) {
+    const Launchers& launchers = run.launchers;
+    if (shape_.clips_norms) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
+    if (shape_.clips_rows) plan_launch(launchers.row_norm, run.first_row, run.row_count, true, norms_);
+    if (shape_.rule_rows) {
+      plan_launch(launchers.row_direction_norm, run.first_row, run.row_count, false, directions_);
+    } else if (rule_.clips_itself) {
+      plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
+    }
+    plan_launch(launchers.update, run.first, run.count, false, updates_);
+  }
+  const int64_t cache = device_info(place_.number).cache_bytes;
+  fits_in_cache_ = updates_.size() == 1 && !shape_.by_rows() && 2 * tables_.bytes <= cache && plan_one_launch();
+  pass_.streams = tables_.bytes > cache ? 1 : 0;
+}
+
+// Not every set of stages is compiled as one launch.
+bool Part::plan_one_launch() {
+  const auto has_chunks = [](const Run& run) { return run.count > 0; };
+  const Run& run = *std::find_if(tables_.runs.begin(), tables_.runs.end(), has_chunks);
+  const auto plan = [&](const auto& launch, auto& planned) {
+    if (launch.launch == nullptr) return false;
+    planned = {launch.launch, run.first, run.count, launch.blocks(run.count)};
+    return true;
+  };
+  return shape_.clips_norms ? plan(run.launchers.norm_and_update, norm_and_update_)
+                            : plan(run.launchers.direction_and_update, direction_and_update_);
+}
+
+void Part::set_static_arguments() {
+  const int32_t streams = pass_.streams;
+  pass_ = PassArguments{};
+  pass_.streams = streams;
+  pass_.tensors = image_.at(tensors_);
+  pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
+  pass_.partials = scratch(partials_);
+  pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() : nullptr;
+  RowArguments rows{};
+  rows.rule = rule_number(rule_);
+  rows.row_count = static_cast<int32_t>(tables_.sources.size());
+  rows.sources = image_.at(sources_);
+  rows.rows = scratch(rows_);
+  rows.fresh = shape_.fresh ? fresh_.mutable_data_ptr<int32_t>() : nullptr;
+  rows.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
+  const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),
+                         scratch(partials_), nullptr};
+  const auto numbers = [](const at::Tensor& tensor) { return tensor.mutable_data_ptr<double>(); };
+  finish_ = FinishArguments{};
+  finish_.row_sums = row_sums;
+  if (shape_.clips_rows) finish_.row_sums.row_factors = scratch(row_gradient_factors_);
+  finish_.grad_norm = numbers(measured_.grad_norm);
+  finish_.clip_factor = numbers(measured_.clip_factor);
+  finish_.counters = numbers(counters_);
+  finish_.lr_scale = numbers(measured_.lr_scale);
+  finish_.numbers = scratch(numbers_);
+  finish_.blocks_done = scratch(blocks_done_);
+  finish_.blocks = total_blocks(norms_);
+  finish_.rows = rows;
+  finish_rule_ = FinishRuleArguments{};
+  finish_rule_.row_sums = row_sums;
+  if (shape_.rule_rows) finish_rule_.row_sums.row_factors = scratch(row_step_factors_);
+  finish_rule_.grad_norm = numbers(measured_.rule_grad_norm);
+  finish_rule_.direction_norm = numbers(measured_.direction_norm);
+  finish_rule_.clip_factor = numbers(measured_.rule_clip_factor);
+  finish_rule_.counters = shape_.clips_norms || shape_.clips_rows ? nullptr : numbers(counters_);
+  finish_rule_.rule_sums = rule_sums_.count > 0 ? image_.at(rule_sums_) : nullptr;
+  finish_rule_.sum_is_double = sum_is_double_.count > 0 ? image_.at(sum_is_double_) : nullptr;
+  finish_rule_.blocks_done = scratch(blocks_done_) + 1;
+  finish_rule_.blocks = total_blocks(directions_);
+  finish_rule_.rows = rows;
+}
+
+}  // namespace torchclip::cuda

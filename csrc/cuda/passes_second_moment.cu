@@ -1,0 +1,3 @@
+#include "launchers.cuh"
+
+template torchclip::cuda::Launchers torchclip::cuda::functor_launchers<torchclip::SecondMoment>(const Bucket&);

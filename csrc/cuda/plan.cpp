@@ -1,0 +1,285 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../tensor_access.h"
+
+namespace torchclip::cuda {
+namespace {
+
+// torch's current stream of a device.
+void* current_stream([[maybe_unused]] const Place& place) {
+#if defined(TORCHCLIP_CUDA_EMULATOR)
+  return nullptr;
+#else
+  // Never released: at exit it would be, after the interpreter.
+  static const py::handle get = py::object(py::module_::import("torch._C").attr("_cuda_getCurrentRawStream")).release();
+  const py::object stream = get(place.number);
+  return reinterpret_cast<void*>(stream.cast<uintptr_t>());
+#endif
+}
+
+constexpr const char* kNotReady =
+    "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
+    "one step with the same parameters, gradients and settings before the capture";
+
+at::Tensor tensor_or_none(const py::object& value) {
+  return THPVariable_Check(value.ptr()) ? THPVariable_Unpack(value.ptr()).detach() : at::Tensor();
+}
+
+}  // namespace
+
+Plan::Plan(const std::string& rule, const Names& names, Scope scope)
+    : rule_(*find_rule(rule)),
+      scope_(scope),
+      members_(names, rule_.used_slots, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
+
+std::vector<int64_t> Plan::refresh(const py::list& param_groups, const py::dict& state) {
+  std::vector<int64_t> attention = members_.refresh(param_groups, state);
+  // Before Python makes state, which would spoil the capture.
+  TORCH_CHECK(attention.empty() || !capturing(), kNotReady);
+  return attention;
+}
+
+void Plan::configure(const Modifiers& modifiers) {
+  modifiers_ = modifiers;
+  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit);
+  reports_ = false;
+  rebuild_ = true;
+}
+
+Shape Plan::shape() const {
+  Shape shape;
+  shape.rule_scope = scope_;
+  shape.clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
+  shape.clips_norms = modifiers_.measures() && !shape.clips_rows;
+  shape.rule_rows = rule_.sums_norms && scope_ == Scope::kRow;
+  shape.clip_scope = shape.clips_norms ? modifiers_.scope() : Scope::kOptimizer;
+  shape.stages = stages_of(modifiers_, members_.groups());
+  for (const Group& group : members_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
+  shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
+                         (rule_.clips_itself && scope_ == Scope::kTensor);
+  shape.lookahead = modifiers_.lookahead_k != 0;
+  return shape;
+}
+
+// That of the first parameter, where the shared numbers lie too.
+Place Plan::main_place() const { return place_of(members_.all().front().parameter()); }
+
+void Plan::rebuild(const Shape& shape) {
+  const std::vector<Member>& members = members_.all();
+  std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
+  for (size_t position = 0; position < members.size(); ++position) {
+    if (!members[position].active) continue;
+    const Place place = place_of(members[position].parameter());
+    const auto is_here = [&](const auto& other) { return other.first.number == place.number; };
+    auto found = std::find_if(places.begin(), places.end(), is_here);
+    if (found == places.end()) found = places.insert(places.end(), {place, {}});
+    found->second.push_back(position);
+  }
+  std::vector<std::shared_ptr<Part>> parts;
+  for (const auto& [place, positions] : places) {
+    const DeviceGuard guard(place);
+    const auto is_here = [number = place.number](const auto& part) { return part->place().number == number; };
+    const auto known = std::find_if(parts_.begin(), parts_.end(), is_here);
+    parts.push_back(known != parts_.end() ? *known : std::make_shared<Part>(place, rule_, members.size()));
+    parts.back()->build(members_, shape, positions, places.size());
+  }
+  // What a graph uses must outlive it, and of graphs nothing is known here.
+  for (const auto& part : parts_)
+    if (part->is_in_graph() && std::find(parts.begin(), parts.end(), part) == parts.end()) in_graphs_.push_back(part);
+  parts_ = std::move(parts);
+  shape_ = shape;
+  counted_ = false;
+  versions_.assign(members.size(), 0);
+  rebuild_ = false;
+}
+
+Outcome Plan::step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+  if (members_.all().empty()) return Outcome::kStepped;
+  const Inputs inputs{tensor_or_none(grad_scale), tensor_or_none(found_inf), tensor_or_none(loss)};
+  try {
+    const Outcome outcome = try_step(inputs);
+    fresh_.clear();
+    return outcome;
+  } catch (...) {
+    fresh_.clear();
+    rebuild_ = true;  // what the device holds of the tables is not known
+    reports_ = false;
+    throw;
+  }
+}
+
+bool Plan::capturing() const {
+  if (members_.all().empty()) return false;
+  const Place place = main_place();
+  const DeviceGuard guard(place);
+  return is_capturing(current_stream(place));
+}
+
+Outcome Plan::try_step(const Inputs& inputs) {
+  const bool raises = modifiers_.measures() && modifiers_.on_nonfinite() == NonFinite::kError;
+  TORCH_CHECK(!raises || !capturing(),
+              "nonfinite=\"error\" waits for the device, and a graph that is being captured cannot: choose "
+              "nonfinite=\"skip\" or \"propagate\"");
+  const Shape wanted = shape();
+  if (members_.take_changed() || rebuild_ || wanted != shape_) {
+    rebuild_ = true;
+    TORCH_CHECK(!capturing(), kNotReady);
+    rebuild(wanted);
+  }
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    part->begin(members_, modifiers_, inputs, fresh_, part == parts_.front(), current_stream(part->place()));
+  }
+  const auto has_tensors = [](const auto& part) { return !part->tables().tensors.empty(); };
+  updates_ = std::any_of(parts_.begin(), parts_.end(), has_tensors);
+  if (updates_) {
+    measure_and_update(inputs);
+  } else {
+    main_part().measure_nothing();
+  }
+  reports_ = true;
+  // A step that the device may have skipped has counted nothing.
+  const bool may_skip = inputs.found_inf.defined() || modifiers_.on_nonfinite() != NonFinite::kPropagate;
+  counted_ = counted_ || (updates_ && !may_skip);
+  if (raises && !norm_is_finite()) return Outcome::kNonFinite;
+  commit();
+  return Outcome::kStepped;
+}
+
+// Whether numbers on the device decide about the rows before anything is measured.
+bool Plan::finishes_first(const Inputs& inputs) const {
+  const auto fits = [](const auto& part) { return part->rows_fit_inline(); };
+  const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
+                       inputs.grad_scale.defined() || inputs.found_inf.defined();
+  if (decides || !std::all_of(parts_.begin(), parts_.end(), fits)) return true;
+  if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
+  const auto has_lr = [](const Group& group) { return group.lr.defined(); };
+  const std::vector<Group>& groups = members_.groups();
+  return !rule_.scalars.empty() || shape_.fresh || std::any_of(groups.begin(), groups.end(), has_lr);
+}
+
+void Plan::measure_and_update(const Inputs& inputs) {
+  const bool measures = modifiers_.measures(), first = finishes_first(inputs);
+  if (parts_.size() == 1 && main_part().fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
+    const DeviceGuard guard(main_part().place());
+    return measures ? main_part().norm_and_update() : main_part().direction_and_update();
+  }
+  if (measures || first) measure(measures);
+  if (rule_.clips_itself) measure_directions();
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    part->update_pass();
+  }
+}
+
+// Norms, factors and rows; without a policy that measures, what else decides about the rows.
+void Plan::measure(bool measures) {
+  const bool alone = parts_.size() == 1;
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    if (measures) {
+      part->norm_pass(alone);
+    } else if (alone) {
+      part->finish();
+    }
+  }
+  if (alone) return;
+  if (measures) gather(shape_.clip_scope);
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    part->finish();
+  }
+}
+
+void Plan::measure_directions() {
+  const bool alone = parts_.size() == 1;
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    part->direction_pass(alone);
+  }
+  if (alone) return;
+  gather(scope_);
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    part->finish_rule();
+  }
+}
+
+// Every device gets the sums of all, in the same order, so that they decide alike. `scope`: over which they are taken.
+void Plan::gather(Scope scope) {
+  const int64_t numbers = static_cast<int64_t>(unit_count(scope, members_) * sizeof(Partial) / sizeof(double));
+  for (const auto& part : parts_)
+    for (size_t from = 0; from < parts_.size(); ++from)
+      part->gathered_sums()
+          .narrow(0, static_cast<int64_t>(from) * numbers, numbers)
+          .copy_(parts_[from]->unit_sums().narrow(0, 0, numbers), /*non_blocking=*/true);
+}
+
+// Waits for the device.
+bool Plan::norm_is_finite() const {
+  const at::Tensor is_finite = at::isfinite(main_part().measured().grad_norm).all();
+  py::gil_scoped_release release;
+  return is_finite.item<bool>();
+}
+
+void Plan::commit() {
+  for (size_t position = 0; position < members_.all().size(); ++position) {
+    const Member& member = members_.all()[position];
+    if (!member.active) continue;
+    c10::TensorImpl* const parameter = member.parameter().unsafeGetTensorImpl();
+    parameter->bump_version();
+    versions_[position] = parameter->version_counter().current_version();
+  }
+}
+
+py::dict Plan::report() const {
+  py::dict result;
+  if (!reports_) return result;
+  const Measured& measured = main_part().measured();
+  const auto put = [&](const char* name, const at::Tensor& values, bool is_single) {
+    result[name] = is_single ? values[0] : values;
+  };
+  const bool measures = modifiers_.measures();
+  if (measures) {
+    const bool is_single = shape_.clips_rows || shape_.clip_scope == Scope::kOptimizer;
+    put("grad_norm", measured.grad_norm, is_single);
+    put("clip_factor", measured.clip_factor, is_single);
+  }
+  if (rule_.clips_itself) {
+    const bool is_single = scope_ == Scope::kOptimizer || scope_ == Scope::kRow;
+    if (!measures) put("grad_norm", measured.rule_grad_norm, is_single);
+    if (!measures) put("clip_factor", rule_clip_factor(), is_single);
+    put("direction_norm", measured.direction_norm, is_single);
+  }
+  if (measures || rule_.clips_itself)
+    result["clipped_fraction"] = main_part().counters()[1] / main_part().counters()[0].clamp_min(1);
+  if (updates_ && modifiers_.step_size_kind() != StepSizeKind::kNone) result["lr_scale"] = measured.lr_scale;
+  return result;
+}
+
+// Where a rule keeps a sum for each tensor, its factor is known on the tensor's own device.
+at::Tensor Plan::rule_clip_factor() const {
+  const at::Tensor main = main_part().measured().rule_clip_factor;
+  if (parts_.size() == 1 || !rule_.sums_norms || scope_ != Scope::kTensor) return main;
+  at::Tensor factors = main.clone();
+  for (const auto& part : parts_)
+    for (const size_t position : part->tables().positions)
+      factors[static_cast<int64_t>(position)].copy_(part->measured().rule_clip_factor[static_cast<int64_t>(position)],
+                                                    /*non_blocking=*/true);
+  return factors;
+}
+
+py::object Plan::zeros() const {
+  if (!rule_.counts_zeros || !reports_ || !counted_ || parts_.size() != 1) return py::none();
+  for (size_t position = 0; position < members_.all().size(); ++position) {
+    const Member& member = members_.all()[position];
+    const auto& version = member.parameter().unsafeGetTensorImpl()->version_counter();
+    if (!member.active || version.current_version() != versions_[position]) return py::none();
+  }
+  return py::cast(main_part().zeros().sum());
+}
+
+}  // namespace torchclip::cuda

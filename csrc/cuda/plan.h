@@ -1,0 +1,62 @@
+// The plan of an optimizer's step on CUDA devices: which passes run where, and what the host hands to them. Nothing
+// here waits for a device, save for a policy that raises.
+#pragma once
+
+#include <memory>
+
+#include "part.h"
+
+namespace torchclip::cuda {
+
+class Plan {
+ public:
+  // As those of torchclip::Plan.
+  Plan(const std::string& rule, const Names& names, Scope scope);
+  void configure(const Modifiers& modifiers);
+  std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
+  int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
+  void clear() { members_.clear(); }
+  void mark_fresh(const std::vector<int64_t>& positions) { fresh_ = positions; }
+
+  // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
+  // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.
+  Outcome step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss);
+
+  // What the last step measured, as tensors on the device.
+  py::dict report() const;
+  // The exact zeros that the last step left in all parameters together, a tensor on the device; None where some of them
+  // were not counted, or written since.
+  py::object zeros() const;
+
+ private:
+  Outcome try_step(const Inputs& inputs);
+  Shape shape() const;
+  void rebuild(const Shape& shape);
+  bool capturing() const;
+  bool finishes_first(const Inputs& inputs) const;
+  void measure_and_update(const Inputs& inputs);
+  void measure(bool measures);
+  void measure_directions();
+  void gather(Scope scope);
+  bool norm_is_finite() const;
+  void commit();
+  at::Tensor rule_clip_factor() const;
+  Place main_place() const;
+  Part& main_part() const { return *parts_.front(); }
+
+  const RuleEntry& rule_;
+  Scope scope_;
+  Modifiers modifiers_;
+  Members members_;
+  Shape shape_;
+  bool rebuild_ = true;
+  std::vector<std::shared_ptr<Part>> parts_;      // the main one first
+  std::vector<std::shared_ptr<Part>> in_graphs_;  // those that take no part any more
+  std::vector<int64_t> fresh_;
+  bool reports_ = false;            // a step has been taken since the last change of the modifiers
+  bool counted_ = false;            // the zeros of these tables are those of a step that was taken
+  bool updates_ = false;            // a parameter had a gradient in the last step
+  std::vector<uint32_t> versions_;  // [parameters], autograd's, after the last step
+};
+
+}  // namespace torchclip::cuda

@@ -1,0 +1,183 @@
+// The update pass: a persistent grid whose blocks take chunk after chunk.
+#pragma once
+
+#include <type_traits>
+
+#include "../rules/registry.h"
+#include "draws.cuh"
+#include "operands.cuh"
+#include "reduce.cuh"
+
+namespace torchclip::cuda {
+
+// `kCount` neighbours of one tensor, in registers.
+template <class C, int kSlots, int kCount>
+struct Elements {
+  C parameter[kCount] = {}, gradient[kCount], state[kSlots][kCount] = {}, slow[kCount] = {};
+};
+
+// Updates the elements of a tensor; see for_each_element.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+class UpdateWorker {
+  using C = ComputeType<T>;
+  static constexpr int kSlots = Functor::kSlots;
+  static constexpr bool kReadsParameter = kNeedsParameter<Functor, Stages>;
+  static constexpr unsigned kUsed =
+      operand_bit(kParameter) | operand_bit(kGradient) | Slots << kState0 | operand_bit(kSlow);
+  static constexpr int kSlotCount = (Slots & 1u) + (Slots >> 1 & 1u) + (Slots >> 2 & 1u);
+  static constexpr int kAccesses =
+      (kReadsParameter ? 2 : 1) + kSlotCount * static_cast<int>(sizeof(S)) / static_cast<int>(sizeof(T));
+
+  TORCHCLIP_HD static constexpr bool uses(int slot) { return (Slots >> slot & 1u) != 0; }
+
+ public:
+  static constexpr int kElements = kWidth<T>;
+  // Where there are draws, they take longer than the memory does.
+  static constexpr int kVectors = Stages == kEveryStage ? 1 : vectors_in_flight(kAccesses);
+
+  __device__ __forceinline__ UpdateWorker(const PassArguments& arguments, const Row* rows, int32_t index,
+                                          bool synchronises)
+      : arguments_(arguments),
+        tensor_(arguments.tensors[index]),
+        parameter_(static_cast<T*>(tensor_.pointer[kParameter])),
+        gradient_(gradient_of<T>(arguments, index)),
+        rows_(rows),
+        coefficients_(arguments, tensor_, rows),
+        synchronises_(synchronises) {
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) state_[slot] = static_cast<S*>(tensor_.pointer[kState0 + slot]);
+  }
+
+  __device__ __forceinline__ int64_t head(int64_t begin) const {
+    const int64_t head = elements_to_boundary(gradient_ + begin), first = begin + head;
+    bool agree = tensor_.dimensions == 0 && on_boundary(parameter_ + first);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) agree = agree && on_boundary(state_[slot] + first);
+    if (synchronises_) agree = agree && on_boundary(slow() + first);
+    return agree ? head : -1;
+  }
+
+  __device__ __forceinline__ void one(int64_t element) {
+    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
+    const Offsets offsets = offsets_of<kUsed>(tensor_, element);
+    Elements<C, kSlots, 1> own;
+    own.gradient[0] = load(gradient_[offsets.of[kGradient]]);
+    T* const parameter = parameter_ + offsets.of[kParameter];
+    if constexpr (kReadsParameter) own.parameter[0] = load(*parameter);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) own.state[slot][0] = load(state_[slot][offsets.of[kState0 + slot]]);
+    if (synchronises_) own.slow[0] = slow()[offsets.of[kSlow]];
+    zeros += advance(element, draws, own);
+    if (synchronises_) slow()[offsets.of[kSlow]] = own.slow[0];
+    *parameter = store<T>(own.parameter[0]);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) state_[slot][offsets.of[kState0 + slot]] = store<S>(own.state[slot][0]);
+  }
+
+  // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
+  __device__ __forceinline__ void vectors(int64_t element, int64_t stride, int64_t end) {
+    static_assert(kVectors == 1 || (Stages & kDrawnStages) == 0);
+    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
+    Elements<C, kSlots, kElements> own[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) read(element + i * stride < end ? element + i * stride : element, own[i]);
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int64_t place = element + i * stride;
+      const int count = advance(place, draws, own[i]);
+      if (place >= end) continue;
+      zeros += count;
+      write(place, own[i]);
+    }
+  }
+
+  int zeros = 0;  // exact ones among the parameters that this thread has written
+
+ private:
+  // Not kept in a register: it is looked at once in a few rounds.
+  __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor_.pointer[kSlow]); }
+
+  __device__ __forceinline__ void read(int64_t element, Elements<C, kSlots, kElements>& own) const {
+    read_vector(gradient_ + element, own.gradient);
+    if constexpr (kReadsParameter) read_vector(parameter_ + element, own.parameter);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) read_vector(state_[slot] + element, own.state[slot]);
+    if (synchronises_) read_vector(slow() + element, own.slow);
+  }
+
+  __device__ __forceinline__ void write(int64_t element, const Elements<C, kSlots, kElements>& own) const {
+    const bool streams = arguments_.streams != 0;
+    write_vector(parameter_ + element, own.parameter, streams);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot], streams);
+    if (synchronises_) write_vector(slow() + element, own.slow, streams);
+  }
+
+  // Returns the exact zeros, which are counted before Lookahead.
+  template <int kCount>
+  __device__ __forceinline__ int advance(int64_t element, const ThreadDraws<Stages, kCount>& draws,
+                                         Elements<C, kSlots, kCount>& own) {
+    int count = 0;
+#pragma unroll
+    for (int lane = 0; lane < kCount; ++lane) {
+      coefficients_.move_to(arguments_, tensor_, rows_, element + lane);
+      C state[kSlots];
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
+      own.parameter[lane] = update<Functor, Slots, Stages>(
+          coefficients_.pipeline, coefficients_.rule, own.parameter[lane], own.gradient[lane], draws.at(lane), state);
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) own.state[slot][lane] = state[slot];
+      if constexpr (Functor::kCountsZeros) count += load(store<T>(own.parameter[lane])) == C(0);
+    }
+    if (synchronises_) {
+      const C alpha = static_cast<C>(arguments_.extras.lookahead_alpha);
+#pragma unroll
+      for (int lane = 0; lane < kCount; ++lane)
+        own.parameter[lane] = own.slow[lane] = synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), alpha);
+    }
+    return count;
+  }
+
+  const PassArguments& arguments_;
+  const DeviceTensor& tensor_;
+  T* parameter_;
+  const T* gradient_;
+  S* state_[kSlots];
+  const Row* rows_;
+  ElementCoefficients<Functor, Stages, C> coefficients_;
+  bool synchronises_;
+};
+
+// All chunks, in the reverse order of the norm pass: what that pass has read last is still in the second-level cache.
+// `rows`: the coefficients; null: those that ride in the arguments.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+__device__ __forceinline__ void update_chunks(const PassArguments& arguments, const Row* rows) {
+  StepNumbers numbers{};
+  if (arguments.numbers != nullptr) numbers = *arguments.numbers;  // at once: one load waits for no other
+  if (numbers.skip != 0) return;
+#pragma unroll 1
+  for (int64_t index = blockIdx.x; index < arguments.chunk_count; index += gridDim.x) {
+    const DeviceChunk chunk = arguments.chunks[arguments.chunk_count - 1 - index];
+    UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, chunk.tensor, numbers.synchronises != 0);
+    for_each_element(worker, chunk.begin, chunk.begin + chunk.count, static_cast<int>(threadIdx.x), kThreads);
+    if constexpr (Functor::kCountsZeros) {
+      double total[] = {static_cast<double>(worker.zeros)};
+      sum_over_block(total);
+      if (threadIdx.x == 0) arguments.zeros[chunk.partial] = static_cast<int64_t>(total[0]);
+    }
+  }
+}
+
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    update_kernel(const __grid_constant__ PassArguments arguments) {
+  update_chunks<Functor, Slots, Stages, T, S>(arguments, arguments.rows);
+}
+
+}  // namespace torchclip::cuda

@@ -1,0 +1,111 @@
+#include "plan_bindings.h"
+
+#include <algorithm>
+#include <map>
+
+#include "plan.h"
+#if defined(TORCHCLIP_CUDA)
+#include "cuda/plan.h"
+#endif
+
+namespace torchclip {
+namespace {
+
+Modifiers modifiers_from(const std::map<std::string, double>& numbers) {
+  Modifiers modifiers;
+  for (const auto& [name, value] : numbers)
+    if (!modifiers.set(name, value)) throw py::key_error("csrc/modifiers.h has no field called " + name);
+  return modifiers;
+}
+
+py::dict report(const Plan& plan) {
+  const Report& measured = plan.report();
+  py::dict result;
+  const auto put = [&](const char* name, const std::vector<double>& values, bool is_single) {
+    if (!values.empty()) result[name] = is_single ? py::cast(values.front()) : py::cast(values);
+  };
+  put("grad_norm", measured.grad_norm, measured.is_single);
+  put("clip_factor", measured.clip_factor, measured.is_single);
+  put("direction_norm", measured.direction_norm, measured.is_single_direction);
+  if (!measured.clip_factor.empty())
+    result["clipped_fraction"] =
+        static_cast<double>(plan.clipped_steps()) / static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1));
+  if (measured.lr_scale.has_value()) result["lr_scale"] = *measured.lr_scale;
+  return result;
+}
+
+// The number that a step was handed, as a tensor or not; `otherwise` for None.
+double number_from(const py::object& value, double otherwise) {
+  if (value.is_none()) return otherwise;
+  std::vector<double> numbers;
+  append_numbers(value.ptr(), numbers);
+  return numbers.front();
+}
+
+Outcome step(Plan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+  // found_inf is a sum over devices: 2 says no less than 1.
+  return plan.step(1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0));
+}
+
+#if defined(TORCHCLIP_CUDA)
+py::dict report(const cuda::Plan& plan) { return plan.report(); }
+Outcome step(cuda::Plan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+  return plan.step(grad_scale, found_inf, loss);
+}
+#endif
+
+bool is_constructed(PyObject* self) {
+  return reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
+}
+
+// A plan holds the optimizer's parameters and state, which may refer to the optimizer in turn, through a hook say: the
+// garbage collector must see through it.
+template <class AnyPlan>
+void collect_garbage_of(PyHeapTypeObject* heap_type) {
+  PyTypeObject* type = &heap_type->ht_type;
+  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!is_constructed(self)) return 0;
+    return py::cast<AnyPlan&>(py::handle(self)).traverse(visit, arg);
+  };
+  type->tp_clear = [](PyObject* self) {
+    if (is_constructed(self)) py::cast<AnyPlan&>(py::handle(self)).clear();
+    return 0;
+  };
+}
+
+template <class AnyPlan>
+void bind_plan(py::module_& module, const char* name) {
+  py::class_<AnyPlan>(module, name, py::module_local(), py::custom_type_setup(collect_garbage_of<AnyPlan>))
+      .def(py::init([](const std::string& rule, std::vector<std::string> hyperparameters,
+                       std::vector<std::string> slots, std::vector<std::string> scalars, int scope) {
+        if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
+        return new AnyPlan(rule, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
+                           static_cast<Scope>(scope));
+      }))
+      .def("refresh", &AnyPlan::refresh)
+      .def("mark_fresh", &AnyPlan::mark_fresh)
+      .def("configure",
+           [](AnyPlan& plan, const std::map<std::string, double>& numbers) { plan.configure(modifiers_from(numbers)); })
+      .def("step", [](AnyPlan& plan, const py::object& grad_scale, const py::object& found_inf,
+                      const py::object& loss) { return static_cast<int>(step(plan, grad_scale, found_inf, loss)); })
+      .def("report", [](const AnyPlan& plan) { return report(plan); })
+      .def_property_readonly("zeros", &AnyPlan::zeros);
+}
+
+}  // namespace
+
+void bind_plans(py::module_& module) {
+  bind_plan<Plan>(module, "Plan");
+#if defined(TORCHCLIP_CUDA)
+  bind_plan<cuda::Plan>(module, "CudaPlan");
+  module.attr("cuda_device") = c10::DeviceTypeName(cuda::kDeviceType, /*lower_case=*/true);
+  module.def("cuda_obstacle", &cuda::obstacle);
+  module.def("cuda_versions", [] { return py::make_tuple(cuda::versions().driver, cuda::versions().runtime); });
+#else
+  module.attr("cuda_device") = py::none();
+#endif
+}
+
+}  // namespace torchclip

@@ -1,0 +1,11 @@
+// The plans as Python sees them.
+#pragma once
+
+#include "python_access.h"
+
+namespace torchclip {
+
+// `Plan`, of CPU tensors, and `CudaPlan` where the extension has CUDA kernels: the same methods.
+void bind_plans(py::module_& module);
+
+}  // namespace torchclip

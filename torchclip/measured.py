@@ -1,0 +1,114 @@
+"""What an optimizer tells of its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from torchclip import reference
+from torchclip.clip import measures
+from torchclip.extensions import Extension
+from torchclip.metrics import described, sparsity
+from torchclip.modifiers import Modifiers
+from torchclip.rule_spec import RuleSpec
+from torchclip.step_size import StepSize
+
+
+class MeasuredOptimizer(Optimizer):
+    """Abstract base of :class:`~torchclip.optimizer.FusedOptimizer`: norms, factors and counts, without taking a step.
+
+    Attributes:
+        spec: the update rule.
+    """
+
+    spec: RuleSpec
+
+    _modifiers: Modifiers
+    _plan: Any
+    _report: reference.StepReport | None
+
+    @property
+    def step_size(self) -> StepSize | None:
+        """The step size policy."""
+        return self._modifiers.step_size
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """The extensions, in the order in which they act."""
+        return self._modifiers.extensions
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm that the last step measured, before clipping.
+
+        The clip policy's norm; without one, for a rule that clips itself, the norm of the gradient as the rule sees it.
+        A 0-dim tensor, or one norm per param group or per parameter when the policy's scope says so (0 for a parameter
+        without a gradient).
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement("grad_norm")
+
+    @property
+    def clip_factor(self) -> Tensor:
+        """What the last step's gradient was multiplied with, shaped as :attr:`grad_norm`.
+
+        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction; 1 over
+        rows, where there are too many to report.
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement("clip_factor")
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the last step measured and counted, without waiting for the device.
+
+        Returns:
+            0-dim tensors, or one number per param group or per parameter where a norm is taken over those. Only what
+            there is:
+
+            ``grad_norm``, ``clip_factor``: as the attributes.
+            ``direction_norm``: the norm of the direction that a rule measures itself.
+            ``clipped_fraction``: the share of steps in which a clip factor was below 1, since the optimizer was made or
+            loaded.
+            ``lr_scale``: the factor of the step size on the gradient.
+            ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
+        """
+        return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
+            "sparsity": self._sparsity()
+        }
+
+    def __repr__(self) -> str:
+        return described(type(self).__name__, self.param_groups, self._modifiers)
+
+    def _as_tensor(self, value: Any) -> Tensor:
+        dtype = torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
+        if isinstance(value, Tensor):
+            return value.to(dtype, copy=True)  # the next step writes into it
+        return torch.as_tensor(value, dtype=dtype)
+
+    def _measurement(self, name: str) -> Tensor:
+        measured = self._measured()
+        if name in measured:
+            return self._as_tensor(measured[name])
+        if measures(self._modifiers.clip) or self.spec.clips_itself:
+            raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
+        raise RuntimeError(
+            f"{type(self).__name__} measures no norm with clip={self._modifiers.clip}: pass clip=max_norm, "
+            "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
+        )
+
+    def _measured(self) -> Mapping[str, Any]:
+        """What the last step measured: numbers and lists of them, or tensors."""
+        if self._plan is not None:
+            return self._plan.report()
+        return {} if self._report is None else self._report.measured()
+
+    def _sparsity(self) -> Tensor:
+        return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])
