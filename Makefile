@@ -3,17 +3,19 @@
 #   make test PYTHON=python3.12      another Python
 #   make test TORCH=torch==2.11.0    another torch, in a fresh .venv
 #   make test TORCHCLIP_BUILD=none   without the compiled parts
+#   make gpu OUT=results             results and log elsewhere than in bench/results
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHCLIP_BUILD ?= cpu
+OUT ?= bench/results
 VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 export TORCHCLIP_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench docs lint types format build clean distclean
+.PHONY: help demo test bench gpu docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +29,10 @@ test: build lint ## lint, then every test that needs no GPU
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
+
+# With the Python that is there, its torch and no network: .venv is not made. OUT is where results and log go.
+gpu: ## on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmark (eight minutes)
+	$(PYTHON) -m bench.gpu --out $(OUT)
 
 docs: $(VENV)/.installed ## write docs/matrix.md: what can be combined with what
 	mkdir -p docs

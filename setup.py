@@ -1,4 +1,4 @@
-"""Builds torchclip._C, the compiled CPU passes; the metadata is in pyproject.toml.
+"""Builds torchclip._C, the compiled passes; the metadata is in pyproject.toml.
 
 torch is not a build requirement, since an isolated build would compile against another torch than the one in use:
 
@@ -7,9 +7,10 @@ torch is not a build requirement, since an isolated build would compile against 
 
 TORCHCLIP_BUILD chooses, and a choice that cannot be had is an error:
 
-    auto    (default) the compiled parts where torch and a compiler are found, else the Python parts, and why
+    auto    (default) the compiled parts where torch and a compiler are found, else the Python parts, and why;
+            the CUDA passes where an nvcc is found, else without them, and why
     cpu     the CPU passes
-    cuda    the CUDA passes too
+    cuda    the CUDA passes too; csrc/cuda/build.py lists their settings
     none    the Python parts
 """
 
@@ -22,7 +23,9 @@ import shutil
 import sys
 import sysconfig
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import setup
 
@@ -46,7 +49,7 @@ def compiler() -> str | None:
 
 
 def obstacle() -> str | None:
-    """Why the CPU passes cannot be built here, with the remedy; None where they can."""
+    """Why nothing can be compiled here, with the remedy; None where they can."""
     if not sys.platform.startswith("linux"):
         return f"the compiled parts are for Linux, and this is {sys.platform}"
     try:
@@ -70,7 +73,16 @@ def relative(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
 
 
-def extension() -> dict:
+def cuda_build() -> ModuleType:
+    """csrc/cuda/build.py, which is in no package."""
+    spec = spec_from_file_location("torchclip_cuda_build", ROOT / "csrc" / "cuda" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def extension(choice: str) -> dict:
     """setup()'s arguments for torchclip._C."""
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
@@ -85,22 +97,21 @@ def extension() -> dict:
         depends=relative("**/*.h"),
         extra_compile_args=COMPILE_FLAGS,
     )
-    return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}
+    command = cuda_build().add_kernels(module, BuildExtension, choice)
+    return {"ext_modules": [module], "cmdclass": {"build_ext": command}}
 
 
 def compiled_parts() -> dict:
     choice = os.environ.get("TORCHCLIP_BUILD", "auto")
     if choice not in CHOICES:
         raise SystemExit(f"TORCHCLIP_BUILD={choice} is not one of {', '.join(CHOICES)}")
-    if choice == "cuda":
-        raise SystemExit("TORCHCLIP_BUILD=cuda: this version has no CUDA backend yet; use auto, cpu or none")
     if choice == "none":
         return {}
     reason = obstacle()
     if reason is None:
-        return extension()
-    if choice == "cpu":
-        raise SystemExit(f"TORCHCLIP_BUILD=cpu cannot be had: {reason}")
+        return extension(choice)
+    if choice != "auto":
+        raise SystemExit(f"TORCHCLIP_BUILD={choice} cannot be had: {reason}")
     print(f"torchclip: the Python parts only, without compiled kernels: {reason}", file=sys.stderr)
     return {}
 

@@ -20,10 +20,13 @@ WORDS: Mapping[str, int] = MappingProxyType({TRIAD: 3, COPY: 2})
 _FALLBACK_CACHE_BYTES = 32 << 20
 _CACHE_MULTIPLE = 4  # each array, so that the last-level cache holds less than an eighth of what a sweep touches
 _MIN_ARRAY_BYTES = 64 << 20
+_CUDA_ARRAY_BYTES = 1 << 30  # a copy takes about a millisecond, beside which its launch is nothing
 
 
-def last_level_cache_bytes() -> int:
-    """Size of the largest cache of processor 0, or 32 MiB where Linux does not say."""
+def last_level_cache_bytes(device: torch.device) -> int:
+    """Size of a GPU's cache, else of the largest cache of processor 0, or 32 MiB where Linux does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
@@ -36,10 +39,12 @@ def last_level_cache_bytes() -> int:
 class BandwidthProbe:
     """Two arrays larger than the last-level cache, and the operations over them."""
 
-    def __init__(self) -> None:
-        self.elements = max(_MIN_ARRAY_BYTES, _CACHE_MULTIPLE * last_level_cache_bytes()) // 4
-        self._a = torch.ones(self.elements)
-        self._b = torch.ones(self.elements)
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        least = _CUDA_ARRAY_BYTES if device.type == "cuda" else _MIN_ARRAY_BYTES
+        self.elements = max(least, _CACHE_MULTIPLE * last_level_cache_bytes(device)) // 4
+        self._a = torch.ones(self.elements, device=device)
+        self._b = torch.ones(self.elements, device=device)
 
     def bytes_moved(self, name: str) -> int:
         return 4 * WORDS[name] * self.elements

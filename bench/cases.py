@@ -20,7 +20,7 @@ GRDA_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPL
 ADAPTIVE_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3})
 
 # The arguments that choose one of torch's forms; not every class has a fused one, nor the argument for it.
-_FORMS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+FORMS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {
         "loop": {"foreach": False, "fused": False},
         "foreach": {"foreach": True, "fused": False},
@@ -37,7 +37,7 @@ def _torch_form(
 ) -> Build:
     """torch's own optimizer in one of its forms, after torch's own clip_grad_norm_ if the row clips.
 
-    On the CPU clip_grad_norm_ picks its foreach form by itself, the faster one; only the plain loop turns it off.
+    clip_grad_norm_ picks its foreach form by itself, the faster one; only the plain loop turns it off.
     """
 
     def build(parameters: Sequence[Parameter], grad_norm: float) -> Step:
@@ -52,13 +52,15 @@ def _torch_form(
     return build
 
 
-def _torch_contenders(
+def torch_contenders(
     ours: Callable[..., Optimizer],
     theirs: Callable[..., Optimizer],
     arguments: Mapping[str, Any],
     clips: bool,
-    forms: Mapping[str, Mapping[str, bool]] = _FORMS,
+    forms: Mapping[str, Mapping[str, bool]] = FORMS,
 ) -> Mapping[str, Build]:
+    """Ours and forms of torch's, with the same arguments and, if the row clips, the same threshold."""
+
     def build_ours(parameters: Sequence[Parameter], grad_norm: float) -> Step:
         return ours(parameters, **arguments, clip=grad_norm if clips else None).step
 
@@ -67,19 +69,19 @@ def _torch_contenders(
 
 
 def _sgd(name: str, title: str, words: int, clips: bool) -> Algorithm:
-    contenders = _torch_contenders(torchclip.SGD, torch.optim.SGD, SGD_ARGUMENTS, clips)
+    contenders = torch_contenders(torchclip.SGD, torch.optim.SGD, SGD_ARGUMENTS, clips)
     return Algorithm(name, title, words, state_words=1, contenders=contenders, reference="loop")
 
 
 def _adamw(name: str, title: str, words: int, clips: bool) -> Algorithm:
-    contenders = _torch_contenders(torchclip.AdamW, torch.optim.AdamW, ADAMW_ARGUMENTS, clips)
+    contenders = torch_contenders(torchclip.AdamW, torch.optim.AdamW, ADAMW_ARGUMENTS, clips)
     return Algorithm(name, title, words, state_words=2, contenders=contenders, reference="loop")
 
 
 def _without_fused_form(title: str, words: int, state_words: int) -> Algorithm:
     """A class of torch's, called `title` there and here, that has no fused form."""
     ours, theirs = getattr(torchclip, title), getattr(torch.optim, title)
-    contenders = _torch_contenders(ours, theirs, ADAPTIVE_ARGUMENTS, clips=False, forms=_FORMS_WITHOUT_FUSED)
+    contenders = torch_contenders(ours, theirs, ADAPTIVE_ARGUMENTS, clips=False, forms=_FORMS_WITHOUT_FUSED)
     return Algorithm(title.lower(), title, words, state_words, contenders, reference="loop")
 
 

@@ -102,7 +102,8 @@ class Sample:
         parameters = sample
         if self.positions > len(sample):
             placed = dict(zip(self.indices, sample, strict=True))
-            parameters = [placed.get(index, Parameter(torch.empty(0, dtype=dtype))) for index in range(self.positions)]
+            empty = source[0].new_empty(0)
+            parameters = [placed.get(index, Parameter(empty.clone())) for index in range(self.positions)]
         step = build(parameters, norm_of(source))
         for index in range(steps):
             for parameter, gradient in zip(sample, source, strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 
 import torchclip
+from torchclip.backend import EXTENSION
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Environment:
     cores: int
     threads: int
     system: str
+    gpu: str | None = None  # and the CUDA version of torch and of the kernels; None for a run on the CPU
 
 
 def _first_field(path: Path, name: str) -> str | None:
@@ -41,20 +43,30 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def describe_environment() -> Environment:
+def _gpu(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    build = getattr(EXTENSION, "build", "no compiled extension")
+    return f"{torch.cuda.get_device_name(device)}, torch for CUDA {torch.version.cuda}, {build}"
+
+
+def describe_environment(device: torch.device) -> Environment:
     return Environment(
         python=platform.python_version(),
         torch=torch.__version__,
         torchclip=torchclip.__version__,
-        backend=torchclip.SGD([Parameter(torch.zeros(1))], lr=0.1).backend,
+        backend=torchclip.SGD([Parameter(torch.zeros(1, device=device))], lr=0.1).backend,
         cpu=_first_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
         cores=_usable_cores(),
         threads=torch.get_num_threads(),
         system=platform.platform(),
+        gpu=_gpu(device),
     )
 
 
-def available_bytes() -> int | None:
+def available_bytes(device: torch.device) -> int | None:
     """Memory that can be had without swapping, or None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     field = _first_field(Path("/proc/meminfo"), "MemAvailable")
     return None if field is None else int(field.split()[0]) * 1024

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bench.clock import Clock, Elapsed
+
 Samples = Mapping[str, Sequence[float]]  # name -> seconds, one per round
 
 
@@ -47,19 +49,17 @@ class Timed:
         """Runs of one turn."""
         return self.lead_in + self.counted
 
-    def turn(self, round_index: int) -> float:
-        """Seconds of a run, a mean over those of this turn that count."""
+    def turn(self, round_index: int, clock: Clock) -> Elapsed:
+        """The time of a run, a mean over those of this turn that count."""
         first = round_index * self.runs
         for index in range(first, first + self.lead_in):
             self.prepare(index)
             self.run()
-        nanoseconds = 0
+        times = []
         for index in range(first + self.lead_in, first + self.runs):
             self.prepare(index)
-            before = time.perf_counter_ns()
-            self.run()
-            nanoseconds += time.perf_counter_ns() - before
-        return nanoseconds / self.counted * 1e-9
+            times.append(clock.time(self.run))
+        return Elapsed(*(sum(parts) / self.counted for parts in zip(*times, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -95,29 +95,44 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def interleave(entries: Sequence[Timed], settings: Settings, on_round: Callable[[float], None]) -> tuple[Samples, int]:
+@dataclass(frozen=True)
+class Measured:
+    """The seconds of every entry, one for each round but the warm-up's; see `Elapsed`."""
+
+    device: Samples
+    wall: Samples
+    host: Samples
+    rounds: int  # with the warm-up
+
+    @classmethod
+    def of(cls, times: Mapping[str, Sequence[Elapsed]], rounds: int) -> "Measured":
+        device, wall, host = ({name: [t[part] for t in entry] for name, entry in times.items()} for part in range(3))
+        return cls(device, wall, host, rounds)
+
+
+def interleave(
+    entries: Sequence[Timed], settings: Settings, on_round: Callable[[float], None], clock: Clock
+) -> Measured:
     """Time every entry once per round.
 
     Args:
         entries: what is timed, in the order of their turns.
         settings: when to stop.
         on_round: called after each timed round with the fraction of the work that is done, in [0, 1].
-
-    Returns:
-        The seconds per entry and round, without the warm-up; and the number of rounds run, the warm-up included.
+        clock: of the device that the entries run on.
     """
-    samples: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    samples: dict[str, list[Elapsed]] = {entry.name: [] for entry in entries}
     with _no_garbage_collection():
         for index in range(settings.warmup):
             for entry in entries:
-                entry.turn(index)
+                entry.turn(index, clock)
         started = time.perf_counter()
         for rounds in range(1, settings.max_rounds + 1):
             for entry in entries:
-                samples[entry.name].append(entry.turn(settings.warmup + rounds - 1))
+                samples[entry.name].append(entry.turn(settings.warmup + rounds - 1, clock))
             elapsed = time.perf_counter() - started
             done = min(elapsed / settings.seconds, rounds / settings.min_rounds)
             on_round(min(1.0, done))
             if done >= 1:
                 break
-    return samples, settings.warmup + rounds
+    return Measured.of(samples, settings.warmup + rounds)

@@ -25,12 +25,21 @@ ours is      how many times as fast as this line ours is: median (p20 to p80) of
              all lines take their turns in one process, and so do triad (in place, 3 words) and copy (2 words)
 host         1000 tensors of 1 element: the whole step, Python and C++, with next to no work on elements"""
 
+CUDA_LEGEND = """\
+p20 p50 p80  time of one step on the device, clipping included; gradients are written anew before each, outside the time
+GB/s         by the words that a fused step must move, for every line, so that lines compare as their times do
+host         median time until step() returns, on an idle device
+launches     kernels + copies that one step starts
+ours is      how many times as fast as this line ours is: median (p20 to p80) of the ratios within each round, from the
+             call until the device has finished; all lines take their turns in one process, and so do triad and copy"""
+
 
 def format_environment(environment: Environment) -> str:
+    gpu = "" if environment.gpu is None else f"{environment.gpu}\n"
     return (
         f"torchclip {environment.torchclip} (backend {environment.backend}), torch {environment.torch}, "
-        f"Python {environment.python}\n{environment.cpu}, {environment.cores} cores, {environment.threads} threads, "
-        f"float32, {environment.system}"
+        f"Python {environment.python}\n{gpu}{environment.cpu}, {environment.cores} cores, "
+        f"{environment.threads} threads, float32, {environment.system}"
     )
 
 
@@ -49,13 +58,17 @@ def _headline(row: Row) -> str:
 def format_row(row: Row) -> str:
     """The block of one row: a headline, a line for each contender, and what the check found."""
     unit, factor = ("ms", 1e3) if row.seconds(OURS).p50 >= 1e-3 else ("us", 1e6)
-    header = f"  {'':<9}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}   ours is"
+    header = f"  {'':<9}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}"
+    header += f"{'host us':>10}{'launches':>10}   ours is" if row.launches else "   ours is"
     lines = [_headline(row), header]
     for name in row.algorithm.contenders:
         time = row.seconds(name).scaled(factor)
         cells = f"  {name:<9}{time.p20:>11,.2f}{time.p50:>11,.2f}{time.p80:>11,.2f}    "
         cells += f"{row.gigabytes_per_second(name):>9.2f}"
         cells += f"{100 * row.bandwidth_share(name, TRIAD):>9.1f}{100 * row.bandwidth_share(name, COPY):>8.1f}"
+        if row.launches:
+            count = row.launches[name]
+            cells += f"{row.host_seconds(name).p50 * 1e6:>10,.1f}{f'{count.kernels} + {count.copies}':>10}"
         lines.append(cells if name == OURS else f"{cells}   {_range(row.ratio(name))}")
     for name, check in row.checks.items():
         lines += _format_check(check, "results" if len(row.checks) == 1 else f"results of {name}")
@@ -89,7 +102,7 @@ def _other_checks_as_json(row: Row) -> dict[str, Any]:
 
 
 def _row_as_json(row: Row) -> dict[str, Any]:
-    contenders = {
+    contenders: dict[str, dict[str, Any]] = {
         name: {
             "seconds": asdict(row.seconds(name)),
             "speedup_of_ours": asdict(row.ratio(name)),
@@ -99,6 +112,12 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         }
         for name in row.algorithm.contenders
     }
+    for name, count in row.launches.items():
+        contenders[name] |= {
+            "wall_seconds": asdict(row.wall_seconds(name)),
+            "host_seconds": asdict(row.host_seconds(name)),
+            "launches": asdict(count),
+        }
     return {
         "set": row.set_name,
         "algorithm": row.algorithm.name,
@@ -111,8 +130,15 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "bandwidth": {name: {"bytes": row.bytes_of(name), "seconds": asdict(row.seconds(name))} for name in WORDS},
         "check": _check_as_json(row.checks[OURS]),
         **_other_checks_as_json(row),
-        "samples_seconds": {name: list(values) for name, values in row.samples.items()},
+        **_samples_as_json(row),
     }
+
+
+def _samples_as_json(row: Row) -> dict[str, Any]:
+    series = {"samples_seconds": row.measured.device}
+    if row.launches:  # on the CPU all three are one
+        series |= {"samples_wall_seconds": row.measured.wall, "samples_host_seconds": row.measured.host}
+    return {key: {name: list(values) for name, values in samples.items()} for key, samples in series.items()}
 
 
 def write_json(path: Path, environment: Environment, settings: Settings, rows: Sequence[Row]) -> None:

@@ -14,6 +14,7 @@ Shapes = tuple[Shape, ...]
 
 RESNET50_ELEMENTS = 25_557_032
 GPT2_SMALL_ELEMENTS = 124_439_808
+GPT2_XL_ELEMENTS = 1_557_611_200
 
 
 def element_count(shapes: Shapes) -> int:
@@ -47,7 +48,22 @@ def resnet50() -> Shapes:
 
 def gpt2_small() -> Shapes:
     """The 148 parameters of GPT-2 small (Radford et al., 2019; 12 layers of width 768, the output embedding tied)."""
-    width, layers, vocabulary, context = 768, 12, 50257, 1024
+    shapes = _gpt2(width=768, layers=12)
+    assert len(shapes) == 148, len(shapes)
+    assert element_count(shapes) == GPT2_SMALL_ELEMENTS, element_count(shapes)
+    return shapes
+
+
+def gpt2_xl() -> Shapes:
+    """The 580 parameters of GPT-2 XL (48 layers of width 1600)."""
+    shapes = _gpt2(width=1600, layers=48)
+    assert len(shapes) == 580, len(shapes)
+    assert element_count(shapes) == GPT2_XL_ELEMENTS, element_count(shapes)
+    return shapes
+
+
+def _gpt2(width: int, layers: int) -> Shapes:
+    vocabulary, context = 50257, 1024
     shapes: list[Shape] = [(vocabulary, width), (context, width)]
     for _ in range(layers):
         shapes += [(width,), (width,)]
@@ -55,8 +71,6 @@ def gpt2_small() -> Shapes:
         shapes += [(width,), (width,)]
         shapes += [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
     shapes += [(width,), (width,)]
-    assert len(shapes) == 148, len(shapes)
-    assert element_count(tuple(shapes)) == GPT2_SMALL_ELEMENTS, element_count(tuple(shapes))
     return tuple(shapes)
 
 
@@ -68,8 +82,12 @@ SHAPE_SETS: Mapping[str, Callable[[], Shapes]] = MappingProxyType(
         "large": lambda: ((1_000_000,),) * 50,
         "resnet50": resnet50,
         "gpt2": gpt2_small,
+        "thousands": lambda: ((512,),) * 2000,
+        "gpt2_xl": gpt2_xl,
     }
 )
+CPU_SETS = ("host", "small", "medium", "large", "resnet50", "gpt2")
+CUDA_SETS = ("gpt2_xl", "resnet50", "medium", "thousands")
 
 
 def sample_indices(shapes: Shapes, max_tensors: int, max_elements: int) -> tuple[int, ...]:

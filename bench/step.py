@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check_agreement
-from bench.measure import Percentiles, Samples, Settings, Timed, interleave, round_ratios
+from bench.clock import clock_of
+from bench.launches import Launches, count_launches
+from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios
 from bench.shapes import SHAPE_SETS, element_count
 from bench.workload import Workload
 
@@ -24,10 +28,16 @@ class Row:
     algorithm: Algorithm
     tensors: int
     elements: int
-    samples: Samples  # seconds per round, by contender and by bandwidth probe
+    measured: Measured  # by contender and by bandwidth probe
     probe_bytes: Mapping[str, int]  # by bandwidth probe, per round
     in_cache: bool  # whether a timed step found its tensors in the cache
     checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
+    launches: Mapping[str, Launches]  # by contender; empty where nothing is launched
+
+    @property
+    def samples(self) -> Samples:
+        """Seconds on the device per round, by contender and by bandwidth probe."""
+        return self.measured.device
 
     @property
     def rounds(self) -> int:
@@ -41,9 +51,15 @@ class Row:
     def seconds(self, name: str) -> Percentiles:
         return Percentiles.of(self.samples[name])
 
+    def wall_seconds(self, name: str) -> Percentiles:
+        return Percentiles.of(self.measured.wall[name])
+
+    def host_seconds(self, name: str) -> Percentiles:
+        return Percentiles.of(self.measured.host[name])
+
     def ratio(self, contender: str) -> Percentiles:
-        """How many times ours is as fast as the contender, within rounds."""
-        return round_ratios(self.samples[contender], self.samples[OURS])
+        """How many times ours is as fast as the contender, from the call until its end, within rounds."""
+        return round_ratios(self.measured.wall[contender], self.measured.wall[OURS])
 
     def bytes_of(self, name: str) -> int:
         """Bytes one turn must move: for every contender the words of a fused step, whatever it really moves."""
@@ -62,23 +78,33 @@ def required_bytes(algorithm: Algorithm, set_name: str) -> int:
     """Memory that a row needs at its peak."""
     shared = 2  # gradients and their source
     each = 1 + algorithm.state_words
-    temporary = 2  # a foreach step makes some that are as large as all the parameters
-    return 4 * element_count(SHAPE_SETS[set_name]()) * (shared + len(algorithm.contenders) * each + temporary)
+    # A foreach step makes some that are as large as all the parameters, the others of one tensor at a time.
+    temporary = 2 if "foreach" in algorithm.contenders else 0.25
+    words = shared + len(algorithm.contenders) * each + temporary
+    return round(4 * element_count(SHAPE_SETS[set_name]()) * words)
 
 
-def _fits_into_cache(algorithm: Algorithm, elements: int) -> bool:
+def _fits_into_cache(algorithm: Algorithm, elements: int, device: torch.device) -> bool:
     words = 2 + algorithm.state_words  # parameter, gradient, state
-    return 4 * words * elements <= last_level_cache_bytes()
+    return 4 * words * elements <= last_level_cache_bytes(device)
 
 
 def measure_row(
     set_name: str, algorithm: Algorithm, probe: BandwidthProbe, settings: Settings, on_round: Callable[[float], None]
 ) -> Row:
-    """Measure one row; `on_round` hears the fraction done. What it allocates is free again when it returns."""
-    workload = Workload.create(SHAPE_SETS[set_name]())
+    """Measure one row on the probe's device. What it allocates is free again when it returns.
+
+    Args:
+        set_name: of the shapes.
+        algorithm: the row.
+        probe: takes its turns between the contenders.
+        settings: how long.
+        on_round: hears the fraction done.
+    """
+    workload = Workload.create(SHAPE_SETS[set_name](), probe.device)
     elements = element_count(workload.shapes)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
-    lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements) else 0
+    lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements, probe.device) else 0
     # Contenders that a yardstick is there for are looked at in passing; the others are compared at the end.
     snapshots: dict[str, Snapshot] = {}
     if algorithm.yardsticks:
@@ -89,14 +115,18 @@ def measure_row(
         step = build(parameters[name], workload.source_norm)
         prepare = _prepare(workload, snapshots.get(name))
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
-    samples, rounds = interleave([*entries, *probe.entries()], settings, on_round)
-    steps = rounds * entries[0].runs
+    measured = interleave([*entries, *probe.entries()], settings, on_round, clock_of(probe.device))
+    steps = measured.rounds * entries[0].runs
     if algorithm.yardsticks:
         checks = check_against_yardsticks(algorithm, snapshots, steps)
     else:
         checks = {OURS: check_agreement(algorithm, workload, parameters, steps)}
     probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
-    return Row(set_name, algorithm, len(workload.shapes), elements, samples, probe_bytes, lead_in > 0, checks)
+    counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
+    launches = {name: count for name, count in counts.items() if count is not None}
+    return Row(
+        set_name, algorithm, len(workload.shapes), elements, measured, probe_bytes, lead_in > 0, checks, launches
+    )
 
 
 def _prepare(workload: Workload, snapshot: Snapshot | None) -> Callable[[int], object]:

@@ -29,8 +29,9 @@ _ALIGNMENT = 16  # elements: 64 bytes, a cache line and what torch's own allocat
 _PARAMETER_SEED, _GRADIENT_SEED = 0, 1_000_000  # plus the index of the tensor
 
 
-def _uniform(shape: Shape, seed: int, amplitude: float) -> Tensor:
-    return torch.empty(shape).uniform_(-amplitude, amplitude, generator=torch.Generator().manual_seed(seed))
+def _uniform(shape: Shape, seed: int, amplitude: float, device: torch.device) -> Tensor:
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.empty(shape, device=device).uniform_(-amplitude, amplitude, generator=generator)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> float:
@@ -47,7 +48,9 @@ def _carve(buffer: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
     for shape in shapes:
         view = buffer[offset : offset + math.prod(shape)].view(shape)
         # set_: gradients are no views elsewhere, and writing to a view in place costs autograd a little more.
-        tensors.append(torch.empty(0).set_(buffer.untyped_storage(), offset, view.shape, view.stride()))
+        tensors.append(
+            torch.empty(0, device=buffer.device).set_(buffer.untyped_storage(), offset, view.shape, view.stride())
+        )
         offset += _padded_size(shape)
     return tuple(tensors)
 
@@ -64,18 +67,19 @@ class Workload:
     source_norm: float  # ‖G‖
 
     @classmethod
-    def create(cls, shapes: Shapes) -> "Workload":
-        source_buffer = torch.zeros(sum(map(_padded_size, shapes)))
+    def create(cls, shapes: Shapes, device: torch.device) -> "Workload":
+        source_buffer = torch.zeros(sum(map(_padded_size, shapes)), device=device)
         gradient_buffer = torch.zeros_like(source_buffer)
         source = _carve(source_buffer, shapes)
         for index, tensor in enumerate(source):
-            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, GRADIENT_AMPLITUDE))
+            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, GRADIENT_AMPLITUDE, device))
         gradients = _carve(gradient_buffer, shapes)
         return cls(shapes, source, source_buffer, gradients, gradient_buffer, norm_of(source))
 
     def starting_values(self, indices: Iterable[int]) -> list[Tensor]:
         """Where the parameters with these indices start, uniform in ±1; new tensors at every call."""
-        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0) for index in indices]
+        device = self.source_buffer.device
+        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0, device) for index in indices]
 
     def parameters(self) -> list[Parameter]:
         """Parameters of a competitor's own, on the gradients that all share."""

@@ -183,7 +183,8 @@ def test_info_names_versions_and_every_backend() -> None:
 @pytest.mark.parametrize(
     ("choice", "environment", "message"),
     [
-        pytest.param("cuda", {}, "no CUDA backend yet", id="cuda"),
+        pytest.param("cuda", {"CUDACXX": "/no/such/nvcc"}, "no nvcc was found", id="cuda-without-nvcc"),
+        pytest.param("cuda", {"CXX": "/no/such/c++"}, "no C++ compiler was found", id="cuda-without-compiler"),
         pytest.param("gpu", {}, "TORCHCLIP_BUILD=gpu is not one of auto, cpu, cuda, none", id="unknown"),
         pytest.param("cpu", {"CXX": "/no/such/c++"}, "no C++ compiler was found", id="cpu-without-compiler"),
     ],

@@ -32,8 +32,18 @@ def _triton() -> str:
 
 
 def _gpus() -> str:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    names = [f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in found]
     return ", ".join(names) or "none that torch can use"
+
+
+def _cuda() -> str:
+    """The versions of CUDA that meet here."""
+    versions = {"torch": torch.version.cuda or "none"}
+    if EXTENSION is not None and hasattr(EXTENSION, "cuda_versions"):
+        for name, number in zip(("driver", "kernels"), EXTENSION.cuda_versions(), strict=True):
+            versions[name] = f"{number // 1000}.{number % 1000 // 10}" if number else "none"
+    return ", ".join(f"{name}: {version}" for name, version in versions.items())
 
 
 def _extension() -> str:
@@ -51,6 +61,7 @@ def report() -> str:
         "Triton": _triton(),
         "CPU": _processor(),
         "GPU": _gpus(),
+        "CUDA": _cuda(),
         "extension": _extension(),
     }
     lines = [f"{label:<{LABEL_WIDTH}}{text}" for label, text in rows.items()]

@@ -1,0 +1,256 @@
+"""`make gpu`: everything that only a GPU can show, in one command of under eight minutes.
+
+Builds in place for this machine's GPU, runs the tests that need one, compute-sanitizer over small shapes, and the
+benchmark. A stage that fails stops none of the others; each has a time limit; a table comes last. Needs Python with
+torch for CUDA and setuptools, CUDA's nvcc, and, for the stages that use them, pytest and compute-sanitizer; no network
+and no .venv.
+
+    python -m bench.gpu --out FOLDER    # FOLDER/<name of the GPU>.json and .log
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has all of it
+
+# Seconds for each part; the stages of one part run side by side. Together under 480.
+BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 210, 115, 130
+ALONE = ("build", "backend", "benchmark")  # the stages that run one at a time
+OLDEST_SETUPTOOLS = 77  # as pyproject.toml says
+SHARDS = 8  # of the conformance tests
+
+PROBE = """
+import json, setuptools, torch
+if not torch.cuda.is_available():
+    raise SystemExit(f"torch {torch.__version__} sees no GPU (built for CUDA {torch.version.cuda})")
+print(json.dumps({
+    "gpu": torch.cuda.get_device_name(0),
+    "capability": "".join(map(str, torch.cuda.get_device_capability(0))),
+    "torch": torch.__version__,
+    "cuda": torch.version.cuda,
+    "setuptools": int(setuptools.__version__.split(".")[0]),
+}))
+"""
+
+# The tests skip what cannot run, or run it on the emulator: here either would pass for a GPU's result.
+BACKEND = """
+import torchclip.info
+from torchclip.backend import EXTENSION, unavailable_reason
+print(torchclip.info.report())
+raise SystemExit(unavailable_reason("cuda") or (EXTENSION.cuda_device != "cuda" and "built for the emulator") or 0)
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, its time limit in seconds, and why it is not run where it cannot be."""
+
+    name: str
+    command: Sequence[str]
+    limit: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+    obstacle: str | None = None
+    folder: Path = ROOT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage."""
+
+    stage: Stage
+    verdict: str  # "pass", "FAIL", "TIME OUT" or "not run"
+    seconds: float
+    output: str
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict in ("FAIL", "TIME OUT")
+
+    def line(self) -> str:
+        """The row of the summary: the last line printed says most, with pytest and compute-sanitizer alike."""
+        lines = [line for line in self.output.splitlines() if line.strip()]
+        last = self.stage.obstacle or (lines[-1].strip()[:90] if lines else "")
+        return f"{self.verdict:<9}{self.stage.name:<22}{self.seconds:6.1f} s  {last}"
+
+
+def run(stage: Stage) -> Outcome:
+    """Runs the stage to its end or to its limit."""
+    if stage.obstacle is not None:
+        return Outcome(stage, "not run", 0.0, stage.obstacle)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        stage.command,
+        cwd=stage.folder,
+        env={**os.environ, **stage.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # so that the limit ends its children too: compilers, say
+    )
+    try:
+        output, _ = process.communicate(timeout=stage.limit)
+        verdict = "pass" if process.returncode == 0 else "FAIL"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        verdict = "TIME OUT"
+    return Outcome(stage, verdict, time.monotonic() - started, output)
+
+
+def probe_machine() -> dict[str, Any]:
+    """What the machine has.
+
+    Raises:
+        SystemExit: when it has not what every stage needs, with the remedy.
+    """
+    finished = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        reason = (finished.stderr.strip().splitlines() or ["it failed"])[-1]
+        raise SystemExit(
+            f"make gpu needs a Python with torch for CUDA, and a GPU that it can use; {sys.executable}: {reason}. "
+            "Name another: make gpu PYTHON=/path/to/python"
+        )
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def find_sanitizer() -> str | None:
+    """compute-sanitizer, which toolkits keep beside nvcc without a link in PATH."""
+    nvcc = shutil.which("nvcc")
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)] + ["/usr/local/cuda"]
+    folders = [str(Path(nvcc).resolve().parent)] if nvcc else []
+    folders += [str(Path(home, part)) for home in homes for part in ("bin", "compute-sanitizer")]
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+
+
+def build_stages(machine: Mapping[str, Any]) -> list[Stage]:
+    """The extension, in place, and whether it runs here."""
+    environment = {
+        "TORCHCLIP_BUILD": "cuda",
+        "TORCHCLIP_CUDA_ARCHS": os.environ.get("TORCHCLIP_CUDA_ARCHS") or machine["capability"],
+        "MAX_JOBS": os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0))),
+    }
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    folder = ROOT if machine["setuptools"] >= OLDEST_SETUPTOOLS else folder_without_metadata()
+    return [
+        Stage("build", command, BUILD_LIMIT, environment, folder=folder),
+        Stage("backend", [sys.executable, "-c", BACKEND], 20),
+    ]
+
+
+def folder_without_metadata() -> Path:
+    """Links to the sources without pyproject.toml, which an older setuptools fails to read; the network may be away."""
+    folder = ROOT / "build" / "without_metadata"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("setup.py", "csrc", "torchclip"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def check_stages() -> list[Stage]:
+    """pytest, in parts that take their time side by side, and compute-sanitizer."""
+    finished = subprocess.run([sys.executable, "-m", "pytest", "--version"], capture_output=True, check=False)
+    no_pytest = None if finished.returncode == 0 else f"{sys.executable} has no pytest"
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    few_threads = {"OMP_NUM_THREADS": "1", "TORCHCLIP_EMULATOR": ""}
+    stages = [Stage("GPU tests", [*pytest, "tests/gpu"], TEST_LIMIT, few_threads, no_pytest)]
+    for index in range(SHARDS):
+        shard = ["-p", "bench.shard", "--shard", f"{index}/{SHARDS}"]
+        command = [*pytest, *shard, "tests/test_conformance.py", "-k", "cuda"]
+        stages.append(Stage(f"conformance {index + 1}/{SHARDS}", command, TEST_LIMIT, few_threads, no_pytest))
+    return stages + [sanitizer_stage(tool) for tool in ("memcheck", "racecheck", "initcheck")]
+
+
+def sanitizer_stage(tool: str) -> Stage:
+    """One tool of compute-sanitizer over small shapes."""
+    sanitizer = find_sanitizer()
+    command = [sanitizer or "", f"--tool={tool}", "--error-exitcode=9", "--print-limit=20"]
+    # torch asks the driver questions to which an error is the answer.
+    command += ["--report-api-errors=no"]
+    if tool != "initcheck":  # it has to see what torch's kernels write, or all of that is uninitialised to it
+        command += ["--kernel-name=kns=torchclip"]
+    command += [sys.executable, "tests/gpu/sanitize.py"]
+    # One allocation for each tensor, so that what lies beyond its end is nobody's.
+    environment = {
+        "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "2",
+    }
+    obstacle = None if sanitizer else "no compute-sanitizer: it comes with the CUDA toolkit"
+    return Stage(tool, command, TEST_LIMIT, environment, obstacle)
+
+
+def benchmark_stage(results: Path) -> Stage:
+    """The benchmark, alone on the machine."""
+    command = [sys.executable, "-m", "bench", "step", "--device", "cuda", "--seconds", "1.5", "--check-floors"]
+    return Stage("benchmark", [*command, "--json", str(results)], BENCHMARK_LIMIT)
+
+
+def run_all(groups: Sequence[Sequence[Stage]], log: Path) -> list[Outcome]:
+    """Runs group after group, and writes what they print to the log as they end."""
+    outcomes: list[Outcome] = []
+    with log.open("a") as text:
+        for group in groups:
+            with ThreadPoolExecutor(len(group)) as pool:
+                for outcome in pool.map(run, group):
+                    outcomes.append(outcome)
+                    command = " ".join(outcome.stage.command)
+                    text.write(f"===== {outcome.line()}\n$ {command}\n{outcome.output}\n")
+                    text.flush()
+                    print(outcome.line(), flush=True)
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome], machine: Mapping[str, Any], log: Path, results: Path) -> str:
+    """The ends of what failed, the benchmark's floors, and the table."""
+    lines: list[str] = []
+    for outcome in outcomes:
+        if outcome.failed and outcome.stage.name != "benchmark":
+            lines += [f"----- {outcome.stage.name}", *outcome.output.splitlines()[-TAIL_LINES:], ""]
+        elif outcome.stage.name == "benchmark":
+            floors = outcome.output.rpartition("\nFloors\n")
+            shown = floors[2].splitlines() if floors[1] else outcome.output.splitlines()[-TAIL_LINES:]
+            lines += ["----- floors" if floors[1] else "----- benchmark", *shown, ""]
+    seconds = sum(outcome.seconds for outcome in outcomes if outcome.stage.name in ALONE)
+    seconds += max((o.seconds for o in outcomes if o.stage.name not in ALONE), default=0)
+    lines += [f"===== {machine['gpu']}, torch {machine['torch']} for CUDA {machine['cuda']}: {seconds:.0f} s in all"]
+    lines += [outcome.line() for outcome in outcomes]
+    lines += [f"log: {log}", f"results: {results if results.is_file() else 'none'}"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="What only a GPU can show.")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder (default: %(default)s)")
+    out = parser.parse_args().out.resolve()
+    machine = probe_machine()
+    out.mkdir(parents=True, exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-")
+    log, results = out / f"{slug}.log", out / f"{slug}.json"
+    build, backend = build_stages(machine)
+    log.unlink(missing_ok=True)
+    outcomes = run_all([[build], [backend]], log)
+    later = [check_stages(), [benchmark_stage(results)]]
+    if outcomes[-1].failed:
+        later = [[replace(stage, obstacle="backend='cuda' does not run here") for stage in group] for group in later]
+    outcomes += run_all(later, log)
+    print("\n" + summarise(outcomes, machine, log, results), flush=True)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Tests of what a GPU alone can show: graphs, streams, waiting, launches. Without one they are skipped, and say why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchclip.backend import EXTENSION, unavailable_reason
+
+
+def obstacle() -> str | None:
+    """Why these tests cannot run here."""
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    if EXTENSION is not None and EXTENSION.cuda_device == "cpu":
+        return "torchclip._C is built for the emulator"
+    return unavailable_reason("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu() -> None:
+    reason = obstacle()
+    if reason is not None:
+        pytest.skip(reason)

@@ -1,0 +1,180 @@
+"""The benchmark of CUDA devices, as far as a machine without one shows it: the same code on the CPU, on tiny shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from bench import __main__ as command
+from bench import bandwidth, clock, gpu, launches, step
+from bench.algorithm import OURS
+from bench.cuda_cases import CUDA_ALGORITHMS, SCALED
+from bench.environment import describe_environment
+from bench.floors import CUDA_FLOORS, Quantity, check_floors
+from bench.launches import Launches
+from bench.measure import Settings
+from bench.report import format_row, write_json
+from bench.shapes import CUDA_SETS, SHAPE_SETS
+
+CPU = torch.device("cpu")
+SETTINGS = Settings(seconds=1e-3, warmup=1, min_rounds=4, max_rounds=4)
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> bandwidth.BandwidthProbe:
+    """The bandwidth of tiny arrays, and tiny shapes under every name."""
+    monkeypatch.setattr(bandwidth, "_MIN_ARRAY_BYTES", 1 << 12)
+    monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda device: 1 << 10)
+    monkeypatch.setattr(step, "SHAPE_SETS", dict.fromkeys(SHAPE_SETS, lambda: ((40, 3), (17,), (), (5, 2, 9))))
+    return bandwidth.BandwidthProbe(CPU)
+
+
+def measured(set_name: str, algorithm: str, probe: bandwidth.BandwidthProbe) -> step.Row:
+    return step.measure_row(set_name, CUDA_ALGORITHMS[algorithm], probe, SETTINGS, lambda fraction: None)
+
+
+def as_on_cuda(row: step.Row, kernels: int = 2) -> step.Row:
+    """The row with launches counted."""
+    return dataclasses.replace(row, launches=dict.fromkeys(row.algorithm.contenders, Launches(kernels, 0)))
+
+
+@pytest.mark.parametrize("algorithm", CUDA_ALGORITHMS)
+def test_contenders_agree(algorithm: str, probe: bandwidth.BandwidthProbe) -> None:
+    row = measured("thousands", algorithm, probe)
+    assert not row.failures
+    assert next(iter(row.algorithm.contenders)) == OURS
+    assert row.rounds == 4
+    assert (SCALED in row.algorithm.contenders) == algorithm.startswith("clip_")
+
+
+def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.BandwidthProbe, tmp_path: Path) -> None:
+    row = as_on_cuda(measured("medium", "clip_sgd", probe))
+    text = format_row(row)
+    assert "host us" in text
+    assert text.count("2 + 0") == len(row.algorithm.contenders)
+    write_json(tmp_path / "rows.json", describe_environment(CPU), SETTINGS, [row])
+    written = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
+    assert written["contenders"][OURS]["launches"] == {"kernels": 2, "copies": 0}
+    assert len(written["samples_host_seconds"][OURS]) == len(written["samples_wall_seconds"][OURS]) == 4
+
+
+def test_every_floor_is_checked(probe: bandwidth.BandwidthProbe) -> None:
+    wanted = {(floor.set_name, floor.algorithm) for floor in CUDA_FLOORS}
+    rows = [as_on_cuda(measured(set_name, algorithm, probe)) for set_name, algorithm in sorted(wanted)]
+    lines, _ = check_floors(rows, CUDA_FLOORS)
+    assert len(lines) == len(CUDA_FLOORS)
+    assert all(line.startswith(("pass", "MISS")) for line in lines)
+    assert {set_name for set_name, _ in wanted} <= set(CUDA_SETS)
+
+
+@pytest.mark.parametrize(("kernels", "holds"), [(0, False), (1, True), (2, True), (3, False)])
+def test_launches_have_a_floor_and_none_seen_is_no_count(
+    probe: bandwidth.BandwidthProbe, kernels: int, holds: bool
+) -> None:
+    floor = next(floor for floor in CUDA_FLOORS if floor.quantity is Quantity.LAUNCHES)
+    row = as_on_cuda(measured(floor.set_name, floor.algorithm, probe), kernels)
+    assert floor.holds(floor.value(row)) == holds
+
+
+def test_launches_are_kernels_and_copies_of_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Profiler:
+        def __init__(self, activities: object) -> None: ...
+
+        def __enter__(self) -> Profiler:
+            return self
+
+        def __exit__(self, *raised: object) -> None: ...
+
+        def events(self) -> list[SimpleNamespace]:
+            names = ["norm_kernel", "Memcpy HtoD (Pageable -> Device)", "update_kernel", "Memset (Device)"]
+            on_host = SimpleNamespace(name="cudaLaunchKernel", device_type=DeviceType.CPU)
+            return [on_host, *(SimpleNamespace(name=name, device_type=DeviceType.CUDA) for name in names)]
+
+    monkeypatch.setattr(launches, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    steps: list[int] = []
+    assert launches.count_launches(lambda: steps.append(1), torch.device("cuda")) == Launches(2, 2)
+    assert launches.count_launches(lambda: steps.append(1), CPU) is None
+    assert len(steps) == 2
+
+
+def test_the_device_is_timed_by_its_own_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            calls.append("record")
+
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+        def elapsed_time(self, later: Event) -> float:
+            return 3.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("idle"))
+    elapsed = clock.clock_of(torch.device("cuda")).time(lambda: calls.append("run"))
+    assert calls == ["idle", "record", "run", "record", "wait"]
+    assert elapsed.device == pytest.approx(3e-3)
+    assert 0 < elapsed.host <= elapsed.wall
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["step", "--device", "cuda"])
+    assert "would time the reference path, since backend='cuda' is not available: " in capsys.readouterr().err
+
+
+def test_a_row_that_cuda_does_not_have_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["step", "--device", "cuda", "--algorithms", "clip_sgd", "nadam"])
+    assert "--device cuda has no row nadam" in capsys.readouterr().err
+
+
+def test_a_row_that_fails_stops_no_other(
+    probe: bandwidth.BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(*arguments: object) -> None:
+        raise RuntimeError("launch failed")
+
+    broken = dataclasses.replace(CUDA_ALGORITHMS["grda"], contenders={OURS: build, "authors": build})
+    rows = command._run([("medium", broken), ("medium", CUDA_ALGORITHMS["sgd"])], SETTINGS, probe, None)
+    assert [row.algorithm.name for row in rows] == ["sgd"]
+    assert "medium: gRDA FAILED" in capsys.readouterr().out
+
+
+def test_stages_go_on_after_failures_and_are_summed_up(tmp_path: Path) -> None:
+    python = sys.executable
+    stages = [
+        gpu.Stage("build", [python, "-c", "print('compiling'); raise SystemExit(1)"], 60),
+        gpu.Stage("hangs", [python, "-c", "import time; print('started', flush=True); time.sleep(60)"], 2),
+        gpu.Stage("absent", ["nothing"], 60, obstacle="no compute-sanitizer"),
+        gpu.Stage("benchmark", [python, "-c", "print('rows\\n\\nFloors\\npass  one\\nMISS  two')"], 60),
+    ]
+    outcomes = gpu.run_all([stages[:1], stages[1:3], stages[3:]], tmp_path / "log")
+    assert [outcome.verdict for outcome in outcomes] == ["FAIL", "TIME OUT", "not run", "pass"]
+    assert [outcome.failed for outcome in outcomes] == [True, True, False, False]
+    machine = {"gpu": "GPU", "torch": "2.13", "cuda": "13.0"}
+    text = gpu.summarise(outcomes, machine, tmp_path / "log", tmp_path / "rows.json")
+    assert "MISS  two" in text and "rows\n" not in text
+    assert "----- build\ncompiling\n" in text and "----- hangs\nstarted\n" in text
+    assert text.endswith("results: none")
+    assert "compiling" in (tmp_path / "log").read_text()
+
+
+def test_the_time_limits_add_up_to_less_than_eight_minutes() -> None:
+    machine = {"capability": "90", "setuptools": 80}
+    limits = [stage.limit for stage in gpu.build_stages(machine)]
+    limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
+    assert sum(limits) <= 480
