@@ -29,8 +29,10 @@ def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend in turn; one that cannot run here is skipped with its own words.
 
-    Without a GPU the CUDA backend is that of the emulated module, which serves tensors on the CPU."""
-    if request.param == "cuda" and not emulated.ON_GPU:
+    Without a GPU the CUDA backend is that of the emulated module, which serves tensors on the CPU; with one, too, for
+    tests that make their tensors on the CPU."""
+    on_gpu = emulated.ON_GPU and request.module.__name__ == "test_conformance"
+    if request.param == "cuda" and not on_gpu:
         reason = emulated.obstacle()
         if reason is None:
             with emulated.emulated():

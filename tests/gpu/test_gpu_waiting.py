@@ -64,3 +64,13 @@ def test_error_on_nonfinite_norms_is_what_waits() -> None:
     with pytest.raises(RuntimeError, match="not finite"):
         optimizer.step()
     assert all(torch.equal(param, start) for param, start in zip(params, before))
+
+
+def test_numbers_on_the_device_are_refused_but_for_lr() -> None:
+    """Each would be waited for in every step."""
+    params = parameters()
+    optimizer = made("adamw", params, clip=1.0)
+    optimizer.step()
+    optimizer.param_groups[0]["weight_decay"] = torch.tensor(0.1, device=DEVICE)
+    with pytest.raises(RuntimeError, match="weight_decay is a tensor on cuda:0.*only lr may be one"):
+        optimizer.step()
