@@ -114,6 +114,7 @@ Outcome Plan::step(const py::object& grad_scale, const py::object& found_inf, co
 bool Plan::capturing() const {
   if (members_.all().empty()) return false;
   const Place place = main_place();
+  if (place.device.type() != kDeviceType) return false;  // the model was moved
   const DeviceGuard guard(place);
   return is_capturing(current_stream(place));
 }
