@@ -34,14 +34,15 @@ def test_launches_of_a_step(recipe: Recipe, cache: int, emulator: Emulator) -> N
     assert first > wanted  # the tables
 
 
-def test_three_hundred_tensors_take_two_launches(emulator: Emulator) -> None:
-    emulator.set_cache_bytes(SMALL_CACHE)
+@pytest.mark.parametrize("cache, launches", ((SMALL_CACHE, 2), (LARGE_CACHE, 1)))
+def test_launches_of_three_hundred_tensors(cache: int, launches: int, emulator: Emulator) -> None:
+    emulator.set_cache_bytes(cache)
     for name in ("sgd_clip", "adamw_clip"):
         recipe = BY_NAME[name]
         twin = Recipe(name, recipe.cls, recipe.options, shapes=[(3,)] * 300).twin()
         twin.steps([1, 2])
         twin.give(3)
-        assert counted(emulator, twin.step) == 2
+        assert counted(emulator, twin.step) == launches
 
 
 @pytest.mark.parametrize("count, uploads", [(384, 0), (385, 1), (900, 1)])
