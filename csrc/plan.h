@@ -68,8 +68,6 @@ class Plan {
   DirectionNorms norms_of(size_t unit, const Partial& sum);
   std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
   std::vector<Partial> sum_rows(cpu::Measure measure, Partial& total);
-  size_t unit_of(Scope scope, const TensorEntry& tensor) const;
-  size_t unit_count(Scope scope) const;
   double scale_gradients_by_step_size();
 
   void commit();

@@ -20,26 +20,16 @@ double percentile_of(std::vector<double> values, double percentile) {
 
 }  // namespace
 
-size_t Plan::unit_count(Scope scope) const {
-  if (scope == Scope::kOptimizer) return 1;
-  return scope == Scope::kGroup ? members_.groups().size() : members_.all().size();
-}
-
-size_t Plan::unit_of(Scope scope, const TensorEntry& tensor) const {
-  if (scope == Scope::kOptimizer) return 0;
-  return static_cast<size_t>(scope == Scope::kGroup ? tensor.group : tensor.member);
-}
-
 // One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
 std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
   {
     py::gil_scoped_release release;
     cpu::norm_pass(tables_, loops_, measure, false, partials_);
   }
-  std::vector<Partial> sums(unit_count(scope));
+  std::vector<Partial> sums(unit_count(scope, members_));
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    sums[unit_of(scope, tensor)].add(partials_[chunk]);
+    sums[unit_of(scope, tensor.group, tensor.member)].add(partials_[chunk]);
   }
   return sums;
 }
@@ -76,7 +66,7 @@ bool Plan::clip_by_norm() {
   bool finite = true;
   std::vector<char> seen(sums.size(), 0);
   for (const TensorEntry& tensor : tables_.tensors) {
-    const size_t unit = unit_of(scope, tensor);
+    const size_t unit = unit_of(scope, tensor.group, tensor.member);
     if (std::exchange(seen[unit], 1) != 0) continue;
     const double norm = report_.grad_norm[unit] = std::sqrt(sums[unit].gradient);
     report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
@@ -86,7 +76,7 @@ bool Plan::clip_by_norm() {
   }
   for (size_t row = 0; row < tables_.rows.size(); ++row) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
-    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor)];
+    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.member)];
   }
   return finite;
 }
@@ -168,7 +158,8 @@ void Plan::clip_direction(bool report) {
   for (size_t row = tables_.rows.size(); row-- > 0;) {
     RowOrigin& origin = origins_[row];
     const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
-    const size_t unit = unit_of(scope_, tables_.tensors[static_cast<size_t>(origin.tensor)]);
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origin.tensor)];
+    const size_t unit = unit_of(scope_, tensor.group, tensor.member);
     const DirectionNorms norms = norms_of(unit, sums[unit]);
     origin.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,

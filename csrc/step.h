@@ -18,6 +18,17 @@ inline Sums sums_of(const RuleEntry& rule, Scope scope) {
   return scope == Scope::kTensor ? Sums::kTensor : scope == Scope::kRow ? Sums::kRow : Sums::kShared;
 }
 
+// How many units a scope has, each of which has norms of its own; rows are kept apart elsewhere and are one unit here.
+inline size_t unit_count(Scope scope, const Members& members) {
+  if (scope == Scope::kGroup) return members.groups().size();
+  return scope == Scope::kTensor ? members.all().size() : 1;
+}
+// The unit of the parameter at `position` among all, of a group.
+inline size_t unit_of(Scope scope, int32_t group, int32_t position) {
+  if (scope == Scope::kGroup) return static_cast<size_t>(group);
+  return scope == Scope::kTensor ? static_cast<size_t>(position) : 0;
+}
+
 // The stages of each param group.
 inline std::vector<unsigned> stages_of(const Modifiers& modifiers, const std::vector<Group>& groups) {
   unsigned common = modifiers.clip_kind() == ClipKind::kValue ? kValueClip : 0u;

@@ -81,7 +81,7 @@ class Builder {
   int32_t row_of(size_t position) {
     const Member& member = members_.all()[position];
     const auto unit = [&](Scope scope) {
-      return scope == Scope::kOptimizer ? 0 : scope == Scope::kGroup ? member.group : static_cast<int32_t>(position);
+      return static_cast<int32_t>(unit_of(scope, member.group, static_cast<int32_t>(position)));
     };
     if (!shape_.row_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == member.group)
       return static_cast<int32_t>(tables_.sources.size()) - 1;
@@ -89,7 +89,7 @@ class Builder {
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalar_is_double[i] = member.scalar_is_double[i] ? 1 : 0;
     source.group = member.group;
     source.clip_unit = shape_.clips_norms ? unit(shape_.clip_scope) : -1;
-    source.rule_unit = shape_.rule_scope == Scope::kRow ? 0 : unit(shape_.rule_scope);
+    source.rule_unit = unit(shape_.rule_scope);
     source.fresh = shape_.fresh ? static_cast<int32_t>(position) : -1;
     tables_.sources.push_back(source);
     return static_cast<int32_t>(tables_.sources.size()) - 1;
@@ -128,10 +128,7 @@ class Builder {
   std::vector<int32_t> units(Scope scope) const {
     std::vector<int32_t> begins(unit_count(scope, members_) + 1, 0);
     for (const DeviceTensor& tensor : tables_.tensors) {
-      const size_t position = static_cast<size_t>(tensor.member);
-      const size_t unit = scope == Scope::kTensor  ? position
-                          : scope == Scope::kGroup ? static_cast<size_t>(members_.all()[position].group)
-                                                   : 0;
+      const size_t unit = unit_of(scope, members_.all()[static_cast<size_t>(tensor.member)].group, tensor.member);
       begins[unit + 1] += static_cast<int32_t>((tensor.numel + size_ - 1) / size_);
     }
     for (size_t unit = 1; unit < begins.size(); ++unit) begins[unit] += begins[unit - 1];
@@ -205,11 +202,6 @@ class Builder {
 HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
                         const std::vector<size_t>& positions) {
   return Builder(rule, members, shape, positions).build();
-}
-
-size_t unit_count(Scope scope, const Members& members) {
-  if (scope == Scope::kGroup) return members.groups().size();
-  return scope == Scope::kTensor ? members.all().size() : 1;
 }
 
 }  // namespace torchclip::cuda

@@ -58,7 +58,4 @@ struct HostTables {
 HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
                         const std::vector<size_t>& positions);
 
-// How many units a scope has.
-size_t unit_count(Scope scope, const Members& members);
-
 }  // namespace torchclip::cuda
