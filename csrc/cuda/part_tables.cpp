@@ -42,6 +42,7 @@ void Part::build(const Members& members, const Shape& shape, const std::vector<s
   tables_ = build_tables(rule_, members, shape, positions);
   reserve_tables(members);
   reserve_scratch(members, devices);
+  pass_ = PassArguments{};
   plan_launches();
   set_static_arguments();
 }
@@ -149,9 +150,6 @@ bool Part::plan_one_launch() {
 }
 
 void Part::set_static_arguments() {
-  const int32_t streams = pass_.streams;
-  pass_ = PassArguments{};
-  pass_.streams = streams;
   pass_.tensors = image_.at(tensors_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
   pass_.partials = scratch(partials_);

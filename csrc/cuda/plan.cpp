@@ -1,9 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cmath>
-
-#include "../tensor_access.h"
 
 namespace torchclip::cuda {
 namespace {
@@ -119,6 +116,14 @@ bool Plan::capturing() const {
   return is_capturing(current_stream(place));
 }
 
+template <class Body>
+void Plan::on_each_device(const Body& body) {
+  for (const auto& part : parts_) {
+    const DeviceGuard guard(part->place());
+    body(*part);
+  }
+}
+
 Outcome Plan::try_step(const Inputs& inputs) {
   const bool raises = modifiers_.measures() && modifiers_.on_nonfinite() == NonFinite::kError;
   TORCH_CHECK(!raises || !capturing(),
@@ -130,10 +135,9 @@ Outcome Plan::try_step(const Inputs& inputs) {
     TORCH_CHECK(!capturing(), kNotReady);
     rebuild(wanted);
   }
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    part->begin(members_, modifiers_, inputs, fresh_, part == parts_.front(), current_stream(part->place()));
-  }
+  on_each_device([&](Part& part) {
+    part.begin(members_, modifiers_, inputs, fresh_, &part == &main_part(), current_stream(part.place()));
+  });
   const auto has_tensors = [](const auto& part) { return !part->tables().tensors.empty(); };
   updates_ = std::any_of(parts_.begin(), parts_.end(), has_tensors);
   if (updates_) {
@@ -170,43 +174,26 @@ void Plan::measure_and_update(const Inputs& inputs) {
   }
   if (measures || first) measure(measures);
   if (rule_.clips_itself) measure_directions();
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    part->update_pass();
-  }
+  on_each_device([](Part& part) { part.update_pass(); });
 }
 
 // Norms, factors and rows; without a policy that measures, what else decides about the rows.
 void Plan::measure(bool measures) {
   const bool alone = parts_.size() == 1;
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    if (measures) {
-      part->norm_pass(alone);
-    } else if (alone) {
-      part->finish();
-    }
+  if (measures) {
+    on_each_device([&](Part& part) { part.norm_pass(alone); });
+    if (alone) return;
+    gather(shape_.clip_scope);
   }
-  if (alone) return;
-  if (measures) gather(shape_.clip_scope);
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    part->finish();
-  }
+  on_each_device([](Part& part) { part.finish(); });
 }
 
 void Plan::measure_directions() {
   const bool alone = parts_.size() == 1;
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    part->direction_pass(alone);
-  }
+  on_each_device([&](Part& part) { part.direction_pass(alone); });
   if (alone) return;
   gather(scope_);
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    part->finish_rule();
-  }
+  on_each_device([](Part& part) { part.finish_rule(); });
 }
 
 // Every device gets the sums of all, in the same order, so that they decide alike. `scope`: over which they are taken.

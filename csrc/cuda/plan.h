@@ -34,6 +34,9 @@ class Plan {
   void rebuild(const Shape& shape);
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
+  // Calls `body(part)` for every part, with its device current.
+  template <class Body>
+  void on_each_device(const Body& body);
   void measure_and_update(const Inputs& inputs);
   void measure(bool measures);
   void measure_directions();
