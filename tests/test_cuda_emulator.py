@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from test_cuda_headers import _nvcc
+
 ROOT = Path(__file__).resolve().parent.parent
 EMULATOR = ROOT / "tests" / "cuda_emulator"
 COMPILER = shutil.which("g++")
@@ -185,11 +187,6 @@ def test_unknown_order_is_refused(selftest: dict[str, Path]) -> None:
     result = _run(selftest["plain"], "mixed", order="random")
     assert result.returncode == 3
     assert "TORCHCLIP_EMULATOR_ORDER=random is not ascending, descending or shuffled:SEED" in result.stderr
-
-
-def _nvcc() -> str | None:
-    home = os.environ.get("CUDA_HOME")
-    return shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home, "bin"))) if home else None)
 
 
 @pytest.mark.skipif(_nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 import torchclip
 from emulated import Emulator
-from twins import RECIPES, Recipe, Twin, assert_same, counted
+from twins import BY_NAME, OF_CACHES, OF_RECIPES, SMALL_CACHE, Recipe, Twin, assert_same, counted
 
-SMALL_CACHE, LARGE_CACHE = 1024, 1 << 26
-BY_NAME = {recipe.name: recipe for recipe in RECIPES}
-OF_RECIPES = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-OF_CACHES = pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
+
+def ready_twins(recipe: Recipe, prepare: Callable[[Twin], object] | None = None) -> tuple[Twin, Twin]:
+    """One to capture and one to step beside it, both prepared and two steps old; the first has its next gradients."""
+    twin, eager = recipe.twin(), recipe.twin()
+    for each in (twin, eager):
+        if prepare is not None:
+            prepare(each)
+        each.steps([1, 2])
+    twin.give(3)
+    return twin, eager
 
 
 def captured(emulator: Emulator, twin: Twin) -> int:
@@ -51,10 +56,7 @@ def nothing(twin: Twin, step: int) -> None:
 @OF_RECIPES
 def test_every_replay_is_a_step(recipe: Recipe, cache: int, emulator: Emulator) -> None:
     emulator.set_cache_bytes(cache)
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe)
     assert captured(emulator, twin) == (recipe.launches if cache == SMALL_CACHE else recipe.fits)
     replays_like(emulator, twin, eager, nothing)
 
@@ -64,19 +66,15 @@ def test_every_replay_is_a_step(recipe: Recipe, cache: int, emulator: Emulator) 
 def test_learning_rate_on_the_device(recipe: Recipe, cache: int, emulator: Emulator) -> None:
     emulator.set_cache_bytes(cache)
 
-    def tensor_lr(group: dict[str, Any]) -> None:
-        group["lr"] = torch.tensor(float(group["lr"]))
+    def take_tensors(twin: Twin) -> None:
+        for group in twin.optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]))
 
     def schedule(twin: Twin, step: int) -> None:
         for group in twin.optimizer.param_groups:
             group["lr"].mul_(0.5)
 
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        for group in each.optimizer.param_groups:
-            tensor_lr(group)
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe, take_tensors)
     captured(emulator, twin)
     replays_like(emulator, twin, eager, schedule)
 
@@ -103,11 +101,10 @@ def test_grad_scale_and_found_inf(recipe: Recipe, cache: int, emulator: Emulator
         twin.optimizer.grad_scale.fill_(2.0 ** (step % 3))
         twin.optimizer.found_inf.fill_(1.0 if step == 4 else 0.0)
 
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.optimizer.grad_scale, each.optimizer.found_inf = torch.ones(()), torch.zeros(1)
-        each.steps([1, 2])
-    twin.give(3)
+    def take_scaler(twin: Twin) -> None:
+        twin.optimizer.grad_scale, twin.optimizer.found_inf = torch.ones(()), torch.zeros(1)
+
+    twin, eager = ready_twins(recipe, take_scaler)
     captured(emulator, twin)
     replays_like(emulator, twin, eager, scaler)
 
@@ -117,10 +114,7 @@ def test_a_norm_that_is_not_finite_is_skipped_in_a_replay(cache: int, emulator: 
     emulator.set_cache_bytes(cache)
     policy = torchclip.ClipByGlobalNorm(5.0, nonfinite="skip")
     recipe = replace(BY_NAME["adamw_clip"], options={"lr": 0.1, "clip": policy})
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe)
     captured(emulator, twin)
     before = twin.numbers()
     twin.params[0].grad[5] = torch.nan
@@ -131,10 +125,7 @@ def test_a_norm_that_is_not_finite_is_skipped_in_a_replay(cache: int, emulator: 
 
 def test_two_steps_in_one_graph(emulator: Emulator) -> None:
     recipe = BY_NAME["extensions"]
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe)
     emulator.begin_capture()
     twin.step()
     twin.step()
@@ -150,10 +141,7 @@ def test_two_steps_in_one_graph(emulator: Emulator) -> None:
 
 def test_eager_steps_go_on_after_a_capture(emulator: Emulator) -> None:
     recipe = BY_NAME["adamw_clip"]
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe)
     captured(emulator, twin)
     for each in (twin, eager):
         each.steps([4, 5])
@@ -169,10 +157,7 @@ MANY = replace(BY_NAME["sgd_clip"], name="many", shapes=[(3,)] * 400)
 
 def test_eager_steps_with_other_gradients_after_a_capture(emulator: Emulator) -> None:
     """A graph writes the addresses that it was captured with, whatever a step in between has written."""
-    twin, eager = MANY.twin(), MANY.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(MANY)
     captured(emulator, twin)
     static = [param.grad for param in twin.params]
     for each in (twin, eager):  # before the first replay, and with gradients elsewhere
@@ -193,10 +178,7 @@ def test_eager_steps_with_other_gradients_after_a_capture(emulator: Emulator) ->
 def test_another_policy_after_a_capture(emulator: Emulator) -> None:
     """A graph steps as it was captured, in memory that stays its own."""
     recipe = BY_NAME["adamw_clip"]
-    twin, eager = recipe.twin(), recipe.twin()
-    for each in (twin, eager):
-        each.steps([1, 2])
-    twin.give(3)
+    twin, eager = ready_twins(recipe)
     captured(emulator, twin)
     for step in (4, 6):
         for each in (twin, eager):

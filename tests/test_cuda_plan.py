@@ -10,16 +10,20 @@ import torch
 import torchclip
 from emulated import LAUNCH, ORDERS, SET_DEVICE, Emulator
 from torchclip.backend import unavailable_reason
-from twins import RECIPES, Recipe, assert_close, assert_same, counted
+from twins import (
+    BY_NAME,
+    LARGE_CACHE,
+    OF_CACHES,
+    OF_RECIPES,
+    SMALL_CACHE,
+    Recipe,
+    assert_close,
+    assert_same,
+    counted,
+)
 
-SMALL_CACHE, LARGE_CACHE = 1024, 1 << 26
-"""Bytes: less than any model here, and more."""
 
-BY_NAME = {recipe.name: recipe for recipe in RECIPES}
-OF_RECIPES = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-
-
-@pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
+@OF_CACHES
 @OF_RECIPES
 def test_launches_of_a_step(recipe: Recipe, cache: int, emulator: Emulator) -> None:
     emulator.set_cache_bytes(cache)
@@ -83,7 +87,7 @@ def test_one_and_two_launches_agree_bitwise(recipe: Recipe, emulator: Emulator) 
     assert_same(results[1], results[0])
 
 
-@pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
+@OF_CACHES
 @OF_RECIPES
 def test_results_repeat_bitwise_in_every_order(recipe: Recipe, cache: int, emulator: Emulator) -> None:
     emulator.set_cache_bytes(cache)
@@ -130,7 +134,7 @@ def failing_step(emulator: Emulator, twin: Any, code: str, successes: int) -> No
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
+@OF_CACHES
 @OF_RECIPES
 def test_a_step_whose_first_launch_fails_has_not_been(
     recipe: Recipe, cache: int, code: str, emulator: Emulator
@@ -265,7 +269,7 @@ def test_two_devices_repeat_bitwise(emulator: Emulator) -> None:
 # A GradScaler's numbers.
 
 
-@pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
+@OF_CACHES
 @OF_RECIPES
 def test_found_inf_of_a_first_step_leaves_it_to_be_made(recipe: Recipe, cache: int, emulator: Emulator) -> None:
     emulator.set_cache_bytes(cache)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -170,3 +171,11 @@ RECIPES = (
         },
     ),
 )
+
+BY_NAME = {recipe.name: recipe for recipe in RECIPES}
+OF_RECIPES = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+
+SMALL_CACHE, LARGE_CACHE = 1024, 1 << 26
+"""Bytes: less than any model here, and more."""
+
+OF_CACHES = pytest.mark.parametrize("cache", (SMALL_CACHE, LARGE_CACHE))
