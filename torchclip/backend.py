@@ -81,6 +81,11 @@ def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
     return None
 
 
+def _why_not(backend: str, parameters: Iterable[Tensor]) -> str | None:
+    """Why ``backend`` cannot update these parameters here; None where it can."""
+    return unavailable_reason(backend) or unserved_reason(backend, parameters)
+
+
 def choose(requested: str | None, parameters: list[Tensor]) -> str:
     """The backend that runs: the one asked for, or the first that serves all parameters.
 
@@ -89,7 +94,7 @@ def choose(requested: str | None, parameters: list[Tensor]) -> str:
         RuntimeError: when the one asked for cannot run, with the reason and the remedy.
     """
     if requested is not None:
-        reason = unavailable_reason(requested) or unserved_reason(requested, parameters)
+        reason = _why_not(requested, parameters)
         if reason is not None:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
@@ -114,17 +119,13 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
         return "reference"
     chosen = choose(requested, parameters)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
-        reason = (
-            unavailable_reason("cuda") or unserved_reason("cuda", parameters) or f"backend={chosen!r} was asked for"
-        )
+        reason = _why_not("cuda", parameters) or f"backend={chosen!r} was asked for"
         raise RuntimeError(
             f"capturable=True demands a step that a CUDA graph can capture, which only backend='cuda' takes, and it "
             f"cannot run here ({reason}): leave capturable=False"
         )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
-        reasons = "; ".join(
-            f"{name}: {unavailable_reason(name) or unserved_reason(name, parameters)}" for name in FUSED_BACKENDS
-        )
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters)}" for name in FUSED_BACKENDS)
         raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
     return chosen
 
