@@ -202,7 +202,7 @@ bool Members::refresh_changed(Member& member) {
   member.fingerprint = 0;
   if (!member.active) return true;
   member.used_slots = used_slots_of(member);
-  if (has_extra()) member.extra = std::make_unique<MemberExtra>();
+  member.extra = has_extra() ? std::make_unique<MemberExtra>() : nullptr;
   if (needs_state(member.used_slots)) {
     if (!member.state) return false;
     bind_state(member);

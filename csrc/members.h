@@ -60,6 +60,8 @@ struct Member {
   std::unique_ptr<MemberExtra> extra;
 
   const at::Tensor& parameter() const { return THPVariable_Unpack(object.ptr()); }
+  // It has a gradient, and was found to be served by the last refresh.
+  bool can_step() const { return fingerprint != 0; }
   double scalar(size_t i) const { return read_number(scalar_values[i], scalar_is_double[i], 0); }
   void set_scalar(size_t i, double value) const { write_number(scalar_values[i], scalar_is_double[i], 0, value); }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "garbage_collection.h"
 #include "plan.h"
 #if defined(TORCHCLIP_CUDA)
 #include "cuda/plan.h"
@@ -53,27 +54,6 @@ Outcome step(cuda::Plan& plan, const py::object& grad_scale, const py::object& f
   return plan.step(grad_scale, found_inf, loss);
 }
 #endif
-
-bool is_constructed(PyObject* self) {
-  return reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
-}
-
-// A plan holds the optimizer's parameters and state, which may refer to the optimizer in turn, through a hook say: the
-// garbage collector must see through it.
-template <class AnyPlan>
-void collect_garbage_of(PyHeapTypeObject* heap_type) {
-  PyTypeObject* type = &heap_type->ht_type;
-  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
-  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    if (!is_constructed(self)) return 0;
-    return py::cast<AnyPlan&>(py::handle(self)).traverse(visit, arg);
-  };
-  type->tp_clear = [](PyObject* self) {
-    if (is_constructed(self)) py::cast<AnyPlan&>(py::handle(self)).clear();
-    return 0;
-  };
-}
 
 template <class AnyPlan>
 void bind_plan(py::module_& module, const char* name) {

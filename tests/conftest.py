@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # which Triton looks at when it is imported
+
 import emulated
+import gathering
+import interpreted
 from records import BACKENDS
 from torchclip.backend import unavailable_reason
+from torchclip.triton_plan import kinds
+from torchclip.triton_plan.gatherer import Gatherer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,12 +34,32 @@ def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
     building.wait()
 
 
-@pytest.fixture(params=BACKENDS)
+if unavailable_reason("triton") is None:
+    interpreted.hasten()
+
+INTERPRETED = {"test_conformance", "test_between_steps", "test_modifier_checkpoints", "test_torch_faults"}
+"""The modules whose tests of each backend run Triton's interpreter too, in which a step takes a tenth of a second.
+TORCHCLIP_INTERPRET_ALL=1 in the environment lets all of them."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test that takes a backend each of them in turn."""
+    if "backend" not in metafunc.fixturenames or any(
+        "backend" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")
+    ):
+        return
+    slow = not emulated.ON_GPU and metafunc.module.__name__ not in INTERPRETED
+    left_out = {"triton"} if slow and os.environ.get("TORCHCLIP_INTERPRET_ALL") != "1" else set()
+    metafunc.parametrize("backend", [name for name in BACKENDS if name not in left_out], indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend in turn; one that cannot run here is skipped with its own words.
 
     Without a GPU the CUDA backend is that of the emulated module, which serves tensors on the CPU; with one, too, for
-    tests that make their tensors on the CPU."""
+    tests that make their tensors on the CPU. The Triton backend is interpreted without a GPU, and serves no tensor on
+    the CPU with one."""
     on_gpu = emulated.ON_GPU and request.module.__name__ == "test_conformance"
     if request.param == "cuda" and not on_gpu:
         reason = emulated.obstacle()
@@ -38,6 +67,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
             with emulated.emulated():
                 yield request.param
             return
+    elif request.param == "triton" and emulated.ON_GPU and not on_gpu:
+        reason = "it does not reach the CPU's tensors here"
     else:
         reason = unavailable_reason(request.param)
     if reason is not None:
@@ -53,6 +84,16 @@ def emulator() -> Iterator[emulated.Emulator]:
         pytest.skip(reason)
     with emulated.emulated() as controls:
         yield controls
+
+
+@pytest.fixture(params=("compiled", "python", "python_without_guards"))
+def make_gatherer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Each gatherer in turn; the one in Python also as it is where torch has no check of many tensors at once."""
+    if request.param == "python_without_guards":
+        monkeypatch.setattr(kinds, "TensorGuards", None)
+    elif request.param == "python":
+        assert kinds.TensorGuards is not None, "torch has moved it, and every step takes three times as long"
+    yield gathering.compiled if request.param == "compiled" else Gatherer
 
 
 @pytest.fixture(autouse=True)
