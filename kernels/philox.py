@@ -48,6 +48,18 @@ def philox4x32(key0, key1, counter0, counter1, counter2, counter3):
 
 
 @triton.jit
+def words_of(key0, key1, step, parameter_index, block, stream: tl.constexpr):
+    """The four words of blocks of elements, int64, by number: those of ``words``."""
+    counter0 = tl.full(block.shape, 0, tl.uint32) + tl.cast(step, tl.uint32)
+    counter1 = tl.full(block.shape, 0, tl.uint32) + tl.cast(parameter_index, tl.uint32)
+    # A stream takes one byte of the last word, and the blocks past 2**32 the others.
+    counter3 = (((block >> 32) << 8) + stream).to(tl.uint32)
+    return philox4x32(
+        tl.cast(key0, tl.uint32), tl.cast(key1, tl.uint32), counter0, counter1, block.to(tl.uint32), counter3
+    )
+
+
+@triton.jit
 def words(key0, key1, step, parameter_index, first_element, stream: tl.constexpr, count: tl.constexpr):
     """The words of ``count`` elements of a parameter, lane by lane: four blocks, uint32 [count / 4].
 
@@ -60,14 +72,15 @@ def words(key0, key1, step, parameter_index, first_element, stream: tl.constexpr
         stream: what the draw is for.
         count: a power of two, at least 4.
     """
-    group = tl.cast(first_element, tl.int64) // LANES + tl.arange(0, count // LANES)
-    counter0 = tl.full(group.shape, 0, tl.uint32) + tl.cast(step, tl.uint32)
-    counter1 = tl.full(group.shape, 0, tl.uint32) + tl.cast(parameter_index, tl.uint32)
-    # A stream takes one byte of the last word, and the groups past 2**32 the others.
-    counter3 = (((group >> 32) << 8) + stream).to(tl.uint32)
-    return philox4x32(
-        tl.cast(key0, tl.uint32), tl.cast(key1, tl.uint32), counter0, counter1, group.to(tl.uint32), counter3
-    )
+    block = tl.cast(first_element, tl.int64) // LANES + tl.arange(0, count // LANES)
+    return words_of(key0, key1, step, parameter_index, block, stream)
+
+
+@triton.jit
+def lane_of(element, lane0, lane1, lane2, lane3):
+    """Of the numbers of each element's block, its own."""
+    lane = element % LANES
+    return tl.where(lane < 2, tl.where(lane == 0, lane0, lane1), tl.where(lane == 2, lane2, lane3))
 
 
 @triton.jit
@@ -87,6 +100,13 @@ def keep(key0, key1, step, parameter_index, first_element, threshold, stream: tl
 
 
 @triton.jit
+def keep_at(key0, key1, step, parameter_index, element, threshold, stream: tl.constexpr):
+    """``keep`` for a block of elements, int64, that need not follow one another."""
+    lane0, lane1, lane2, lane3 = words_of(key0, key1, step, parameter_index, element // LANES, stream)
+    return lane_of(element, lane0, lane1, lane2, lane3) >= tl.cast(threshold, tl.uint32)
+
+
+@triton.jit
 def normal(key0, key1, step, parameter_index, first_element, count: tl.constexpr):
     """A standard normal number, float32, for each of ``count`` elements; the arguments are those of ``words``.
 
@@ -97,6 +117,15 @@ def normal(key0, key1, step, parameter_index, first_element, count: tl.constexpr
     lane0, lane1 = box_muller(word0, word1)
     lane2, lane3 = box_muller(word2, word3)
     return by_element(lane0, lane1, lane2, lane3)
+
+
+@triton.jit
+def normal_at(key0, key1, step, parameter_index, element):
+    """``normal`` for a block of elements, int64, that need not follow one another."""
+    word0, word1, word2, word3 = words_of(key0, key1, step, parameter_index, element // LANES, NOISE_STREAM)
+    lane0, lane1 = box_muller(word0, word1)
+    lane2, lane3 = box_muller(word2, word3)
+    return lane_of(element, lane0, lane1, lane2, lane3)
 
 
 @triton.jit

@@ -15,11 +15,7 @@ CHECKS = Path(__file__).with_name("triton_checks.py")
 
 
 CHECK_NAMES = (
-    "momentum",
-    "momentum_over_sums",
-    "second_moment",
-    "root_mean_square",
-    "soft_threshold",
+    "rules",
     "prepare",
     "after_rule",
     "philox",

@@ -12,6 +12,7 @@ from torch import Tensor
 import torchclip
 from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
 from torchclip.kernels import philox, pipeline, rules
+from torchclip.kernels.tables import Run
 from torchclip.reference.draws import Draws, normal_pair
 from torchclip.reference.philox import WORD, key_of_seed, philox4x32
 
@@ -20,76 +21,27 @@ EPS = torch.finfo(torch.float32).eps
 
 
 @triton.jit
-def momentum_kernel(
-    p, g, m, s, momentum, weight, m_step, g_step, offset, buffer: tl.constexpr, sums: tl.constexpr, count: tl.constexpr
-):
-    i = tl.arange(0, count)
-    new_p, new_m, new_s = rules.momentum(
-        tl.load(p + i), tl.load(g + i), tl.load(m + i), tl.load(s + i),
-        momentum, weight, m_step, g_step, offset, buffer, sums,
+def rule_kernel(p, g, s0, s1, s2, coefficients, run: tl.constexpr):
+    block: tl.constexpr = run.block
+    i = tl.arange(0, block)
+    k = (
+        tl.load(coefficients), tl.load(coefficients + 1), tl.load(coefficients + 2), tl.load(coefficients + 3),
+        tl.load(coefficients + 4), tl.load(coefficients + 5), tl.load(coefficients + 6), tl.load(coefficients + 7),
     )  # fmt: skip
+    state = (tl.load(s0 + i), tl.load(s1 + i), tl.load(s2 + i))
+    new_p, (new_0, new_1, new_2) = rules.apply(run, tl.load(p + i), tl.load(g + i), state, k)
     tl.store(p + i, new_p)
-    tl.store(m + i, new_m)
-    tl.store(s + i, new_s)
-
-
-@triton.jit
-def second_moment_kernel(
-    p, g, m, v, w, b1, w1, b2, w2, m_step, g_step, scale, offset, count: tl.constexpr, maximum: tl.constexpr
-):
-    i = tl.arange(0, count)
-    new_p, new_m, new_v, new_w = rules.second_moment(
-        tl.load(p + i), tl.load(g + i), tl.load(m + i), tl.load(v + i), tl.load(w + i),
-        b1, w1, b2, w2, m_step, g_step, scale, offset, maximum,
-    )  # fmt: skip
-    tl.store(p + i, new_p)
-    tl.store(m + i, new_m)
-    tl.store(v + i, new_v)
-    tl.store(w + i, new_w)
-
-
-@triton.jit
-def root_mean_square_kernel(
-    p,
-    g,
-    s,
-    b,
-    a,
-    decay,
-    weight,
-    momentum,
-    step,
-    eps,
-    count: tl.constexpr,
-    has_buffer: tl.constexpr,
-    centered: tl.constexpr,
-):
-    i = tl.arange(0, count)
-    new_p, new_s, new_b, new_a = rules.root_mean_square(
-        tl.load(p + i), tl.load(g + i), tl.load(s + i), tl.load(b + i), tl.load(a + i),
-        decay, weight, momentum, step, eps, has_buffer, centered,
-    )  # fmt: skip
-    tl.store(p + i, new_p)
-    tl.store(s + i, new_s)
-    tl.store(b + i, new_b)
-    tl.store(a + i, new_a)
-
-
-@triton.jit
-def soft_threshold_kernel(p, g, a, lr, threshold, count: tl.constexpr):
-    i = tl.arange(0, count)
-    new_p, new_a = rules.soft_threshold(tl.load(g + i), tl.load(a + i), lr, threshold)
-    tl.store(p + i, new_p)
-    tl.store(a + i, new_a)
+    tl.store(s0 + i, new_0)
+    tl.store(s1 + i, new_1)
+    tl.store(s2 + i, new_2)
 
 
 @triton.jit
 def prepare_kernel(g, p, keep, normal, scale, limit, noise, decay, stages: tl.constexpr, count: tl.constexpr):
     i = tl.arange(0, count)
     prepared = pipeline.prepare(
-        tl.load(g + i), tl.load(p + i), tl.load(keep + i), tl.load(normal + i),
-        scale, limit, noise, decay, stages & 1 != 0, stages & 2 != 0, stages & 4 != 0, stages & 8 != 0,
-    )  # fmt: skip
+        tl.load(g + i), tl.load(p + i), tl.load(keep + i), tl.load(normal + i), scale, limit, noise, decay, stages
+    )
     tl.store(g + i, prepared)
 
 
@@ -119,6 +71,10 @@ def draws_kernel(normals, keeps, low, high, step, index, first, threshold, strea
     i = tl.arange(0, count)
     tl.store(normals + i, philox.normal(low, high, step, index, first, count))
     tl.store(keeps + i, philox.keep(low, high, step, index, first, threshold, stream, count))
+    # The same one by one, from the last element to the first.
+    element = tl.cast(first, tl.int64) + (count - 1 - i)
+    tl.store(normals + count + i, philox.normal_at(low, high, step, index, element))
+    tl.store(keeps + count + i, philox.keep_at(low, high, step, index, element, threshold, stream))
 
 
 def stepped(
@@ -142,61 +98,38 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=4 * EPS, atol=4 * EPS)
 
 
-def check_momentum() -> None:
-    unused = torch.zeros(COUNT)
-    (p, m, g), expected, state, k = stepped(torchclip.SGD, lr=0.5, momentum=0.9, nesterov=True)
-    momentum_kernel[(1,)](p, g, m, unused, *k.values(), True, False, COUNT)
-    assert_close(p, expected)
-    assert_close(m, state["momentum_buffer"])
-    (p, g), expected, _, k = stepped(torchclip.SGD, lr=0.5)
-    momentum_kernel[(1,)](p, g, unused, unused, *k.values(), False, False, COUNT)
-    assert_close(p, expected)
-    assert not unused.any()
-
-
-def check_momentum_over_sums() -> None:
-    unused = torch.zeros(COUNT)
-    (p, m, s, g), expected, state, k = stepped(torchclip.AdaGradNorm, lr=0.5, momentum=0.9, scope="row")
-    momentum_kernel[(1,)](p, g, m, s, *k.values(), True, True, COUNT)
-    assert_close(p, expected)
-    assert_close(m, state["momentum_buffer"])
-    assert_close(s, state["sum"])
-    (p, s, g), expected, state, k = stepped(torchclip.AdaGradNorm, lr=0.5, scope="row")
-    momentum_kernel[(1,)](p, g, unused, s, *k.values(), False, True, COUNT)
-    assert_close(p, expected)
-    assert_close(s, state["sum"])
-
-
-def check_second_moment() -> None:
-    for amsgrad in (False, True):
-        (p, m, v, *rest, g), expected, state, k = stepped(torchclip.Adam, steps=3, lr=0.5, amsgrad=amsgrad)
-        w = rest[0] if amsgrad else torch.zeros(COUNT)
-        second_moment_kernel[(1,)](p, g, m, v, w, *k.values(), COUNT, amsgrad)
+def check_rules() -> None:
+    for cls, arguments, slots in (
+        (torchclip.SGD, {"lr": 0.5, "momentum": 0.9, "nesterov": True}, (0,)),
+        (torchclip.SGD, {"lr": 0.5}, ()),
+        (torchclip.AdaGradNorm, {"lr": 0.5, "momentum": 0.9, "scope": "row"}, (0, 1)),
+        (torchclip.AdaGradNorm, {"lr": 0.5, "scope": "row"}, (1,)),
+        (torchclip.Adam, {"lr": 0.5}, (0, 1)),
+        (torchclip.Adam, {"lr": 0.5, "amsgrad": True}, (0, 1, 2)),
+        (torchclip.RMSprop, {"lr": 0.5, "momentum": 0.9, "centered": True, "eps": 0.1}, (0, 1, 2)),
+        (torchclip.Adagrad, {"lr": 0.5, "lr_decay": 0.1}, (0,)),
+        (torchclip.GRDA, {"lr": 0.5, "c": 1.0, "mu": 0.5}, (0,)),
+    ):
+        (p, *states, g), expected, state, k = stepped(cls, steps=3, **arguments)
+        coefficients = torch.zeros(8, dtype=torch.float64)
+        coefficients[: len(k)] = torch.tensor(list(k.values()), dtype=torch.float64)
+        if cls is torchclip.GRDA:
+            coefficients[1] = state["l1"]
+        blocks = [torch.zeros(COUNT) for _ in range(3)]
+        for slot, value in zip(slots, states, strict=True):
+            blocks[slot] = value
+        family = cls.spec.family
+        run = Run(family, sum(1 << slot for slot in slots), 0, 0, 0, 1, False, False, COUNT)
+        rule_kernel[(1,)](p, g, *blocks, coefficients.float(), run)
         assert_close(p, expected)
-        assert_close(m, state["exp_avg"])
-        assert_close(v, state["exp_avg_sq"])
-        if amsgrad:
-            assert_close(w, state["max_exp_avg_sq"])
-
-
-def check_root_mean_square() -> None:
-    (p, s, b, a, g), expected, state, k = stepped(torchclip.RMSprop, lr=0.5, momentum=0.9, centered=True, eps=0.1)
-    root_mean_square_kernel[(1,)](p, g, s, b, a, *k.values(), COUNT, True, True)
-    assert_close(p, expected)
-    for name, value in (("square_avg", s), ("momentum_buffer", b), ("grad_avg", a)):
-        assert_close(value, state[name])
-    (p, s, g), expected, state, k = stepped(torchclip.Adagrad, lr=0.5, lr_decay=0.1)
-    root_mean_square_kernel[(1,)](p, g, s, torch.zeros(COUNT), torch.zeros(COUNT), *k.values(), COUNT, False, False)
-    assert_close(p, expected)
-    assert_close(s, state["sum"])
-
-
-def check_soft_threshold() -> None:
-    (p, a, g), expected, state, k = stepped(torchclip.GRDA, lr=0.5, c=1.0, mu=0.5)
-    soft_threshold_kernel[(1,)](p, g, a, k["lr"], float(state["l1"]), COUNT)
-    assert 0 < int((p == 0).sum()) < COUNT
-    assert torch.equal(p == 0, expected == 0)
-    assert_close(p, expected)
+        names = [slot.name for slot in cls.spec.slots if slot.name in state]
+        for name, slot in zip(names, slots, strict=True):
+            assert_close(blocks[slot], state[name])
+        for slot in set(range(3)) - set(slots):
+            assert not blocks[slot].any(), cls.__name__
+        if cls is torchclip.GRDA:
+            assert 0 < int((p == 0).sum()) < COUNT
+            assert torch.equal(p == 0, expected == 0)
 
 
 def check_prepare() -> None:
@@ -244,9 +177,11 @@ def drawn(
     seed: int, step: int, index: int, first: int, threshold: int, stream: int, count: int = COUNT
 ) -> tuple[Tensor, Tensor]:
     """The kernel's normal numbers and keep mask of ``count`` elements from number ``first`` on."""
-    normals, keeps = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    normals, keeps = torch.zeros(2, count), torch.zeros(2, count, dtype=torch.bool)
     draws_kernel[(1,)](normals, keeps, *key_of_seed(seed), step, index, first, threshold, stream, count)
-    return normals, keeps
+    assert_same_bits(normals[1].flip(0).contiguous(), normals[0])
+    assert torch.equal(keeps[1].flip(0), keeps[0])
+    return normals[0], keeps[0]
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor) -> None:

@@ -80,6 +80,7 @@ class RuleSpec:
 
     Args:
         name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.reference.rules``.
+        family: the functor that updates its elements, by its function in ``kernels/rules.py``.
         hyperparameters: keys of a param group, in the order of the C++ struct; ``betas`` stands for two numbers there.
         slots: every state tensor the rule can have, in the order of the C++ functor.
         used_slots: the names of the slots that a param group needs.
@@ -90,10 +91,13 @@ class RuleSpec:
         clips_itself: True when the rule measures its own direction and sets its step size by that norm.
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
+        first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
+            another first step.
         citation: where the rule comes from.
     """
 
     name: str
+    family: str
     hyperparameters: tuple[str, ...]
     slots: tuple[StateSlot, ...]
     used_slots: Callable[[Group], tuple[str, ...]]
@@ -101,6 +105,7 @@ class RuleSpec:
     coefficients: Callable[[Group, float, bool], Coefficients]
     citation: str
     clips_itself: bool = False
+    first_differs: Callable[[Group], bool] = lambda group: False
     by_scope: Callable[[Scope], RuleSpec] | None = None
 
     def over(self, scope: Scope) -> RuleSpec:

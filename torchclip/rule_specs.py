@@ -161,16 +161,19 @@ def _grda_coefficients(group: Group, step: float, first: bool) -> Coefficients:
 
 SGD = RuleSpec(
     name="sgd",
+    family="momentum",
     hyperparameters=("momentum", "dampening", "nesterov"),
     slots=(StateSlot("momentum_buffer"),),
     used_slots=_momentum_slots,
     scalars=(),
     coefficients=_sgd_coefficients,
+    first_differs=lambda group: group["momentum"] != 0 and group["dampening"] != 0,
     citation="Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013",
 )
 
 NORMALIZED_SGD = RuleSpec(
     name="normalized_sgd",
+    family="momentum",
     hyperparameters=("momentum", "eps"),
     slots=(StateSlot("momentum_buffer"),),
     used_slots=_momentum_slots,
@@ -182,6 +185,7 @@ NORMALIZED_SGD = RuleSpec(
 
 MIX_CLIP = RuleSpec(
     name="mix_clip",
+    family="momentum",
     hyperparameters=("momentum", "gamma", "nu", "smooth"),
     slots=(StateSlot("momentum_buffer"),),
     used_slots=_momentum_slots,
@@ -193,6 +197,7 @@ MIX_CLIP = RuleSpec(
 
 ADAM = RuleSpec(
     name="adam",
+    family="second_moment",
     hyperparameters=("betas", "eps", "amsgrad"),
     slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq"), StateSlot("max_exp_avg_sq")),
     used_slots=_adam_slots,
@@ -203,6 +208,7 @@ ADAM = RuleSpec(
 
 NADAM = RuleSpec(
     name="nadam",
+    family="second_moment",
     hyperparameters=("betas", "eps", "momentum_decay"),
     slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
     used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
@@ -213,6 +219,7 @@ NADAM = RuleSpec(
 
 RADAM = RuleSpec(
     name="radam",
+    family="second_moment",
     hyperparameters=("betas", "eps"),
     slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
     used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
@@ -223,6 +230,7 @@ RADAM = RuleSpec(
 
 RMSPROP = RuleSpec(
     name="rmsprop",
+    family="root_mean_square",
     hyperparameters=("alpha", "eps", "momentum", "centered"),
     slots=(StateSlot("square_avg"), StateSlot("momentum_buffer"), StateSlot("grad_avg")),
     used_slots=_rmsprop_slots,
@@ -234,6 +242,7 @@ RMSPROP = RuleSpec(
 
 ADAGRAD = RuleSpec(
     name="adagrad",
+    family="root_mean_square",
     hyperparameters=("lr_decay", "eps"),
     slots=(StateSlot("sum", lambda group: group["initial_accumulator_value"]),),
     used_slots=lambda group: ("sum",),
@@ -251,6 +260,7 @@ def adagrad_norm(scope: Scope) -> RuleSpec:
     sums = () if extent is None else (StateSlot("sum", _b0_squared, True, extent, has_own_type=not by_row),)
     return RuleSpec(
         name="adagrad_norm",
+        family="momentum",
         hyperparameters=("momentum",),
         slots=(StateSlot("momentum_buffer", at_least_float32=by_row), *sums),
         used_slots=lambda group: (*_momentum_slots(group), *(slot.name for slot in sums)),
@@ -268,6 +278,7 @@ ADAGRAD_NORM = adagrad_norm(Scope.ROW)
 
 GRDA = RuleSpec(
     name="grda",
+    family="soft_threshold",
     hyperparameters=("c", "mu"),
     slots=(StateSlot("accumulator", None, at_least_float32=True),),
     used_slots=lambda group: ("accumulator",),

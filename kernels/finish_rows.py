@@ -1,0 +1,158 @@
+"""Rows of coefficients from the numbers of param groups and parameters."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .coefficients import coefficients
+from .numbers import power
+from .operands import only_if, read_number, write_number
+from .sums import integers_at, numbers_at
+from .tables import (
+    GROUP_COLUMNS,
+    GROUP_DECOUPLED,
+    GROUP_MAXIMIZE,
+    GROUP_WEIGHT_DECAY,
+    LR_ADDRESS,
+    LR_COLUMNS,
+    LR_IS_DOUBLE,
+    PLACE_FRESH,
+    PLACE_GROUPS,
+    PLACE_LRS,
+    PLACE_POLICY,
+    PLACE_ROW_COUNT,
+    PLACE_ROWS,
+    PLACE_SOURCES,
+    POLICY_LIMIT,
+    POLICY_NOISE_ETA,
+    POLICY_NOISE_GAMMA,
+    ROW_COLUMNS,
+    ROW_GRADIENT_SCALE,
+    ROW_NOISE_SCALE,
+    ROW_RULE,
+    ROW_SHRINK,
+    ROW_VALUE_LIMIT,
+    ROW_WEIGHT_DECAY,
+    SOURCE_COLUMNS,
+    SOURCE_IS_DOUBLE,
+    SOURCE_MEMBER,
+    SOURCE_SCALAR,
+    VALUE_CLIP_POLICY,
+)
+
+ROW_LANES = tl.constexpr(128)  # rows at a time
+
+
+@triton.jit
+def hyperparameters(places, group, mask):
+    """lr and the rule's other hyperparameters of param groups: a tuple of eight blocks."""
+    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_COLUMNS
+    tensor = integers_at(places, PLACE_LRS) + group * LR_COLUMNS
+    address = tl.load(tensor + LR_ADDRESS, mask, 0)
+    is_tensor = mask & (address != 0)
+    given = read_number(address, tl.load(tensor + LR_IS_DOUBLE, mask, 0), is_tensor)
+    lr = tl.where(is_tensor, given, tl.load(numbers, mask, 0.0))
+    return (
+        lr,
+        tl.load(numbers + 1, mask, 0.0),
+        tl.load(numbers + 2, mask, 0.0),
+        tl.load(numbers + 3, mask, 0.0),
+        tl.load(numbers + 4, mask, 0.0),
+        tl.load(numbers + 5, mask, 0.0),
+        tl.load(numbers + 6, mask, 0.0),
+        tl.load(numbers + 7, mask, 0.0),
+    )
+
+
+@triton.jit
+def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, factor, finish: tl.constexpr, mask):
+    """The pipeline's coefficients of rows: csrc/rows.h.
+
+    Args:
+        places: see PLACE_COLUMNS.
+        row: pointers to the rows.
+        group: of each.
+        lr: of each.
+        step: the number of this step.
+        inverse_scale: of a GradScaler.
+        step_size: a factor on all gradients.
+        factor: of the clip policy, of each row.
+        finish: what the kernel is compiled for.
+        mask: which rows there are.
+    """
+    policy = numbers_at(places, PLACE_POLICY)
+    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_COLUMNS
+    weight_decay = tl.load(numbers + GROUP_WEIGHT_DECAY, mask, 0.0)
+    decoupled = tl.load(numbers + GROUP_DECOUPLED, mask, 0.0) != 0
+    maximize = tl.load(numbers + GROUP_MAXIMIZE, mask, 0.0) != 0
+    scale = tl.where(maximize, -inverse_scale, inverse_scale) * factor
+    noise = tl.zeros_like(lr)
+    limit = noise + float("inf")
+    if finish.clip == VALUE_CLIP_POLICY:
+        limit = noise + tl.load(policy + POLICY_LIMIT)
+    if finish.noise:
+        shrinks = power(noise + step, noise + tl.load(policy + POLICY_NOISE_GAMMA))
+        noise = tl.sqrt(tl.load(policy + POLICY_NOISE_ETA) / shrinks)
+    tl.store(row + ROW_GRADIENT_SCALE, scale * step_size, mask)
+    tl.store(row + ROW_VALUE_LIMIT, limit * step_size, mask)
+    tl.store(row + ROW_NOISE_SCALE, noise, mask)
+    tl.store(row + ROW_WEIGHT_DECAY, tl.where(decoupled, 0.0, weight_decay), mask)
+    tl.store(row + ROW_SHRINK, tl.where(decoupled, 1.0 - lr * weight_decay, 1.0), mask)
+
+
+@triton.jit
+def scalar_at(source, index: tl.constexpr, mask):
+    """A number of state: where it lies, of which type it is, and its value."""
+    address = tl.load(source + SOURCE_SCALAR + index, mask, 0)
+    is_double = tl.load(source + SOURCE_IS_DOUBLE + index, mask, 0)
+    return address, is_double, read_number(address, is_double, mask & (address != 0))
+
+
+@triton.jit
+def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, mask):
+    """The rule's coefficients of rows; where the step is taken, the numbers of state move on.
+
+    Args:
+        places: see PLACE_COLUMNS.
+        row: pointers to the rows.
+        source: pointers to what they are made from.
+        h: see ``hyperparameters``.
+        norms: of rules that clip themselves, see ``coefficients``.
+        takes_step: int32, not 0 where the step is taken.
+        finish: what the kernel is compiled for.
+        mask: which rows there are.
+    """
+    address0, is_double0, scalar0 = scalar_at(source, 0, mask)
+    address1, is_double1, scalar1 = scalar_at(source, 1, mask)
+    first = mask & (mask == 0)
+    if finish.fresh:
+        fresh = tl.load(places + PLACE_FRESH).to(tl.pointer_type(tl.int32)) + tl.load(source + SOURCE_MEMBER, mask, 0)
+        first = tl.load(fresh, mask, 0) != 0
+        tl.store(fresh, 0, only_if(takes_step, mask))
+    k, scalars = coefficients(finish, h, (scalar0, scalar1), first, norms)
+    k0, k1, k2, k3, k4, k5, k6, k7 = k
+    rule = row + ROW_RULE
+    tl.store(rule, k0, mask)
+    tl.store(rule + 1, k1, mask)
+    tl.store(rule + 2, k2, mask)
+    tl.store(rule + 3, k3, mask)
+    tl.store(rule + 4, k4, mask)
+    tl.store(rule + 5, k5, mask)
+    tl.store(rule + 6, k6, mask)
+    tl.store(rule + 7, k7, mask)
+    moved0, moved1 = scalars
+    if finish.scalars > 0:
+        write_number(address0, is_double0, moved0, only_if(takes_step, mask))
+    if finish.scalars > 1:
+        write_number(address1, is_double1, moved1, only_if(takes_step, mask))
+
+
+@triton.jit
+def rows_at(places, first):
+    """Rows from ``first`` on, as a block: pointers to them and to what they are made from, and which there are."""
+    index = first + tl.arange(0, ROW_LANES)
+    mask = index < tl.load(places + PLACE_ROW_COUNT)
+    row = numbers_at(places, PLACE_ROWS) + index * ROW_COLUMNS
+    source = integers_at(places, PLACE_SOURCES) + index * SOURCE_COLUMNS
+    return row, source, mask

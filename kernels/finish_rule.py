@@ -1,0 +1,106 @@
+"""What one program makes of the norms that a rule takes itself: the coefficients of its rows."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .coefficients import direction_factor
+from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
+from .finish_step import count_clips
+from .operands import only_if, read_number, write_number
+from .sums import UNIT_LANES, finish_long_rows, integers_at, numbers_at, sum_units
+from .tables import (
+    PLACE_CLIP_FACTOR,
+    PLACE_DIRECTION_NORM,
+    PLACE_GRAD_NORM,
+    PLACE_ROW_COUNT,
+    PLACE_RULE_SUMS,
+    PLACE_SUM_IS_DOUBLE,
+    PLACE_UNITS,
+    SOURCE_COLUMNS,
+    SOURCE_GROUP,
+    SOURCE_RULE_UNIT,
+    STEP_SKIPS,
+)
+
+
+@triton.jit
+def take_norms(places, takes_step, by_rows: tl.constexpr, finish: tl.constexpr):
+    """The norms of every unit. A rule that sums them has their root as the clip factor already, and one with a single
+    unit that of the first group's hyperparameters; of others it comes with the rows. Returns whether one is below 1."""
+    norms = numbers_at(places, PLACE_GRAD_NORM)
+    directions = numbers_at(places, PLACE_DIRECTION_NORM)
+    factors = numbers_at(places, PLACE_CLIP_FACTOR)
+    clips = 0
+    for first in range(0, tl.load(places + PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
+        unit, exists, gradient, direction, _ = sum_units(places, first, finish.is_single)
+        root_factor = tl.full(gradient.shape, 1.0, tl.float64)
+        if finish.sums_units:
+            place = tl.load(integers_at(places, PLACE_RULE_SUMS) + unit, exists, 0)
+            is_double = tl.load(integers_at(places, PLACE_SUM_IS_DOUBLE) + unit, exists, 0)
+            has_sum = exists & (place != 0)
+            total = read_number(place, is_double, has_sum) + gradient
+            write_number(place, is_double, total, only_if(takes_step, has_sum))
+            root_factor = tl.where(has_sum, 1.0 / tl.sqrt(total), 1.0)
+        factor = root_factor
+        if finish.is_single and not by_rows:
+            h = hyperparameters(places, tl.zeros_like(unit), exists)
+            factor = direction_factor(finish, h, (tl.sqrt(gradient), tl.sqrt(direction), root_factor))
+        tl.store(norms + unit, tl.sqrt(gradient), exists)
+        tl.store(directions + unit, tl.sqrt(direction), exists)
+        tl.store(factors + unit, factor, exists)
+        clips = tl.maximum(clips, tl.max((exists & (factor < 1)).to(tl.int32), 0))
+    return clips
+
+
+@triton.jit
+def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
+    """All of it, by one program.
+
+    Args:
+        places: int64, see PLACE_COLUMNS.
+        numbers: float64, of the step; None where there was no first finish, and this makes the rows.
+        by_rows: the norms are kept apart by rows.
+        finish: what the kernel is compiled for, ``Finish``.
+    """
+    skips = tl.full([], 0, tl.int32)
+    if numbers is not None:
+        skips = (tl.load(numbers + STEP_SKIPS) != 0).to(tl.int32)
+    if by_rows:
+        finish_long_rows(places, skips, False)
+    clips = take_norms(places, 1 - skips, by_rows, finish)
+    tl.debug_barrier()
+    norms = numbers_at(places, PLACE_GRAD_NORM)
+    directions = numbers_at(places, PLACE_DIRECTION_NORM)
+    factors = numbers_at(places, PLACE_CLIP_FACTOR)
+    for first in range(0, tl.load(places + PLACE_ROW_COUNT), ROW_LANES):
+        row, source, mask = rows_at(places, first)
+        group = tl.load(source + SOURCE_GROUP, mask, 0)
+        unit = tl.load(source + SOURCE_RULE_UNIT, mask, 0)
+        h = hyperparameters(places, group, mask)
+        lr, _, _, _, _, _, _, _ = h
+        one = tl.full(lr.shape, 1.0, tl.float64)
+        if numbers is None:
+            write_pipeline(places, row, group, lr, one, one, one, one, finish, mask)
+        root_factor = one
+        if finish.sums_units:
+            root_factor = tl.load(factors + unit, mask, 1.0)
+        measured = (tl.load(norms + unit, mask, 0.0), tl.load(directions + unit, mask, 0.0), root_factor)
+        write_rule(places, row, source, h, measured, 1 - skips, finish, mask)
+        if not finish.is_single and not finish.sums_units and not by_rows:
+            # The factor of a unit is that of the first of its rows.
+            before = tl.load(
+                source - SOURCE_COLUMNS + SOURCE_RULE_UNIT, mask & (first + tl.arange(0, ROW_LANES) > 0), -1
+            )
+            factor = direction_factor(finish, h, measured)
+            tl.store(factors + unit, factor, mask & (before != unit))
+            clips = tl.maximum(clips, tl.max((mask & (before != unit) & (factor < 1)).to(tl.int32), 0))
+    if finish.counts_clips:
+        count_clips(places, clips, skips == 0)
+
+
+@triton.jit
+def finish_rule_kernel(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
+    """``finish_rule`` alone, where no tensor has an element."""
+    finish_rule(places, numbers, by_rows, finish)

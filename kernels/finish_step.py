@@ -1,0 +1,199 @@
+"""What one program decides at the end of the clip policy's norm pass, and before everything else where nothing is
+measured: norms, clip factors, step size, whether there is a step, and with all that the rows of coefficients."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
+from .policies import add_loss, clip_factor, factor_to, is_finite, window_percentile, window_place, z_clip
+from .sums import UNIT_LANES, finish_long_rows, numbers_at, sum_units
+from .tables import (
+    LOSS_STEP_SIZE,
+    NO_CLIP,
+    NORM_CLIP,
+    PERCENTILE_CLIP,
+    PLACE_B_SQUARED,
+    PLACE_CLIP_FACTOR,
+    PLACE_COUNTERS,
+    PLACE_GRAD_NORM,
+    PLACE_LR_SCALE,
+    PLACE_NORM_COUNT,
+    PLACE_NORM_MEAN,
+    PLACE_NORM_VARIANCE,
+    PLACE_NORM_WINDOW,
+    PLACE_NUMBERS,
+    PLACE_POLICY,
+    PLACE_ROW_COUNT,
+    PLACE_STEP,
+    PLACE_UNITS,
+    POLICY_ALPHA,
+    POLICY_B0,
+    POLICY_C,
+    POLICY_LIMIT,
+    POLICY_LOOKAHEAD_K,
+    SOURCE_CLIP_UNIT,
+    SOURCE_GROUP,
+    STEP_NUMBER,
+    STEP_SKIPS,
+    STEP_SYNCHRONISES,
+    UNIT_CLIP,
+    VALUE_CLIP_POLICY,
+    Z_CLIP,
+)
+
+
+@triton.jit
+def inverse_scale(grad_scale):
+    """What undoes the scale of a GradScaler, float64; 1 without one."""
+    if grad_scale is None:
+        return tl.full([], 1.0, tl.float64)
+    else:
+        return 1.0 / tl.load(grad_scale).to(tl.float64)
+
+
+@triton.jit
+def take_units(places, finish: tl.constexpr):
+    """Norm and factor of every unit. Returns whether a norm that counts is not finite, whether a factor is below 1, and
+    whether there is something in a unit. The factor of a policy that remembers norms comes later."""
+    norms = numbers_at(places, PLACE_GRAD_NORM)
+    factors = numbers_at(places, PLACE_CLIP_FACTOR)
+    limit = tl.load(numbers_at(places, PLACE_POLICY) + POLICY_LIMIT)
+    nonfinite = 0
+    clips = 0
+    counts = 0
+    for first in range(0, tl.load(places + PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
+        unit, exists, gradient, direction, is_empty = sum_units(places, first, finish.is_single)
+        norm = tl.where(is_empty, 0.0, tl.sqrt(gradient))
+        factor = tl.full(norm.shape, 1.0, tl.float64)
+        if finish.clip == NORM_CLIP:
+            factor = tl.where(is_empty, 1.0, clip_factor(norm, limit, finish.smooth))
+        if finish.clip == UNIT_CLIP:
+            factor = tl.where(norm != 0, tl.sqrt(direction) / norm, 1.0)
+        tl.store(norms + unit, norm, exists)
+        tl.store(factors + unit, factor, exists)
+        nonfinite = tl.maximum(nonfinite, tl.max((exists & (is_finite(norm) == 0)).to(tl.int32), 0))
+        clips = tl.maximum(clips, tl.max((exists & (factor < 1)).to(tl.int32), 0))
+        counts = tl.maximum(counts, tl.max((exists & (is_empty == 0)).to(tl.int32), 0))
+    return nonfinite, clips, counts
+
+
+@triton.jit
+def take_adaptive(places, takes_step, counts, finish: tl.constexpr):
+    """The factor of a policy that takes one norm over all parameters and remembers it, and, where the step is taken,
+    what it remembers. Returns whether the factor is below 1."""
+    policy = numbers_at(places, PLACE_POLICY)
+    norm = tl.load(numbers_at(places, PLACE_GRAD_NORM))
+    count_place = numbers_at(places, PLACE_NORM_COUNT)
+    count = tl.load(count_place)
+    if finish.clip == PERCENTILE_CLIP:
+        window = numbers_at(places, PLACE_NORM_WINDOW)
+        percentile = window_percentile(window, count, norm, policy)
+        factor = tl.where(percentile >= 0, clip_factor(norm, percentile, False), 1.0)
+        remembers = takes_step & counts & is_finite(norm)
+        tl.debug_barrier()  # all have read
+        tl.store(window + window_place(count, policy), norm, remembers)
+        tl.store(count_place, count + 1.0, remembers)
+    else:
+        mean_place = numbers_at(places, PLACE_NORM_MEAN)
+        variance_place = numbers_at(places, PLACE_NORM_VARIANCE)
+        bound, new_count, mean, variance = z_clip(norm, count, tl.load(mean_place), tl.load(variance_place), policy)
+        factor = factor_to(norm, bound)
+        tl.store(count_place, new_count, takes_step & counts)
+        tl.store(mean_place, mean, takes_step & counts)
+        tl.store(variance_place, variance, takes_step & counts)
+    factor = tl.where(counts, factor, 1.0)
+    tl.store(numbers_at(places, PLACE_CLIP_FACTOR), factor)
+    return (factor < 1).to(tl.int32)
+
+
+@triton.jit
+def take_step(places, loss, skips, finish: tl.constexpr):
+    """The number of the step and the step size; and, where the step is taken, the numbers that it leaves behind."""
+    policy = numbers_at(places, PLACE_POLICY)
+    step = tl.full([], 0.0, tl.float64)
+    if finish.counts_steps:
+        place = numbers_at(places, PLACE_STEP)
+        step = tl.load(place) + 1.0
+        tl.store(place, step, skips == 0)
+    step_size = tl.full([], 1.0, tl.float64)
+    if finish.step_size != 0:
+        alpha = tl.load(policy + POLICY_ALPHA)
+        if finish.step_size == LOSS_STEP_SIZE:
+            place = numbers_at(places, PLACE_B_SQUARED)
+            b_squared = add_loss(tl.load(place), tl.load(loss).to(tl.float64), alpha, tl.load(policy + POLICY_C))
+            tl.store(place, b_squared, skips == 0)
+        else:
+            b0 = tl.load(policy + POLICY_B0)
+            b_squared = b0 * b0 + alpha * step
+        step_size = 1.0 / tl.sqrt(b_squared)
+        tl.store(numbers_at(places, PLACE_LR_SCALE), step_size)
+    synchronises = tl.full([], 0.0, tl.float64)
+    if finish.lookahead:
+        period = tl.load(policy + POLICY_LOOKAHEAD_K).to(tl.int64)
+        synchronises = tl.where(step.to(tl.int64) % period == 0, 1.0, 0.0)
+    numbers = numbers_at(places, PLACE_NUMBERS)
+    tl.store(numbers + STEP_NUMBER, step)
+    tl.store(numbers + STEP_SKIPS, skips.to(tl.float64))
+    tl.store(numbers + STEP_SYNCHRONISES, synchronises)
+    return step, step_size
+
+
+@triton.jit
+def count_clips(places, clips, mask):
+    """The steps taken that measured a factor, and those of them in which one was below 1."""
+    counters = numbers_at(places, PLACE_COUNTERS)
+    tl.store(counters, tl.load(counters) + 1.0, mask)
+    tl.store(counters + 1, tl.load(counters + 1) + clips.to(tl.float64), mask)
+
+
+@triton.jit
+def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
+    """All of it, by one program.
+
+    Args:
+        places: int64, see PLACE_COLUMNS.
+        grad_scale: float32, of a GradScaler; None without one.
+        found_inf: float32, a sum over devices; None without one.
+        loss: of AdaLossStep; None without it.
+        finish: what the kernel is compiled for, ``Finish``.
+    """
+    measures: tl.constexpr = finish.clip != NO_CLIP and finish.clip != VALUE_CLIP_POLICY
+    skips = tl.full([], 0, tl.int32)
+    if found_inf is not None:
+        skips = (tl.load(found_inf) != 0).to(tl.int32)
+    clips = tl.full([], 0, tl.int32)
+    if measures:
+        if finish.clip == UNIT_CLIP:
+            finish_long_rows(places, skips, True)
+        nonfinite, clips, counts = take_units(places, finish)
+        if finish.skips_nonfinite:
+            skips = tl.maximum(skips, nonfinite)
+        tl.debug_barrier()
+        if finish.clip == PERCENTILE_CLIP or finish.clip == Z_CLIP:
+            clips = take_adaptive(places, skips == 0, counts != 0, finish)
+    step, step_size = take_step(places, loss, skips, finish)
+    if measures:
+        count_clips(places, clips, skips == 0)
+    tl.debug_barrier()
+    factors = numbers_at(places, PLACE_CLIP_FACTOR)
+    for first in range(0, tl.load(places + PLACE_ROW_COUNT), ROW_LANES):
+        row, source, mask = rows_at(places, first)
+        group = tl.load(source + SOURCE_GROUP, mask, 0)
+        h = hyperparameters(places, group, mask)
+        lr, _, _, _, _, _, _, _ = h
+        factor = tl.full(lr.shape, 1.0, tl.float64)
+        if measures and finish.clip != UNIT_CLIP:
+            unit = tl.load(source + SOURCE_CLIP_UNIT, mask, 0)
+            factor = tl.load(factors + unit, mask, 1.0)
+        write_pipeline(places, row, group, lr, step, inverse_scale(grad_scale), step_size, factor, finish, mask)
+        none = tl.zeros_like(lr)
+        write_rule(places, row, source, h, (none, none, none + 1.0), 1 - skips, finish, mask)
+
+
+# Those three are a caller's tensors, of any alignment.
+@triton.jit(do_not_specialize_on_alignment=["grad_scale", "found_inf", "loss"])
+def finish_step_kernel(places, grad_scale, found_inf, loss, finish: tl.constexpr):
+    """``finish_step`` alone, before everything else where nothing is measured."""
+    finish_step(places, grad_scale, found_inf, loss, finish)

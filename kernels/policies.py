@@ -1,0 +1,138 @@
+"""From a norm to a factor, and from a loss to a step size: the counterpart of ``csrc/policies.h``. Blocks or single
+numbers, float64. Comparisons are written so that a NaN survives as it does there."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .coefficients import HARD_EPS
+from .operands import only_if
+from .tables import (
+    POLICY_LIMIT,
+    POLICY_PERCENTILE,
+    POLICY_WINDOW,
+    POLICY_Z_ALPHA,
+    POLICY_Z_EPS,
+    POLICY_Z_THRESHOLD,
+    POLICY_Z_WARMUP,
+)
+
+UNIT_NORM_FLOOR = tl.constexpr(1e-6)  # the least norm of a unit's gradient that AdaptiveGradientClip divides by
+WINDOW_BLOCK = tl.constexpr(1024)  # the largest window of AutoClip
+
+
+@triton.jit
+def is_finite(value):
+    """Neither infinite nor NaN."""
+    return tl.abs(value) < float("inf")
+
+
+@triton.jit
+def at_most(value, bound):
+    return tl.where(value > bound, bound, value)
+
+
+@triton.jit
+def at_least(value, bound):
+    return tl.where(value < bound, bound, value)
+
+
+@triton.jit
+def clip_factor(norm, max_norm, smooth: tl.constexpr):
+    """min(1, max_norm / (norm + 1e-6)), or 1 / (1 + norm / max_norm); a NaN norm gives NaN, as in torch."""
+    if smooth:
+        return tl.where(norm == 0, 1.0, 1.0 / (1.0 + norm / max_norm))
+    else:
+        return at_most(max_norm / (norm + HARD_EPS), 1.0)
+
+
+@triton.jit
+def unit_clip_factor(gradient_norm, weight_norm, clipping, eps):
+    """min(1, clipping max(|W|, eps) / max(|G|, 1e-6)): Brock et al. 2021, arXiv 2102.06171, equation (3)."""
+    return at_most(clipping * at_least(weight_norm, eps) / at_least(gradient_norm, UNIT_NORM_FLOOR), 1.0)
+
+
+@triton.jit
+def window_place(count, policy):
+    """Where AutoClip puts the next norm."""
+    return count.to(tl.int64) % tl.load(policy + POLICY_WINDOW).to(tl.int64)
+
+
+@triton.jit
+def window_percentile(window, count, norm, policy):
+    """AutoClip's percentile of the norms remembered and the new one, by linear interpolation between the two nearest
+    ranks; -1 where nothing has ever been remembered.
+
+    Args:
+        window: pointer to float64 [window], a ring.
+        count: norms remembered so far.
+        norm: the new one.
+        policy: the policy's numbers.
+    """
+    size = tl.load(policy + POLICY_WINDOW).to(tl.int32)
+    finite = is_finite(norm).to(tl.int32)
+    place = window_place(count, policy).to(tl.int32)
+    remembered = tl.minimum(count + finite.to(tl.float64), size.to(tl.float64)).to(tl.int32)
+    lanes = tl.arange(0, WINDOW_BLOCK)
+    used = lanes < remembered
+    own = tl.where(only_if(finite, lanes == place), norm, tl.load(window + lanes, used, 0.0))
+    smaller = tl.zeros_like(lanes)
+    equal = tl.zeros_like(lanes)
+    for other_place in range(remembered):
+        other = tl.load(window + other_place)
+        other = tl.where((finite != 0) & (other_place == place), norm, other)
+        smaller += (other < own).to(tl.int32)
+        equal += (other == own).to(tl.int32)
+    rank = tl.load(policy + POLICY_PERCENTILE) / 100.0 * (remembered - 1).to(tl.float64)
+    below = tl.where(remembered > 0, rank, 0.0).to(tl.int32)
+    above = tl.where(below + 1 < remembered, below + 1, below)
+    is_below = used & (smaller <= below) & (below < smaller + equal)
+    is_above = used & (smaller <= above) & (above < smaller + equal)
+    low = tl.max(tl.where(is_below, own, 0.0), 0)
+    high = tl.max(tl.where(is_above, own, 0.0), 0)
+    return tl.where(remembered > 0, low + (rank - below.to(tl.float64)) * (high - low), -1.0)
+
+
+@triton.jit
+def factor_to(norm, bound):
+    """What brings a norm down to ``bound``; one below it is left alone, and a NaN too."""
+    return tl.where(norm > bound, bound / (norm + HARD_EPS), 1.0)
+
+
+@triton.jit
+def z_clip(norm, count, mean, variance, policy):
+    """ZClip's bound on a norm, and its averages afterwards: Kumar et al. 2025, arXiv 2504.02507.
+
+    During the warm-up the averages are those of all norms so far, by Welford's recurrence. A norm that is not finite
+    moves nothing.
+    """
+    max_norm = tl.load(policy + POLICY_LIMIT)
+    alpha = tl.load(policy + POLICY_Z_ALPHA)
+    threshold = tl.load(policy + POLICY_Z_THRESHOLD)
+    warming = count < tl.load(policy + POLICY_Z_WARMUP)
+    finite = is_finite(norm)
+
+    seen = count + 1.0
+    delta = norm - mean
+    early_mean = mean + delta / seen
+    early_variance = (variance * count + delta * (norm - early_mean)) / seen
+
+    deviation = tl.sqrt(variance)
+    z = delta / (deviation + tl.load(policy + POLICY_Z_EPS))
+    bound = tl.where(z > threshold, mean + threshold * threshold / z * deviation, norm)
+    bound = at_most(bound, max_norm)
+    late_mean = alpha * mean + (1.0 - alpha) * bound
+    difference = bound - late_mean
+    late_variance = alpha * variance + (1.0 - alpha) * (difference * difference)
+
+    mean = tl.where(finite, tl.where(warming, early_mean, late_mean), mean)
+    variance = tl.where(finite, tl.where(warming, early_variance, late_variance), variance)
+    return tl.where(warming, max_norm, bound), tl.where(finite, seen, count), mean, variance
+
+
+@triton.jit
+def add_loss(b_squared, loss, alpha, c):
+    """AdaLoss's b^2 after a loss: Wu et al. 2022, arXiv 2109.08282, Algorithm 1. One not finite leaves it as it was."""
+    gap = tl.abs(loss - c)
+    return tl.where(is_finite(gap), b_squared + alpha * gap, b_squared)

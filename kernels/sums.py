@@ -1,0 +1,148 @@
+"""From the partial sums of a norm pass to one sum for each unit, by the program that finishes the pass."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .coefficients import ROW_EPS
+from .operands import read_number, write_number
+from .policies import unit_clip_factor
+from .tables import (
+    LONG_ROW_COLUMNS,
+    LONG_ROW_FIRST_PARTIAL,
+    LONG_ROW_PARTIALS,
+    LONG_ROW_ROW,
+    LONG_ROW_TENSOR,
+    PLACE_LONG_ROW_COUNT,
+    PLACE_LONG_ROWS,
+    PLACE_PARTIALS,
+    PLACE_POLICY,
+    PLACE_ROW_FACTORS,
+    PLACE_TENSORS,
+    PLACE_UNIT_CHUNKS,
+    PLACE_UNITS,
+    POLICY_LIMIT,
+    POLICY_UNIT_EPS,
+    SUM_COLUMNS,
+    SUM_DIRECTION,
+    TENSOR_COLUMNS,
+    TENSOR_FIRST_ROW,
+    TENSOR_SUM_IS_DOUBLE,
+    TENSOR_SUMS,
+)
+
+UNIT_LANES = tl.constexpr(32)  # units at a time
+PARTIAL_LANES = tl.constexpr(32)  # partial sums of each at a time
+ONE_UNIT_LANES = tl.constexpr(1024)  # where there is one unit
+
+
+@triton.jit
+def numbers_at(places, place: tl.constexpr):
+    """A pointer to the float64 numbers whose address stands in that column."""
+    return tl.load(places + place).to(tl.pointer_type(tl.float64))
+
+
+@triton.jit
+def integers_at(places, place: tl.constexpr):
+    """A pointer to the int64 numbers whose address stands in that column."""
+    return tl.load(places + place).to(tl.pointer_type(tl.int64))
+
+
+@triton.jit
+def sum_range(partials, first, count):
+    """The two sums over ``count`` partial sums from number ``first`` on, always added in the same order."""
+    lanes = tl.arange(0, ONE_UNIT_LANES)
+    gradient = tl.zeros([ONE_UNIT_LANES], tl.float64)
+    direction = tl.zeros([ONE_UNIT_LANES], tl.float64)
+    for behind in range(0, count, ONE_UNIT_LANES):
+        inside = behind + lanes < count
+        place = partials + (first + behind + lanes) * SUM_COLUMNS
+        gradient += tl.load(place, inside, 0.0)
+        direction += tl.load(place + SUM_DIRECTION, inside, 0.0)
+    return tl.sum(gradient, 0), tl.sum(direction, 0)
+
+
+@triton.jit
+def sum_units(places, first_unit, is_single: tl.constexpr):
+    """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty."""
+    partials = numbers_at(places, PLACE_PARTIALS)
+    begins = integers_at(places, PLACE_UNIT_CHUNKS)
+    unit = first_unit + tl.arange(0, 1 if is_single else UNIT_LANES)
+    exists = unit < tl.load(places + PLACE_UNITS)
+    first = tl.load(begins + unit, exists, 0)
+    count = tl.load(begins + unit + 1, exists, 0) - first
+    if is_single:
+        end = tl.load(begins + 1)
+        gradient_sum, direction_sum = sum_range(partials, tl.load(begins), end - tl.load(begins))
+        gradient = tl.zeros([1], tl.float64) + gradient_sum
+        direction = tl.zeros([1], tl.float64) + direction_sum
+    else:
+        lanes = tl.arange(0, PARTIAL_LANES)
+        gradients = tl.zeros([UNIT_LANES, PARTIAL_LANES], tl.float64)
+        directions = tl.zeros([UNIT_LANES, PARTIAL_LANES], tl.float64)
+        for behind in range(0, tl.max(count, 0), PARTIAL_LANES):
+            place = partials + (first[:, None] + (behind + lanes)[None, :]) * SUM_COLUMNS
+            inside = (behind + lanes)[None, :] < count[:, None]
+            gradients += tl.load(place, inside, 0.0)
+            directions += tl.load(place + SUM_DIRECTION, inside, 0.0)
+        gradient = tl.sum(gradients, 1)
+        direction = tl.sum(directions, 1)
+    return unit, exists, gradient, direction, count == 0
+
+
+@triton.jit
+def clip_row(policy, gradient, weight):
+    """AdaptiveGradientClip's factor of one row, and what its gradients' squares sum to afterwards."""
+    limit = tl.load(policy + POLICY_LIMIT)
+    factor = unit_clip_factor(tl.sqrt(gradient), tl.sqrt(weight), limit, tl.load(policy + POLICY_UNIT_EPS))
+    return factor, factor * factor * gradient
+
+
+@triton.jit
+def step_row(tensor, row, gradient, skips):
+    """AdaGradNorm's step size of one row; the sum of its squared norms moves on unless the step is skipped.
+
+    Below two dimensions, where the update keeps sums of the elements, it is 1.
+    """
+    address = tl.load(tensor + TENSOR_SUMS)
+    has_sums = address != 0
+    is_double = tl.load(tensor + TENSOR_SUM_IS_DOUBLE)
+    place = address + row * tl.where(is_double != 0, 8, 4)
+    total = read_number(place, is_double, has_sums) + gradient
+    write_number(place, is_double, total, has_sums & (skips == 0))
+    return tl.where(has_sums, 1.0 / (tl.sqrt(total) + ROW_EPS), 1.0)
+
+
+@triton.jit
+def finish_long_rows(places, skips, by_clip: tl.constexpr):
+    """The factors of the rows that several chunks share. The parts' sums are left such that those over all parts are
+    the row's.
+
+    Args:
+        places: see PLACE_COLUMNS.
+        skips: the step is not taken.
+        by_clip: for AdaptiveGradientClip; otherwise for AdaGradNorm.
+    """
+    partials = numbers_at(places, PLACE_PARTIALS)
+    factors = numbers_at(places, PLACE_ROW_FACTORS)
+    long_rows = integers_at(places, PLACE_LONG_ROWS)
+    tensors = integers_at(places, PLACE_TENSORS)
+    lanes = tl.arange(0, ONE_UNIT_LANES)
+    for index in range(tl.load(places + PLACE_LONG_ROW_COUNT)):
+        long_row = long_rows + index * LONG_ROW_COLUMNS
+        tensor = tensors + tl.load(long_row + LONG_ROW_TENSOR) * TENSOR_COLUMNS
+        row = tl.load(long_row + LONG_ROW_ROW)
+        first = tl.load(long_row + LONG_ROW_FIRST_PARTIAL)
+        count = tl.load(long_row + LONG_ROW_PARTIALS)
+        gradient, other = sum_range(partials, first, count)
+        if by_clip:
+            factor, direction = clip_row(numbers_at(places, PLACE_POLICY), gradient, other)
+            tl.debug_barrier()  # all have read
+            for behind in range(0, count, ONE_UNIT_LANES):
+                place = partials + (first + behind + lanes) * SUM_COLUMNS + SUM_DIRECTION
+                tl.store(place, tl.where(behind + lanes == 0, direction, 0.0), behind + lanes < count)
+        else:
+            factor = step_row(tensor, row, gradient, skips)
+        tl.store(factors + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
+    tl.debug_barrier()
