@@ -56,7 +56,7 @@ TORCH_HEADERS = ("ATen/ATen.h", "torch/csrc/autograd/python_variable.h", "torch/
 
 def device_of(backend: str) -> torch.device:
     """Where the parameters of a test of this backend lie: on a GPU only where the backend runs on one."""
-    return torch.device("cuda" if backend == "cuda" and ON_GPU else "cpu")
+    return torch.device("cuda" if backend in ("cuda", "triton") and ON_GPU else "cpu")
 
 
 def _ninja() -> str | None:

@@ -144,6 +144,17 @@ AWKWARD = (
 )
 """One optimizer holds all of these; even positions are its first param group, odd ones its second."""
 
+FEW = tuple(
+    layout
+    for layout in AWKWARD
+    if layout.name
+    in (
+        *("empty", "scalar", "aligned_64", "misaligned_9", "many_rows", "channels_last", "gradient_misaligned"),
+        *("rows_with_gaps", "gradient_transposed", "gradient_expanded", "missing_at_times", "late", "never"),
+    )
+)
+"""One of each kind, for a backend that is interpreted."""
+
 
 def around_chunks(chunks: tuple[int, ...]) -> tuple[Layout, ...]:
     """Sizes of one chunk, one element less and one more, and three chunks and a tail."""

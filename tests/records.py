@@ -30,8 +30,8 @@ from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.step_size import StepSize
 
-BACKENDS = ("cuda", "cpu", "reference")
-"""A later backend joins every test here by its name. Where there is no GPU, "cuda" is the emulated one."""
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+"""A later backend joins every test here by its name. Without a GPU "cuda" is emulated, and "triton" interpreted."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

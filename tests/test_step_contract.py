@@ -23,6 +23,7 @@ from builders import (
     twins,
 )
 from guarded import largest_allocation
+from torchclip.backend import BACKENDS
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,19 @@ def test_backend_attribute(backend: str) -> None:
     assert torchclip.SGD(leaves(), foreach=True).backend == "reference"
     assert torchclip.SGD(leaves(), fused=False).backend == "reference"
     assert torchclip.Adam(leaves(), differentiable=True).backend == "reference"
-    if backend != "reference":
+    if backend not in ("triton", "reference"):  # an interpreted one is for those who ask for it
         assert torchclip.SGD(leaves(), fused=True).backend == backend
         assert torchclip.SGD(leaves()).backend == backend
+
+
+def test_backend_reason(backend: str) -> None:
+    assert torchclip.SGD(leaves(), backend=backend).backend_reason == f"backend={backend!r} was asked for"
+    assert torchclip.SGD(leaves(), foreach=True).backend_reason == "foreach=True chooses the reference path"
+    chosen = torchclip.SGD(leaves())
+    reason = chosen.backend_reason
+    assert reason.startswith("the first that serves the parameters")
+    for name in BACKENDS[: BACKENDS.index(chosen.backend)]:
+        assert f"; not {name!r}: " in reason
 
 
 def test_grda_has_the_authors_name() -> None:

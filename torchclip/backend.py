@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchclip.checks import FLOAT_DTYPES
@@ -19,7 +22,7 @@ FLAGS = ("foreach", "fused", "differentiable", "capturable")
 
 FUSED_BACKENDS = ("cuda", "triton", "cpu")
 
-ON_DEVICE = ("cuda",)
+ON_DEVICE = ("cuda", "triton")
 """The backends that keep every number of state on the parameters' device, where it is read without waiting."""
 
 
@@ -33,7 +36,7 @@ def _import_extension() -> tuple[ModuleType | None, str]:
 EXTENSION, _IMPORT_ERROR = _import_extension()
 """The compiled passes, or None where they were not built."""
 
-_NOT_YET = "this version of torchclip has no {} passes; backend='reference' runs on every device"
+OLDEST_TRITON = (3, 6)
 _REBUILD = "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc"
 
 
@@ -48,7 +51,7 @@ def unavailable_reason(backend: str) -> str | None:
             f"unknown {backend=}; choose one of {', '.join(map(repr, BACKENDS))}, or None to let torchclip choose"
         )
     if backend == "triton":
-        return _NOT_YET.format("Triton")
+        return _triton_obstacle()
     if backend in ("cuda", "cpu") and EXTENSION is None:
         return (
             f"the compiled extension torchclip._C was not found ({_IMPORT_ERROR}); build it beside the "
@@ -62,8 +65,31 @@ def unavailable_reason(backend: str) -> str | None:
     return None
 
 
+def interprets_triton() -> bool:
+    """Whether Triton's kernels are interpreted, on tensors on the CPU: for tests and for finding faults."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def _triton_obstacle() -> str | None:
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "Triton is not installed; `pip install triton`, on Linux"
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"Triton {found} is too old; `pip install 'triton>={oldest}'`"
+    if interprets_triton() or torch.cuda.is_available():
+        return None
+    return (
+        "torch finds no GPU here; with TRITON_INTERPRET=1 in the environment when Python starts, Triton interprets the "
+        "kernels on the CPU, slowly"
+    )
+
+
 def served_device(backend: str) -> str:
     """The type of the devices whose tensors a fused backend updates."""
+    if backend == "triton":
+        return "cpu" if interprets_triton() else "cuda"
     if backend == "cuda" and EXTENSION is not None and EXTENSION.cuda_device is not None:
         return EXTENSION.cuda_device
     return "cpu" if backend == "cpu" else "cuda"
@@ -73,11 +99,15 @@ def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
     """Why ``backend``, which is available, cannot update these parameters; None where it can."""
     if backend == "reference":
         return None
+    parameters = list(parameters)
     for parameter in parameters:
         if parameter.device.type != served_device(backend):
             return f"a parameter is on {parameter.device}, which the {backend} backend does not reach"
         if parameter.dtype not in FLOAT_DTYPES:
             return f"a parameter is {parameter.dtype}, which the {backend} backend has no kernel for"
+    devices = sorted({str(parameter.device) for parameter in parameters})
+    if backend == "triton" and len(devices) > 1:
+        return f"the parameters are on {' and '.join(devices)}, and the triton backend updates those of one device"
     return None
 
 
@@ -98,11 +128,36 @@ def choose(requested: str | None, parameters: list[Tensor]) -> str:
         if reason is not None:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
+    return next(backend for backend in BACKENDS if _not_preferred(backend, parameters) is None)
+
+
+def _not_preferred(backend: str, parameters: Iterable[Tensor]) -> str | None:
+    """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
+    if backend == "triton" and interprets_triton():
+        return "it is interpreted here, and slower than all others: ask for it by name"
+    # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
+    return unserved_reason(backend, parameters) or unavailable_reason(backend)
+
+
+def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+    """Why the backend runs that :func:`choose_for_groups` chose."""
+    if requested is not None:
+        return f"backend={requested!r} was asked for"
+    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    if flags:
+        return f"{flags[0]} chooses the reference path"
+    return explain_choice([parameter for group in param_groups for parameter in group["params"]])
+
+
+def explain_choice(parameters: Sequence[Tensor]) -> str:
+    """Why the backend runs that is chosen for these parameters where none is asked for."""
+    reasons = []
     for backend in BACKENDS:
-        # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
-        if unserved_reason(backend, parameters) is None and unavailable_reason(backend) is None:
-            return backend
-    raise AssertionError("the reference backend serves everything")
+        reason = _not_preferred(backend, parameters)
+        if reason is None:
+            break
+        reasons.append(f"not {backend!r}: {reason}")
+    return "; ".join(["the first that serves the parameters", *reasons])
 
 
 def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
@@ -119,10 +174,10 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
         return "reference"
     chosen = choose(requested, parameters)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
-        reason = _why_not("cuda", parameters) or f"backend={chosen!r} was asked for"
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters) or 'not asked for'}" for name in ON_DEVICE)
         raise RuntimeError(
-            f"capturable=True demands a step that a CUDA graph can capture, which only backend='cuda' takes, and it "
-            f"cannot run here ({reason}): leave capturable=False"
+            f"capturable=True demands a step that a CUDA graph can capture, and no backend that takes one can run here "
+            f"({reasons}): leave capturable=False"
         )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
         reasons = "; ".join(f"{name}: {_why_not(name, parameters)}" for name in FUSED_BACKENDS)

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import torchclip
-from torchclip.backend import BACKENDS, EXTENSION, unavailable_reason
+from torchclip.backend import BACKENDS, EXTENSION, choose, explain_choice, unavailable_reason
 
 LABEL_WIDTH = 11
 
@@ -69,6 +69,10 @@ def report() -> str:
     for name in BACKENDS:
         reason = unavailable_reason(name)
         lines.append(f"  {name:<{LABEL_WIDTH}}{'available' if reason is None else 'not available: ' + reason}")
+    lines += ["", "what runs where none is asked for:"]
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        parameters = [torch.empty(1, device=device)]
+        lines.append(f"  on {device:<{LABEL_WIDTH - 3}}{choose(None, parameters)}: {explain_choice(parameters)}")
     return "\n".join(lines)
 
 

@@ -111,11 +111,16 @@ class FusedOptimizer(MeasuredOptimizer):
 
     @property
     def backend(self) -> str:
-        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``."""
+        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
         if self._backend is None:
             self._backend = backends.choose_for_groups(self._requested, self.param_groups)
             self._complete_shared()  # whose numbers lie where the backend reads them
         return self._backend
+
+    @property
+    def backend_reason(self) -> str:
+        """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
+        return backends.explain(self._requested, self.param_groups)
 
     # The step.
 

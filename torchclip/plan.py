@@ -29,9 +29,15 @@ NONFINITES = tuple(NonFinite)
 
 
 def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Any:
-    """The compiled plan of a fused backend for the rule; ``scope`` is that of a rule that clips itself."""
+    """The plan of a fused backend for the rule; ``scope`` is that of a rule that clips itself."""
     extension = backends.EXTENSION
-    assert extension is not None, "a fused backend is chosen only where the extension is"
+    if backend == "triton":
+        from torchclip.triton_plan.plan import make_plan as make_triton_plan  # which imports Triton
+
+        triton_plan = make_triton_plan(spec, scope, backends.served_device(backend), extension)
+        triton_plan.configure(configuration(modifiers))
+        return triton_plan
+    assert extension is not None, "a compiled backend is chosen only where the extension is"
     plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
     rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
     plan = plan_class(

@@ -1,0 +1,257 @@
+"""What a device holds for a step: tables that the host writes, and what the kernels write themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.norms import Scope
+from torchclip.plan import VALUE_CLIP
+from torchclip.reference.philox import key_of_seed
+from torchclip.rule_spec import RuleSpec
+from torchclip.triton_plan import columns
+from torchclip.triton_plan.image import DeviceImage
+from torchclip.triton_plan.settings import Settings
+from torchclip.triton_plan.tables import Tables
+
+FIRST_PASS, RULE_PASS = "first_places", "rule_places"
+"""The table of places of the pass for the clip policy, and of the rule's own."""
+
+SCALARS, SUMS = 6, 8
+"""Columns of ``Gatherer.addresses`` behind the operands."""
+
+CHANGING = (
+    "tensors", "gradients", "sources", "groups", "lrs", "host_rows", "draws", "rule_sums", FIRST_PASS, RULE_PASS,
+)  # fmt: skip
+"""Sections that another step may change without new tables."""
+
+SHARED = ("norm_count", "norm_mean", "norm_variance", "norm_window", "b_squared", "step")
+"""Numbers of state that belong to no single parameter, and that a finish reads and writes: see torchclip/shared.py."""
+
+
+class Memory:
+    """One device's memory, as long as the structure of the step stays.
+
+    Args:
+        device: where it lies.
+        spec: the rule.
+        tables: which tensors there are.
+        settings: the modifiers.
+        counters: of the steps that measured a factor, from the memory before; None for new ones.
+    """
+
+    def __init__(
+        self, device: torch.device, spec: RuleSpec, tables: Tables, settings: Settings, counters: Tensor | None
+    ) -> None:
+        self.device = device
+        self.tables = tables
+        self._spec = spec
+        self._settings = settings
+        shape = tables.shape
+        self.sums_units = spec.by_scope is not None and not shape.rule_rows
+        self.clip_units, self.rule_units = tables.units(shape.clip_scope), tables.units(shape.rule_scope)
+        self.image = DeviceImage(self._sizes(), device)
+
+        def numbers(count: int) -> Tensor:
+            return torch.zeros(count, dtype=torch.float64, device=device)
+
+        self.counters = numbers(2) if counters is None else counters
+        self.rows = numbers(len(tables.sources) * columns.ROW_COLUMNS)
+        self.partials = numbers(max(tables.partials, tables.row_partials) * columns.SUM_COLUMNS)
+        self.step = numbers(4)
+        self.row_gradient_factors = numbers(tables.row_total) if shape.clips_rows else None
+        self.row_step_factors = numbers(tables.row_total) if shape.rule_rows else None
+        self.zeros = torch.zeros(tables.partials if shape.counts_zeros else 0, dtype=torch.int64, device=device)
+        self._done = torch.zeros(8, dtype=torch.int32, device=device)
+        self._new = torch.zeros(tables.parameters, dtype=torch.int32, device=device)
+        self.measured = {
+            "grad_norm": numbers(self.clip_units),
+            "clip_factor": numbers(self.clip_units),
+            "rule_grad_norm": numbers(self.rule_units),
+            "rule_clip_factor": numbers(self.rule_units),
+            "direction_norm": numbers(self.rule_units),
+            "lr_scale": numbers(1),
+        }
+        self.lrs: list[Tensor | None] = []
+        self._streams: list[Any] = []
+        self._host_rows_of: Tensor | None = None
+        self._shared_at: list[int] = []
+        self._set_static()
+
+    def _sizes(self) -> dict[str, int]:
+        tables = self.tables
+        sums = self.rule_units if self.sums_units else 0
+        return {
+            "tensors": tables.tensors.numel(),
+            "gradients": len(tables.members),
+            "layouts": len(tables.layouts),
+            "chunks": sum(len(run.chunks) for run in tables.runs) * columns.CHUNK_COLUMNS,
+            "row_chunks": sum(len(run.row_chunks) for run in tables.runs) * columns.ROW_CHUNK_COLUMNS,
+            "long_rows": len(tables.long_rows) * columns.LONG_ROW_COLUMNS,
+            "sources": len(tables.sources) * columns.SOURCE_COLUMNS,
+            "clip_chunks": self.clip_units + 1,
+            "rule_chunks": self.rule_units + 1,
+            "row_unit": 2,
+            "groups": tables.groups * columns.GROUP_COLUMNS,
+            "lrs": tables.groups * columns.LR_COLUMNS,
+            "host_rows": len(tables.sources) * columns.ROW_COLUMNS,
+            "draws": 4,
+            "policy": columns.POLICY_COLUMNS,
+            "rule_sums": sums,
+            "sum_is_double": sums,
+            FIRST_PASS: columns.PLACE_COLUMNS,
+            RULE_PASS: columns.PLACE_COLUMNS,
+        }
+
+    def _set_static(self) -> None:
+        image, tables = self.image, self.tables
+        image.set("layouts", torch.tensor(tables.layouts, dtype=torch.int64))
+        image.set("chunks", tables.chunk_table("chunks"))
+        image.set("row_chunks", tables.chunk_table("row_chunks"))
+        image.set("long_rows", torch.tensor(tables.long_rows, dtype=torch.int64))
+        image.set("clip_chunks", tables.unit_chunks(tables.shape.clip_scope))
+        image.set("rule_chunks", tables.unit_chunks(tables.shape.rule_scope))
+        image.set("row_unit", torch.tensor([0, tables.row_partials]))
+        image.set("policy", self._settings.policy_table())
+        self._sources = torch.tensor(tables.sources, dtype=torch.int64).reshape(-1, columns.SOURCE_COLUMNS)
+
+    def read(self, addresses: Tensor, group_numbers: Tensor, lrs: Sequence[Tensor | None]) -> None:
+        """Takes this step's addresses and numbers, as a ``Gatherer`` gives them."""
+        tables, image = self.tables, self.image
+        if len(tables.positions) != len(addresses):
+            addresses = addresses[tables.positions]
+        operands, scalars = columns.OPERANDS, tables.shape.scalars
+        image.set("gradients", addresses[:, columns.GRADIENT], changes_by_step=True)
+        tables.tensors[:, :operands] = addresses[:, :operands]
+        tables.tensors[:, columns.GRADIENT] = 0
+        if tables.shape.rule_rows:
+            tables.tensors[:, columns.TENSOR_SUMS] = addresses[:, SUMS]
+        image.set("tensors", tables.tensors, changes_by_step=True)
+        if scalars and len(tables.sources) > 0:
+            self._sources[:, :scalars] = addresses[:, SCALARS : SCALARS + scalars]
+        image.set("sources", self._sources, changes_by_step=True)
+        image.set("groups", group_numbers, changes_by_step=True)
+        self._group_numbers, self._sums_at = group_numbers, addresses[:, SUMS]
+        self.lrs = [None if lr is None else lr.detach().to(self.device, non_blocking=True) for lr in lrs]
+        if any(lr is not None for lr in self.lrs) or image.is_in_graph:
+            places = [(0, 0) if lr is None else (lr.data_ptr(), lr.dtype is torch.float64) for lr in self.lrs]
+            image.set("lrs", torch.tensor(places, dtype=torch.int64), changes_by_step=True)
+
+    def begin(self, groups: Sequence[dict[str, Any]], fresh: Sequence[int], capturing: bool) -> None:
+        """Brings the device up to date for a step.
+
+        Args:
+            groups: the param groups.
+            fresh: positions of parameters whose state was made for this step.
+            capturing: a graph captures this step.
+        """
+        self._follow_stream()
+        shared = groups[0].get("shared", {})
+        if self._settings.draws:
+            key = key_of_seed(int(shared["seed"]))
+            self.image.set("draws", torch.tensor([*key, *self._settings.thresholds()]), changes_by_step=True)
+        if self.sums_units:
+            self._set_rule_sums(groups)
+        if not self._spec.scalars:
+            self._set_host_rows(groups)
+        shared_at = [shared[name].data_ptr() if name in shared else 0 for name in SHARED]
+        if shared_at != self._shared_at or self.image.is_in_graph:
+            self._shared_at = shared_at
+            found = dict(zip(SHARED, shared_at, strict=True))
+            for which in (FIRST_PASS, RULE_PASS):
+                self.image.set(which, self._places(which, found), changes_by_step=True)
+        self.image.upload(capturing=capturing, changing=CHANGING)
+        if self.tables.shape.fresh and fresh:
+            self._new[list(fresh)] = 1
+
+    def _follow_stream(self) -> None:
+        """The allocator must know of every stream that uses a buffer."""
+        if self.device.type == "cpu":
+            return
+        stream = torch.cuda.current_stream(self.device)
+        if stream in self._streams:
+            return
+        self._streams.append(stream)
+        buffers = (
+            self.image.memory, self.rows, self.partials, self.step, self.zeros, self.counters, self._done, self._new,
+            self.row_gradient_factors, self.row_step_factors, *self.measured.values(),
+        )  # fmt: skip
+        for buffer in buffers:
+            if buffer is not None:
+                buffer.record_stream(stream)
+
+    def _set_rule_sums(self, groups: Sequence[dict[str, Any]]) -> None:
+        """AdaGradNorm's sums, where they are not taken over rows."""
+        places = torch.zeros(self.rule_units, dtype=torch.int64)
+        is_double = torch.ones_like(places)
+        if self.tables.shape.rule_scope is Scope.TENSOR:
+            places[self.tables.positions] = self._sums_at
+            doubles = [member.sum_is_double for member in self.tables.members]
+            is_double[self.tables.positions] = torch.tensor(doubles, dtype=torch.int64)
+        else:
+            for unit in range(self.rule_units):
+                places[unit] = groups[unit]["shared"]["sum"].data_ptr()
+        self.image.set("rule_sums", places, changes_by_step=True)
+        self.image.set("sum_is_double", is_double)
+
+    def _set_host_rows(self, groups: Sequence[dict[str, Any]]) -> None:
+        """The rows as they are before any norm and any number on the device is known: csrc/rows.h."""
+        known = self._host_rows_of is not None and torch.equal(self._host_rows_of, self._group_numbers)
+        if known and not self.image.is_in_graph:
+            return
+        self._host_rows_of = self._group_numbers.clone()
+        limit = self._settings.numbers["limit"] if self._settings.clip == VALUE_CLIP else torch.inf
+        rows = torch.zeros(len(groups), columns.ROW_COLUMNS, dtype=torch.float64)
+        for row, group, found in zip(rows, groups, self._group_numbers.tolist(), strict=True):
+            lr, decay = found[0], found[columns.GROUP_WEIGHT_DECAY]
+            is_decoupled = found[columns.GROUP_DECOUPLED] != 0
+            row[columns.ROW_GRADIENT_SCALE] = -1.0 if found[columns.GROUP_MAXIMIZE] != 0 else 1.0
+            row[columns.ROW_VALUE_LIMIT] = limit
+            row[columns.ROW_WEIGHT_DECAY] = 0.0 if is_decoupled else decay
+            row[columns.ROW_SHRINK] = 1.0 - lr * decay if is_decoupled else 1.0
+            rule = list(self._spec.coefficients({**group, "lr": lr}, 1.0, False).values())
+            row[columns.ROW_RULE : columns.ROW_RULE + len(rule)] = torch.tensor(rule, dtype=torch.float64)
+        self.image.set("host_rows", rows[self._sources[:, columns.SOURCE_GROUP]], changes_by_step=True)
+
+    def _places(self, which: str, shared: Mapping[str, int]) -> Tensor:
+        """Where the end of a norm pass finds what it needs."""
+        shape, image, tables = self.tables.shape, self.image, self.tables
+        first = which == FIRST_PASS
+        by_rows = shape.clips_rows if first else shape.rule_rows
+        factors = self.row_gradient_factors if first else self.row_step_factors
+        prefix = "" if first else "rule_"
+        places: dict[str, int | Tensor | None] = {
+            **shared,
+            "units": 1 if by_rows else self.clip_units if first else self.rule_units,
+            "unit_chunks": image.integers("row_unit" if by_rows else "clip_chunks" if first else "rule_chunks"),
+            "partials": self.partials,
+            "grad_norm": self.measured[prefix + "grad_norm"],
+            "clip_factor": self.measured[prefix + "clip_factor"],
+            "direction_norm": self.measured["direction_norm"],
+            "lr_scale": self.measured["lr_scale"],
+            "counters": self.counters,
+            "numbers": self.step,
+            "rows": self.rows,
+            "row_count": len(tables.sources),
+            "fresh": self._new,
+            "blocks": sum(len(run.row_chunks if by_rows else run.chunks) for run in tables.runs),
+            "blocks_done": self._done[0 if first else 4 :],
+            "long_row_count": len(tables.long_rows),
+            "row_factors": factors,
+        }
+        for name in ("sources", "groups", "lrs", "policy", "long_rows", "tensors", "rule_sums", "sum_is_double"):
+            places[name] = image.integers(name)
+        table = torch.zeros(columns.PLACE_COLUMNS, dtype=torch.int64)
+        for name, place in places.items():
+            number = place.data_ptr() if isinstance(place, Tensor) else place or 0
+            table[getattr(columns, f"PLACE_{name.upper()}")] = number
+        return table
+
+    def measure_nothing(self) -> None:
+        """No parameter has a gradient."""
+        for name, value in self.measured.items():
+            if name != "lr_scale":
+                value.fill_(1.0 if name.endswith("clip_factor") else 0.0)
