@@ -1,4 +1,7 @@
-"""The Triton side of the maths: one function per functor of ``csrc/rules``, the pipeline, and the generator.
+"""The Triton side of a step. Importing any of it needs Triton.
 
-These are the element functions, each the counterpart of a C++ header of the same name. Importing them needs Triton.
+``tables`` names the columns of the tables that the host writes. ``update``, ``norms`` and ``row_norms`` are the passes;
+what the last program of a norm pass decides is in ``finish_step`` and ``finish_rule``, with ``sums``, ``finish_rows``,
+``policies`` and ``coefficients``. ``operands`` and ``elements`` read and write; ``rules``, ``pipeline`` and ``philox``
+are the maths of an element, one function for each functor of ``csrc/rules``. ``numbers`` has powers.
 """

@@ -45,75 +45,131 @@ from .tables import (
 
 
 @triton.jit
+def read_at(where, operand: tl.constexpr, address, dtype: tl.constexpr, access: tl.constexpr):
+    """Elements of an operand in the compute type.
+
+    Args:
+        where: the tensor's row in the table, the layouts, the chunk's begin, the offsets from there, and which of them
+            there are.
+        operand: by number.
+        address: of its first element.
+        dtype: of what is stored.
+        access: how it is reached.
+    """
+    tensor, layouts, begin, offsets, mask = where
+    return read(address, tensor, layouts, operand, begin, offsets, mask, dtype, access)
+
+
+@triton.jit
+def write_at(where, operand: tl.constexpr, address, stored, dtype: tl.constexpr, access: tl.constexpr):
+    """The counterpart, of elements as they are stored."""
+    tensor, layouts, begin, offsets, mask = where
+    tl.store(places_of(address, tensor, layouts, operand, begin, offsets, dtype, access), stored, mask)
+
+
+@triton.jit
+def read_state(where, unused, run: tl.constexpr, access: tl.constexpr):
+    """The state in use, and ``unused`` in the place of what is not: a tuple of three."""
+    tensor, _, _, _, _ = where
+    state0 = unused
+    state1 = unused
+    state2 = unused
+    if run.slots & 1 != 0:
+        state0 = read_at(where, STATE, tl.load(tensor + STATE), run.state_dtype, access)
+    if run.slots & 2 != 0:
+        state1 = read_at(where, STATE + 1, tl.load(tensor + STATE + 1), run.state_dtype, access)
+    if run.slots & 4 != 0:
+        state2 = read_at(where, STATE + 2, tl.load(tensor + STATE + 2), run.state_dtype, access)
+    return state0, state1, state2
+
+
+@triton.jit
+def write_state(where, state, run: tl.constexpr, access: tl.constexpr):
+    """The counterpart."""
+    tensor, _, _, _, _ = where
+    state0, state1, state2 = state
+    dtype: tl.constexpr = run.state_dtype
+    if run.slots & 1 != 0:
+        write_at(where, STATE, tl.load(tensor + STATE), narrow(state0, dtype), dtype, access)
+    if run.slots & 2 != 0:
+        write_at(where, STATE + 1, tl.load(tensor + STATE + 1), narrow(state1, dtype), dtype, access)
+    if run.slots & 4 != 0:
+        write_at(where, STATE + 2, tl.load(tensor + STATE + 2), narrow(state2, dtype), dtype, access)
+
+
+@triton.jit
+def look_ahead(where, stored, policy, synchronises, run: tl.constexpr, access: tl.constexpr):
+    """The parameters as they are stored, after Lookahead where it ends a round; the slow weights are read and written
+    then alone."""
+    tensor, layouts, begin, offsets, mask = where
+    dtype: tl.constexpr = FLOAT64 if run.dtype == FLOAT64 else FLOAT32
+    mask = only_if(synchronises, mask)
+    here = (tensor, layouts, begin, offsets, mask)
+    address = tl.load(tensor + SLOW)
+    alpha = compute(tl.load(policy + POLICY_LOOKAHEAD_ALPHA), run.dtype)
+    slow = pipeline.synchronise(widen(stored, run.dtype), read_at(here, SLOW, address, dtype, access), alpha)
+    write_at(here, SLOW, address, slow, dtype, access)
+    return tl.where(mask, narrow(slow, run.dtype), stored)
+
+
+@triton.jit
+def scaled_coefficients(where, row, factors, run: tl.constexpr):
+    """The coefficients of pipeline and rule, where rows of the tensor have factors of their own.
+
+    Args:
+        where: see ``read_at``.
+        row: of the coefficients.
+        factors: on the gradient and on the step, float64 [rows of all tensors], each None where there are none.
+        run: what the kernel is compiled for.
+    """
+    tensor, _, begin, offsets, _ = where
+    of_gradient, of_step = factors
+    scale, limit, noise_scale, weight_decay, shrink = pipeline_coefficients(row, run.dtype)
+    if of_gradient is not None:
+        factor = row_factor(of_gradient, tensor, begin + offsets)
+        scale = compute(tl.load(row + ROW_GRADIENT_SCALE) * factor, run.dtype)
+    if of_step is not None:
+        factor = row_factor(of_step, tensor, begin + offsets)
+        rule = rule_coefficients_of_rows(row, factor, run.dtype)
+    else:
+        rule = rule_coefficients(row, run.dtype)
+    return (scale, limit, noise_scale, weight_decay, shrink), rule
+
+
+@triton.jit
 def update_block(
-    tensor,
-    gradients,
-    layouts,
-    row,
-    numbers,
-    draws,
-    policy,
-    row_gradient_factors,
-    row_step_factors,
-    index,
-    begin,
-    offsets,
-    first,
-    mask,
-    synchronises,
-    run: tl.constexpr,
-    access: tl.constexpr,
-    count: tl.constexpr,
+    where, gradient_address, row, step, factors, first, run: tl.constexpr, access: tl.constexpr, count: tl.constexpr
 ):
     """Updates ``count`` neighbours; returns how many of them are exactly zero now, where that is counted.
 
     Args:
-        tensor: the tensor's row in the table.
-        index: of the tensor, for its gradient.
+        where: see ``read_at``.
+        gradient_address: of the gradient's first element.
         row: of the coefficients.
-        begin: of the chunk.
-        offsets: of the elements, from ``begin``.
+        step: the numbers of the step, those of the draws and of the policy, and, int32, not 0 where Lookahead ends a
+            round.
+        factors: see ``scaled_coefficients``.
         first: of the offsets.
-        mask: which of them there are.
-        synchronises: int32, not 0 where Lookahead ends a round.
         run: what the kernel is compiled for.
         access: how these elements are reached.
         count: a power of two.
     """
-    slow_dtype: tl.constexpr = FLOAT64 if run.dtype == FLOAT64 else FLOAT32
-    scale, limit, noise_scale, weight_decay, shrink = pipeline_coefficients(row, run.dtype)
-    if row_gradient_factors is not None:
-        factor = row_factor(row_gradient_factors, tensor, begin + offsets)
-        scale = compute(tl.load(row + ROW_GRADIENT_SCALE) * factor, run.dtype)
-    if row_step_factors is not None:
-        factor = row_factor(row_step_factors, tensor, begin + offsets)
-        coefficients = rule_coefficients_of_rows(row, factor, run.dtype)
-    else:
-        coefficients = rule_coefficients(row, run.dtype)
-
+    tensor, _, begin, _, mask = where
+    numbers, draws, policy, synchronises = step
+    around, rule = scaled_coefficients(where, row, factors, run)
+    scale, limit, noise_scale, weight_decay, shrink = around
     # Everything is read before anything is computed with, so that many loads are on their way at once.
-    parameter_address = tl.load(tensor + PARAMETER)
-    gradient = read(tl.load(gradients + index), tensor, layouts, GRADIENT, begin, offsets, mask, run.dtype, access)
+    address = tl.load(tensor + PARAMETER)
+    gradient = read_at(where, GRADIENT, gradient_address, run.dtype, access)
     parameter = gradient
     if run.family != "soft_threshold" or COUPLED_DECAY & run.stages != 0:
-        parameter = read(parameter_address, tensor, layouts, PARAMETER, begin, offsets, mask, run.dtype, access)
-    state0 = gradient
-    state1 = gradient
-    state2 = gradient
-    if run.slots & 1 != 0:
-        address0 = tl.load(tensor + STATE)
-        state0 = read(address0, tensor, layouts, STATE, begin, offsets, mask, run.state_dtype, access)
-    if run.slots & 2 != 0:
-        address1 = tl.load(tensor + STATE + 1)
-        state1 = read(address1, tensor, layouts, STATE + 1, begin, offsets, mask, run.state_dtype, access)
-    if run.slots & 4 != 0:
-        address2 = tl.load(tensor + STATE + 2)
-        state2 = read(address2, tensor, layouts, STATE + 2, begin, offsets, mask, run.state_dtype, access)
+        parameter = read_at(where, PARAMETER, address, run.dtype, access)
+    state = read_state(where, gradient, run, access)
 
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     decayed = parameter * shrink
-    parameter, state = rules.apply(run, decayed, gradient, (state0, state1, state2), coefficients)
+    parameter, state = rules.apply(run, decayed, gradient, state, rule)
     if LR_DROPOUT & run.stages != 0:
         keep = step_draws(draws, numbers, tensor, begin + first, count, run.stages)
         parameter = pipeline.choose(decayed, parameter, keep)
@@ -122,27 +178,9 @@ def update_block(
     if run.counts_zeros:
         zeros = tl.sum(((widen(stored, run.dtype) == 0) & mask).to(tl.int32), 0)
     if run.lookahead:
-        slow_mask = only_if(synchronises, mask)
-        slow_address = tl.load(tensor + SLOW)
-        slow = read(slow_address, tensor, layouts, SLOW, begin, offsets, slow_mask, slow_dtype, access)
-        alpha = compute(tl.load(policy + POLICY_LOOKAHEAD_ALPHA), run.dtype)
-        slow = pipeline.synchronise(widen(stored, run.dtype), slow, alpha)
-        places = places_of(slow_address, tensor, layouts, SLOW, begin, offsets, slow_dtype, access)
-        tl.store(places, slow, slow_mask)
-        stored = tl.where(slow_mask, narrow(slow, run.dtype), stored)
-
-    places = places_of(parameter_address, tensor, layouts, PARAMETER, begin, offsets, run.dtype, access)
-    tl.store(places, stored, mask)
-    state0, state1, state2 = state
-    if run.slots & 1 != 0:
-        places = places_of(address0, tensor, layouts, STATE, begin, offsets, run.state_dtype, access)
-        tl.store(places, narrow(state0, run.state_dtype), mask)
-    if run.slots & 2 != 0:
-        places = places_of(address1, tensor, layouts, STATE + 1, begin, offsets, run.state_dtype, access)
-        tl.store(places, narrow(state1, run.state_dtype), mask)
-    if run.slots & 4 != 0:
-        places = places_of(address2, tensor, layouts, STATE + 2, begin, offsets, run.state_dtype, access)
-        tl.store(places, narrow(state2, run.state_dtype), mask)
+        stored = look_ahead(where, stored, policy, synchronises, run, access)
+    write_at(where, PARAMETER, address, stored, run.dtype, access)
+    write_state(where, state, run, access)
     return zeros
 
 
@@ -190,51 +228,18 @@ def update_kernel(
         total = tl.where(tl.load(numbers + STEP_SKIPS) != 0, 0, total)
         synchronises = tl.load(numbers + STEP_SYNCHRONISES).to(tl.int32)
     row = rows + tl.load(tensor + TENSOR_ROW) * ROW_COLUMNS
+    gradient = tl.load(gradients + index)
+    step = (numbers, draws, policy, synchronises)
+    factors = (row_gradient_factors, row_step_factors)
     main = main_part(total, run.access)
     count = tl.full([], 0, tl.int32)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
-        count += update_block(
-            tensor,
-            gradients,
-            layouts,
-            row,
-            numbers,
-            draws,
-            policy,
-            row_gradient_factors,
-            row_step_factors,
-            index,
-            begin,
-            offsets,
-            first,
-            offsets < main,
-            synchronises,
-            run,
-            run.access,
-            block,
-        )
+        where = (tensor, layouts, begin, offsets, offsets < main)
+        count += update_block(where, gradient, row, step, factors, first, run, run.access, block)
     if run.access == ALIGNED and main < total:
         offsets = main + tl.arange(0, GROUP)
-        count += update_block(
-            tensor,
-            gradients,
-            layouts,
-            row,
-            numbers,
-            draws,
-            policy,
-            row_gradient_factors,
-            row_step_factors,
-            index,
-            begin,
-            offsets,
-            main,
-            offsets < total,
-            synchronises,
-            run,
-            ANYHOW,
-            GROUP,
-        )
+        where = (tensor, layouts, begin, offsets, offsets < total)
+        count += update_block(where, gradient, row, step, factors, main, run, ANYHOW, GROUP)
     if run.counts_zeros and total > 0:
         tl.store(zeros + tl.load(chunk + CHUNK_PARTIAL), count.to(tl.int64))

@@ -21,13 +21,13 @@ class Block(NamedTuple):
 
 BLOCKS: dict[str, Block] = {
     "cuda": Block(1024, 4),
-    "hip": Block(1024, 4),
+    "hip": Block(2048, 4),  # whose warps are of 64 threads
     "cpu": Block(4096, 1),
 }
 """For each kind of device. In place of autotuning, which would run kernels that work in place many times over.
 
 Eight elements a thread: two accesses of 128 bits for each float32 operand, one for half precision. Reckoned from
-registers (no spill for any rule on sm_80, sm_90 and gfx942) and not measured; ``python -m bench blocks`` measures them.
+registers (no spill for any rule on sm_80, sm_90 and gfx942) and not measured; ``python -m bench.blocks`` measures them.
 """
 
 

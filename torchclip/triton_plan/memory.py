@@ -75,7 +75,8 @@ class Memory:
             "direction_norm": numbers(self.rule_units),
             "lr_scale": numbers(1),
         }
-        self.lrs: list[Tensor | None] = []
+        self.has_lrs = False
+        self._held: list[Tensor | None] = []  # that kernels read
         self._streams: list[Any] = []
         self._host_rows_of: Tensor | None = None
         self._shared_at: list[int] = []
@@ -118,7 +119,7 @@ class Memory:
         image.set("policy", self._settings.policy_table())
         self._sources = torch.tensor(tables.sources, dtype=torch.int64).reshape(-1, columns.SOURCE_COLUMNS)
 
-    def read(self, addresses: Tensor, group_numbers: Tensor, lrs: Sequence[Tensor | None]) -> None:
+    def read(self, addresses: Tensor, group_numbers: Tensor) -> None:
         """Takes this step's addresses and numbers, as a ``Gatherer`` gives them."""
         tables, image = self.tables, self.image
         if len(tables.positions) != len(addresses):
@@ -135,10 +136,16 @@ class Memory:
         image.set("sources", self._sources, changes_by_step=True)
         image.set("groups", group_numbers, changes_by_step=True)
         self._group_numbers, self._sums_at = group_numbers, addresses[:, SUMS]
-        self.lrs = [None if lr is None else lr.detach().to(self.device, non_blocking=True) for lr in lrs]
-        if any(lr is not None for lr in self.lrs) or image.is_in_graph:
-            places = [(0, 0) if lr is None else (lr.data_ptr(), lr.dtype is torch.float64) for lr in self.lrs]
-            image.set("lrs", torch.tensor(places, dtype=torch.int64), changes_by_step=True)
+
+    def set_lrs(self, lrs: Sequence[Tensor | None]) -> None:
+        """Takes the learning rates that are tensors on the device."""
+        if not self.has_lrs and all(lr is None for lr in lrs):
+            return
+        self.has_lrs = True
+        lrs = [None if lr is None else lr.detach().to(self.device, non_blocking=True) for lr in lrs]
+        places = [(0, 0) if lr is None else (lr.data_ptr(), lr.dtype is torch.float64) for lr in lrs]
+        self.image.set("lrs", torch.tensor(places, dtype=torch.int64), changes_by_step=True)
+        self._held = lrs
 
     def begin(self, groups: Sequence[dict[str, Any]], fresh: Sequence[int], capturing: bool) -> None:
         """Brings the device up to date for a step.
@@ -164,8 +171,16 @@ class Memory:
             for which in (FIRST_PASS, RULE_PASS):
                 self.image.set(which, self._places(which, found), changes_by_step=True)
         self.image.upload(capturing=capturing, changing=CHANGING)
-        if self.tables.shape.fresh and fresh:
-            self._new[list(fresh)] = 1
+        if self.tables.shape.fresh:
+            self._mark_new(fresh)
+
+    def _mark_new(self, positions: Sequence[int]) -> None:
+        """By runs of neighbours: a list of positions would be copied to the device, which waits."""
+        begin = 0
+        for end in range(1, len(positions) + 1):
+            if end == len(positions) or positions[end] != positions[end - 1] + 1:
+                self._new[positions[begin] : positions[end - 1] + 1].fill_(1)
+                begin = end
 
     def _follow_stream(self) -> None:
         """The allocator must know of every stream that uses a buffer."""

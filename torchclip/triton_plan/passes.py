@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,9 @@ class Passes:
         self._updates = self._by_run("chunks")
         self._norms = self._by_type("row_chunks" if shape.clips_rows else "chunks")
         self._directions = self._by_run("row_chunks" if shape.rule_rows else "chunks")
-        self._kinds = tuple(run.run for run in memory.tables.runs)
         self._compiled: Compiled = {}
+        self._given: tuple[torch.dtype | None, ...] = ()
+        self._used: set[tuple[torch.dtype | None, ...]] = set()  # of `_given`
 
     def _by_run(self, name: str) -> list[tuple[RunTables, Tensor]]:
         """The chunks of each run, on the device."""
@@ -107,12 +109,11 @@ class Passes:
         first = self._settings.counts_steps or self._settings.step_size != 0
         first = first or inputs.grad_scale is not None or inputs.found_inf is not None
         if not clips_itself:  # its own pass comes first, which needs no lr
-            on_device = any(lr is not None for lr in self._memory.lrs)
-            first = first or bool(self._spec.scalars) or self._shape.fresh or on_device
+            first = first or bool(self._spec.scalars) or self._shape.fresh or self._memory.has_lrs
         loss = inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
         amp = (inputs.grad_scale, inputs.found_inf, loss)
         self._given = tuple(None if value is None else value.dtype for value in amp)
-        with FirstUse((self._kinds, self._finish, self._finish_rule, self._given)):
+        with self._first_use() if self._given not in self._used else nullcontext():
             if measures:
                 self._norm_pass(amp)
             elif first:
@@ -120,6 +121,11 @@ class Passes:
             if clips_itself:
                 self._direction_pass(measures or first)
             self._update_pass(measures or first)
+
+    def _first_use(self) -> FirstUse:
+        self._used.add(self._given)
+        kinds = tuple(tables.run for tables in self._memory.tables.runs)
+        return FirstUse((kinds, self._finish, self._finish_rule, self._given))
 
     def _finish_alone(self, amp: tuple[Tensor | None, ...]) -> None:
         launch(

@@ -170,17 +170,24 @@ class TritonPlan:
             count = sum(len(group["params"]) for group in self._groups)
             self._addresses = torch.zeros(count, ADDRESSES, dtype=torch.int64)
             self._group_numbers = torch.zeros(len(self._groups), columns.GROUP_COLUMNS, dtype=torch.float64)
+            self._seen = (torch.empty(0), torch.empty(0))
         self._gatherer.addresses(self._addresses)
         self._gatherer.numbers(self._group_numbers)
-        shape = self._shape_of()
-        aligned = (self._addresses[:, : columns.OPERANDS] & 15 == 0).all(1)
-        if changed or shape != self._shape or not torch.equal(aligned, self._aligned):
-            self._rebuild = True
-            if capturing:
-                raise RuntimeError(NOT_READY)
-            self._build(device, shape, aligned)
+        numbers = (self._addresses, self._group_numbers)
+        moved = not all(torch.equal(now, before) for now, before in zip(numbers, self._seen, strict=True))
+        if moved:
+            shape = self._shape_of()
+            aligned = (self._addresses[:, : columns.OPERANDS] & 15 == 0).all(1)
+            if changed or shape != self._shape or not torch.equal(aligned, self._aligned):
+                self._rebuild = True
+                if capturing:
+                    raise RuntimeError(NOT_READY)
+                self._build(device, shape, aligned)
+            self._seen = (self._addresses.clone(), self._group_numbers.clone())
         assert self._memory is not None
-        self._memory.read(self._addresses, self._group_numbers, self._gatherer.lrs())
+        if moved or self._memory.image.is_in_graph:
+            self._memory.read(*numbers)
+        self._memory.set_lrs(self._gatherer.lrs())
 
     def _shape_of(self) -> Shape:
         settings, spec = self._settings, self._spec
