@@ -116,7 +116,7 @@ def whole_grid() -> Iterable[tuple[Case, torch.dtype, str]]:
             # is the same code in every dtype: one that computes in its own type, and one that does not.
             if backend == "reference" and dtype not in (torch.float32, torch.bfloat16):
                 continue
-            if backend != "triton" or ON_GPU or dtype in interpreted_dtypes_of(case):
+            if backend != "triton" or dtype in triton_dtypes_of(case):
                 yield case, dtype, backend
 
 
@@ -129,9 +129,9 @@ def dtypes_of(case: Case) -> tuple[torch.dtype, ...]:
     return DTYPES if everywhere and (plain or case.extras is ALL_EXTENSIONS) else (torch.float32, torch.bfloat16)
 
 
-def interpreted_dtypes_of(case: Case) -> tuple[torch.dtype, ...]:
-    """Interpreting takes a second a case. The types differ in how elements are read and written and in the type that is
-    computed in, which one rule of each family shows, and all rules in one."""
+def triton_dtypes_of(case: Case) -> tuple[torch.dtype, ...]:
+    """Interpreting takes a second a case, and so does compiling for a GPU. The types differ in how elements are read
+    and written and in the type that is computed in, which one rule of each family shows, and all rules in one."""
     return DTYPES if case.name in ("adamw-no_clip", "mix_clip-no_clip", "grda-no_clip") else (torch.float32,)
 
 

@@ -117,6 +117,7 @@ def rule_places(name: str) -> dict[str, bool]:
         "csrc/rules/registry.h": f'"{name}.h"' in registry,
         "torchclip/rule_specs.py": f'name="{name}"' in specs,
         "torchclip/reference/rules.py": name in reference.RULES,
+        "kernels/coefficients.py": f'finish.rule == "{name}"' in (ROOT / "kernels/coefficients.py").read_text(),
         "torchclip/optimizers": any(getattr(cls, "spec", None) is RULES.get(name, 0) for cls in classes),
     }
 

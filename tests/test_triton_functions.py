@@ -16,6 +16,8 @@ CHECKS = Path(__file__).with_name("triton_checks.py")
 
 CHECK_NAMES = (
     "rules",
+    "coefficients",
+    "whole_powers",
     "prepare",
     "after_rule",
     "philox",

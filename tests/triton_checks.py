@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from decimal import Decimal, localcontext
 
 import torch
 import triton
@@ -10,11 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 import torchclip
+from test_contract import GRID, STEPS, flat_names
 from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
-from torchclip.kernels import philox, pipeline, rules
-from torchclip.kernels.tables import Run
+from torchclip.kernels import coefficients, numbers, philox, pipeline, rules
+from torchclip.kernels.tables import Finish, Run
 from torchclip.reference.draws import Draws, normal_pair
 from torchclip.reference.philox import WORD, key_of_seed, philox4x32
+from torchclip.rule_specs import RULES
 
 COUNT = 256
 EPS = torch.finfo(torch.float32).eps
@@ -29,7 +33,8 @@ def rule_kernel(p, g, s0, s1, s2, coefficients, run: tl.constexpr):
         tl.load(coefficients + 4), tl.load(coefficients + 5), tl.load(coefficients + 6), tl.load(coefficients + 7),
     )  # fmt: skip
     state = (tl.load(s0 + i), tl.load(s1 + i), tl.load(s2 + i))
-    new_p, (new_0, new_1, new_2) = rules.apply(run, tl.load(p + i), tl.load(g + i), state, k)
+    new_p, new_state = rules.apply(run, tl.load(p + i), tl.load(g + i), state, k)
+    new_0, new_1, new_2 = new_state
     tl.store(p + i, new_p)
     tl.store(s0 + i, new_0)
     tl.store(s1 + i, new_1)
@@ -111,16 +116,16 @@ def check_rules() -> None:
         (torchclip.GRDA, {"lr": 0.5, "c": 1.0, "mu": 0.5}, (0,)),
     ):
         (p, *states, g), expected, state, k = stepped(cls, steps=3, **arguments)
-        coefficients = torch.zeros(8, dtype=torch.float64)
-        coefficients[: len(k)] = torch.tensor(list(k.values()), dtype=torch.float64)
+        row = torch.zeros(8)
+        row[: len(k)] = torch.tensor(list(k.values()), dtype=torch.float64)
         if cls is torchclip.GRDA:
-            coefficients[1] = state["l1"]
+            row[1] = state["l1"]
         blocks = [torch.zeros(COUNT) for _ in range(3)]
         for slot, value in zip(slots, states, strict=True):
             blocks[slot] = value
         family = cls.spec.family
         run = Run(family, sum(1 << slot for slot in slots), 0, 0, 0, 1, False, False, COUNT)
-        rule_kernel[(1,)](p, g, *blocks, coefficients.float(), run)
+        rule_kernel[(1,)](p, g, *blocks, row, run)
         assert_close(p, expected)
         names = [slot.name for slot in cls.spec.slots if slot.name in state]
         for name, slot in zip(names, slots, strict=True):
@@ -130,6 +135,79 @@ def check_rules() -> None:
         if cls is torchclip.GRDA:
             assert 0 < int((p == 0).sum()) < COUNT
             assert torch.equal(p == 0, expected == 0)
+
+
+@triton.jit
+def coefficients_kernel(h, step, first, out, finish: tl.constexpr, count: tl.constexpr):
+    i = tl.arange(0, count)
+    group = (
+        tl.load(h + i), tl.load(h + count + i), tl.load(h + 2 * count + i), tl.load(h + 3 * count + i),
+        tl.load(h + 4 * count + i), tl.load(h + 5 * count + i), tl.load(h + 6 * count + i), tl.load(h + 7 * count + i),
+    )  # fmt: skip
+    zero = tl.zeros([count], tl.float64)
+    scalars = (tl.load(step + i) - 1.0, zero + (1.0 if finish.rule == "nadam" else 0.0))
+    k, moved = coefficients.coefficients(finish, group, scalars, tl.load(first + i), (zero, zero, zero + 1.0))
+    after, _ = moved
+    k0, k1, k2, k3, k4, k5, k6, k7 = k
+    tl.store(out + i, k0)
+    tl.store(out + count + i, k1)
+    tl.store(out + 2 * count + i, k2)
+    tl.store(out + 3 * count + i, k3)
+    tl.store(out + 4 * count + i, k4)
+    tl.store(out + 5 * count + i, k5)
+    tl.store(out + 6 * count + i, k6)
+    tl.store(out + 7 * count + i, k7)
+    tl.store(out + 8 * count + i, after)
+
+
+def check_coefficients() -> None:
+    """Those of torchclip.rule_specs, over the grid of the contract test."""
+    plain = Finish("", 0, False, False, True, 0, False, False, False, 0, False, False, False)
+    for rule in RULES.values():
+        names = ["lr", *flat_names(rule)]
+        grid = list(itertools.product(*(GRID[name] for name in names), STEPS, (False, True)))
+        count = triton.next_power_of_2(len(grid))
+        table = torch.tensor(grid + [grid[0]] * (count - len(grid)), dtype=torch.float64).T.contiguous()
+        h, out = torch.zeros(8, count, dtype=torch.float64), torch.zeros(9, count, dtype=torch.float64)
+        h[: len(names)] = table[: len(names)]
+        step, first = table[-2].contiguous(), table[-1].bool()
+        coefficients_kernel[(1,)](h, step, first, out, plain._replace(rule=rule.name), count)
+        for column, values in enumerate(grid):
+            own = dict(zip(names, values))
+            group = {key: own[key] for key in ("lr", *rule.hyperparameters) if key != "betas"}
+            if "betas" in rule.hyperparameters:
+                group["betas"] = (own["beta1"], own["beta2"])
+            expected = list(rule.coefficients(group, *values[-2:]).values())
+            torch.testing.assert_close(
+                out[: len(expected), column],
+                torch.tensor(expected, dtype=torch.float64),
+                # Differences of powers lose some places, those of gRDA's and NAdam's fractional ones the most.
+                rtol=1e-11,
+                atol=1e-15,
+                equal_nan=True,
+                msg=lambda text, where=(rule.name, own, values[-2:]): f"{where}: {text}",
+            )
+        if rule.scalars:
+            assert torch.equal(out[8], step), rule.name
+
+
+def check_whole_powers() -> None:
+    """Exactly rounded, or next to it: of numbers close to 1, of which 1 - beta^t loses most places."""
+    base = torch.tensor([0.0, 0.5, 0.9, 0.999, 0.9999, 1 - 2.0**-30, 1.0, 0.96] * 16, dtype=torch.float64)
+    exponent = torch.tensor([1, 2, 3, 7, 10, 100, 1000, 12345, 10**6, 2**24] + [5] * 6).repeat_interleave(8).double()
+    out = torch.zeros_like(base)
+    powers_kernel[(1,)](base, exponent, out, len(base))
+    with localcontext() as context:
+        context.prec = 60
+        for b, e, found in zip(base.tolist(), exponent.tolist(), out.tolist()):
+            exact = Decimal(b) ** int(e)
+            assert abs(Decimal(found) - exact) <= exact * Decimal(2.0**-53) + Decimal(2.0**-1070), (b, e)
+
+
+@triton.jit
+def powers_kernel(base, exponent, out, count: tl.constexpr):
+    i = tl.arange(0, count)
+    tl.store(out + i, numbers.whole_power(tl.load(base + i), tl.load(exponent + i)))
 
 
 def check_prepare() -> None:
