@@ -30,7 +30,7 @@ TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has a
 BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 210, 115, 130
 ALONE = ("build", "backend", "benchmark")  # the stages that run one at a time
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml says
-SHARDS = 8  # of the conformance tests
+SHARDS, TRITON_SHARDS = 8, 5  # of the conformance tests
 
 PROBE = """
 import json, setuptools, torch
@@ -172,16 +172,36 @@ def check_stages() -> list[Stage]:
         shard = ["-p", "bench.shard", "--shard", f"{index}/{SHARDS}"]
         command = [*pytest, *shard, "tests/test_conformance.py", "-k", "cuda"]
         stages.append(Stage(f"conformance {index + 1}/{SHARDS}", command, TEST_LIMIT, few_threads, no_pytest))
-    return stages + [sanitizer_stage(tool) for tool in ("memcheck", "racecheck", "initcheck")]
+    stages += [sanitizer_stage(tool) for tool in ("memcheck", "racecheck", "initcheck")]
+    return stages + triton_stages(pytest, few_threads, no_pytest)
 
 
-def sanitizer_stage(tool: str) -> Stage:
+def triton_stages(pytest: Sequence[str], environment: Mapping[str, str], no_pytest: str | None) -> list[Stage]:
+    """The same tests of the Triton backend, for which every variant of a kernel is compiled on the way."""
+    environment = {**environment, "TORCHCLIP_GPU_BACKEND": "triton"}
+    shard = ["-p", "bench.shard", "--shard"]
+    commands = {
+        f"conformance, Triton {index + 1}/{TRITON_SHARDS}": [
+            *shard, f"{index}/{TRITON_SHARDS}", "tests/test_conformance.py", "-k", "triton",
+        ]
+        for index in range(TRITON_SHARDS)
+    }  # fmt: skip
+    commands["GPU tests, Triton"] = ["tests/gpu", "-k", "not repeat_bitwise_in_every_dtype"]
+    stages = [
+        Stage(name, [*pytest, *arguments], TEST_LIMIT, environment, no_pytest) for name, arguments in commands.items()
+    ]
+    return [*stages, sanitizer_stage("memcheck", "triton")]
+
+
+def sanitizer_stage(tool: str, backend: str = "cuda") -> Stage:
     """One tool of compute-sanitizer over small shapes."""
     sanitizer = find_sanitizer()
     command = [sanitizer or "", f"--tool={tool}", "--error-exitcode=9", "--print-limit=20"]
     # torch asks the driver questions to which an error is the answer.
     command += ["--report-api-errors=no"]
-    if tool != "initcheck":  # it has to see what torch's kernels write, or all of that is uninitialised to it
+    # Ours alone, which are in our namespace; Triton's are in none. And initcheck has to see what torch's kernels write,
+    # or all of that is uninitialised to it.
+    if tool != "initcheck" and backend == "cuda":
         command += ["--kernel-name=kns=torchclip"]
     command += [sys.executable, "tests/gpu/sanitize.py"]
     # One allocation for each tensor, so that what lies beyond its end is nobody's.
@@ -189,9 +209,10 @@ def sanitizer_stage(tool: str) -> Stage:
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "OMP_NUM_THREADS": "2",
+        "TORCHCLIP_GPU_BACKEND": backend,
     }
     obstacle = None if sanitizer else "no compute-sanitizer: it comes with the CUDA toolkit"
-    return Stage(tool, command, TEST_LIMIT, environment, obstacle)
+    return Stage(tool if backend == "cuda" else f"{tool}, Triton", command, TEST_LIMIT, environment, obstacle)
 
 
 def benchmark_stage(results: Path) -> Stage:

@@ -7,13 +7,14 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.autograd import DeviceType
 
 from bench import __main__ as command
-from bench import bandwidth, clock, gpu, launches, step
+from bench import bandwidth, blocks, clock, gpu, launches, step
 from bench.algorithm import OURS
 from bench.cuda_cases import CUDA_ALGORITHMS, SCALED
 from bench.environment import describe_environment
@@ -22,6 +23,7 @@ from bench.launches import Launches
 from bench.measure import Settings
 from bench.report import format_row, write_json
 from bench.shapes import CUDA_SETS, SHAPE_SETS
+from torchclip.backend import unavailable_reason
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(seconds=1e-3, warmup=1, min_rounds=4, max_rounds=4)
@@ -51,7 +53,7 @@ def test_contenders_agree(algorithm: str, probe: bandwidth.BandwidthProbe) -> No
     assert not row.failures
     assert next(iter(row.algorithm.contenders)) == OURS
     assert row.rounds == 4
-    assert (SCALED in row.algorithm.contenders) == algorithm.startswith("clip_")
+    assert (SCALED in row.algorithm.contenders) == (algorithm in ("clip_sgd", "clip_adamw"))
 
 
 def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.BandwidthProbe, tmp_path: Path) -> None:
@@ -178,3 +180,15 @@ def test_the_time_limits_add_up_to_less_than_eight_minutes() -> None:
     limits = [stage.limit for stage in gpu.build_stages(machine)]
     limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
     assert sum(limits) <= 480
+
+
+def test_blocks_are_compared(probe: bandwidth.BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    reason = unavailable_reason("triton")
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(blocks, "SHAPE_SETS", step.SHAPE_SETS)
+    small = ["--sets", "gpt2", "--steps", "clip_sgd", "--elements", "64", "128", "--warps", "1", "--seconds", "0.01"]
+    assert blocks.main(small) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert sorted(line[22:36].strip() for line in lines) == ["(128, 1)", "(64, 1)"]
+    assert all(line.endswith(" % of copy") for line in lines)

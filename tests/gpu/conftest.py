@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpu_runs import BACKEND
 from torchclip.backend import EXTENSION, unavailable_reason
 
 
@@ -14,7 +15,7 @@ def obstacle() -> str | None:
         return "torch sees no GPU"
     if EXTENSION is not None and EXTENSION.cuda_device == "cpu":
         return "torchclip._C is built for the emulator"
-    return unavailable_reason("cuda")
+    return unavailable_reason(BACKEND)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from builders import OPTIMIZERS, build
 from guarded import same_bits
 
 DEVICE = "cuda"
-BACKEND = "cuda"
+BACKEND = os.environ.get("TORCHCLIP_GPU_BACKEND", "cuda")
+"""Of the optimizers under test; the Triton backend takes the same tests."""
 SHAPES = ((40, 33), (17,), (2, 3, 3), (), (5000,))
 MANY_BLOCKS = ((1 << 20, 3), (333, 77), (5,), (100_003,), (64, 64, 3, 3))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import torchclip
 from gpu_runs import (
+    BACKEND,
     COMBINATIONS,
     DEVICE,
     MIXES,
@@ -116,7 +117,7 @@ def test_forward_backward_and_step_in_one_graph() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         models.append(torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1)).to(DEVICE))
-    captured, eager = (torchclip.AdamW(model.parameters(), lr=0.01, clip=0.5, backend="cuda") for model in models)
+    captured, eager = (torchclip.AdamW(model.parameters(), lr=0.01, clip=0.5, backend=BACKEND) for model in models)
     inputs = torch.zeros(64, 20, device=DEVICE)
 
     def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 import torchclip
-from gpu_runs import COMBINATIONS, DEVICE, combined, made, parameters, torch_must_not_wait, unfinished_work
+from gpu_runs import (
+    BACKEND,
+    COMBINATIONS,
+    DEVICE,
+    combined,
+    made,
+    parameters,
+    torch_must_not_wait,
+    unfinished_work,
+)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
@@ -49,7 +58,7 @@ def test_what_changes_between_steps_does_not_wait(name: str) -> None:
 def test_first_steps_do_not_wait() -> None:
     """Not even those that make state and tables; memory is there, since asking the driver for more would wait."""
     spare = torch.empty(64 << 20, device=DEVICE)
-    optimizer = torchclip.AdamW(parameters(), clip=1.0, backend="cuda")
+    optimizer = torchclip.AdamW(parameters(), clip=1.0, backend=BACKEND)
     del spare
     with torch_must_not_wait():
         optimizer.step()
