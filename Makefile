@@ -3,11 +3,13 @@
 #   make test PYTHON=python3.12      another Python
 #   make test TORCH=torch==2.11.0    another torch, in a fresh .venv
 #   make test TORCHCLIP_BUILD=none   without the compiled parts
+#   make test WORKERS=8              with more processes
 #   make gpu OUT=results             results and log elsewhere than in bench/results
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHCLIP_BUILD ?= cpu
+WORKERS ?= 2
 OUT ?= bench/results
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +26,8 @@ help: ## list the targets
 demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
 	$(BIN)/python -m recipes.demo
 
-test: build lint ## lint, then every test that needs no GPU
-	$(BIN)/python -m pytest -q --durations=10
+test: build lint ## lint, then every test that needs no GPU (a quarter of an hour on two cores)
+	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadgroup
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
