@@ -174,10 +174,10 @@ class TritonPlan:
         self._gatherer.addresses(self._addresses)
         self._gatherer.numbers(self._group_numbers)
         numbers = (self._addresses, self._group_numbers)
-        moved = not all(torch.equal(now, before) for now, before in zip(numbers, self._seen, strict=True))
-        if moved:
-            shape = self._shape_of()
-            aligned = (self._addresses[:, : columns.OPERANDS] & 15 == 0).all(1)
+        moved, written = (not torch.equal(now, before) for now, before in zip(numbers, self._seen, strict=True))
+        if moved or written:
+            shape = self._shape_of() if written or self._shape is None else self._shape
+            aligned = (self._addresses[:, : columns.OPERANDS] & 15 == 0).all(1) if moved else self._aligned
             if changed or shape != self._shape or not torch.equal(aligned, self._aligned):
                 self._rebuild = True
                 if capturing:
@@ -185,7 +185,7 @@ class TritonPlan:
                 self._build(device, shape, aligned)
             self._seen = (self._addresses.clone(), self._group_numbers.clone())
         assert self._memory is not None
-        if moved or self._memory.image.is_in_graph:
+        if moved or written or self._memory.image.is_in_graph:
             self._memory.read(*numbers)
         self._memory.set_lrs(self._gatherer.lrs())
 
