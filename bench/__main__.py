@@ -26,6 +26,7 @@ from bench.progress import Progress
 from bench.report import CUDA_LEGEND, LEGEND, format_environment, format_row, write_json
 from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS
 from bench.step import Row, measure_row, required_bytes
+from bench.triton_cases import TRITON_ALGORITHMS
 from torchclip.backend import unavailable_reason
 
 # Times on a GPU that nobody else uses hardly vary, and the authors' loops take a fifth of a second for 2,000 tensors;
@@ -86,7 +87,13 @@ def _plan(options: argparse.Namespace, algorithms: Mapping[str, Algorithm]) -> P
             f"--device cuda would time the reference path, since backend='cuda' is not available: {reason}"
         )
     sets = options.sets or (CUDA_SETS if on_cuda else CPU_SETS)
-    return [(name, algorithms[algorithm]) for name in sets for algorithm in options.algorithms or algorithms]
+    return [
+        (name, algorithms[algorithm])
+        for name in sets
+        for algorithm in options.algorithms or algorithms
+        # Where nobody asks for more, backends are compared on the largest set alone.
+        if options.algorithms or name == CUDA_SETS[0] or algorithm not in TRITON_ALGORITHMS
+    ]
 
 
 def _fitting(plan: Plan, device: torch.device, may_leave_out: bool) -> Plan:

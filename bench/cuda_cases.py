@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 import torchclip
 from bench.algorithm import ADAMW_ARGUMENTS, SGD_ARGUMENTS, Algorithm, Build, Step
 from bench.cases import ALGORITHMS, FORMS, torch_contenders
-from bench.triton_cases import triton_algorithms
+from bench.triton_cases import TRITON_ALGORITHMS
 
 FUSED = "fused"
 SCALED = "scaled"
@@ -66,7 +66,7 @@ def _cuda_algorithms() -> Mapping[str, Algorithm]:
         _beside_fused("sgd", torchclip.SGD, torch.optim.SGD, SGD_ARGUMENTS, clips=False),
         _beside_fused("adamw", torchclip.AdamW, torch.optim.AdamW, ADAMW_ARGUMENTS, clips=False),
     )
-    return MappingProxyType({**{row.name: row for row in rows}, **triton_algorithms()})
+    return MappingProxyType({**{row.name: row for row in rows}, **TRITON_ALGORITHMS})
 
 
 CUDA_ALGORITHMS: Mapping[str, Algorithm] = _cuda_algorithms()

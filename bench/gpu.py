@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has all of it
 
 # Seconds for each part; the stages of one part run side by side. Together under 480.
-BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 210, 115, 130
+BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 200, 125, 135
 ALONE = ("build", "backend", "benchmark")  # the stages that run one at a time
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml says
 SHARDS, TRITON_SHARDS = 8, 5  # of the conformance tests

@@ -40,8 +40,7 @@ def _row(name: str, optimizer: Callable[..., Optimizer], arguments: Arguments) -
     )
 
 
-def triton_algorithms() -> Mapping[str, Algorithm]:
-    """The rows by name."""
+def _triton_algorithms() -> Mapping[str, Algorithm]:
     rows = (
         _row("clip_sgd", torchclip.SGD, lambda norm: {**SGD_ARGUMENTS, "clip": norm}),
         _row("clip_adamw", torchclip.AdamW, lambda norm: {**ADAMW_ARGUMENTS, "clip": norm}),
@@ -55,3 +54,6 @@ def triton_algorithms() -> Mapping[str, Algorithm]:
         _row("grda", torchclip.GRDA, lambda norm: GRDA_ARGUMENTS),
     )
     return MappingProxyType({row.name: row for row in rows})
+
+
+TRITON_ALGORITHMS: Mapping[str, Algorithm] = _triton_algorithms()

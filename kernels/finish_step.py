@@ -114,20 +114,23 @@ def take_step(places, loss, skips, finish: tl.constexpr):
     policy = numbers_at(places, PLACE_POLICY)
     step = tl.full([], 0.0, tl.float64)
     if finish.counts_steps:
-        place = numbers_at(places, PLACE_STEP)
-        step = tl.load(place) + 1.0
-        tl.store(place, step, skips == 0)
+        step = tl.load(numbers_at(places, PLACE_STEP)) + 1.0
     step_size = tl.full([], 1.0, tl.float64)
     if finish.step_size != 0:
         alpha = tl.load(policy + POLICY_ALPHA)
         if finish.step_size == LOSS_STEP_SIZE:
-            place = numbers_at(places, PLACE_B_SQUARED)
-            b_squared = add_loss(tl.load(place), tl.load(loss).to(tl.float64), alpha, tl.load(policy + POLICY_C))
-            tl.store(place, b_squared, skips == 0)
+            b_squared = tl.load(numbers_at(places, PLACE_B_SQUARED))
+            b_squared = add_loss(b_squared, tl.load(loss).to(tl.float64), alpha, tl.load(policy + POLICY_C))
         else:
             b0 = tl.load(policy + POLICY_B0)
             b_squared = b0 * b0 + alpha * step
         step_size = 1.0 / tl.sqrt(b_squared)
+    tl.debug_barrier()  # every thread has read what one of them writes now
+    if finish.counts_steps:
+        tl.store(numbers_at(places, PLACE_STEP), step, skips == 0)
+    if finish.step_size == LOSS_STEP_SIZE:
+        tl.store(numbers_at(places, PLACE_B_SQUARED), b_squared, skips == 0)
+    if finish.step_size != 0:
         tl.store(numbers_at(places, PLACE_LR_SCALE), step_size)
     synchronises = tl.full([], 0.0, tl.float64)
     if finish.lookahead:

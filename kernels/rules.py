@@ -12,6 +12,24 @@ import triton.language as tl
 
 
 @triton.jit
+def root(value):
+    """Correctly rounded, and not flushed to 0 where it is small: of float32 tl.sqrt is an approximation on a GPU."""
+    if value.dtype == tl.float32:
+        return tl.sqrt_rn(value)
+    else:
+        return tl.sqrt(value)
+
+
+@triton.jit
+def quotient(value, divisor):
+    """Correctly rounded: of float32 a plain division is an approximation on a GPU."""
+    if value.dtype == tl.float32:
+        return tl.div_rn(value, divisor)
+    else:
+        return value / divisor
+
+
+@triton.jit
 def apply(run: tl.constexpr, parameter, gradient, state, coefficients):
     """The rule of ``run.family``: the one place that lists them.
 
@@ -61,7 +79,7 @@ def momentum(parameter, gradient, state, coefficients, slots: tl.constexpr):
         step += momentum_step * momentum_buffer
     if slots & 2 != 0:
         sum = sum + gradient * gradient
-        step = step / (tl.sqrt(sum) + root_offset)
+        step = quotient(step, root(sum) + root_offset)
     return parameter - step, (momentum_buffer, sum, unused)
 
 
@@ -82,7 +100,7 @@ def second_moment(parameter, gradient, state, coefficients, slots: tl.constexpr)
         max_exp_avg_sq = tl.where(exp_avg_sq < max_exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
         second = max_exp_avg_sq
     numerator = momentum_step * exp_avg + gradient_step * gradient
-    parameter = parameter - numerator / (root_scale * tl.sqrt(second) + root_offset)
+    parameter = parameter - quotient(numerator, root_scale * root(second) + root_offset)
     return parameter, (exp_avg, exp_avg_sq, max_exp_avg_sq)
 
 
@@ -101,7 +119,7 @@ def root_mean_square(parameter, gradient, state, coefficients, slots: tl.constex
         grad_avg = square_decay * grad_avg + square_weight * gradient
         square = square_avg - grad_avg * grad_avg
         square = tl.where(square < 0, 0.0, square)
-    direction = gradient / (tl.sqrt(square) + eps)
+    direction = quotient(gradient, root(square) + eps)
     if slots & 2 != 0:
         momentum_buffer = momentum * momentum_buffer + direction
         direction = momentum_buffer

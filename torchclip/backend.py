@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -71,19 +71,22 @@ def interprets_triton() -> bool:
 
 
 def _triton_obstacle() -> str | None:
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
+    if find_spec("triton") is None:
         return "Triton is not installed; `pip install triton`, on Linux"
+    if not interprets_triton() and not torch.cuda.is_available():
+        return (
+            "torch finds no GPU here; with TRITON_INTERPRET=1 in the environment when Python starts, Triton interprets "
+            "the kernels on the CPU, slowly"
+        )
+    try:
+        # The package goes by several names: torch for ROCm brings triton-rocm.
+        found: str = import_module("triton").__version__
+    except (ImportError, AttributeError) as error:
+        return f"Triton cannot be imported ({error}); `pip install --force-reinstall triton`"
     if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         return f"Triton {found} is too old; `pip install 'triton>={oldest}'`"
-    if interprets_triton() or torch.cuda.is_available():
-        return None
-    return (
-        "torch finds no GPU here; with TRITON_INTERPRET=1 in the environment when Python starts, Triton interprets the "
-        "kernels on the CPU, slowly"
-    )
+    return None
 
 
 def served_device(backend: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 
 import torch
 
@@ -26,9 +26,10 @@ def _processor() -> str:
 
 def _triton() -> str:
     try:
-        return version("triton")
-    except PackageNotFoundError:
+        found: str = import_module("triton").__version__  # of whatever package brought it
+    except (ImportError, AttributeError):
         return "not installed"
+    return found
 
 
 def _gpus() -> str:

@@ -55,7 +55,7 @@ def complete_shared(
         shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
             start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
-            shared["sum"] = have.get("sum", start).to(device)
+            shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
         if shared:
             group["shared"] = shared
 
@@ -84,13 +84,13 @@ def _complete(
         place = torch.device("cpu") if name == "step" and not on_device else device
         made = have.get(name)
         if made is None or made.shape != shape:
-            made = torch.full(shape, initial, dtype=norm_dtype(place))
-        numbers[name] = made.to(place)
+            made = torch.full(shape, initial, dtype=norm_dtype(place), device=place)
+        numbers[name] = made.to(place, norm_dtype(place))
 
     if modifiers.counts_steps:
         need("step")
     if modifiers.draws:
-        numbers["seed"] = have["seed"] if "seed" in have else _seed_tensor(draw_seed)
+        numbers["seed"] = have["seed"].cpu() if "seed" in have else _seed_tensor(draw_seed)
     if isinstance(modifiers.step_size, AdaLossStep):
         need("b_squared", modifiers.step_size.b0**2)
     if isinstance(modifiers.clip, AutoClip):
@@ -105,7 +105,7 @@ def _complete(
 
 def _seed_tensor(seed: int | None) -> Tensor:
     """The seed as a signed 64-bit integer, which is what a tensor holds; from torch's default generator for None."""
-    tensor = torch.empty((), dtype=torch.int64)
+    tensor = torch.empty((), dtype=torch.int64, device="cpu")
     if seed is None:
         return tensor.random_()
     return tensor.fill_(seed - 2**64 if seed >= 2**63 else seed)

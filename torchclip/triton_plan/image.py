@@ -8,6 +8,9 @@ from torch import Tensor
 GRAIN = 2
 """Sections begin at multiples of 16 bytes."""
 
+CAPTURES, UPLOADS = 2, 4
+"""Page-locked buffers for captures with no step between them, and for uploads that are on their way at once."""
+
 
 class DeviceImage:
     """Named sections of int64 or float64 numbers, of which only what has changed is uploaded.
@@ -28,15 +31,18 @@ class DeviceImage:
             self._sections[name] = slice(end, end + size)
             end += -(-size // GRAIN) * GRAIN
         self._is_gpu = device.type != "cpu"
-        self._host = torch.zeros(max(end, GRAIN), dtype=torch.int64)
+        self._host = torch.zeros(max(end, GRAIN), dtype=torch.int64, device="cpu")
         self.memory = torch.zeros(max(end, GRAIN), dtype=torch.int64, device=device)
-        # A buffer that no upload has used: in a capture none can be allocated.
-        self._spare = self._pinned()
+        # Buffers that no upload has used: in a capture none should be allocated.
+        self._spares = [self._pinned() for _ in range(CAPTURES)] if self._is_gpu else []
         self._in_graphs: list[Tensor] = []
+        # torch keeps freed ones for the uploads to come: to allocate one may wait for the device.
+        freed = [self._pinned() for _ in range(UPLOADS)] if self._is_gpu else []
+        del freed
         self._dirty = slice(0, 0)
 
-    def _pinned(self) -> Tensor | None:
-        return torch.empty_like(self._host, pin_memory=True) if self._is_gpu else None
+    def _pinned(self) -> Tensor:
+        return torch.empty_like(self._host, pin_memory=True)
 
     @property
     def is_in_graph(self) -> bool:
@@ -95,12 +101,10 @@ class DeviceImage:
         if not self._is_gpu:
             self.memory[section] = self._host[section]
             return
-        buffer = self._spare if capturing and self._spare is not None else self._pinned()
-        assert buffer is not None
+        buffer = self._spares.pop() if capturing and self._spares else self._pinned()
         buffer[section] = self._host[section]
         self.memory[section].copy_(buffer[section], non_blocking=True)
         if capturing:
             self._in_graphs.append(buffer)
-            self._spare = None
-        elif self._spare is None:
-            self._spare = self._pinned()
+        while not capturing and len(self._spares) < CAPTURES:
+            self._spares.append(self._pinned())

@@ -15,6 +15,7 @@ from torchclip.rule_spec import RuleSpec
 from torchclip.triton_plan import columns
 from torchclip.triton_plan.image import DeviceImage
 from torchclip.triton_plan.settings import Settings
+from torchclip.triton_plan.shared_numbers import check_shared
 from torchclip.triton_plan.tables import Tables
 
 FIRST_PASS, RULE_PASS = "first_places", "rule_places"
@@ -32,6 +33,11 @@ SHARED = ("norm_count", "norm_mean", "norm_variance", "norm_window", "b_squared"
 """Numbers of state that belong to no single parameter, and that a finish reads and writes: see torchclip/shared.py."""
 
 
+def _address(value: Any) -> int:
+    """Of a number of state; 0 for what is no tensor."""
+    return value.data_ptr() if isinstance(value, Tensor) else 0
+
+
 class Memory:
     """One device's memory, as long as the structure of the step stays.
 
@@ -40,11 +46,11 @@ class Memory:
         spec: the rule.
         tables: which tensors there are.
         settings: the modifiers.
-        counters: of the steps that measured a factor, from the memory before; None for new ones.
+        before: the memory that this one replaces; None where there was none.
     """
 
     def __init__(
-        self, device: torch.device, spec: RuleSpec, tables: Tables, settings: Settings, counters: Tensor | None
+        self, device: torch.device, spec: RuleSpec, tables: Tables, settings: Settings, before: Memory | None
     ) -> None:
         self.device = device
         self.tables = tables
@@ -58,7 +64,9 @@ class Memory:
         def numbers(count: int) -> Tensor:
             return torch.zeros(count, dtype=torch.float64, device=device)
 
-        self.counters = numbers(2) if counters is None else counters
+        same_place = before is not None and before.device == device
+        # Of the steps that measured a factor.
+        self.counters: Tensor = before.counters if before is not None and same_place else numbers(2)
         self.rows = numbers(len(tables.sources) * columns.ROW_COLUMNS)
         self.partials = numbers(max(tables.partials, tables.row_partials) * columns.SUM_COLUMNS)
         self.step = numbers(4)
@@ -66,7 +74,9 @@ class Memory:
         self.row_step_factors = numbers(tables.row_total) if shape.rule_rows else None
         self.zeros = torch.zeros(tables.partials if shape.counts_zeros else 0, dtype=torch.int64, device=device)
         self._done = torch.zeros(8, dtype=torch.int32, device=device)
-        self._new = torch.zeros(tables.parameters, dtype=torch.int32, device=device)
+        # Of every parameter whether no step has been taken with its state, which the device alone knows.
+        keeps = before is not None and same_place and len(before._new) == tables.parameters
+        self._new: Tensor = before._new if before is not None and keeps else self._no_flags()
         self.measured = {
             "grad_norm": numbers(self.clip_units),
             "clip_factor": numbers(self.clip_units),
@@ -82,42 +92,49 @@ class Memory:
         self._shared_at: list[int] = []
         self._set_static()
 
+    def _no_flags(self) -> Tensor:
+        return torch.zeros(self.tables.parameters, dtype=torch.int32, device=self.device)
+
     def _sizes(self) -> dict[str, int]:
         tables = self.tables
         sums = self.rule_units if self.sums_units else 0
         return {
+            # Those that change from step to step, which are uploaded in one piece.
             "tensors": tables.tensors.numel(),
             "gradients": len(tables.members),
-            "layouts": len(tables.layouts),
-            "chunks": sum(len(run.chunks) for run in tables.runs) * columns.CHUNK_COLUMNS,
-            "row_chunks": sum(len(run.row_chunks) for run in tables.runs) * columns.ROW_CHUNK_COLUMNS,
-            "long_rows": len(tables.long_rows) * columns.LONG_ROW_COLUMNS,
             "sources": len(tables.sources) * columns.SOURCE_COLUMNS,
-            "clip_chunks": self.clip_units + 1,
-            "rule_chunks": self.rule_units + 1,
-            "row_unit": 2,
             "groups": tables.groups * columns.GROUP_COLUMNS,
             "lrs": tables.groups * columns.LR_COLUMNS,
             "host_rows": len(tables.sources) * columns.ROW_COLUMNS,
             "draws": 4,
-            "policy": columns.POLICY_COLUMNS,
             "rule_sums": sums,
-            "sum_is_double": sums,
             FIRST_PASS: columns.PLACE_COLUMNS,
             RULE_PASS: columns.PLACE_COLUMNS,
+            # And those that do not.
+            "layouts": len(tables.layouts),
+            "chunks": sum(len(run.chunks) for run in tables.runs) * columns.CHUNK_COLUMNS,
+            "row_chunks": sum(len(run.row_chunks) for run in tables.runs) * columns.ROW_CHUNK_COLUMNS,
+            "long_rows": len(tables.long_rows) * columns.LONG_ROW_COLUMNS,
+            "clip_chunks": self.clip_units + 1,
+            "rule_chunks": self.rule_units + 1,
+            "row_unit": 2,
+            "policy": columns.POLICY_COLUMNS,
+            "sum_is_double": sums,
         }
 
     def _set_static(self) -> None:
         image, tables = self.image, self.tables
-        image.set("layouts", torch.tensor(tables.layouts, dtype=torch.int64))
+        image.set("layouts", torch.tensor(tables.layouts, dtype=torch.int64, device="cpu"))
         image.set("chunks", tables.chunk_table("chunks"))
         image.set("row_chunks", tables.chunk_table("row_chunks"))
-        image.set("long_rows", torch.tensor(tables.long_rows, dtype=torch.int64))
+        image.set("long_rows", torch.tensor(tables.long_rows, dtype=torch.int64, device="cpu"))
         image.set("clip_chunks", tables.unit_chunks(tables.shape.clip_scope))
         image.set("rule_chunks", tables.unit_chunks(tables.shape.rule_scope))
-        image.set("row_unit", torch.tensor([0, tables.row_partials]))
+        image.set("row_unit", torch.tensor([0, tables.row_partials], device="cpu"))
         image.set("policy", self._settings.policy_table())
-        self._sources = torch.tensor(tables.sources, dtype=torch.int64).reshape(-1, columns.SOURCE_COLUMNS)
+        self._sources = torch.tensor(tables.sources, dtype=torch.int64, device="cpu").reshape(
+            -1, columns.SOURCE_COLUMNS
+        )
 
     def read(self, addresses: Tensor, group_numbers: Tensor) -> None:
         """Takes this step's addresses and numbers, as a ``Gatherer`` gives them."""
@@ -144,7 +161,7 @@ class Memory:
         self.has_lrs = True
         lrs = [None if lr is None else lr.detach().to(self.device, non_blocking=True) for lr in lrs]
         places = [(0, 0) if lr is None else (lr.data_ptr(), lr.dtype is torch.float64) for lr in lrs]
-        self.image.set("lrs", torch.tensor(places, dtype=torch.int64), changes_by_step=True)
+        self.image.set("lrs", torch.tensor(places, dtype=torch.int64, device="cpu"), changes_by_step=True)
         self._held = lrs
 
     def begin(self, groups: Sequence[dict[str, Any]], fresh: Sequence[int], capturing: bool) -> None:
@@ -159,13 +176,16 @@ class Memory:
         shared = groups[0].get("shared", {})
         if self._settings.draws:
             key = key_of_seed(int(shared["seed"]))
-            self.image.set("draws", torch.tensor([*key, *self._settings.thresholds()]), changes_by_step=True)
+            self.image.set(
+                "draws", torch.tensor([*key, *self._settings.thresholds()], device="cpu"), changes_by_step=True
+            )
         if self.sums_units:
             self._set_rule_sums(groups)
         if not self._spec.scalars:
             self._set_host_rows(groups)
-        shared_at = [shared[name].data_ptr() if name in shared else 0 for name in SHARED]
+        shared_at = [_address(shared.get(name)) for name in SHARED]
         if shared_at != self._shared_at or self.image.is_in_graph:
+            check_shared(shared, self._settings.shared_numbers(), self.device)
             self._shared_at = shared_at
             found = dict(zip(SHARED, shared_at, strict=True))
             for which in (FIRST_PASS, RULE_PASS):
@@ -200,15 +220,17 @@ class Memory:
 
     def _set_rule_sums(self, groups: Sequence[dict[str, Any]]) -> None:
         """AdaGradNorm's sums, where they are not taken over rows."""
-        places = torch.zeros(self.rule_units, dtype=torch.int64)
+        places = torch.zeros(self.rule_units, dtype=torch.int64, device="cpu")
         is_double = torch.ones_like(places)
         if self.tables.shape.rule_scope is Scope.TENSOR:
             places[self.tables.positions] = self._sums_at
             doubles = [member.sum_is_double for member in self.tables.members]
-            is_double[self.tables.positions] = torch.tensor(doubles, dtype=torch.int64)
+            is_double[self.tables.positions] = torch.tensor(doubles, dtype=torch.int64, device="cpu")
         else:
             for unit in range(self.rule_units):
-                places[unit] = groups[unit]["shared"]["sum"].data_ptr()
+                shared = groups[unit].get("shared", {})
+                check_shared(shared, {"sum": 1}, self.device)
+                places[unit] = shared["sum"].data_ptr()
         self.image.set("rule_sums", places, changes_by_step=True)
         self.image.set("sum_is_double", is_double)
 
@@ -219,7 +241,7 @@ class Memory:
             return
         self._host_rows_of = self._group_numbers.clone()
         limit = self._settings.numbers["limit"] if self._settings.clip == VALUE_CLIP else torch.inf
-        rows = torch.zeros(len(groups), columns.ROW_COLUMNS, dtype=torch.float64)
+        rows = torch.zeros(len(groups), columns.ROW_COLUMNS, dtype=torch.float64, device="cpu")
         for row, group, found in zip(rows, groups, self._group_numbers.tolist(), strict=True):
             lr, decay = found[0], found[columns.GROUP_WEIGHT_DECAY]
             is_decoupled = found[columns.GROUP_DECOUPLED] != 0
@@ -228,7 +250,7 @@ class Memory:
             row[columns.ROW_WEIGHT_DECAY] = 0.0 if is_decoupled else decay
             row[columns.ROW_SHRINK] = 1.0 - lr * decay if is_decoupled else 1.0
             rule = list(self._spec.coefficients({**group, "lr": lr}, 1.0, False).values())
-            row[columns.ROW_RULE : columns.ROW_RULE + len(rule)] = torch.tensor(rule, dtype=torch.float64)
+            row[columns.ROW_RULE : columns.ROW_RULE + len(rule)] = torch.tensor(rule, dtype=torch.float64, device="cpu")
         self.image.set("host_rows", rows[self._sources[:, columns.SOURCE_GROUP]], changes_by_step=True)
 
     def _places(self, which: str, shared: Mapping[str, int]) -> Tensor:
@@ -259,7 +281,7 @@ class Memory:
         }
         for name in ("sources", "groups", "lrs", "policy", "long_rows", "tensors", "rule_sums", "sum_is_double"):
             places[name] = image.integers(name)
-        table = torch.zeros(columns.PLACE_COLUMNS, dtype=torch.int64)
+        table = torch.zeros(columns.PLACE_COLUMNS, dtype=torch.int64, device="cpu")
         for name, place in places.items():
             number = place.data_ptr() if isinstance(place, Tensor) else place or 0
             table[getattr(columns, f"PLACE_{name.upper()}")] = number

@@ -20,6 +20,10 @@ from torchclip.triton_plan.tables import RunTables
 
 FINISH_WARPS = 4
 
+Kind = tuple[torch.dtype | bool | None, ...]
+"""What besides the plan decides about the kernels of a step: the types of what it was handed, and whether numbers on
+the device decide about the rows first."""
+
 WIDTHS = {"chunks": columns.CHUNK_COLUMNS, "row_chunks": columns.ROW_CHUNK_COLUMNS}
 
 
@@ -73,8 +77,8 @@ class Passes:
         self._norms = self._by_type("row_chunks" if shape.clips_rows else "chunks")
         self._directions = self._by_run("row_chunks" if shape.rule_rows else "chunks")
         self._compiled: Compiled = {}
-        self._given: tuple[torch.dtype | None, ...] = ()
-        self._used: set[tuple[torch.dtype | None, ...]] = set()  # of `_given`
+        self._kind: Kind = ()
+        self._used: set[Kind] = set()
 
     def _by_run(self, name: str) -> list[tuple[RunTables, Tensor]]:
         """The chunks of each run, on the device."""
@@ -103,33 +107,48 @@ class Passes:
             begin = end
         return result
 
+    def _finishes_first(self, inputs: Inputs) -> bool:
+        """Whether numbers on the device decide about the rows before a rule measures anything itself."""
+        if self._settings.measures or self._settings.counts_steps or self._settings.step_size != 0:
+            return True
+        if inputs.grad_scale is not None or inputs.found_inf is not None:
+            return True
+        if self._spec.clips_itself:  # its own pass comes first, which needs no lr
+            return False
+        return bool(self._spec.scalars) or self._shape.fresh or self._memory.has_lrs
+
+    def _kind_of(self, inputs: Inputs) -> Kind:
+        loss = inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
+        given = (inputs.grad_scale, inputs.found_inf, loss)
+        return (*(None if value is None else value.dtype for value in given), self._finishes_first(inputs))
+
+    def has_run(self, inputs: Inputs) -> bool:
+        """Whether a step with such inputs has been taken, and no kernel is compiled for another."""
+        return self._kind_of(inputs) in self._used
+
     def measure_and_update(self, inputs: Inputs) -> None:
         """The step: what is measured and decided first, what the rule measures itself, and the update."""
-        clips_itself, measures = self._spec.clips_itself, self._settings.measures
-        first = self._settings.counts_steps or self._settings.step_size != 0
-        first = first or inputs.grad_scale is not None or inputs.found_inf is not None
-        if not clips_itself:  # its own pass comes first, which needs no lr
-            first = first or bool(self._spec.scalars) or self._shape.fresh or self._memory.has_lrs
+        self._kind = self._kind_of(inputs)
+        finished = bool(self._kind[-1])
         loss = inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
         amp = (inputs.grad_scale, inputs.found_inf, loss)
-        self._given = tuple(None if value is None else value.dtype for value in amp)
-        with self._first_use() if self._given not in self._used else nullcontext():
-            if measures:
+        with self._first_use() if self._kind not in self._used else nullcontext():
+            if self._settings.measures:
                 self._norm_pass(amp)
-            elif first:
+            elif finished:
                 self._finish_alone(amp)
-            if clips_itself:
-                self._direction_pass(measures or first)
-            self._update_pass(measures or first)
+            if self._spec.clips_itself:
+                self._direction_pass(finished)
+            self._update_pass(finished)
+        self._used.add(self._kind)
 
     def _first_use(self) -> FirstUse:
-        self._used.add(self._given)
-        kinds = tuple(tables.run for tables in self._memory.tables.runs)
-        return FirstUse((kinds, self._finish, self._finish_rule, self._given))
+        runs = tuple(tables.run for tables in self._memory.tables.runs)
+        return FirstUse((runs, self._finish, self._finish_rule, self._kind))
 
     def _finish_alone(self, amp: tuple[Tensor | None, ...]) -> None:
         launch(
-            self._compiled, ("finish", self._given), finish_step.finish_step_kernel, 1, FINISH_WARPS,
+            self._compiled, ("finish", self._kind), finish_step.finish_step_kernel, 1, FINISH_WARPS,
             self._places[FIRST_PASS], *amp, self._finish,
         )  # fmt: skip
 
@@ -139,7 +158,7 @@ class Passes:
         factors = (memory.row_gradient_factors,) if self._shape.clips_rows else ()
         for dtype, access, chunks in self._norms:
             launch(
-                self._compiled, ("norm", dtype, access, self._given), kernel, len(chunks), self._block.warps,
+                self._compiled, ("norm", dtype, access, self._kind), kernel, len(chunks), self._block.warps,
                 *self._tensors, chunks, memory.partials, *factors, self._places[FIRST_PASS], *amp, dtype, access,
                 self._block.elements, self._finish,
             )  # fmt: skip

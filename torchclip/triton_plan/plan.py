@@ -135,7 +135,7 @@ class TritonPlan:
         return next(parameter.device for group in self._groups for parameter in group["params"])
 
     def _capturing(self) -> bool:
-        return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
     def _try_step(self, device: torch.device, inputs: Inputs) -> int:
         nonfinite = self._settings.nonfinite
@@ -151,6 +151,8 @@ class TritonPlan:
         self._memory.begin(self._groups, self._fresh, capturing)
         self._updates = bool(self._memory.tables.members)
         if self._updates:
+            if capturing and not self._passes.has_run(inputs):
+                raise RuntimeError(NOT_READY)  # a kernel would be compiled
             self._passes.measure_and_update(inputs)
         else:
             self._memory.measure_nothing()
@@ -168,9 +170,11 @@ class TritonPlan:
         changed = self._gatherer.take_changed() or self._rebuild
         if changed:
             count = sum(len(group["params"]) for group in self._groups)
-            self._addresses = torch.zeros(count, ADDRESSES, dtype=torch.int64)
-            self._group_numbers = torch.zeros(len(self._groups), columns.GROUP_COLUMNS, dtype=torch.float64)
-            self._seen = (torch.empty(0), torch.empty(0))
+            self._addresses = torch.zeros(count, ADDRESSES, dtype=torch.int64, device="cpu")
+            self._group_numbers = torch.zeros(
+                len(self._groups), columns.GROUP_COLUMNS, dtype=torch.float64, device="cpu"
+            )
+            self._seen = (torch.empty(0, device="cpu"), torch.empty(0, device="cpu"))
         self._gatherer.addresses(self._addresses)
         self._gatherer.numbers(self._group_numbers)
         numbers = (self._addresses, self._group_numbers)
@@ -220,13 +224,11 @@ class TritonPlan:
 
     def _build(self, device: torch.device, shape: Shape, aligned: Tensor) -> None:
         members = [None if found is None else Member(*found) for found in self._gatherer.describe()]
-        counters = None
-        if self._memory is not None:
-            counters = self._memory.counters if self._memory.device == device else None
-            if self._memory.image.is_in_graph:
-                self._kept.append(self._memory)
+        before = self._memory
+        if before is not None and before.image.is_in_graph:
+            self._kept.append(before)
         tables = Tables(members, aligned.tolist(), len(self._groups), shape, block_for(device).elements)
-        self._memory = Memory(device, self._spec, tables, self._settings, counters)
+        self._memory = Memory(device, self._spec, tables, self._settings, before)
         self._passes = Passes(self._spec, self._settings, self._memory)
         self._shape, self._aligned = shape, aligned
         self._counted = False

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from torchclip.kernels.tables import Finish
 from torchclip.norms import NonFinite
-from torchclip.plan import NO_CLIP, NONFINITES, SQRT_STEP_SIZE, VALUE_CLIP
+from torchclip.plan import (
+    LOSS_STEP_SIZE,
+    NO_CLIP,
+    NONFINITES,
+    PERCENTILE_CLIP,
+    SQRT_STEP_SIZE,
+    VALUE_CLIP,
+    Z_CLIP,
+)
 from torchclip.rule_spec import RuleSpec
 from torchclip.triton_plan import columns
 
@@ -76,10 +84,23 @@ class Settings:
 
     def policy_table(self) -> Tensor:
         """The numbers that kernels read: float64 [POLICY_COLUMNS]."""
-        table = torch.zeros(columns.POLICY_COLUMNS, dtype=torch.float64)
+        table = torch.zeros(columns.POLICY_COLUMNS, dtype=torch.float64, device="cpu")
         for name, column in POLICY_NUMBERS.items():
             table[column] = float(self.numbers.get(name, 0.0))
         return table
+
+    def shared_numbers(self) -> dict[str, int]:
+        """The numbers of torchclip/shared.py that a step needs, and how many each of them is."""
+        wanted = {"step": 1} if self.counts_steps else {}
+        if self.step_size == LOSS_STEP_SIZE:
+            wanted["b_squared"] = 1
+        if self.clip in (PERCENTILE_CLIP, Z_CLIP):
+            wanted["norm_count"] = 1
+        if self.clip == PERCENTILE_CLIP:
+            wanted["norm_window"] = int(self.numbers["window"])
+        if self.clip == Z_CLIP:
+            wanted |= {"norm_mean": 1, "norm_variance": 1}
+        return wanted
 
     def thresholds(self) -> list[int]:
         """Of the draws: an element is dropped when its word is below."""

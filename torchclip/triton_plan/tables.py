@@ -119,7 +119,7 @@ class Tables:
         self.runs: list[RunTables] = []
         self.sources: list[list[int]] = []
         self.long_rows: list[tuple[int, ...]] = []
-        self.tensors = torch.zeros(len(self.members), columns.TENSOR_COLUMNS, dtype=torch.int64)
+        self.tensors = torch.zeros(len(self.members), columns.TENSOR_COLUMNS, dtype=torch.int64, device="cpu")
         runs = [self._add_tensor(index, aligned[position]) for index, position in enumerate(self.positions)]
         self._add_chunks(runs)
         if shape.by_rows:
@@ -137,7 +137,7 @@ class Tables:
 
     def unit_chunks(self, scope: Scope) -> Tensor:
         """Where the partial sums of each unit begin, int64 [units + 1]. They are numbered as members are."""
-        begins = torch.zeros(self.units(scope) + 1, dtype=torch.int64)
+        begins = torch.zeros(self.units(scope) + 1, dtype=torch.int64, device="cpu")
         for index, member in enumerate(self.members):
             begins[self.unit_of(scope, index) + 1] += -(-member.numel // self.size)
         return begins.cumsum(0)
@@ -146,7 +146,7 @@ class Tables:
         """``chunks`` or ``row_chunks`` of all runs, one after the other."""
         width = columns.CHUNK_COLUMNS if name == "chunks" else columns.ROW_CHUNK_COLUMNS
         rows = [chunk for tables in self.runs for chunk in getattr(tables, name)]
-        return torch.tensor(rows, dtype=torch.int64).reshape(-1, width)
+        return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, width)
 
     def _add_tensor(self, index: int, is_aligned: bool) -> RunTables:
         member, shape, row = self.members[index], self.shape, self.tensors[index]
