@@ -168,3 +168,23 @@ def test_what_cannot_be_captured_is_an_error_and_harms_nothing(options: dict[str
         optimizer.step()
         twin.step()
     assert_same(outcome(optimizer), outcome(twin))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "mix_clip"])
+def test_two_graphs_with_no_step_between_their_captures(name: str) -> None:
+    loss = torch.zeros((), device=DEVICE)
+    captured_params, eager_params = parameters(), parameters()
+    captured, eager = (made(name, params, clip=1.0) for params in (captured_params, eager_params))
+    for step in range(WARM_UP):
+        write_gradients(step, captured_params, eager_params)
+        captured.step(loss=loss)
+        eager.step(loss=loss)
+    graphs = [capture(captured, loss) for _ in range(2)]
+    for step, which in enumerate((0, 1, 1, 0, None, 1), start=WARM_UP):
+        write_gradients(step, captured_params, eager_params)
+        if which is None:
+            captured.step(loss=loss)
+        else:
+            graphs[which].replay()
+        eager.step(loss=loss)
+        assert_same(outcome(captured), outcome(eager))

@@ -147,3 +147,18 @@ def test_a_model_that_moves_to_the_gpu_takes_its_optimizer_along() -> None:
     optimizer.step()
     assert optimizer.backend in ("cuda", "triton")
     assert optimizer.grad_norm.is_cuda
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_many_rows_are_made_of_one_step(name: str) -> None:
+    """A row of coefficients for each tensor, by many threads; the number of the step is written by one of them."""
+    options = {"extensions": (torchclip.GradientNoise(eta=0.1),), "step_size": torchclip.AdaLossStep()}
+    params, copies = parameters(((33,),) * 300), parameters(((33,),) * 300)
+    ours, theirs = made(name, params, **options), made(name, copies, **options, backend="reference")
+    for step in range(10):
+        write_gradients(step, params, copies)
+        loss = torch.full((), loss_of(step), device=DEVICE)
+        ours.step(loss=loss)
+        theirs.step(loss=loss)
+    for left, right in zip(params, copies):
+        torch.testing.assert_close(left, right)
