@@ -23,6 +23,7 @@ from torchclip.checks import (
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
+from torchclip.in_backward import is_in_backward, refusal_in_backward
 from torchclip.measured import MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
@@ -138,8 +139,9 @@ class FusedOptimizer(MeasuredOptimizer):
             What the closure returned, else None.
 
         Raises:
-            RuntimeError: for a gradient that is sparse or does not fit its parameter, and for a norm that is not finite
-                under ``nonfinite="error"``. Parameters and state are then as they were.
+            RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
+                under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters. Parameters
+                and state are then as they were.
             TypeError, ValueError: for a missing loss under ``AdaLossStep``, one that is no scalar, or one on another
                 device.
         """
@@ -147,6 +149,11 @@ class FusedOptimizer(MeasuredOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
+        if is_in_backward():
+            count = sum(len(group["params"]) for group in self.param_groups)
+            refusal = refusal_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, count)
+            if refusal is not None:
+                raise RuntimeError(refusal)
         scaled_by = None
         if isinstance(self._modifiers.step_size, AdaLossStep):
             given = result if loss is None else loss

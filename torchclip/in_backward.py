@@ -1,0 +1,48 @@
+"""Steps that are taken within backward(), parameter by parameter, so that no two gradients exist at once."""
+
+from __future__ import annotations
+
+import torch
+
+from torchclip.clip import AdaptiveGradientClip, ClipByTensorNorm, Scope, measures
+from torchclip.modifiers import Modifiers
+from torchclip.rule_spec import RuleSpec
+
+_NO_BACKWARD = -1
+_OVER_MANY = (Scope.OPTIMIZER, Scope.GROUP)
+
+
+def is_in_backward() -> bool:
+    """Whether autograd is running a backward pass on this thread, as it is in a hook on a gradient."""
+    return torch._C._current_graph_task_id() != _NO_BACKWARD
+
+
+def refusal_in_backward(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
+    """Why a step cannot be taken within backward(); None where it can.
+
+    Args:
+        name: of the optimizer's class.
+        modifiers: its policies and extensions.
+        spec: its rule.
+        scope: over which parameters a rule that clips itself takes its norms.
+        parameters: how many it has.
+    """
+    there = "step() was called within backward(), where the gradients of other parameters are not there yet, and "
+    clip = modifiers.clip
+    if measures(clip) and not isinstance(clip, (ClipByTensorNorm, AdaptiveGradientClip)):
+        return (
+            f"{there}{clip} takes one norm over several parameters: call step() after backward(), or choose a policy "
+            "that looks at one parameter at a time, ClipByTensorNorm(max_norm), AdaptiveGradientClip() or "
+            "ClipByValue(max_value)"
+        )
+    if spec.clips_itself and scope in _OVER_MANY:
+        return (
+            f"{there}{name} takes its norms over several parameters: call step() after backward(), or say "
+            "scope='tensor'"
+        )
+    if modifiers.counts_steps and parameters > 1:
+        return (
+            "step() was called within backward(), once for each parameter, and noise, dropout, Lookahead and SqrtDecay "
+            "go by the number of steps: make an optimizer for each parameter, or call step() after backward()"
+        )
+    return None
