@@ -196,3 +196,48 @@ def test_state_dict_shares_and_loads_before_the_first_step(name: str, backend: s
     again = build(name, params, backend=backend)
     again.load_state_dict(saved)
     again.step(loss=LOSS)
+
+
+class AuthorsGRDA(torch.optim.Optimizer):
+    """gRDA with the names of state that its authors' PyTorch code has."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            lr, c, mu = group["lr"], group["c"], group["mu"]
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state["iter_num"], state["l1_accumulation"] = torch.zeros(1), torch.zeros(1)
+                    state["accumulator"] = p.detach().clone()
+                t = state["iter_num"].add_(1)
+                state["accumulator"].add_(p.grad, alpha=-lr)
+                state["l1_accumulation"] += c * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
+                accumulator = state["accumulator"]
+                p.copy_(accumulator.sign() * (accumulator.abs() - state["l1_accumulation"]).clamp(min=0))
+
+
+def test_checkpoint_of_grdas_authors_loads_here(backend: str) -> None:
+    params = leaves()
+    copies = twins(params)
+    theirs = AuthorsGRDA(copies, {"lr": 0.1, "c": 0.5, "mu": 0.6})
+    for step in range(3):
+        draw_gradients(step, copies)
+        theirs.step()
+    for p, q in zip(params, copies):
+        p.data.copy_(q.detach())
+    ours = torchclip.GRDA(params, lr=7.0, backend=backend)
+    saved = copy.deepcopy(theirs.state_dict())
+    ours.load_state_dict(saved)
+    assert "iter_num" in saved["state"][0], "the caller's dict was changed"
+    for step in range(3, 6):
+        draw_gradients(step, params, copies)
+        ours.step()
+        theirs.step()
+    for p, q in zip(params, copies):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+        state = ours.state[p]
+        assert state.keys() == {"accumulator", "step", "l1"}
+        assert state["step"] == theirs.state[q]["iter_num"]
+        assert state["l1"].dtype is torch.float64
+    assert 0 < ours.sparsity() < 1

@@ -11,6 +11,17 @@ from torch import Tensor
 from torchclip.rule_spec import RuleSpec
 
 
+def with_our_names(spec: RuleSpec, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state dict with state under the names that it has here, where it comes from the rule's authors."""
+    states = state_dict.get("state", {})
+    if not any(name in spec.aliases for state in states.values() for name in state):
+        return state_dict
+    renamed = {
+        key: {spec.aliases.get(name, name): value for name, value in state.items()} for key, state in states.items()
+    }
+    return {**state_dict, "state": renamed}
+
+
 def restore_precision(
     spec: RuleSpec,
     param_groups: Sequence[Mapping[str, Any]],

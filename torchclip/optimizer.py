@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip import reference
-from torchclip.checkpoint import restore_precision
+from torchclip.checkpoint import restore_precision, with_our_names
 from torchclip.checks import (
     Check,
     check_gradient,
@@ -264,13 +264,13 @@ class FusedOptimizer(MeasuredOptimizer):
             self._complete_shared()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of this class, or of the ``torch.optim`` class of the same name."""
+        """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
         saved: dict[str, Any] = {}
         flags = [{flag: group[flag] for flag in backends.FLAGS if flag in group} for group in self.param_groups]
         # Registered last, it sees what the user's own hooks have made of the state dict.
         capture = self.register_load_state_dict_pre_hook(lambda _, final: saved.update(final))
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(with_our_names(self.spec, state_dict))
         finally:
             capture.remove()
         for group, own in zip(self.param_groups, flags, strict=True):

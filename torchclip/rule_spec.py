@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,7 @@ class RuleSpec:
             state that it has where those norms are taken over a scope. None for other rules.
         first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
             another first step.
+        aliases: what state is called in the checkpoints of the rule's authors, and what it is called here.
         citation: where the rule comes from.
     """
 
@@ -106,6 +107,7 @@ class RuleSpec:
     citation: str
     clips_itself: bool = False
     first_differs: Callable[[Group], bool] = lambda group: False
+    aliases: Mapping[str, str] = field(default_factory=dict)
     by_scope: Callable[[Scope], RuleSpec] | None = None
 
     def over(self, scope: Scope) -> RuleSpec:

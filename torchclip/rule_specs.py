@@ -284,6 +284,7 @@ GRDA = RuleSpec(
     used_slots=lambda group: ("accumulator",),
     scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64)),
     coefficients=_grda_coefficients,
+    aliases={"iter_num": "step", "l1_accumulation": "l1"},
     citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
 )
 
