@@ -155,8 +155,11 @@ class FusedOptimizer(MeasuredOptimizer):
             if refusal is not None:
                 raise RuntimeError(refusal)
         scaled_by = None
-        if isinstance(self._modifiers.step_size, AdaLossStep):
+        step_size = self._modifiers.step_size
+        if isinstance(step_size, AdaLossStep):
             given = result if loss is None else loss
+            if given is None and not any(group["lr"] for group in self.param_groups):
+                given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
             scaled_by = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
         self._run(scaled_by)
         return result
