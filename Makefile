@@ -27,7 +27,7 @@ demo: build ## train on real digits beside torch: a table, and results/demo.png 
 	$(BIN)/python -m recipes.demo
 
 test: build lint ## lint, then every test that needs no GPU (a quarter of an hour on two cores)
-	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step

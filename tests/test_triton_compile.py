@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -49,7 +50,7 @@ AMD_BYTES = {"byte": 1, "short": 2, "dword": 4, "dwordx2": 8, "dwordx3": 12, "dw
 Record = dict[str, Any]
 """See ``compiled`` in tests/triton_variants.py."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton_compile")]  # all look at one compilation
+pytestmark = pytest.mark.slow
 
 
 def obstacle(target: str) -> str | None:
@@ -64,10 +65,33 @@ def obstacle(target: str) -> str | None:
     return None
 
 
+_shared_folder: Path | None = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_with_other_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Under pytest-xdist one process compiles, and the others wait for what it found."""
+    global _shared_folder
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _shared_folder = tmp_path_factory.getbasetemp().parent
+
+
 @cache
 def compile_everything() -> tuple[str, list[Record]]:
-    """For all targets that can be compiled for here, in one process, which shares its cores among them. Returns what
-    went wrong, and the records."""
+    """What went wrong, and the records of all targets that can be compiled for here."""
+    if _shared_folder is None:
+        return compile_here()
+    path = _shared_folder / "triton_variants.json"
+    with open(_shared_folder / "triton_variants.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.write_text(json.dumps(compile_here()))
+    error, records = json.loads(path.read_text())
+    return error, records
+
+
+def compile_here() -> tuple[str, list[Record]]:
+    """In one process, which shares its cores among the variants."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         # An empty cache, or ptxas would have nothing to tell.

@@ -111,9 +111,9 @@ def selected(target_name: str) -> list[Variant]:
     found = variants(TARGETS[target_name].backend)
     if os.environ.get("TORCHCLIP_COMPILE_ALL") != "1":
         found.sort(key=lambda variant: variant.elements.get("access") != columns.ALIGNED)  # those first
-        ends = [alone for variant in found if (alone := end_of(variant)) is not None]
+        ends = {kind_of_end(alone): alone for variant in found if (alone := end_of(variant)) is not None}
         found = list({kind_of_code(variant): variant for variant in reversed(found)}.values())
-        found += ends if target_name == next(iter(TARGETS)) else []
+        found += ends.values() if target_name == next(iter(TARGETS)) else []
     if target_name != "sm_80":  # which has no other accesses than sm_90
         found += [twin_of(variant) for variant in found if needs_twin(variant, target_name)]
     return list(dict.fromkeys(found))
@@ -134,6 +134,15 @@ def end_of(variant: Variant) -> Variant | None:
         tuple((name, pointers[name]) for name in kernel.arg_names if name in pointers),
         tuple((name, constants.get(name)) for name in kernel.arg_names if name not in pointers),
     )
+
+
+def kind_of_end(variant: Variant) -> Hashable:
+    """A rule under the plainest policy, or a policy, a step size and extensions under any rule."""
+    finish = dict(variant.constants)["finish"]
+    given = [name for name, _ in variant.pointers if name in UNALIGNED]
+    if finish.clip in (0, 1) and finish.step_size == 0 and not given:
+        return variant.kernel.fn.__name__, finish.rule, finish.is_single
+    return variant.kernel.fn.__name__, *given, *finish._replace(rule="", scalars=0, fresh=False)
 
 
 def needs_twin(variant: Variant, target_name: str) -> bool:
