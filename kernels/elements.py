@@ -110,6 +110,13 @@ def rule_coefficients_of_rows(row, factor, dtype: tl.constexpr):
 
 
 @triton.jit
+def draw_key(draws, numbers, tensor):
+    """What every draw of a tensor in this step starts from: both halves of the seed, the step, and the parameter."""
+    step = tl.load(numbers + STEP_NUMBER).to(tl.int64)
+    return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, tl.load(tensor + TENSOR_MEMBER)
+
+
+@triton.jit
 def gradient_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: tl.constexpr):
     """Which of ``count`` elements the gradient dropout keeps, and the noise; each 0 where it is not in use.
 
@@ -124,10 +131,7 @@ def gradient_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: t
     keep = 0
     normal = 0.0
     if (GRADIENT_DROPOUT | GRADIENT_NOISE) & stages != 0:
-        low = tl.load(draws + DRAW_KEY_LOW)
-        high = tl.load(draws + DRAW_KEY_HIGH)
-        step = tl.load(numbers + STEP_NUMBER).to(tl.int64)
-        member = tl.load(tensor + TENSOR_MEMBER)
+        low, high, step, member = draw_key(draws, numbers, tensor)
         if GRADIENT_DROPOUT & stages != 0:
             threshold = tl.load(draws + DRAW_GRADIENT_THRESHOLD)
             keep = philox.keep(low, high, step, member, first, threshold, philox.GRADIENT_DROPOUT_STREAM, count)
@@ -142,10 +146,7 @@ def gradient_draws_at(draws, numbers, tensor, element, stages: tl.constexpr):
     keep = 0
     normal = 0.0
     if (GRADIENT_DROPOUT | GRADIENT_NOISE) & stages != 0:
-        low = tl.load(draws + DRAW_KEY_LOW)
-        high = tl.load(draws + DRAW_KEY_HIGH)
-        step = tl.load(numbers + STEP_NUMBER).to(tl.int64)
-        member = tl.load(tensor + TENSOR_MEMBER)
+        low, high, step, member = draw_key(draws, numbers, tensor)
         if GRADIENT_DROPOUT & stages != 0:
             threshold = tl.load(draws + DRAW_GRADIENT_THRESHOLD)
             keep = philox.keep_at(low, high, step, member, element, threshold, philox.GRADIENT_DROPOUT_STREAM)
@@ -159,10 +160,7 @@ def step_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: tl.co
     """Which of ``count`` elements the dropout of the step keeps; 0 where it is not in use. See ``gradient_draws``."""
     keep = 0
     if LR_DROPOUT & stages != 0:
-        low = tl.load(draws + DRAW_KEY_LOW)
-        high = tl.load(draws + DRAW_KEY_HIGH)
-        step = tl.load(numbers + STEP_NUMBER).to(tl.int64)
-        member = tl.load(tensor + TENSOR_MEMBER)
+        low, high, step, member = draw_key(draws, numbers, tensor)
         threshold = tl.load(draws + DRAW_LR_THRESHOLD)
         keep = philox.keep(low, high, step, member, first, threshold, philox.LR_DROPOUT_STREAM, count)
     return keep

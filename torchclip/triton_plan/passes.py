@@ -117,10 +117,13 @@ class Passes:
             return False
         return bool(self._spec.scalars) or self._shape.fresh or self._memory.has_lrs
 
+    def _given(self, inputs: Inputs) -> tuple[Tensor | None, ...]:
+        """What the end of a norm pass is handed."""
+        return inputs.grad_scale, inputs.found_inf, inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
+
     def _kind_of(self, inputs: Inputs) -> Kind:
-        loss = inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
-        given = (inputs.grad_scale, inputs.found_inf, loss)
-        return (*(None if value is None else value.dtype for value in given), self._finishes_first(inputs))
+        given = (None if value is None else value.dtype for value in self._given(inputs))
+        return (*given, self._finishes_first(inputs))
 
     def has_run(self, inputs: Inputs) -> bool:
         """Whether a step with such inputs has been taken, and no kernel is compiled for another."""
@@ -130,8 +133,7 @@ class Passes:
         """The step: what is measured and decided first, what the rule measures itself, and the update."""
         self._kind = self._kind_of(inputs)
         finished = bool(self._kind[-1])
-        loss = inputs.loss if self._settings.step_size == LOSS_STEP_SIZE else None
-        amp = (inputs.grad_scale, inputs.found_inf, loss)
+        amp = self._given(inputs)
         with self._first_use() if self._kind not in self._used else nullcontext():
             if self._settings.measures:
                 self._norm_pass(amp)
