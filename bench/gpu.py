@@ -124,7 +124,8 @@ def probe_machine() -> dict[str, Any]:
             f"make gpu needs a Python with torch for CUDA, and a GPU that it can use; {sys.executable}: {reason}. "
             "Name another: make gpu PYTHON=/path/to/python"
         )
-    return json.loads(finished.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return found
 
 
 def find_sanitizer() -> str | None:

@@ -62,7 +62,8 @@ def make_model(seed: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
-    return (model(images).argmax(1) == labels).float().mean().item()
+    predicted: Tensor = model(images).argmax(1)
+    return (predicted == labels).float().mean().item()
 
 
 @torch.no_grad()

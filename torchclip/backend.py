@@ -94,7 +94,8 @@ def served_device(backend: str) -> str:
     if backend == "triton":
         return "cpu" if interprets_triton() else "cuda"
     if backend == "cuda" and EXTENSION is not None and EXTENSION.cuda_device is not None:
-        return EXTENSION.cuda_device
+        device: str = EXTENSION.cuda_device
+        return device
     return "cpu" if backend == "cpu" else "cuda"
 
 

@@ -13,6 +13,24 @@ from torch import Tensor
 from torchclip.adaptive_clip import AdaptiveGradientClip, AutoClip, ZClip
 from torchclip.norms import HARD_EPS, NonFinite, Scope, checked_bound, checked_choice
 
+__all__ = [
+    "POLICIES",
+    "AdaptiveGradientClip",
+    "AdaptivePolicy",
+    "AutoClip",
+    "ClipByGlobalNorm",
+    "ClipByTensorNorm",
+    "ClipByValue",
+    "ClipPolicy",
+    "MeasuringPolicy",
+    "NonFinite",
+    "NormPolicy",
+    "Scope",
+    "ZClip",
+    "as_clip_policy",
+    "measures",
+]
+
 
 @dataclass(frozen=True)
 class ClipByGlobalNorm:

@@ -14,6 +14,7 @@ from torchclip.clip import measures
 from torchclip.extensions import Extension
 from torchclip.metrics import described, sparsity
 from torchclip.modifiers import Modifiers
+from torchclip.plan import Plan
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import StepSize
 
@@ -28,7 +29,7 @@ class MeasuredOptimizer(Optimizer):
     spec: RuleSpec
 
     _modifiers: Modifiers
-    _plan: Any
+    _plan: Plan | None
     _report: reference.StepReport | None
 
     @property

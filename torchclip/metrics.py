@@ -20,7 +20,7 @@ def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] |
         written: [parameters], how many zeros a step has counted in each while writing it, -1 where it is counted here;
             or how many in all; or empty or None, when none has.
     """
-    parameters = [parameter for group in param_groups for parameter in group["params"]]
+    parameters: list[Tensor] = [parameter for group in param_groups for parameter in group["params"]]
     total = max(sum(parameter.numel() for parameter in parameters), 1)
     if isinstance(written, Tensor):
         return written.to(torch.float32) / total

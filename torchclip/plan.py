@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from torchclip import backend as backends
 from torchclip.clip import (
@@ -21,6 +21,12 @@ from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep, SqrtDecay
 
+if TYPE_CHECKING:
+    from torchclip import _C
+    from torchclip.triton_plan.plan import TritonPlan
+
+Plan: TypeAlias = "_C.Plan | _C.CudaPlan | TritonPlan"
+
 NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP = range(6)
 NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE = range(3)
 STEPPED, SKIPPED, NON_FINITE = range(3)
@@ -28,7 +34,7 @@ SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
 
-def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Any:
+def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Plan:
     """The plan of a fused backend for the rule; ``scope`` is that of a rule that clips itself."""
     extension = backends.EXTENSION
     if backend == "triton":
@@ -40,7 +46,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) 
     assert extension is not None, "a compiled backend is chosen only where the extension is"
     plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
     rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
-    plan = plan_class(
+    plan: _C.Plan | _C.CudaPlan = plan_class(
         spec.name,
         list(spec.hyperparameters),
         [slot.name for slot in rule_slots],

@@ -31,7 +31,9 @@ SMALLEST_UNIT_NORM = 1e-6
 def unit_norms(tensor: Tensor) -> Tensor:
     """The norms of the rows of the leading dimension, [rows, 1, …]; of the whole tensor, [], below two dimensions."""
     inner = tuple(range(1, tensor.ndim)) or None
-    return torch.linalg.vector_norm(tensor, dim=inner, keepdim=inner is not None, dtype=norm_dtype(tensor.device))
+    dtype = norm_dtype(tensor.device)
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=inner, keepdim=inner is not None, dtype=dtype)
+    return norms
 
 
 def unit_factors(clip: AdaptiveGradientClip, weights: Tensor, gradients: Tensor) -> Tensor:

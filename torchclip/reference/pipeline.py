@@ -88,7 +88,8 @@ def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alte
 def decay(parameter: Tensor, group: Group) -> Tensor:
     """The parameter, in the compute type, after decoupled decay: what the rule steps from."""
     if _decays(group) and group.get("decoupled_weight_decay", False):
-        return parameter * (1 - group["lr"] * group["weight_decay"])
+        decayed: Tensor = parameter * (1 - group["lr"] * group["weight_decay"])
+        return decayed
     return parameter
 
 

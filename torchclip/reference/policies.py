@@ -41,7 +41,8 @@ class Norms:
 
 def tensor_norm(tensor: Tensor) -> Tensor:
     """The L2 norm of one tensor, in float64: the squares of a float16 gradient do not fit its own type."""
-    return torch.linalg.vector_norm(tensor, dtype=norm_dtype(tensor.device))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=norm_dtype(tensor.device))
+    return norm
 
 
 def joint_norms(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope) -> Tensor:
@@ -54,7 +55,8 @@ def joint_norms(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int
     if scope is Scope.TENSOR:
         return joined
     if scope is Scope.OPTIMIZER:
-        return torch.linalg.vector_norm(joined)
+        joint: Tensor = torch.linalg.vector_norm(joined)
+        return joint
     return torch.stack([torch.linalg.vector_norm(group) for group in joined.split(list(group_sizes))])
 
 

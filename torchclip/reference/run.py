@@ -128,7 +128,8 @@ def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     A 0-dim one would be promoted by the float64 scalars that it meets, and be computed differently from the rest. Under
     autograd it is always a copy, since the graph keeps it and the original is written.
     """
-    return torch.atleast_1d(tensor.to(dtype, copy=torch.is_grad_enabled()))
+    taken: Tensor = torch.atleast_1d(tensor.to(dtype, copy=torch.is_grad_enabled()))
+    return taken
 
 
 def accumulated(run: Run, entry: Entry, gradient: Tensor) -> tuple[State, State]:

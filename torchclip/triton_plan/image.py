@@ -59,7 +59,8 @@ class DeviceImage:
 
     def address(self, name: str) -> int:
         """Of a section on the device."""
-        return self.memory.data_ptr() + 8 * self._sections[name].start
+        start: int = self._sections[name].start
+        return self.memory.data_ptr() + 8 * start
 
     def set(self, name: str, values: Tensor, *, changes_by_step: bool = False) -> None:
         """Replaces a section by numbers on the host, any shape.

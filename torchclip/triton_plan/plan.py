@@ -7,7 +7,8 @@ gradients is the compiled one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from torchclip.triton_plan.memory import Memory
 from torchclip.triton_plan.passes import Inputs, Passes
 from torchclip.triton_plan.settings import Settings
 from torchclip.triton_plan.tables import Member, Shape, Tables
+
+if TYPE_CHECKING:
+    from torchclip import _C
 
 NOT_READY = (
     "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
@@ -38,7 +42,7 @@ class TritonPlan:
         gatherer: what re-reads the parameters, of either kind.
     """
 
-    def __init__(self, spec: RuleSpec, scope: Scope, gatherer: Any) -> None:
+    def __init__(self, spec: RuleSpec, scope: Scope, gatherer: Gatherer | _C.Gatherer) -> None:
         self._spec = spec
         self._scope = scope
         self._gatherer = gatherer
@@ -132,7 +136,8 @@ class TritonPlan:
     # One step.
 
     def _main_device(self) -> torch.device:
-        return next(parameter.device for group in self._groups for parameter in group["params"])
+        first: Tensor = next(parameter for group in self._groups for parameter in group["params"])
+        return first.device
 
     def _capturing(self) -> bool:
         return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
@@ -244,11 +249,11 @@ class TritonPlan:
             self._versions = [parameter._version for parameter in self._parameters]
 
 
-def make_plan(spec: RuleSpec, scope: Scope, device: str, extension: Any) -> TritonPlan:
+def make_plan(spec: RuleSpec, scope: Scope, device: str, extension: ModuleType | None) -> TritonPlan:
     """The plan of a rule; its Gatherer is the compiled one where there is an extension."""
     slots = [slot.name for slot in spec.slots if slot.name != "slow"]
     scalars = [scalar.name for scalar in spec.scalars]
-    gatherer = (Gatherer if extension is None else extension.Gatherer)(
+    gatherer: Gatherer | _C.Gatherer = (Gatherer if extension is None else extension.Gatherer)(
         spec.name, list(spec.hyperparameters), slots, scalars, SCOPES.index(scope), device
     )
     return TritonPlan(spec, scope, gatherer)

@@ -1,0 +1,99 @@
+"""What csrc/bindings.cpp exports. Sizes in brackets are those of lists and tensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, type_check_only
+
+from torch import Tensor
+
+from torchclip.triton_plan.members import Description
+
+build: str  # by which compilers
+cuda_device: str | None  # the type of the devices that CudaPlan serves; None without CUDA kernels
+
+@type_check_only
+class Algorithm(TypedDict):
+    hyperparameters: list[str]  # without lr; beta1 and beta2 for betas
+    slots: list[str]
+    scalars: dict[str, float]  # initial values by name
+    coefficients: list[str]
+
+def algorithms() -> dict[str, Algorithm]: ...
+def coefficients(
+    name: str,
+    hyperparameters: Sequence[float],  # [1 + hyperparameters], lr first
+    step: float,  # from 1
+    first: bool,
+    /,
+) -> list[float]: ...  # [coefficients], for a norm of 0
+def philox4x32(seed: int, c0: int, c1: int, c2: int, c3: int, /) -> list[int]: ...  # [4], each below 2**32
+def serves_gradients(gradients: Sequence[Tensor], /) -> bool: ...  # whether the next two do
+def total_norm(gradients: Sequence[Tensor], order: float, /) -> float: ...  # order above 0, infinity included
+def scale_gradients(gradients: Sequence[Tensor], factor: float, /) -> None: ...  # in place
+
+class Plan:
+    def __init__(
+        self,
+        rule: str,
+        hyperparameters: Sequence[str],
+        slots: Sequence[str],  # without Lookahead's
+        scalars: Sequence[str],
+        scope: int,  # a position in torchclip.plan.SCOPES
+        /,
+    ) -> None: ...
+    # Positions of parameters that cannot step as they are.
+    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
+    def mark_fresh(self, positions: Sequence[int], /) -> None: ...
+    def configure(self, numbers: Mapping[str, float], /) -> None: ...  # by the names of csrc/modifiers.h
+    def step(
+        self,
+        grad_scale: Tensor | float | None,  # one number, as the next two
+        found_inf: Tensor | float | None,
+        loss: Tensor | float | None,
+        /,
+    ) -> int: ...  # STEPPED, SKIPPED or NON_FINITE of torchclip.plan
+    # One number, or [groups] or [parameters] by the scope of the norm.
+    def report(self) -> dict[str, float | list[float]]: ...
+    @property
+    def zeros(self) -> list[int]: ...  # [parameters], -1 where they are not known
+
+# The following three are there where CUDA kernels were built.
+
+class CudaPlan:
+    def __init__(
+        self,
+        rule: str,
+        hyperparameters: Sequence[str],
+        slots: Sequence[str],
+        scalars: Sequence[str],
+        scope: int,
+        /,
+    ) -> None: ...
+    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
+    def mark_fresh(self, positions: Sequence[int], /) -> None: ...
+    def configure(self, numbers: Mapping[str, float], /) -> None: ...
+    def step(self, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None, /) -> int: ...
+    def report(self) -> dict[str, Tensor]: ...  # on the device, of shape [], [groups] or [parameters]
+    @property
+    def zeros(self) -> Tensor | None: ...  # [], those of all parameters together
+
+def cuda_obstacle() -> str: ...  # why no device can be used; "" where one can
+def cuda_versions() -> tuple[int, int]: ...  # of the driver and of the runtime, 1000 * major + 10 * minor
+
+class Gatherer:
+    def __init__(
+        self,
+        rule: str,
+        hyperparameters: Sequence[str],
+        slots: Sequence[str],
+        scalars: Sequence[str],
+        scope: int,
+        device: str,  # on whose type everything lies
+    ) -> None: ...
+    def configure(self, lookahead: bool, by_rows: bool) -> None: ...
+    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]: ...
+    def take_changed(self) -> bool: ...
+    def describe(self) -> list[Description | None]: ...  # [parameters]
+    def addresses(self, into: Tensor) -> None: ...  # int64 [parameters, 10]
+    def numbers(self, into: Tensor) -> None: ...  # float64 [groups, 12]
+    def lrs(self) -> list[Tensor | None]: ...  # [groups], those that are tensors on the device
+    def clear(self) -> None: ...
