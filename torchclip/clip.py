@@ -63,8 +63,8 @@ class ClipByGlobalNorm:
 
     max_norm: float
     smooth: bool = False
-    nonfinite: NonFinite = NonFinite.PROPAGATE
-    scope: Scope = Scope.OPTIMIZER
+    nonfinite: NonFinite | str = NonFinite.PROPAGATE
+    scope: Scope | str = Scope.OPTIMIZER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
@@ -100,7 +100,7 @@ class ClipByTensorNorm:
 
     max_norm: float
     smooth: bool = False
-    nonfinite: NonFinite = NonFinite.PROPAGATE
+    nonfinite: NonFinite | str = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from torchclip import reference
+from torchclip.checks import describe_parameter
 from torchclip.clip import measures
 from torchclip.extensions import Extension
 from torchclip.metrics import described, sparsity
@@ -93,6 +94,11 @@ class MeasuredOptimizer(Optimizer):
         if isinstance(value, Tensor):
             return value.to(dtype, copy=True)  # the next step writes into it
         return torch.as_tensor(value, dtype=dtype)
+
+    def _named_parameters(self) -> Iterable[tuple[str, Tensor, dict[str, Any]]]:
+        for group_index, group in enumerate(self.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield describe_parameter(self.param_groups, group_index, index), parameter, group
 
     def _measurement(self, name: str) -> Tensor:
         measured = self._measured()

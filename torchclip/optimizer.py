@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from torchclip.checks import (
     check_hyperparameters,
     check_new_parameters,
     check_parameter,
-    describe_parameter,
 )
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
@@ -32,6 +31,7 @@ from torchclip.state import check_held_state, create_state, drop_state, nonfinit
 from torchclip.step_size import AdaLossStep, StepSize, checked_loss
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Result = TypeVar("Result")
 
 
 class FusedOptimizer(MeasuredOptimizer):
@@ -127,6 +127,10 @@ class FusedOptimizer(MeasuredOptimizer):
 
     profile_hook_step = staticmethod(hook_step)
 
+    @overload
+    def step(self, closure: None = None, *, loss: Tensor | float | None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], Result], *, loss: Tensor | float | None = None) -> Result: ...
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Updates every parameter that has a gradient.
 
@@ -232,11 +236,6 @@ class FusedOptimizer(MeasuredOptimizer):
         return False
 
     # Parameters and their state.
-
-    def _named_parameters(self) -> Iterable[tuple[str, Tensor, dict[str, Any]]]:
-        for group_index, group in enumerate(self.param_groups):
-            for index, parameter in enumerate(group["params"]):
-                yield describe_parameter(self.param_groups, group_index, index), parameter, group
 
     def _raise_nonfinite(self) -> None:
         named = [(name, parameter) for name, parameter, _ in self._named_parameters()]

@@ -71,14 +71,15 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
         return None
     if isinstance(clip, AdaptiveGradientClip):
         return _measure_units(run, clip)
+    scope = Scope(clip.scope)
     tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
     for entry in run.entries():
         tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
-    norm = policies.joint_norms(tensor_norms, run.group_sizes, clip.scope)
-    present = policies.has_gradient(tensor_norms, run.group_sizes, clip.scope)
+    norm = policies.joint_norms(tensor_norms, run.group_sizes, scope)
+    present = policies.has_gradient(tensor_norms, run.group_sizes, scope)
     factor, writes = _policy_factor(run, clip, norm)
     factor = torch.where(present, factor, 1.0)
-    clips = policies.per_parameter(factor, run.group_sizes, clip.scope).unbind()
+    clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
     return PolicyMeasurement(norm, factor, clips, writes)
 
 

@@ -123,7 +123,7 @@ def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tens
 
 
 def _handling(clip: ClipPolicy | None) -> NonFinite:
-    return NonFinite.PROPAGATE if clip is None or isinstance(clip, ClipByValue) else clip.nonfinite
+    return NonFinite.PROPAGATE if clip is None or isinstance(clip, ClipByValue) else NonFinite(clip.nonfinite)
 
 
 def _refused(handling: NonFinite, norm: Tensor) -> bool:
