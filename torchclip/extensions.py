@@ -8,11 +8,13 @@ threads, and go on after a checkpoint where they stopped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from torchclip.checks import check_number
+from torchclip.norms import Number, root
 
 NOISE_STREAM, GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM = range(3)
 """The last word of the counter: what a draw is for."""
@@ -54,9 +56,9 @@ class GradientNoise:
         check_number("eta", self.eta, least=0)
         check_number("gamma", self.gamma, least=0)
 
-    def sigma(self, steps_taken: float) -> float:
+    def sigma(self, steps_taken: Number) -> Number:
         """The standard deviation after that many steps (0, 1, …)."""
-        return math.sqrt(self.eta / (1.0 + steps_taken) ** self.gamma)
+        return root(self.eta / (1.0 + steps_taken) ** self.gamma)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Lookahead:
         check_number("k", self.k, least=1)
         check_number("alpha", self.alpha, least=0, most=1)
 
-    def synchronises(self, step: float) -> bool:
+    def synchronises(self, step: Number) -> bool | Tensor:
         """Whether step number ``step`` (1, 2, …) ends a round."""
         return step % self.k == 0
 

@@ -14,7 +14,8 @@ _OVER_MANY = (Scope.OPTIMIZER, Scope.GROUP)
 
 def is_in_backward() -> bool:
     """Whether autograd is running a backward pass on this thread, as it is in a hook on a gradient."""
-    return torch._C._current_graph_task_id() != _NO_BACKWARD
+    # A graph is never compiled within backward(); only the hooks of one step eagerly are.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != _NO_BACKWARD
 
 
 def refusal_in_backward(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:

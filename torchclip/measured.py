@@ -20,6 +20,12 @@ from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import StepSize
 
 
+class LastStep:
+    """The report of the reference path's last step: held apart, as a compiled graph assigns nothing to optimizers."""
+
+    report: reference.StepReport | None = None
+
+
 class MeasuredOptimizer(Optimizer):
     """Abstract base of :class:`~torchclip.optimizer.FusedOptimizer`: norms, factors and counts, without taking a step.
 
@@ -31,7 +37,7 @@ class MeasuredOptimizer(Optimizer):
 
     _modifiers: Modifiers
     _plan: Plan | None
-    _report: reference.StepReport | None
+    _last: LastStep
 
     @property
     def step_size(self) -> StepSize | None:
@@ -115,7 +121,7 @@ class MeasuredOptimizer(Optimizer):
         """What the last step measured: numbers and lists of them, or tensors."""
         if self._plan is not None:
             return self._plan.report()
-        return {} if self._report is None else self._report.measured()
+        return {} if self._last.report is None else self._last.report.measured()
 
     def _sparsity(self) -> Tensor:
         return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])

@@ -7,6 +7,10 @@ import math
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+Number = float | Tensor
+"""A number, or a 0-dim tensor where a compiled graph has none."""
 
 HARD_EPS = 1e-6
 """Added to the norm by :func:`torch.nn.utils.clip_grad_norm_`, and therefore here."""
@@ -55,6 +59,11 @@ def checked_choice(name: str, value: _Choice | str, allowed: tuple[_Choice, ...]
         if value == member:
             return member
     raise ValueError(f"Invalid {name}: {value!r}; choose one of {names}")
+
+
+def root(value: Number) -> Number:
+    """The square root."""
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
 NORM_SCOPES = (Scope.OPTIMIZER, Scope.GROUP, Scope.TENSOR)

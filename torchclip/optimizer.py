@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchclip import backend as backends
-from torchclip import reference
+from torchclip import compiled, reference
 from torchclip.checkpoint import restore_precision, with_our_names
 from torchclip.checks import (
     Check,
@@ -23,7 +24,7 @@ from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
 from torchclip.in_backward import is_in_backward, refusal_in_backward
-from torchclip.measured import MeasuredOptimizer
+from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.shared import checked_seed, complete_shared, forget_norms
@@ -69,7 +70,6 @@ class FusedOptimizer(MeasuredOptimizer):
         self._seed = checked_seed(seed)
         self._modifiers = Modifiers.of(clip, step_size, extensions)
         self._compose()
-        self._forget_plan()
         super().__init__(params, defaults)
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
 
@@ -80,6 +80,7 @@ class FusedOptimizer(MeasuredOptimizer):
         if refusal is not None:
             raise ValueError(refusal)
         self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
+        self._number = compiled.register(self)
 
     def _complete_shared(self) -> None:
         complete_shared(
@@ -105,8 +106,8 @@ class FusedOptimizer(MeasuredOptimizer):
             forget_norms(self.param_groups)
         self._modifiers = replace(self._modifiers, clip=policy)
         self._complete_shared()
-        if self._report is not None:
-            self._report = self._report.without_measurements()
+        if self._last.report is not None:
+            self._last.report = self._last.report.without_measurements()
         if self._plan is not None:
             self._plan.configure(configuration(self._modifiers))
 
@@ -158,23 +159,25 @@ class FusedOptimizer(MeasuredOptimizer):
             refusal = refusal_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, count)
             if refusal is not None:
                 raise RuntimeError(refusal)
-        scaled_by = None
-        step_size = self._modifiers.step_size
+        scaled_by, step_size = None, self._modifiers.step_size
         if isinstance(step_size, AdaLossStep):
             given = result if loss is None else loss
             if given is None and not any(group["lr"] for group in self.param_groups):
                 given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
             scaled_by = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
-        self._run(scaled_by)
+        # A GradScaler sets these two attributes, and deletes them again.
+        self._run(scaled_by, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         return result
 
-    def _run(self, loss: Tensor | None) -> None:
+    def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         if self.backend == "reference":
-            self._reference_step(loss)
+            self._reference_step(loss, grad_scale, found_inf)
+        elif torch.compiler.is_compiling():
+            compiled.step(self, loss, grad_scale, found_inf)
         else:
-            self._fused_step(loss)
+            self._fused_step(loss, grad_scale, found_inf)
 
-    def _fused_step(self, loss: Tensor | None) -> None:
+    def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         plan = self._plan
         if plan is None:
             plan = self._plan = make_plan(self.backend, self.spec, self.clips_by, self._modifiers)
@@ -182,7 +185,7 @@ class FusedOptimizer(MeasuredOptimizer):
         created: list[tuple[int, Tensor, str]] = []
         if attention:
             if not self._still_served():
-                return self._run(loss)
+                return self._run(loss, grad_scale, found_inf)
             on_device = self.backend in backends.ON_DEVICE
             named = list(self._named_parameters())
             created = create_state(self.spec, named, self.state, attention, on_device=on_device)
@@ -192,32 +195,32 @@ class FusedOptimizer(MeasuredOptimizer):
                 raise AssertionError("a parameter still cannot step after its state was made")
         outcome = None
         try:
-            outcome = plan.step(getattr(self, "grad_scale", None), getattr(self, "found_inf", None), loss)
+            outcome = plan.step(grad_scale, found_inf, loss)
         finally:
             if outcome != STEPPED:
                 drop_state(self.state, created)
         if outcome == NON_FINITE:
             self._raise_nonfinite()
 
-    def _reference_step(self, loss: Tensor | None) -> None:
+    def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         for name, parameter, group in self._named_parameters():
             if parameter.grad is not None:
                 check_parameter(name, parameter)
                 check_gradient(name, parameter)
                 check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
-            self._report = reference.step(
+            self._last.report = reference.step(
                 self.spec,
                 self.param_groups,
                 self.state,
                 modifiers=self._modifiers,
                 scope=self.clips_by,
-                grad_scale=getattr(self, "grad_scale", None),
-                found_inf=getattr(self, "found_inf", None),
+                grad_scale=grad_scale,
+                found_inf=found_inf,
                 loss=loss,
-                before=self._report,
+                before=self._last.report,
             )
-        if self._report.nonfinite:
+        if self._last.report.nonfinite:
             self._raise_nonfinite()
 
     # The life of the plan.
@@ -225,7 +228,13 @@ class FusedOptimizer(MeasuredOptimizer):
     def _forget_plan(self) -> None:
         self._plan = None
         self._backend = None
-        self._report = None
+        self._last = LastStep()
+
+    def _choose_anew(self) -> None:
+        """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""
+        self._forget_plan()
+        with suppress(RuntimeError):
+            self.backend  # noqa: B018
 
     def _still_served(self) -> bool:
         """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
@@ -234,8 +243,6 @@ class FusedOptimizer(MeasuredOptimizer):
             return True
         self._forget_plan()
         return False
-
-    # Parameters and their state.
 
     def _raise_nonfinite(self) -> None:
         named = [(name, parameter) for name, parameter, _ in self._named_parameters()]
@@ -257,13 +264,11 @@ class FusedOptimizer(MeasuredOptimizer):
                     f"{type(self).__name__} has no {key}, and a param group sets {key}={param_group[key]}: leave it out"
                 )
         backends.check_flags({**self.defaults, **param_group}, self._requested)
-        params = param_group["params"]
-        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        check_new_parameters(param_group["params"], len(self.param_groups))
-        super().add_param_group(param_group)
-        self._forget_plan()
-        if len(self.param_groups) > 1:
-            self._complete_shared()
+        given = param_group["params"]
+        params = [given] if isinstance(given, Tensor) else list(given)
+        check_new_parameters(params, len(self.param_groups))
+        super().add_param_group({**param_group, "params": params})
+        self._choose_anew()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
@@ -278,8 +283,7 @@ class FusedOptimizer(MeasuredOptimizer):
         for group, own in zip(self.param_groups, flags, strict=True):
             group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
         restore_precision(self.spec, self.param_groups, self.state, saved)
-        self._forget_plan()
-        self._complete_shared()
+        self._choose_anew()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -289,8 +293,7 @@ class FusedOptimizer(MeasuredOptimizer):
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
         self._compose()
-        self._forget_plan()
-        self._complete_shared()
+        self._choose_anew()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")

@@ -7,7 +7,6 @@ gradient before the step size scales it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchclip.checks import check_number
+from torchclip.norms import Number, root
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class SqrtDecay:
         check_number("b0", self.b0, above=0)
         check_number("alpha", self.alpha, above=0)
 
-    def factor(self, step: float) -> float:
+    def factor(self, step: Number) -> Number:
         """The factor on the gradient in step number ``step`` (1, 2, …)."""
-        return 1.0 / math.sqrt(self.b0**2 + self.alpha * step)
+        return 1.0 / root(self.b0**2 + self.alpha * step)
 
 
 StepSize = AdaLossStep | SqrtDecay

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchclip.extensions import NOISE_STREAM, drop_threshold
 from torchclip.norms import norm_dtype
-from torchclip.reference.philox import WORD, Counter, key_of_seed, philox4x32
+from torchclip.reference.philox import WORD, Counter, Word, key_of_seed, philox4x32
 
 # Minimax fits, from the highest power down: -2 ln(1 + x) / x for 1 + x in [sqrt(1/2), sqrt(2)], and sin(2 pi f) / f and
 # cos(2 pi f) in f^2 for f in [-1/8, 1/8].
@@ -40,12 +40,12 @@ class Draws:
     """The draws of one step.
 
     Args:
-        seed: the key.
-        step: the number of the step being taken: 1, 2, …
+        seed: the key; an integer, or 0-dim and int64.
+        step: the number of the step being taken: 1, 2, …; an integer, or 0-dim.
     """
 
-    seed: int
-    step: int
+    seed: Word
+    step: Word
 
     def dropped(self, parameter: Tensor, index: int, stream: int, p: float) -> Tensor:
         """Which elements are dropped, each with probability ``p``: booleans in the shape of the parameter.
@@ -68,9 +68,10 @@ class Draws:
     def _words(self, parameter: Tensor, index: int, stream: int) -> Counter:
         """Four words for each four elements: each of shape [ceil(elements / 4)]."""
         block = torch.arange((parameter.numel() + 3) // 4, dtype=torch.int64, device=parameter.device)
-        step, position = (torch.full_like(block, number) for number in (self.step & WORD, index))
-        counter = (step, position, block & WORD, stream + ((block >> 32) << 8))
-        return philox4x32(key_of_seed(self.seed), counter)
+        step = torch.as_tensor(self.step, dtype=torch.int64, device=block.device) & WORD
+        counter = (step.expand_as(block), torch.full_like(block, index), block & WORD, stream + ((block >> 32) << 8))
+        seed = self.seed.to(block.device) if isinstance(self.seed, Tensor) else self.seed
+        return philox4x32(key_of_seed(seed), counter)
 
 
 def in_memory_order(values: Tensor, parameter: Tensor) -> Tensor:

@@ -96,8 +96,7 @@ def radam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group,
     average = state["exp_avg"] / (1 - beta1**t)
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t * beta2**t / correction2
-    if rho <= 5:
-        return parameter - group["lr"] * average
     rectification = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)).sqrt()
     adaptive = correction2.sqrt() / (state["exp_avg_sq"].sqrt() + group["eps"])
-    return parameter - group["lr"] * rectification * average * adaptive
+    # Before ρ exceeds 5 the root may be that of a negative number, and is not taken.
+    return parameter - group["lr"] * average * torch.where(rho > 5, rectification * adaptive, 1.0)

@@ -22,9 +22,10 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 
 Counter = tuple[Tensor, Tensor, Tensor, Tensor]
+Word = int | Tensor
 
 
-def key_of_seed(seed: int) -> tuple[int, int]:
+def key_of_seed(seed: Word) -> tuple[Word, Word]:
     """The key (low word, high word) of a 64-bit seed; a negative seed counts as its two's complement.
 
     Example:
@@ -34,7 +35,7 @@ def key_of_seed(seed: int) -> tuple[int, int]:
     return seed & WORD, (seed >> 32) & WORD
 
 
-def philox4x32(key: tuple[int, int], counter: Counter) -> Counter:
+def philox4x32(key: tuple[Word, Word], counter: Counter) -> Counter:
     """Four random 32-bit words for each counter.
 
     Args:

@@ -72,7 +72,7 @@ def per_parameter(values: Tensor, group_sizes: Sequence[int], scope: Scope) -> T
         return values
     if scope is Scope.OPTIMIZER:
         return values.expand(sum(group_sizes))
-    return values.repeat_interleave(torch.tensor(group_sizes, device=values.device))
+    return torch.cat([value.expand(size) for value, size in zip(values.unbind(), group_sizes, strict=True)])
 
 
 def per_scope(values: Sequence[Any], group_sizes: Sequence[int], scope: Scope) -> list[Any]:
@@ -93,7 +93,7 @@ def clipped_step_size(norm: Tensor, lr: float | Tensor, gamma: float | Tensor, s
 
     Source: Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519: Algorithm 1, and its smooth form in their code.
     """
-    lr = torch.as_tensor(lr, dtype=norm.dtype, device=norm.device)
+    lr = torch.zeros_like(norm) + lr  # a changing float stays one in a compiled graph
     # 1 in place of 0 keeps γ/0, and 0/0 with γ = 0, out of the branch not taken, whose NaN autograd would find.
     positive = torch.where(norm == 0, 1.0, norm)
     step_size = lr / (1.0 + lr * positive / gamma) if smooth else torch.minimum(lr, gamma / positive)

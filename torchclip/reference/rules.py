@@ -92,9 +92,9 @@ def _mix_clip_apply(parameter: Tensor, gradient: Tensor, state: State, group: Gr
 
 
 def _mix_clip_factor(norms: Norms, group: Group) -> Tensor:
-    if group["lr"] == 0:  # the limit, where h/lr is 0/0
-        return torch.ones_like(norms.direction)
-    return _mix_clip_step_size(norms.direction, group) / group["lr"]
+    lr = torch.zeros_like(norms.direction) + group["lr"]
+    # At a rate of 0 the limit, where h/lr is 0/0.
+    return torch.where(lr == 0, 1.0, _mix_clip_step_size(norms.direction, group) / torch.where(lr == 0, 1.0, lr))
 
 
 # AdaGrad-Norm:

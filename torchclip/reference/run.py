@@ -23,6 +23,10 @@ Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
 
 
+Flag = bool | Tensor
+"""Yes or no; a 0-dim boolean tensor in a compiled graph, which is to serve for both."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A parameter with a gradient; ``index`` counts through all groups, parameters without gradient included."""
@@ -68,14 +72,19 @@ class Run:
         return self.param_groups[0].get("shared", {}) if self.param_groups else {}
 
     @property
-    def number(self) -> int:
-        """That of the step being taken: 1, 2, … The host holds it, so nothing is waited for."""
-        return int(self.shared["step"]) + 1
+    def number(self) -> int | Tensor:
+        """That of the step being taken: 1, 2, … The host holds it, so nothing is waited for.
+
+        A tensor in a compiled graph, which is to serve for every step.
+        """
+        held = self.shared["step"]
+        return (held if torch.compiler.is_compiling() else int(held)) + 1
 
     @property
     def draws(self) -> Draws:
         """The random draws of this step."""
-        return Draws(int(self.shared["seed"]), self.number)
+        seed = self.shared["seed"]
+        return Draws(seed if torch.compiler.is_compiling() else int(seed), self.number)
 
     def entries(self) -> Iterator[Entry]:
         """Every parameter that has a gradient."""
@@ -115,6 +124,22 @@ def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tenso
         return stepped
     dropped = run.draws.dropped(entry.parameter, entry.index, LR_DROPOUT_STREAM, dropout.p)
     return torch.where(dropped.view_as(stepped), decayed, stepped)
+
+
+def chosen(flag: Flag, value: Tensor, otherwise: Tensor) -> Tensor:
+    """``value`` where the flag is set, else ``otherwise``."""
+    if isinstance(flag, Tensor):
+        return torch.where(flag.to(value.device), value, otherwise)
+    return value if flag else otherwise
+
+
+def write(target: Tensor, value: Tensor, taken: Flag) -> None:
+    """Writes what a step has made, of as many elements as ``target``, where it is taken.
+
+    Not as 0-dim tensors: torch's compiler drops what a graph writes to one of its float64 arguments on the CPU.
+    """
+    target, value = torch.atleast_1d(target), torch.atleast_1d(value)
+    target.copy_(chosen(taken, value.view_as(target), target))
 
 
 def working_parameter(entry: Entry) -> Tensor:

@@ -3,6 +3,9 @@
 Like the kernels, it goes over the parameters up to three times, keeping no more than one tensor's temporaries: once to
 measure the raw gradients for a clip policy, once to measure the direction of a rule that clips itself, and once to
 update. Only the last writes, so a step that is skipped has touched nothing.
+
+In a compiled graph nothing may depend on a value: there, whether the step is taken is a 0-dim tensor, and what is
+written where it is not is what was there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope
@@ -23,13 +27,15 @@ from torchclip.reference.report import StepReport, report_of
 from torchclip.reference.rules import RULES
 from torchclip.reference.run import (
     Entry,
+    Flag,
     Run,
-    Writes,
     accumulated,
+    chosen,
     kept_step,
     prepared_gradient,
     working,
     working_parameter,
+    write,
 )
 from torchclip.rule_spec import RuleSpec
 
@@ -70,23 +76,22 @@ def step(
     run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
     by_rule = measure_directions(run) if spec.clips_itself else None
 
-    overflow = found_inf is not None and bool((found_inf != 0).any())
-    handling = _handling(modifiers.clip)
-    nonfinite = by_policy is not None and _refused(handling, by_policy.norm)
-    taken = not overflow and not nonfinite and any(True for _ in run.entries())
-    if taken:
+    skipped, raises = _skipped(modifiers.clip, None if by_policy is None else by_policy.norm, found_inf)
+    taken = any(True for _ in run.entries()) and (~skipped if isinstance(skipped, Tensor) else not skipped)
+    if taken is not False:
         for entry in run.entries():
-            _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index])
+            _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken)
         for measured in (by_policy, by_rule):
             writes += [] if measured is None else measured.writes
-        _remember(run, writes)
-    # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
-    is_error = nonfinite and not overflow and handling is NonFinite.ERROR
+        if "step" in run.shared:
+            writes.append((run.shared["step"], torch.as_tensor(run.number)))
+        for target, value in writes:
+            write(target, value, taken)
     report = report_of(by_policy, by_rule, lr_scale, taken, before)
-    return replace(report, skipped=overflow or nonfinite, nonfinite=is_error)
+    return replace(report, skipped=skipped, nonfinite=raises)
 
 
-def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: Norms | None) -> None:
+def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: Norms | None, taken: Flag) -> None:
     """Writes the new state and the new value of one parameter."""
     gradient = prepared_gradient(run, entry)
     new, stored = accumulated(run, entry, gradient)
@@ -94,24 +99,19 @@ def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: 
     stepped = RULES[run.spec.name].apply(decayed, gradient, new, entry.group, norms)
     kept = kept_step(run, entry, decayed, stepped)
     lookahead = run.modifiers.lookahead
-    if lookahead is not None and lookahead.synchronises(run.number):
+    synchronises = lookahead is not None and lookahead.synchronises(run.number)
+    if lookahead is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        kept = pipeline.look_ahead(working(stored[SLOW.name], kept.dtype), rounded, lookahead.alpha)
-        new = {**new, SLOW.name: kept}
-    entry.parameter.copy_(kept.view_as(entry.parameter))
+        slow = working(stored[SLOW.name], kept.dtype)
+        ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
+        kept = chosen(synchronises, ahead, kept)
+        new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
+    write(entry.parameter, kept, taken)
     for name, value in new.items():
-        stored[name].copy_(value.view_as(stored[name]))
+        write(stored[name], value, taken)
     if stored:
         state.setdefault(entry.parameter, {}).update(stored)
-
-
-def _remember(run: Run, writes: Writes) -> None:
-    """Writes the shared numbers of a step that was taken."""
-    for target, value in writes:
-        target.copy_(value)
-    if "step" in run.shared:
-        run.shared["step"].fill_(run.number)
 
 
 def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:
@@ -122,13 +122,21 @@ def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tens
     return [clip if isinstance(clip, ClipByValue) else None] * sum(run.group_sizes)
 
 
-def _handling(clip: ClipPolicy | None) -> NonFinite:
-    return NonFinite.PROPAGATE if clip is None or isinstance(clip, ClipByValue) else NonFinite(clip.nonfinite)
-
-
-def _refused(handling: NonFinite, norm: Tensor) -> bool:
-    """Whether the step stops because a norm is not finite."""
-    return handling is not NonFinite.PROPAGATE and not bool(norm.isfinite().all())
+def _skipped(clip: ClipPolicy | None, norm: Tensor | None, found_inf: Tensor | None) -> tuple[Flag, bool]:
+    """Whether the step is skipped, and whether the caller raises; ``norm`` is what the policy has measured."""
+    handling = NonFinite.PROPAGATE if clip is None or isinstance(clip, ClipByValue) else NonFinite(clip.nonfinite)
+    skipped: Flag = False if found_inf is None else (found_inf != 0).any()
+    raises: Flag = False
+    if norm is not None and handling is not NonFinite.PROPAGATE:
+        nonfinite = ~norm.isfinite().all()
+        # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
+        raises = handling is NonFinite.ERROR and chosen(skipped, torch.zeros_like(nonfinite), nonfinite)
+        skipped = nonfinite | skipped
+    if not torch.compiler.is_compiling():
+        return bool(skipped), bool(raises)
+    if isinstance(raises, Tensor):
+        torch._assert_async(~raises, 'the gradient norm is not finite, and nonfinite="error" says to raise')
+    return skipped, False
 
 
 def _inverse(grad_scale: Tensor | None) -> Tensor | None:
