@@ -16,7 +16,6 @@ from torchclip.checks import (
     Check,
     check_gradient,
     check_hyperparameters,
-    check_new_parameters,
     check_parameter,
     describe_parameter,
 )
@@ -26,6 +25,7 @@ from torchclip.hooks import hook_step
 from torchclip.in_backward import is_in_backward, refusal_in_backward
 from torchclip.measured import MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
+from torchclip.new_group import checked_group
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
@@ -251,17 +251,8 @@ class FusedOptimizer(MeasuredOptimizer):
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
             TypeError: for a parameter that is not floating point.
         """
-        check_hyperparameters({**self.defaults, **param_group}, self.hyperparameter_checks)
-        for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
-            if param_group.get(key) and key not in self.defaults:
-                raise ValueError(
-                    f"{type(self).__name__} has no {key}, and a param group sets {key}={param_group[key]}: leave it out"
-                )
-        backends.check_flags({**self.defaults, **param_group}, self._requested)
-        params = param_group["params"]
-        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        check_new_parameters(param_group["params"], len(self.param_groups))
-        super().add_param_group(param_group)
+        group = checked_group(param_group, self.param_groups, self.defaults, self._requested, type(self))
+        super().add_param_group(group)
         self._forget_plan()
         if len(self.param_groups) > 1:
             self._complete_shared()
