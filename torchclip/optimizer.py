@@ -255,7 +255,11 @@ class FusedOptimizer(MeasuredOptimizer):
         super().add_param_group(group)
         self._forget_plan()
         if len(self.param_groups) > 1:
-            self._complete_shared()
+            try:
+                self._complete_shared()
+            except ValueError:
+                self.param_groups.pop()
+                raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
