@@ -278,7 +278,10 @@ class FusedOptimizer(MeasuredOptimizer):
         self._complete_shared()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        has_flag = "differentiable" in {**vars(self), **state}["defaults"]
         super().__setstate__(state)
+        if not has_flag:
+            del self.defaults["differentiable"]  # torch gives it to every class, and not every one here has it
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -290,4 +293,4 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in kept if name in vars(self)}}
