@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip import reference
+from torchclip.amp import scaling_of
 from torchclip.checkpoint import restore_precision, with_our_names
 from torchclip.checks import (
     Check,
@@ -187,12 +188,14 @@ class FusedOptimizer(MeasuredOptimizer):
             if plan.refresh(self.param_groups, self.state):
                 raise AssertionError("a parameter still cannot step after its state was made")
         outcome = None
+        grad_scale, found_inf = scaling_of(self)
         try:
-            outcome = plan.step(getattr(self, "grad_scale", None), getattr(self, "found_inf", None), loss)
+            outcome = plan.step(grad_scale, found_inf, loss)
         finally:
             if outcome != STEPPED:
                 drop_state(self.state, created)
-        if outcome == NON_FINITE:
+        # Where a GradScaler has found an overflow, it handles that itself.
+        if outcome == NON_FINITE and (found_inf is None or not found_inf):
             self._raise_nonfinite()
 
     def _reference_step(self, loss: Tensor | None) -> None:
@@ -201,6 +204,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 check_parameter(name, parameter)
                 check_gradient(name, parameter)
                 check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
+        grad_scale, found_inf = scaling_of(self)
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
             self._report = reference.step(
                 self.spec,
@@ -208,8 +212,8 @@ class FusedOptimizer(MeasuredOptimizer):
                 self.state,
                 modifiers=self._modifiers,
                 scope=self.clips_by,
-                grad_scale=getattr(self, "grad_scale", None),
-                found_inf=getattr(self, "found_inf", None),
+                grad_scale=grad_scale,
+                found_inf=found_inf,
                 loss=loss,
                 before=self._report,
             )
