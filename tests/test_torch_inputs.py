@@ -76,7 +76,7 @@ def test_every_namesake_is_here() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("name, kwargs", inputs())
+@pytest.mark.parametrize("name, kwargs", [*inputs()])
 def test_agrees_with_torchs_loop(name: str, kwargs: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
     params, copies = starts(dtype), starts(dtype)
     ours = getattr(torchclip, name)(params, **options_of(kwargs), backend=backend)
@@ -94,7 +94,7 @@ def test_agrees_with_torchs_loop(name: str, kwargs: dict[str, Any], dtype: torch
         assert not torch.equal(param, start)
 
 
-@pytest.mark.parametrize("name, given", error_inputs())
+@pytest.mark.parametrize("name, given", [*error_inputs()])
 def test_errors_are_torchs(name: str, given: Any) -> None:
     wrong = given.optimizer_error_input
     cls = getattr(torchclip, name)
@@ -118,7 +118,7 @@ def test_what_is_skipped_is_torchs_still() -> None:
     assert all(re.search(r"\w", reason) for reason in NOT_OURS.values())
 
 
-@pytest.mark.parametrize("name, kwargs", inputs())
+@pytest.mark.parametrize("name, kwargs", [*inputs()])
 def test_state_dict_goes_through_a_file(name: str, kwargs: dict[str, Any], backend: str) -> None:
     params, copies = starts(torch.float32), starts(torch.float32)
     cls = getattr(torchclip, name)

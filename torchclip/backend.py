@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.checks import FLOAT_DTYPES
+from torchclip.checks import FLOAT_DTYPES, describe_parameter
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
@@ -21,6 +21,14 @@ FLAGS = ("foreach", "fused", "differentiable", "capturable")
 """Keys of a param group that say how a step runs, and nothing of what it computes."""
 
 FUSED_BACKENDS = ("cuda", "triton", "cpu")
+
+Names = Callable[[int], str]
+"""What an error calls a parameter, by its position among all."""
+
+
+def _nameless(position: int) -> str:
+    return "a parameter"
+
 
 ON_DEVICE = ("cuda", "triton")
 """The backends that keep every number of state on the parameters' device, where it is read without waiting."""
@@ -99,28 +107,27 @@ def served_device(backend: str) -> str:
     return "cpu" if backend == "cpu" else "cuda"
 
 
-def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
+def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _nameless) -> str | None:
     """Why ``backend``, which is available, cannot update these parameters; None where it can."""
     if backend == "reference":
         return None
-    parameters = list(parameters)
-    for parameter in parameters:
+    for position, parameter in enumerate(parameters):
         if parameter.device.type != served_device(backend):
-            return f"a parameter is on {parameter.device}, which the {backend} backend does not reach"
+            return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
         if parameter.dtype not in FLOAT_DTYPES:
-            return f"a parameter is {parameter.dtype}, which the {backend} backend has no kernel for"
+            return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})
     if backend == "triton" and len(devices) > 1:
         return f"the parameters are on {' and '.join(devices)}, and the triton backend updates those of one device"
     return None
 
 
-def _why_not(backend: str, parameters: Iterable[Tensor]) -> str | None:
+def _why_not(backend: str, parameters: Sequence[Tensor], names: Names) -> str | None:
     """Why ``backend`` cannot update these parameters here; None where it can."""
-    return unavailable_reason(backend) or unserved_reason(backend, parameters)
+    return unavailable_reason(backend) or unserved_reason(backend, parameters, names)
 
 
-def choose(requested: str | None, parameters: list[Tensor]) -> str:
+def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless) -> str:
     """The backend that runs: the one asked for, or the first that serves all parameters.
 
     Raises:
@@ -128,14 +135,14 @@ def choose(requested: str | None, parameters: list[Tensor]) -> str:
         RuntimeError: when the one asked for cannot run, with the reason and the remedy.
     """
     if requested is not None:
-        reason = _why_not(requested, parameters)
+        reason = _why_not(requested, parameters, names)
         if reason is not None:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
     return next(backend for backend in BACKENDS if _not_preferred(backend, parameters) is None)
 
 
-def _not_preferred(backend: str, parameters: Iterable[Tensor]) -> str | None:
+def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
     """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
@@ -176,15 +183,20 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
         if any(group.get("capturable") for group in param_groups):
             raise RuntimeError(f"capturable=True contradicts {flags[0]}, which chooses the reference path; drop one")
         return "reference"
-    chosen = choose(requested, parameters)
+
+    def names(position: int) -> str:
+        places = [(number, index) for number, group in enumerate(param_groups) for index in range(len(group["params"]))]
+        return describe_parameter(param_groups, *places[position])
+
+    chosen = choose(requested, parameters, names)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
-        reasons = "; ".join(f"{name}: {_why_not(name, parameters) or 'not asked for'}" for name in ON_DEVICE)
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names) or 'not asked for'}" for name in ON_DEVICE)
         raise RuntimeError(
             f"capturable=True demands a step that a CUDA graph can capture, and no backend that takes one can run here "
             f"({reasons}): leave capturable=False"
         )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
-        reasons = "; ".join(f"{name}: {_why_not(name, parameters)}" for name in FUSED_BACKENDS)
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names)}" for name in FUSED_BACKENDS)
         raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
     return chosen
 

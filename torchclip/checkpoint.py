@@ -44,8 +44,9 @@ def restore_precision(
         source = saved["state"].get(saved_id, {})
         for scalar in spec.scalars:
             if source.get(scalar.name) is not None:
-                number = torch.as_tensor(source[scalar.name]).detach()
-                state[parameter][scalar.name] = number.to("cpu", scalar.dtype, copy=True).reshape(())
+                number = torch.as_tensor(source[scalar.name], device="cpu").detach()
+                dtype = torch.promote_types(scalar.dtype, number.dtype)
+                state[parameter][scalar.name] = number.to(dtype, copy=True).reshape(())
         for slot in spec.slots:
             value = source.get(slot.name)
             if isinstance(value, Tensor) and (value.dtype is torch.float32 or slot.at_least_float32):

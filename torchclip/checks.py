@@ -161,22 +161,40 @@ def may_overlap(tensor: Tensor) -> bool:
     return False
 
 
-def check_new_parameters(params: Sequence[Any], group_index: int) -> None:
-    """Raises for a parameter of a new group that stands in it twice, or that no backend can update.
+def check_new_parameters(
+    params: Sequence[Any], param_groups: Sequence[Mapping[str, Any]], differentiable: bool
+) -> None:
+    """Raises for what is no parameter, stands in the new group twice or in another one, or no backend can update.
 
     Args:
-        params: tensors or ``(name, tensor)`` pairs; anything else is left for torch to refuse.
-        group_index: the number that the group will have.
+        params: of the new group, tensors or ``(name, tensor)`` pairs.
+        param_groups: those that there are.
+        differentiable: whether autograd goes through the step, so that results of other operations can be optimized.
     """
+    group_index = len(param_groups)
+    held = {
+        id(parameter): (number, position)
+        for number, group in enumerate(param_groups)
+        for position, parameter in enumerate(group["params"])
+    }
     seen: set[int] = set()
     for index, entry in enumerate(params):
         parameter = entry[1] if isinstance(entry, tuple) else entry
-        if not isinstance(parameter, Tensor):
-            continue
         name = (
             f"parameter {entry[0]!r}" if isinstance(entry, tuple) else f"parameter {index} of param group {group_index}"
         )
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"optimizer can only optimize Tensors, but {name} is {torch.typename(parameter)}")
         name += f" of shape {tuple(parameter.shape)}"
+        if not (differentiable or parameter.is_leaf or parameter.retains_grad):
+            raise ValueError(
+                f"can't optimize a non-leaf Tensor: {name} is the result of other operations; pass what they start from"
+            )
+        if id(parameter) in held:
+            raise ValueError(
+                f"some parameters appear in more than one parameter group: {name} is also "
+                f"{describe_parameter(param_groups, *held[id(parameter)])}"
+            )
         if id(parameter) in seen:
             raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
         seen.add(id(parameter))

@@ -67,7 +67,7 @@ def get_total_norm(
             "`error_if_nonfinite=False`"
         )
     widest = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
-    return torch.tensor(norm, dtype=widest)
+    return torch.tensor(norm, dtype=widest, device="cpu")
 
 
 @torch.no_grad()

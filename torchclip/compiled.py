@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from torchclip.shared import numbers_of
+
 if TYPE_CHECKING:
     from torchclip.optimizer import FusedOptimizer
 
@@ -96,7 +98,7 @@ def _(
 
 def _held(optimizer: FusedOptimizer, params: Sequence[Tensor]) -> list[Tensor]:
     """What the step of ``params`` reads and writes besides: the shared numbers, and the state that there is."""
-    shared = [number for group in optimizer.param_groups for number in group.get("shared", {}).values()]
+    shared = [number for group in optimizer.param_groups for number in numbers_of(group).values()]
     states = [optimizer.state.get(parameter, {}) for parameter in params]
     return shared + [value for state in states for value in state.values() if isinstance(value, Tensor)]
 

@@ -99,7 +99,7 @@ class MeasuredOptimizer(Optimizer):
         dtype = torch.promote_types(self.param_groups[0]["params"][0].dtype, torch.float32)
         if isinstance(value, Tensor):
             return value.to(dtype, copy=True)  # the next step writes into it
-        return torch.as_tensor(value, dtype=dtype)
+        return torch.as_tensor(value, dtype=dtype, device="cpu")  # whatever torch.set_default_device says
 
     def _named_parameters(self) -> Iterable[tuple[str, Tensor, dict[str, Any]]]:
         for group_index, group in enumerate(self.param_groups):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchclip.modifiers import Modifiers
+from torchclip.shared import numbers_of
 
 
 @torch.no_grad()
@@ -38,7 +39,8 @@ def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: M
     lines = [f"{name} ("]
     for index, group in enumerate(param_groups):
         lines.append(f"Parameter Group {index}")
-        lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "shared")]
+        hidden = ("params", "shared") if numbers_of(group) else ("params",)
+        lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in hidden]
     policies = {"clip": modifiers.clip, "step_size": modifiers.step_size, "extensions": modifiers.extensions}
     lines += [f"{key}: {policy}" for key, policy in policies.items() if policy]
     return "\n".join([*lines, ")"])

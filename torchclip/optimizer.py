@@ -12,12 +12,12 @@ from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip import compiled, reference
+from torchclip.amp import scaling_of
 from torchclip.checkpoint import restore_precision, with_our_names
 from torchclip.checks import (
     Check,
     check_gradient,
     check_hyperparameters,
-    check_new_parameters,
     check_parameter,
 )
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
@@ -26,6 +26,7 @@ from torchclip.hooks import hook_step
 from torchclip.in_backward import is_in_backward, refusal_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
+from torchclip.new_group import checked_group
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
@@ -165,8 +166,7 @@ class FusedOptimizer(MeasuredOptimizer):
             if given is None and not any(group["lr"] for group in self.param_groups):
                 given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
             scaled_by = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
-        # A GradScaler sets these two attributes, and deletes them again.
-        self._run(scaled_by, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        self._run(scaled_by, *scaling_of(self))
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -199,7 +199,8 @@ class FusedOptimizer(MeasuredOptimizer):
         finally:
             if outcome != STEPPED:
                 drop_state(self.state, created)
-        if outcome == NON_FINITE:
+        # Where a GradScaler has found an overflow, it handles that itself.
+        if outcome == NON_FINITE and (found_inf is None or not found_inf):
             self._raise_nonfinite()
 
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -257,18 +258,13 @@ class FusedOptimizer(MeasuredOptimizer):
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
             TypeError: for a parameter that is not floating point.
         """
-        check_hyperparameters({**self.defaults, **param_group}, self.hyperparameter_checks)
-        for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
-            if param_group.get(key) and key not in self.defaults:
-                raise ValueError(
-                    f"{type(self).__name__} has no {key}, and a param group sets {key}={param_group[key]}: leave it out"
-                )
-        backends.check_flags({**self.defaults, **param_group}, self._requested)
-        given = param_group["params"]
-        params = [given] if isinstance(given, Tensor) else list(given)
-        check_new_parameters(params, len(self.param_groups))
-        super().add_param_group({**param_group, "params": params})
-        self._choose_anew()
+        group = checked_group(param_group, self.param_groups, self.defaults, self._requested, type(self))
+        super().add_param_group(group)
+        try:
+            self._choose_anew()
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
@@ -286,7 +282,10 @@ class FusedOptimizer(MeasuredOptimizer):
         self._choose_anew()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        has_flag = "differentiable" in {**vars(self), **state}["defaults"]
         super().__setstate__(state)
+        if not has_flag:
+            del self.defaults["differentiable"]  # torch gives it to every class, and not every one here has it
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -297,4 +296,4 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in kept if name in vars(self)}}

@@ -63,7 +63,13 @@ class StateSlot:
 
 @dataclass(frozen=True)
 class ScalarSlot:
-    """One number of state per parameter, kept as a 0-dim tensor."""
+    """One number of state per parameter, kept as a 0-dim tensor.
+
+    Args:
+        name: the key in ``optimizer.state[parameter]``.
+        dtype: its type, and float64, as torch's, where that is torch's default type.
+        initial: its value before the first step.
+    """
 
     name: str
     dtype: torch.dtype = torch.float32
@@ -71,7 +77,8 @@ class ScalarSlot:
 
     def create(self, device: torch.device | str) -> Tensor:
         """The tensor that this slot holds before the first step; on a GPU it is not waited for."""
-        return torch.full((), self.initial, dtype=self.dtype, device=device)
+        dtype = torch.promote_types(self.dtype, torch.get_default_dtype())
+        return torch.full((), self.initial, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,16 @@ from torchclip.norms import Scope, norm_dtype
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep
 
+NAMES = frozenset(
+    ("step", "seed", "b_squared", "norm_window", "norm_count", "norm_mean", "norm_variance", "sum"),
+)
+
+
+def numbers_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of state of a param group; empty where ``"shared"`` is a key of the user's own."""
+    held = group.get("shared")
+    return held if isinstance(held, dict) and held.keys() <= NAMES else {}
+
 
 def complete_shared(
     param_groups: Sequence[dict[str, Any]],
@@ -47,22 +57,33 @@ def complete_shared(
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
         on_device: whether the number of steps, too, lies on the device of the first parameter, as all but it and the
             seed do.
+
+    Raises:
+        ValueError: for a param group that needs such numbers, and whose user keeps something else under ``"shared"``.
     """
     params = param_groups[0]["params"]
     device = params[0].device if params else torch.device("cpu")
     for index, group in enumerate(param_groups):
-        have = group.pop("shared", {})
+        have = numbers_of(group)
         shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
             start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
             shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
+        is_users = "shared" in group and not have
+        if shared and is_users:
+            raise ValueError(
+                f"param group {index} holds shared={group['shared']!r}, and this optimizer keeps its state in the key "
+                "'shared': call yours otherwise"
+            )
         if shared:
             group["shared"] = shared
+        elif not is_users:
+            group.pop("shared", None)
 
 
 def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
     """Drops what a clip policy remembers."""
-    shared = param_groups[0].get("shared", {})
+    shared = numbers_of(param_groups[0])
     for name in [name for name in shared if name.startswith("norm_")]:
         del shared[name]
 

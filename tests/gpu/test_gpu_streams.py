@@ -125,7 +125,9 @@ def test_a_device_that_is_not_the_current_one() -> None:
 
 def test_cpu_parameters_are_refused() -> None:
     params = [torch.nn.Parameter(torch.ones(3))]
-    with pytest.raises(RuntimeError, match=f"a parameter is on cpu, which the {BACKEND} backend does not reach"):
+    with pytest.raises(
+        RuntimeError, match=f"parameter 0 of param group 0, .* is on cpu, which the {BACKEND} backend does not reach"
+    ):
         torchclip.SGD(params, backend=BACKEND)
     with pytest.raises(RuntimeError, match="which the cpu backend does not reach"):
         torchclip.SGD(parameters(), backend="cpu")

@@ -195,4 +195,4 @@ def measure_step_size(run: Run, loss: Tensor | None) -> tuple[Tensor | None, Wri
         b_squared = step_size.accumulate(held, loss)
         return 1 / b_squared.sqrt(), [(held, b_squared)]
     device = run.param_groups[0]["params"][0].device
-    return torch.as_tensor(step_size.factor(run.number), dtype=norm_dtype(device)).to(device), []
+    return torch.as_tensor(step_size.factor(run.number), dtype=norm_dtype(device), device=device), []

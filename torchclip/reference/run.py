@@ -18,6 +18,7 @@ from torchclip.reference.draws import Draws
 from torchclip.reference.rule import Group, State
 from torchclip.reference.rules import RULES
 from torchclip.rule_spec import RuleSpec
+from torchclip.shared import numbers_of
 
 Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
@@ -69,7 +70,7 @@ class Run:
     @property
     def shared(self) -> Mapping[str, Tensor]:
         """The numbers of state that belong to no single parameter, but for the sums of a group."""
-        return self.param_groups[0].get("shared", {}) if self.param_groups else {}
+        return numbers_of(self.param_groups[0]) if self.param_groups else {}
 
     @property
     def number(self) -> int | Tensor:

@@ -84,7 +84,7 @@ def step(
         for measured in (by_policy, by_rule):
             writes += [] if measured is None else measured.writes
         if "step" in run.shared:
-            writes.append((run.shared["step"], torch.as_tensor(run.number)))
+            writes.append((run.shared["step"], run.shared["step"] + 1))
         for target, value in writes:
             write(target, value, taken)
     report = report_of(by_policy, by_rule, lr_scale, taken, before)

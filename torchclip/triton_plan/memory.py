@@ -12,6 +12,7 @@ from torchclip.norms import Scope
 from torchclip.plan import VALUE_CLIP
 from torchclip.reference.philox import key_of_seed
 from torchclip.rule_spec import RuleSpec
+from torchclip.shared import numbers_of
 from torchclip.triton_plan import columns
 from torchclip.triton_plan.image import DeviceImage
 from torchclip.triton_plan.settings import Settings
@@ -173,7 +174,7 @@ class Memory:
             capturing: a graph captures this step.
         """
         self._follow_stream()
-        shared = groups[0].get("shared", {})
+        shared = numbers_of(groups[0])
         if self._settings.draws:
             key = key_of_seed(int(shared["seed"]))
             self.image.set(
@@ -228,7 +229,7 @@ class Memory:
             is_double[self.tables.positions] = torch.tensor(doubles, dtype=torch.int64, device="cpu")
         else:
             for unit in range(self.rule_units):
-                shared = groups[unit].get("shared", {})
+                shared = numbers_of(groups[unit])
                 check_shared(shared, {"sum": 1}, self.device)
                 places[unit] = shared["sum"].data_ptr()
         self.image.set("rule_sums", places, changes_by_step=True)

@@ -1,0 +1,51 @@
+"""What a param group must be before an optimizer takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from torchclip import backend as backends
+from torchclip.checks import check_hyperparameters, check_new_parameters
+
+if TYPE_CHECKING:
+    from torchclip.optimizer import FusedOptimizer
+
+
+def checked_group(
+    param_group: dict[str, Any],
+    param_groups: Sequence[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    requested: str | None,
+    cls: type[FusedOptimizer],
+) -> dict[str, Any]:
+    """The param group as torch is to take it: a copy, since torch writes into what it is given.
+
+    Args:
+        param_group: the new group; what torch refuses by itself is handed back as it came.
+        param_groups: those that there are.
+        defaults: of the optimizer.
+        requested: the backend that was asked for.
+        cls: of the optimizer.
+
+    Raises:
+        ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
+        TypeError: for a parameter that is not floating point.
+        RuntimeError: for flags that contradict one another.
+    """
+    if not isinstance(param_group, dict) or isinstance(param_group["params"], set):
+        return param_group
+    completed = {**defaults, **param_group}
+    check_hyperparameters(completed, cls.hyperparameter_checks)
+    for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
+        if completed.get(key) and key not in defaults:
+            raise ValueError(
+                f"{cls.__name__} has no {key}, and a param group sets {key}={completed[key]}: leave it out"
+            )
+    backends.check_flags(completed, requested)
+    params = param_group["params"]
+    params = [params] if isinstance(params, Tensor) else list(params)
+    check_new_parameters(params, param_groups, bool(defaults.get("differentiable")))
+    return {**param_group, "params": params}
