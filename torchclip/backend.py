@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.checks import FLOAT_DTYPES
+from torchclip.checks import DTYPES
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
@@ -107,7 +107,7 @@ def unserved_reason(backend: str, parameters: Iterable[Tensor]) -> str | None:
     for parameter in parameters:
         if parameter.device.type != served_device(backend):
             return f"a parameter is on {parameter.device}, which the {backend} backend does not reach"
-        if parameter.dtype not in FLOAT_DTYPES:
+        if parameter.dtype not in DTYPES:
             return f"a parameter is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})
     if backend == "triton" and len(devices) > 1:

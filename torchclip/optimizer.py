@@ -202,7 +202,7 @@ class FusedOptimizer(MeasuredOptimizer):
     def _reference_step(self, loss: Tensor | None) -> None:
         for name, parameter, group in self._named_parameters():
             if parameter.grad is not None:
-                check_parameter(name, parameter)
+                check_parameter(name, parameter, takes_complex=self.spec.takes_complex)
                 check_gradient(name, parameter)
                 check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
@@ -248,7 +248,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
         Raises:
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
-            TypeError: for a parameter that is not floating point.
+            TypeError: for a parameter of a type that the rule does not take.
         """
         check_hyperparameters({**self.defaults, **param_group}, self.hyperparameter_checks)
         for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
@@ -259,7 +259,7 @@ class FusedOptimizer(MeasuredOptimizer):
         backends.check_flags({**self.defaults, **param_group}, self._requested)
         params = param_group["params"]
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        check_new_parameters(param_group["params"], len(self.param_groups))
+        check_new_parameters(param_group["params"], len(self.param_groups), takes_complex=self.spec.takes_complex)
         super().add_param_group(param_group)
         self._forget_plan()
         if len(self.param_groups) > 1:

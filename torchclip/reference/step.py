@@ -16,6 +16,7 @@ from torch import Tensor
 from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.norms import norm_dtype
+from torchclip.real_view import real_view
 from torchclip.reference import pipeline
 from torchclip.reference.measure import PolicyMeasurement, measure_directions, measure_gradients, measure_step_size
 from torchclip.reference.policies import Norms
@@ -97,13 +98,14 @@ def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: 
     if lookahead is not None and lookahead.synchronises(run.number):
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        kept = pipeline.look_ahead(working(stored[SLOW.name], kept.dtype), rounded, lookahead.alpha)
+        kept = pipeline.look_ahead(working(real_view(stored[SLOW.name]), kept.dtype), rounded, lookahead.alpha)
         new = {**new, SLOW.name: kept}
     entry.parameter.copy_(kept.view_as(entry.parameter))
     for name, value in new.items():
-        stored[name].copy_(value.view_as(stored[name]))
+        held = real_view(stored[name])
+        held.copy_(value.view_as(held))
     if stored:
-        state.setdefault(entry.parameter, {}).update(stored)
+        state.setdefault(entry.owner, {}).update(stored)
 
 
 def _remember(run: Run, writes: Writes) -> None:
