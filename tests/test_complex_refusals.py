@@ -12,6 +12,7 @@ from torch import Tensor
 import torchclip
 from builders import LOSS, REQUIRED, each_class, unchanged
 from complex_twins import DTYPES, REFUSING
+from gathering import reader_of, settled
 from records import dtype_name
 
 REAL_CLASSES = pytest.mark.parametrize("cls", REFUSING, ids=lambda cls: cls.__name__)
@@ -156,6 +157,36 @@ def test_lazy_state(lazy: str, backend: str) -> None:
         optimizer.step()
     optimizer.state[p]["exp_avg"] = held
     optimizer.step()
+
+
+@each_lazy
+def test_gatherers_see_lazy_views(make_gatherer: Callable[..., Any], lazy: str) -> None:
+    """Of the same type, sizes and strides as what was there before."""
+    p = complex_parameter()
+    optimizer = torchclip.AdamW([p], backend="reference")
+    reader = reader_of(make_gatherer, optimizer)
+    settled(reader, optimizer)
+    held = optimizer.state[p]
+    for where, whole in (("grad", p.grad), ("data", p.data), ("exp_avg", held["exp_avg"])):
+        if where == "exp_avg":
+            held[where] = LAZY[lazy](whole)
+        else:
+            setattr(p, where, LAZY[lazy](whole))
+        assert reader.refresh(optimizer.param_groups, optimizer.state) == [0], where
+        if where == "exp_avg":
+            held[where] = whole
+        else:
+            setattr(p, where, whole)
+        assert reader.refresh(optimizer.param_groups, optimizer.state) == [], where
+
+
+@pytest.mark.parametrize("scope", ("optimizer", "row"))
+def test_gatherers_refuse_what_the_rule_does(make_gatherer: Callable[..., Any], scope: str) -> None:
+    p = torch.nn.Parameter(torch.randn(4, 5))
+    optimizer = torchclip.AdaGradNorm([p], scope=scope, backend="reference")
+    reader = reader_of(make_gatherer, optimizer)
+    p.data, p.grad = p.data.to(torch.complex64), torch.zeros(4, 5, dtype=torch.complex64)
+    assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
 
 
 # --- state --------------------------------------------------------------------------------------------------------
