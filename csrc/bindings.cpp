@@ -20,6 +20,7 @@ py::dict describe() {
     for (const ScalarState& scalar : entry.scalars) scalars[scalar.name] = scalar.initial;
     rule["scalars"] = scalars;
     rule["coefficients"] = entry.coefficients;
+    rule["takes_complex"] = entry.takes_complex();
     rules[entry.name] = rule;
   }
   return rules;

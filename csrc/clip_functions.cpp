@@ -25,12 +25,12 @@ struct GradientTables {
       storage_dtype(gradient, dtype);
       TensorEntry tensor;
       tensor.all.pointer[kParameter] = tensor.all.pointer[kGradient] = gradient.mutable_data_ptr();
-      tensor.all.count = gradient.numel();
+      tensor.all.count = count_of(gradient);
       tensor.bucket = static_cast<int32_t>(dtype);
       if (!gradient.is_non_overlapping_and_dense()) {
         StridedLayout& layout = layouts.emplace_back();
-        layout.sizes = gradient.sizes().vec();
-        layout.strides[kParameter] = layout.strides[kGradient] = gradient.strides().vec();
+        layout.sizes = sizes_of(gradient);
+        layout.strides[kParameter] = layout.strides[kGradient] = strides_of(gradient);
         tensor.strided = &layout;
       }
       tables.tensors.push_back(tensor);

@@ -8,11 +8,13 @@
 namespace torchclip {
 namespace {
 
-// `order`: of the dimensions, from the outermost to the innermost.
-Rows rows_of(at::IntArrayRef sizes, const std::vector<size_t>& order) {
+// `order`: of the dimensions of the real view, from the outermost to the innermost. Which rows there are is up to the
+// parameter's own dimensions: the parts of a complex number lie in one row.
+Rows rows_of(const at::Tensor& parameter, const std::vector<size_t>& order) {
+  const std::vector<int64_t> sizes = sizes_of(parameter);
   int64_t numel = 1, inner = 1;
   for (const int64_t size : sizes) numel *= size;
-  if (sizes.size() < 2 || sizes[0] == 1) return {1, std::max<int64_t>(numel, 1)};
+  if (parameter.dim() < 2 || sizes[0] == 1) return {1, std::max<int64_t>(numel, 1)};
   for (size_t i = order.size(); i-- > 0 && order[i] != 0;) inner *= sizes[order[i]];
   return {sizes[0], std::max<int64_t>(inner, 1)};
 }
@@ -27,6 +29,7 @@ bool Members::is_beside(const at::Tensor& tensor, const at::Tensor& parameter) c
 bool Members::examine(Member& member, const at::Tensor& gradient) {
   const at::Tensor& parameter = member.parameter();
   if (!storage_dtype(parameter, member.dtype) || !is_plain(parameter, device_)) return false;
+  if (parameter.is_complex() && !takes_complex_) return false;
   if (!is_beside(gradient, parameter)) return false;
   if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
   member.state_dtype = member.dtype;
@@ -35,6 +38,7 @@ bool Members::examine(Member& member, const at::Tensor& gradient) {
     const at::Tensor& tensor = member.slots[slot];
     DType dtype = member.dtype;
     if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_beside(tensor, parameter)) return false;
+    if (tensor.is_complex() != parameter.is_complex()) return false;
     if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
     member.state_dtype = dtype;
   }
@@ -54,8 +58,10 @@ bool Members::examine_extras(Member& member) const {
   const at::Tensor& parameter = member.parameter();
   if (lookahead_) {
     const at::Tensor& slow = member.extra->slow;
-    const at::ScalarType wanted = member.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
-    if (!slow.defined() || !is_beside(slow, parameter) || slow.scalar_type() != wanted) return false;
+    const DType wanted = member.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+    DType dtype = wanted;
+    if (!slow.defined() || !is_beside(slow, parameter)) return false;
+    if (!storage_dtype(slow, dtype) || dtype != wanted || slow.is_complex() != parameter.is_complex()) return false;
     if (slow.sizes() != parameter.sizes()) return false;
   }
   if (sums_apart(member)) {
@@ -82,24 +88,25 @@ bool Members::map_layout(Member& member, const at::Tensor& gradient) const {
     if (writes_overlap(sizes, member.extra->slow.strides())) return false;
     dense &= same_walk(sizes, strides, member.extra->slow.strides());
   }
-  std::vector<size_t> order(sizes.size());  // of dimensions, the one with the largest stride first
+  const std::vector<int64_t> walked = strides_of(parameter);
+  std::vector<size_t> order(walked.size());  // of dimensions, the one with the largest stride first
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
-  if (member.extra != nullptr) member.extra->rows = rows_of(sizes, order);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return walked[a] > walked[b]; });
+  if (member.extra != nullptr) member.extra->rows = rows_of(parameter, order);
   member.layout.reset();
   if (dense) return true;
 
   member.layout = std::make_unique<StridedLayout>();
-  const auto put = [&](at::IntArrayRef from, std::vector<int64_t>& to) {
+  const auto put = [&](const std::vector<int64_t>& from, std::vector<int64_t>& to) {
     for (const size_t dimension : order) to.push_back(from[dimension]);
   };
-  put(sizes, member.layout->sizes);
-  put(strides, member.layout->strides[kParameter]);
-  put(gradient.strides(), member.layout->strides[kGradient]);
+  put(sizes_of(parameter), member.layout->sizes);
+  put(walked, member.layout->strides[kParameter]);
+  put(strides_of(gradient), member.layout->strides[kGradient]);
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
     if ((member.used_slots >> slot & 1u) != 0)
-      put(member.slots[slot].strides(), member.layout->strides[kState0 + slot]);
-  if (lookahead_) put(member.extra->slow.strides(), member.layout->strides[kSlow]);
+      put(strides_of(member.slots[slot]), member.layout->strides[kState0 + slot]);
+  if (lookahead_) put(strides_of(member.extra->slow), member.layout->strides[kSlow]);
   return true;
 }
 

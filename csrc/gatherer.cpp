@@ -6,6 +6,7 @@
 #include "members.h"
 #include "rule_table.h"
 #include "step.h"
+#include "tensor_access.h"
 
 namespace torchclip {
 namespace {
@@ -44,7 +45,7 @@ py::object description_of(const Member& member) {
   const MemberExtra none;
   const MemberExtra& extra = member.extra == nullptr ? none : *member.extra;
   return py::make_tuple(member.group, static_cast<int>(member.dtype), static_cast<int>(member.state_dtype),
-                        member.used_slots, member.parameter().numel(), layout_of(member), extra.rows.count,
+                        member.used_slots, count_of(member.parameter()), layout_of(member), extra.rows.count,
                         extra.rows.inner, extra.sum_is_double,
                         py::make_tuple(member.scalar_is_double[0], member.scalar_is_double[1]));
 }
@@ -67,7 +68,7 @@ void write_addresses(const Member& member, int64_t* row) {
 class Gatherer {
  public:
   Gatherer(const RuleEntry& rule, const Names& names, Scope scope, c10::DeviceType device)
-      : members_(names, rule.used_slots, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
+      : members_(rule, names, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
 
   void configure(bool lookahead, bool by_rows) { members_.configure(lookahead, by_rows); }
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {

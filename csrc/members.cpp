@@ -14,17 +14,17 @@ constexpr size_t kSumSlot = 1;
 
 }  // namespace
 
-Members::Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums, c10::DeviceType device,
-                 bool reads_numbers)
+Members::Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers)
     : hyperparameter_keys_(interned(names.hyperparameters)),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
       pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
       slow_key_(interned({"slow"}).front()),
-      used_slots_(used_slots),
+      used_slots_(rule.used_slots),
       sums_(sums),
       device_(device),
-      reads_numbers_(reads_numbers) {}
+      reads_numbers_(reads_numbers),
+      takes_complex_(rule.takes_complex()) {}
 
 // Whether the sums of a member are not elements like its own.
 bool Members::sums_apart(const Member& member) const {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "python_access.h"
+#include "rule_table.h"
 #include "tables.h"
 
 namespace torchclip {
@@ -91,10 +92,9 @@ struct Names {
 
 class Members {
  public:
-  // `device`: where the parameters, their gradients and their state lie. `reads_numbers`: numbers of state and a tensor
-  // lr are read on the host, which a device would have to be waited for.
-  Members(const Names& names, unsigned (*used_slots)(const double*), Sums sums, c10::DeviceType device,
-          bool reads_numbers);
+  // `sums`: of the rule over its scope. `device`: where the parameters, their gradients and their state lie.
+  // `reads_numbers`: numbers of state and a tensor lr are read on the host, which a device would have to be waited for.
+  Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers);
 
   // `by_rows`: the step clips by rows.
   void configure(bool lookahead, bool by_rows) {
@@ -147,6 +147,7 @@ class Members {
   Sums sums_;
   c10::DeviceType device_;
   bool reads_numbers_;
+  bool takes_complex_;
   bool lookahead_ = false;
   bool by_rows_ = false;
   std::vector<Group> groups_;

@@ -6,13 +6,14 @@
 
 #include "cpu/parallel.h"
 #include "rows.h"
+#include "tensor_access.h"
 
 namespace torchclip {
 
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
       scope_(scope),
-      members_(names, rule_.used_slots, sums_of(rule_, scope), c10::kCPU, true) {}
+      members_(rule_, names, sums_of(rule_, scope), c10::kCPU, /*reads_numbers=*/true) {}
 
 void Plan::configure(const Modifiers& modifiers) {
   modifiers_ = modifiers;
@@ -48,7 +49,7 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.all.count = member.parameter().numel();
+    tensor.all.count = count_of(member.parameter());
     tensor.strided = member.layout.get();
     tensor.member = static_cast<int32_t>(position);
     tensor.group = member.group;

@@ -26,6 +26,9 @@ struct RuleEntry {
                   double* coefficients);
   // The factor on lr times the direction, for rules that clip themselves; null for the others.
   double (*direction_factor)(const double* hyperparameters, DirectionNorms norms);
+  // Complex parameters, as their real view: not where zeros or sums of squares are of single elements, which would be
+  // of parts of numbers then.
+  bool takes_complex() const { return !counts_zeros && !sums_norms; }
 };
 
 template <class Rule>

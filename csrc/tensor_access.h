@@ -11,13 +11,16 @@
 
 namespace torchclip {
 
-// False for a type that no pass computes with.
+// The type of the numbers that a tensor holds: of a complex one, that of both parts. False for a type that no pass
+// computes with.
 inline bool storage_dtype(const at::Tensor& tensor, DType& dtype) {
   switch (tensor.scalar_type()) {
     case at::kFloat:
+    case at::kComplexFloat:
       dtype = DType::kFloat32;
       return true;
     case at::kDouble:
+    case at::kComplexDouble:
       dtype = DType::kFloat64;
       return true;
     case at::kBFloat16:
@@ -31,11 +34,27 @@ inline bool storage_dtype(const at::Tensor& tensor, DType& dtype) {
   }
 }
 
+// A complex tensor is walked as its real view: what at::view_as_real would say of it, with two numbers for each element
+// along a dimension inside all others.
+inline int64_t parts_of(const at::Tensor& tensor) { return tensor.is_complex() ? 2 : 1; }
+inline int64_t count_of(const at::Tensor& tensor) { return tensor.numel() * parts_of(tensor); }
+inline std::vector<int64_t> sizes_of(const at::Tensor& tensor) {
+  std::vector<int64_t> sizes = tensor.sizes().vec();
+  if (tensor.is_complex()) sizes.push_back(2);
+  return sizes;
+}
+inline std::vector<int64_t> strides_of(const at::Tensor& tensor) {
+  std::vector<int64_t> strides = tensor.strides().vec();
+  for (int64_t& stride : strides) stride *= parts_of(tensor);
+  if (tensor.is_complex()) strides.push_back(1);
+  return strides;
+}
+
 // A tensor whose elements can be read and written through its data pointer on a device of that type: not sparse, not a
-// wrapper subclass such as DTensor, not a lazily negated view.
+// wrapper subclass such as DTensor, not a lazily negated or conjugated view.
 inline bool is_plain(const at::Tensor& tensor, c10::DeviceType device) {
   return tensor.device().type() == device && tensor.layout() == at::kStrided &&
-         !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg();
+         !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg() && !tensor.is_conj();
 }
 
 // Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (device, layout,

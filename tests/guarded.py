@@ -20,6 +20,8 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def bits(tensor: Tensor) -> Tensor:
     """The same memory as integers, so that NaN equals NaN and -0.0 does not equal 0.0; on the CPU."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).cpu()
 
 

@@ -133,6 +133,30 @@ def test_gradients_of_several_dtypes_have_one_norm() -> None:
     torch.testing.assert_close(after, torch.ones_like(after), rtol=1e-2, atol=0.0)
 
 
+@each_norm_type
+@pytest.mark.parametrize("dtype", (torch.complex64, torch.complex128), ids=dtype_name)
+def test_complex_gradients(dtype: torch.dtype, norm_type: float) -> None:
+    """Norms are of magnitudes; a lazily conjugated gradient is not read, or written, as what lies in memory."""
+    values = torch.randn(6, 10, dtype=dtype)
+    guards = [Guarded.of(values, (16, 1)), Guarded.of(values, (1, 7)), Guarded.of(values[0], (3,), offset=1)]
+    real = torch.randn(5)
+    grads = [*(guard.view for guard in guards), values.clone().conj(), real.clone()]
+    params = [torch.nn.Parameter(torch.zeros_like(grad)) for grad in grads]
+    for grads_now in (grads[:3], grads):  # of memory that can be read, and with one that cannot
+        for param, grad in zip(params, grads_now):
+            param.grad = grad
+        originals = [grad.clone() for grad in grads_now]
+        expected = torch.nn.utils.get_total_norm(originals, norm_type)
+        total = torchclip.clip_grad_norm_(params, 0.25 * float(expected), norm_type)
+        assert total.dtype == expected.dtype
+        close = {"rtol": 1e-5, "atol": 0.0} if dtype is torch.complex64 else {"rtol": 1e-6, "atol": 0.0}
+        torch.testing.assert_close(total, expected, **close)
+        for param, original in zip(params, originals):
+            torch.testing.assert_close(param.grad, (0.25 * original).to(original.dtype), rtol=1e-4, atol=1e-7)
+    for guard in guards:
+        guard.check("gradient")
+
+
 def test_an_expanded_gradient_is_counted_whole() -> None:
     param = torch.nn.Parameter(torch.zeros(4, 9))
     param.grad = torch.ones(1, 9).expand(4, 9)

@@ -104,6 +104,20 @@ def test_parameter_without_a_gradient_in_the_graph(backend: str) -> None:
     torch.testing.assert_close(copies, params, rtol=1e-5, atol=1e-6)
 
 
+def test_complex_parameters_in_a_graph(backend: str) -> None:
+    params = [torch.nn.Parameter(torch.randn(5, dtype=torch.complex64)), torch.nn.Parameter(torch.randn(3))]
+    copies = twins(params)
+    plain, tested = (build("adamw", group, clip=1.0, backend=backend) for group in (params, copies))
+    step = torch.compile(lambda: tested.step(), backend="aot_eager", fullgraph=True)
+    for _ in range(3):
+        for p, q in zip(params, copies):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        plain.step()
+        step()
+    torch.testing.assert_close(copies, params, rtol=1e-5, atol=1e-6)
+
+
 def test_no_gradient_at_all(backend: str) -> None:
     params = leaves()
     optimizer = build("adamw", params, clip=1.0, backend=backend)

@@ -71,6 +71,7 @@ def test_names_and_order_agree(rule: RuleSpec) -> None:
     assert compiled["slots"] == [slot.name for slot in rule.slots]
     assert compiled["scalars"] == {scalar.name: scalar.initial for scalar in rule.scalars}
     assert list(compiled["scalars"]) == [scalar.name for scalar in rule.scalars]
+    assert compiled["takes_complex"] == rule.takes_complex
 
 
 @needs_extension

@@ -16,6 +16,7 @@ class Algorithm(TypedDict):
     slots: list[str]
     scalars: dict[str, float]  # initial values by name
     coefficients: list[str]
+    takes_complex: bool  # complex parameters, as their real views
 
 def algorithms() -> dict[str, Algorithm]: ...
 def coefficients(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.checks import FLOAT_DTYPES, describe_parameter
+from torchclip.checks import DTYPES, describe_parameter
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
@@ -114,7 +114,7 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     for position, parameter in enumerate(parameters):
         if parameter.device.type != served_device(backend):
             return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
-        if parameter.dtype not in FLOAT_DTYPES:
+        if parameter.dtype not in DTYPES:
             return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})
     if backend == "triton" and len(devices) > 1:

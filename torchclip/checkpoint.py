@@ -30,7 +30,8 @@ def restore_precision(
 ) -> None:
     """Takes again from ``saved`` what torch has cast to the parameter's type on loading.
 
-    That is float32 state beside half-precision parameters, and the numbers of state.
+    That is float32 state beside half-precision parameters, and the numbers of state. The state of a complex parameter,
+    which torch leaves in the type of the checkpoint, is cast to the parameter's.
 
     Args:
         spec: the rule whose state it is.
@@ -49,6 +50,8 @@ def restore_precision(
                 state[parameter][scalar.name] = number.to(dtype, copy=True).reshape(())
         for slot in spec.slots:
             value = source.get(slot.name)
-            if isinstance(value, Tensor) and (value.dtype is torch.float32 or slot.at_least_float32):
+            if not isinstance(value, Tensor) or value.is_complex() != parameter.is_complex():
+                continue
+            if value.dtype is torch.float32 or value.is_complex() or slot.at_least_float32:
                 dtype = torch.promote_types(parameter.dtype, torch.float32)
                 state[parameter][slot.name] = value.detach().to(parameter.device, dtype, copy=True)

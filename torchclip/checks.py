@@ -17,6 +17,12 @@ Check = Callable[[Any], str | None]
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+COMPLEX_DTYPES = (torch.complex64, torch.complex128)
+"""Updated as their real view: see :mod:`torchclip.real_view`."""
+
+DTYPES = (*FLOAT_DTYPES, *COMPLEX_DTYPES)
+"""Those that a parameter may have."""
+
 
 def _number(value: Any) -> float | None:
     if isinstance(value, Tensor):
@@ -129,24 +135,39 @@ def describe_parameter(param_groups: Sequence[Mapping[str, Any]], group_index: i
     return f"parameter {index} of param group {group_index}, of shape {shape}"
 
 
-def check_parameter(name: str, parameter: Tensor) -> None:
-    """Raises when no backend can update ``parameter``."""
-    if parameter.dtype.is_complex:
+def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> None:
+    """Raises when no backend can update ``parameter``; ``takes_complex`` says whether its rule takes complex ones."""
+    if parameter.dtype not in DTYPES:
         raise TypeError(
-            f"{name} is {parameter.dtype}, and complex parameters are not supported: "
-            "give the optimizer real tensors and build the complex one with torch.view_as_complex in forward()"
+            f"{name} is {parameter.dtype}; an optimizer needs float32, float64, bfloat16, float16, complex64 or "
+            "complex128 parameters: cast it, leave it out of the optimizer, or register it as a buffer"
         )
-    if parameter.dtype not in FLOAT_DTYPES:
+    if parameter.is_complex() and not takes_complex:
         raise TypeError(
-            f"{name} is {parameter.dtype}; an optimizer needs float32, float64, bfloat16 or float16 parameters: "
-            "leave it out of the optimizer, or register it as a buffer"
+            f"{name} is {parameter.dtype}, and of the optimizers here all but GRDA and AdaGradNorm take complex "
+            "parameters: choose another, or give this one real tensors and build the complex one with "
+            "torch.view_as_complex in forward()"
         )
+    fault = lazy_fault(parameter)
+    if fault is not None:
+        raise ValueError(f"{name} {fault}; make the parameter of tensor.resolve_conj().resolve_neg()")
     if may_overlap(parameter):
         raise ValueError(
             f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
             "one place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
             "expanded from"
         )
+
+
+def lazy_fault(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor whose memory holds other numbers than its elements; None for every other."""
+    if torch.compiler.is_compiling():
+        return None  # a graph has no such bits: torch itself refuses what it would have to view as real
+    if tensor.is_conj():
+        return "is lazily conjugated: its memory holds the conjugates of its elements, which a step would write over"
+    if tensor.is_neg():
+        return "is lazily negated: its memory holds the negatives of its elements, which a step would write over"
+    return None
 
 
 def may_overlap(tensor: Tensor) -> bool:
@@ -162,7 +183,11 @@ def may_overlap(tensor: Tensor) -> bool:
 
 
 def check_new_parameters(
-    params: Sequence[Any], param_groups: Sequence[Mapping[str, Any]], differentiable: bool
+    params: Sequence[Any],
+    param_groups: Sequence[Mapping[str, Any]],
+    *,
+    differentiable: bool,
+    takes_complex: bool,
 ) -> None:
     """Raises for what is no parameter, stands in the new group twice or in another one, or no backend can update.
 
@@ -170,6 +195,7 @@ def check_new_parameters(
         params: of the new group, tensors or ``(name, tensor)`` pairs.
         param_groups: those that there are.
         differentiable: whether autograd goes through the step, so that results of other operations can be optimized.
+        takes_complex: whether the rule takes complex parameters.
     """
     group_index = len(param_groups)
     held = {
@@ -198,7 +224,7 @@ def check_new_parameters(
         if id(parameter) in seen:
             raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
         seen.add(id(parameter))
-        check_parameter(name, parameter)
+        check_parameter(name, parameter, takes_complex=takes_complex)
 
 
 def check_gradient(name: str, parameter: Tensor) -> None:
@@ -220,6 +246,12 @@ def check_gradient(name: str, parameter: Tensor) -> None:
                 f"{name} has a gradient of {what} {came} where its own {what} is {wanted}: clear it with "
                 "zero_grad() and run backward again after moving or casting the model"
             )
+    fault = lazy_fault(gradient)
+    if fault is not None:
+        raise RuntimeError(
+            f"the gradient of {name} {fault}; say p.grad = p.grad.resolve_conj().resolve_neg() before step(), which "
+            "autograd leaves to you where forward() has conjugated the parameter"
+        )
 
 
 def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) -> None:
@@ -253,6 +285,9 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
                 f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
                 "cannot be written to; assign a clone()"
             )
+        fault = lazy_fault(value)
+        if fault is not None:
+            raise RuntimeError(f"state {slot.name!r} of {name} {fault}; assign value.resolve_conj().resolve_neg()")
     dtypes = {slot.name: value.dtype for slot, value in slots.items() if not slot.has_own_type}
     if len(set(dtypes.values())) > 1:
         raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

@@ -17,7 +17,10 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _is_fused(tensors: list[Tensor], norm_type: float) -> bool:
-    return EXTENSION is not None and len(tensors) > 0 and norm_type > 0 and EXTENSION.serves_gradients(tensors)
+    if EXTENSION is None or len(tensors) == 0 or norm_type <= 0 or not EXTENSION.serves_gradients(tensors):
+        return False
+    # The parts of complex numbers have their norm of order 2, and of no other.
+    return norm_type == 2 or not any(tensor.is_complex() for tensor in tensors)
 
 
 def get_total_norm(
@@ -34,7 +37,7 @@ def get_total_norm(
     norm above 65504 is a number here.
 
     Args:
-        tensors: tensors of any shapes and floating-point types.
+        tensors: tensors of any shapes and floating-point or complex types.
         norm_type: p, infinity included. Above 0 it is fused for CPU tensors; the rest goes through torch.
         error_if_nonfinite: raise when the norm is infinite or NaN.
         foreach: handed to torch where torch computes the norm.
@@ -66,8 +69,8 @@ def get_total_norm(
             "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
             "`error_if_nonfinite=False`"
         )
-    widest = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
-    return torch.tensor(norm, dtype=widest, device="cpu")
+    is_double = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
+    return torch.tensor(norm, dtype=torch.float64 if is_double else torch.float32, device="cpu")
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def checked_group(
 
     Raises:
         ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
-        TypeError: for a parameter that is not floating point.
+        TypeError: for a parameter of a type that the rule does not take.
         RuntimeError: for flags that contradict one another.
     """
     if not isinstance(param_group, dict) or isinstance(param_group["params"], set):
@@ -47,5 +47,6 @@ def checked_group(
     backends.check_flags(completed, requested)
     params = param_group["params"]
     params = [params] if isinstance(params, Tensor) else list(params)
-    check_new_parameters(params, param_groups, bool(defaults.get("differentiable")))
+    differentiable = bool(defaults.get("differentiable"))
+    check_new_parameters(params, param_groups, differentiable=differentiable, takes_complex=cls.spec.takes_complex)
     return {**param_group, "params": params}

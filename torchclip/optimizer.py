@@ -206,7 +206,7 @@ class FusedOptimizer(MeasuredOptimizer):
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         for name, parameter, group in self._named_parameters():
             if parameter.grad is not None:
-                check_parameter(name, parameter)
+                check_parameter(name, parameter, takes_complex=self.spec.takes_complex)
                 check_gradient(name, parameter)
                 check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
@@ -256,7 +256,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
         Raises:
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
-            TypeError: for a parameter that is not floating point.
+            TypeError: for a parameter of a type that the rule does not take.
         """
         group = checked_group(param_group, self.param_groups, self.defaults, self._requested, type(self))
         super().add_param_group(group)

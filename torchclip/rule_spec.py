@@ -55,7 +55,8 @@ class StateSlot:
         dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
         if self.initial is None:
             return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
-        shape, value = self.extent.shape(parameter), self.initial(group)
+        shape, number = self.extent.shape(parameter), self.initial(group)
+        value = complex(number, number) if dtype.is_complex else number  # the same in both parts
         if shape != parameter.shape:
             return torch.full(shape, value, dtype=dtype, device=parameter.device)
         return torch.full_like(parameter, value, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
@@ -98,6 +99,7 @@ class RuleSpec:
         clips_itself: True when the rule measures its own direction and sets its step size by that norm.
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
+        takes_complex: whether it updates complex parameters, as their real view.
         first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
             another first step.
         aliases: what state is called in the checkpoints of the rule's authors, and what it is called here.
@@ -116,6 +118,7 @@ class RuleSpec:
     first_differs: Callable[[Group], bool] = lambda group: False
     aliases: Mapping[str, str] = field(default_factory=dict)
     by_scope: Callable[[Scope], RuleSpec] | None = None
+    takes_complex: bool = True
 
     def over(self, scope: Scope) -> RuleSpec:
         """The rule with the state that it has where its norms are taken over ``scope``."""

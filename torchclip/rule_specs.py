@@ -268,6 +268,7 @@ def adagrad_norm(scope: Scope) -> RuleSpec:
         coefficients=_adagrad_norm_coefficients,
         clips_itself=True,
         by_scope=adagrad_norm,
+        takes_complex=False,
         citation="Ward, Wu, Bottou, AdaGrad stepsizes, ICML 2019, arXiv 1806.01811; Wu, Xie, Du, Ward, AAAI 2022, "
         "arXiv 2109.08282",
     )
@@ -285,6 +286,7 @@ GRDA = RuleSpec(
     scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64)),
     coefficients=_grda_coefficients,
     aliases={"iter_num": "step", "l1_accumulation": "l1"},
+    takes_complex=False,
     citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
 )
 

@@ -37,7 +37,7 @@ def create_state(
     """
     wanted = [(position, *named[position]) for position in positions]
     for _, name, parameter, group in wanted:
-        check_parameter(name, parameter)
+        check_parameter(name, parameter, takes_complex=spec.takes_complex)
         check_gradient(name, parameter)
         check_held_state(spec, name, parameter, group, state.get(parameter, {}))
     created: list[Created] = []

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "../tensor_access.h"
+
 namespace torchclip::cuda {
 namespace {
 
@@ -45,7 +47,7 @@ class Builder {
   void add_tensor(size_t position) {
     const Member& member = members_.all()[position];
     DeviceTensor tensor{};
-    tensor.numel = member.parameter().numel();
+    tensor.numel = count_of(member.parameter());
     tensor.member = static_cast<int32_t>(position);
     tensor.row = row_of(position);
     if (shape_.by_rows() && member.extra != nullptr) add_rows(member, tensor);

@@ -30,7 +30,7 @@ at::Tensor tensor_or_none(const py::object& value) {
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
       scope_(scope),
-      members_(names, rule_.used_slots, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
+      members_(rule_, names, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
 
 std::vector<int64_t> Plan::refresh(const py::list& param_groups, const py::dict& state) {
   std::vector<int64_t> attention = members_.refresh(param_groups, state);

@@ -28,9 +28,14 @@ SMALLEST_UNIT_NORM = 1e-6
 # arXiv 2102.06171, equation (3).
 
 
-def unit_norms(tensor: Tensor) -> Tensor:
-    """The norms of the rows of the leading dimension, [rows, 1, …]; of the whole tensor, [], below two dimensions."""
-    inner = tuple(range(1, tensor.ndim)) or None
+def unit_norms(tensor: Tensor, dimensions: int) -> Tensor:
+    """The norms of the rows of the leading dimension, [rows, 1, …]; of the whole tensor, [], below two dimensions.
+
+    Args:
+        tensor: the real view of a complex parameter, or of its gradient.
+        dimensions: of the parameter itself.
+    """
+    inner = tuple(range(1, tensor.ndim)) if dimensions > 1 else None
     dtype = norm_dtype(tensor.device)
     norms: Tensor = torch.linalg.vector_norm(tensor, dim=inner, keepdim=inner is not None, dtype=dtype)
     return norms

@@ -109,8 +109,8 @@ def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
     before, after = [one.new_zeros(0)], [one.new_zeros(0)]
     for entry in run.entries():
         # Not the working shape: a parameter of no dimensions is one unit, as one of a single dimension is.
-        gradients = adaptive.unit_norms(raw_gradient(run, entry).view_as(entry.parameter))
-        weights = adaptive.unit_norms(working_parameter(entry).view_as(entry.parameter))
+        gradients = adaptive.unit_norms(raw_gradient(run, entry).view_as(entry.parameter), entry.owner.ndim)
+        weights = adaptive.unit_norms(working_parameter(entry).view_as(entry.parameter), entry.owner.ndim)
         factors = clips[entry.index] = adaptive.unit_factors(clip, weights, gradients)
         if len(before) == 1:  # norms of several devices meet on the first one's
             before, after = [gradients.new_zeros(0)], [gradients.new_zeros(0)]

@@ -13,6 +13,7 @@ from torchclip.clip import ClipByValue, Scope
 from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.norms import norm_dtype
+from torchclip.real_view import real_view
 from torchclip.reference import pipeline
 from torchclip.reference.draws import Draws
 from torchclip.reference.rule import Group, State
@@ -30,12 +31,21 @@ Flag = bool | Tensor
 
 @dataclass(frozen=True)
 class Entry:
-    """A parameter with a gradient; ``index`` counts through all groups, parameters without gradient included."""
+    """A parameter with a gradient.
+
+    Args:
+        index: counts through all groups, parameters without gradient included.
+        group: its param group.
+        parameter: the real view of a complex one, as everything that is computed here.
+        gradient: likewise.
+        owner: the parameter as the optimizer has it, whose state is found by it.
+    """
 
     index: int
     group: Group
     parameter: Tensor
     gradient: Tensor
+    owner: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,10 @@ class Run:
         index = 0
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    yield Entry(index, on_device(group, parameter.device), parameter, parameter.grad)
+                gradient = parameter.grad
+                if gradient is not None:
+                    there = on_device(group, parameter.device)
+                    yield Entry(index, there, real_view(parameter), real_view(gradient), parameter)
                 index += 1
 
 
@@ -161,20 +173,20 @@ def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def accumulated(run: Run, entry: Entry, gradient: Tensor) -> tuple[State, State]:
     """The new state of one parameter, unrounded, and the tensors that it is to be written to.
 
-    Those are the tensors of ``state``, and new ones, which ``state`` does not know yet, for what is missing there. The
-    slow weights are among the tensors, and the rule does not see them.
+    Those are the tensors of ``state``, and new ones, which ``state`` does not know yet, for what is missing there: of a
+    complex parameter, complex ones. The slow weights are among the tensors, and the rule does not see them.
     """
-    spec, group, parameter = run.spec, entry.group, entry.parameter
+    spec, group, parameter = run.spec, entry.group, entry.owner
     # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
     held = run.state.get(parameter, {})
     missing = spec.missing_state(held, group)
     scalars = [scalar.name for scalar in spec.scalars]
     names = (*spec.used_slots(group), *scalars)
     stored = {name: spec.create_state(name, parameter, group) if name in missing else held[name] for name in names}
-    dtype = pipeline.compute_dtype(parameter)
+    dtype = pipeline.compute_dtype(entry.parameter)
     # The numbers of the state are computed in float64: 1 - beta2**step has no digits to spare.
     old = {
-        name: tensor.to(norm_dtype(tensor.device), copy=True) if name in scalars else working(tensor, dtype)
+        name: tensor.to(norm_dtype(tensor.device), copy=True) if name in scalars else working(real_view(tensor), dtype)
         for name, tensor in stored.items()
         if name != SLOW.name
     }

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.norms import norm_dtype
+from torchclip.real_view import real_view
 from torchclip.reference import pipeline
 from torchclip.reference.measure import PolicyMeasurement, measure_directions, measure_gradients, measure_step_size
 from torchclip.reference.policies import Norms
@@ -103,15 +104,15 @@ def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: 
     if lookahead is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        slow = working(stored[SLOW.name], kept.dtype)
+        slow = working(real_view(stored[SLOW.name]), kept.dtype)
         ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
         kept = chosen(synchronises, ahead, kept)
         new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
     write(entry.parameter, kept, taken)
     for name, value in new.items():
-        write(stored[name], value, taken)
+        write(real_view(stored[name]), value, taken)
     if stored:
-        state.setdefault(entry.parameter, {}).update(stored)
+        state.setdefault(entry.owner, {}).update(stored)
 
 
 def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:

@@ -63,7 +63,7 @@ class Gatherer:
         self._spec = RULES[rule].over(over)
         self._hyperparameters = tuple(hyperparameters)
         sums = over if self._spec.by_scope is not None and over in (Scope.TENSOR, Scope.ROW) else None
-        self._wanted = Wanted(torch.device(device).type, tuple(slots), tuple(scalars), sums)
+        self._wanted = Wanted(torch.device(device).type, tuple(slots), tuple(scalars), sums, self._spec.takes_complex)
         self.clear()
 
     def configure(self, lookahead: bool, by_rows: bool) -> None:

@@ -24,12 +24,13 @@ Check = Callable[..., bool]
 
 def is_plain(tensor: Tensor, device: str) -> bool:
     """Whether the elements can be reached through the data pointer on a device of that type: not sparse, not a wrapper
-    subclass such as DTensor, not a lazily negated view."""
+    subclass such as DTensor, not a lazily negated or conjugated view."""
     return (
         tensor.device.type == device
         and tensor.layout is torch.strided
         and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
         and not tensor.is_neg()
+        and not tensor.is_conj()
     )
 
 
@@ -47,7 +48,8 @@ def kind_of(tensor: Tensor) -> tuple[Any, ...]:
     """Tells one tensor's kind and geometry from another's."""
     if tensor.layout is not torch.strided:  # which may have no strides
         return type(tensor), tensor.layout
-    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_neg()
+    lazy = (tensor.is_neg(), tensor.is_conj())
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), lazy
 
 
 def same_kinds_check(watched: Sequence[Tensor], gradients: Sequence[Tensor]) -> Check:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.checks import FLOAT_DTYPES, may_overlap
+from torchclip.checks import DTYPES, FLOAT_DTYPES, may_overlap
 from torchclip.norms import Scope
+from torchclip.real_view import real_dtype, real_view
 from torchclip.triton_plan.kinds import Check, is_number, is_plain, never_same, same_objects
 
 SUM_SLOT = 1
@@ -40,6 +41,7 @@ class Wanted:
         slots: the rule's state tensors, without Lookahead's.
         scalars: the rule's numbers of state.
         sums: where the rule keeps sums that are not elements like the parameter's own: TENSOR, ROW, or None.
+        takes_complex: whether the rule updates complex parameters.
         lookahead: whether there are slow weights.
         by_rows: whether the step clips by rows.
     """
@@ -48,6 +50,7 @@ class Wanted:
     slots: tuple[str, ...]
     scalars: tuple[str, ...]
     sums: Scope | None
+    takes_complex: bool
     lookahead: bool = False
     by_rows: bool = False
 
@@ -125,7 +128,8 @@ def _tensor_or_none(value: Any) -> Tensor | None:
 def examine(member: Member, gradient: Tensor, wanted: Wanted) -> bool:
     """Whether a fused step serves the parameter, its gradient and state; describes them if it does."""
     parameter, state = member.parameter, member.used()
-    if parameter.dtype not in FLOAT_DTYPES or not is_plain(parameter, wanted.device):
+    served = DTYPES if wanted.takes_complex else FLOAT_DTYPES
+    if parameter.dtype not in served or not is_plain(parameter, wanted.device):
         return False
 
     def is_beside(tensor: Tensor) -> bool:
@@ -158,14 +162,15 @@ def _state_dtypes_fit(member: Member, state: Sequence[Tensor | None], wanted: Wa
     dtypes = {tensor.dtype for tensor in state if tensor is not None} or {own}
     if not (dtypes == {own} or (own in _HALF_DTYPES and dtypes == {torch.float32})):
         return False
-    full = torch.float64 if own is torch.float64 else torch.float32
+    full = torch.promote_types(own, torch.float32)
     return not wanted.lookahead or (member.slow is not None and member.slow.dtype is full)
 
 
 def _describe(member: Member, gradient: Tensor, state: Sequence[Tensor | None], wanted: Wanted) -> Description:
-    parameter = member.parameter
+    whole = (member.parameter, gradient, *[*state, None, None, None][:3], member.slow)
+    tensors = [None if tensor is None else real_view(tensor) for tensor in whole]
+    parameter = real_view(member.parameter)
     sizes, order = parameter.shape, _order(parameter)
-    tensors = (parameter, gradient, *[*state, None, None, None][:3], member.slow)
     strides = [() if tensor is None else tensor.stride() for tensor in tensors]
     dense = _is_dense(parameter) and all(
         _same_walk(sizes, strides[0], tensor.stride()) for tensor in tensors if tensor is not None
@@ -174,9 +179,9 @@ def _describe(member: Member, gradient: Tensor, state: Sequence[Tensor | None], 
     if not dense:
         layout = tuple(tuple([numbers[i] for i in order]) if numbers else () for numbers in (tuple(sizes), *strides))
     has_rows = wanted.lookahead or wanted.by_rows or wanted.sums is not None
-    count, inner = _rows(sizes, order) if has_rows else (0, 1)
+    count, inner = _rows(sizes, order, member.parameter.ndim) if has_rows else (0, 1)
     dtype = FLOAT_DTYPES.index(parameter.dtype)
-    of_state = next((FLOAT_DTYPES.index(tensor.dtype) for tensor in state if tensor is not None), dtype)
+    of_state = next((FLOAT_DTYPES.index(real_dtype(tensor.dtype)) for tensor in state if tensor is not None), dtype)
     is_double = [scalar is not None and scalar.dtype is torch.float64 for scalar in (*member.scalars, None, None)]
     sum_is_double = member.sums is not None and member.sums.dtype is torch.float64
     doubles = (is_double[0], is_double[1])
@@ -205,9 +210,15 @@ def _same_walk(sizes: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool
     return a == b or all(size <= 1 or x == y for size, x, y in zip(sizes, a, b, strict=True))
 
 
-def _rows(sizes: Sequence[int], order: Sequence[int]) -> tuple[int, int]:
-    """How many rows of the leading dimension there are, and how many elements of one follow one another."""
-    if len(sizes) < 2 or sizes[0] == 1:
+def _rows(sizes: Sequence[int], order: Sequence[int], dimensions: int) -> tuple[int, int]:
+    """How many rows of the leading dimension there are, and how many elements of one follow one another.
+
+    Args:
+        sizes: of the real view.
+        order: of its dimensions, from the outermost to the innermost.
+        dimensions: of the parameter itself.
+    """
+    if dimensions < 2 or sizes[0] == 1:
         return 1, max(prod(sizes), 1)
     inside = order[order.index(0) + 1 :]
     return sizes[0], max(prod(sizes[dimension] for dimension in inside), 1)
