@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchclip.checks import DTYPES, describe_parameter
+from torchclip.sharded import is_wrapper
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
@@ -114,6 +115,9 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     for position, parameter in enumerate(parameters):
         if parameter.device.type != served_device(backend):
             return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
+        if is_wrapper(parameter):
+            kind = type(parameter).__name__
+            return f"{names(position)} is a {kind}, whose elements the {backend} backend cannot reach"
         if parameter.dtype not in DTYPES:
             return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})

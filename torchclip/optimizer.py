@@ -28,6 +28,7 @@ from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.new_group import checked_group
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
+from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
 from torchclip.step_size import AdaLossStep, StepSize, checked_loss
@@ -84,6 +85,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._number = compiled.register(self)
 
     def _complete_shared(self) -> None:
+        refuse_sharded(self._named_parameters(), self._modifiers, self.spec)
         complete_shared(
             self.param_groups,
             self._modifiers,
@@ -102,10 +104,11 @@ class FusedOptimizer(MeasuredOptimizer):
 
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
-        policy = as_clip_policy(clip)
-        if policy != self._modifiers.clip:
+        modifiers = replace(self._modifiers, clip=as_clip_policy(clip))
+        refuse_sharded(self._named_parameters(), modifiers, self.spec)
+        if modifiers.clip != self._modifiers.clip:
             forget_norms(self.param_groups)
-        self._modifiers = replace(self._modifiers, clip=policy)
+        self._modifiers = modifiers
         self._complete_shared()
         if self._last.report is not None:
             self._last.report = self._last.report.without_measurements()
@@ -201,7 +204,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 drop_state(self.state, created)
         # Where a GradScaler has found an overflow, it handles that itself.
         if outcome == NON_FINITE and (found_inf is None or not found_inf):
-            self._raise_nonfinite()
+            raise nonfinite_error(self._named_parameters(), self.clip)
 
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         for name, parameter, group in self._named_parameters():
@@ -222,7 +225,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 before=self._last.report,
             )
         if self._last.report.nonfinite:
-            self._raise_nonfinite()
+            raise nonfinite_error(self._named_parameters(), self.clip)
 
     # The life of the plan.
 
@@ -244,10 +247,6 @@ class FusedOptimizer(MeasuredOptimizer):
             return True
         self._forget_plan()
         return False
-
-    def _raise_nonfinite(self) -> None:
-        named = [(name, parameter) for name, parameter, _ in self._named_parameters()]
-        raise nonfinite_error(named, f"the gradient norm is not finite, and {self.clip} says to raise")
 
     # The constructor's and torch's hooks into the above.
 

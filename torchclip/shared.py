@@ -86,6 +86,8 @@ def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
     shared = numbers_of(param_groups[0])
     for name in [name for name in shared if name.startswith("norm_")]:
         del shared[name]
+    if not shared and shared is param_groups[0].get("shared"):
+        del param_groups[0]["shared"]
 
 
 def _complete(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchclip.checks import check_gradient, check_parameter, check_state
+from torchclip.clip import ClipPolicy
 from torchclip.rule_spec import RuleSpec
 
 Created = tuple[int, Tensor, str]
@@ -68,15 +69,15 @@ def drop_state(state: MutableMapping[Tensor, dict[str, Any]], created: Sequence[
             state.pop(parameter)
 
 
-def nonfinite_error(named: Sequence[tuple[str, Tensor]], what: str) -> RuntimeError:
+def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None) -> RuntimeError:
     """The error of a step whose norm is not finite, with the parameters that it comes from."""
     names = [
         name
-        for name, parameter in named
+        for name, parameter, _ in named
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
     ]
     where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
     return RuntimeError(
-        f"{what}; not finite: {where}. Nothing was written. Lower the learning rate or the loss scale, or choose "
-        'nonfinite="skip"'
+        f"the gradient norm is not finite, and {clip} says to raise; not finite: {where}. Nothing was "
+        'written. Lower the learning rate or the loss scale, or choose nonfinite="skip"'
     )

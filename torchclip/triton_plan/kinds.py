@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.sharded import is_wrapper
+
 TensorGuards: Any
 try:
     from torch._C._dynamo import guards
@@ -28,7 +30,7 @@ def is_plain(tensor: Tensor, device: str) -> bool:
     return (
         tensor.device.type == device
         and tensor.layout is torch.strided
-        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and not is_wrapper(tensor)
         and not tensor.is_neg()
         and not tensor.is_conj()
     )

@@ -1,0 +1,50 @@
+"""Parameters that are wrappers around other tensors, of which a DTensor's is one process's shard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from torchclip.clip import measures
+from torchclip.modifiers import Modifiers
+from torchclip.rule_spec import RuleSpec
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether it is of a subclass whose elements cannot be reached through a data pointer."""
+    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor."""
+    distributed = sys.modules.get("torch.distributed.tensor")  # where nobody has imported it, there are none
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def refuse_sharded(named: Iterable[tuple[str, Tensor, Any]], modifiers: Modifiers, spec: RuleSpec) -> None:
+    """Raises where a step would have to know more of a parameter than this process holds.
+
+    Args:
+        named: what errors call each parameter, the parameter, and its group.
+        modifiers: the policies and extensions of the step.
+        spec: its rule.
+
+    Raises:
+        ValueError: for a DTensor under a policy or a rule that takes norms, or with random draws.
+    """
+    if measures(modifiers.clip):
+        why = f"{modifiers.clip} would need the norms of all shards: leave clip out, and call "
+        why += "torchclip.clip_grad_norm_(parameters, max_norm) before step(), which adds them up"
+    elif spec.clips_itself:
+        why = f"{spec.name} would need the norms of all shards: choose a rule that takes none, SGD or AdamW say"
+    elif modifiers.draws:
+        why = "noise and dropout number the elements that a process holds, so that two shards would draw alike: "
+        why += "leave them out"
+    else:
+        return
+    for name, parameter, _ in named:
+        if is_sharded(parameter):
+            raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")
