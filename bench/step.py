@@ -11,6 +11,7 @@ from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check
 from bench.clock import clock_of
 from bench.launches import Launches, count_launches
 from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios
+from bench.memory import temporary_bytes
 from bench.shapes import SHAPE_SETS, element_count
 from bench.workload import Workload
 
@@ -33,6 +34,7 @@ class Row:
     in_cache: bool  # whether a timed step found its tensors in the cache
     checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
     launches: Mapping[str, Launches]  # by contender; empty where nothing is launched
+    temporary_bytes: Mapping[str, int]  # by contender
 
     @property
     def samples(self) -> Samples:
@@ -124,8 +126,19 @@ def measure_row(
     probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}
+    # After the checks, for which every step counts.
+    temporaries = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
     return Row(
-        set_name, algorithm, len(workload.shapes), elements, measured, probe_bytes, lead_in > 0, checks, launches
+        set_name=set_name,
+        algorithm=algorithm,
+        tensors=len(workload.shapes),
+        elements=elements,
+        measured=measured,
+        probe_bytes=probe_bytes,
+        in_cache=lead_in > 0,
+        checks=checks,
+        launches=launches,
+        temporary_bytes=temporaries,
     )
 
 
