@@ -19,6 +19,7 @@ tensors take inside the whole set (bench/check.py relies on it).
 
 OURS = "ours"
 AUTHORS = "authors"
+TORCH_FORMS = ("loop", "foreach", "fused", "scaled", "compiled")  # of torch's own optimizers
 PLAIN = "plain"  # ours too, without the feature that the row is about
 
 # Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one

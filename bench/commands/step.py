@@ -4,9 +4,12 @@ import argparse
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from bench.against import compare, names_of
 from bench.algorithm import Algorithm
 from bench.bandwidth import BandwidthProbe
 from bench.cases import ALGORITHMS
@@ -20,7 +23,7 @@ from bench.revision import describe_commit
 from bench.row_json import KEYS, row_as_json, row_from_json, wrong_as_json
 from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS
 from bench.step import Row, measure_row, required_bytes
-from bench.store import Header, Results
+from bench.store import Header, Results, read_document
 from bench.text import CUDA_LEGEND, LEGEND, format_environment, format_row
 from bench.triton_cases import TRITON_ALGORITHMS
 
@@ -29,6 +32,7 @@ examples:
   python -m bench step                                        # every row of every set: half an hour
   python -m bench step --sets large --algorithms clip_sgd mixclip
   python -m bench step --sets host small medium large --check-floors --json results/step.json
+  python -m bench step --against bench/results/cpu-baseline.json   # the rows and the seconds of that file
   python -m bench step --device cuda --check-floors           # a minute or two
 """
 
@@ -53,8 +57,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), metavar="NAME",
                         help=f"of {', '.join(ALGORITHMS)}; on cuda of {', '.join(CUDA_ALGORITHMS)} "
                         "(default: all)")  # fmt: skip
-    parser.add_argument("--seconds", type=positive_seconds, default=Settings.seconds,
-                        help="time for one row (default: %(default)s); no row has fewer than "
+    parser.add_argument("--seconds", type=positive_seconds,
+                        help=f"time for one row (default: {Settings.seconds}); no row has fewer than "
                         f"{Settings.min_rounds} rounds, on cuda {_CUDA_ROUNDS['min_rounds']}")  # fmt: skip
     add_threads(parser)
     parser.add_argument("--cold", action="store_true",
@@ -62,11 +66,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_json(parser)
     parser.add_argument("--check-floors", action="store_true",
                         help="exit with 1 when a speed that must be reached is missed")  # fmt: skip
+    parser.add_argument("--against", type=Path, metavar="PATH",
+                        help="exit with 1 when ours, beside torch's fastest form, fell by more than 10 %% since "
+                        "that run; without --sets and --algorithms its rows are measured, for its time")  # fmt: skip
     return parser
 
 
-def _plan(options: argparse.Namespace, algorithms: Mapping[str, Algorithm]) -> Plan:
+def _plan(options: argparse.Namespace, algorithms: Mapping[str, Algorithm], baseline: Mapping[str, Any] | None) -> Plan:
     """The rows asked for; ValueError when there is one that this device does not have."""
+    if baseline is not None and not options.sets and not options.algorithms:
+        here = [(name, algorithms[other]) for name, other in names_of(baseline["rows"]) if other in algorithms]
+        if not here:
+            raise ValueError(f"{options.against} has no row that --device {options.device} has")
+        return here
     unknown = sorted(set(options.algorithms or ()) - set(algorithms))
     if unknown:
         raise ValueError(
@@ -132,24 +144,36 @@ def _run(plan: Plan, settings: Settings, probe: BandwidthProbe, results: Results
     return rows
 
 
+def _settings(options: argparse.Namespace, baseline: Mapping[str, Any] | None) -> Settings:
+    seconds = options.seconds or (baseline["settings"]["seconds"] if baseline else Settings.seconds)
+    return Settings(seconds=seconds, cold=options.cold, **(_CUDA_ROUNDS if options.device == "cuda" else {}))
+
+
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     on_cuda = options.device == "cuda"
-    settings = Settings(seconds=options.seconds, cold=options.cold, **(_CUDA_ROUNDS if on_cuda else {}))
     try:
-        plan = _plan(options, CUDA_ALGORITHMS if on_cuda else ALGORITHMS)
+        baseline = None if options.against is None else read_document(options.against, "step")
+        settings = _settings(options, baseline)
+        plan = _plan(options, CUDA_ALGORITHMS if on_cuda else ALGORITHMS, baseline)
         device = chosen_device(options)
         header = Header("step", describe_environment(device), describe_commit(), asdict(settings))
         results = Results.open(header, options.json, KEYS, options.fresh)
         probe = BandwidthProbe(device)
         plan = _fitting(plan, device, may_leave_out=on_cuda and options.sets is None)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     rows = _run(plan, settings, probe, results)
     wrong = [row for row in rows if row.failures]
     if wrong:
         print(f"\n{len(wrong)} of {len(rows)} rows ended with different parameters: see WRONG RESULT above.")
-    reached = True
+    reached = kept = True
     if options.check_floors:
         lines, reached = check_floors(rows, CUDA_FLOORS if on_cuda else FLOORS)
         print("\nFloors", *lines, sep="\n")
-    return 1 if wrong or len(rows) < len(plan) or not reached else 0
+    if baseline is not None:
+        lines, kept = compare(baseline["rows"], [row_as_json(row) for row in rows if not row.failures])
+        then = baseline["environment"]
+        print(f"\nAgainst {options.against}: {then['gpu'] or then['cpu']}, {then['threads']} threads,",
+              f"torch {then['torch']}, commit {baseline['commit'][:12]}")  # fmt: skip
+        print(*lines, sep="\n")
+    return 1 if wrong or len(rows) < len(plan) or not reached or not kept else 0
