@@ -43,6 +43,8 @@ class Algorithm:
     contenders: Mapping[str, Build]  # ours first
     reference: str | None = None
     yardsticks: Mapping[str, Build] = field(default_factory=lambda: MappingProxyType({}))  # by contender, ours first
+    different: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Contenders that compute something else than the reference, and what: only their time is of interest."""
     cycle: int = 1  # steps after which the work repeats: a sample is the mean over so many
 
     def __post_init__(self) -> None:

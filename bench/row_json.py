@@ -59,6 +59,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
         "in_cache": row.in_cache,
         "contenders": {name: _contender_as_json(row, name) for name in row.algorithm.contenders},
         "bandwidth": probes,
+        "different": dict(row.algorithm.different),
         "checks": {name: _check_as_json(check) for name, check in row.checks.items()},
         **{key: _rounded(samples) for key, samples in series.items()},
     }

@@ -122,7 +122,8 @@ def measure_row(
     if algorithm.yardsticks:
         checks = check_against_yardsticks(algorithm, snapshots, steps)
     else:
-        checks = {OURS: check_agreement(algorithm, workload, parameters, steps)}
+        same = {name: values for name, values in parameters.items() if name not in algorithm.different}
+        checks = {OURS: check_agreement(algorithm, workload, same, steps)}
     probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}

@@ -51,12 +51,13 @@ def _headline(row: Row) -> str:
 def format_row(row: Row) -> str:
     """The block of one row: a headline, a line for each contender, and what the check found."""
     unit, factor = ("ms", 1e3) if row.seconds(OURS).p50 >= 1e-3 else ("us", 1e6)
-    header = f"  {'':<9}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}{'temp. MB':>10}"
+    header = f"  {'':<12}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}"
+    header += f"{'temp. MB':>10}"
     header += f"{'host us':>10}{'launches':>10}   ours is" if row.launches else "   ours is"
     lines = [_headline(row), header]
     for name in row.algorithm.contenders:
         time = row.seconds(name).scaled(factor)
-        cells = f"  {name:<9}{time.p20:>11,.2f}{time.p50:>11,.2f}{time.p80:>11,.2f}    "
+        cells = f"  {name:<12}{time.p20:>11,.2f}{time.p50:>11,.2f}{time.p80:>11,.2f}    "
         cells += f"{row.gigabytes_per_second(name):>9.2f}"
         cells += f"{100 * row.bandwidth_share(name, TRIAD):>9.1f}{100 * row.bandwidth_share(name, COPY):>8.1f}"
         cells += f"{row.temporary_bytes[name] / 1e6:>10.2f}"
@@ -64,6 +65,7 @@ def format_row(row: Row) -> str:
             count = row.launches[name]
             cells += f"{row.host_seconds(name).p50 * 1e6:>10,.1f}{f'{count.kernels} + {count.copies}':>10}"
         lines.append(cells if name == OURS else f"{cells}   {_range(row.ratio(name))}")
+    lines += [f"  {name} computes something else: {how}" for name, how in row.algorithm.different.items()]
     for name, check in row.checks.items():
         lines += _format_check(check, "results" if len(row.checks) == 1 else f"results of {name}")
     return "\n".join(lines)

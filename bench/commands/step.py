@@ -12,6 +12,7 @@ import torch
 from bench.against import compare, names_of
 from bench.algorithm import Algorithm
 from bench.bandwidth import BandwidthProbe
+from bench.beside import KINDS, absent_peers, check_kinds, with_contenders
 from bench.cases import ALGORITHMS
 from bench.commands.options import add_device, add_json, add_threads, chosen_device, positive_seconds
 from bench.cuda_cases import CUDA_ALGORITHMS
@@ -63,6 +64,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_threads(parser)
     parser.add_argument("--cold", action="store_true",
                         help="sets that fit into the cache start each timed step outside it")  # fmt: skip
+    parser.add_argument("--beside", nargs="+", choices=KINDS, default=[], metavar="KIND",
+                        help=f"more competitors, of {', '.join(KINDS)}: torch's foreach form compiled, steps replayed "
+                        "from CUDA graphs, other libraries that are installed")  # fmt: skip
     add_json(parser)
     parser.add_argument("--check-floors", action="store_true",
                         help="exit with 1 when a speed that must be reached is missed")  # fmt: skip
@@ -156,12 +160,20 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         settings = _settings(options, baseline)
         plan = _plan(options, CUDA_ALGORITHMS if on_cuda else ALGORITHMS, baseline)
         device = chosen_device(options)
-        header = Header("step", describe_environment(device), describe_commit(), asdict(settings))
+        check_kinds(options.beside, device)
+        plan = [
+            (name, with_contenders(algorithm, options.beside, len(SHAPE_SETS[name]()), device))
+            for name, algorithm in plan
+        ]
+        beside = {"beside": sorted(options.beside)}
+        header = Header("step", describe_environment(device), describe_commit(), {**asdict(settings), **beside})
         results = Results.open(header, options.json, KEYS, options.fresh)
         probe = BandwidthProbe(device)
         plan = _fitting(plan, device, may_leave_out=on_cuda and options.sets is None)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    for line in absent_peers(options.beside, device):
+        print(line)
     rows = _run(plan, settings, probe, results)
     wrong = [row for row in rows if row.failures]
     if wrong:
