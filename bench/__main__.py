@@ -1,16 +1,19 @@
-"""`python -m bench {step}`; `--help` behind each says more."""
+"""`python -m bench {step,kernels}`; `--help` behind each says more."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import step
+from bench.commands import kernels, step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of torchclip.")
     commands = parser.add_subparsers(dest="command", required=True)
-    runs = {"step": (step.run, step.add_parser(commands))}
+    runs = {
+        "step": (step.run, step.add_parser(commands)),
+        "kernels": (kernels.run, kernels.add_parser(commands)),
+    }
     options = parser.parse_args(arguments)
     run, own_parser = runs[options.command]
     return run(options, own_parser)

@@ -45,6 +45,8 @@ class Algorithm:
     yardsticks: Mapping[str, Build] = field(default_factory=lambda: MappingProxyType({}))  # by contender, ours first
     different: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Contenders that compute something else than the reference, and what: only their time is of interest."""
+    checked_alone: bool = False
+    """Ours is run on the sample alone to be checked, since inside the whole set it does something else to it."""
     cycle: int = 1  # steps after which the work repeats: a sample is the mean over so many
 
     def __post_init__(self) -> None:

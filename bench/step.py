@@ -12,8 +12,8 @@ from bench.clock import clock_of
 from bench.launches import Launches, count_launches
 from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios
 from bench.memory import temporary_bytes
-from bench.shapes import SHAPE_SETS, element_count
-from bench.workload import Workload
+from bench.shapes import SHAPE_SETS, Shapes, element_count
+from bench.workload import GRADIENT_AMPLITUDE, Workload
 
 # A model that fits into the cache finds its optimizer there when it trains alone. Here the other competitors and the
 # bandwidth probe have swept it out since its last turn, so untimed steps bring it back. One does not suffice: a
@@ -76,6 +76,15 @@ class Row:
         return share * self.bytes_of(name) / self.bytes_of(probe)
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """The parameters of a row."""
+
+    shapes: Shapes
+    dtype: torch.dtype = torch.float32
+    amplitude: float = GRADIENT_AMPLITUDE
+
+
 def required_bytes(algorithm: Algorithm, set_name: str) -> int:
     """Memory that a row needs at its peak."""
     shared = 2  # gradients and their source
@@ -92,7 +101,12 @@ def _fits_into_cache(algorithm: Algorithm, elements: int, device: torch.device) 
 
 
 def measure_row(
-    set_name: str, algorithm: Algorithm, probe: BandwidthProbe, settings: Settings, on_round: Callable[[float], None]
+    set_name: str,
+    algorithm: Algorithm,
+    probe: BandwidthProbe,
+    settings: Settings,
+    on_round: Callable[[float], None],
+    tensors: Tensors | None = None,
 ) -> Row:
     """Measure one row on the probe's device. What it allocates is free again when it returns.
 
@@ -102,8 +116,10 @@ def measure_row(
         probe: takes its turns between the contenders.
         settings: how long.
         on_round: hears the fraction done.
+        tensors: what is stepped; None takes the set of that name, in float32.
     """
-    workload = Workload.create(SHAPE_SETS[set_name](), probe.device)
+    tensors = tensors or Tensors(SHAPE_SETS[set_name]())
+    workload = Workload.create(tensors.shapes, probe.device, tensors.dtype, tensors.amplitude)
     elements = element_count(workload.shapes)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
     lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements, probe.device) else 0
@@ -115,7 +131,7 @@ def measure_row(
     entries = []
     for name, build in algorithm.contenders.items():
         step = build(parameters[name], workload.source_norm)
-        prepare = _prepare(workload, snapshots.get(name))
+        prepare = _prepare(workload, snapshots.get(name), probe if settings.cold else None)
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
     measured = interleave([*entries, *probe.entries()], settings, on_round, clock_of(probe.device))
     steps = measured.rounds * entries[0].runs
@@ -143,13 +159,14 @@ def measure_row(
     )
 
 
-def _prepare(workload: Workload, snapshot: Snapshot | None) -> Callable[[int], object]:
+def _prepare(workload: Workload, snapshot: Snapshot | None, sweeper: BandwidthProbe | None) -> Callable[[int], object]:
     """What comes before each step, outside the time."""
-    if snapshot is None:
-        return workload.refill
 
     def prepare(steps: int) -> None:
-        snapshot.look(steps)
+        if snapshot is not None:
+            snapshot.look(steps)
         workload.refill(steps)
+        if sweeper is not None:
+            sweeper.sweep()
 
     return prepare
