@@ -1,10 +1,10 @@
-"""`python -m bench {step,kernels,scaling}`; `--help` behind each says more."""
+"""`python -m bench {step,kernels,scaling,train}`; `--help` behind each says more."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import kernels, scaling, step
+from bench.commands import kernels, scaling, step, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "step": (step.run, step.add_parser(commands)),
         "kernels": (kernels.run, kernels.add_parser(commands)),
         "scaling": (scaling.run, scaling.add_parser(commands)),
+        "train": (train.run, train.add_parser(commands)),
     }
     options = parser.parse_args(arguments)
     run, own_parser = runs[options.command]
