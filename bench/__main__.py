@@ -1,10 +1,10 @@
-"""`python -m bench {step,kernels,scaling,train,plot}`; `--help` behind each says more."""
+"""`python -m bench {step,kernels,scaling,train,plot,report}`; `--help` behind each says more."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import kernels, plot, scaling, step, train
+from bench.commands import kernels, plot, report, scaling, step, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "scaling": (scaling.run, scaling.add_parser(commands)),
         "train": (train.run, train.add_parser(commands)),
         "plot": (plot.run, plot.add_parser(commands)),
+        "report": (report.run, report.add_parser(commands)),
     }
     options = parser.parse_args(arguments)
     run, own_parser = runs[options.command]

@@ -36,3 +36,9 @@ def temporary_bytes(step: Callable[[], object], device: torch.device) -> int:
             held += event.nbytes()  # negative where memory is given back
             largest = max(largest, held)
     return largest
+
+
+def free_cached_memory() -> None:
+    """Between rows: blocks that torch keeps from one row are of the wrong sizes for the next."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

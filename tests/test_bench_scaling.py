@@ -10,7 +10,7 @@ import torch
 
 from bench import __main__ as command
 from bench.scaling import sizes, startup
-from bench.shapes import element_count
+from bench.shapes import SHAPE_SETS, element_count
 from bench.store import read_document
 from tiny_bench import CPU, shrink
 
@@ -26,6 +26,11 @@ def test_the_sets() -> None:
     assert counts == {f"parameters-1e{e}": 10**e for e in range(3, 9)}
     assert [len(shapes) for name, shapes in sets.items() if name.startswith("tensors")] == [1, 10, 100, 1000, 10_000]
     assert element_count(sizes.scaling_sets(torch.device("cuda"))["parameters-1e9"]) == 10**9
+
+
+def test_named_models_have_their_parameters() -> None:
+    for make in SHAPE_SETS.values():
+        assert element_count(make()) > 0  # each counts its tensors and elements itself
 
 
 def test_rows_over_sizes_and_threads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from bench.kernels.rows import DTYPES, NORM, kernel_algorithm, kernel_shapes, me
 from bench.kernels.rules import AMPLITUDE, MODIFIERS, RULES, combine
 from bench.kernels.text import LEGEND, format_kernel
 from bench.measure import Settings
+from bench.memory import free_cached_memory
 from bench.progress import Progress
 from bench.revision import describe_commit
 from bench.row_json import KEYS, row_as_json, wrong_as_json
@@ -83,6 +84,7 @@ def _measure(planned: Planned, results: Results, progress: Progress, done: int) 
         return before
     progress.describe(f"{planned.dtype}: {planned.name}")
     row = planned.measure(lambda fraction: progress.reach(done + fraction))
+    free_cached_memory()
     if row.failures:
         for failure in row.failures:
             progress.write(f"{planned.dtype} {planned.name}  WRONG RESULT: {failure}")

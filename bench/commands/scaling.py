@@ -12,6 +12,7 @@ from bench.bandwidth import BandwidthProbe
 from bench.commands.options import add_device, add_json, chosen_device, positive_count, positive_seconds
 from bench.environment import available_bytes, describe_environment
 from bench.measure import Settings
+from bench.memory import free_cached_memory
 from bench.progress import Progress
 from bench.revision import describe_commit
 from bench.row_json import row_as_json, wrong_as_json
@@ -102,6 +103,7 @@ def _step(
             row = measure_row(name, algorithm, probe, settings, hear, Tensors(shapes))
         finally:
             torch.set_num_threads(before)
+            free_cached_memory()
         entry = wrong_as_json(row) if row.failures else row_as_json(row)
         return {**entry, "threads": threads}, row.failures
 

@@ -19,6 +19,7 @@ from bench.cuda_cases import CUDA_ALGORITHMS
 from bench.environment import available_bytes, describe_environment
 from bench.floors import CUDA_FLOORS, FLOORS, check_floors
 from bench.measure import Settings
+from bench.memory import free_cached_memory
 from bench.progress import Progress
 from bench.revision import describe_commit
 from bench.row_json import KEYS, row_as_json, row_from_json, wrong_as_json
@@ -138,8 +139,7 @@ def _run(plan: Plan, settings: Settings, probe: BandwidthProbe, results: Results
                 progress.write(f"\n{set_name}: {algorithm.title} FAILED\n{traceback.format_exc()}")
                 continue
             finally:
-                if probe.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                free_cached_memory()
             progress.write("\n" + format_row(rows[-1]))
             if rows[-1].failures:
                 results.add_wrong(wrong_as_json(rows[-1]))

@@ -59,6 +59,16 @@ def _torch(rule: KernelRule, modifier: Modifier, form: Mapping[str, bool]) -> Bu
     return build
 
 
+def _has_fused(rule: KernelRule, device: torch.device) -> bool:
+    """Whether torch has a fused form of the rule there: not every class has the argument, nor every device the form."""
+    assert rule.namesake is not None
+    try:
+        rule.namesake([Parameter(torch.ones(1, device=device))], **rule.arguments(1.0), fused=True)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
 def kernel_algorithm(rule: KernelRule, modifier: Modifier, dtype: torch.dtype, device: torch.device) -> Algorithm:
     """Ours with this addition, beside torch's foreach and fused form and the reference path.
 
@@ -72,7 +82,7 @@ def kernel_algorithm(rule: KernelRule, modifier: Modifier, dtype: torch.dtype, d
         if rule.namesake is not None:
             contenders["foreach"] = _torch(rule, modifier, {"foreach": True})
             # On the CPU it leaves tensors of 16 bits as they are.
-            if (rule.has_fused or device.type == "cuda") and not (device.type == "cpu" and dtype.itemsize == 2):
+            if _has_fused(rule, device) and not (device.type == "cpu" and dtype.itemsize == 2):
                 contenders["fused"] = _torch(rule, modifier, {"fused": True})
     moved = bytes_per_element(rule, modifier, dtype)
     return Algorithm(

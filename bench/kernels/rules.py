@@ -28,7 +28,6 @@ class KernelRule:
         arguments: from the norm of the unscaled gradient. Steps are long enough for bfloat16 parameters to travel by
             many roundings within the steps that are checked.
         namesake: torch's class of the same arguments.
-        has_fused: whether torch has a fused form of it for the CPU.
         own_norm: it takes a norm of its own direction, in a pass that reads the gradient and the momentum.
         squares: its state holds squares of gradients, which in float16 are 0 for many: the step is infinite there.
         reads_parameter: gRDA's parameter is written from the accumulator alone.
@@ -38,7 +37,6 @@ class KernelRule:
     cls: Callable[..., Optimizer]
     arguments: Callable[[float], Mapping[str, Any]]
     namesake: Callable[..., Optimizer] | None = None
-    has_fused: bool = False
     own_norm: bool = False
     squares: bool = False
     reads_parameter: bool = True
@@ -93,27 +91,25 @@ def _clipping(cls: Callable[..., Optimizer], name: str, momentum: float) -> Kern
 
 
 RULES: tuple[KernelRule, ...] = (
-    KernelRule("sgd", torchclip.SGD, _fixed({"lr": 0.1}), torch.optim.SGD, has_fused=True),
+    KernelRule("sgd", torchclip.SGD, _fixed({"lr": 0.1}), torch.optim.SGD),
     KernelRule(
         "sgd_momentum",
         torchclip.SGD,
         _fixed({"lr": 1e-2, "momentum": 0.9}),
         torch.optim.SGD,
-        has_fused=True,
     ),
-    KernelRule("adamw", torchclip.AdamW, _fixed(_ADAPTIVE), torch.optim.AdamW, has_fused=True, squares=True),
+    KernelRule("adamw", torchclip.AdamW, _fixed(_ADAPTIVE), torch.optim.AdamW, squares=True),
     KernelRule(
         "adamw_amsgrad",
         torchclip.AdamW,
         _fixed({**_ADAPTIVE, "amsgrad": True}),
         torch.optim.AdamW,
-        has_fused=True,
         squares=True,
     ),
     KernelRule("nadam", torchclip.NAdam, _fixed(_ADAPTIVE), torch.optim.NAdam, squares=True),
     KernelRule("radam", torchclip.RAdam, _fixed(_ADAPTIVE), torch.optim.RAdam, squares=True),
     KernelRule("rmsprop", torchclip.RMSprop, _fixed(_ADAPTIVE), torch.optim.RMSprop, squares=True),
-    KernelRule("adagrad", torchclip.Adagrad, _fixed({"lr": 0.3}), torch.optim.Adagrad, has_fused=True, squares=True),
+    KernelRule("adagrad", torchclip.Adagrad, _fixed({"lr": 0.3}), torch.optim.Adagrad, squares=True),
     KernelRule(
         "normalized_sgd",
         torchclip.NormalizedSGD,
