@@ -10,7 +10,7 @@ import torch
 
 from bench import __main__ as command
 from bench.scaling import sizes, startup
-from bench.shapes import SHAPE_SETS, element_count
+from bench.shapes import SHAPE_SETS, element_count, sample_indices
 from bench.store import read_document
 from tiny_bench import CPU, shrink
 
@@ -24,6 +24,8 @@ def test_the_sets() -> None:
     sets = sizes.scaling_sets(CPU)
     counts = {name: element_count(shapes) for name, shapes in sets.items() if name.startswith("parameters")}
     assert counts == {f"parameters-1e{e}": 10**e for e in range(3, 9)}
+    # Whole tensors are what results are checked on.
+    assert all(sample_indices(shapes, 64, 1 << 20) for shapes in sets.values())
     assert [len(shapes) for name, shapes in sets.items() if name.startswith("tensors")] == [1, 10, 100, 1000, 10_000]
     assert element_count(sizes.scaling_sets(torch.device("cuda"))["parameters-1e9"]) == 10**9
 

@@ -47,7 +47,7 @@ def _bandwidth(axes: Axes, rows: Sequence[Entry]) -> None:
     axes.plot(counts, triad, color=GREY, linestyle="--", linewidth=1.2, label="memory: triad of large arrays")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("parameters, in ten tensors")
+    axes.set_xlabel("parameters, in ten tensors or more of a million each")
     axes.set_ylabel("GB/s, by the words a fused\nstep must move")
     tidy(axes)
 

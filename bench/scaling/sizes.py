@@ -14,6 +14,7 @@ from bench.shapes import Shapes, element_count
 PARAMETERS, TENSORS = "parameters", "tensors"
 
 _TENSORS = 10  # enough to be a model, few enough for a thousand parameters
+_LARGEST = 10**6  # parameters of a tensor: whole tensors are what results are checked on
 _SIZE = 64  # elements: next to nothing to do for each
 _EXPONENTS = range(3, 9)
 _CUDA_EXPONENTS = range(3, 10)
@@ -22,9 +23,10 @@ _NAMES = ("clip_sgd", "clip_adamw")
 
 
 def scaling_sets(device: torch.device) -> Mapping[str, Shapes]:
-    """By name: so many parameters in ten tensors, and so many tensors of a few parameters."""
+    """By name: so many parameters in ten tensors or in more of a million, and so many tensors of a few parameters."""
     exponents = _CUDA_EXPONENTS if device.type == "cuda" else _EXPONENTS
-    sets = {f"{PARAMETERS}-1e{e}": ((10**e // _TENSORS,),) * _TENSORS for e in exponents}
+    sizes = {e: min(10**e // _TENSORS, _LARGEST) for e in exponents}
+    sets = {f"{PARAMETERS}-1e{e}": ((size,),) * (10**e // size) for e, size in sizes.items()}
     return MappingProxyType({**sets, **{f"{TENSORS}-{count}": ((_SIZE,),) * count for count in _COUNTS}})
 
 
