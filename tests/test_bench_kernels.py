@@ -87,3 +87,17 @@ def test_a_wrong_kernel_is_found_out(
     assert command.main([*arguments, "--json", str(path)]) == 1
     assert f"float32 {rule}  WRONG RESULT: ours is" in capsys.readouterr().out
     assert read_document(path)["rows"] == []
+
+
+def test_a_kernel_that_fails_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure_norm(*arguments: Any) -> None:
+        raise RuntimeError("launch failed")
+
+    monkeypatch.setattr(kernels, "measure_norm", measure_norm)
+    arguments = ["--rules", "norm", "sgd", "--modifiers", "plain", "--dtypes", "float32", "--seconds", "0.001"]
+    assert command.main(["kernels", *arguments]) == 1
+    out = capsys.readouterr().out
+    assert "float32 norm FAILED" in out and "launch failed" in out
+    assert "\nfloat32  sgd " in out

@@ -1,6 +1,7 @@
 """`python -m bench kernels`: the norm pass, and the update pass of each rule, type and extension."""
 
 import argparse
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -112,11 +113,17 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(str(error))
     planned = list(_plan(options, BandwidthProbe(device), settings, shapes))
     print(format_environment(header.environment), LEGEND, sep="\n\n", flush=True)
+    failed = 0
     with Progress(len(planned)) as progress:
         for done, each in enumerate(planned):
-            entry = _measure(each, results, progress, done)
+            try:
+                entry = _measure(each, results, progress, done)
+            except RuntimeError:  # what comes after is worth having all the same
+                progress.write(f"{each.dtype} {each.name} FAILED\n{traceback.format_exc()}")
+                failed += 1
+                continue
             if entry is not None:
                 progress.write(format_kernel(entry))
     if results.wrong:
         print(f"\n{len(results.wrong)} of {len(planned)} rows ended with wrong results: see above.")
-    return 1 if results.wrong else 0
+    return 1 if results.wrong or failed else 0

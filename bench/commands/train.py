@@ -1,6 +1,7 @@
 """`python -m bench train`: steps per second of real models, and the curves of gRDA and AdaLoss on digits."""
 
 import argparse
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -108,7 +109,8 @@ def _format(entry: Mapping[str, Any]) -> str:
 
 
 def _run(planned: list[Planned], results: Results) -> int:
-    """The number of rows with wrong results."""
+    """The number of rows that could not be measured or were wrong."""
+    failed = 0
     with Progress(len(planned)) as progress:
         for done, each in enumerate(planned):
             progress.describe(f"{each.set_name}: {each.name}")
@@ -118,14 +120,19 @@ def _run(planned: list[Planned], results: Results) -> int:
 
             entry = results.find(each.set_name, each.name)
             if entry is None:
-                entry, wrong = each.measure(hear)
+                try:
+                    entry, wrong = each.measure(hear)
+                except RuntimeError:  # what comes after is worth having all the same
+                    progress.write(f"{each.set_name} {each.name} FAILED\n{traceback.format_exc()}")
+                    failed += 1
+                    continue
                 if wrong:
                     progress.write(f"{each.set_name} {each.name}  WRONG RESULT: {'; '.join(wrong)}")
                     results.add_wrong({"set": each.set_name, "algorithm": each.name, "failures": wrong})
                     continue
                 results.add(entry)
             progress.write(_format(entry))
-    return len(results.wrong)
+    return failed + len(results.wrong)
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
