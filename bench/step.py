@@ -1,9 +1,10 @@
 """One row of `python -m bench step`: build the competitors, time them in turn, check that they agree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import Parameter
 
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
@@ -134,13 +135,7 @@ def measure_row(
         prepare = _prepare(workload, snapshots.get(name), probe if settings.cold else None)
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
     measured = interleave([*entries, *probe.entries()], settings, on_round, clock_of(probe.device))
-    steps = measured.rounds * entries[0].runs
-    if algorithm.yardsticks:
-        checks = check_against_yardsticks(algorithm, snapshots, steps)
-    else:
-        same = {name: values for name, values in parameters.items() if name not in algorithm.different}
-        checks = {OURS: check_agreement(algorithm, workload, same, steps)}
-    probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
+    checks = _check(algorithm, workload, parameters, snapshots, measured.rounds * entries[0].runs)
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}
     # After the checks, for which every step counts.
@@ -151,12 +146,26 @@ def measure_row(
         tensors=len(workload.shapes),
         elements=elements,
         measured=measured,
-        probe_bytes=probe_bytes,
+        probe_bytes={name: probe.bytes_moved(name) for name in WORDS},
         in_cache=lead_in > 0,
         checks=checks,
         launches=launches,
         temporary_bytes=temporaries,
     )
+
+
+def _check(
+    algorithm: Algorithm,
+    workload: Workload,
+    parameters: Mapping[str, Sequence[Parameter]],
+    snapshots: Mapping[str, Snapshot],
+    steps: int,
+) -> Mapping[str, Check]:
+    """Compares the contenders after so many steps, with their yardsticks where there are some."""
+    if algorithm.yardsticks:
+        return check_against_yardsticks(algorithm, snapshots, steps)
+    same = {name: values for name, values in parameters.items() if name not in algorithm.different}
+    return {OURS: check_agreement(algorithm, workload, same, steps)}
 
 
 def _prepare(workload: Workload, snapshot: Snapshot | None, sweeper: BandwidthProbe | None) -> Callable[[int], object]:
