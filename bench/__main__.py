@@ -1,169 +1,26 @@
-"""`python -m bench step`: optimizer steps of ours beside torch's and the papers' authors', measured in one run.
-
-Examples:
-    python -m bench step                                        # every row of every set: half an hour
-    python -m bench step --sets large --algorithms clip_sgd mixclip
-    python -m bench step --sets host small medium large --check-floors --json results/step.json
-    python -m bench step --device cuda --check-floors           # a minute or two
-"""
+"""`python -m bench {step,kernels,scaling,train,plot,report}`; `--help` behind each says more."""
 
 import argparse
 import sys
-import traceback
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import torch
-
-from bench.algorithm import Algorithm
-from bench.bandwidth import BandwidthProbe
-from bench.cases import ALGORITHMS
-from bench.cuda_cases import CUDA_ALGORITHMS
-from bench.environment import available_bytes, describe_environment
-from bench.floors import CUDA_FLOORS, FLOORS, check_floors
-from bench.measure import Settings
-from bench.progress import Progress
-from bench.report import CUDA_LEGEND, LEGEND, format_environment, format_row, write_json
-from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS
-from bench.step import Row, measure_row, required_bytes
-from bench.triton_cases import TRITON_ALGORITHMS
-from torchclip.backend import unavailable_reason
-
-# Times on a GPU that nobody else uses hardly vary, and the authors' loops take a fifth of a second for 2,000 tensors;
-# the check repeats every step of the reference.
-_CUDA_ROUNDS = {"min_rounds": 10, "max_rounds": 200}
-
-Plan = Sequence[tuple[str, Algorithm]]
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
-    return value
-
-
-def _threads(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least one thread, got {text}")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of torchclip.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    step = commands.add_parser("step", help="whole optimizer steps over named sets of parameter shapes")
-    step.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the parameters lie")
-    step.add_argument("--sets", nargs="+", choices=list(SHAPE_SETS), metavar="SET",
-                      help=f"sets of shapes, of {', '.join(SHAPE_SETS)} (default: {', '.join(CPU_SETS)}; "
-                      f"on cuda {', '.join(CUDA_SETS)})")  # fmt: skip
-    step.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), metavar="NAME",
-                      help=f"of {', '.join(ALGORITHMS)}; on cuda of {', '.join(CUDA_ALGORITHMS)} "
-                      "(default: all)")  # fmt: skip
-    step.add_argument("--seconds", type=_seconds, default=Settings.seconds,
-                      help="time for one row (default: %(default)s); no row has fewer than "
-                      f"{Settings.min_rounds} rounds, on cuda {_CUDA_ROUNDS['min_rounds']}")  # fmt: skip
-    step.add_argument("--threads", type=_threads, help="threads for torch and ours (default: torch's own choice)")
-    step.add_argument("--cold", action="store_true",
-                      help="sets that fit into the cache start each timed step outside it")  # fmt: skip
-    step.add_argument("--json", type=Path, metavar="PATH", help="write versions, settings, statistics and raw samples")
-    step.add_argument("--check-floors", action="store_true",
-                      help="compare with the speeds that must be reached; exit with 1 when one is missed")  # fmt: skip
-    return parser
-
-
-def _plan(options: argparse.Namespace, algorithms: Mapping[str, Algorithm]) -> Plan:
-    """The rows asked for; ValueError when there is one that this device does not have."""
-    on_cuda = options.device == "cuda"
-    unknown = sorted(set(options.algorithms or ()) - set(algorithms))
-    if unknown:
-        raise ValueError(
-            f"--device {options.device} has no row {', '.join(unknown)}: choose of {', '.join(algorithms)}"
-        )
-    reason = unavailable_reason("cuda") if on_cuda else None
-    if reason is not None:
-        raise ValueError(
-            f"--device cuda would time the reference path, since backend='cuda' is not available: {reason}"
-        )
-    sets = options.sets or (CUDA_SETS if on_cuda else CPU_SETS)
-    return [
-        (name, algorithms[algorithm])
-        for name in sets
-        for algorithm in options.algorithms or algorithms
-        # Where nobody asks for more, backends are compared on the largest set alone.
-        if options.algorithms or name == CUDA_SETS[0] or algorithm not in TRITON_ALGORITHMS
-    ]
-
-
-def _fitting(plan: Plan, device: torch.device, may_leave_out: bool) -> Plan:
-    """The rows that fit into memory; ValueError when one does not and was asked for by name."""
-    free = available_bytes(device)
-    fitting = [row for row in plan if free is None or required_bytes(row[1], row[0]) <= free]
-    for name, algorithm in plan:
-        if (name, algorithm) in fitting:
-            continue
-        need = required_bytes(algorithm, name)
-        shortfall = f"--sets {name} --algorithms {algorithm.name} needs {need / 1e9:.1f} GB of memory and "
-        shortfall += f"{(free or 0) / 1e9:.1f} GB are available"
-        if not may_leave_out:
-            raise ValueError(f"{shortfall}: leave that set out or free some memory")
-        print(f"Left out: {shortfall}.")
-    return fitting
-
-
-def _run(plan: Plan, settings: Settings, probe: BandwidthProbe, json_path: Path | None) -> list[Row]:
-    """The rows that could be measured; the others say why."""
-    environment = describe_environment(probe.device)
-    legend = CUDA_LEGEND if probe.device.type == "cuda" else LEGEND
-    print(format_environment(environment), legend, sep="\n\n", flush=True)
-    rows: list[Row] = []
-    with Progress(len(plan)) as progress:
-        for done, (set_name, algorithm) in enumerate(plan):
-            progress.describe(f"{set_name}: {algorithm.name}")
-
-            def show(fraction: float, done: int = done) -> None:
-                progress.reach(done + fraction)
-
-            try:
-                rows.append(measure_row(set_name, algorithm, probe, settings, show))
-            except RuntimeError:
-                # What has been measured, and what comes after, is worth having all the same.
-                progress.write(f"\n{set_name}: {algorithm.title} FAILED\n{traceback.format_exc()}")
-                continue
-            finally:
-                if probe.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            progress.write("\n" + format_row(rows[-1]))
-            # After every row, so that an interrupted run keeps what it has measured.
-            if json_path is not None:
-                write_json(json_path, environment, settings, rows)
-    return rows
+from bench.commands import kernels, plot, report, scaling, step, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of torchclip.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = {
+        "step": (step.run, step.add_parser(commands)),
+        "kernels": (kernels.run, kernels.add_parser(commands)),
+        "scaling": (scaling.run, scaling.add_parser(commands)),
+        "train": (train.run, train.add_parser(commands)),
+        "plot": (plot.run, plot.add_parser(commands)),
+        "report": (report.run, report.add_parser(commands)),
+    }
     options = parser.parse_args(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    on_cuda = device.type == "cuda"
-    settings = Settings(seconds=options.seconds, cold=options.cold, **(_CUDA_ROUNDS if on_cuda else {}))
-    try:
-        plan = _plan(options, CUDA_ALGORITHMS if on_cuda else ALGORITHMS)
-        probe = BandwidthProbe(device)
-        plan = _fitting(plan, device, may_leave_out=on_cuda and options.sets is None)
-    except ValueError as error:
-        parser.error(str(error))
-    rows = _run(plan, settings, probe, options.json)
-    wrong = [row for row in rows if row.failures]
-    if wrong:
-        print(f"\n{len(wrong)} of {len(rows)} rows ended with different parameters: see WRONG RESULT above.")
-    reached = True
-    if options.check_floors:
-        lines, reached = check_floors(rows, CUDA_FLOORS if on_cuda else FLOORS)
-        print("\nFloors", *lines, sep="\n")
-    return 1 if wrong or len(rows) < len(plan) or not reached else 0
+    run, own_parser = runs[options.command]
+    return run(options, own_parser)
 
 
 if __name__ == "__main__":

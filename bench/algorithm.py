@@ -19,6 +19,7 @@ tensors take inside the whole set (bench/check.py relies on it).
 
 OURS = "ours"
 AUTHORS = "authors"
+TORCH_FORMS = ("loop", "foreach", "fused", "scaled", "compiled")  # of torch's own optimizers
 PLAIN = "plain"  # ours too, without the feature that the row is about
 
 # Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one
@@ -42,6 +43,10 @@ class Algorithm:
     contenders: Mapping[str, Build]  # ours first
     reference: str | None = None
     yardsticks: Mapping[str, Build] = field(default_factory=lambda: MappingProxyType({}))  # by contender, ours first
+    different: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Contenders that compute something else than the reference, and what: only their time is of interest."""
+    checked_alone: bool = False
+    """Ours is run on the sample alone to be checked, since inside the whole set it does something else to it."""
     cycle: int = 1  # steps after which the work repeats: a sample is the mean over so many
 
     def __post_init__(self) -> None:

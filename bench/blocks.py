@@ -17,8 +17,8 @@ from bench.bandwidth import COPY, WORDS, BandwidthProbe
 from bench.clock import clock_of
 from bench.environment import describe_environment
 from bench.measure import Percentiles, Settings, Timed, interleave, round_ratios
-from bench.report import format_environment
 from bench.shapes import SHAPE_SETS, element_count
+from bench.text import format_environment
 from bench.workload import Workload
 from torchclip.backend import served_device, unavailable_reason
 

@@ -219,7 +219,7 @@ def sanitizer_stage(tool: str, backend: str = "cuda") -> Stage:
 def benchmark_stage(results: Path) -> Stage:
     """The benchmark, alone on the machine."""
     command = [sys.executable, "-m", "bench", "step", "--device", "cuda", "--seconds", "1.5", "--check-floors"]
-    return Stage("benchmark", [*command, "--json", str(results)], BENCHMARK_LIMIT)
+    return Stage("benchmark", [*command, "--fresh", "--json", str(results)], BENCHMARK_LIMIT)
 
 
 def run_all(groups: Sequence[Sequence[Stage]], log: Path) -> list[Outcome]:

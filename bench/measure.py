@@ -25,7 +25,7 @@ class Settings:
     warmup: int = 3  # rounds
     min_rounds: int = 20
     max_rounds: int = 2000
-    cold: bool = False  # no lead-in steps: sets that fit into the cache start their step outside it
+    cold: bool = False  # every step starts with its tensors outside the cache
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:

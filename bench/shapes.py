@@ -15,6 +15,8 @@ Shapes = tuple[Shape, ...]
 RESNET50_ELEMENTS = 25_557_032
 GPT2_SMALL_ELEMENTS = 124_439_808
 GPT2_XL_ELEMENTS = 1_557_611_200
+VIT_S16_ELEMENTS = 22_050_664
+LLAMA_1B_ELEMENTS = 1_235_814_400
 
 
 def element_count(shapes: Shapes) -> int:
@@ -74,6 +76,32 @@ def _gpt2(width: int, layers: int) -> Shapes:
     return tuple(shapes)
 
 
+def vit_s16() -> Shapes:
+    """The 152 parameters of ViT-S/16 (Touvron et al., 2021; 12 layers of width 384, images of 224 × 224)."""
+    width = 384
+    shapes: list[Shape] = [(1, 1, width), (1, 197, width), (width, 3, 16, 16), (width,)]
+    for _ in range(12):
+        shapes += [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,)]
+        shapes += [(width,), (width,), (4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    shapes += [(width,), (width,), (1000, width), (1000,)]
+    assert len(shapes) == 152, len(shapes)
+    assert element_count(tuple(shapes)) == VIT_S16_ELEMENTS, element_count(tuple(shapes))
+    return tuple(shapes)
+
+
+def llama_1b() -> Shapes:
+    """The 146 parameters of Llama 3.2 1B (Grattafiori et al., 2024; 16 layers of width 2048, embedding tied)."""
+    width, hidden, keys = 2048, 8192, 512
+    shapes: list[Shape] = [(128_256, width)]
+    for _ in range(16):
+        shapes += [(width, width), (keys, width), (keys, width), (width, width)]
+        shapes += [(hidden, width), (hidden, width), (width, hidden), (width,), (width,)]
+    shapes.append((width,))
+    assert len(shapes) == 146, len(shapes)
+    assert element_count(tuple(shapes)) == LLAMA_1B_ELEMENTS, element_count(tuple(shapes))
+    return tuple(shapes)
+
+
 SHAPE_SETS: Mapping[str, Callable[[], Shapes]] = MappingProxyType(
     {
         "host": lambda: ((1,),) * 1000,
@@ -84,6 +112,8 @@ SHAPE_SETS: Mapping[str, Callable[[], Shapes]] = MappingProxyType(
         "gpt2": gpt2_small,
         "thousands": lambda: ((512,),) * 2000,
         "gpt2_xl": gpt2_xl,
+        "vit_s16": vit_s16,
+        "llama_1b": llama_1b,
     }
 )
 CPU_SETS = ("host", "small", "medium", "large", "resnet50", "gpt2")

@@ -1,9 +1,10 @@
 """One row of `python -m bench step`: build the competitors, time them in turn, check that they agree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import Parameter
 
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
@@ -11,8 +12,9 @@ from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check
 from bench.clock import clock_of
 from bench.launches import Launches, count_launches
 from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios
-from bench.shapes import SHAPE_SETS, element_count
-from bench.workload import Workload
+from bench.memory import temporary_bytes
+from bench.shapes import SHAPE_SETS, Shapes, element_count
+from bench.workload import GRADIENT_AMPLITUDE, Workload
 
 # A model that fits into the cache finds its optimizer there when it trains alone. Here the other competitors and the
 # bandwidth probe have swept it out since its last turn, so untimed steps bring it back. One does not suffice: a
@@ -33,6 +35,7 @@ class Row:
     in_cache: bool  # whether a timed step found its tensors in the cache
     checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
     launches: Mapping[str, Launches]  # by contender; empty where nothing is launched
+    temporary_bytes: Mapping[str, int]  # by contender
 
     @property
     def samples(self) -> Samples:
@@ -74,6 +77,15 @@ class Row:
         return share * self.bytes_of(name) / self.bytes_of(probe)
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """The parameters of a row."""
+
+    shapes: Shapes
+    dtype: torch.dtype = torch.float32
+    amplitude: float = GRADIENT_AMPLITUDE
+
+
 def required_bytes(algorithm: Algorithm, set_name: str) -> int:
     """Memory that a row needs at its peak."""
     shared = 2  # gradients and their source
@@ -90,7 +102,12 @@ def _fits_into_cache(algorithm: Algorithm, elements: int, device: torch.device) 
 
 
 def measure_row(
-    set_name: str, algorithm: Algorithm, probe: BandwidthProbe, settings: Settings, on_round: Callable[[float], None]
+    set_name: str,
+    algorithm: Algorithm,
+    probe: BandwidthProbe,
+    settings: Settings,
+    on_round: Callable[[float], None],
+    tensors: Tensors | None = None,
 ) -> Row:
     """Measure one row on the probe's device. What it allocates is free again when it returns.
 
@@ -100,8 +117,10 @@ def measure_row(
         probe: takes its turns between the contenders.
         settings: how long.
         on_round: hears the fraction done.
+        tensors: what is stepped; None takes the set of that name, in float32.
     """
-    workload = Workload.create(SHAPE_SETS[set_name](), probe.device)
+    tensors = tensors or Tensors(SHAPE_SETS[set_name]())
+    workload = Workload.create(tensors.shapes, probe.device, tensors.dtype, tensors.amplitude)
     elements = element_count(workload.shapes)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
     lead_in = _LEAD_IN if not settings.cold and _fits_into_cache(algorithm, elements, probe.device) else 0
@@ -113,29 +132,50 @@ def measure_row(
     entries = []
     for name, build in algorithm.contenders.items():
         step = build(parameters[name], workload.source_norm)
-        prepare = _prepare(workload, snapshots.get(name))
+        prepare = _prepare(workload, snapshots.get(name), probe if settings.cold else None)
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
     measured = interleave([*entries, *probe.entries()], settings, on_round, clock_of(probe.device))
-    steps = measured.rounds * entries[0].runs
-    if algorithm.yardsticks:
-        checks = check_against_yardsticks(algorithm, snapshots, steps)
-    else:
-        checks = {OURS: check_agreement(algorithm, workload, parameters, steps)}
-    probe_bytes = {name: probe.bytes_moved(name) for name in WORDS}
+    checks = _check(algorithm, workload, parameters, snapshots, measured.rounds * entries[0].runs)
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}
+    # After the checks, for which every step counts.
+    temporaries = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
     return Row(
-        set_name, algorithm, len(workload.shapes), elements, measured, probe_bytes, lead_in > 0, checks, launches
+        set_name=set_name,
+        algorithm=algorithm,
+        tensors=len(workload.shapes),
+        elements=elements,
+        measured=measured,
+        probe_bytes={name: probe.bytes_moved(name) for name in WORDS},
+        in_cache=lead_in > 0,
+        checks=checks,
+        launches=launches,
+        temporary_bytes=temporaries,
     )
 
 
-def _prepare(workload: Workload, snapshot: Snapshot | None) -> Callable[[int], object]:
+def _check(
+    algorithm: Algorithm,
+    workload: Workload,
+    parameters: Mapping[str, Sequence[Parameter]],
+    snapshots: Mapping[str, Snapshot],
+    steps: int,
+) -> Mapping[str, Check]:
+    """Compares the contenders after so many steps, with their yardsticks where there are some."""
+    if algorithm.yardsticks:
+        return check_against_yardsticks(algorithm, snapshots, steps)
+    same = {name: values for name, values in parameters.items() if name not in algorithm.different}
+    return {OURS: check_agreement(algorithm, workload, same, steps)}
+
+
+def _prepare(workload: Workload, snapshot: Snapshot | None, sweeper: BandwidthProbe | None) -> Callable[[int], object]:
     """What comes before each step, outside the time."""
-    if snapshot is None:
-        return workload.refill
 
     def prepare(steps: int) -> None:
-        snapshot.look(steps)
+        if snapshot is not None:
+            snapshot.look(steps)
         workload.refill(steps)
+        if sweeper is not None:
+            sweeper.sweep()
 
     return prepare

@@ -25,13 +25,13 @@ from bench.shapes import Shape, Shapes
 # Far above the 1e-6 that clip_grad_norm_ adds to a norm, which would otherwise show in the check on a sample.
 GRADIENT_AMPLITUDE = 100.0
 SCALES = (0.5, 2.0, 4.0)  # of ‖G‖, the clip threshold; powers of two, so that scaling is exact
-_ALIGNMENT = 16  # elements: 64 bytes, a cache line and what torch's own allocations are aligned to
+_ALIGNMENT = 16  # elements: of float32 64 bytes, a cache line and what torch's own allocations are aligned to
 _PARAMETER_SEED, _GRADIENT_SEED = 0, 1_000_000  # plus the index of the tensor
 
 
-def _uniform(shape: Shape, seed: int, amplitude: float, device: torch.device) -> Tensor:
+def _uniform(shape: Shape, seed: int, amplitude: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator(device).manual_seed(seed)
-    return torch.empty(shape, device=device).uniform_(-amplitude, amplitude, generator=generator)
+    return torch.empty(shape, device=device, dtype=dtype).uniform_(-amplitude, amplitude, generator=generator)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> float:
@@ -48,9 +48,8 @@ def _carve(buffer: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
     for shape in shapes:
         view = buffer[offset : offset + math.prod(shape)].view(shape)
         # set_: gradients are no views elsewhere, and writing to a view in place costs autograd a little more.
-        tensors.append(
-            torch.empty(0, device=buffer.device).set_(buffer.untyped_storage(), offset, view.shape, view.stride())
-        )
+        tensor = torch.empty(0, device=buffer.device, dtype=buffer.dtype)
+        tensors.append(tensor.set_(buffer.untyped_storage(), offset, view.shape, view.stride()))
         offset += _padded_size(shape)
     return tuple(tensors)
 
@@ -60,26 +59,32 @@ class Workload:
     """Shapes, the unscaled gradient G, and the gradients that every competitor's parameters share."""
 
     shapes: Shapes
-    source: tuple[Tensor, ...]  # G, uniform in ±GRADIENT_AMPLITUDE; tensor by tensor in source_buffer
+    source: tuple[Tensor, ...]  # G, uniform around 0; tensor by tensor in source_buffer
     source_buffer: Tensor  # [elements, each tensor padded to the alignment]
     gradients: tuple[Tensor, ...]  # tensor by tensor in gradient_buffer
     gradient_buffer: Tensor  # as source_buffer
     source_norm: float  # ‖G‖
 
     @classmethod
-    def create(cls, shapes: Shapes, device: torch.device) -> "Workload":
-        source_buffer = torch.zeros(sum(map(_padded_size, shapes)), device=device)
+    def create(
+        cls,
+        shapes: Shapes,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        amplitude: float = GRADIENT_AMPLITUDE,
+    ) -> "Workload":
+        source_buffer = torch.zeros(sum(map(_padded_size, shapes)), device=device, dtype=dtype)
         gradient_buffer = torch.zeros_like(source_buffer)
         source = _carve(source_buffer, shapes)
         for index, tensor in enumerate(source):
-            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, GRADIENT_AMPLITUDE, device))
+            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, amplitude, device, dtype))
         gradients = _carve(gradient_buffer, shapes)
         return cls(shapes, source, source_buffer, gradients, gradient_buffer, norm_of(source))
 
     def starting_values(self, indices: Iterable[int]) -> list[Tensor]:
         """Where the parameters with these indices start, uniform in ±1; new tensors at every call."""
-        device = self.source_buffer.device
-        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0, device) for index in indices]
+        device, dtype = self.source_buffer.device, self.source_buffer.dtype
+        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0, device, dtype) for index in indices]
 
     def parameters(self) -> list[Parameter]:
         """Parameters of a competitor's own, on the gradients that all share."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,26 +15,22 @@ from torch.autograd import DeviceType
 from bench import __main__ as command
 from bench import bandwidth, blocks, clock, gpu, launches, step
 from bench.algorithm import OURS
+from bench.commands.step import _run as run_rows
 from bench.cuda_cases import CUDA_ALGORITHMS, SCALED
 from bench.environment import describe_environment
 from bench.floors import CUDA_FLOORS, Quantity, check_floors
 from bench.launches import Launches
-from bench.measure import Settings
-from bench.report import format_row, write_json
-from bench.shapes import CUDA_SETS, SHAPE_SETS
+from bench.row_json import KEYS, row_as_json
+from bench.shapes import CUDA_SETS
+from bench.store import Header, Results
+from bench.text import format_row
+from tiny_bench import CPU, SETTINGS, shrink
 from torchclip.backend import unavailable_reason
-
-CPU = torch.device("cpu")
-SETTINGS = Settings(seconds=1e-3, warmup=1, min_rounds=4, max_rounds=4)
 
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> bandwidth.BandwidthProbe:
-    """The bandwidth of tiny arrays, and tiny shapes under every name."""
-    monkeypatch.setattr(bandwidth, "_MIN_ARRAY_BYTES", 1 << 12)
-    monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda device: 1 << 10)
-    monkeypatch.setattr(step, "SHAPE_SETS", dict.fromkeys(SHAPE_SETS, lambda: ((40, 3), (17,), (), (5, 2, 9))))
-    return bandwidth.BandwidthProbe(CPU)
+    return shrink(monkeypatch)
 
 
 def measured(set_name: str, algorithm: str, probe: bandwidth.BandwidthProbe) -> step.Row:
@@ -56,13 +51,12 @@ def test_contenders_agree(algorithm: str, probe: bandwidth.BandwidthProbe) -> No
     assert (SCALED in row.algorithm.contenders) == (algorithm in ("clip_sgd", "clip_adamw"))
 
 
-def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.BandwidthProbe, tmp_path: Path) -> None:
+def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.BandwidthProbe) -> None:
     row = as_on_cuda(measured("medium", "clip_sgd", probe))
     text = format_row(row)
     assert "host us" in text
     assert text.count("2 + 0") == len(row.algorithm.contenders)
-    write_json(tmp_path / "rows.json", describe_environment(CPU), SETTINGS, [row])
-    written = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
+    written = row_as_json(row)
     assert written["contenders"][OURS]["launches"] == {"kernels": 2, "copies": 0}
     assert len(written["samples_host_seconds"][OURS]) == len(written["samples_wall_seconds"][OURS]) == 4
 
@@ -151,7 +145,8 @@ def test_a_row_that_fails_stops_no_other(
         raise RuntimeError("launch failed")
 
     broken = dataclasses.replace(CUDA_ALGORITHMS["grda"], contenders={OURS: build, "authors": build})
-    rows = command._run([("medium", broken), ("medium", CUDA_ALGORITHMS["sgd"])], SETTINGS, probe, None)
+    results = Results(Header("step", describe_environment(CPU), "commit", {}), keys=KEYS)
+    rows = run_rows([("medium", broken), ("medium", CUDA_ALGORITHMS["sgd"])], SETTINGS, probe, results)
     assert [row.algorithm.name for row in rows] == ["sgd"]
     assert "medium: gRDA FAILED" in capsys.readouterr().out
 

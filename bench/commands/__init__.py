@@ -1,0 +1,1 @@
+"""The commands of `python -m bench`: each has `add_parser` and `run`."""

@@ -1,0 +1,1 @@
+"""Real training: how many steps a second, and what the optimizers of the papers reach."""

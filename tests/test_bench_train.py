@@ -1,0 +1,100 @@
+"""`python -m bench train` with few steps: rows, curves, and results that differ from the reference path's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import __main__ as command
+from bench.commands import train as train_command
+from bench.measure import Settings
+from bench.store import read_document
+from bench.train.curves import points
+from bench.train.models import TASKS, loss_of
+from bench.train.speed import OPTIMIZERS, Trained, losses_agree, measure_speed
+from tiny_bench import CPU
+
+FAST = Settings(seconds=1e-3, warmup=2, min_rounds=2, max_rounds=2)
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_command, "Settings", lambda **others: FAST)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_models_learn(name: str) -> None:
+    model = TASKS[name].model(CPU)
+    (batch,) = TASKS[name].batches(1, CPU)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        loss = loss_of(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert [p.shape for p in model.parameters()] == [p.shape for p in TASKS[name].model(CPU).parameters()]
+    assert name != "resnet" or sum(p.numel() for p in model.parameters()) == 272_282
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_first_losses_are_those_of_the_reference_path(name: str) -> None:
+    entry, wrong = measure_speed(TASKS["transformer"], OPTIMIZERS[name], CPU, FAST, lambda fraction: None)
+    assert not wrong
+    assert entry["contenders"]["ours"]["steps_per_second"] > 0
+    assert len(entry["samples_seconds"]["torch"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        ([2.0, 1.9, 1.8], None),
+        ([2.0, 1.9, 1.7], "the loss of step 2 is 1.7"),
+        ([2.0, float("nan"), 1.8], "the loss of step 1 is nan"),
+    ],
+)
+def test_losses_that_differ(ours: list[float], words: str | None) -> None:
+    found = losses_agree(ours, [2.0, 1.9, 1.8])
+    assert (not found) if words is None else found[0].startswith(words)
+    assert "proves nothing" in losses_agree([2.0, 2.0], [2.0, 2.0])[0]
+
+
+def test_the_command_measures_resumes_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.json"
+    arguments = ["train", "--models", "transformer", "--optimizers", "SGD", "--epochs", "1", "--seeds", "2"]
+    few = [point for point in points(["grda", "adaloss"]) if point.value in (0.01, 1.0)]
+    monkeypatch.setattr(train_command, "points", lambda parts: [p for p in few if p.curve in parts])
+    assert command.main([*arguments, "--json", str(path)]) == 0
+    entries = read_document(path, "train")["rows"]
+    assert [entry["set"] for entry in entries[:2]] == ["transformer", "grda"]
+    assert {entry["set"] for entry in entries} == {"transformer", "grda", "adaloss"}
+    assert all(0 <= run["accuracy"] <= 1 for entry in entries[1:] for run in entry["runs"])
+    sparsity = next(run["sparsity"] for entry in entries if entry["set"] == "grda" for run in entry["runs"])
+    assert 0 < sparsity < 1
+    assert command.main([*arguments, "--json", str(path)]) == 0
+    assert read_document(path)["rows"] == entries, "rows that are there were measured again"
+
+    class Drifting(Trained):
+        def ours(self, parameters: Any, backend: str | None) -> torch.optim.Optimizer:
+            drifted = dataclasses.replace(OPTIMIZERS["SGD"], arguments={"lr": 0.5 if backend is None else 0.05})
+            return drifted.ours(parameters, backend)
+
+    drifting = Drifting(**{f.name: getattr(OPTIMIZERS["SGD"], f.name) for f in dataclasses.fields(Trained)})
+    monkeypatch.setattr(train_command, "OPTIMIZERS", {"SGD": drifting})
+    capsys.readouterr()
+    assert command.main([*arguments, "--parts", "speed", "--json", str(tmp_path / "wrong.json")]) == 1
+    assert "transformer SGD  WRONG RESULT: the loss of step" in capsys.readouterr().out
+
+
+def test_one_seed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["train", "--seeds", "1"])
+    assert "--seeds 1 has no spread" in capsys.readouterr().err
