@@ -48,14 +48,14 @@ def test_bytes_that_must_move(rule: str, clips: bool, dtype: torch.dtype, wanted
 def test_rows_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "kernels.json"
     arguments = ["kernels", "--seconds", "0.001", "--json", str(path)]
-    # One rule of each kind, with every addition; all are seen by a run of the command itself.
-    chosen = ["--rules", "norm", "sgd_momentum", "adamw", "mix_clip", "grda", "--dtypes", "float32", "bfloat16"]
+    # A few rules, with every addition; all are seen by a run of the command itself.
+    chosen = ["--rules", "norm", "adamw", "grda", "--dtypes", "float32", "bfloat16"]
     assert command.main([*arguments, *chosen]) == 0
     entries = read_document(path, "kernels")["rows"]
-    rules = [BY_NAME[name] for name in ("sgd_momentum", "adamw", "mix_clip", "grda")]
+    rules = [BY_NAME[name] for name in ("adamw", "grda")]
     combined = sum(combine(rule, modifier, torch.float32) for rule in rules for modifier in MODIFIERS)
     assert len(entries) == 2 * (1 + combined)
-    assert combined == 4 * len(MODIFIERS) - 2  # gRDA takes neither LRDropout nor Lookahead
+    assert combined == 2 * len(MODIFIERS) - 2  # gRDA takes neither LRDropout nor Lookahead
     for entry in entries:
         assert entry["seconds_per_element"]["p50"] > 0 and entry["bytes_per_element"] > 0
         assert len(entry["samples_seconds"]["ours"]) == entry["rounds"] >= 10

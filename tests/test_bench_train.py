@@ -43,7 +43,8 @@ def test_models_learn(name: str) -> None:
     assert name != "resnet" or sum(p.numel() for p in model.parameters()) == 272_282
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Two of them, since each takes seconds: a run of the command itself checks every one.
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_the_first_losses_are_those_of_the_reference_path(name: str) -> None:
     entry, wrong = measure_speed(TASKS["transformer"], OPTIMIZERS[name], CPU, FAST, lambda fraction: None)
     assert not wrong
