@@ -156,7 +156,8 @@ Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
   fill_tensors();
   fill_rows(inverse_grad_scale);
   if (modifiers_.measures() && !clip_gradients() && modifiers_.on_nonfinite() != NonFinite::kPropagate)
-    return modifiers_.on_nonfinite() == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+    // When the loss scale has overflowed, such norms are expected: the scaler handles them.
+    return found_inf || modifiers_.on_nonfinite() == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
   if (found_inf) return Outcome::kSkipped;

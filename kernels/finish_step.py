@@ -55,14 +55,13 @@ def inverse_scale(grad_scale):
 
 @triton.jit
 def take_units(places, finish: tl.constexpr):
-    """Norm and factor of every unit. Returns whether a norm that counts is not finite, whether a factor is below 1, and
-    whether there is something in a unit. The factor of a policy that remembers norms comes later."""
+    """Norm and factor of every unit. Returns whether a norm that counts is not finite, and whether a factor is below 1.
+    The factor of a policy that remembers norms comes later."""
     norms = numbers_at(places, PLACE_GRAD_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     limit = tl.load(numbers_at(places, PLACE_POLICY) + POLICY_LIMIT)
     nonfinite = 0
     clips = 0
-    counts = 0
     for first in range(0, tl.load(places + PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
         unit, exists, gradient, direction, is_empty = sum_units(places, first, finish.is_single)
         norm = tl.where(is_empty, 0.0, tl.sqrt(gradient))
@@ -75,12 +74,11 @@ def take_units(places, finish: tl.constexpr):
         tl.store(factors + unit, factor, exists)
         nonfinite = tl.maximum(nonfinite, tl.max((exists & (is_finite(norm) == 0)).to(tl.int32), 0))
         clips = tl.maximum(clips, tl.max((exists & (factor < 1)).to(tl.int32), 0))
-        counts = tl.maximum(counts, tl.max((exists & (is_empty == 0)).to(tl.int32), 0))
-    return nonfinite, clips, counts
+    return nonfinite, clips
 
 
 @triton.jit
-def take_adaptive(places, takes_step, counts, finish: tl.constexpr):
+def take_adaptive(places, takes_step, finish: tl.constexpr):
     """The factor of a policy that takes one norm over all parameters and remembers it, and, where the step is taken,
     what it remembers. Returns whether the factor is below 1."""
     policy = numbers_at(places, PLACE_POLICY)
@@ -91,7 +89,7 @@ def take_adaptive(places, takes_step, counts, finish: tl.constexpr):
         window = numbers_at(places, PLACE_NORM_WINDOW)
         percentile = window_percentile(window, count, norm, policy)
         factor = tl.where(percentile >= 0, clip_factor(norm, percentile, False), 1.0)
-        remembers = takes_step & counts & is_finite(norm)
+        remembers = takes_step & is_finite(norm)
         tl.debug_barrier()  # all have read
         tl.store(window + window_place(count, policy), norm, remembers)
         tl.store(count_place, count + 1.0, remembers)
@@ -100,10 +98,9 @@ def take_adaptive(places, takes_step, counts, finish: tl.constexpr):
         variance_place = numbers_at(places, PLACE_NORM_VARIANCE)
         bound, new_count, mean, variance = z_clip(norm, count, tl.load(mean_place), tl.load(variance_place), policy)
         factor = factor_to(norm, bound)
-        tl.store(count_place, new_count, takes_step & counts)
-        tl.store(mean_place, mean, takes_step & counts)
-        tl.store(variance_place, variance, takes_step & counts)
-    factor = tl.where(counts, factor, 1.0)
+        tl.store(count_place, new_count, takes_step)
+        tl.store(mean_place, mean, takes_step)
+        tl.store(variance_place, variance, takes_step)
     tl.store(numbers_at(places, PLACE_CLIP_FACTOR), factor)
     return (factor < 1).to(tl.int32)
 
@@ -170,12 +167,12 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     if measures:
         if finish.clip == UNIT_CLIP:
             finish_long_rows(places, skips, True)
-        nonfinite, clips, counts = take_units(places, finish)
+        nonfinite, clips = take_units(places, finish)
         if finish.skips_nonfinite:
             skips = tl.maximum(skips, nonfinite)
         tl.debug_barrier()
         if finish.clip == PERCENTILE_CLIP or finish.clip == Z_CLIP:
-            clips = take_adaptive(places, skips == 0, counts != 0, finish)
+            clips = take_adaptive(places, skips == 0, finish)
     step, step_size = take_step(places, loss, skips, finish)
     if measures:
         count_clips(places, clips, skips == 0)

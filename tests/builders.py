@@ -150,9 +150,13 @@ def assert_no_step_was_taken(optimizer: torch.optim.Optimizer) -> None:
             assert_state_is_new(optimizer, parameter, group)
 
 
-def assert_state_is_new(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict[str, Any]) -> None:
-    """The same of one parameter."""
-    for name, value in optimizer.state.get(parameter, {}).items():
+def assert_state_is_new(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict[str, Any], names: list[str] | None = None
+) -> None:
+    """The same of one parameter, or of some of its state."""
+    state = optimizer.state.get(parameter, {})
+    for name in state if names is None else names:
+        value = state[name]
         assert optimizer.backend in ON_DEVICE, name
         new = optimizer.spec.create_state(name, parameter, group).to(value.device)
         assert same_bits(value, new), name
@@ -179,8 +183,9 @@ class unchanged:
 
     def __exit__(self, *exc: object) -> None:
         after = self.snapshot()
-        if after.keys() != self.before.keys():
-            assert_no_step_was_taken(self.optimizer)
+        params = [(p, group) for group in self.optimizer.param_groups for p in group["params"]]
+        for position, name in after.keys() - self.before.keys():
+            assert_state_is_new(self.optimizer, *params[position], [name])
         assert all(same_bits(after[key], value) for key, value in self.before.items())
 
 

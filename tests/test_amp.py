@@ -10,10 +10,12 @@ from torch import Tensor
 
 import torchclip
 from builders import (
+    KERNELS,
     LOSS,
     assert_no_step_was_taken,
     assert_same_params,
     build,
+    each_kernel,
     each_optimizer,
     leaves,
     twins,
@@ -60,6 +62,24 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
     scaler.update()
     assert all(same_bits(a, b) for a, b in zip(snapshot(), before))
     assert scaler.get_scale() == 512.0
+
+
+@each_kernel
+@pytest.mark.parametrize("found_inf", [1.0, 2.0], ids=["one_device", "sum_over_two"])
+def test_found_inf_is_no_error_of_the_policy(name: str, found_inf: float, backend: str) -> None:
+    """Where the loss scale has overflowed, a norm that is not finite is the scaler's business, and raises nothing."""
+    cls, options = KERNELS[name]
+    params = leaves()
+    before = [p.detach().clone() for p in params]
+    optimizer = cls(params, **options, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="error"), backend=backend)
+    params[0].grad[0, 0] = math.inf
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(found_inf)
+    optimizer.step()
+    assert_same_params(params, before)
+    assert_no_step_was_taken(optimizer)
+    optimizer.found_inf = torch.tensor(0.0)
+    with pytest.raises(RuntimeError, match="not finite: parameter 0 of param group 0"):
+        optimizer.step()
 
 
 @each_optimizer

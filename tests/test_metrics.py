@@ -149,6 +149,22 @@ def test_norms_of_ada_grad_norm(scope: str, norms: list[float], backend: str) ->
     assert metrics["clip_factor"].reshape(-1).tolist() == pytest.approx(factors, rel=1e-6)
 
 
+@pytest.mark.parametrize("scope", ["group", "tensor"])
+def test_ada_grad_norm_without_a_gradient(scope: str, backend: str) -> None:
+    """The norm is 0, the factor 1, and the sum stays."""
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [param]} for param in params]
+    optimizer = torchclip.AdaGradNorm(groups, lr=1.0, b0=3.0, scope=scope, backend=backend)
+    params[0].grad = torch.full((2,), 4.0)
+    for step in (1, 2):
+        optimizer.step()
+        assert optimizer.clip_factor.tolist() == pytest.approx([(9 + 32 * step) ** -0.5, 1.0])
+        assert optimizer.grad_norm.tolist() == pytest.approx([32**0.5, 0.0])
+    params[1].grad = torch.full((2,), 4.0)
+    optimizer.step()
+    assert optimizer.clip_factor.tolist() == pytest.approx([(9 + 32 * 3) ** -0.5, (9 + 32) ** -0.5])
+
+
 def test_the_factor_of_a_rule_that_clips_itself_is_the_first_groups(backend: str) -> None:
     """h depends on lr: over all groups it is the first group's, whether that has gradients in this step or not."""
     params = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]

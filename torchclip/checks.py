@@ -273,6 +273,8 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
         shape = slot.extent.shape(parameter)
         # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
         allowed = {full} if slot.has_own_type else {parameter.dtype, full}
+        if slot.extent.is_apart(parameter):  # no pass goes over these, which are read one by one
+            allowed = {torch.float32, torch.float64}
         if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
             raise RuntimeError(
                 f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
@@ -288,6 +290,10 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
         fault = lazy_fault(value)
         if fault is not None:
             raise RuntimeError(f"state {slot.name!r} of {name} {fault}; assign value.resolve_conj().resolve_neg()")
-    dtypes = {slot.name: value.dtype for slot, value in slots.items() if not slot.has_own_type}
+    dtypes = {
+        slot.name: value.dtype
+        for slot, value in slots.items()
+        if not (slot.has_own_type or slot.extent.is_apart(parameter))
+    }
     if len(set(dtypes.values())) > 1:
         raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

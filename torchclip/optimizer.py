@@ -202,8 +202,7 @@ class FusedOptimizer(MeasuredOptimizer):
         finally:
             if outcome != STEPPED:
                 drop_state(self.state, created)
-        # Where a GradScaler has found an overflow, it handles that itself.
-        if outcome == NON_FINITE and (found_inf is None or not found_inf):
+        if outcome == NON_FINITE:
             raise nonfinite_error(self._named_parameters(), self.clip)
 
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:

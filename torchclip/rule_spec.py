@@ -23,6 +23,10 @@ class Extent(enum.Enum):
     TENSOR = "a single one: shape []"
     ROW = "one for each row of the leading dimension, shape [rows, 1, ...]; below two dimensions, one for each element"
 
+    def is_apart(self, parameter: Tensor) -> bool:
+        """Whether such a state tensor of ``parameter`` holds other numbers than one for each element."""
+        return self is Extent.TENSOR or (self is Extent.ROW and parameter.ndim >= 2)
+
     def shape(self, parameter: Tensor) -> torch.Size:
         """The shape of such a state tensor of ``parameter``."""
         if self is Extent.TENSOR:

@@ -45,9 +45,13 @@ def create_state(
     for position, _, parameter, group in wanted:
         held = state[parameter]
         numbers_on = parameter.device if on_device else "cpu"
-        for slot in spec.missing_state(held, group):
-            held[slot] = spec.create_state(slot, parameter, group, numbers_on)
-            created.append((position, parameter, slot))
+        for name in spec.missing_state(held, group):
+            held[name] = spec.create_state(name, parameter, group, numbers_on)
+            created.append((position, parameter, name))
+        for slot in spec.slots:
+            # The kernels walk elements in any layout, and a number for each row in one alone.
+            if slot.name in spec.used_slots(group) and slot.extent.is_apart(parameter):
+                held[slot.name] = held[slot.name].contiguous()
         for scalar in spec.scalars:
             held[scalar.name] = held[scalar.name].to(numbers_on)
     return created

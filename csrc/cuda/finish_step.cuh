@@ -17,7 +17,6 @@ struct Decision {
   double step_size;  // a factor on all gradients
   int is_nonfinite;  // a norm that counts is not finite
   int clips;         // a factor is below 1
-  int counts;        // there is something in a unit
   int skips;
 };
 
@@ -74,7 +73,6 @@ __device__ __forceinline__ void take_unit(const FinishArguments& finish, int uni
   finish.clip_factor[unit] = factor;
   if (!is_finite(norm)) atomicOr(&decision.is_nonfinite, 1);
   if (factor < 1) atomicOr(&decision.clips, 1);
-  if (!is_empty) atomicOr(&decision.counts, 1);
 }
 
 // The factor of a policy that takes one norm over all parameters and remembers it, and what it remembers where the
@@ -172,7 +170,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   });
   if (!decides) return;
   __syncthreads();
-  const bool adapts = finish.sums.units > 0 && decision.counts != 0 &&
+  const bool adapts = finish.sums.units > 0 &&
                       (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
   double percentile = -1.0;
   if (adapts && m.clip_kind() == ClipKind::kPercentile) percentile = window_percentile(finish, finish.grad_norm[0]);

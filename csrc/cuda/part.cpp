@@ -100,7 +100,10 @@ void Part::read_rule_sums(const Members& members) {
       is_double[position] = extra.sum_is_double ? 1 : 0;
     }
   } else {
-    for (size_t unit = 0; unit < places.size(); ++unit) {
+    for (const Member& member : members.all()) {
+      const size_t unit = unit_of(shape_.rule_scope, member.group, 0);
+      // A group without a gradient has no place: its sum stays, and its factor is 1.
+      if (!member.active || places[unit] != nullptr) continue;
       const SharedNumbers shared(members.groups()[unit].dict, kDeviceType);
       places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
     }

@@ -149,7 +149,7 @@ Outcome Plan::try_step(const Inputs& inputs) {
   // A step that the device may have skipped has counted nothing.
   const bool may_skip = inputs.found_inf.defined() || modifiers_.on_nonfinite() != NonFinite::kPropagate;
   counted_ = counted_ || (updates_ && !may_skip);
-  if (raises && !norm_is_finite()) return Outcome::kNonFinite;
+  if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
   commit();
   return Outcome::kStepped;
 }
@@ -206,11 +206,13 @@ void Plan::gather(Scope scope) {
           .copy_(parts_[from]->unit_sums().narrow(0, 0, numbers), /*non_blocking=*/true);
 }
 
-// Waits for the device.
-bool Plan::norm_is_finite() const {
-  const at::Tensor is_finite = at::isfinite(main_part().measured().grad_norm).all();
+// Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler handles
+// them.
+bool Plan::refuses_norm(const Inputs& inputs) const {
+  at::Tensor refused = at::isfinite(main_part().measured().grad_norm).all().logical_not();
+  if (inputs.found_inf.defined()) refused = refused.logical_and(inputs.found_inf.to(refused.device()).eq(0).all());
   py::gil_scoped_release release;
-  return is_finite.item<bool>();
+  return refused.item<bool>();
 }
 
 void Plan::commit() {

@@ -41,7 +41,7 @@ class Plan {
   void measure(bool measures);
   void measure_directions();
   void gather(Scope scope);
-  bool norm_is_finite() const;
+  bool refuses_norm(const Inputs& inputs) const;
   void commit();
   at::Tensor rule_clip_factor() const;
   Place main_place() const;

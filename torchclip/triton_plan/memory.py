@@ -59,6 +59,8 @@ class Memory:
         self._settings = settings
         shape = tables.shape
         self.sums_units = spec.by_scope is not None and not shape.rule_rows
+        # A group without a gradient is left out: its sum stays, and its factor is 1.
+        self._summed_units = {tables.unit_of(shape.rule_scope, index) for index in range(len(tables.members))}
         self.clip_units, self.rule_units = tables.units(shape.clip_scope), tables.units(shape.rule_scope)
         self.image = DeviceImage(self._sizes(), device)
 
@@ -228,7 +230,7 @@ class Memory:
             doubles = [member.sum_is_double for member in self.tables.members]
             is_double[self.tables.positions] = torch.tensor(doubles, dtype=torch.int64, device="cpu")
         else:
-            for unit in range(self.rule_units):
+            for unit in self._summed_units:
                 shared = numbers_of(groups[unit])
                 check_shared(shared, {"sum": 1}, self.device)
                 places[unit] = shared["sum"].data_ptr()

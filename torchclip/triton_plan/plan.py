@@ -165,10 +165,19 @@ class TritonPlan:
         # A step that the device may have skipped has counted nothing.
         may_skip = inputs.found_inf is not None or nonfinite is not NonFinite.PROPAGATE
         self._counted = self._counted or (self._updates and not may_skip)
-        if raises and not bool(self._memory.measured["grad_norm"].isfinite().all()):
+        if raises and self._refuses_norm(inputs):
             return NON_FINITE
         self._commit()
         return STEPPED
+
+    def _refuses_norm(self, inputs: Inputs) -> bool:
+        """Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler
+        handles them."""
+        assert self._memory is not None
+        refused = ~self._memory.measured["grad_norm"].isfinite().all()
+        if inputs.found_inf is not None:
+            refused &= (inputs.found_inf == 0).all()
+        return bool(refused)
 
     def _read(self, device: torch.device, capturing: bool) -> None:
         """Addresses and numbers of this step; tables made anew where they are no longer right."""
