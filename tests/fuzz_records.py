@@ -1,0 +1,60 @@
+"""What the sessions of ``test_fuzz`` are drawn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from records import DTYPES, EXTENSIONS, NO_CLIP, NO_STEP_SIZE, POLICIES, STEP_SIZES, Case, Clip, Extras
+from rule_records import Rule
+from torchclip import AdaLoss, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByTensorNorm, ZClip
+from torchclip.modifiers import Modifiers
+from watched import Leaf, Place
+
+MOST = 8
+"""Parameters of a session."""
+
+SHAPES = ((4, 5), (17,), (2, 3, 3), (), (0,), (5, 1), (300,), (2, 3, 4, 3), (1, 6, 1), (3, 0))
+CLIPS = (
+    NO_CLIP,
+    *POLICIES,
+    Clip("tensor_norm_skip", ClipByTensorNorm(1.0, nonfinite="skip")),
+    Clip("adaptive_skip", AdaptiveGradientClip(0.3, nonfinite="skip")),
+    Clip("auto_skip", AutoClip(40.0, window=3, nonfinite="skip")),
+    Clip("z_error", ZClip(alpha=0.7, z_threshold=1.0, warmup_steps=2, nonfinite="error")),
+    Clip("group_norm_skip", ClipByGlobalNorm(3.0, scope="group", nonfinite="skip")),
+)
+
+WRITES: tuple[tuple[str, Any], ...] = (
+    *(("lr", value) for value in (0.3, 0.0, 0.05)),
+    *(("momentum", value) for value in (0.0, 0.5, 0.9)),
+    *(("betas", value) for value in ((0.5, 0.8), (0.0, 0.9), (0.9, 0.999))),
+    *(("weight_decay", value) for value in (0.0, 0.2)),
+    *((flag, value) for flag in ("maximize", "decoupled_weight_decay", "amsgrad", "smooth") for value in (True, False)),
+    *(("nesterov", True), ("dampening", 0.3), ("eps", 0.1), ("alpha", 0.5), ("lr_decay", 0.2), ("centered", True)),
+    *(("gamma", 2.0), ("nu", 0.2), ("c", 1.0), ("mu", 0.6), ("momentum_decay", 0.1), ("b0", 2.0)),
+)
+"""What schedulers and users write into a param group that has such a key."""
+
+LEAVES = st.builds(
+    Leaf,
+    shape=st.sampled_from(SHAPES),
+    dtype=st.sampled_from(DTYPES),
+    place=st.sampled_from([place for place in Place if place is not Place.EXPANDED]),
+)
+POSITIONS = st.integers(0, MOST - 1)
+PLACES = st.sampled_from([place for place in Place if place is not Place.EXPANDED])
+
+
+@st.composite
+def cases(draw: st.DrawFn, choices: list[Rule]) -> Case:
+    """An optimizer with parts that its constructor takes together."""
+    chosen: Rule = draw(st.sampled_from(choices))
+    pace = NO_STEP_SIZE if chosen.cls is AdaLoss else draw(st.sampled_from((NO_STEP_SIZE, *STEP_SIZES)))
+    taken = [
+        extras for extras in EXTENSIONS if Modifiers.of(None, None, extras.extensions).refusal(chosen.cls.spec) is None
+    ]
+    drawn = draw(st.lists(st.sampled_from(taken), unique=True))
+    extras = Extras("+".join(one.name for one in drawn), tuple(one.extensions[0] for one in drawn))
+    return Case(chosen, draw(st.sampled_from(CLIPS)), pace, extras)
