@@ -82,6 +82,29 @@ def test_state_changed_by_the_user(
         pair.step()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_sums_of_rows_may_lie_anywhere_and_be_of_either_type(dtype: torch.dtype, backend: str) -> None:
+    pair = Pair("ada_grad_norm", backend, [torch.randn(5, 7), torch.randn(3, 2, 4)])
+    pair.step()
+    for optimizer, params in ((pair.tested, pair.params), (pair.expected, pair.copies)):
+        for p in params:
+            sums = optimizer.state[p]["sum"].to(dtype)
+            optimizer.state[p]["sum"] = sums.repeat_interleave(2, dim=0)[::2]
+            assert not optimizer.state[p]["sum"].is_contiguous()
+    pair.step()
+    pair.step()
+
+
+def test_sums_of_rows_in_half_precision_are_refused(backend: str) -> None:
+    """They would soon stand still."""
+    pair = Pair("ada_grad_norm", backend, [torch.randn(5, 7).bfloat16()])
+    pair.step()
+    state = pair.tested.state[pair.params[0]]
+    state["sum"] = state["sum"].bfloat16()
+    with pytest.raises(RuntimeError, match="state 'sum' of parameter 0 of param group 0"):
+        pair.tested.step()
+
+
 @each_kernel
 def test_all_state_forgotten(name: str, backend: str) -> None:
     pair = Pair(name, backend, tensors())

@@ -126,6 +126,7 @@ class Session(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), data=st.data())
     def write(self, number: int, data: st.DataObject) -> None:
+        self.trio.drop_state_of_skipped_steps()
         groups = [optimizer.param_groups[number % len(optimizer.param_groups)] for optimizer, _ in self.trio.all]
         key, value = data.draw(st.sampled_from([one for one in WRITES if one[0] in groups[0]]))
         for group in groups:
@@ -147,6 +148,7 @@ class Session(RuleBasedStateMachine):
     @precondition(lambda self: len(self.trio.params) < MOST)
     @rule(leaves=st.lists(LEAVES, max_size=2), rate=st.sampled_from((0.1, 0.3)))
     def add_param_group(self, leaves: list[Leaf], rate: float) -> None:
+        self.trio.drop_state_of_skipped_steps()
         positions = [self.trio.grow(leaf) for leaf in leaves[: MOST - len(self.trio.params)]]
         for optimizer, params in self.trio.all:
             optimizer.add_param_group({"params": [params[position] for position in positions], "lr": rate})
@@ -193,6 +195,7 @@ class Session(RuleBasedStateMachine):
     @rule(way=st.sampled_from(Copying))
     def go_on_in_a_copy(self, way: Copying) -> None:
         trio = self.trio
+        trio.drop_state_of_skipped_steps()
         trio.counts_clipping = False  # which begins again
         if way in (Copying.DEEPCOPY, Copying.PICKLE):
             old = trio.tested
@@ -211,11 +214,13 @@ class Session(RuleBasedStateMachine):
 
     @rule()
     def save(self) -> None:
+        self.trio.drop_state_of_skipped_steps()
         self.saved = [copy.deepcopy(optimizer.state_dict()) for optimizer, _ in self.trio.all]
 
     @precondition(lambda self: self.saved and self.trio.fits(self.saved[0]))
     @rule()
     def go_back_to_what_was_saved(self) -> None:
+        self.trio.drop_state_of_skipped_steps()
         self.trio.counts_clipping = False
         for (optimizer, _), state_dict in zip(self.trio.all, self.saved):
             optimizer.load_state_dict(copy.deepcopy(state_dict))

@@ -147,6 +147,14 @@ class Trio:
         numbers = {scalar.name for scalar in self.tested.spec.scalars}
         return [name for name in state if name not in numbers]
 
+    def drop_state_of_skipped_steps(self) -> None:
+        """Of SGD's, which starts otherwise than it goes on: that it is new is known to the plan on the device alone,
+        and one that takes its place, or dampening that is written before the first step, does not know of it."""
+        for position, param in enumerate(self.params):
+            if self.tested.spec.name == "sgd":
+                for name in made_for_no_step(self, position):
+                    self.tested.state[param].pop(name)
+
     def cast_state(self, position: int, dtype: torch.dtype) -> None:
         """Casts the state of a parameter; what is float32 beside half-precision parameters stays so."""
         slots = {slot.name: slot for slot in self.tested.spec.slots}

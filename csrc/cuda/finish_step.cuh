@@ -170,8 +170,8 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   });
   if (!decides) return;
   __syncthreads();
-  const bool adapts = finish.sums.units > 0 &&
-                      (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
+  const bool adapts =
+      finish.sums.units > 0 && (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
   double percentile = -1.0;
   if (adapts && m.clip_kind() == ClipKind::kPercentile) percentile = window_percentile(finish, finish.grad_norm[0]);
   if (threadIdx.x == 0) {
