@@ -63,6 +63,7 @@ class Trio:
 
     @property
     def all(self) -> Iterator[tuple[torch.optim.Optimizer, list[Parameter]]]:
+        """The tested one first."""
         return iter(((self.tested, self.params), *self.plain))
 
     # Parameters, state and where they lie.
