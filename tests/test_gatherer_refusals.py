@@ -150,7 +150,7 @@ def test_refuses_a_dtensor(make_gatherer: Callable[..., Any]) -> None:
         mesh = init_device_mesh("cpu", (1,))
         p = torch.nn.Parameter(DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()]))
         p.grad = DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()])
-        optimizer = build("sgd_clip", [p])
+        optimizer = torchclip.SGD([p], lr=0.1)  # without state that could be missing
         reader = reader_of(make_gatherer, optimizer)
         assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
         assert reader.describe() == [None]
