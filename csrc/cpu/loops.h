@@ -73,7 +73,7 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
   const Streams<Functor, Slots, T, S> streams(operands);
   alignas(64) C gradients[kPiece];
   alignas(64) uint32_t words[kPiece] = {};
-  const bool drops_steps = around.drops_steps();  // the compiler makes two loops of it
+  const bool drops_steps = around.drops_steps();
   const uint32_t threshold = around.extras().lr_threshold;
   int64_t zeros = 0;
   for (int64_t done = 0; done < operands.count;) {
@@ -81,21 +81,26 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
     T* const parameter = static_cast<T*>(operands.pointer[kParameter]) + done;
     around.prepare(gradient + done, done, count, row, gradients);
     if (drops_steps) around.draw_steps(done, count, words);
-    int32_t piece_zeros = 0;
+    // A loop for each: the compiler vectorises none of those that it would have to make two of.
+    const auto pass = [&](auto drops) __attribute__((always_inline)) {
+      int32_t piece_zeros = 0;
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) {
-      C state[Functor::kSlots] = {};
-      streams.read(done + i, state);
-      const C before = kNeedsParameter<Functor, Stages> ? load(parameter[i]) : C(0);
-      Draws draws;
-      if (drops_steps) draws.keeps_step = keeps(words[i], threshold);
-      const C after = update<Functor, Slots, Stages | kLRDropout>(pipeline, rule, before, gradients[i], draws, state);
-      streams.write(done + i, state);
-      const T stored = store<T>(after);
-      parameter[i] = stored;
-      if constexpr (Functor::kCountsZeros) piece_zeros += load(stored) == C(0);
-    }
-    zeros += piece_zeros;
+      for (int64_t i = 0; i < count; ++i) {
+        C state[Functor::kSlots] = {};
+        streams.read(done + i, state);
+        const C before = kNeedsParameter<Functor, Stages> ? load(parameter[i]) : C(0);
+        Draws draws;
+        if constexpr (decltype(drops)::value) draws.keeps_step = keeps(words[i], threshold);
+        constexpr unsigned kStages = decltype(drops)::value ? Stages | kLRDropout : Stages;
+        const C after = update<Functor, Slots, kStages>(pipeline, rule, before, gradients[i], draws, state);
+        streams.write(done + i, state);
+        const T stored = store<T>(after);
+        parameter[i] = stored;
+        if constexpr (Functor::kCountsZeros) piece_zeros += load(stored) == C(0);
+      }
+      return piece_zeros;
+    };
+    zeros += drops_steps ? pass(std::true_type{}) : pass(std::false_type{});
     around.synchronise(static_cast<C*>(operands.pointer[kSlow]) + done, count, parameter);
     done += count;
   }
