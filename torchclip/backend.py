@@ -23,16 +23,15 @@ FLAGS = ("foreach", "fused", "differentiable", "capturable")
 
 FUSED_BACKENDS = ("cuda", "triton", "cpu")
 
+ON_DEVICE = ("cuda", "triton")
+"""The backends that keep every number of state on the parameters' device, where it is read without waiting."""
+
 Names = Callable[[int], str]
 """What an error calls a parameter, by its position among all."""
 
 
 def _nameless(position: int) -> str:
     return "a parameter"
-
-
-ON_DEVICE = ("cuda", "triton")
-"""The backends that keep every number of state on the parameters' device, where it is read without waiting."""
 
 
 def _import_extension() -> tuple[ModuleType | None, str]:
@@ -112,8 +111,9 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     """Why ``backend``, which is available, cannot update these parameters; None where it can."""
     if backend == "reference":
         return None
+    served = served_device(backend)
     for position, parameter in enumerate(parameters):
-        if parameter.device.type != served_device(backend):
+        if parameter.device.type != served:
             return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
         if is_wrapper(parameter):
             kind = type(parameter).__name__

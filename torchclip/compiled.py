@@ -83,16 +83,7 @@ def _step(
 
 
 @_step.register_fake
-def _(
-    number: int,
-    positions: Sequence[int],
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    held: Sequence[Tensor],
-    loss: Tensor | None,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-) -> None:
+def _(*arguments: object) -> None:
     """Writes in place, and returns nothing."""
 
 

@@ -72,6 +72,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._seed = checked_seed(seed)
         self._modifiers = Modifiers.of(clip, step_size, extensions)
         self._compose()
+        self._forget_plan()
         super().__init__(params, defaults)
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
 
@@ -85,7 +86,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._number = compiled.register(self)
 
     def _complete_shared(self) -> None:
-        refuse_sharded(self._named_parameters(), self._modifiers, self.spec)
+        refuse_sharded(self.param_groups, self._modifiers, self.spec)
         complete_shared(
             self.param_groups,
             self._modifiers,
@@ -105,7 +106,7 @@ class FusedOptimizer(MeasuredOptimizer):
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
         modifiers = replace(self._modifiers, clip=as_clip_policy(clip))
-        refuse_sharded(self._named_parameters(), modifiers, self.spec)
+        refuse_sharded(self.param_groups, modifiers, self.spec)
         if modifiers.clip != self._modifiers.clip:
             forget_norms(self.param_groups)
         self._modifiers = modifiers
@@ -258,6 +259,8 @@ class FusedOptimizer(MeasuredOptimizer):
         """
         group = checked_group(param_group, self.param_groups, self.defaults, self._requested, type(self))
         super().add_param_group(group)
+        if self._backend is None:  # the constructor's: it chooses once, at its end
+            return
         try:
             self._choose_anew()
         except ValueError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from torchclip.checks import describe_parameter
 from torchclip.clip import measures
 from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
@@ -24,11 +25,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
-def refuse_sharded(named: Iterable[tuple[str, Tensor, Any]], modifiers: Modifiers, spec: RuleSpec) -> None:
+def refuse_sharded(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec) -> None:
     """Raises where a step would have to know more of a parameter than this process holds.
 
     Args:
-        named: what errors call each parameter, the parameter, and its group.
+        param_groups: as in ``optimizer.param_groups``.
         modifiers: the policies and extensions of the step.
         spec: its rule.
 
@@ -45,6 +46,8 @@ def refuse_sharded(named: Iterable[tuple[str, Tensor, Any]], modifiers: Modifier
         why += "leave them out"
     else:
         return
-    for name, parameter, _ in named:
-        if is_sharded(parameter):
-            raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")
+    for group_index, group in enumerate(param_groups):
+        for index, parameter in enumerate(group["params"]):
+            if is_sharded(parameter):
+                name = describe_parameter(param_groups, group_index, index)
+                raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")
