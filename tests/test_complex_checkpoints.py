@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import NAMESAKES, assert_same_params, draw_gradients, each_namesake
+from builders import NAMESAKES, assert_same_params, draw_gradients, each_namesake, twins
 from complex_twins import TAKING, optimizer_of
 from guarded import same_bits
 
@@ -19,11 +19,6 @@ def leaves(dtype: torch.dtype = torch.complex64) -> list[torch.nn.Parameter]:
     shapes = ((4, 5), (17,), ())
     complex_ones = [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
     return [*complex_ones, torch.nn.Parameter(torch.randn(3))]
-
-
-def copies_of(params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-    """Independent parameters of the same values."""
-    return [torch.nn.Parameter(p.detach().clone()) for p in params]
 
 
 def draw(step: int, *sets: list[torch.nn.Parameter]) -> None:
@@ -39,7 +34,7 @@ def draw(step: int, *sets: list[torch.nn.Parameter]) -> None:
 def test_checkpoint_of_torch_loads_here(name: str, backend: str) -> None:
     cls, torch_cls, options = NAMESAKES[name]
     params = leaves()
-    copies = copies_of(params)
+    copies = twins(params)
     theirs = torch_cls(copies, **options, foreach=False)
     for step in range(3):
         draw(step, copies)
@@ -63,7 +58,7 @@ def test_checkpoint_of_ours_loads_in_torch(name: str, backend: str) -> None:
     for step in range(3):
         draw(step, params)
         ours.step()
-    copies = copies_of(params)
+    copies = twins(params)
     theirs = torch_cls(copies, lr=7.0, foreach=False)
     theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
     for step in range(3, 6):
@@ -81,7 +76,7 @@ def test_a_run_goes_on_where_it_stopped(name: str, backend: str) -> None:
     for step in range(3):
         draw(step, params)
         optimizer.step(loss=1.0)
-    copies = copies_of(params)
+    copies = twins(params)
     twin = optimizer_of(name, copies, clip=2.0, extensions=extensions, backend=backend)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(3, 6):

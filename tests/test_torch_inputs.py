@@ -13,6 +13,7 @@ import torch
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, optim_db
 
 import torchclip
+from of_every_type import LR, starts, write_gradients
 from records import DTYPES, dtype_name
 
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad")
@@ -20,11 +21,6 @@ INFOS: dict[str, OptimizerInfo] = {
     info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES
 }
 CPU = torch.device("cpu")
-
-LR = 0.5
-"""With which a kernel that writes nothing is noticed in every type."""
-
-SIZES = (3, 64, 1000)
 
 NOT_OURS = {
     "a param group cannot have duplicate parameters": "torch warns that it will be an error; here it is one",
@@ -54,21 +50,6 @@ def error_inputs() -> Iterator[Any]:
             reason = NOT_OURS.get(description)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
             yield pytest.param(name, given, id=f"{name}-{index}-{description.replace(' ', '_')}", marks=marks)
-
-
-def starts(dtype: torch.dtype) -> list[torch.nn.Parameter]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.nn.Parameter(torch.randn(size, generator=generator).to(dtype)) for size in SIZES]
-
-
-def write_gradients(step: int, *sets: list[torch.nn.Parameter]) -> None:
-    """Of sizes between 1/4 and 2, whose squares float16 can hold a thousandth of, as Adam's state does."""
-    generator = torch.Generator().manual_seed(10 + step)
-    for group in zip(*sets):
-        size = 0.25 + 1.75 * torch.rand(group[0].shape, generator=generator)
-        value = (size * torch.randn(group[0].shape, generator=generator).sign()).to(group[0].dtype)
-        for param in group:
-            param.grad = value.clone()
 
 
 def test_every_namesake_is_here() -> None:

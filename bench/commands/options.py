@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from bench.markdown.report import Draw
 from torchclip.backend import unavailable_reason
 
 
@@ -40,6 +41,19 @@ def add_json(parser: argparse.ArgumentParser) -> None:
         help="write versions, commit, settings, statistics and raw samples; rows that are there already are kept",
     )
     parser.add_argument("--fresh", action="store_true", help="replace what the file of --json holds")
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by --json of the other commands")
+
+
+def drawing(parser: argparse.ArgumentParser) -> Draw:
+    """What draws the figures of a file; an error of the command where matplotlib is missing."""
+    try:
+        from bench.plots.draw import draw
+    except ImportError as error:  # a machine that only measures need not have it
+        parser.error(f"{error}: pip install matplotlib")
+    return draw
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bench.commands.options import add_files, drawing
 from bench.store import read_document
 
 _FOLDER = Path("results") / "figures"
@@ -10,16 +11,13 @@ _FOLDER = Path("results") / "figures"
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
     parser = commands.add_parser("plot", help="figures from files of results")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by --json of the other commands")
+    add_files(parser)
     parser.add_argument("--out", type=Path, default=_FOLDER, metavar="FOLDER", help="default: %(default)s")
     return parser
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    try:
-        from bench.plots.draw import draw
-    except ImportError as error:  # a machine that only measures need not have it
-        parser.error(f"{error}: pip install matplotlib")
+    draw = drawing(parser)
     try:
         documents = [(path, read_document(path)) for path in options.files]
         for path, document in documents:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bench.commands.options import add_files, drawing
 from bench.markdown.report import read_runs, write_report
 
 _PATH = Path("docs") / "benchmarks.md"
@@ -10,16 +11,13 @@ _PATH = Path("docs") / "benchmarks.md"
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
     parser = commands.add_parser("report", help="docs/benchmarks.md, with its figures, from files of results")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by --json of the other commands")
+    add_files(parser)
     parser.add_argument("--out", type=Path, default=_PATH, metavar="PATH", help="default: %(default)s")
     return parser
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    try:
-        from bench.plots.draw import draw
-    except ImportError as error:  # a machine that only measures need not have it
-        parser.error(f"{error}: pip install matplotlib")
+    draw = drawing(parser)
     try:
         runs = read_runs(options.files)
         write_report(runs, options.out, draw)
