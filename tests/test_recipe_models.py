@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from recipes.models import MODELS, make_model
+from recipes.models.text_classifier import TextClassifier
 from recipes.models.wide_resnet import PreActivationBlock
+from text_models import language_model, run, texts
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
@@ -49,6 +51,8 @@ def image_model(
 # Each makes a model, and a function that runs such a model on one batch.
 EVERY_MODEL = {
     **{f"{name}-{shape[-1]}": image_model(name, shape) for name in RUN for shape in (MNIST, CIFAR)},
+    "awd_lstm": lambda: (language_model(), lambda model: run(model).logits),
+    "text_classifier": lambda: (TextClassifier(12, 3, embedding=6, hidden=5), lambda model: model(texts())),
 }
 
 
@@ -111,6 +115,7 @@ def test_starts() -> None:
         for convolution in large:
             wanted = (2 / (9 * convolution.out_channels)) ** 0.5
             assert convolution.weight.std().item() == pytest.approx(wanted, rel=0.1)
+    assert language_model().embedding.weight.abs().max().item() == pytest.approx(0.1, rel=0.1)
 
 
 def test_a_pre_activation_block_projects_what_it_has_activated() -> None:
