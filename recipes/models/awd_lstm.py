@@ -1,0 +1,158 @@
+"""AWD-LSTM (Merity, Keskar & Socher, 2018, arXiv 1708.02182): the language model of the clipping paper.
+
+Section numbers are the paper's. Its averaged SGD is an optimizer's matter; this is the model and its dropouts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as independent_dropout
+from torch.nn.functional import linear
+
+Hidden = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [1, batch, size of the layer]
+
+
+class AWDLSTMOutput(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: Tensor  # [steps, batch, vocabulary]
+    hidden: Hidden  # still in the graph: detach it before the next batch
+    raw: Tensor  # [steps, batch, embedding], the last layer's outputs, for temporal activation regularisation
+    dropped: Tensor  # [steps, batch, embedding], the same after dropout, for activation regularisation
+
+
+def locked_dropout(inputs: Tensor, p: float, training: bool) -> Tensor:
+    """inputs · mask / (1 - p), one mask [1, batch, features] for all of [steps, batch, features] (section 4.2)."""
+    if not training or p == 0:
+        return inputs
+    return inputs * independent_dropout(torch.ones_like(inputs[:1]), p)
+
+
+class WeightDropLSTM(nn.Module):
+    """One LSTM layer with DropConnect on its hidden-to-hidden weights (section 2).
+
+    The mask is drawn once for each forward pass in training. The weight that the optimizer sees is the whole one,
+    and no gradient reaches what a pass has dropped.
+    """
+
+    def __init__(self, inputs: int, outputs: int, weight_dropout: float) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, outputs)
+        self.weight_dropout = weight_dropout
+
+    def forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """[steps, batch, inputs], (h, c) -> [steps, batch, outputs], (h, c)."""
+        if not self.training or self.weight_dropout == 0:
+            outputs, (h, c) = self.lstm(inputs, hidden)
+            return outputs, (h, c)
+        # The function behind nn.LSTM, one kernel call for all steps. Substituting the weight in the module itself would
+        # make it move all its weights to another buffer on CUDA, at every pass, under the optimizer's feet. As it is,
+        # cuDNN copies them to a buffer of its own, and may warn of that once.
+        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
+        dropped_hh = independent_dropout(weight_hh, self.weight_dropout)
+        outputs, h, c = torch.lstm(
+            inputs,
+            hidden,
+            [weight_ih, dropped_hh, bias_ih, bias_hh],
+            has_biases=True,
+            num_layers=1,
+            dropout=0.0,
+            train=True,
+            bidirectional=False,
+            batch_first=False,
+        )
+        return outputs, (h, c)
+
+
+class AWDLSTM(nn.Module):
+    """Layers of LSTM with locked dropout in between; the decoder's weight is the embedding's (section 4.4).
+
+    Args:
+        vocabulary: the number of different tokens.
+        embedding: the size of a word vector, and of the last layer (section 4.5).
+        hidden: the size of the other layers.
+        layers: how many, at least 1.
+        dropout: of the last layer's outputs.
+        dropout_hidden: of the outputs between layers.
+        dropout_input: of the word vectors.
+        dropout_embedding: of whole words, each everywhere in a pass (section 4.3).
+        weight_dropout: of the hidden-to-hidden weights. All of these are probabilities in [0, 1).
+
+    Raises:
+        ValueError: a size below 1, or a probability outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        embedding: int = 400,
+        hidden: int = 1150,
+        layers: int = 3,
+        dropout: float = 0.4,
+        dropout_hidden: float = 0.25,
+        dropout_input: float = 0.4,
+        dropout_embedding: float = 0.1,
+        weight_dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if min(vocabulary, embedding, hidden, layers) < 1:
+            raise ValueError(f"{vocabulary=}, {embedding=}, {hidden=}, {layers=}: wanted at least 1 of each")
+        probabilities = (dropout, dropout_hidden, dropout_input, dropout_embedding, weight_dropout)
+        if not all(0 <= p < 1 for p in probabilities):
+            raise ValueError(
+                f"{dropout=}, {dropout_hidden=}, {dropout_input=}, {dropout_embedding=}, {weight_dropout=}:"
+                " wanted probabilities in [0, 1); 0 switches one off"
+            )
+        self.dropout, self.dropout_hidden, self.dropout_input = dropout, dropout_hidden, dropout_input
+        self.dropout_embedding = dropout_embedding
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)  # section 5; nn.LSTM itself starts as is said there
+        self.decoder_bias = nn.Parameter(torch.zeros(vocabulary))
+        self._sizes = [embedding, *[hidden] * (layers - 1), embedding]
+        self.layers = nn.ModuleList(
+            WeightDropLSTM(inputs, outputs, weight_dropout)
+            for inputs, outputs in zip(self._sizes[:-1], self._sizes[1:], strict=True)
+        )
+
+    def initial_hidden(self, batch: int) -> Hidden:
+        """Zeros for each layer, of the weights' type and on their device."""
+        weight = self.embedding.weight
+        zeros = [weight.new_zeros(1, batch, size) for size in self._sizes[1:]]
+        return [(h, torch.zeros_like(h)) for h in zeros]
+
+    def forward(self, tokens: Tensor, hidden: Hidden) -> AWDLSTMOutput:
+        """[steps, batch] -> logits [steps, batch, vocabulary], and what the two regularisations need.
+
+        Raises:
+            ValueError: tokens is not of two dimensions, or hidden does not fit it.
+        """
+        self._check(tokens, hidden)
+        outputs = locked_dropout(self._word_vectors(tokens), self.dropout_input, self.training)
+        raw = outputs
+        states = []
+        for index, (layer, state) in enumerate(zip(self.layers, hidden, strict=True)):
+            raw, new_state = layer(outputs, state)
+            states.append(new_state)
+            last = index == len(self.layers) - 1
+            outputs = locked_dropout(raw, self.dropout if last else self.dropout_hidden, self.training)
+        logits = linear(outputs, self.embedding.weight, self.decoder_bias)
+        return AWDLSTMOutput(logits, states, raw, outputs)
+
+    def _word_vectors(self, tokens: Tensor) -> Tensor:
+        """[steps, batch, embedding]; masking the vectors looked up spares masking the whole embedding."""
+        vectors: Tensor = self.embedding(tokens)
+        if not self.training or self.dropout_embedding == 0:
+            return vectors
+        words = independent_dropout(torch.ones_like(self.embedding.weight[:, :1]), self.dropout_embedding)
+        return vectors * words[tokens]
+
+    def _check(self, tokens: Tensor, hidden: Hidden) -> None:
+        if tokens.dim() != 2:
+            raise ValueError(f"tokens is of shape {tuple(tokens.shape)}: wanted [steps, batch]")
+        wanted = [[tuple(zeros.shape) for zeros in state] for state in self.initial_hidden(tokens.shape[1])]
+        came = [[tuple(tensor.shape) for tensor in state] for state in hidden]
+        if came != wanted:
+            raise ValueError(f"hidden is of shapes {came}: wanted {wanted}; initial_hidden(batch) makes such a state")
