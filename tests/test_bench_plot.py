@@ -62,6 +62,18 @@ def test_bars_have_the_lengths_of_the_medians(tmp_path: Path, figures: list[Figu
     assert axes.get_xlim()[0] == 0
 
 
+def test_curves_run_from_left_to_right_whatever_the_order_of_rows(tmp_path: Path, figures: list[Figure]) -> None:
+    document = documents.scaling()
+    document["rows"].reverse()
+    path = tmp_path / "run.json"
+    write_document(path, document)
+    assert command.main(["plot", str(path), "--out", str(tmp_path)]) == 0
+    lines = [line for figure in figures for axes in figure.axes for line in axes.lines]
+    assert any(len(line.get_xdata()) > 1 for line in lines)
+    for line in lines:
+        assert list(line.get_xdata()) == sorted(line.get_xdata())
+
+
 def test_colours_tell_apart_what_stands_in_one_figure() -> None:
     for together in (
         ("ours", "loop", "foreach", "fused", "compiled"),

@@ -14,6 +14,7 @@ def draw_scaling(document: Entry, folder: Path, stem: str) -> list[Path]:
     drawn = []
     for kind, draw in ((PARAMETERS, _bandwidth), (TENSORS, _host)):
         rows = [row for row in document["rows"] if row["set"].startswith(f"{kind}-")]
+        rows.sort(key=lambda row: (row["elements"], row["tensors"]))  # a resumed run wrote the missing rows last
         if rows:
             panels = list(dict.fromkeys((row["algorithm"], row["threads"]) for row in rows))
             columns = min(2, len(panels))
