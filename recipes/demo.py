@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,12 +117,12 @@ def table(runs: dict[str, Run], times: dict[str, float]) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.demo", description="torchclip beside torch on real digits."
     )
     parser.add_argument("--epochs", type=int, default=10, help="how long every optimizer trains (default 10)")
-    epochs = parser.parse_args().epochs
+    epochs = parser.parse_args(arguments).epochs
 
     threads = torch.get_num_threads()
     digits = Digits.load()

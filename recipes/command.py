@@ -1,0 +1,138 @@
+"""What every recipe's command line has in common, and how a run of it starts, goes on and ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torchclip
+from recipes.algorithms import add_algorithm_options, make_optimizer
+from recipes.data.errors import RecipeDataError
+from recipes.run_folder import LOG, RunFolder, read_log
+from recipes.schedules import SCHEDULES, epochs_of, make_schedule
+from recipes.training import Task, Training
+from recipes.world import World
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INTERRUPTED = 130  # the shell's exit status for SIGINT
+
+# These may differ between the start of a run and its going on.
+_FREE = ("resume", "overwrite", "result_dir", "data_dir", "quiet", "backend", "quick")
+
+MakeTask = Callable[[argparse.Namespace, torch.device, World], Task]
+
+
+def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -> argparse.ArgumentParser:
+    """A parser with the options of every recipe; ``epochs`` and ``algo`` are the recipe's defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m recipes {recipe}", description=description)
+    add_algorithm_options(parser, algo)
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=epochs_of, default=epochs_of(epochs), metavar="80,120,150", help="milestones, then the end")
+    add("--schedule", choices=SCHEDULES, default="milestones", help="of lr and gamma (default milestones)")
+    add("--seed", type=int, default=0, help="of weights, batches and draws (default 0)")
+    add("--precision", choices=tuple(PRECISIONS), default="float32", help="of autocast (default float32: none)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda where there is one, or cpu")
+    add("--quick", action="store_true", help="less of everything: a run of a minute")
+    add = parser.add_argument_group("files").add_argument
+    add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default data)")
+    add("--result-dir", type=Path, metavar="DIR", help="log, checkpoint (default results/RECIPE/what-ran)")
+    add("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    add("--overwrite", action="store_true", help="start anew where a run already is")
+    add("--quiet", action="store_true", help="no progress bar, no line for every epoch")
+    return parser
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that make a run what it is, as JSON has them."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in sorted(vars(options).items())
+        if name not in _FREE
+    }
+
+
+def _header(recipe: str, options: argparse.Namespace, task: Task, training: Training) -> dict[str, Any]:
+    device = training.device
+    return {
+        "kind": "run",
+        "recipe": recipe,
+        "arguments": training.arguments,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "backend": training.optimizer.backend,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "torch": torch.__version__,
+        "torchclip": torchclip.__version__,
+    }
+
+
+def _prepare_folder(options: argparse.Namespace, folder: Path, world: World) -> None:
+    """Raises ValueError where another run already is."""
+    if options.resume or not read_log(folder):
+        return
+    if not options.overwrite:
+        raise ValueError(f"{folder} holds a run already: --resume goes on with it, --overwrite starts anew")
+    if world.rank == 0:
+        for path in (folder / LOG, folder / "checkpoint.pt"):
+            path.unlink(missing_ok=True)
+
+
+def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: MakeTask) -> Training | None:
+    """The run, at its start or where its checkpoint left it. None when it has already ended."""
+    device = torch.device(options.device)
+    world = World.join(device)
+    if options.resume and any(row["kind"] == "end" for row in read_log(folder)):
+        return None
+    _prepare_folder(options, folder, world)
+    torch.manual_seed(options.seed)
+    task = make_task(options, device, world)
+    optimizer = make_optimizer(options, task.model)
+    training = Training(
+        task,
+        optimizer,
+        make_schedule(options.schedule, optimizer, options.epochs),
+        RunFolder(folder, writes=world.rank == 0),
+        device,
+        PRECISIONS[options.precision],
+        json.loads(json.dumps(_arguments(options))),
+        world,
+        options.quiet,
+    )
+    if not (options.resume and training.resume()):
+        training.folder.cut(0)
+        training.folder.append(_header(recipe, options, task, training))
+        training.save()
+    return training
+
+
+def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: MakeTask) -> int:
+    """Trains as the options say, and says where the results are.
+
+    Args:
+        recipe: its name.
+        name: of the folder in results/RECIPE where ``--result-dir`` names none.
+        make_task: makes the task, after the seed was set.
+
+    Returns:
+        The exit status: 0, 2 for a mistake in the options or missing data, 130 when interrupted.
+    """
+    folder = options.result_dir or Path("results", recipe, name)
+    try:
+        training = _start(recipe, options, folder, make_task)
+    except (ValueError, TypeError, RecipeDataError) as error:
+        print(f"python -m recipes {recipe}: {error}", file=sys.stderr)
+        return 2
+    if training is None:
+        print(f"{folder}: the run has ended; --overwrite starts it anew")
+        return 0
+    finished = training.run()
+    if training.world.rank == 0 and not options.quiet:
+        print(f"{folder}/{LOG}" if finished else f"interrupted and saved; --resume goes on with {folder}")
+    training.world.leave()
+    return 0 if finished else INTERRUPTED

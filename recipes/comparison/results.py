@@ -1,0 +1,93 @@
+"""What the runs of a study came to: curves and last values over seeds, and the Markdown table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.comparison.runs import Run
+from recipes.comparison.studies import Drawing, Line, Study
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a study: the epochs of its runs, one list a seed."""
+
+    line: Line
+    seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
+
+    def curve(self, key: str) -> tuple[list[float], list[float], list[float]]:
+        """Mean, lowest and highest value over the seeds, for the epochs that every seed has with a finite value."""
+        columns = zip(*self.seeds, strict=False)
+        values = [[row.get(key) for row in rows] for rows in columns]
+        finite = [[value for value in row if value is not None] for row in values if None not in row]
+        return [statistics.mean(row) for row in finite], [min(row) for row in finite], [max(row) for row in finite]
+
+    def last(self, key: str) -> list[float]:
+        """The last value of every seed whose last value is finite."""
+        values = [epochs[-1].get(key) for epochs in self.seeds]
+        return [value for value in values if value is not None]
+
+    def at(self, key: str, epoch: int | None) -> list[float]:
+        """The value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""
+        if epoch is None:
+            return self.last(key)
+        values = [epochs[epoch - 1].get(key) for epochs in self.seeds if len(epochs) >= epoch]
+        return [value for value in values if value is not None]
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds ended with a loss that was not finite."""
+        return sum(epochs[-1]["train_loss"] is None for epochs in self.seeds)
+
+
+def results_of(study: Study, runs: Sequence[Run]) -> list[Result]:
+    """The lines that have a run with at least one epoch."""
+    found = []
+    for line in study.lines:
+        seeds = [epochs for run in runs if run.line == line and (epochs := run.epochs())]
+        if seeds:
+            found.append(Result(line, seeds))
+    return found
+
+
+def _spread(values: Sequence[float], percent: bool) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    scale, digits = (100, 2) if percent else (1, 3)
+    mean = f"{scale * statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def _published(line: Line, values: Sequence[float], percent: bool) -> list[str]:
+    if line.published is None:
+        return ["", ""]
+    scale = 100 if percent else 1
+    difference = f"{scale * (statistics.mean(values) - line.published):+.2f}" if values else ""
+    return [f"{scale * line.published:.2f}", difference]
+
+
+def table(study: Study, results: Sequence[Result]) -> str:
+    """Published, ours, difference; the training loss; gRDA's sparsity. Accuracies and sparsities are in percent."""
+    percent = study.metric.endswith("accuracy")
+    name = study.metric.replace("_", " ") + (", %" if percent else "")
+    published = any(result.line.published is not None for result in results)
+    sparse = study.drawing is Drawing.SPARSITY
+    when = "" if study.milestone is None else f" after epoch {study.milestone}"
+    columns = ["", *(["published"] if published else []), f"{name}: ours", *(["difference"] if published else [])]
+    columns += [f"training loss{when}", *(["exact zeros, %"] if sparse else []), "seeds"]
+    rows = [columns, ["---"] * len(columns)]
+    for result in results:
+        values = result.last(study.metric)
+        theirs, difference = _published(result.line, values, percent)
+        row = [result.line.label, *([theirs] if published else []), _spread(values, percent)]
+        row += [difference] if published else []
+        row.append(_spread(result.at("train_loss", study.milestone), percent=False))
+        row += [_spread(result.last("sparsity"), percent=True)] if sparse else []
+        diverged = f", {result.diverged} diverged" if result.diverged else ""
+        row.append(f"{len(result.seeds)}{diverged}")
+        rows.append(row)
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -1,0 +1,157 @@
+"""The papers' experiments as records: which lines, with which options, drawn how, beside which published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Drawing(Enum):
+    """What the figure of a study shows."""
+
+    CURVES = "training loss and metric over epochs"
+    SPARSITY = "metric over sparsity"
+    SENSITIVITY = "metric over a hyperparameter"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure, or one point of it."""
+
+    series: str
+    options: str  # of the recipe, as a shell has them
+    value: float | None = None  # of the hyperparameter that the study varies
+    published: float | None = None  # the metric in the paper; a fraction, or a perplexity
+
+    @property
+    def label(self) -> str:
+        return self.series if self.value is None else f"{self.series} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment: its lines, each run with several seeds."""
+
+    recipe: str
+    title: str
+    source: str
+    common: str  # options of every line
+    lines: tuple[Line, ...]
+    drawing: Drawing = Drawing.CURVES
+    metric: str = "test_accuracy"
+    varies: str = ""  # the hyperparameter, where the drawing is SENSITIVITY
+    seeds: tuple[int, ...] = (0, 1, 2)
+    milestone: int | None = None  # training losses are compared at the end of this epoch; None: of the last
+
+
+_ZHANG = "Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519"
+_CHAO = "Chao, Wang, Xing, Cheng, NeurIPS 2020, arXiv 2006.09358"
+_WU = "Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282"
+_COLLECTION = "Hansen et al., Optimization for Deep Learning, the code's README"
+
+
+def _clipping(sgd: str, normalized: str, clip: str, mom: str, mix: str) -> tuple[Line, ...]:
+    return (
+        Line("SGD", f"--algo sgd {sgd}"),
+        Line("NormalizedSGD", f"--algo normalized_sgd {normalized}"),
+        Line("SGDClip", f"--algo sgd_clip {clip}"),
+        Line("MomClip", f"--algo mom_clip {mom}"),
+        Line("MixClip", f"--algo mix_clip {mix}"),
+    )
+
+
+# In their code SGD's momentum is an average: lr 1.0 and momentum 0.9 there are lr 0.1 and momentum 0.9 of torch's.
+_CLIPPING_CIFAR = _clipping(
+    "--lr 0.1 --momentum 0.9",
+    "--lr 0.1 --momentum 0.9",
+    "--lr 1.0 --gamma 1.0 --momentum 0",
+    "--lr 1.0 --gamma 1.0 --momentum 0.9",
+    "--lr 1.0 --gamma 1.0 --momentum 0.999 --nu 0.7",
+)
+
+
+def _pruning(mus: tuple[float, ...], lr: float, c: float) -> tuple[Line, ...]:
+    pruned = (Line("gRDA mu", f"--algo grda --lr {lr} --c {c} --mu {mu}", mu) for mu in mus)
+    return (Line("SGD", f"--algo sgd --lr {lr}"), *pruned)
+
+
+# ViT-S/16 on CIFAR-100: the code's README, mean of five runs; None where the run diverged.
+_B0 = (0.01, 0.1, 1.0, 10.0, 100.0)
+_ADALOSS_PUBLISHED: Mapping[str, tuple[float | None, ...]] = {
+    "AdaLoss": (0.9062, 0.9079, 0.9077, 0.9045, 0.8954),
+    "AdaGradNorm": (0.6179, 0.8659, 0.8920, 0.9057, 0.8993),
+    "SGD_Constant": (None, None, 0.8298, 0.9043, 0.8988),
+    "SGD_DecaySqrt": (0.9048, 0.9035, 0.9066, 0.9054, 0.8955),
+}
+_ADALOSS_ALGORITHMS = {
+    "AdaLoss": "adaloss",
+    "AdaGradNorm": "adagrad_norm",
+    "SGD_Constant": "sgd_constant",
+    "SGD_DecaySqrt": "sgd_sqrt",
+}
+
+
+def _adaloss(lr: float, published: bool) -> Iterator[Line]:
+    for series, algo in _ADALOSS_ALGORITHMS.items():
+        for b0, accuracy in zip(_B0, _ADALOSS_PUBLISHED[series], strict=True):
+            yield Line(series, f"--algo {algo} --lr {lr} --b0 {b0}", b0, accuracy if published else None)
+
+
+# The code's table of hyperparameters, all with lr = 0.001; an lr of its SGD is what it is there.
+_EIGHTEEN = (
+    Line("SGD", "--algo sgd --lr 1e-3"),
+    Line("SGD w/ momentum", "--algo momentum --lr 1e-3 --momentum 0.99"),
+    Line("SGD w/ Nesterov momentum", "--algo nesterov --lr 1e-3 --momentum 0.99"),
+    Line("SGDW", "--algo sgdw --lr 1e-3 --momentum 0.99 --wd 1e-6"),
+    Line("SGD w/ momentum + LRD", "--algo momentum --lr 1e-3 --momentum 0.99 --lr-dropout 0.5"),
+    Line("RMSprop", "--algo rmsprop --lr 1e-3 --alpha 0.9"),
+    Line("Adam", "--algo adam --lr 1e-3"),
+    Line("AdamL2", "--algo adam_l2 --lr 1e-3 --wd 1e-4"),
+    Line("AdamW", "--algo adamw --lr 1e-3 --wd 1e-4"),
+    Line("Adam w/ LRD", "--algo adam --lr 1e-3 --lr-dropout 0.5"),
+    Line("RAdam", "--algo radam --lr 1e-3"),
+    Line("RAdamW", "--algo radamw --lr 1e-3 --wd 1e-4"),
+    Line("RAdam w/ LRD", "--algo radam --lr 1e-3 --lr-dropout 0.5"),
+    Line("Nadam", "--algo nadam --lr 1e-3"),
+    Line("Lookahead (SGD)", "--algo momentum --lr 1e-3 --momentum 0.99 --lookahead 5"),
+    Line("Lookahead (Adam)", "--algo adam --lr 1e-3 --lookahead 5"),
+    Line("Gradient Noise (Adam)", "--algo adam --lr 1e-3 --gradient-noise 0.3"),
+    Line("Gradient Dropout (Adam)", "--algo adam --lr 1e-3 --gradient-dropout 0.1"),
+)
+
+STUDIES: Mapping[str, Study] = {
+    "clipping": Study(
+        "image",
+        "Clipping algorithms, ResNet-32 on CIFAR-10",
+        _ZHANG,
+        '--dataset cifar10 --augment --model "resnet(32,1)" -b 128 --wd 5e-4 --epochs 80,120,150',
+        _CLIPPING_CIFAR,
+        milestone=80,
+    ),
+    "pruning": Study(
+        "image",
+        "Directional pruning, VGG16 on CIFAR-10",
+        _CHAO,
+        "--dataset cifar10 --augment --model vgg16 -b 128 --epochs 600 --schedule milestones",
+        _pruning((0.4, 0.51, 0.6, 0.7), lr=0.1, c=0.0005),
+        Drawing.SPARSITY,
+    ),
+    "adaloss": Study(
+        "finetune",
+        "Fine-tuning ViT-S/16 on CIFAR-100",
+        _WU,
+        "--dataset cifar100 --model vit_small_patch16_224 -b 128 --wd 1e-4 --epochs 10",
+        tuple(_adaloss(lr=0.1, published=True)),
+        Drawing.SENSITIVITY,
+        varies="b0",
+    ),
+    "collection": Study(
+        "image",
+        "The collection's eighteen optimizers, the 808,458-parameter CNN on CIFAR-10",
+        _COLLECTION,
+        "--dataset cifar10 --model cnn -b 128 --epochs 30 --schedule plateau",
+        _EIGHTEEN,
+        seeds=(0,),
+    ),
+}

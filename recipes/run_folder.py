@@ -1,0 +1,112 @@
+"""The folder of a run: its log in JSON lines, its checkpoint, TensorBoard's events."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LOG, CHECKPOINT = "log.jsonl", "checkpoint.pt"
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log: the first says what ran (``kind`` "run"), the others are its epochs and its end.
+
+    A last line that was cut off in mid-write is left out.
+    """
+    path = folder / LOG
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return value
+
+
+class RunFolder:
+    """Where a run writes. Whoever goes on from its checkpoint first cuts the log back to it.
+
+    Args:
+        path: made if it is not there.
+        writes: False in all processes of a distributed run but the first.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path = path
+        self._writes = writes
+        self._rows = len(read_log(path))
+        self._board: Any = None
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the log has."""
+        return self._rows
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self._rows += 1
+        if not self._writes:
+            return
+        with (self.path / LOG).open("a") as file:
+            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        if row["kind"] == "epoch":
+            self._show(row)
+
+    def cut(self, rows: int) -> None:
+        """Leaves the first ``rows`` rows of the log."""
+        self._rows = rows
+        if self._writes:
+            kept = read_log(self.path)[:rows]
+            _replace(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """The checkpoint. It takes the place of the last one only when it is wholly written."""
+        if self._writes:
+            part = self.path / (CHECKPOINT + ".part")
+            torch.save(dict(state), part)
+            os.replace(part, self.path / CHECKPOINT)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The checkpoint, or None where there is none."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return state
+
+    def _show(self, row: Mapping[str, Any]) -> None:
+        """The row's numbers in TensorBoard, where it is installed."""
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._board = False
+            else:
+                self._board = SummaryWriter(str(self.path))  # type: ignore[no-untyped-call, unused-ignore]
+        if self._board:
+            for key, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._board.add_scalar(key, value, row["epoch"])
+            self._board.flush()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
