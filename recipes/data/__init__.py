@@ -1,0 +1,1 @@
+"""What the recipes train on: images, language corpora and labelled texts, found on disk or downloaded and checked."""
