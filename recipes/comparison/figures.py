@@ -62,14 +62,15 @@ def _curves(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
 
 
 def _sparsity(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
-    """Left the end of every run, right the way there."""
+    """Left the end of every run, published ones hollow; right the way there."""
     left, right = axes
     for index, result in enumerate(results):
         color = _style(index)["color"]
         x, y = result.last("sparsity"), result.last(study.metric)
         left.scatter(x, y, color=color, marker=_MARKERS[index % len(_MARKERS)], label=result.line.label, zorder=3)
         if result.line.published is not None:
-            left.axhline(result.line.published, color=color, linestyle="-.", linewidth=0.8)
+            theirs = (result.line.published_sparsity or 0.0, result.line.published)
+            left.scatter(*theirs, marker=_MARKERS[index % len(_MARKERS)], facecolors="none", edgecolors=color)
         _curve(right, result, "sparsity", index)
     left.set(xlabel="fraction of parameters that are exactly 0", ylabel=_named(study.metric))
     right.set(xlabel="epoch", ylabel="fraction of parameters that are exactly 0")

@@ -78,7 +78,11 @@ def table(study: Study, results: Sequence[Result]) -> str:
     sparse = study.drawing is Drawing.SPARSITY
     when = "" if study.milestone is None else f" after epoch {study.milestone}"
     columns = ["", *(["published"] if published else []), f"{name}: ours", *(["difference"] if published else [])]
-    columns += [f"training loss{when}", *(["exact zeros, %"] if sparse else []), "seeds"]
+    zeros = [
+        *(["exact zeros, %: published"] if published else []),
+        "exact zeros, %: ours" if published else "exact zeros, %",
+    ]
+    columns += [f"training loss{when}", *(zeros if sparse else []), "seeds"]
     rows = [columns, ["---"] * len(columns)]
     for result in results:
         values = result.last(study.metric)
@@ -86,7 +90,10 @@ def table(study: Study, results: Sequence[Result]) -> str:
         row = [result.line.label, *([theirs] if published else []), _spread(values, percent)]
         row += [difference] if published else []
         row.append(_spread(result.at("train_loss", study.milestone), percent=False))
-        row += [_spread(result.last("sparsity"), percent=True)] if sparse else []
+        if sparse:
+            zero = result.line.published_sparsity
+            row += [] if not published else ["" if zero is None else f"{100 * zero:.2f}"]
+            row.append(_spread(result.last("sparsity"), percent=True))
         diverged = f", {result.diverged} diverged" if result.diverged else ""
         row.append(f"{len(result.seeds)}{diverged}")
         rows.append(row)
