@@ -17,6 +17,8 @@ _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7
 _STYLES = ("-", "--", ":")
 _MARKERS = "osD^vP"
 
+_LOGARITHMIC = 10  # training losses that span more than this factor are drawn on a logarithmic scale
+
 
 def draw(study: Study, results: Sequence[Result], path: Path) -> None:
     """Writes the figure of the study, a PNG."""
@@ -56,7 +58,10 @@ def _curves(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
         _curve(right, result, study.metric, index)
         if result.line.published is not None:
             right.axhline(result.line.published, color=_style(index)["color"], linestyle="-.", linewidth=0.8)
-    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    left.set(xlabel="epoch", ylabel="training loss")
+    losses = [loss for result in results for loss in result.curve("train_loss")[0]]
+    if losses and max(losses) > _LOGARITHMIC * min(losses):
+        left.set_yscale("log")
     right.set(xlabel="epoch", ylabel=_named(study.metric))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(results) // 7)
 

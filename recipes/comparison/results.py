@@ -17,6 +17,7 @@ class Result:
 
     line: Line
     seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
+    unfinished: int  # how many of the seeds' runs have not ended yet
 
     def curve(self, key: str) -> tuple[list[float], list[float], list[float]]:
         """Mean, lowest and highest value over the seeds, for the epochs that every seed has with a finite value."""
@@ -47,9 +48,9 @@ def results_of(study: Study, runs: Sequence[Run]) -> list[Result]:
     """The lines that have a run with at least one epoch."""
     found = []
     for line in study.lines:
-        seeds = [epochs for run in runs if run.line == line and (epochs := run.epochs())]
-        if seeds:
-            found.append(Result(line, seeds))
+        started = [run for run in runs if run.line == line and run.epochs()]
+        if started:
+            found.append(Result(line, [run.epochs() for run in started], sum(not run.ended() for run in started)))
     return found
 
 
@@ -94,7 +95,7 @@ def table(study: Study, results: Sequence[Result]) -> str:
             zero = result.line.published_sparsity
             row += [] if not published else ["" if zero is None else f"{100 * zero:.2f}"]
             row.append(_spread(result.last("sparsity"), percent=True))
-        diverged = f", {result.diverged} diverged" if result.diverged else ""
-        row.append(f"{len(result.seeds)}{diverged}")
+        counts = {"diverged": result.diverged, "unfinished": result.unfinished}
+        row.append(", ".join([f"{len(result.seeds)}", *(f"{count} {what}" for what, count in counts.items() if count)]))
         rows.append(row)
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
