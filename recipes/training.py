@@ -190,7 +190,8 @@ class Training:
             loss = self.task.loss(batch)
         self.optimizer.zero_grad()
         self.scaler.scale(loss.backward).backward()
-        self.scaler.step(self.optimizer, loss=loss.backward.detach())
+        # AdaLoss divides by what it sees: were that not the same in every process, the weights would part.
+        self.scaler.step(self.optimizer, loss=self.world.mean(loss.backward.detach().clone()))
         self.scaler.update()
         return loss
 
@@ -255,6 +256,11 @@ class Training:
         if changed:
             told = "; ".join(f"{key} was {before.get(key)!r}, and is {self.arguments[key]!r}" for key in changed)
             raise ValueError(f"{self.folder.path} is a run with other arguments: {told}. Give those, or another folder")
+        if len(state["random"]) != self.world.size:
+            raise ValueError(
+                f"{self.folder.path} is a run of {len(state['random'])} processes, and this one has {self.world.size}: "
+                "start as many, or give another folder"
+            )
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,14 @@ class World:
 
     @classmethod
     def join(cls, device: torch.device) -> World:
-        """Joins the process group that ``torchrun`` announces in the environment, if it does."""
+        """Joins the process group that ``torchrun`` announces in the environment, if it does.
+
+        On a machine with several GPUs, ``cuda`` is from then on the one of this process.
+        """
         if "RANK" not in os.environ or not distributed.is_available():
             return cls()
+        if device.type == "cuda" and device.index is None:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -31,12 +37,21 @@ class World:
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes; ``value`` is overwritten by it."""
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes; ``value`` is overwritten by it."""
         if self.size > 1:
             distributed.all_reduce(value)
-            value /= self.size
         return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes; ``value`` is overwritten by it."""
+        return self.sum(value).div_(self.size) if self.size > 1 else value
+
+    def share(self, values: Iterable[Tensor]) -> None:
+        """Overwrites the values of every process by those of the first one."""
+        if self.size > 1:
+            for value in values:
+                distributed.broadcast(value, 0)
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in any process."""
