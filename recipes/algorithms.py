@@ -59,7 +59,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     # Chao et al. 2020
     "grda": Algorithm(torchclip.GRDA, ("c", "mu"), {"lr": 0.1, "c": 0.005, "mu": 0.51}),
     # Wu et al. 2022
-    "adaloss": Algorithm(torchclip.AdaLoss, ("b0", "alpha", "momentum", "weight_decay")),
+    "adaloss": Algorithm(torchclip.AdaLoss, ("b0", "alpha", "c", "momentum", "weight_decay")),
     "adagrad_norm": Algorithm(torchclip.AdaGradNorm, ("b0", "momentum", "weight_decay", "scope")),
     "sgd_constant": Algorithm(_constant, ("b0", "momentum", "weight_decay"), {"lr": 0.1}),
     "sgd_sqrt": Algorithm(_sqrt_decay, ("b0", "alpha", "momentum", "weight_decay"), {"lr": 0.1}),
@@ -80,7 +80,7 @@ def add_algorithm_options(parser: argparse.ArgumentParser, algo: str = "sgd") ->
     add("--nu", type=float, help="the part of the momentum in mix_clip's step")
     add("--hard", dest="smooth", action="store_const", const=False, help="clip by min(lr, gamma / norm), not smoothly")
     add("--layer", dest="scope", action="store_const", const="group", help="a norm of its own for every layer")
-    add("--c", type=float, help="of grda: how much it prunes")
+    add("--c", type=float, help="of grda: how much it prunes; of adaloss: the loss to reach")
     add("--mu", type=float, help="of grda: how fast the pruning grows")
     add("--b0", type=float, help="of adaloss and its baselines: the first step is lr / b0")
     add("--alpha", type=float, help="of adaloss: the weight of the loss; of rmsprop: the average's")
