@@ -1,0 +1,91 @@
+"""What the recipes that classify images share: their options, the training by cross-entropy, the metrics."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from recipes.data.batches import ImageBatches
+from recipes.data.images import IMAGE_DATASETS, Images
+from recipes.training import Loss, Task
+from recipes.world import World
+
+EVALUATION_BATCH = 500
+
+Batch = tuple[Tensor, Tensor]  # float32 [batch, channels, height, width], int64 [batch]
+
+
+@torch.no_grad()
+def classification_metrics(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    part: str = "test",
+    top: tuple[int, ...] = (1,),
+    world: World | None = None,
+) -> dict[str, float]:
+    """The mean loss and the accuracies over the batches of all processes, the model in evaluation mode.
+
+    Args:
+        part: what the names begin with: test_loss, test_accuracy.
+        top: an accuracy counts a label among the k likeliest classes; those but the first are named test_accuracy5.
+    """
+    model.eval()
+    sums = torch.zeros(2 + len(top), dtype=torch.float64, device=next(model.parameters()).device)
+    for images, labels in batches:
+        outputs = model(images)
+        likeliest = outputs.topk(min(max(top), outputs.shape[1]), dim=1).indices == labels[:, None]
+        sums[0] += cross_entropy(outputs, labels, reduction="sum")
+        sums[1] += len(labels)
+        for index, k in enumerate(top):
+            sums[2 + index] += likeliest[:, :k].sum()
+    loss, count, *correct = (world or World()).sum(sums).tolist()
+    named = {f"{part}_accuracy{'' if k == top[0] else k}": right / count for k, right in zip(top, correct, strict=True)}
+    return {f"{part}_loss": loss / count, **named}
+
+
+class ClassificationTask(Task):
+    """Cross-entropy on normalised images, in batches whose order and crops the seed alone decides."""
+
+    def __init__(self, model: nn.Module, training: ImageBatches) -> None:
+        self.model = model
+        self._training = training
+
+    def steps(self, epoch: int) -> int:
+        return len(self._training)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        return (self._training.batch(epoch, step) for step in range(start, len(self._training)))
+
+    def loss(self, batch: Batch) -> Loss:
+        images, labels = batch
+        loss = cross_entropy(self.model(images), labels)
+        return Loss(loss, loss, len(labels))
+
+
+def limited(images: Images, training: int | None, test: int | None) -> Images:
+    """The first ``training`` and ``test`` images; None takes all."""
+    return dataclasses.replace(
+        images,
+        train_images=images.train_images[:training],
+        train_labels=images.train_labels[:training],
+        test_images=images.test_images[:test],
+        test_labels=images.test_labels[:test],
+    )
+
+
+def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse._ArgumentGroup:
+    """``--dataset`` with its default, the batches' options and the limits; returns their group, for more of them."""
+    group = parser.add_argument_group("images")
+    add = group.add_argument
+    known = ", ".join(IMAGE_DATASETS)
+    add("--dataset", default=dataset, metavar="NAME", help=f"{known}, or the name of an .npz in --data-dir")
+    add("-b", "--batch-size", type=int, default=128, help="default 128")
+    add("--augment", action="store_true", help="crop and flip at random")
+    add("--train-images", type=int, metavar="N", help="only the first N")
+    add("--test-images", type=int, metavar="N", help="only the first N")
+    return group
