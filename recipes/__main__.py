@@ -9,6 +9,9 @@ from importlib import import_module
 RECIPES = {
     "demo": "torchclip beside torch on real digits, a minute",
     "image": "image classification: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100",
+    "finetune": "a pretrained model on another data set, AdaLoss beside its baselines",
+    "imagenet": "ResNet-50 on ImageNet, on several GPUs",
+    "control": "a policy for CartPole by REINFORCE, whose loss AdaLoss sees",
     "compare": "algorithms times seeds of one recipe: the papers' figures and tables",
 }
 

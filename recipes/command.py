@@ -24,7 +24,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 INTERRUPTED = 130  # the shell's exit status for SIGINT
 
 # These may differ between the start of a run and its going on.
-_FREE = ("resume", "overwrite", "result_dir", "data_dir", "quiet", "backend", "quick")
+_FREE = ("resume", "overwrite", "result_dir", "data_dir", "quiet", "backend", "quick", "workers")
 
 MakeTask = Callable[[argparse.Namespace, torch.device, World], Task]
 
@@ -131,7 +131,11 @@ def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: M
     if training is None:
         print(f"{folder}: the run has ended; --overwrite starts it anew")
         return 0
-    finished = training.run()
+    try:
+        finished = training.run()
+    except RecipeDataError as error:  # a file that only now was read
+        print(f"python -m recipes {recipe}: {error}", file=sys.stderr)
+        return 2
     if training.world.rank == 0 and not options.quiet:
         print(f"{folder}/{LOG}" if finished else f"interrupted and saved; --resume goes on with {folder}")
     training.world.leave()

@@ -24,7 +24,7 @@ from recipes.world import World
 from torchclip.optimizer import FusedOptimizer
 
 # What the line of an epoch tells, of all that the log has.
-_TOLD = ("train", "valid", "test")
+_TOLD = ("train", "valid", "test", "mean")
 
 # Processes of a distributed run ask each other only so often whether one of them was interrupted.
 _STEPS_BETWEEN_QUESTIONS = 10

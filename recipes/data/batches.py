@@ -21,6 +21,11 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of ``count`` numbers, int64 on the CPU, drawn from (seed, epoch)."""
+    return torch.randperm(count, generator=_generator(_ORDER, seed, epoch))
+
+
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(images / 255 − mean) / std in float32: images uint8 [n, channels, height, width], mean and std [channels]."""
     mean, std = (moment.to(images.device, torch.float32).view(-1, 1, 1) * 255 for moment in (mean, std))
@@ -93,8 +98,7 @@ class ImageBatches:
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            order = torch.randperm(len(self.images), generator=_generator(_ORDER, self.seed, epoch))
-            self._order = epoch, order.to(self.images.device)
+            self._order = epoch, epoch_order(len(self.images), self.seed, epoch).to(self.images.device)
         return self._order[1]
 
 

@@ -13,9 +13,10 @@ from recipes.models.small import cnn, lenet, mlp
 from recipes.models.vgg import vgg16
 from recipes.models.wide_resnet import wide_resnet
 
-__all__ = ["MODELS", "make_model"]
+__all__ = ["MODELS", "is_model", "make_model"]
 
 _Shape = tuple[int, int, int]
+_NAME = re.compile(r"(\w+)(?:\((.*)\))?")
 
 MODELS: Mapping[str, str] = MappingProxyType({
     "mlp": "mlp or mlp(hidden), 64 hidden units by default",
@@ -26,6 +27,12 @@ MODELS: Mapping[str, str] = MappingProxyType({
     "wrn": "wrn(depth,width) with depth = 6n + 4, as wrn(28,10)",
 })  # fmt: skip
 """The names that ``make_model`` takes, each with its signature."""
+
+
+def is_model(name: str) -> bool:
+    """Whether :func:`make_model` knows the name; its arguments may be wrong all the same."""
+    matched = _NAME.fullmatch(name.strip())
+    return matched is not None and matched[1] in MODELS
 
 
 def make_model(name: str, shape: _Shape, classes: int) -> nn.Module:
@@ -49,7 +56,7 @@ def make_model(name: str, shape: _Shape, classes: int) -> nn.Module:
         raise ValueError(f"{shape=}: wanted (channels, height, width), each at least 1")
     if classes < 2:
         raise ValueError(f"{classes=}: wanted at least 2")
-    matched = re.fullmatch(r"(\w+)(?:\((.*)\))?", name.strip())
+    matched = _NAME.fullmatch(name.strip())
     if matched is None or matched[1] not in MODELS:
         raise ValueError(f"{name!r} is no model; the models are: {'; '.join(MODELS.values())}")
     arguments = [] if matched[2] is None else [argument.strip() for argument in matched[2].split(",")]

@@ -1,0 +1,23 @@
+"""Packages that only some recipes need, imported when one does, with the remedy where that fails."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+# They import only beside the torch that they were built for, so pip must be told of both.
+TIMM = "pip install timm, with a torchvision that fits torch"
+TORCHVISION = "pip install a torchvision that fits torch"
+GYMNASIUM = "pip install gymnasium"
+
+
+class MissingPackageError(ValueError):
+    """A package that a recipe needs does not import; the message says what to do."""
+
+
+def package(name: str, remedy: str) -> ModuleType:
+    """The module. Raises MissingPackageError where it is missing, or fails on import."""
+    try:
+        return import_module(name)
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError, and others what they like
+        raise MissingPackageError(f"{name} does not import ({error}): {remedy}") from error
