@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -131,12 +132,18 @@ def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: M
     if training is None:
         print(f"{folder}: the run has ended; --overwrite starts it anew")
         return 0
+    world = training.world
     try:
         finished = training.run()
     except RecipeDataError as error:  # a file that only now was read
         print(f"python -m recipes {recipe}: {error}", file=sys.stderr)
         return 2
-    if training.world.rank == 0 and not options.quiet:
+    finally:
+        # DistributedDataParallel must go first: if it is the last to hold the process group, that one's threads wait
+        # for Python's lock, which whoever ends it holds.
+        del training
+        gc.collect()
+        world.leave()
+    if world.rank == 0 and not options.quiet:
         print(f"{folder}/{LOG}" if finished else f"interrupted and saved; --resume goes on with {folder}")
-    training.world.leave()
     return 0 if finished else INTERRUPTED
