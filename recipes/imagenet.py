@@ -64,7 +64,7 @@ def architecture(name: str, side: int, classes: int) -> nn.Module:
     if not asked:
         told = "; ".join(failures)
         raise MissingPackageError(f"--arch {name} wants torchvision or timm: {told}. Without them there are {own}")
-    raise ValueError(f"--arch {name}: {' and '.join(asked)} have no such model, nor is it one of {own}")
+    raise ValueError(f"--arch {name}: no such model in {' or '.join(asked)}, nor is it one of {own}")
 
 
 def _of_torchvision(torchvision: Any, name: str, classes: int) -> nn.Module | None:
