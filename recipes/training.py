@@ -183,9 +183,7 @@ class Training:
         return self._interrupted
 
     def _step(self, batch: Any) -> Loss:
-        scale = self.task.scale(batch)
-        if scale != 1.0:
-            self.schedule.start_epoch(self.progress.epoch, scale)
+        self.schedule.start_epoch(self.progress.epoch, self.task.scale(batch))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             loss = self.task.loss(batch)
         self.optimizer.zero_grad()
