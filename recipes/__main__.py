@@ -9,6 +9,7 @@ from importlib import import_module
 RECIPES = {
     "demo": "torchclip beside torch on real digits, a minute",
     "image": "image classification: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100",
+    "lm": "language models: AWD-LSTM on the Penn Treebank, WikiText-2 or a text",
     "compare": "algorithms times seeds of one recipe: the papers' figures and tables",
 }
 
