@@ -10,6 +10,7 @@ RECIPES = {
     "demo": "torchclip beside torch on real digits, a minute",
     "image": "image classification: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100",
     "lm": "language models: AWD-LSTM on the Penn Treebank, WikiText-2 or a text",
+    "text": "classification of texts by an LSTM: IMDB's reviews, or a folder of texts",
     "compare": "algorithms times seeds of one recipe: the papers' figures and tables",
 }
 
