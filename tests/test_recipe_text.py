@@ -96,6 +96,12 @@ def test_it_learns(folder: Path, tmp_path: Path) -> None:
     assert rows[-1]["test_accuracy"] == pytest.approx(float(right.float().mean()))
 
 
+def test_adaloss_has_the_recipes_learning_rate_and_others_their_own() -> None:
+    assert text.parse([]).lr == 1
+    assert text.parse(["--lr", "0.3"]).lr == 0.3
+    assert text.parse(["--algo", "adam"]).lr is None
+
+
 def test_quick_is_less_of_everything() -> None:
     options = text.parse(["--quick", "--train-texts", "50"])
     assert (options.dataset, options.algo, options.epochs, options.length) == ("imdb", "adaloss", [2], 64)
