@@ -17,6 +17,8 @@ _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7
 _STYLES = ("-", "--", ":")
 _MARKERS = "osD^vP"
 
+_LOGARITHMIC = 10  # training losses that span more than this factor are drawn on a logarithmic scale
+
 
 def draw(study: Study, results: Sequence[Result], path: Path) -> None:
     """Writes the figure of the study, a PNG."""
@@ -56,20 +58,24 @@ def _curves(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
         _curve(right, result, study.metric, index)
         if result.line.published is not None:
             right.axhline(result.line.published, color=_style(index)["color"], linestyle="-.", linewidth=0.8)
-    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    left.set(xlabel="epoch", ylabel="training loss")
+    losses = [loss for result in results for loss in result.curve("train_loss")[0]]
+    if losses and max(losses) > _LOGARITHMIC * min(losses):
+        left.set_yscale("log")
     right.set(xlabel="epoch", ylabel=_named(study.metric))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(results) // 7)
 
 
 def _sparsity(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
-    """Left the end of every run, right the way there."""
+    """Left the end of every run, published ones hollow; right the way there."""
     left, right = axes
     for index, result in enumerate(results):
         color = _style(index)["color"]
         x, y = result.last("sparsity"), result.last(study.metric)
         left.scatter(x, y, color=color, marker=_MARKERS[index % len(_MARKERS)], label=result.line.label, zorder=3)
         if result.line.published is not None:
-            left.axhline(result.line.published, color=color, linestyle="-.", linewidth=0.8)
+            theirs = (result.line.published_sparsity or 0.0, result.line.published)
+            left.scatter(*theirs, marker=_MARKERS[index % len(_MARKERS)], facecolors="none", edgecolors=color)
         _curve(right, result, "sparsity", index)
     left.set(xlabel="fraction of parameters that are exactly 0", ylabel=_named(study.metric))
     right.set(xlabel="epoch", ylabel="fraction of parameters that are exactly 0")

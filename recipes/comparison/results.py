@@ -17,6 +17,7 @@ class Result:
 
     line: Line
     seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
+    unfinished: int  # how many of the seeds' runs have not ended yet
 
     def curve(self, key: str) -> tuple[list[float], list[float], list[float]]:
         """Mean, lowest and highest value over the seeds, for the epochs that every seed has with a finite value."""
@@ -47,9 +48,9 @@ def results_of(study: Study, runs: Sequence[Run]) -> list[Result]:
     """The lines that have a run with at least one epoch."""
     found = []
     for line in study.lines:
-        seeds = [epochs for run in runs if run.line == line and (epochs := run.epochs())]
-        if seeds:
-            found.append(Result(line, seeds))
+        started = [run for run in runs if run.line == line and run.epochs()]
+        if started:
+            found.append(Result(line, [run.epochs() for run in started], sum(not run.ended() for run in started)))
     return found
 
 
@@ -78,7 +79,11 @@ def table(study: Study, results: Sequence[Result]) -> str:
     sparse = study.drawing is Drawing.SPARSITY
     when = "" if study.milestone is None else f" after epoch {study.milestone}"
     columns = ["", *(["published"] if published else []), f"{name}: ours", *(["difference"] if published else [])]
-    columns += [f"training loss{when}", *(["exact zeros, %"] if sparse else []), "seeds"]
+    zeros = [
+        *(["exact zeros, %: published"] if published else []),
+        "exact zeros, %: ours" if published else "exact zeros, %",
+    ]
+    columns += [f"training loss{when}", *(zeros if sparse else []), "seeds"]
     rows = [columns, ["---"] * len(columns)]
     for result in results:
         values = result.last(study.metric)
@@ -86,8 +91,11 @@ def table(study: Study, results: Sequence[Result]) -> str:
         row = [result.line.label, *([theirs] if published else []), _spread(values, percent)]
         row += [difference] if published else []
         row.append(_spread(result.at("train_loss", study.milestone), percent=False))
-        row += [_spread(result.last("sparsity"), percent=True)] if sparse else []
-        diverged = f", {result.diverged} diverged" if result.diverged else ""
-        row.append(f"{len(result.seeds)}{diverged}")
+        if sparse:
+            zero = result.line.published_sparsity
+            row += [] if not published else ["" if zero is None else f"{100 * zero:.2f}"]
+            row.append(_spread(result.last("sparsity"), percent=True))
+        counts = {"diverged": result.diverged, "unfinished": result.unfinished}
+        row.append(", ".join([f"{len(result.seeds)}", *(f"{count} {what}" for what, count in counts.items() if count)]))
         rows.append(row)
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
