@@ -18,7 +18,7 @@ LOG, CHECKPOINT = "log.jsonl", "checkpoint.pt"
 
 def folder_name(text: str) -> str:
     """The text with what a shell or a file system could take amiss, as in "resnet(32,1)", made "_"."""
-    return re.sub(r"[^A-Za-z0-9.=+-]+", "_", text).strip("_.") or "_"
+    return re.sub(r"[^A-Za-z0-9.=+-]+", "_", text).lstrip(".") or "_"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -195,10 +195,11 @@ def test_the_default_folder_needs_no_quotes(
     ("text", "wanted"),
     [
         ("cifar10-resnet(32,1)-sgd", "cifar10-resnet_32_1_-sgd"),
-        ("../../etc", "etc"),
+        ("../../etc", "_.._etc"),
         ("hf_hub:a/b", "hf_hub_a_b"),
         ("SGD w/ momentum 0.99", "SGD_w_momentum_0.99"),
         ("…", "_"),
+        ("..", "_"),
     ],
 )
 def test_folder_names(text: str, wanted: str) -> None:
