@@ -96,6 +96,8 @@ def limited(images: Images, training: int | None, test: int | None) -> Images:
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
+    if world.size > 1:
+        raise ValueError(f"this recipe trains in one process, and {world.size} were started: start it without torchrun")
     images = load_images(options.dataset, options.data_dir)
     return ImageTask(options, limited(images, options.train_images, options.test_images), device)
 

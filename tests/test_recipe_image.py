@@ -18,6 +18,7 @@ from recipes import image
 from recipes.data.images import load_images
 from recipes.models import make_model
 from recipes.sparsity import DENSE, SPARSE, export, layer_sparsity, load_sparse
+from recipes.world import World
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,7 +98,8 @@ def test_exports_what_was_pruned(data: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_what_is_not_sparse_is_exported_as_it_is(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(3, 0), nn.Linear(2, 2).double())
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(2, 2).double())
+    model.register_buffer("empty", torch.empty(0, 3))
     with torch.no_grad():
         model[0].weight[1:] = 0
         model[0].weight[0, 0, 0, 0] = float("nan")
@@ -207,6 +209,16 @@ def test_a_mistake_in_an_option_is_argparses(text: str, words: str, capsys: pyte
     with pytest.raises(SystemExit) as caught:
         image.main(text.split())
     assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them would train the same model on all images."""
+    monkeypatch.setattr(World, "join", classmethod(lambda cls, device: cls(0, 2)))
+    monkeypatch.setattr(World, "gather", lambda self, value: [value, value])
+    assert run(data, tmp_path) == 2
+    assert "trains in one process, and 2 were started: start it without torchrun" in capsys.readouterr().err
 
 
 def test_images_of_one_colour_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
