@@ -28,7 +28,7 @@ from recipes.training import Training
 ALGORITHMS = (
     "--algo sgd --momentum 0.9 --lr 0.05",
     "--algo mix_clip --lr 0.5 --momentum 0.9 --layer",
-    "--algo adamw --lookahead 3 --gradient-noise 0.01 --lr-dropout 0.5 --clip 1.0",
+    "--algo adamw --lookahead 3 --gradient-noise 0.01 --lr-dropout 0.5 --clip 1.7",
     "--algo grda --lr 0.05 --c 0.02",
     "--algo adaloss --momentum 0.5",
     "--algo adagrad_norm --wd 1e-3",

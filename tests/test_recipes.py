@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from recipes.__main__ import RECIPES, main
-from recipes.algorithms import ALGORITHMS
+from recipes.algorithms import ALGORITHMS, make_optimizer
 from recipes.comparison.studies import STUDIES
+from recipes.schedules import make_schedule
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +70,49 @@ def test_every_recipe_says_what_it_is() -> None:
             pytest.importorskip("sklearn")
         module = import_module(f"recipes.{name}")
         assert module.__doc__ and f"python -m recipes{'.' if name == 'demo' else ' '}{name}" in module.__doc__
+
+
+def examples() -> list[Any]:
+    """The command lines in the recipes' docstrings."""
+    found = []
+    for name in RECIPES:
+        text = ast.get_docstring(ast.parse((ROOT / "recipes" / f"{name}.py").read_text())) or ""
+        for line in re.findall(
+            r"^ +(?:\w+=\S+ )*(?:python|torchrun.*) -m recipes (\w+) ?(.*)$", text.replace("\\\n", ""), re.M
+        ):
+            found.append(pytest.param(*line, id=f"{name}-{len(found)}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "options"), examples())
+def test_examples_can_be_run(name: str, options: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As far as to the first step: their options are there, and belong to their algorithm."""
+    recipe, checked = import_module(f"recipes.{name}"), []
+
+    def run_recipe(recipe: str, options: argparse.Namespace, *_: Any) -> int:
+        optimizer = make_optimizer(options, nn.Linear(2, 2))
+        make_schedule(options.schedule, optimizer, options.epochs)
+        checked.append(options)
+        return 0
+
+    def execute(study: Any, runs: Any, data_dir: Path, jobs: int, others: Any) -> list[str]:
+        checked.extend(runs)
+        for run in runs:
+            words = [*shlex.split(study.common), *shlex.split(run.line.options), *others]
+            inner = import_module(f"recipes.{study.recipe}")
+            monkeypatch.setattr(inner, "run_recipe", run_recipe)
+            assert inner.main(words) == 0
+        return []
+
+    monkeypatch.chdir(tmp_path)  # where no study has run
+    words = shlex.split(options)
+    if name == "compare":
+        monkeypatch.setattr(recipe, "execute", execute)
+        assert recipe.main(words) == 1, "nothing has run"
+    else:
+        monkeypatch.setattr(recipe, "run_recipe", run_recipe)
+        assert recipe.main(words) == 0
+    assert checked
 
 
 def test_the_module_is_a_command() -> None:
