@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recipes.command import make_parser, run_recipe
+from recipes.command import make_parser, positive, run_recipe
 from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import IMAGE_DATASETS, Images, load_images
 from recipes.models import MODELS, make_model
@@ -96,6 +96,8 @@ def limited(images: Images, training: int | None, test: int | None) -> Images:
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
+    if world.size > 1:
+        raise ValueError(f"this recipe trains in one process, and {world.size} were started: start it without torchrun")
     images = load_images(options.dataset, options.data_dir)
     return ImageTask(options, limited(images, options.train_images, options.test_images), device)
 
@@ -106,14 +108,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     known = ", ".join(IMAGE_DATASETS)
     add("--dataset", default="mnist", metavar="NAME", help=f"{known}, or the name of an .npz in --data-dir")
     add("--model", default="lenet", metavar="MODEL", help=", ".join(MODELS))
-    add("-b", "--batch-size", type=int, default=128, help="default 128")
+    add("-b", "--batch-size", type=positive, default=128, help="default 128")
     add("--augment", action="store_true", help="crop and flip at random")
-    add("--train-images", type=int, metavar="N", help="only the first N")
-    add("--test-images", type=int, metavar="N", help="only the first N")
+    add("--train-images", type=positive, metavar="N", help="only the first N")
+    add("--test-images", type=positive, metavar="N", help="only the first N")
     add("--export", action="store_true", help="write the trained model dense and sparse, and say how large they are")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.epochs = [2]
+        if options.epochs == parser.get_default("epochs"):
+            options.epochs = [2]
         options.train_images = min(options.train_images or _QUICK_IMAGES, _QUICK_IMAGES)
     return options
 
