@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import torchclip
-from recipe_stops import checkpoint, differences, epochs, run_with_stops
+from recipe_runs import assert_same_run, checkpoint, differences, epochs, interrupted_after
 from recipes import lm
 from recipes.data.batches import generator
 from recipes.world import World
@@ -60,29 +60,22 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(name: str, text: Pa
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert lm.main([*given, "--result-dir", str(whole)]) == 0
     in_epoch = [len(lm.draw_lengths(125, 12, generator(0, epoch))) for epoch in range(5)]
-    stops = [2, sum(in_epoch[:3]) + 1, sum(in_epoch[:4]) + 3]
-    statuses = run_with_stops(lm.main, [*given, "--result-dir", str(stopped)], lm.LanguageModelTask, stops)
-    assert statuses == [130, 130, 130, 0]
-    assert epochs(stopped) == epochs(whole)
-    first, second = checkpoint(whole), checkpoint(stopped)
-    assert not differences(first, second)
+    stops = [2, sum(in_epoch[:2]), sum(in_epoch[:3]) + 1, sum(in_epoch[:4]) + 3]  # the second ends its epoch
+    given += ["--result-dir", str(stopped)]
+    with interrupted_after(*stops):
+        assert lm.main(given) == 130
+        assert [lm.main([*given, "--resume"]) for _ in range(4)] == [130, 130, 130, 0]
+    assert_same_run(whole, stopped)
+    first = checkpoint(whole)
     assert first["task"]["average"]["count"] == epochs(whole)[-1]["averaged_epochs"] >= 2
     assert differences(first["task"]["average"]["means"], list(first["model"].values()))
 
 
 def test_the_state_is_saved_in_mid_epoch(text: Path, tmp_path: Path) -> None:
     """Or the test above would pass with a hidden state that is always 0."""
-    given = arguments(text, "--epochs", "1", "--result-dir", str(tmp_path / "run"))
-    seen: list[dict[str, Any]] = []
-
-    def stop_and_look(given: Any) -> int:
-        status = lm.main(given)
-        seen.append(checkpoint(tmp_path / "run"))
-        return status
-
-    run_with_stops(stop_and_look, given, lm.LanguageModelTask, [3])
-    assert seen[0]["progress"]["step"] == 3
-    assert all(bool(state.any()) for layer in seen[0]["task"]["hidden"] for state in layer)
+    with interrupted_after(3):
+        assert lm.main(arguments(text, "--epochs", "1", "--result-dir", str(tmp_path / "run"))) == 130
+    assert all(bool(state.any()) for layer in checkpoint(tmp_path / "run")["task"]["hidden"] for state in layer)
 
 
 def test_lengths_vary_about_bptt_and_are_an_epochs_own() -> None:

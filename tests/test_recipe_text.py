@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from recipe_stops import checkpoint, differences, epochs, run_with_stops
+from recipe_runs import assert_same_run, checkpoint, epochs, interrupted_after
 from recipes import text
 from recipes.world import World
 
@@ -44,10 +44,11 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(algo: str, folder: 
     given = arguments(folder, "--algo", algo, "--momentum", "0.9", "--epochs", "3")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert text.main([*given, "--result-dir", str(whole)]) == 0
-    statuses = run_with_stops(text.main, [*given, "--result-dir", str(stopped)], text.TextTask, [3, 14])
-    assert statuses == [130, 130, 0]
-    assert epochs(stopped) == epochs(whole)
-    assert not differences(checkpoint(whole), checkpoint(stopped))
+    given += ["--result-dir", str(stopped)]
+    with interrupted_after(3, 14):
+        assert text.main(given) == 130
+        assert [text.main([*given, "--resume"]) for _ in range(2)] == [130, 0]
+    assert_same_run(whole, stopped)
 
 
 def test_an_epoch_has_every_text_once_and_can_start_anywhere(folder: Path) -> None:
