@@ -12,6 +12,8 @@ RECIPES = {
     "finetune": "a pretrained model on another data set, AdaLoss beside its baselines",
     "imagenet": "ResNet-50 on ImageNet, on several GPUs",
     "control": "a policy for CartPole by REINFORCE, whose loss AdaLoss sees",
+    "lm": "language models: AWD-LSTM on the Penn Treebank, WikiText-2 or a text",
+    "text": "classification of texts by an LSTM: IMDB's reviews, or a folder of texts",
     "compare": "algorithms times seeds of one recipe: the papers' figures and tables",
 }
 

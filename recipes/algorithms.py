@@ -14,7 +14,9 @@ from torchclip.optimizer import FusedOptimizer
 
 
 def _constant(params: Any, lr: float, b0: float = 1.0, **others: Any) -> FusedOptimizer:
-    """SGD_Constant of the AdaLoss paper: the step size is lr / b0 for ever."""
+    """SGD_Constant of the AdaLoss paper: the step size is lr / b0 for ever. Raises ValueError unless b0 > 0."""
+    if not b0 > 0:
+        raise ValueError(f"Invalid b0: {b0}; it must be above 0")
     return torchclip.SGD(params, lr=lr / b0, **others)
 
 
@@ -111,7 +113,9 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
         if name not in algorithm.options:
             flag = _FLAGS.get(name, f"--{name}")
             having = [other for other, one in ALGORITHMS.items() if name in one.options]
-            raise ValueError(f"{flag} is no option of --algo {options.algo}: it is one of {', '.join(having)}")
+            raise ValueError(
+                f"{flag} is no option of --algo {options.algo}: those that have it are {', '.join(having)}"
+            )
         arguments[name] = tuple(value) if name == "betas" else value
     return arguments
 
@@ -138,17 +142,21 @@ def make_optimizer(options: argparse.Namespace, model: nn.Module) -> FusedOptimi
         model: with ``--layer``, every module of it that owns parameters gets a param group of its own.
 
     Raises:
-        ValueError: for an option that the algorithm does not have, or a value that it refuses.
+        ValueError: for an option that the algorithm does not have, a value that it refuses, or a backend that is not
+            here.
     """
     arguments = _chosen(options)
     params: Iterable[Any] = model.named_parameters()
     if arguments.get("scope") == "group":
         params = torchclip.param_groups_per_layer(model)
-    return ALGORITHMS[options.algo].make(
-        params,
-        **arguments,
-        clip=options.clip,
-        extensions=extensions_of(options),
-        seed=options.seed,
-        backend=options.backend,
-    )
+    try:
+        return ALGORITHMS[options.algo].make(
+            params,
+            **arguments,
+            clip=options.clip,
+            extensions=extensions_of(options),
+            seed=options.seed,
+            backend=options.backend,
+        )
+    except RuntimeError as error:  # what torchclip raises for a backend that cannot run
+        raise ValueError(str(error)) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from recipes.command import positive
 from recipes.data.batches import ImageBatches
 from recipes.data.images import IMAGE_DATASETS, Images
 from recipes.training import Loss, Task
@@ -35,7 +36,7 @@ def classification_metrics(
         top: an accuracy counts a label among the k likeliest classes; those but the first are named test_accuracy5.
     """
     model.eval()
-    sums = torch.zeros(2 + len(top), dtype=torch.float64, device=next(model.parameters()).device)
+    sums = torch.zeros(2 + len(top), dtype=torch.float64, device=next(model.parameters(), torch.empty(0)).device)
     for images, labels in batches:
         outputs = model(images)
         likeliest = outputs.topk(min(max(top), outputs.shape[1]), dim=1).indices == labels[:, None]
@@ -84,8 +85,8 @@ def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse
     add = group.add_argument
     known = ", ".join(IMAGE_DATASETS)
     add("--dataset", default=dataset, metavar="NAME", help=f"{known}, or the name of an .npz in --data-dir")
-    add("-b", "--batch-size", type=int, default=128, help="default 128")
+    add("-b", "--batch-size", type=positive, default=128, help="default 128")
     add("--augment", action="store_true", help="crop and flip at random")
-    add("--train-images", type=int, metavar="N", help="only the first N")
-    add("--test-images", type=int, metavar="N", help="only the first N")
+    add("--train-images", type=positive, metavar="N", help="only the first N")
+    add("--test-images", type=positive, metavar="N", help="only the first N")
     return group

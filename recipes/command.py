@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -16,9 +17,9 @@ import torch
 import torchclip
 from recipes.algorithms import add_algorithm_options, make_optimizer
 from recipes.data.errors import RecipeDataError
-from recipes.run_folder import LOG, RunFolder, read_log
+from recipes.run_folder import CHECKPOINT, LOG, RunFolder, folder_name, read_log
 from recipes.schedules import SCHEDULES, epochs_of, make_schedule
-from recipes.training import Task, Training
+from recipes.training import Task, Training, refuse_changes
 from recipes.world import World
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,13 +42,22 @@ def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -
     add("--precision", choices=tuple(PRECISIONS), default="float32", help="of autocast (default float32: none)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda where there is one, or cpu")
     add("--quick", action="store_true", help="less of everything: a run of a minute")
-    add = parser.add_argument_group("files").add_argument
+    files = parser.add_argument_group("files")
+    add = files.add_argument
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default data)")
     add("--result-dir", type=Path, metavar="DIR", help="log, checkpoint (default results/RECIPE/what-ran)")
-    add("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    add("--overwrite", action="store_true", help="start anew where a run already is")
+    either = files.add_mutually_exclusive_group().add_argument
+    either("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    either("--overwrite", action="store_true", help="start anew where a run already is")
     add("--quiet", action="store_true", help="no progress bar, no line for every epoch")
     return parser
+
+
+def positive(text: str) -> int:
+    """A number of things, of which there must be one. For argparse."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,24 +83,42 @@ def _header(recipe: str, options: argparse.Namespace, task: Task, training: Trai
     }
 
 
-def _prepare_folder(options: argparse.Namespace, folder: Path, world: World) -> None:
-    """Raises ValueError where another run already is."""
-    if options.resume or not read_log(folder):
-        return
-    if not options.overwrite:
+def _device(name: str) -> torch.device:
+    """The device of this process, of those that ``torchrun`` started. Raises ValueError for one that is not here."""
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("the recipes know no other than cpu and cuda")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason}): cpu can be") from error
+    return device
+
+
+def _has_ended(options: argparse.Namespace, folder: Path, arguments: dict[str, Any], world: World) -> bool:
+    """Whether the run that is to go on has ended. Raises ValueError where another run already is."""
+    found = read_log(folder), (folder / CHECKPOINT).exists()
+    # Nobody goes on, and so nobody writes here, before all have looked; and all decide as the first process does.
+    rows, checkpoint = world.gather(found)[0]
+    if (rows or checkpoint) and not (options.resume or options.overwrite):
         raise ValueError(f"{folder} holds a run already: --resume goes on with it, --overwrite starts anew")
-    if world.rank == 0:
-        for path in (folder / LOG, folder / "checkpoint.pt"):
-            path.unlink(missing_ok=True)
+    if not options.resume or not any(row["kind"] == "end" for row in rows):
+        return False
+    refuse_changes(folder, rows[0].get("arguments", {}), arguments)
+    return True
 
 
 def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: MakeTask) -> Training | None:
     """The run, at its start or where its checkpoint left it. None when it has already ended."""
-    device = torch.device(options.device)
+    device = _device(options.device)
     world = World.join(device)
-    if options.resume and any(row["kind"] == "end" for row in read_log(folder)):
+    arguments = json.loads(json.dumps(_arguments(options)))
+    if _has_ended(options, folder, arguments, world):
+        world.leave()
         return None
-    _prepare_folder(options, folder, world)
     torch.manual_seed(options.seed)
     task = make_task(options, device, world)
     optimizer = make_optimizer(options, task.model)
@@ -101,12 +129,12 @@ def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: Ma
         RunFolder(folder, writes=world.rank == 0),
         device,
         PRECISIONS[options.precision],
-        json.loads(json.dumps(_arguments(options))),
+        arguments,
         world,
         options.quiet,
     )
     if not (options.resume and training.resume()):
-        training.folder.cut(0)
+        training.folder.clear()
         training.folder.append(_header(recipe, options, task, training))
         training.save()
     return training
@@ -117,13 +145,13 @@ def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: M
 
     Args:
         recipe: its name.
-        name: of the folder in results/RECIPE where ``--result-dir`` names none.
+        name: of the folder in results/RECIPE where ``--result-dir`` names none, still with any characters.
         make_task: makes the task, after the seed was set.
 
     Returns:
         The exit status: 0, 2 for a mistake in the options or missing data, 130 when interrupted.
     """
-    folder = options.result_dir or Path("results", recipe, name)
+    folder = options.result_dir or Path("results", recipe, folder_name(name))
     try:
         training = _start(recipe, options, folder, make_task)
     except (ValueError, TypeError, RecipeDataError) as error:
@@ -144,6 +172,8 @@ def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: M
         del training
         gc.collect()
         world.leave()
-    if world.rank == 0 and not options.quiet:
-        print(f"{folder}/{LOG}" if finished else f"interrupted and saved; --resume goes on with {folder}")
+    if world.rank == 0 and not finished:
+        print(f"interrupted and saved; --resume goes on with {folder}", file=sys.stderr)
+    elif world.rank == 0 and not options.quiet:
+        print(f"{folder}/{LOG}")
     return 0 if finished else INTERRUPTED

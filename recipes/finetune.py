@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 
 from recipes.algorithms import ALGORITHMS
 from recipes.classification import Batch, ClassificationTask, add_image_options, classification_metrics, limited
-from recipes.command import make_parser, run_recipe
+from recipes.command import make_parser, positive, run_recipe
 from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import Images, load_images
 from recipes.models import is_model
@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("finetune", "A pretrained model on another data set.", epochs="10", algo="adaloss")
     add = add_image_options(parser, "cifar100").add_argument
     add("--validation", type=int, default=5000, metavar="N", help="training images held out (default the last 5000)")
-    add("--image-size", type=int, metavar="SIDE", help="images are resized to it (default: what the model wants)")
+    add("--image-size", type=positive, metavar="SIDE", help="images are resized to it (default: what the model wants)")
     add = parser.add_argument_group("model").add_argument
     add("--model", default="vit_small_patch16_224", help="of timm, or of `python -m recipes image`")
     add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="timm's weights; default yes")

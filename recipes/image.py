@@ -57,6 +57,8 @@ class ImageTask(ClassificationTask):
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
+    if world.size > 1:
+        raise ValueError(f"this recipe trains in one process, and {world.size} were started: start it without torchrun")
     images = load_images(options.dataset, options.data_dir)
     return ImageTask(options, limited(images, options.train_images, options.test_images), device)
 
@@ -68,7 +70,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--export", action="store_true", help="write the trained model dense and sparse, and say how large they are")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.epochs = [2]
+        if options.epochs == parser.get_default("epochs"):
+            options.epochs = [2]
         options.train_images = min(options.train_images or _QUICK_IMAGES, _QUICK_IMAGES)
     return options
 

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recipes.algorithms import ALGORITHMS
 from recipes.classification import Batch, classification_metrics
-from recipes.command import make_parser, run_recipe
+from recipes.command import make_parser, positive, run_recipe
 from recipes.data.batches import normalised
 from recipes.data.errors import RecipeDataError
 from recipes.data.image_folder import MEAN, STD, EvaluationImages, ImageFolder, TrainingImages
@@ -149,12 +149,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("images").add_argument
     add("--data", type=Path, metavar="DIR", required=True, help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
     add("--arch", default="resnet50", metavar="MODEL", help=f"of torchvision or timm, or {', '.join(MODELS)}")
-    add("-b", "--batch-size", type=int, default=256, help="of all processes together (default 256)")
-    add("--image-size", type=int, default=224, metavar="SIDE", help="of the crops (default 224)")
+    add("-b", "--batch-size", type=positive, default=256, help="of all processes together (default 256)")
+    add("--image-size", type=positive, default=224, metavar="SIDE", help="of the crops (default 224)")
     add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="that read images, for every process")
     add("--channels-last", action="store_true", help="the layout that convolutions on GPUs prefer")
-    add("--train-images", type=int, metavar="N", help="only N, evenly over the classes")
-    add("--test-images", type=int, metavar="N", help="only N, evenly over the classes")
+    add("--train-images", type=positive, metavar="N", help="only N, evenly over the classes")
+    add("--test-images", type=positive, metavar="N", help="only N, evenly over the classes")
     options = parser.parse_args(arguments)
     if options.weight_decay is None and "weight_decay" in ALGORITHMS[options.algo].options:
         options.weight_decay = 1e-4

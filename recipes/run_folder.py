@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from typing import Any
 import torch
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.pt"
+
+
+def folder_name(text: str) -> str:
+    """The text with what a shell or a file system could take amiss, as in "resnet(32,1)", made "_"."""
+    return re.sub(r"[^A-Za-z0-9.=+-]+", "_", text).lstrip(".") or "_"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -35,6 +42,8 @@ def _finite(value: Any) -> Any:
         return None
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
     return value
 
 
@@ -69,11 +78,23 @@ class RunFolder:
             self._show(row)
 
     def cut(self, rows: int) -> None:
-        """Leaves the first ``rows`` rows of the log."""
+        """Leaves the first ``rows`` rows of the log. Raises ValueError when it has fewer."""
+        kept = read_log(self.path)[:rows]
+        if len(kept) < rows:
+            raise ValueError(
+                f"{self.path / LOG} has {len(kept)} whole rows, and its checkpoint was written after {rows}: "
+                "it was changed since; put it back, or start anew with --overwrite"
+            )
         self._rows = rows
         if self._writes:
-            kept = read_log(self.path)[:rows]
             _replace(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def clear(self) -> None:
+        """Removes the log, the checkpoint and TensorBoard's events of a run that was here before."""
+        self._rows = 0
+        if self._writes:
+            for path in (self.path / CHECKPOINT, self.path / LOG, *self.path.glob("events.out.tfevents.*")):
+                path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """The checkpoint. It takes the place of the last one only when it is wholly written."""
@@ -83,11 +104,15 @@ class RunFolder:
             os.replace(part, self.path / CHECKPOINT)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The checkpoint, or None where there is none."""
+        """The checkpoint, or None where there is none. Raises ValueError for a file that is none."""
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} cannot be read ({reason}): start anew with --overwrite") from error
         return state
 
     def _show(self, row: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,9 @@ def export(model: nn.Module, folder: Path) -> Sizes:
     with 32-bit indices, when that takes fewer bytes; its shape is kept beside it. :func:`load_sparse` undoes it.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    packed = {name: _packed(value) for name, value in state.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # what is used of it is tested
+        packed = {name: _packed(value) for name, value in state.items()}
     torch.save(state, folder / DENSE)
     torch.save(packed, folder / SPARSE)
     return Sizes((folder / DENSE).stat().st_size, (folder / SPARSE).stat().st_size)
@@ -47,7 +50,7 @@ def load_sparse(path: Path) -> dict[str, Tensor]:
 
 def _packed(value: Tensor) -> tuple[Tensor, list[int]]:
     shape = list(value.shape)
-    if value.dim() < 2 or not value.is_floating_point():
+    if value.dim() < 2 or value.numel() == 0 or not value.is_floating_point():
         return value.clone(), shape
     matrix = value.reshape(shape[0], -1).to_sparse_csr()
     nonzeros = matrix.values().numel()

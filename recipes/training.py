@@ -88,6 +88,8 @@ class Progress:
     epoch: int = 0
     step: int = 0
     items: int = 0
+    seconds: float = 0.0
+    diverged: bool = False
 
     def add(self, loss: Loss) -> None:
         self.loss_sum += loss.reported.detach().double() * loss.items
@@ -96,7 +98,7 @@ class Progress:
 
     def next_epoch(self) -> None:
         self.loss_sum.zero_()
-        self.epoch, self.step, self.items = self.epoch + 1, 0, 0
+        self.epoch, self.step, self.items, self.seconds = self.epoch + 1, 0, 0, 0.0
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
@@ -104,6 +106,14 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError, and says what changed, unless the folder's run began with the arguments of now."""
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        told = "; ".join(f"{key} was {before.get(key)!r}, and is {now[key]!r}" for key in changed)
+        raise ValueError(f"{folder} is a run with other arguments: {told}. Give those, or another folder")
 
 
 @dataclass
@@ -134,27 +144,28 @@ class Training:
         """Trains to the end. False if it was interrupted, and saved, before."""
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
-            while self.progress.epoch < self.schedule.epochs:
-                finite = self._epoch()
-                if self._interrupted:
+            while self.progress.epoch < self.schedule.epochs and not self.progress.diverged:
+                self._epoch()
+                # All together, as a process that alone saved would wait for the others for ever.
+                if self.world.any(self._interrupted, self.device):
                     self.save()
                     return False
-                if not finite:
-                    break
         finally:
             signal.signal(signal.SIGINT, previous)
-        self.folder.append({"kind": "end", "epochs": self.progress.epoch})
         if self.world.rank == 0:
             self.task.finish(self.folder.path)
+        # Last, so that a run which was killed in finish() does it when it goes on.
+        self.folder.append({"kind": "end", "epochs": self.progress.epoch})
         return True
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:  # twice: at once
+        # Twice: at once. Not where torchrun passes on what the terminal has sent to every process already.
+        if self._interrupted and self.world.size == 1:
             raise KeyboardInterrupt
         self._interrupted = True
 
-    def _epoch(self) -> bool:
-        """One epoch, from the step the run is at. False when its losses were not all finite."""
+    def _epoch(self) -> None:
+        """One epoch, from the step the run is at; the rest of it only if nobody interrupts."""
         progress, start = self.progress, time.perf_counter()
         self.schedule.start_epoch(progress.epoch)
         self.task.model.train()
@@ -169,11 +180,14 @@ class Training:
             mininterval=0.5,
         ) as bar:
             for batch in self.task.batches(progress.epoch, progress.step):
+                # Before a step, not after it: what the last step of an epoch measured is lost when a run is stopped.
+                if self._stopped():
+                    progress.seconds += time.perf_counter() - start
+                    return
                 progress.add(self._step(batch))
                 bar.update()
-                if self._stopped():
-                    return True
-        return self._end_epoch(time.perf_counter() - start)
+        progress.seconds += time.perf_counter() - start
+        self._end_epoch()
 
     def _stopped(self) -> bool:
         if self.world.size > 1:
@@ -183,9 +197,7 @@ class Training:
         return self._interrupted
 
     def _step(self, batch: Any) -> Loss:
-        scale = self.task.scale(batch)
-        if scale != 1.0:
-            self.schedule.start_epoch(self.progress.epoch, scale)
+        self.schedule.start_epoch(self.progress.epoch, self.task.scale(batch))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             loss = self.task.loss(batch)
         self.optimizer.zero_grad()
@@ -195,25 +207,29 @@ class Training:
         self.scaler.update()
         return loss
 
-    def _end_epoch(self, seconds: float) -> bool:
+    def _end_epoch(self) -> None:
         progress = self.progress
         self.schedule.start_epoch(progress.epoch)  # as the log should show them, without the last batch's factor
-        train_loss = float(self.world.mean(progress.loss_sum / max(progress.items, 1)))
+        loss_sum, items = self.world.mean(
+            torch.stack((progress.loss_sum, progress.loss_sum.new_tensor(progress.items)))
+        )
+        train_loss = float(loss_sum / items.clamp_min(1))
         metrics = self.task.evaluate()
         group = self.optimizer.param_groups[0]
         row: dict[str, Any] = {"kind": "epoch", "epoch": progress.epoch + 1, "train_loss": train_loss, **metrics}
         row |= {key: float(group[key]) for key in ("lr", "gamma") if key in group}
         row |= {key: float(value) for key, value in self.optimizer.metrics().items() if value.dim() == 0}
-        row["seconds"] = round(seconds, 3)
+        row.pop("clipped_fraction", None)  # an optimizer counts it anew from where it was loaded
+        row["seconds"] = round(progress.seconds, 3)
         if isinstance(self.optimizer, torchclip.GRDA):
             row["layers"] = layer_sparsity(self.task.model)
         self.schedule.end_epoch(train_loss)
         self.task.end_epoch(metrics)
         progress.next_epoch()
+        progress.diverged = not math.isfinite(train_loss)
         self.folder.append(row)
         self.save()
         self._tell(row)
-        return math.isfinite(train_loss)
 
     def _tell(self, row: Mapping[str, Any]) -> None:
         if self.quiet or self.world.rank > 0:
@@ -235,9 +251,10 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "task": self.task.state_dict(),
-            "random": self.world.gather(_random_state(self.device)),
-            "loss_sum": progress.loss_sum,
-            "progress": {"epoch": progress.epoch, "step": progress.step, "items": progress.items},
+            "processes": self.world.gather({
+                "random": _random_state(self.device),
+                "progress": {**vars(progress), "loss_sum": progress.loss_sum.cpu()},
+            }),
             "rows": self.folder.rows,
             "arguments": self.arguments,
         })  # fmt: skip
@@ -246,19 +263,15 @@ class Training:
         """Goes on from the folder's checkpoint. False where there is none.
 
         Raises:
-            ValueError: when the checkpoint is of a run with other arguments.
+            ValueError: when the checkpoint is of a run with other arguments, or of other processes.
         """
         state = self.folder.load(self.device)
         if state is None:
             return False
-        before = state["arguments"]
-        changed = [key for key in self.arguments if self.arguments[key] != before.get(key)]
-        if changed:
-            told = "; ".join(f"{key} was {before.get(key)!r}, and is {self.arguments[key]!r}" for key in changed)
-            raise ValueError(f"{self.folder.path} is a run with other arguments: {told}. Give those, or another folder")
-        if len(state["random"]) != self.world.size:
+        refuse_changes(self.folder.path, state["arguments"], self.arguments)
+        if len(state["processes"]) != self.world.size:
             raise ValueError(
-                f"{self.folder.path} is a run of {len(state['random'])} processes, and this one has {self.world.size}: "
+                f"{self.folder.path} is a run of {len(state['processes'])} processes, which are now {self.world.size}: "
                 "start as many, or give another folder"
             )
         self.task.model.load_state_dict(state["model"])
@@ -266,10 +279,11 @@ class Training:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.task.load_state_dict(state["task"])
-        random = state["random"][self.world.rank]
+        process = state["processes"][self.world.rank]
+        random = process["random"]
         torch.set_rng_state(random["cpu"].cpu())
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)
-        self.progress = Progress(state["loss_sum"], **state["progress"])
+        self.progress = Progress(**{**process["progress"], "loss_sum": process["progress"]["loss_sum"].to(self.device)})
         self.folder.cut(state["rows"])
         return True

@@ -21,14 +21,11 @@ class World:
 
     @classmethod
     def join(cls, device: torch.device) -> World:
-        """Joins the process group that ``torchrun`` announces in the environment, if it does.
-
-        On a machine with several GPUs, ``cuda`` is from then on the one of this process.
-        """
+        """Joins the process group that ``torchrun`` announces in the environment, if it does."""
         if "RANK" not in os.environ or not distributed.is_available():
             return cls()
-        if device.type == "cuda" and device.index is None:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if device.type == "cuda":  # else NCCL would use the first GPU for every process
+            torch.cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())

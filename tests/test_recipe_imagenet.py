@@ -145,7 +145,7 @@ def test_two_processes_do_what_one_does(
     log = (tmp_path / "alone" / "log.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "alone" / "log.jsonl").write_text("".join(log[:-1]))
     assert imagenet.main([*arguments, "--quiet", "--result-dir", str(tmp_path / "alone"), "--resume"]) == 2
-    assert "is a run of 2 processes, and this one has 1" in capsys.readouterr().err
+    assert "is a run of 2 processes, which are now 1" in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared() -> None:

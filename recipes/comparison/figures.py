@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,16 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _curve(axes: Axes, result: Result, key: str, index: int) -> None:
-    mean, low, high = result.curve(key)
-    epochs = range(1, len(mean) + 1)
-    axes.plot(epochs, mean, label=result.line.label, **_style(index))
+    curve = result.curve(key)
+    axes.plot(curve.epochs, curve.mean, label=result.line.label, **_style(index))
     if len(result.seeds) > 1:
-        axes.fill_between(epochs, low, high, color=_style(index)["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(curve.epochs, curve.low, curve.high, color=_style(index)["color"], alpha=0.15, linewidth=0)
+
+
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """Logarithmic where that shows more, and can be: a policy's loss may be negative."""
+    if losses and min(losses) > 0 and max(losses) > _LOGARITHMIC * min(losses):
+        axes.set_yscale("log")
 
 
 def _named(metric: str) -> str:
@@ -59,9 +65,7 @@ def _curves(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
         if result.line.published is not None:
             right.axhline(result.line.published, color=_style(index)["color"], linestyle="-.", linewidth=0.8)
     left.set(xlabel="epoch", ylabel="training loss")
-    losses = [loss for result in results for loss in result.curve("train_loss")[0]]
-    if losses and max(losses) > _LOGARITHMIC * min(losses):
-        left.set_yscale("log")
+    _scale_losses(left, [loss for result in results for loss in result.curve("train_loss").mean])
     right.set(xlabel="epoch", ylabel=_named(study.metric))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(results) // 7)
 
@@ -71,7 +75,8 @@ def _sparsity(study: Study, results: Sequence[Result], axes: list[Axes]) -> None
     left, right = axes
     for index, result in enumerate(results):
         color = _style(index)["color"]
-        x, y = result.last("sparsity"), result.last(study.metric)
+        ends = result.last_pairs("sparsity", study.metric)
+        x, y = [x for x, _ in ends], [y for _, y in ends]
         left.scatter(x, y, color=color, marker=_MARKERS[index % len(_MARKERS)], label=result.line.label, zorder=3)
         if result.line.published is not None:
             theirs = (result.line.published_sparsity or 0.0, result.line.published)
@@ -90,7 +95,7 @@ def _sensitivity(study: Study, results: Sequence[Result], axes: list[Axes]) -> N
         style = _style(index) | {"marker": _MARKERS[index % len(_MARKERS)]}
         for panel, key in zip(axes, (study.metric, "train_loss"), strict=True):
             points = [(float(r.line.value or 0), values) for r in chosen if (values := r.last(key))]
-            means = [sum(values) / len(values) for _, values in points]
+            means = [statistics.mean(values) for _, values in points]  # exact, and so never outside of the values
             below = [mean - min(values) for mean, (_, values) in zip(means, points, strict=True)]
             above = [max(values) - mean for mean, (_, values) in zip(means, points, strict=True)]
             panel.errorbar(
@@ -102,5 +107,6 @@ def _sensitivity(study: Study, results: Sequence[Result], axes: list[Axes]) -> N
                 *zip(*theirs, strict=True), marker=style["marker"], color=style["color"], mfc="none", linestyle=""
             )  # fmt: skip
     axes[0].set(xlabel=study.varies, ylabel=_named(study.metric), xscale="log")
-    axes[1].set(xlabel=study.varies, ylabel="training loss of the last epoch", xscale="log", yscale="log")
+    axes[1].set(xlabel=study.varies, ylabel="training loss of the last epoch", xscale="log")
+    _scale_losses(axes[1], [loss for result in results for loss in result.last("train_loss")])
     axes[0].legend(frameon=False, fontsize=8)

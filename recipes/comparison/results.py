@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipes.comparison.runs import Run
 from recipes.comparison.studies import Drawing, Line, Study
+
+
+class Curve(NamedTuple):
+    """Over epochs: the mean over seeds, and the lowest and the highest of them."""
+
+    epochs: list[int]  # counted from 1
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def _has(row: Mapping[str, Any], key: str) -> bool:
+    """Whether the epoch has a finite value of this."""
+    return row.get(key) is not None
 
 
 @dataclass(frozen=True)
@@ -19,24 +33,33 @@ class Result:
     seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
     unfinished: int  # how many of the seeds' runs have not ended yet
 
-    def curve(self, key: str) -> tuple[list[float], list[float], list[float]]:
-        """Mean, lowest and highest value over the seeds, for the epochs that every seed has with a finite value."""
-        columns = zip(*self.seeds, strict=False)
-        values = [[row.get(key) for row in rows] for rows in columns]
-        finite = [[value for value in row if value is not None] for row in values if None not in row]
-        return [statistics.mean(row) for row in finite], [min(row) for row in finite], [max(row) for row in finite]
+    def curve(self, key: str) -> Curve:
+        """Over the seeds, for the epochs that every seed has with a finite value."""
+        columns = enumerate(zip(*self.seeds, strict=False), start=1)
+        finite = [(epoch, [row[key] for row in rows]) for epoch, rows in columns if all(_has(row, key) for row in rows)]
+        values = [row for _, row in finite]
+        return Curve(
+            [epoch for epoch, _ in finite],
+            [statistics.mean(row) for row in values],
+            [min(row) for row in values],
+            [max(row) for row in values],
+        )
 
     def last(self, key: str) -> list[float]:
         """The last value of every seed whose last value is finite."""
-        values = [epochs[-1].get(key) for epochs in self.seeds]
-        return [value for value in values if value is not None]
+        return [epochs[-1][key] for epochs in self.seeds if _has(epochs[-1], key)]
+
+    def last_pairs(self, key: str, other: str) -> list[tuple[float, float]]:
+        """Both last values of every seed of which both are finite."""
+        rows = [epochs[-1] for epochs in self.seeds]
+        return [(row[key], row[other]) for row in rows if _has(row, key) and _has(row, other)]
 
     def at(self, key: str, epoch: int | None) -> list[float]:
         """The value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""
         if epoch is None:
             return self.last(key)
-        values = [epochs[epoch - 1].get(key) for epochs in self.seeds if len(epochs) >= epoch]
-        return [value for value in values if value is not None]
+        rows = [epochs[epoch - 1] for epochs in self.seeds if len(epochs) >= epoch]
+        return [row[key] for row in rows if _has(row, key)]
 
     @property
     def diverged(self) -> int:

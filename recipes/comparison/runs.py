@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from recipes.comparison.studies import Line, Study
-from recipes.run_folder import read_log
+from recipes.run_folder import folder_name, read_log
 
 _POLL_SECONDS = 0.2
-_INTERRUPTED = 130
+_RAN = "ran.txt"  # in the folder of a run: the options with which it ended
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,26 @@ class Run:
     def epochs(self) -> list[dict[str, Any]]:
         return [row for row in read_log(self.folder) if row["kind"] == "epoch"]
 
+    def ended_with(self, options: str) -> bool:
+        """Whether it has ended, and had these options. One that had others is started again, and refuses them."""
+        ran = self.folder / _RAN
+        return self.ended() and ran.exists() and ran.read_text() == options
+
 
 def runs_of(study: Study, seeds: Sequence[int], folder: Path) -> list[Run]:
     """Seed by seed, so that a study that was stopped early has one seed of every line."""
-    return [
-        Run(line, seed, folder / re.sub(r"[^A-Za-z0-9.=+-]+", "_", line.label) / f"seed{seed}")
-        for seed in seeds
-        for line in study.lines
-    ]
+    return [Run(line, seed, folder / folder_name(line.label) / f"seed{seed}") for seed in seeds for line in study.lines]
 
 
-def _command(study: Study, run: Run, data_dir: Path, others: Sequence[str]) -> list[str]:
-    return [
-        *(sys.executable, "-m", "recipes", study.recipe),
-        *shlex.split(study.common),
-        *shlex.split(run.line.options),
-        *others,
-        *("--seed", str(run.seed), "--result-dir", str(run.folder), "--data-dir", str(data_dir), "--resume", "--quiet"),
-    ]
+def _options(study: Study, run: Run, others: Sequence[str]) -> str:
+    """What makes the run what it is, as a shell has it."""
+    given = [*shlex.split(study.common), *shlex.split(run.line.options), *others, "--seed", str(run.seed)]
+    return shlex.join([study.recipe, *given])
+
+
+def _command(options: str, run: Run, data_dir: Path) -> list[str]:
+    places = ["--result-dir", str(run.folder), "--data-dir", str(data_dir)]
+    return [sys.executable, "-m", "recipes", *shlex.split(options), *places, "--resume", "--quiet"]
 
 
 def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others: Sequence[str]) -> list[str]:
@@ -65,36 +68,66 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
     Raises:
         KeyboardInterrupt: when interrupted, after the runs under way have saved themselves.
     """
-    waiting = [run for run in runs if not run.ended()]
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    options = {run: _options(study, run, others) for run in runs}
+    waiting = [run for run in runs if not run.ended_with(options[run])]
+    environment = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), **os.environ}  # the user's own word comes first
     under_way: list[tuple[Run, subprocess.Popen[str]]] = []
     failures: list[str] = []
-    with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True) as bar:
+    bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True)
+    with bar, _signals_interrupt():
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < jobs:
                     run = waiting.pop(0)
                     bar.set_postfix_str(f"{run.line.label}, seed {run.seed}")
-                    under_way.append((run, _popen(_command(study, run, data_dir, others), run, environment)))
+                    under_way.append((run, _popen(_command(options[run], run, data_dir), run, environment)))
                 for run, process in list(_done(under_way)):
                     under_way.remove((run, process))
                     bar.update()
-                    if process.returncode:
+                    if process.returncode == 0:
+                        (run.folder / _RAN).write_text(options[run])
+                    else:
                         said = (run.folder / "said.txt").read_text().strip().splitlines()
                         failures.append(f"{run.line.label}, seed {run.seed}: {said[-1] if said else 'no word'}")
                 time.sleep(_POLL_SECONDS)
-        except KeyboardInterrupt:  # the children had the same signal, and save
+        except KeyboardInterrupt:
+            for _, process in under_way:
+                process.send_signal(signal.SIGINT)  # upon which it saves
             for _, process in under_way:
                 process.wait()
             raise
     return failures
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use them all
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """What would end this process interrupts it, as Ctrl-C does: its children, which do not hear it, would go on."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # as of nohup
+    previous = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _popen(command: list[str], run: Run, environment: dict[str, str]) -> subprocess.Popen[str]:
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "said.txt").open("w") as said:
-        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True)
+        # In a session of its own, a run does not get the terminal's Ctrl-C beside the one that it is sent: two end it.
+        return subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True, start_new_session=True
+        )
 
 
 def _done(under_way: Sequence[tuple[Run, subprocess.Popen[str]]]) -> Iterator[tuple[Run, subprocess.Popen[str]]]:

@@ -15,7 +15,7 @@ _PADDING = 4  # pixels on every side, as He et al. 2016 have it
 _ORDER, _AUGMENTATION = 0, 1  # what a generator is for, so that no two share their draws
 
 
-def _generator(*key: int) -> torch.Generator:
+def generator(*key: int) -> torch.Generator:
     """A generator of its own for every key. On the CPU, so that the draws are the same for every device."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -23,7 +23,7 @@ def _generator(*key: int) -> torch.Generator:
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """A permutation of ``count`` numbers, int64 on the CPU, drawn from (seed, epoch)."""
-    return torch.randperm(count, generator=_generator(_ORDER, seed, epoch))
+    return torch.randperm(count, generator=generator(_ORDER, seed, epoch))
 
 
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -32,14 +32,14 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.float().sub_(mean).div_(std)
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, draws: torch.Generator) -> Tensor:
     """Every image padded by 4 black pixels, cropped at random to its size again, and flipped at random.
 
     images: [n, channels, height, width], any dtype. He et al. 2016, arXiv 1512.03385, section 4.2.
     """
     n, _, height, width = images.shape
-    offsets = torch.randint(2 * _PADDING + 1, (2, n), generator=generator)
-    flips = torch.randint(2, (n, 1, 1, 1), generator=generator).bool()
+    offsets = torch.randint(2 * _PADDING + 1, (2, n), generator=draws)
+    flips = torch.randint(2, (n, 1, 1, 1), generator=draws).bool()
     top, left = offsets.to(images.device)
     # Views of every crop there is, [n, channels, 9, 9, height, width], of which one an image is copied.
     crops = pad(images, (_PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -93,7 +93,7 @@ class ImageBatches:
         chosen = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         images = self.images[chosen]
         if self.augment:
-            images = augmented(images, _generator(_AUGMENTATION, self.seed, epoch, step))
+            images = augmented(images, generator(_AUGMENTATION, self.seed, epoch, step))
         return normalised(images, self.mean, self.std), self.labels[chosen]
 
     def _epoch_order(self, epoch: int) -> Tensor:
