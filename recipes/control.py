@@ -163,6 +163,7 @@ class ControlTask(Task):
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ControlTask:
+    world.refuse_others()
     return ControlTask(options, device)
 
 

@@ -95,6 +95,7 @@ class FinetuneTask(ClassificationTask):
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> FinetuneTask:
+    world.refuse_others()
     held_out = hold_out(load_images(options.dataset, options.data_dir), options.validation)
     images = limited(held_out.images, options.train_images, options.test_images)
     if is_model(options.model):

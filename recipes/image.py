@@ -57,8 +57,7 @@ class ImageTask(ClassificationTask):
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
-    if world.size > 1:
-        raise ValueError(f"this recipe trains in one process, and {world.size} were started: start it without torchrun")
+    world.refuse_others()
     images = load_images(options.dataset, options.data_dir)
     return ImageTask(options, limited(images, options.train_images, options.test_images), device)
 

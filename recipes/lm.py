@@ -190,6 +190,7 @@ def _text(part: str, tokens: Tensor, batch: int) -> Tensor:
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> LanguageModelTask:
+    world.refuse_others()
     path = options.data if options.data.exists() else options.data_dir / options.data
     return LanguageModelTask(options, Corpus.load(path, Level(options.level)), device)
 

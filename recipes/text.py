@@ -72,6 +72,7 @@ class TextTask(Task):
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> TextTask:
+    world.refuse_others()
     return TextTask(options, load_texts(options.dataset, options.data_dir, options.length, options.words), device)
 
 
