@@ -92,9 +92,9 @@ CASES = {
     "adaloss": Case(
         torchclip.AdaLoss,
         {"lr": 0.1},
-        f"{_DECAY} --b0 2 --alpha 3",
+        f"{_DECAY} --b0 2 --alpha 3 --c 0.5",
         _DECAY_GIVEN,
-        torchclip.AdaLossStep(b0=2.0, alpha=3.0),
+        torchclip.AdaLossStep(b0=2.0, alpha=3.0, c=0.5),
     ),
     "adagrad_norm": Case(
         torchclip.AdaGradNorm, {"lr": 0.1, "b0": 1.0}, f"{_DECAY} --b0 2 --layer", {**_DECAY_GIVEN, "b0": 2.0}

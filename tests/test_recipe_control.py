@@ -87,9 +87,9 @@ def test_policy_improves(tmp_path: Path) -> None:
     assert epochs[-1]["mean_return"] > 2 * 20  # an untrained policy lasts about 20 steps
 
 
-def test_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_run_goes_on(tmp_path: Path) -> None:
     gymnasium()
-    check_stopped_run(control.main, SMALL, tmp_path, monkeypatch, stop=13)
+    check_stopped_run(control.main, SMALL, tmp_path, stop=13)
 
 
 @pytest.mark.parametrize(

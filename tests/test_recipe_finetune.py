@@ -151,7 +151,7 @@ def test_weights_of_the_image_recipe(common: list[str], tmp_path: Path) -> None:
 def test_stopped_run_goes_on(
     timm: FakeTimm, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_stopped_run(finetune.main, [*common, "--model", "tiny_a", "--augment"], tmp_path, monkeypatch, stop=6)
+    check_stopped_run(finetune.main, [*common, "--model", "tiny_a", "--augment"], tmp_path, stop=6)
 
 
 def test_mistakes_are_told(

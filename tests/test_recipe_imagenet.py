@@ -116,7 +116,7 @@ def test_stopped_run_goes_on(pictures: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(imagenet, "architecture", Dropped)
     arguments = [*arguments_for(pictures), "--workers", workers]
-    check_stopped_run(imagenet.main, arguments, tmp_path, monkeypatch, stop=6)
+    check_stopped_run(imagenet.main, arguments, tmp_path, stop=6)
 
 
 def test_two_processes_do_what_one_does(
