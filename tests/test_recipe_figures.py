@@ -102,6 +102,15 @@ def test_losses_are_logarithmic_where_that_helps(
     assert [figures[0].axes[0].get_yscale(), figures[1].axes[1].get_yscale()] == [scale, scale]
 
 
+@pytest.mark.parametrize(("metric", "scale"), [("valid_perplexity", "log"), ("test_return", "linear")])
+def test_a_perplexity_is_logarithmic_as_a_loss_is(
+    metric: str, scale: str, tmp_path: Path, figures: list[Figure]
+) -> None:
+    of = study(Line("A", "-a"), metric=metric)
+    draw(of, made(of, tmp_path, [[[{"train_loss": 1.0, metric: value} for value in (700.0, 7.0)]]]), tmp_path / "a.png")
+    assert figures[0].axes[1].get_yscale() == scale
+
+
 def test_sparsity_has_a_point_for_every_run(tmp_path: Path, figures: list[Figure]) -> None:
     of = study(Line("gRDA mu", "-a", 0.5, 0.9, 0.8), Line("SGD", "-b"), drawing=Drawing.SPARSITY)
     logs = [

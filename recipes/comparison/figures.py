@@ -18,7 +18,8 @@ _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7
 _STYLES = ("-", "--", ":")
 _MARKERS = "osD^vP"
 
-_LOGARITHMIC = 10  # training losses that span more than this factor are drawn on a logarithmic scale
+_LOSSES = ("loss", "perplexity")
+_LOGARITHMIC = 10  # losses that span more than this factor are drawn on a logarithmic scale
 
 
 def draw(study: Study, results: Sequence[Result], path: Path) -> None:
@@ -66,6 +67,8 @@ def _curves(study: Study, results: Sequence[Result], axes: list[Axes]) -> None:
             right.axhline(result.line.published, color=_style(index)["color"], linestyle="-.", linewidth=0.8)
     left.set(xlabel="epoch", ylabel="training loss")
     _scale_losses(left, [loss for result in results for loss in result.curve("train_loss").mean])
+    if study.metric.endswith(_LOSSES):
+        _scale_losses(right, [value for result in results for value in result.curve(study.metric).mean])
     right.set(xlabel="epoch", ylabel=_named(study.metric))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(results) // 7)
 
