@@ -26,7 +26,7 @@ help: ## list the targets
 demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
 	$(BIN)/python -m recipes.demo
 
-test: build lint ## lint, then every test that needs no GPU (a quarter of an hour on two cores)
+test: build lint ## lint, then every test that needs no GPU (25 minutes on two cores)
 	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
 
 bench: build ## time the step beside torch's on named sets of shapes
