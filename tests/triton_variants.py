@@ -33,8 +33,9 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 """What is compiled for. All variants in use take half an hour of a core, and TORCHCLIP_COMPILE_ALL=1 in the environment
-compiles them. Otherwise one stands for all that have the code of the elements in common, for each target; and what the
-end of a norm pass makes of each policy and rule is compiled by itself, once."""
+compiles them. Otherwise one stands for all that have the code of the elements in common, for each target; for sm_80,
+whose code is nearly that of sm_90, one type stands for all types, too. What the end of a norm pass makes of each policy
+and rule is compiled by itself, once."""
 
 NVIDIA_ACCESS = re.compile(r"\b(ld|st)\.(global|local)((?:\.[\w:]+)*)")
 NVIDIA_NUMBERS = {
@@ -99,10 +100,10 @@ def twin_of(variant: Variant) -> Variant:
     return variant.with_access(columns.ANYHOW)
 
 
-def kind_of_code(variant: Variant) -> Hashable:
+def kind_of_code(variant: Variant, target_name: str) -> Hashable:
     """What variants have in common whose code of the elements differs little."""
     run = variant.elements
-    pair = (run.get("dtype"), run.get("state_dtype"))
+    pair = () if target_name == "sm_80" else (run.get("dtype"), run.get("state_dtype"))
     return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), run.get("stages", 0) != 0, *pair
 
 
@@ -112,7 +113,7 @@ def selected(target_name: str) -> list[Variant]:
     if os.environ.get("TORCHCLIP_COMPILE_ALL") != "1":
         found.sort(key=lambda variant: variant.elements.get("access") != columns.ALIGNED)  # those first
         ends = {kind_of_end(alone): alone for variant in found if (alone := end_of(variant)) is not None}
-        found = list({kind_of_code(variant): variant for variant in reversed(found)}.values())
+        found = list({kind_of_code(variant, target_name): variant for variant in reversed(found)}.values())
         found += ends.values() if target_name == next(iter(TARGETS)) else []
     if target_name != "sm_80":  # which has no other accesses than sm_90
         found += [twin_of(variant) for variant in found if needs_twin(variant, target_name)]
