@@ -25,20 +25,6 @@ EXPECTED = {
 MAKE: dict[str, Callable[[], dict[str, Any]]] = {name: getattr(documents, name) for name in EXPECTED}
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are written from here on."""
-    written: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
-        written.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 def test_figures_of_a_file(name: str, tmp_path: Path, figures: list[Figure]) -> None:
     path, out = tmp_path / "run.json", tmp_path / "figures"

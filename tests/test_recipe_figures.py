@@ -21,20 +21,6 @@ from recipes.run_folder import LOG
 Row = dict[str, Any]
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are written from here on."""
-    written: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
-        written.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
-
-
 def row(loss: float | None, accuracy: float | None, sparsity: float = 0.0) -> Row:
     return {"train_loss": loss, "test_accuracy": accuracy, "sparsity": sparsity}
 
