@@ -6,6 +6,7 @@ torch for CUDA and setuptools, CUDA's nvcc, and, for the stages that use them, p
 and no .venv.
 
     python -m bench.gpu --out FOLDER    # FOLDER/<name of the GPU>.json and .log
+    python -m bench.gpu --only tests    # with what was built before
 """
 
 import argparse
@@ -25,10 +26,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has all of it
+GRACE = 10  # seconds for pytest to say what has failed until its limit
 
 # Seconds for each part; the stages of one part run side by side. Together under 480.
 BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 200, 125, 135
 ALONE = ("build", "backend", "benchmark")  # the stages that run one at a time
+PARTS = ("build", "tests", "benchmark")
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml says
 SHARDS, TRITON_SHARDS = 8, 5  # of the conformance tests
 
@@ -105,10 +108,18 @@ def run(stage: Stage) -> Outcome:
         output, _ = process.communicate(timeout=stage.limit)
         verdict = "pass" if process.returncode == 0 else "FAIL"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        verdict = "TIME OUT"
+        output, verdict = stop(process), "TIME OUT"
     return Outcome(stage, verdict, time.monotonic() - started, output)
+
+
+def stop(process: "subprocess.Popen[str]") -> str:
+    """Ends the process and its children, and returns all it printed."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        return process.communicate(timeout=GRACE)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()[0]
 
 
 def probe_machine() -> dict[str, Any]:
@@ -255,18 +266,26 @@ def summarise(outcomes: Sequence[Outcome], machine: Mapping[str, Any], log: Path
     return "\n".join(lines)
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="What only a GPU can show.")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder (default: %(default)s)")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
+                        help=f"of {', '.join(PARTS)} (default: all)")  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse_arguments()
+    out = options.out.resolve()
     machine = probe_machine()
     out.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-")
     log, results = out / f"{slug}.log", out / f"{slug}.json"
     build, backend = build_stages(machine)
     log.unlink(missing_ok=True)
-    outcomes = run_all([[build], [backend]], log)
-    later = [check_stages(), [benchmark_stage(results)]]
+    outcomes = run_all([[build], [backend]] if "build" in options.only else [[backend]], log)
+    later = [check_stages()] if "tests" in options.only else []
+    later += [[benchmark_stage(results)]] if "benchmark" in options.only else []
     if outcomes[-1].failed:
         later = [[replace(stage, obstacle="backend='cuda' does not run here") for stage in group] for group in later]
     outcomes += run_all(later, log)

@@ -133,7 +133,10 @@ def test_the_commit_names_what_was_changed_since(tmp_path: Path, monkeypatch: py
         assert revision._git(*arguments) is not None
 
     monkeypatch.setattr(revision, "_ROOT", tmp_path)
+    monkeypatch.delenv("TORCHCLIP_COMMIT", raising=False)
     assert revision.describe_commit() == "unknown"
+    monkeypatch.setenv("TORCHCLIP_COMMIT", "c0ffee")
+    assert revision.describe_commit() == "c0ffee"
     (tmp_path / "bench" / "results").mkdir(parents=True)
     source = tmp_path / "bench" / "a.py"
     source.write_text("1\n")

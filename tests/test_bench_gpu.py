@@ -1,0 +1,49 @@
+"""`make gpu`'s stages: what becomes of a command that ends, fails, or runs past its limit."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bench import gpu
+from bench.gpu import Stage, run
+
+# pytest does the same with what has failed until then.
+TELLS_WHEN_INTERRUPTED = """
+import time
+print("started", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("one test failed")
+"""
+NEVER_ENDS = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(60)
+"""
+
+
+def stage(code: str, limit: float = 30) -> Stage:
+    return Stage("stage", [sys.executable, "-c", code], limit)
+
+
+def test_a_stage_passes_or_fails_by_its_exit_status() -> None:
+    passed, failed = run(stage("print('fine')")), run(stage("print('bad'); raise SystemExit(3)"))
+    assert (passed.verdict, passed.failed, passed.output) == ("pass", False, "fine\n")
+    assert (failed.verdict, failed.failed, failed.output) == ("FAIL", True, "bad\n")
+    assert failed.line().split() == ["FAIL", "stage", f"{failed.seconds:.1f}", "s", "bad"]
+
+
+def test_a_stage_past_its_limit_says_what_it_knows() -> None:
+    late = run(stage(TELLS_WHEN_INTERRUPTED, limit=2))
+    assert (late.verdict, late.output) == ("TIME OUT", "started\none test failed\n")
+
+
+def test_a_stage_that_cannot_be_interrupted_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 0.5)
+    late = run(stage(NEVER_ENDS, limit=2))
+    assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
+    assert late.seconds < 20
