@@ -64,6 +64,21 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
     assert scaler.get_scale() == 512.0
 
 
+def test_rows_that_are_longer_than_a_piece_of_work(backend: str) -> None:
+    """What the scaler decides comes before the rows' sums are there."""
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5000), (40, 5))]
+    copies = twins(params)
+    scaled, plain = (build("ada_grad_norm_row", group, backend=backend) for group in (params, copies))
+    scaled.grad_scale, scaled.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    for _ in range(3):
+        for param, twin in zip(params, copies):
+            twin.grad = torch.randn_like(twin)
+            param.grad = 4 * twin.grad
+        scaled.step()
+        plain.step()
+    assert_same_params(params, copies)
+
+
 @each_kernel
 @pytest.mark.parametrize("found_inf", [1.0, 2.0], ids=["one_device", "sum_over_two"])
 def test_found_inf_is_no_error_of_the_policy(name: str, found_inf: float, backend: str) -> None:

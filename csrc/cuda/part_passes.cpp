@@ -29,10 +29,9 @@ void Part::finish() {
   if (!shape_.clips_norms && !shape_.clips_rows) {
     finish_.sums = UnitSums{};
   } else {
-    const int32_t units = shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1;
-    finish_.sums = gathered(units);
-    finish_.row_sums.long_row_count = 0;  // they are summed already
+    finish_.sums = gathered(shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1);
   }
+  finish_.row_sums.long_row_count = 0;  // there are none, or they are summed already
   launch_finish(finish_, stream_);
   finish_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
   after_finish();
