@@ -1,4 +1,4 @@
-"""`make gpu`: everything that only a GPU can show, in one command of under eight minutes.
+"""`make gpu`: everything that only a GPU can show, in one command of eight minutes.
 
 Builds in place for this machine's GPU, runs the tests that need one, compute-sanitizer over small shapes, and the
 benchmark. A stage that fails stops none of the others; each has a time limit; a table comes last. Needs Python with
@@ -14,26 +14,24 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has all of it
-GRACE = 10  # seconds for pytest to say what has failed until its limit
+from bench.stages import ROOT, Outcome, Stage, run_all
 
-# Seconds for each part; the stages of one part run side by side. Together under 480.
-BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 200, 125, 135
+TAIL_LINES = 30  # of a failed stage's output, beside the summary; the log has all of it
+
+# Seconds for each part; the stages of one part run side by side. Together under 580.
+BUILD_LIMIT, TEST_LIMIT, BENCHMARK_LIMIT = 180, 230, 135
 ALONE = ("build", "backend", "benchmark")  # the stages that run one at a time
 PARTS = ("build", "tests", "benchmark")
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml says
-SHARDS, TRITON_SHARDS = 8, 5  # of the conformance tests
+# Processes for the conformance tests and for tests/gpu. Triton's compile every variant of a kernel on the way.
+SHARDS: Mapping[str, tuple[int, int]] = {"cuda": (8, 3), "triton": (5, 6)}
 
 PROBE = """
 import json, setuptools, torch
@@ -55,71 +53,6 @@ from torchclip.backend import EXTENSION, unavailable_reason
 print(torchclip.info.report())
 raise SystemExit(unavailable_reason("cuda") or (EXTENSION.cuda_device != "cuda" and "built for the emulator") or 0)
 """
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command, its time limit in seconds, and why it is not run where it cannot be."""
-
-    name: str
-    command: Sequence[str]
-    limit: float
-    environment: Mapping[str, str] = field(default_factory=dict)
-    obstacle: str | None = None
-    folder: Path = ROOT
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a stage."""
-
-    stage: Stage
-    verdict: str  # "pass", "FAIL", "TIME OUT" or "not run"
-    seconds: float
-    output: str
-
-    @property
-    def failed(self) -> bool:
-        return self.verdict in ("FAIL", "TIME OUT")
-
-    def line(self) -> str:
-        """The row of the summary: the last line printed says most, with pytest and compute-sanitizer alike."""
-        lines = [line for line in self.output.splitlines() if line.strip()]
-        last = self.stage.obstacle or (lines[-1].strip()[:90] if lines else "")
-        return f"{self.verdict:<9}{self.stage.name:<22}{self.seconds:6.1f} s  {last}"
-
-
-def run(stage: Stage) -> Outcome:
-    """Runs the stage to its end or to its limit."""
-    if stage.obstacle is not None:
-        return Outcome(stage, "not run", 0.0, stage.obstacle)
-    started = time.monotonic()
-    process = subprocess.Popen(
-        stage.command,
-        cwd=stage.folder,
-        env={**os.environ, **stage.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # so that the limit ends its children too: compilers, say
-    )
-    try:
-        output, _ = process.communicate(timeout=stage.limit)
-        verdict = "pass" if process.returncode == 0 else "FAIL"
-    except subprocess.TimeoutExpired:
-        output, verdict = stop(process), "TIME OUT"
-    return Outcome(stage, verdict, time.monotonic() - started, output)
-
-
-def stop(process: "subprocess.Popen[str]") -> str:
-    """Ends the process and its children, and returns all it printed."""
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        return process.communicate(timeout=GRACE)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0]
 
 
 def probe_machine() -> dict[str, Any]:
@@ -177,35 +110,27 @@ def check_stages() -> list[Stage]:
     """pytest, in parts that take their time side by side, and compute-sanitizer."""
     finished = subprocess.run([sys.executable, "-m", "pytest", "--version"], capture_output=True, check=False)
     no_pytest = None if finished.returncode == 0 else f"{sys.executable} has no pytest"
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    few_threads = {"OMP_NUM_THREADS": "1", "TORCHCLIP_EMULATOR": ""}
-    stages = [Stage("GPU tests", [*pytest, "tests/gpu"], TEST_LIMIT, few_threads, no_pytest)]
-    for index in range(SHARDS):
-        shard = ["-p", "bench.shard", "--shard", f"{index}/{SHARDS}"]
-        command = [*pytest, *shard, "tests/test_conformance.py", "-k", "cuda"]
-        stages.append(Stage(f"conformance {index + 1}/{SHARDS}", command, TEST_LIMIT, few_threads, no_pytest))
-    stages += [sanitizer_stage(tool) for tool in ("memcheck", "racecheck", "initcheck")]
-    return stages + triton_stages(pytest, few_threads, no_pytest)
+    tools = [("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda"), ("memcheck", "triton")]
+    tests = [stage for backend in SHARDS for stage in test_stages(backend, no_pytest)]
+    return tests + [sanitizer_stage(*tool) for tool in tools]
 
 
-def triton_stages(pytest: Sequence[str], environment: Mapping[str, str], no_pytest: str | None) -> list[Stage]:
-    """The same tests of the Triton backend, for which every variant of a kernel is compiled on the way."""
-    environment = {**environment, "TORCHCLIP_GPU_BACKEND": "triton"}
-    shard = ["-p", "bench.shard", "--shard"]
-    commands = {
-        f"conformance, Triton {index + 1}/{TRITON_SHARDS}": [
-            *shard, f"{index}/{TRITON_SHARDS}", "tests/test_conformance.py", "-k", "triton",
-        ]
-        for index in range(TRITON_SHARDS)
-    }  # fmt: skip
-    commands["GPU tests, Triton"] = ["tests/gpu", "-k", "not repeat_bitwise_in_every_dtype"]
-    stages = [
-        Stage(name, [*pytest, *arguments], TEST_LIMIT, environment, no_pytest) for name, arguments in commands.items()
-    ]
-    return [*stages, sanitizer_stage("memcheck", "triton")]
+def test_stages(backend: str, no_pytest: str | None) -> Iterator[Stage]:
+    """The tests of a backend, in as many parts as SHARDS says."""
+    environment = {"OMP_NUM_THREADS": "1", "TORCHCLIP_EMULATOR": "", "TORCHCLIP_GPU_BACKEND": backend}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-p", "bench.shard"]
+    chosen = {
+        "conformance": ["tests/test_conformance.py", "-k", backend],
+        "GPU tests": ["tests/gpu", "-k", "not repeat_bitwise_in_every_dtype" if backend == "triton" else ""],
+    }
+    for (name, arguments), count in zip(chosen.items(), SHARDS[backend], strict=True):
+        for index in range(count):
+            title = f"{name}{', Triton' if backend == 'triton' else ''} {index + 1}/{count}"
+            command = [*pytest, "--shard", f"{index}/{count}", *arguments]
+            yield Stage(title, command, TEST_LIMIT, environment, no_pytest)
 
 
-def sanitizer_stage(tool: str, backend: str = "cuda") -> Stage:
+def sanitizer_stage(tool: str, backend: str) -> Stage:
     """One tool of compute-sanitizer over small shapes."""
     sanitizer = find_sanitizer()
     command = [sanitizer or "", f"--tool={tool}", "--error-exitcode=9", "--print-limit=20"]
@@ -231,21 +156,6 @@ def benchmark_stage(results: Path) -> Stage:
     """The benchmark, alone on the machine."""
     command = [sys.executable, "-m", "bench", "step", "--device", "cuda", "--seconds", "1.5", "--check-floors"]
     return Stage("benchmark", [*command, "--fresh", "--json", str(results)], BENCHMARK_LIMIT)
-
-
-def run_all(groups: Sequence[Sequence[Stage]], log: Path) -> list[Outcome]:
-    """Runs group after group, and writes what they print to the log as they end."""
-    outcomes: list[Outcome] = []
-    with log.open("a") as text:
-        for group in groups:
-            with ThreadPoolExecutor(len(group)) as pool:
-                for outcome in pool.map(run, group):
-                    outcomes.append(outcome)
-                    command = " ".join(outcome.stage.command)
-                    text.write(f"===== {outcome.line()}\n$ {command}\n{outcome.output}\n")
-                    text.flush()
-                    print(outcome.line(), flush=True)
-    return outcomes
 
 
 def summarise(outcomes: Sequence[Outcome], machine: Mapping[str, Any], log: Path, results: Path) -> str:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from bench import gpu
-from bench.gpu import Stage, run
+from bench import stages
+from bench.stages import Stage, run
 
 # pytest does the same with what has failed until then.
 TELLS_WHEN_INTERRUPTED = """
@@ -43,7 +43,7 @@ def test_a_stage_past_its_limit_says_what_it_knows() -> None:
 
 
 def test_a_stage_that_cannot_be_interrupted_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "GRACE", 0.5)
+    monkeypatch.setattr(stages, "GRACE", 0.5)
     late = run(stage(NEVER_ENDS, limit=2))
     assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
     assert late.seconds < 20
