@@ -33,6 +33,7 @@ struct Step {
     arguments.chunks = on_device(list);
     arguments.chunk_count = static_cast<int64_t>(chunks);
     arguments.partials = on_device(std::vector<Partial>(chunks));
+    arguments.pieces = 1;
     arguments.zeros = on_device(std::vector<int64_t>(chunks, -1));
     arguments.extras.lookahead_alpha = 0.5;
     arguments.stages = test.stages;
@@ -90,8 +91,7 @@ auto clipped_step(DType dtype, DType state, typename Rule::Hyperparameters hyper
   const auto& norm = launched == Launched::kOnce ? launchers.norm_and_update : launchers.raw_norm;
   finish.blocks = norm.blocks(step.arguments.chunk_count);
   norm.launch(step.arguments, finish, finish.blocks, nullptr);
-  if (launched == Launched::kTwice)
-    launchers.update.launch(step.arguments, launchers.update.blocks(step.arguments.chunk_count), nullptr);
+  if (launched == Launched::kTwice) launchers.update(step.arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   TORCHCLIP_EXPECT(number(finish.clip_factor) < 1 && number(numbers.blocks_done) == 0, "%s clips", Rule::kName);
   return step;
@@ -136,7 +136,7 @@ auto directed_step(DType dtype, DType state, typename Rule::Hyperparameters hype
   norm.launch(step.arguments, finish, finish.blocks, nullptr);
   if (launched == Launched::kTwice) {
     step.arguments.rows = finish.rows.rows;
-    launchers.update.launch(step.arguments, launchers.update.blocks(step.arguments.chunk_count), nullptr);
+    launchers.update(step.arguments, nullptr);
   }
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   TORCHCLIP_EXPECT(number(finish.direction_norm) > 0, "%s measures", Rule::kName);

@@ -215,6 +215,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   arguments.tensors = on_device(table);
   arguments.chunks = on_device(chunks);
   arguments.chunk_count = static_cast<int64_t>(chunks.size());
+  arguments.pieces = 1;
   set_gradients(arguments, gradients_of(tensors), false);
   const Row row = test_row(stages);
   set_rows(arguments, {row}, false);
@@ -223,8 +224,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   arguments.numbers = on_device(std::vector<StepNumbers>{{3, 0, 1}});
   arguments.extras = {42, 0, 1u << 30, 1u << 31, false, 0.5};
   arguments.stages = stages;
-  const auto [launch, blocks] = find_launchers(rule, {0, dtype, state, Slots, stages | kRowFactors}).update;
-  launch(arguments, blocks(arguments.chunk_count), nullptr);
+  find_launchers(rule, {0, dtype, state, Slots, stages | kRowFactors}).update(arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   for (auto& tensor : tensors) {
     const auto row_at = [&](int64_t element) {

@@ -45,6 +45,9 @@ struct DeviceChunk {
 };
 constexpr int64_t kChunkGrain = 1024;  // elements; a multiple of 16 bytes in every type
 
+// The update pass, which leaves no sum to add up, divides chunks further: a block takes so much of the parameter.
+constexpr int64_t kPieceBytes = 16384;  // whole grains in every type
+
 // The same of a norm pass that keeps rows apart: whole rows, or a part of a long one, or of a tensor without rows.
 struct DeviceRowChunk {
   int32_t tensor;
@@ -83,11 +86,11 @@ struct PassArguments {
   const double* row_step_factors;      // the same on the step; null: none
   double* row_factors;                 // [rows of all tensors], written by a norm pass by rows
   Partial* partials;                   // [chunks of all launches], written by a norm pass
-  int64_t* zeros;                      // [chunks of all launches], written by the update pass of rules that count them
+  int64_t* zeros;                      // [chunk_count * pieces], written by the update pass of rules that count them
   const StepNumbers* numbers;  // null: there is no first finish; the step is taken, draws nothing and ends no round
   Extras extras;               // seed, thresholds and alpha
   uint32_t stages;             // of those compiled into the kernel, the ones in use
-  int32_t streams;             // 1: what is written is not read again while it is in the cache
+  int32_t pieces;              // of the longest chunk, for the update pass
   Row inline_rows[kInlineRows];
   const void* inline_gradients[kInlineGradients];
 };

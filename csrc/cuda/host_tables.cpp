@@ -18,6 +18,10 @@ int64_t chunk_size(int64_t elements) {
   return std::clamp(elements / kChunksWanted / kChunkGrain * kChunkGrain, kSmallestChunk, kLargestChunk);
 }
 
+int32_t pieces_of(int64_t count, DType dtype) {
+  return static_cast<int32_t>((count * element_size(dtype) + kPieceBytes - 1) / kPieceBytes);
+}
+
 class Builder {
  public:
   Builder(const RuleEntry& rule, const Members& members, const Shape& shape, const std::vector<size_t>& positions)
@@ -104,8 +108,7 @@ class Builder {
     const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
     if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
     Run run{bucket, find_launchers(rule_.name, bucket)};
-    TORCH_INTERNAL_ASSERT(run.launchers.update.launch != nullptr, "no kernel is compiled for a bucket of rule ",
-                          rule_.name);
+    TORCH_INTERNAL_ASSERT(run.launchers.update != nullptr, "no kernel is compiled for a bucket of rule ", rule_.name);
     tables_.runs.push_back(run);
     return tables_.runs.size() - 1;
   }
@@ -148,10 +151,14 @@ class Builder {
         by_run[runs_of_tensors_[index]].push_back({static_cast<int32_t>(index), count, partial++, begin});
       }
     }
-    for (size_t run = 0; run < by_run.size(); ++run) {
-      tables_.runs[run].first = static_cast<int64_t>(tables_.chunks.size());
-      tables_.runs[run].count = static_cast<int64_t>(by_run[run].size());
-      tables_.chunks.insert(tables_.chunks.end(), by_run[run].begin(), by_run[run].end());
+    for (size_t index = 0; index < by_run.size(); ++index) {
+      Run& run = tables_.runs[index];
+      run.first_piece = index == 0 ? 0 : tables_.runs[index - 1].end_piece();
+      run.first = static_cast<int64_t>(tables_.chunks.size());
+      run.count = static_cast<int64_t>(by_run[index].size());
+      for (const DeviceChunk& chunk : by_run[index])
+        run.pieces = std::max(run.pieces, pieces_of(chunk.count, run.bucket.parameter_dtype));
+      tables_.chunks.insert(tables_.chunks.end(), by_run[index].begin(), by_run[index].end());
     }
   }
 

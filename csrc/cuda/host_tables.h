@@ -1,6 +1,7 @@
 // The tables of one device as the host builds them: tensors, chunks, units and rows of coefficients.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "../step.h"
@@ -30,7 +31,11 @@ struct Run {
   Bucket bucket;
   Launchers launchers;
   int64_t first = 0, count = 0;          // chunks
+  int32_t pieces = 1;                    // of the longest one, see PassArguments
+  int64_t first_piece = 0;               // among those of all runs
   int64_t first_row = 0, row_count = 0;  // chunks by rows
+
+  int64_t end_piece() const { return first_piece + count * pieces; }
 };
 
 struct HostTables {
@@ -49,6 +54,13 @@ struct HostTables {
   int64_t row_total = 0;  // rows of all tensors
   int64_t bytes = 0;      // of every operand
 
+  // Null when there are several with chunks, or none.
+  const Run* only_run() const {
+    const auto has_chunks = [](const Run& run) { return run.count > 0; };
+    const auto first = std::find_if(runs.begin(), runs.end(), has_chunks);
+    return std::count_if(first, runs.end(), has_chunks) == 1 ? &*first : nullptr;
+  }
+  int64_t pieces() const { return runs.empty() ? 0 : runs.back().end_piece(); }
   int64_t partials() const {
     return static_cast<int64_t>(chunks.size() > row_chunks.size() ? chunks.size() : row_chunks.size());
   }

@@ -26,9 +26,10 @@ uint32_t resident_blocks(int64_t chunk_count) {
 }
 
 template <auto update_kernel>
-void launch_update(const PassArguments& arguments, uint32_t blocks, void* stream) {
-  if (blocks == 0 || arguments.chunk_count == 0) return;
-  TORCHCLIP_LAUNCH(update_kernel, blocks, kThreads, 0, static_cast<cudaStream_t>(stream), arguments);
+void launch_update(const PassArguments& arguments, void* stream) {
+  if (arguments.chunk_count == 0) return;
+  const auto blocks = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
+  TORCHCLIP_LAUNCH(update_kernel, blocks, kUpdateThreads, 0, static_cast<cudaStream_t>(stream), arguments);
 }
 
 template <auto norm_kernel, class Finish>
@@ -61,8 +62,7 @@ Launchers launchers_for_dtypes(const Bucket& bucket) {
   visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto state) {
     using T = typename decltype(parameter)::type;
     using S = typename decltype(state)::type;
-    constexpr auto kUpdate = update_kernel<Functor, Slots, Stages, T, S>;
-    launchers.update = {launch_update<kUpdate>, resident_blocks<kUpdate>};
+    launchers.update = launch_update<update_kernel<Functor, Slots, Stages, T, S>>;
     // A step that draws or has factors for each row takes longer than a launch does.
     if constexpr (Stages != kEveryStage)
       launchers.norm_and_update =

@@ -51,7 +51,7 @@ class Part {
   const Place& place() const { return place_; }
   const Measured& measured() const { return measured_; }
   const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
-  const at::Tensor& zeros() const { return zeros_; }        // [chunks], those counted in each
+  const at::Tensor& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
   // [devices], those of all.
   const at::Tensor& unit_sums() const { return unit_sums_; }
@@ -101,7 +101,7 @@ class Part {
   UnitSums gathered(int32_t units) const;
   void after_finish();
   void launch_directions();
-  void set_only_run(int64_t first, int64_t count);
+  void set_update(const Run& run);
   template <class T>
   T* scratch(Section<T> section) const {
     return reinterpret_cast<T*>(static_cast<char*>(scratch_.data_ptr()) + section.offset);
@@ -145,7 +145,6 @@ class Part {
 
   std::vector<Planned<NormLauncher>> norms_;
   std::vector<Planned<DirectionLauncher>> directions_;
-  std::vector<Planned<UpdateLauncher>> updates_;
   Planned<NormLauncher> norm_and_update_{};
   Planned<DirectionLauncher> direction_and_update_{};
   PassArguments pass_{};

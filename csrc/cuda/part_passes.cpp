@@ -81,15 +81,19 @@ void Part::finish_rule() {
 void Part::update_pass() {
   pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
-  size_t index = 0;
   for (const Run& run : tables_.runs) {
     if (run.count == 0) continue;
-    const Planned<UpdateLauncher>& planned = updates_[index++];
-    pass_.chunks = image_.at(chunks_) + planned.first;
-    pass_.chunk_count = planned.count;
-    pass_.stages = run.bucket.stages;
-    planned.launch(pass_, planned.blocks, stream_);
+    set_update(run);
+    run.launchers.update(pass_, stream_);
   }
+}
+
+void Part::set_update(const Run& run) {
+  pass_.chunks = image_.at(chunks_) + run.first;
+  pass_.chunk_count = run.count;
+  pass_.pieces = run.pieces;
+  pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() + run.first_piece : nullptr;
+  pass_.stages = run.bucket.stages;
 }
 
 void Part::measure_nothing() {
@@ -98,7 +102,7 @@ void Part::measure_nothing() {
 }
 
 void Part::norm_and_update() {
-  set_only_run(norm_and_update_.first, norm_and_update_.count);
+  set_update(*tables_.only_run());
   finish_.sums = sums_of(clip_units_, true);
   finish_.blocks = norm_and_update_.blocks;
   after_finish();
@@ -107,19 +111,11 @@ void Part::norm_and_update() {
 }
 
 void Part::direction_and_update() {
-  set_only_run(direction_and_update_.first, direction_and_update_.count);
+  set_update(*tables_.only_run());
   finish_rule_.sums = sums_of(rule_units_, true);
   finish_rule_.blocks = direction_and_update_.blocks;
   direction_and_update_.launch(pass_, finish_rule_, direction_and_update_.blocks, stream_);
   finish_rule_.blocks = total_blocks(directions_);
-}
-
-// The pass over a model that is one run.
-void Part::set_only_run(int64_t first, int64_t count) {
-  pass_.chunks = image_.at(chunks_) + first;
-  pass_.chunk_count = count;
-  for (const Run& run : tables_.runs)
-    if (run.count > 0) pass_.stages = run.bucket.stages;
 }
 
 }  // namespace torchclip::cuda

@@ -92,7 +92,7 @@ void Part::reserve_scratch(const Members& members, size_t devices) {
   const auto options = at::TensorOptions().device(place_.device);
   const auto zeros = [&](int64_t count) { return at::zeros({count}, options.dtype(at::kDouble)); };
   scratch_ = at::zeros({bytes}, options.dtype(at::kByte));
-  zeros_ = at::zeros({rule_.counts_zeros ? tables_.partials() : 0}, options.dtype(at::kLong));
+  zeros_ = at::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, options.dtype(at::kLong));
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
   const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, members));
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units),
@@ -119,7 +119,6 @@ void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t co
 void Part::plan_launches() {
   norms_.clear();
   directions_.clear();
-  updates_.clear();
   for (const Run& run : tables_.runs) {
     const Launchers& launchers = run.launchers;
     if (shape_.clips_norms) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
@@ -129,17 +128,16 @@ void Part::plan_launches() {
     } else if (rule_.clips_itself) {
       plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
     }
-    plan_launch(launchers.update, run.first, run.count, false, updates_);
   }
   const int64_t cache = device_info(place_.number).cache_bytes;
-  fits_in_cache_ = updates_.size() == 1 && !shape_.by_rows() && 2 * tables_.bytes <= cache && plan_one_launch();
-  pass_.streams = tables_.bytes > cache ? 1 : 0;
+  fits_in_cache_ = !shape_.by_rows() && 2 * tables_.bytes <= cache && plan_one_launch();
 }
 
 // Not every set of stages is compiled as one launch.
 bool Part::plan_one_launch() {
-  const auto has_chunks = [](const Run& run) { return run.count > 0; };
-  const Run& run = *std::find_if(tables_.runs.begin(), tables_.runs.end(), has_chunks);
+  const Run* const only = tables_.only_run();
+  if (only == nullptr) return false;
+  const Run& run = *only;
   const auto plan = [&](const auto& launch, auto& planned) {
     if (launch.launch == nullptr) return false;
     planned = {launch.launch, run.first, run.count, launch.blocks(run.count)};
@@ -153,7 +151,6 @@ void Part::set_static_arguments() {
   pass_.tensors = image_.at(tensors_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
   pass_.partials = scratch(partials_);
-  pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() : nullptr;
   RowArguments rows{};
   rows.rule = rule_number(rule_);
   rows.row_count = static_cast<int32_t>(tables_.sources.size());

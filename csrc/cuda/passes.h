@@ -11,7 +11,7 @@ namespace torchclip::cuda {
 
 // Blocks for a launch over so many chunks: as many as are resident at once, and no more than there is work.
 using Blocks = uint32_t (*)(int64_t chunk_count);
-using UpdateLauncher = void (*)(const PassArguments&, uint32_t blocks, void* stream);
+using UpdateLauncher = void (*)(const PassArguments&, void* stream);
 using NormLauncher = void (*)(const PassArguments&, const FinishArguments&, uint32_t blocks, void* stream);
 using DirectionLauncher = void (*)(const PassArguments&, const FinishRuleArguments&, uint32_t blocks, void* stream);
 
@@ -22,7 +22,7 @@ struct Launch {
 };
 
 struct Launchers {
-  Launch<UpdateLauncher> update;
+  UpdateLauncher update = nullptr;
   Launch<NormLauncher> raw_norm;         // the norm of the scaled gradients
   Launch<NormLauncher> row_norm;         // the same of each row, and of the weights: AdaptiveGradientClip
   Launch<NormLauncher> norm_and_update;  // raw_norm and update in one cooperative launch

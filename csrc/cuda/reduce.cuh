@@ -13,6 +13,9 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 // At least: what a compiler that saves registers for more has to spill costs more than the threads gain.
 constexpr int kBlocksPerMultiprocessor = 2;
+// Of the update pass: of so many small blocks some begin and some end while the others move data.
+constexpr int kUpdateThreads = 128;
+constexpr int kUpdateBlocksPerMultiprocessor = 4;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 __device__ __forceinline__ int lane_in_warp() { return static_cast<int>(threadIdx.x) % kWarp; }
@@ -28,25 +31,26 @@ __device__ __forceinline__ void sum_over_warp(double (&values)[kCount]) {
   }
 }
 
-// From sums over warps to those over a block of kThreads, in thread 0. All threads must call it.
-template <int kCount>
+// From sums over warps to those over a block of `kLanes` threads, in thread 0. All threads must call it.
+template <int kLanes, int kCount>
 __device__ __forceinline__ void sum_over_warps(double (&values)[kCount]) {
-  __shared__ double sums[kCount][kWarps];
+  constexpr int kSums = kLanes / kWarp;
+  __shared__ double sums[kCount][kSums];
   __syncthreads();  // an earlier call may still be reading
 #pragma unroll
   for (int i = 0; i < kCount; ++i)
     if (lane_in_warp() == 0) sums[i][warp_in_block()] = values[i];
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = lane_in_warp() < kWarps ? sums[i][lane_in_warp()] : 0.0;
+  for (int i = 0; i < kCount; ++i) values[i] = lane_in_warp() < kSums ? sums[i][lane_in_warp()] : 0.0;
   sum_over_warp(values);
 }
 
-// The sums over all threads of a block of kThreads, in thread 0. All threads must call it.
-template <int kCount>
+// The sums over all threads of a block of `kLanes`, in thread 0. All threads must call it.
+template <int kLanes = kThreads, int kCount>
 __device__ __forceinline__ void sum_over_block(double (&values)[kCount]) {
   sum_over_warp(values);
-  sum_over_warps(values);
+  sum_over_warps<kLanes>(values);
 }
 
 // Those over the block or those over each warp, which all threads of the block must agree on.
@@ -54,7 +58,7 @@ template <int kCount>
 __device__ __forceinline__ void sum_over(bool whole_block, double (&values)[kCount]) {
   sum_over_warp(values);
   if (!whole_block) return;
-  sum_over_warps(values);
+  sum_over_warps<kThreads>(values);
 }
 
 // True in the block that comes here last; it sees what all the others have written before. All threads must call it.

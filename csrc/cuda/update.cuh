@@ -1,4 +1,5 @@
-// The update pass: a persistent grid whose blocks take chunk after chunk.
+// The update pass: a block for each piece of a chunk. The device hands them out in order, which keeps the addresses
+// under way close together, as a grid that stays and strides over the chunks does not: five hundredths of the time.
 #pragma once
 
 #include <type_traits>
@@ -110,12 +111,11 @@ class UpdateWorker {
   }
 
   __device__ __forceinline__ void write(int64_t element, const Elements<C, kSlots, kElements>& own) const {
-    const bool streams = arguments_.streams != 0;
-    write_vector(parameter_ + element, own.parameter, streams);
+    write_vector(parameter_ + element, own.parameter);
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot], streams);
-    if (synchronises_) write_vector(slow() + element, own.slow, streams);
+      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot]);
+    if (synchronises_) write_vector(slow() + element, own.slow);
   }
 
   // Returns the exact zeros, which are counted before Lookahead.
@@ -154,30 +154,42 @@ class UpdateWorker {
   bool synchronises_;
 };
 
+// One piece of a chunk, by `kLanes` threads. `index`: of the piece, among those of this launch.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
+__device__ __forceinline__ void update_piece(const PassArguments& arguments, const Row* rows, uint32_t index,
+                                             bool synchronises) {
+  constexpr int64_t kPiece = kPieceBytes / static_cast<int64_t>(sizeof(T));
+  const auto pieces = static_cast<uint32_t>(arguments.pieces);
+  const DeviceChunk chunk = arguments.chunks[index / pieces];
+  const int64_t first = static_cast<int64_t>(index % pieces) * kPiece;
+  if (first >= chunk.count) return;  // of a chunk that is shorter than others
+  UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, chunk.tensor, synchronises);
+  const int64_t begin = chunk.begin + first, count = chunk.count - first < kPiece ? chunk.count - first : kPiece;
+  for_each_element(worker, begin, begin + count, static_cast<int>(threadIdx.x), kLanes);
+  if constexpr (Functor::kCountsZeros) {
+    double total[] = {static_cast<double>(worker.zeros)};
+    sum_over_block<kLanes>(total);
+    if (threadIdx.x == 0) arguments.zeros[index] = static_cast<int64_t>(total[0]);
+  }
+}
+
 // All chunks, in the reverse order of the norm pass: what that pass has read last is still in the second-level cache.
 // `rows`: the coefficients; null: those that ride in the arguments.
-template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
 __device__ __forceinline__ void update_chunks(const PassArguments& arguments, const Row* rows) {
   StepNumbers numbers{};
   if (arguments.numbers != nullptr) numbers = *arguments.numbers;  // at once: one load waits for no other
   if (numbers.skip != 0) return;
+  const auto count = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
 #pragma unroll 1
-  for (int64_t index = blockIdx.x; index < arguments.chunk_count; index += gridDim.x) {
-    const DeviceChunk chunk = arguments.chunks[arguments.chunk_count - 1 - index];
-    UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, chunk.tensor, numbers.synchronises != 0);
-    for_each_element(worker, chunk.begin, chunk.begin + chunk.count, static_cast<int>(threadIdx.x), kThreads);
-    if constexpr (Functor::kCountsZeros) {
-      double total[] = {static_cast<double>(worker.zeros)};
-      sum_over_block(total);
-      if (threadIdx.x == 0) arguments.zeros[chunk.partial] = static_cast<int64_t>(total[0]);
-    }
-  }
+  for (uint32_t index = blockIdx.x; index < count; index += gridDim.x)
+    update_piece<Functor, Slots, Stages, T, S, kLanes>(arguments, rows, count - 1 - index, numbers.synchronises != 0);
 }
 
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor)
     update_kernel(const __grid_constant__ PassArguments arguments) {
-  update_chunks<Functor, Slots, Stages, T, S>(arguments, arguments.rows);
+  update_chunks<Functor, Slots, Stages, T, S, kUpdateThreads>(arguments, arguments.rows);
 }
 
 }  // namespace torchclip::cuda
