@@ -23,13 +23,16 @@ def _git(*arguments: str) -> str | None:
 def describe_commit() -> str:
     """The commit, with a digest of what differs from it in the tree.
 
-    Outside a repository TORCHCLIP_COMMIT says it, for a machine that was given a copy of the files; else "unknown".
+    TORCHCLIP_COMMIT goes before it, for a machine that was given a copy of the files; "unknown" outside a repository.
     """
+    given = os.environ.get("TORCHCLIP_COMMIT")
+    if given:
+        return given
     commit = _git("rev-parse", "HEAD")
     difference = _git("diff", "HEAD", "--", *_MEASURED)
     added = _git("ls-files", "--others", "--exclude-standard", "--", *_MEASURED)
     if commit is None or difference is None or added is None:
-        return os.environ.get("TORCHCLIP_COMMIT") or _UNKNOWN
+        return _UNKNOWN
     if not difference and not added:
         return commit.strip()
     digest = hashlib.sha256(difference.encode())

@@ -137,6 +137,7 @@ def test_the_commit_names_what_was_changed_since(tmp_path: Path, monkeypatch: py
     assert revision.describe_commit() == "unknown"
     monkeypatch.setenv("TORCHCLIP_COMMIT", "c0ffee")
     assert revision.describe_commit() == "c0ffee"
+    monkeypatch.delenv("TORCHCLIP_COMMIT")
     (tmp_path / "bench" / "results").mkdir(parents=True)
     source = tmp_path / "bench" / "a.py"
     source.write_text("1\n")
