@@ -43,7 +43,7 @@ class Floor:
             count = row.launches.get(OURS)
             # A profiler that sees no kernel at all has counted nothing.
             return math.nan if count is None or count.kernels == 0 else count.kernels + count.copies
-        return row.host_seconds(OURS).p50
+        return row.warm_host[OURS] if row.warm_host else row.host_seconds(OURS).p50
 
     def holds(self, value: float) -> bool:
         """Whether the bound is kept; NaN never keeps it."""

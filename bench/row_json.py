@@ -37,6 +37,7 @@ def _contender_as_json(row: Row, name: str) -> dict[str, Any]:
     if row.launches:
         entry["wall_seconds"] = asdict(row.wall_seconds(name))
         entry["host_seconds"] = asdict(row.host_seconds(name))
+        entry["warm_host_seconds"] = row.warm_host[name]
         entry["launches"] = asdict(row.launches[name])
     return entry
 
@@ -84,6 +85,7 @@ def row_from_json(entry: Mapping[str, Any], algorithm: Algorithm) -> Row:
         in_cache=entry["in_cache"],
         checks={name: _check_from_json(check) for name, check in entry["checks"].items()},
         launches={name: Launches(**each["launches"]) for name, each in contenders.items() if "launches" in each},
+        warm_host={name: each["warm_host_seconds"] for name, each in contenders.items() if "launches" in each},
         temporary_bytes={name: each["temporary_bytes"] for name, each in contenders.items()},
     )
 

@@ -11,7 +11,7 @@ from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check_agreement
 from bench.clock import clock_of
 from bench.launches import Launches, count_launches
-from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios
+from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios, warm_host_seconds
 from bench.memory import temporary_bytes
 from bench.shapes import SHAPE_SETS, Shapes, element_count
 from bench.workload import GRADIENT_AMPLITUDE, Workload
@@ -35,6 +35,7 @@ class Row:
     in_cache: bool  # whether a timed step found its tensors in the cache
     checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
     launches: Mapping[str, Launches]  # by contender; empty where nothing is launched
+    warm_host: Mapping[str, float]  # seconds, see warm_host_seconds; empty as well
     temporary_bytes: Mapping[str, int]  # by contender
 
     @property
@@ -134,10 +135,12 @@ def measure_row(
         step = build(parameters[name], workload.source_norm)
         prepare = _prepare(workload, snapshots.get(name), probe if settings.cold else None)
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
-    measured = interleave([*entries, *probe.entries()], settings, on_round, clock_of(probe.device))
+    clock = clock_of(probe.device)
+    measured = interleave([*entries, *probe.entries()], settings, on_round, clock)
     checks = _check(algorithm, workload, parameters, snapshots, measured.rounds * entries[0].runs)
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}
+    warm_host = {entry.name: warm_host_seconds(entry.run, clock) for entry in entries} if launches else {}
     # After the checks, for which every step counts.
     temporaries = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
     return Row(
@@ -150,6 +153,7 @@ def measure_row(
         in_cache=lead_in > 0,
         checks=checks,
         launches=launches,
+        warm_host=warm_host,
         temporary_bytes=temporaries,
     )
 

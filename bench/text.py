@@ -21,7 +21,8 @@ CUDA_LEGEND = """\
 p20 p50 p80  time of one step on the device, clipping included; gradients are written anew before each, outside the time
 GB/s         by the words that a fused step must move, for every line, so that lines compare as their times do
 temp. MB     memory that a step takes beside what is there before it, at its most
-host         median time until step() returns, on an idle device
+host         median time until step() returns, on an idle device: after the others' turns, which have swept the
+             processor's caches, and warm, after steps of the same line
 launches     kernels + copies that one step starts
 ours is      how many times as fast as this line ours is: median (p20 to p80) of the ratios within each round, from the
              call until the device has finished; all lines take their turns in one process, and so do triad and copy"""
@@ -53,7 +54,7 @@ def format_row(row: Row) -> str:
     unit, factor = ("ms", 1e3) if row.seconds(OURS).p50 >= 1e-3 else ("us", 1e6)
     header = f"  {'':<12}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}"
     header += f"{'temp. MB':>10}"
-    header += f"{'host us':>10}{'launches':>10}   ours is" if row.launches else "   ours is"
+    header += f"{'host us':>10}{'warm us':>10}{'launches':>10}   ours is" if row.launches else "   ours is"
     lines = [_headline(row), header]
     for name in row.algorithm.contenders:
         time = row.seconds(name).scaled(factor)
@@ -63,7 +64,8 @@ def format_row(row: Row) -> str:
         cells += f"{row.temporary_bytes[name] / 1e6:>10.2f}"
         if row.launches:
             count = row.launches[name]
-            cells += f"{row.host_seconds(name).p50 * 1e6:>10,.1f}{f'{count.kernels} + {count.copies}':>10}"
+            cells += f"{row.host_seconds(name).p50 * 1e6:>10,.1f}{row.warm_host[name] * 1e6:>10,.1f}"
+            cells += f"{f'{count.kernels} + {count.copies}':>10}"
         lines.append(cells if name == OURS else f"{cells}   {_range(row.ratio(name))}")
     lines += [f"  {name} computes something else: {how}" for name, how in row.algorithm.different.items()]
     for name, check in row.checks.items():

@@ -39,7 +39,10 @@ def measured(set_name: str, algorithm: str, probe: bandwidth.BandwidthProbe) -> 
 
 def as_on_cuda(row: step.Row, kernels: int = 2) -> step.Row:
     """The row with launches counted."""
-    return dataclasses.replace(row, launches=dict.fromkeys(row.algorithm.contenders, Launches(kernels, 0)))
+    names = row.algorithm.contenders
+    return dataclasses.replace(
+        row, launches=dict.fromkeys(names, Launches(kernels, 0)), warm_host=dict.fromkeys(names, 1e-5)
+    )
 
 
 @pytest.mark.parametrize("algorithm", CUDA_ALGORITHMS)
@@ -170,11 +173,11 @@ def test_stages_go_on_after_failures_and_are_summed_up(tmp_path: Path) -> None:
     assert "compiling" in (tmp_path / "log").read_text()
 
 
-def test_the_time_limits_add_up_to_less_than_eight_minutes() -> None:
+def test_the_time_limits_add_up_to_less_than_ten_minutes() -> None:
     machine = {"capability": "90", "setuptools": 80}
     limits = [stage.limit for stage in gpu.build_stages(machine)]
     limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
-    assert sum(limits) <= 480
+    assert sum(limits) < 600
 
 
 def test_blocks_are_compared(probe: bandwidth.BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -136,6 +136,7 @@ def measure_norm(
         in_cache=False,
         checks={OURS: _check_norms(workload, norms, measured.rounds)},
         launches={},
+        warm_host={},
         temporary_bytes={entry.name: temporary_bytes(entry.run, probe.device) for entry in entries},
     )
 

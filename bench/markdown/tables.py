@@ -46,7 +46,7 @@ def step_tables(rows: Sequence[Entry]) -> Lines:
         where = "in cache" if first["in_cache"] else "from memory"
         lines += ["", f"#### {name}: {first['tensors']:,} tensors, {first['elements']:,} parameters, {where}", ""]
         on_cuda = any("host_seconds" in row["contenders"][OURS] for row in chosen)
-        columns = ["", "ours", "GB/s", "% of triad", *(["host"] if on_cuda else []), "temporaries, MB"]
+        columns = ["", "ours", "GB/s", "% of triad", *(["host", "host, warm"] if on_cuda else []), "temporaries, MB"]
         lines += _table([*columns, *others], [_step_cells(row, others, on_cuda) for row in chosen])
     return lines
 
@@ -57,7 +57,7 @@ def _step_cells(row: Entry, others: Sequence[str], on_cuda: bool) -> list[str]:
     cells = [row["title"], _duration(ours["seconds"]), f"{ours['gigabytes_per_second']:.1f}"]
     cells.append(f"{100 * ours['share_of_triad']:.0f}")
     if on_cuda:
-        cells.append(_duration(ours["host_seconds"]) if "host_seconds" in ours else _NONE)
+        cells += [_duration(ours["host_seconds"]), f"{1e6 * ours['warm_host_seconds']:.1f} µs"]
     cells.append(f"{ours['temporary_bytes'] / 1e6:.2f}")
     return cells + [_ratio(contenders[name]["speedup_of_ours"]) if name in contenders else _NONE for name in others]
 
