@@ -39,12 +39,17 @@ def augmented(images: Tensor, draws: torch.Generator) -> Tensor:
     """
     n, _, height, width = images.shape
     offsets = torch.randint(2 * _PADDING + 1, (2, n), generator=draws)
-    flips = torch.randint(2, (n, 1, 1, 1), generator=draws).bool()
-    top, left = offsets.to(images.device)
+    flips = torch.randint(2, (1, n), generator=draws)
+    top, left, flips = _without_waiting(torch.cat((offsets, flips)), images.device)
     # Views of every crop there is, [n, channels, 9, 9, height, width], of which one an image is copied.
     crops = pad(images, (_PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     cropped = crops[torch.arange(n, device=images.device), :, top, left]
-    return torch.where(flips.to(images.device), cropped.flip(3), cropped)
+    return torch.where(flips.view(n, 1, 1, 1) == 1, cropped.flip(3), cropped)
+
+
+def _without_waiting(drawn: Tensor, device: torch.device) -> Tensor:
+    """The same on the device. A GPU copies page-locked memory alone without making the host wait for its queue."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 @dataclass
@@ -78,6 +83,7 @@ class ImageBatches:
         if not bool((self.std > 0).all()):
             raise ValueError(f"std={self.std.tolist()}, expected above 0: a channel of one colour cannot be normalised")
         self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
+        self.mean, self.std = self.mean.to(self.images.device), self.std.to(self.images.device)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
