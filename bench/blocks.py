@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def compare(set_name: str, step: str, blocks: Sequence[Any], device: torch.devic
         made = optimizer(workload.parameters(), **arguments, clip=workload.source_norm, backend="triton")
         with using(kind, block):
             made.step()  # whose tables and kernels stay
-        entries.append(Timed(str(tuple(block)), workload.refill, made.step))
+        name = f"({block.elements}, {block.warps}, {block.piece_bytes})"
+        entries.append(Timed(name, workload.refill, made.step))
     probe = BandwidthProbe(device)
     measured = interleave([*entries, *probe.entries()], settings, lambda fraction: None, clock_of(device))
     moved = 4 * words * element_count(workload.shapes)
@@ -62,7 +64,7 @@ def compare(set_name: str, step: str, blocks: Sequence[Any], device: torch.devic
         share = round_ratios(measured.device[COPY], measured.device[entry.name]).p50
         share *= moved / (4 * WORDS[COPY] * probe.elements)
         lines.append(
-            f"{set_name:<10}{step:<12}{entry.name:<14}{time.p20:9.1f}{time.p50:9.1f}{time.p80:9.1f} us"
+            f"{set_name:<10}{step:<12}{entry.name:<20}{time.p20:9.1f}{time.p50:9.1f}{time.p80:9.1f} us"
             f"{100 * share:7.1f} % of copy"
         )
     return lines
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), metavar="STEP")
     parser.add_argument("--elements", nargs="+", type=int, default=[512, 1024, 2048, 4096], metavar="N")
     parser.add_argument("--warps", nargs="+", type=int, default=[2, 4, 8], metavar="N")
+    parser.add_argument("--pieces", nargs="+", type=int, default=[16384], metavar="BYTES")
     parser.add_argument("--seconds", type=float, default=Settings.seconds, help="for each table (default: %(default)s)")
     options = parser.parse_args(arguments)
     reason = unavailable_reason("triton")
@@ -83,9 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from torchclip.triton_plan.blocks import Block
 
     device = torch.device(served_device("triton"))
-    blocks = [Block(elements, warps) for elements in options.elements for warps in options.warps]
+    blocks = [
+        Block(elements, warps, piece)
+        for elements, warps, piece in product(options.elements, options.warps, options.pieces)
+    ]
     print(format_environment(describe_environment(device)))
-    print(f"\n{'set':<10}{'step':<12}{'(size, warps)':<14}{'p20':>9}{'p50':>9}{'p80':>9}")
+    print(f"\n{'set':<10}{'step':<12}{'(size, warps, piece)':<20}{'p20':>9}{'p50':>9}{'p80':>9}")
     for set_name in options.sets:
         for step in options.steps:
             settings = Settings(seconds=options.seconds)

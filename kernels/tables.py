@@ -36,7 +36,8 @@ TENSOR_DIMENSIONS = tl.constexpr(14)  # of its layout; 0 where all operands lie 
 TENSOR_LAYOUT = tl.constexpr(15)  # where its layout begins: [1 + OPERANDS, dimensions], sizes and then strides
 TENSOR_COLUMNS = tl.constexpr(16)
 
-# A run of elements of one tensor, for one program: int64. `begin` is a multiple of CHUNK_GRAIN.
+# A run of elements of one tensor, for one program or, in the update, for some: int64. `begin` is a multiple of
+# CHUNK_GRAIN.
 CHUNK_TENSOR = tl.constexpr(0)
 CHUNK_BEGIN = tl.constexpr(1)
 CHUNK_COUNT = tl.constexpr(2)
@@ -192,6 +193,7 @@ class Run(NamedTuple):
     lookahead: bool
     counts_zeros: bool
     block: int  # elements at a time, a power of two
+    piece: int  # elements that a program of the update takes, a multiple of CHUNK_GRAIN; 0 in other passes
 
 
 class Finish(NamedTuple):

@@ -1,4 +1,10 @@
-"""The update pass: one program for each chunk."""
+"""The update pass: one program for each piece of a chunk.
+
+Programs start in the order of their numbers. Small pieces keep the addresses that are under way at one time close
+together, for the memory's open pages and the cache of address translations, and while one program looks up where its
+elements lie, others move theirs. The norm passes, which only read, take chunks whole: each program has a partial sum to
+write there.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,6 @@ from .tables import (
     CHUNK_COLUMNS,
     CHUNK_COUNT,
     CHUNK_GRAIN,
-    CHUNK_PARTIAL,
     CHUNK_TENSOR,
     COUPLED_DECAY,
     FLOAT32,
@@ -184,7 +189,8 @@ def update_block(
     return zeros
 
 
-@triton.jit
+# It depends on the sizes of all tensors, and must not ask for another variant.
+@triton.jit(do_not_specialize=["pieces"])
 def update_kernel(
     tensors,
     gradients,
@@ -197,30 +203,35 @@ def update_kernel(
     row_gradient_factors,
     row_step_factors,
     zeros,
+    pieces,
     run: tl.constexpr,
 ):
-    """Updates a chunk.
+    """Updates a piece of a chunk.
 
     Args:
         tensors: int64 [tensors, TENSOR_COLUMNS].
         gradients: int64 [tensors], addresses.
         layouts: int64, see TENSOR_LAYOUT.
-        chunks: int64 [programs, CHUNK_COLUMNS].
+        chunks: int64 [programs / pieces, CHUNK_COLUMNS].
         rows: float64 [rows, ROW_COLUMNS].
         numbers: float64, of the step; None where nothing decides whether it is taken.
         draws: int64, the draws' numbers.
         policy: float64, the policy's.
         row_gradient_factors: float64 [rows of all tensors], on the gradient; None where there are none.
         row_step_factors: the same on the step.
-        zeros: int64 [chunks of all launches], written where the run counts zeros.
+        zeros: int64 [programs], written where the run counts zeros.
+        pieces: int32, of the largest chunk. A smaller one may have fewer, and programs beyond its end do nothing.
         run: what the kernel is compiled for, ``Run``.
     """
     block: tl.constexpr = run.block
     # In the reverse order of the norm pass, of which the end is still in the second-level cache.
-    chunk = chunks + (tl.num_programs(0) - 1 - tl.program_id(0)) * CHUNK_COLUMNS
+    number = tl.num_programs(0) - 1 - tl.program_id(0)
+    chunk = chunks + number // pieces * CHUNK_COLUMNS
+    behind = number % pieces * run.piece
     index = tl.load(chunk + CHUNK_TENSOR)
     begin = tl.multiple_of(tl.load(chunk + CHUNK_BEGIN), CHUNK_GRAIN)
     total = tl.load(chunk + CHUNK_COUNT).to(tl.int32)
+    total = tl.minimum(total, behind + run.piece)
     tensor = tensors + index * TENSOR_COLUMNS
     synchronises = 0
     if numbers is not None:
@@ -233,13 +244,14 @@ def update_kernel(
     factors = (row_gradient_factors, row_step_factors)
     main = main_part(total, run.access)
     count = tl.full([], 0, tl.int32)
-    for first in range(0, main, block):
-        offsets = first + tl.arange(0, block)
-        where = (tensor, layouts, begin, offsets, offsets < main)
-        count += update_block(where, gradient, row, step, factors, first, run, run.access, block)
-    if run.access == ALIGNED and main < total:
+    # The tail comes first, and what tells of it takes no registers in the loop.
+    if run.access == ALIGNED and (main < total) & (behind < total):
         offsets = main + tl.arange(0, GROUP)
         where = (tensor, layouts, begin, offsets, offsets < total)
         count += update_block(where, gradient, row, step, factors, main, run, ANYHOW, GROUP)
-    if run.counts_zeros and total > 0:
-        tl.store(zeros + tl.load(chunk + CHUNK_PARTIAL), count.to(tl.int64))
+    for first in range(behind, main, block):
+        offsets = first + tl.arange(0, block)
+        where = (tensor, layouts, begin, offsets, offsets < main)
+        count += update_block(where, gradient, row, step, factors, first, run, run.access, block)
+    if run.counts_zeros and behind < total:
+        tl.store(zeros + number, count.to(tl.int64))

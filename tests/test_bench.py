@@ -188,5 +188,5 @@ def test_blocks_are_compared(probe: bandwidth.BandwidthProbe, monkeypatch: pytes
     small = ["--sets", "gpt2", "--steps", "clip_sgd", "--elements", "64", "128", "--warps", "1", "--seconds", "0.01"]
     assert blocks.main(small) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
-    assert sorted(line[22:36].strip() for line in lines) == ["(128, 1)", "(64, 1)"]
+    assert sorted(line[22:42].strip() for line in lines) == ["(128, 1, 16384)", "(64, 1, 16384)"]
     assert all(line.endswith(" % of copy") for line in lines)

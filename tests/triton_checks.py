@@ -124,7 +124,7 @@ def check_rules() -> None:
         for slot, value in zip(slots, states, strict=True):
             blocks[slot] = value
         family = cls.spec.family
-        run = Run(family, sum(1 << slot for slot in slots), 0, 0, 0, 1, False, False, COUNT)
+        run = Run(family, sum(1 << slot for slot in slots), 0, 0, 0, 1, False, False, COUNT, 0)
         rule_kernel[(1,)](p, g, *blocks, row, run)
         assert_close(p, expected)
         names = [slot.name for slot in cls.spec.slots if slot.name in state]

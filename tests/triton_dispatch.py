@@ -50,7 +50,12 @@ def check_launches() -> None:
             assert launches_of(made.step) == expected, type(made).__name__
     first = parameters(1)
     torchclip.SGD(first, lr=0.1, backend="triton").step()
-    assert launched[-1] == (UPDATE, 1)  # a program for each chunk
+    assert launched[-1] == (UPDATE, 1)  # a program for each piece of a chunk
+    first = [torch.nn.Parameter(torch.zeros(9000, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    for param in first:
+        param.grad = torch.ones_like(param)
+    launches_of(torchclip.SGD(first, lr=0.1, clip=1.0, backend="triton").step)
+    assert sorted(launched) == [(NORM, 3), (NORM, 3), (UPDATE, 3), (UPDATE, 6)], launched  # chunks of 4096
 
 
 def check_compiles_once() -> None:

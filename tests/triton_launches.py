@@ -36,6 +36,8 @@ UNALIGNED = ("grad_scale", "found_inf", "loss")
 """Tensors that come from elsewhere; the package's own begin at multiples of 16 bytes."""
 
 POINTERS = {torch.int64: "*i64", torch.float64: "*fp64", torch.float32: "*fp32"}
+NUMBER = "i32"
+"""The type of a number that a launch is given and that the kernel is not compiled for."""
 
 
 class Variant(NamedTuple):
@@ -43,7 +45,7 @@ class Variant(NamedTuple):
 
     kernel: Any
     options: tuple[tuple[str, Any], ...]  # of the compiler
-    pointers: tuple[tuple[str, str], ...]  # name and type of each argument that is a tensor
+    pointers: tuple[tuple[str, str], ...]  # name and type of each argument that is a tensor, or a number
     constants: tuple[tuple[str, Any], ...]  # of each other argument; None for a tensor that is not given
 
     @property
@@ -69,6 +71,11 @@ class Variant(NamedTuple):
         return self._replace(constants=tuple(constants.items()))
 
 
+def type_of(value: Tensor | int) -> str:
+    """The name that Triton has for the type of an argument."""
+    return POINTERS[value.dtype] if isinstance(value, Tensor) else NUMBER
+
+
 @contextmanager
 def recorded(block: Block) -> Iterator[dict[Variant, None]]:
     """Meanwhile the Triton backend serves tensors on the CPU in a GPU's blocks, and launches are recorded, each variant
@@ -77,8 +84,10 @@ def recorded(block: Block) -> Iterator[dict[Variant, None]]:
 
     def run(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         named = list(zip(kernel.arg_names, arguments, strict=True))
-        pointers = tuple((name, POINTERS[value.dtype]) for name, value in named if isinstance(value, Tensor))
-        constants = tuple((name, value) for name, value in named if not isinstance(value, Tensor))
+        inlined = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+        types = {name: type_of(value) for name, value in named if name not in inlined and value is not None}
+        pointers = tuple(types.items())
+        constants = tuple((name, value) for name, value in named if name not in types)
         found[Variant(kernel, tuple(options.items()), pointers, constants)] = None
 
     with (

@@ -25,7 +25,7 @@ from triton.compiler import ASTSource, make_backend
 
 from torchclip.kernels import finish_rule, finish_step
 from torchclip.triton_plan import columns, passes
-from triton_launches import UNALIGNED, Variant, variants
+from triton_launches import NUMBER, UNALIGNED, Variant, variants
 
 TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -61,7 +61,8 @@ def source_of(variant: Variant, target: GPUTarget) -> ASTSource:
     small = "S" if target.backend == "hip" else ""
     attributes = {
         (names.index(name),): backend.parse_attr(small if name in UNALIGNED else "D" + small)
-        for name, _ in variant.pointers
+        for name, kind in variant.pointers
+        if kind != NUMBER
     }
     return ASTSource(variant.kernel, types, constants, attributes)
 

@@ -1,4 +1,4 @@
-"""How many elements a program takes at a time, and by how many warps."""
+"""How many elements a program takes, how many of them at a time, and by how many warps."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ class Block(NamedTuple):
     Args:
         elements: at a time, a power of two.
         warps: of a program.
+        piece_bytes: of the parameter that a program of the update takes in all, a multiple of 8 * CHUNK_GRAIN.
     """
 
     elements: int
     warps: int
+    piece_bytes: int
 
 
 BLOCKS: dict[str, Block] = {
-    "cuda": Block(1024, 4),
-    "hip": Block(2048, 4),  # whose warps are of 64 threads
-    "cpu": Block(4096, 1),
+    "cuda": Block(1024, 4, 16384),
+    "hip": Block(2048, 4, 16384),  # whose warps are of 64 threads
+    "cpu": Block(4096, 1, 1 << 19),  # no chunk is larger
 }
 """For each kind of device. In place of autotuning, which would run kernels that work in place many times over.
 
 Eight elements a thread: two accesses of 128 bits for each float32 operand, one for half precision. Reckoned from
-registers (no spill for any rule on sm_80, sm_90 and gfx942) and not measured; ``python -m bench.blocks`` measures them.
+registers (no spill for any rule on sm_80, sm_90 and gfx942); ``python -m bench.blocks`` measures them.
 """
 
 

@@ -75,7 +75,8 @@ class Memory:
         self.step = numbers(4)
         self.row_gradient_factors = numbers(tables.row_total) if shape.clips_rows else None
         self.row_step_factors = numbers(tables.row_total) if shape.rule_rows else None
-        self.zeros = torch.zeros(tables.partials if shape.counts_zeros else 0, dtype=torch.int64, device=device)
+        counts = sum(run.zero_counts for run in tables.runs) if shape.counts_zeros else 0
+        self.zeros = torch.zeros(counts, dtype=torch.int64, device=device)
         self._done = torch.zeros(8, dtype=torch.int32, device=device)
         # Of every parameter whether no step has been taken with its state, which the device alone knows.
         keeps = before is not None and same_place and len(before._new) == tables.parameters

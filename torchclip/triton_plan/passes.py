@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchclip.kernels import finish_rule, finish_step, norms, row_norms, update
+from torchclip.kernels.tables import Run
 from torchclip.plan import LOSS_STEP_SIZE
 from torchclip.rule_spec import RuleSpec
 from torchclip.triton_plan import columns
@@ -73,9 +74,12 @@ class Passes:
         self._draws, self._policy = image.integers("draws"), image.numbers("policy")
         self._places = {which: image.integers(which) for which in (FIRST_PASS, RULE_PASS)}
         self._host_rows = image.numbers("host_rows")
-        self._updates = self._by_run("chunks")
+        self._updates = self._cut_chunks()
         self._norms = self._by_type("row_chunks" if shape.clips_rows else "chunks")
-        self._directions = self._by_run("row_chunks" if shape.rule_rows else "chunks")
+        self._directions = [
+            (self._direction_of(tables.run), chunks)
+            for tables, chunks in self._by_run("row_chunks" if shape.rule_rows else "chunks")
+        ]
         self._compiled: Compiled = {}
         self._kind: Kind = ()
         self._used: set[Kind] = set()
@@ -90,6 +94,21 @@ class Passes:
                 result.append((tables, table[begin:end]))
             begin = end
         return result
+
+    def _cut_chunks(self) -> list[tuple[Run, int, int, Tensor, Tensor]]:
+        """For each launch of the update what it is compiled for, its programs, how many of them share a chunk, the
+        chunks, and where it counts zeros."""
+        result, begin = [], 0
+        for tables, chunks in self._by_run("chunks"):
+            pieces, end = tables.pieces, begin + tables.zero_counts
+            zeros = self._memory.zeros[begin:end]  # empty where nothing is counted
+            result.append((tables.run, len(chunks) * pieces, pieces, chunks, zeros))
+            begin = end
+        return result
+
+    def _direction_of(self, run: Run) -> Run:
+        """What the pass that measures directions is compiled for: without what is not looked at there."""
+        return run._replace(slots=run.slots & 1, lookahead=False, block=self._block.elements, piece=0)
 
     def _by_type(self, name: str) -> list[tuple[int, int, Tensor]]:
         """Type, access and chunks: norms of the raw gradients ask for no more, and neighbouring runs share a launch."""
@@ -173,8 +192,7 @@ class Passes:
         factors = (memory.row_step_factors,) if by_rows else ()
         rows = memory.rows if finished else self._host_rows
         numbers, places = memory.step if finished else None, self._places[RULE_PASS]
-        for tables, chunks in self._directions:
-            run = tables.run._replace(slots=tables.run.slots & 1, lookahead=False)  # what is not looked at
+        for run, chunks in self._directions:
             launch(
                 self._compiled, ("direction", run, finished), kernel, len(chunks), self._block.warps,
                 *self._tensors, chunks, rows, numbers, self._draws, memory.row_gradient_factors, memory.partials,
@@ -190,9 +208,9 @@ class Passes:
         memory = self._memory
         rows = memory.rows if finished or self._spec.clips_itself else self._host_rows
         numbers = memory.step if finished else None
-        for tables, chunks in self._updates:
+        for run, programs, pieces, chunks, zeros in self._updates:
             launch(
-                self._compiled, ("update", tables.run, finished), update.update_kernel, len(chunks),
-                self._block.warps, *self._tensors, chunks, rows, numbers, self._draws, self._policy,
-                memory.row_gradient_factors, memory.row_step_factors, memory.zeros, tables.run,
+                self._compiled, ("update", run, finished), update.update_kernel, programs, self._block.warps,
+                *self._tensors, chunks, rows, numbers, self._draws, self._policy, memory.row_gradient_factors,
+                memory.row_step_factors, zeros, pieces, run,
             )  # fmt: skip

@@ -241,7 +241,7 @@ class TritonPlan:
         before = self._memory
         if before is not None and before.image.is_in_graph:
             self._kept.append(before)
-        tables = Tables(members, aligned.tolist(), len(self._groups), shape, block_for(device).elements)
+        tables = Tables(members, aligned.tolist(), len(self._groups), shape, block_for(device))
         self._memory = Memory(device, self._spec, tables, self._settings, before)
         self._passes = Passes(self._spec, self._settings, self._memory)
         self._shape, self._aligned = shape, aligned

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchclip.checks import FLOAT_DTYPES
 from torchclip.kernels.tables import Run
 from torchclip.norms import Scope
 from torchclip.triton_plan import columns
+from torchclip.triton_plan.blocks import Block
 
 SMALLEST_CHUNK = 4096
 LARGEST_CHUNK = 65536
@@ -24,7 +26,8 @@ ROWS_TOGETHER = 16
 
 
 def chunk_size(elements: int) -> int:
-    """How many elements a program takes: from the total alone, so that partial sums do not depend on the device."""
+    """Elements of a chunk, which a program of a norm pass takes: from the total alone, so that partial sums do not
+    depend on the device."""
     grain = columns.CHUNK_GRAIN
     return min(max(elements // CHUNKS_WANTED // grain * grain, SMALLEST_CHUNK), LARGEST_CHUNK)
 
@@ -90,6 +93,18 @@ class RunTables:
     chunks: list[tuple[int, ...]] = field(default_factory=list)
     row_chunks: list[tuple[int, ...]] = field(default_factory=list)
 
+    @property
+    def pieces(self) -> int:
+        """Of the largest chunk: how many programs of the update share a chunk."""
+        largest = max((chunk[columns.CHUNK_COUNT] for chunk in self.chunks), default=0)
+        return -(-largest // self.run.piece)
+
+    @property
+    def zero_counts(self) -> int:
+        """How many counts of zeros the update may write: one for each program, and one more where those of the next
+        launch would not begin at a multiple of 16 bytes."""
+        return -(-len(self.chunks) * self.pieces // 2) * 2
+
 
 class Tables:
     """The tables of a step.
@@ -99,11 +114,11 @@ class Tables:
         aligned: [parameters], whether all addresses of a parameter are multiples of 16.
         groups: how many param groups there are.
         shape: the rest.
-        block: elements that a program takes at a time.
+        block: a program's size.
     """
 
     def __init__(
-        self, members: Sequence[Member | None], aligned: Sequence[bool], groups: int, shape: Shape, block: int
+        self, members: Sequence[Member | None], aligned: Sequence[bool], groups: int, shape: Shape, block: Block
     ) -> None:
         self.shape = shape
         self.groups = groups
@@ -185,6 +200,7 @@ class Tables:
 
     def _run_of(self, member: Member, is_aligned: bool) -> RunTables:
         access = columns.STRIDED if member.layout is not None else columns.ALIGNED if is_aligned else columns.ANYHOW
+        size = FLOAT_DTYPES[member.dtype].itemsize
         run = Run(
             self.shape.family,
             member.used_slots,
@@ -194,7 +210,8 @@ class Tables:
             access,
             self.shape.lookahead,
             self.shape.counts_zeros,
-            self.block,
+            self.block.elements,
+            self.block.piece_bytes // size,
         )
         for tables in self.runs:
             if tables.run == run:
