@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     device = torch.device(served_device("triton"))
     blocks = [
-        Block(elements, warps, piece)
+        Block(elements, warps, elements, piece)
         for elements, warps, piece in product(options.elements, options.warps, options.pieces)
     ]
     print(format_environment(describe_environment(device)))

@@ -28,7 +28,7 @@ SIZES = (1, 1024, 2049, 4095, 5003)
 def pieces_of(piece_bytes: int) -> Iterator[None]:
     """Meanwhile plans cut chunks of 4096 elements into pieces, of 1024 elements for float64."""
     before = BLOCKS["cpu"]
-    BLOCKS["cpu"] = Block(1024, before.warps, piece_bytes)
+    BLOCKS["cpu"] = Block(1024, before.warps, 1024, piece_bytes)
     try:
         yield
     finally:

@@ -105,7 +105,8 @@ def kind_of_code(variant: Variant, target_name: str) -> Hashable:
     """What variants have in common whose code of the elements differs little."""
     run = variant.elements
     pair = () if target_name == "sm_80" else (run.get("dtype"), run.get("state_dtype"))
-    return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), run.get("stages", 0) != 0, *pair
+    stages = run.get("stages", 0) != 0
+    return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), stages, run.get("block"), *pair
 
 
 def selected(target_name: str) -> list[Variant]:

@@ -21,6 +21,8 @@ from torchclip.triton_plan.blocks import Block
 SMALLEST_CHUNK = 4096
 LARGEST_CHUNK = 65536
 CHUNKS_WANTED = 2048  # several for each multiprocessor
+DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
+"""The stages that draw, which take registers."""
 ROWS_TOGETHER = 16
 """Whole rows that a program takes one after the other, whatever their length."""
 
@@ -213,11 +215,18 @@ class Tables:
             self.block.elements,
             self.block.piece_bytes // size,
         )
+        if size == 2 and self._keeps_little(run):
+            run = run._replace(block=self.block.half_elements)
         for tables in self.runs:
             if tables.run == run:
                 return tables
         self.runs.append(RunTables(run))
         return self.runs[-1]
+
+    def _keeps_little(self, run: Run) -> bool:
+        """Whether an update has registers for more elements of half precision at a time, and reads them by groups."""
+        few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
+        return few and run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not self.shape.by_rows
 
     def _add_chunks(self, runs: list[RunTables]) -> None:
         for index, member in enumerate(self.members):
