@@ -139,6 +139,9 @@ def test_a_row_that_cuda_does_not_have_is_an_error(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command.main(["step", "--device", "cuda", "--algorithms", "clip_sgd", "nadam"])
     assert "--device cuda has no row nadam" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["step", "--algorithms", "clip_sgd_triton"])
+    assert "--device cpu has no row clip_sgd_triton" in capsys.readouterr().err
 
 
 def test_a_row_that_fails_stops_no_other(

@@ -56,7 +56,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--sets", nargs="+", choices=list(SHAPE_SETS), metavar="SET",
                         help=f"sets of shapes, of {', '.join(SHAPE_SETS)} (default: {', '.join(CPU_SETS)}; "
                         f"on cuda {', '.join(CUDA_SETS)})")  # fmt: skip
-    parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), metavar="NAME",
+    names = dict.fromkeys([*ALGORITHMS, *CUDA_ALGORITHMS])
+    parser.add_argument("--algorithms", nargs="+", choices=list(names), metavar="NAME",
                         help=f"of {', '.join(ALGORITHMS)}; on cuda of {', '.join(CUDA_ALGORITHMS)} "
                         "(default: all)")  # fmt: skip
     parser.add_argument("--seconds", type=positive_seconds,
