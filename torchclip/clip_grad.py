@@ -111,9 +111,13 @@ def clip_grad_norm_(
     Source: :func:`torch.nn.utils.clip_grad_norm_`.
     """
     max_norm = checked_bound("max_norm", float(max_norm), zero=True)
-    gradients = [parameter.grad for parameter in _as_list(parameters) if parameter.grad is not None]
+    parameters = _as_list(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach)
     if not _is_fused(gradients, float(norm_type)):
+        if not any(gradient.is_conj() or gradient.is_neg() for gradient in gradients):  # which foreach cannot write
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)
+            return norm
         factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
         for gradient in gradients:
             gradient.mul_(factor.to(gradient.device))
