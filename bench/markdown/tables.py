@@ -57,7 +57,7 @@ def _step_cells(row: Entry, others: Sequence[str], on_cuda: bool) -> list[str]:
     cells = [row["title"], _duration(ours["seconds"]), f"{ours['gigabytes_per_second']:.1f}"]
     cells.append(f"{100 * ours['share_of_triad']:.0f}")
     if on_cuda:
-        cells += [_duration(ours["host_seconds"]), f"{1e6 * ours['warm_host_seconds']:.1f} µs"]
+        cells += [_duration(ours["host_seconds"]), f"{1e6 * ours['warm_host_seconds']:.3g} µs"]
     cells.append(f"{ours['temporary_bytes'] / 1e6:.2f}")
     return cells + [_ratio(contenders[name]["speedup_of_ours"]) if name in contenders else _NONE for name in others]
 

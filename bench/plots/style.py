@@ -48,7 +48,8 @@ def tidy(axes: Axes, grid: str = "y") -> None:
 def machine_of(document: Entry) -> str:
     """The line below a figure: where and with what it was measured."""
     environment = document["environment"]
-    device = environment["gpu"] or f"{environment['cpu']}, {environment['cores']} cores"
+    gpu = (environment["gpu"] or "").partition(",")[0]
+    device = gpu or f"{environment['cpu']}, {environment['cores']} cores"
     return (
         f"{device}; torch {environment['torch']}, torchclip {environment['torchclip']}, "
         f"{environment['threads']} threads unless said; commit {document['commit'][:10]}"
