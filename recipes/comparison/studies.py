@@ -174,6 +174,15 @@ STUDIES: Mapping[str, Study] = {
         _CLIPPING_CIFAR,
         milestone=80,
     ),
+    "clipping-subset": Study(
+        "image",
+        "Clipping algorithms, ResNet-32 on a fifth of CIFAR-10",
+        _ZHANG,
+        '--dataset cifar10_subset --augment --model "resnet(32,1)" -b 128 --wd 5e-4 --epochs 80,120,150',
+        _CLIPPING_CIFAR,
+        seeds=(0,),
+        milestone=80,
+    ),
     "pruning": Study(
         "image",
         "Directional pruning, VGG16 on CIFAR-10",
