@@ -21,7 +21,7 @@ def count_launches(step: Callable[[], object], device: torch.device) -> Launches
     if device.type != "cuda":
         return None
     for _ in range(2):
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             step()
             torch.cuda.synchronize(device)
     names = [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]

@@ -23,7 +23,7 @@ def temporary_bytes(step: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     # Kineto announces every start and stop on stderr, at a level that only this silences.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()  # the profiler hears only of blocks given back that it has seen allocated
         with record_function(_MARK):
             step()

@@ -84,7 +84,7 @@ def test_launches_have_a_floor_and_none_seen_is_no_count(
 
 def test_launches_are_kernels_and_copies_of_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     class Profiler:
-        def __init__(self, activities: object) -> None: ...
+        def __init__(self, activities: object, acc_events: bool) -> None: ...
 
         def __enter__(self) -> Profiler:
             return self

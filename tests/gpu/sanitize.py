@@ -1,6 +1,7 @@
 """Small steps of every kernel, for compute-sanitizer:
 
     PYTHONPATH=.:tests compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
+    PYTHONPATH=.:tests compute-sanitizer --tool initcheck python tests/gpu/sanitize.py float32 bfloat16
 
 A plain script, since under a tool every import costs seconds. Each tensor ends where its memory does, so that an access
 beyond it is one beyond an allocation, when PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor its own. It looks at no
@@ -9,6 +10,7 @@ result; the conformance tests do that.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from builders import OPTIMIZERS
 from gpu_runs import BACKEND
 from guarded import contiguous_strides
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = tuple(getattr(torch, name) for name in sys.argv[1:] or ("float32", "bfloat16", "float16", "float64"))
 # Of Triton's kernels each variant takes half a second to compile: each family of rules in one type, the others with one
 # rule, and the policies with another.
 NAMES = tuple(OPTIMIZERS) if BACKEND == "cuda" else ("sgd", "adamw", "rmsprop", "mix_clip", "grda", "ada_grad_norm_row")
