@@ -37,6 +37,8 @@ class Plan {
   void clear() { members_.clear(); }
   // The state of these parameters was made for this step and holds nothing yet.
   void mark_fresh(const std::vector<int64_t>& positions);
+  // None: whether a step is skipped is known here, and state that was made for it is dropped again.
+  std::vector<int64_t> unstarted() const { return {}; }
 
   // Norm pass, factors, update pass, on what the last refresh found. `found_inf`: a GradScaler says to measure and
   // skip. Skipped and non-finite steps write nothing.

@@ -66,6 +66,7 @@ void bind_plan(py::module_& module, const char* name) {
       }))
       .def("refresh", &AnyPlan::refresh)
       .def("mark_fresh", &AnyPlan::mark_fresh)
+      .def("unstarted", &AnyPlan::unstarted)
       .def("configure",
            [](AnyPlan& plan, const std::map<std::string, double>& numbers) { plan.configure(modifiers_from(numbers)); })
       .def("step", [](AnyPlan& plan, const py::object& grad_scale, const py::object& found_inf,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from builders import (
     assert_no_step_was_taken,
     assert_same_params,
     build,
+    draw_gradients,
     each_kernel,
     each_optimizer,
     leaves,
@@ -109,3 +111,34 @@ def test_found_inf_of_a_first_step_leaves_it_to_be_taken(name: str, backend: str
     del optimizer.grad_scale, optimizer.found_inf
     optimizer.step(loss=LOSS)
     assert not any(torch.equal(p.detach(), b) for p, b in zip(params, before))
+
+
+@pytest.mark.parametrize("way", ["add_param_group", "checkpoint", "deepcopy"])
+def test_a_first_step_that_was_skipped_is_still_to_come(way: str, backend: str) -> None:
+    """With dampening it differs from later ones; on a device, the state that was made for it is there already."""
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
+    params = leaves(2)
+    copies = twins(params)
+    tested, plain = torchclip.SGD(params, **options, backend=backend), torch.optim.SGD(copies, **options)
+    tested.grad_scale, tested.found_inf = torch.tensor(1.0), torch.tensor(1.0)
+    tested.step()
+    tested.grad_scale = tested.found_inf = None
+    if way == "add_param_group":
+        added = leaves(1)
+        copied = twins(added)
+        tested.add_param_group({"params": added})
+        plain.add_param_group({"params": copied})
+        params, copies = params + added, copies + copied
+    elif way == "checkpoint":
+        saved = tested.state_dict()
+        assert saved["state"] == {}
+        tested = torchclip.SGD(params, **options, backend=backend)
+        tested.load_state_dict(saved)
+    else:
+        tested = copy.deepcopy(tested)
+        params = tested.param_groups[0]["params"]
+    for step in range(3):
+        draw_gradients(step, params, copies)
+        tested.step()
+        plain.step()
+        torch.testing.assert_close(params, copies)

@@ -148,7 +148,6 @@ class Session(RuleBasedStateMachine):
     @precondition(lambda self: len(self.trio.params) < MOST)
     @rule(leaves=st.lists(LEAVES, max_size=2), rate=st.sampled_from((0.1, 0.3)))
     def add_param_group(self, leaves: list[Leaf], rate: float) -> None:
-        self.trio.drop_state_of_skipped_steps()
         positions = [self.trio.grow(leaf) for leaf in leaves[: MOST - len(self.trio.params)]]
         for optimizer, params in self.trio.all:
             optimizer.add_param_group({"params": [params[position] for position in positions], "lr": rate})
@@ -195,7 +194,6 @@ class Session(RuleBasedStateMachine):
     @rule(way=st.sampled_from(Copying))
     def go_on_in_a_copy(self, way: Copying) -> None:
         trio = self.trio
-        trio.drop_state_of_skipped_steps()
         trio.counts_clipping = False  # which begins again
         if way in (Copying.DEEPCOPY, Copying.PICKLE):
             old = trio.tested
@@ -214,13 +212,11 @@ class Session(RuleBasedStateMachine):
 
     @rule()
     def save(self) -> None:
-        self.trio.drop_state_of_skipped_steps()
         self.saved = [copy.deepcopy(optimizer.state_dict()) for optimizer, _ in self.trio.all]
 
     @precondition(lambda self: self.saved and self.trio.fits(self.saved[0]))
     @rule()
     def go_back_to_what_was_saved(self) -> None:
-        self.trio.drop_state_of_skipped_steps()
         self.trio.counts_clipping = False
         for (optimizer, _), state_dict in zip(self.trio.all, self.saved):
             optimizer.load_state_dict(copy.deepcopy(state_dict))

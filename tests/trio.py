@@ -149,8 +149,8 @@ class Trio:
         return [name for name in state if name not in numbers]
 
     def drop_state_of_skipped_steps(self) -> None:
-        """Of SGD's, which starts otherwise than it goes on: that it is new is known to the plan on the device alone,
-        and one that takes its place, or dampening that is written before the first step, does not know of it."""
+        """Of SGD's, which starts otherwise than it goes on: without dampening the device does not note that it is new,
+        and dampening that is written before the first step comes too late."""
         for position, param in enumerate(self.params):
             if self.tested.spec.name == "sgd":
                 for name in made_for_no_step(self, position):

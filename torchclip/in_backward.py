@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from torchclip.clip import AdaptiveGradientClip, ClipByTensorNorm, Scope, measures
@@ -18,16 +21,26 @@ def is_in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != _NO_BACKWARD
 
 
-def refusal_in_backward(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
-    """Why a step cannot be taken within backward(); None where it can.
+def check_in_backward(
+    name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, param_groups: Sequence[dict[str, Any]]
+) -> None:
+    """Raises RuntimeError where a step is taken within backward() and cannot be.
 
     Args:
         name: of the optimizer's class.
         modifiers: its policies and extensions.
         spec: its rule.
         scope: over which parameters a rule that clips itself takes its norms.
-        parameters: how many it has.
+        param_groups: its own.
     """
+    if not is_in_backward():
+        return
+    refusal = _refusal(name, modifiers, spec, scope, sum(len(group["params"]) for group in param_groups))
+    if refusal is not None:
+        raise RuntimeError(refusal)
+
+
+def _refusal(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
     there = "step() was called within backward(), where the gradients of other parameters are not there yet, and "
     clip = modifiers.clip
     if measures(clip) and not isinstance(clip, (ClipByTensorNorm, AdaptiveGradientClip)):

@@ -37,8 +37,13 @@ class MeasuredOptimizer(Optimizer):
     spec: RuleSpec
 
     _modifiers: Modifiers
-    _plan: Plan | None
+    _plan: Plan | None = None
+    _unstarted: frozenset[int] = frozenset()  # positions of which the plan has not been told yet
     _last: LastStep
+
+    def _unstarted_positions(self) -> frozenset[int]:
+        """Of the parameters whose next step is the first that is taken with the state they have."""
+        return self._unstarted.union(() if self._plan is None else self._plan.unstarted())
 
     @property
     def step_size(self) -> StepSize | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,23 +15,18 @@ from torchclip import backend as backends
 from torchclip import compiled, reference
 from torchclip.amp import scaling_of
 from torchclip.checkpoint import restore_precision, with_our_names
-from torchclip.checks import (
-    Check,
-    check_gradient,
-    check_hyperparameters,
-    check_parameter,
-)
+from torchclip.checks import Check, check_hyperparameters
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
-from torchclip.in_backward import is_in_backward, refusal_in_backward
+from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.new_group import checked_group
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared, forget_norms
-from torchclip.state import check_held_state, create_state, drop_state, nonfinite_error
+from torchclip.state import check_all, create_state, drop_state, nonfinite_error, without_unstarted
 from torchclip.step_size import AdaLossStep, StepSize, checked_loss
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -159,11 +155,7 @@ class FusedOptimizer(MeasuredOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        if is_in_backward():
-            count = sum(len(group["params"]) for group in self.param_groups)
-            refusal = refusal_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, count)
-            if refusal is not None:
-                raise RuntimeError(refusal)
+        check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
         scaled_by, step_size = None, self._modifiers.step_size
         if isinstance(step_size, AdaLossStep):
             given = result if loss is None else loss
@@ -182,7 +174,7 @@ class FusedOptimizer(MeasuredOptimizer):
             self._fused_step(loss, grad_scale, found_inf)
 
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        plan = self._plan
+        plan, fresh = self._plan, self._unstarted
         if plan is None:
             plan = self._plan = make_plan(self.backend, self.spec, self.clips_by, self._modifiers)
         attention = plan.refresh(self.param_groups, self.state)
@@ -194,9 +186,12 @@ class FusedOptimizer(MeasuredOptimizer):
             named = list(self._named_parameters())
             created = create_state(self.spec, named, self.state, attention, on_device=on_device)
             # Slow weights that are made later, after loading say, make no first step of the rule.
-            plan.mark_fresh(sorted({position for position, _, slot in created if slot != SLOW.name}))
+            fresh = fresh | {position for position, _, slot in created if slot != SLOW.name}
             if plan.refresh(self.param_groups, self.state):
                 raise AssertionError("a parameter still cannot step after its state was made")
+        if fresh:
+            plan.mark_fresh(sorted(fresh))
+            self._unstarted = frozenset()
         outcome = None
         try:
             outcome = plan.step(grad_scale, found_inf, loss)
@@ -207,11 +202,7 @@ class FusedOptimizer(MeasuredOptimizer):
             raise nonfinite_error(self._named_parameters(), self.clip)
 
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        for name, parameter, group in self._named_parameters():
-            if parameter.grad is not None:
-                check_parameter(name, parameter, takes_complex=self.spec.takes_complex)
-                check_gradient(name, parameter)
-                check_held_state(self.spec, name, parameter, group, self.state.get(parameter, {}))
+        check_all(self.spec, self._named_parameters(), self.state)
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
             self._last.report = reference.step(
                 self.spec,
@@ -230,6 +221,7 @@ class FusedOptimizer(MeasuredOptimizer):
     # The life of the plan.
 
     def _forget_plan(self) -> None:
+        self._unstarted = self._unstarted_positions()
         self._plan = None
         self._backend = None
         self._last = LastStep()
@@ -242,8 +234,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def _still_served(self) -> bool:
         """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
-        chosen = backends.choose_for_groups(self._requested, self.param_groups)
-        if chosen == self._backend:
+        if backends.choose_for_groups(self._requested, self.param_groups) == self._backend:
             return True
         self._forget_plan()
         return False
@@ -280,7 +271,13 @@ class FusedOptimizer(MeasuredOptimizer):
         for group, own in zip(self.param_groups, flags, strict=True):
             group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
         restore_precision(self.spec, self.param_groups, self.state, saved)
+        self._plan, self._unstarted = None, frozenset()  # what they know of is replaced
         self._choose_anew()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out."""
+        saved = super().state_dict()
+        return {**saved, "state": without_unstarted(self.spec, saved["state"], sorted(self._unstarted_positions()))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         has_flag = "differentiable" in {**vars(self), **state}["defaults"]
@@ -297,4 +294,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")
-        return {**super().__getstate__(), **{name: vars(self)[name] for name in kept if name in vars(self)}}
+        params = [param for group in self.param_groups for param in group["params"]]
+        started = without_unstarted(self.spec, self.state, [params[each] for each in self._unstarted_positions()])
+        own = {name: vars(self)[name] for name in kept if name in vars(self)}
+        return {**super().__getstate__(), "state": defaultdict(dict, started), **own}

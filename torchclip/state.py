@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchclip.checks import check_gradient, check_parameter, check_state
 from torchclip.clip import ClipPolicy
+from torchclip.modifiers import SLOW
 from torchclip.rule_spec import RuleSpec
 
 Created = tuple[int, Tensor, str]
@@ -63,6 +64,32 @@ def check_held_state(
     """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
     names = [slot for slot in spec.used_slots(group) if held.get(slot) is not None]
     check_state(name, {slot: held[slot.name] for slot in spec.slots if slot.name in names}, parameter)
+
+
+def check_all(
+    spec: RuleSpec,
+    named: Iterable[tuple[str, Tensor, Mapping[str, Any]]],
+    state: Mapping[Tensor, dict[str, Any]],
+) -> None:
+    """Checks every parameter that has a gradient, the gradient and the state; as in :func:`create_state`."""
+    for name, parameter, group in named:
+        if parameter.grad is not None:
+            check_parameter(name, parameter, takes_complex=spec.takes_complex)
+            check_gradient(name, parameter)
+            check_held_state(spec, name, parameter, group, state.get(parameter, {}))
+
+
+def without_unstarted(
+    spec: RuleSpec, state: Mapping[Any, dict[str, Any]], keys: Sequence[Any]
+) -> dict[Any, dict[str, Any]]:
+    """The state without that of the rule under ``keys``, with which no step has been taken: the next one is a first."""
+    rule = {slot.name for slot in spec.slots} - {SLOW.name}
+    result = dict(state)
+    for key in keys:
+        result[key] = {name: value for name, value in state.get(key, {}).items() if name not in rule}
+        if not result[key]:
+            del result[key]
+    return result
 
 
 def drop_state(state: MutableMapping[Tensor, dict[str, Any]], created: Sequence[Created]) -> None:

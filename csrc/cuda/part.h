@@ -51,6 +51,7 @@ class Part {
   const Place& place() const { return place_; }
   const Measured& measured() const { return measured_; }
   const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
+  const at::Tensor& fresh() const { return fresh_; }        // [members], 1: no step has been taken with the state
   const at::Tensor& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
   // [devices], those of all.

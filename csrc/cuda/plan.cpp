@@ -262,6 +262,21 @@ at::Tensor Plan::rule_clip_factor() const {
   return factors;
 }
 
+std::vector<int64_t> Plan::unstarted() const {
+  std::vector<int64_t> positions;
+  if (!shape_.fresh) return positions;
+  for (const auto& part : parts_) {
+    const at::Tensor flags = part->fresh().cpu();
+    const size_t count = std::min(static_cast<size_t>(flags.numel()), members_.all().size());
+    for (size_t position = 0; position < count; ++position)
+      if (flags.const_data_ptr<int32_t>()[position] != 0 &&
+          place_of(members_.all()[position].parameter()).number == part->place().number)
+        positions.push_back(static_cast<int64_t>(position));
+  }
+  std::sort(positions.begin(), positions.end());
+  return positions;
+}
+
 py::object Plan::zeros() const {
   if (!rule_.counts_zeros || !reports_ || !counted_ || parts_.size() != 1) return py::none();
   for (size_t position = 0; position < members_.all().size(); ++position) {

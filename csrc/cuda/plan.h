@@ -17,6 +17,9 @@ class Plan {
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
   void clear() { members_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions) { fresh_ = positions; }
+  // Positions of members with whose state no step has been taken, since the device has skipped all there were; of rules
+  // whose first step differs from later ones. Waits for the device.
+  std::vector<int64_t> unstarted() const;
 
   // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
   // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.

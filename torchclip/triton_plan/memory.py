@@ -79,8 +79,8 @@ class Memory:
         self.zeros = torch.zeros(counts, dtype=torch.int64, device=device)
         self._done = torch.zeros(8, dtype=torch.int32, device=device)
         # Of every parameter whether no step has been taken with its state, which the device alone knows.
-        keeps = before is not None and same_place and len(before._new) == tables.parameters
-        self._new: Tensor = before._new if before is not None and keeps else self._no_flags()
+        keeps = before is not None and same_place and len(before.new) == tables.parameters
+        self.new: Tensor = before.new if before is not None and keeps else self._no_flags()
         self.measured = {
             "grad_norm": numbers(self.clip_units),
             "clip_factor": numbers(self.clip_units),
@@ -203,7 +203,7 @@ class Memory:
         begin = 0
         for end in range(1, len(positions) + 1):
             if end == len(positions) or positions[end] != positions[end - 1] + 1:
-                self._new[positions[begin] : positions[end - 1] + 1].fill_(1)
+                self.new[positions[begin] : positions[end - 1] + 1].fill_(1)
                 begin = end
 
     def _follow_stream(self) -> None:
@@ -215,7 +215,7 @@ class Memory:
             return
         self._streams.append(stream)
         buffers = (
-            self.image.memory, self.rows, self.partials, self.step, self.zeros, self.counters, self._done, self._new,
+            self.image.memory, self.rows, self.partials, self.step, self.zeros, self.counters, self._done, self.new,
             self.row_gradient_factors, self.row_step_factors, *self.measured.values(),
         )  # fmt: skip
         for buffer in buffers:
@@ -277,7 +277,7 @@ class Memory:
             "numbers": self.step,
             "rows": self.rows,
             "row_count": len(tables.sources),
-            "fresh": self._new,
+            "fresh": self.new,
             "blocks": sum(len(run.row_chunks if by_rows else run.chunks) for run in tables.runs),
             "blocks_done": self._done[0 if first else 4 :],
             "long_row_count": len(tables.long_rows),

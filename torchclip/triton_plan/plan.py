@@ -80,6 +80,17 @@ class TritonPlan:
         """The state of these parameters was made for this step."""
         self._fresh = positions
 
+    def unstarted(self) -> list[int]:
+        """Positions of parameters with whose state no step has been taken, since the device has skipped all there were.
+
+        Of rules whose first step differs from later ones. Waits for the device.
+        """
+        memory = self._memory
+        if memory is None or not memory.tables.shape.fresh:
+            return []
+        positions: list[int] = memory.new.nonzero().flatten().tolist()
+        return positions
+
     def step(self, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None) -> int:
         """Norm pass and update pass on what the last refresh found."""
         if not any(group["params"] for group in self._groups):
