@@ -81,6 +81,8 @@ def stop(process: "subprocess.Popen[str]") -> str:
 def run_all(groups: Sequence[Sequence[Stage]], log: Path) -> list[Outcome]:
     """Runs group after group, and writes what they print to the log as they end."""
     outcomes: list[Outcome] = []
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background, which the stages would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("a") as text:
         for group in groups:
             with ThreadPoolExecutor(len(group)) as pool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from bench import stages
-from bench.stages import Stage, run
+from bench.stages import Outcome, Stage, run_all
 
 # pytest does the same with what has failed until then.
 TELLS_WHEN_INTERRUPTED = """
@@ -30,20 +32,29 @@ def stage(code: str, limit: float = 30) -> Stage:
     return Stage("stage", [sys.executable, "-c", code], limit)
 
 
-def test_a_stage_passes_or_fails_by_its_exit_status() -> None:
-    passed, failed = run(stage("print('fine')")), run(stage("print('bad'); raise SystemExit(3)"))
+def run(tried: Stage, folder: Path) -> Outcome:
+    return run_all([[tried]], folder / "log")[0]
+
+
+def test_a_stage_passes_or_fails_by_its_exit_status(tmp_path: Path) -> None:
+    passed, failed = (run(stage(code), tmp_path) for code in ("print('fine')", "print('bad'); raise SystemExit(3)"))
     assert (passed.verdict, passed.failed, passed.output) == ("pass", False, "fine\n")
     assert (failed.verdict, failed.failed, failed.output) == ("FAIL", True, "bad\n")
     assert failed.line().split() == ["FAIL", "stage", f"{failed.seconds:.1f}", "s", "bad"]
 
 
-def test_a_stage_past_its_limit_says_what_it_knows() -> None:
-    late = run(stage(TELLS_WHEN_INTERRUPTED, limit=6))
+def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
+    """Where interruptions are ignored too, as nohup and a shell's & leave it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        late = run(stage(TELLS_WHEN_INTERRUPTED, limit=6), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (late.verdict, late.output) == ("TIME OUT", "started\none test failed\n")
 
 
-def test_a_stage_that_cannot_be_interrupted_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "GRACE", 0.5)
-    late = run(stage(NEVER_ENDS, limit=6))
+    late = run(stage(NEVER_ENDS, limit=6), tmp_path)
     assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
     assert late.seconds < 20
