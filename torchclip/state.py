@@ -38,10 +38,7 @@ def create_state(
         What was made.
     """
     wanted = [(position, *named[position]) for position in positions]
-    for _, name, parameter, group in wanted:
-        check_parameter(name, parameter, takes_complex=spec.takes_complex)
-        check_gradient(name, parameter)
-        check_held_state(spec, name, parameter, group, state.get(parameter, {}))
+    check_all(spec, (named[position] for position in positions), state)
     created: list[Created] = []
     for position, _, parameter, group in wanted:
         held = state[parameter]
@@ -71,7 +68,7 @@ def check_all(
     named: Iterable[tuple[str, Tensor, Mapping[str, Any]]],
     state: Mapping[Tensor, dict[str, Any]],
 ) -> None:
-    """Checks every parameter that has a gradient, the gradient and the state; as in :func:`create_state`."""
+    """Checks every parameter that has a gradient, the gradient and the state that is there."""
     for name, parameter, group in named:
         if parameter.grad is not None:
             check_parameter(name, parameter, takes_complex=spec.takes_complex)
