@@ -22,7 +22,7 @@ from builders import OPTIMIZERS
 from gpu_runs import BACKEND
 from guarded import contiguous_strides
 
-DTYPES = tuple(getattr(torch, name) for name in sys.argv[1:] or ("float32", "bfloat16", "float16", "float64"))
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Of Triton's kernels each variant takes half a second to compile: each family of rules in one type, the others with one
 # rule, and the policies with another.
 NAMES = tuple(OPTIMIZERS) if BACKEND == "cuda" else ("sgd", "adamw", "rmsprop", "mix_clip", "grda", "ada_grad_norm_row")
@@ -77,13 +77,13 @@ def parameters(dtype: torch.dtype) -> list[Parameter]:
     return params
 
 
-def mixes(name: str, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """What a rule is run with. The policies' kernels are the same for every rule."""
+def mixes(name: str, position: int) -> list[dict[str, Any]]:
+    """What a rule is run with, in the type of that position. The policies' kernels are the same for every rule."""
     extensions = EXTENSIONS if name == "grda" else EXTENSIONS + STEP_EXTENSIONS
     found: list[dict[str, Any]] = [{}, {"clip": 1.0}, {"clip": 1.0, "extensions": extensions}]
     if BACKEND != "cuda":
-        return found[::2] + (list(POLICIES) if name == "sgd" and dtype is DTYPES[0] else [])
-    return found + list(POLICIES) if name in ("sgd", "adamw") and dtype in DTYPES[:2] else found
+        return found[::2] + (list(POLICIES) if name == "sgd" and position == 0 else [])
+    return found + list(POLICIES) if name in ("sgd", "adamw") and position < 2 else found
 
 
 def run(name: str, dtype: torch.dtype, mix: dict[str, Any], params: list[Parameter]) -> None:
@@ -105,10 +105,11 @@ def run(name: str, dtype: torch.dtype, mix: dict[str, Any], params: list[Paramet
 
 def main() -> None:
     torch.manual_seed(0)
+    dtypes = [getattr(torch, name) for name in sys.argv[1:] or DTYPES]
     runs = 0
     for name in NAMES:
-        for dtype in DTYPES if BACKEND == "cuda" or name == "adamw" else DTYPES[:1]:
-            for mix in mixes(name, dtype):
+        for position, dtype in enumerate(dtypes if BACKEND == "cuda" or name == "adamw" else dtypes[:1]):
+            for mix in mixes(name, position):
                 run(name, dtype, mix, parameters(dtype))
                 runs += 1
         torch.cuda.synchronize()
