@@ -88,8 +88,3 @@ def row_from_json(entry: Mapping[str, Any], algorithm: Algorithm) -> Row:
         warm_host={name: each["warm_host_seconds"] for name, each in contenders.items() if "launches" in each},
         temporary_bytes={name: each["temporary_bytes"] for name, each in contenders.items()},
     )
-
-
-def wrong_as_json(row: Row) -> dict[str, Any]:
-    """What is left of a row whose results were wrong."""
-    return {"set": row.set_name, "algorithm": row.algorithm.name, "failures": row.failures}

@@ -153,9 +153,9 @@ class Results:
         self.rows.append(row)
         self._write()
 
-    def add_wrong(self, row: Entry) -> None:
-        """Takes in the name of a row whose results were wrong, with why, and writes the file."""
-        self.wrong.append(row)
+    def add_wrong(self, key: Sequence[object], failures: Sequence[str]) -> None:
+        """Takes in the entries that name a row whose results were wrong, with why, and writes the file."""
+        self.wrong.append({**dict(zip(self._keys, key, strict=True)), "failures": list(failures)})
         self._write()
 
     def _write(self) -> None:

@@ -92,7 +92,7 @@ def test_a_wrong_kernel_is_found_out(
 def test_a_kernel_that_fails_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure_norm(*arguments: Any) -> None:
+    def measure_norm(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("launch failed")
 
     monkeypatch.setattr(kernels, "measure_norm", measure_norm)

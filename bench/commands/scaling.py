@@ -1,9 +1,8 @@
 """`python -m bench scaling`: time over parameters, tensors and threads; imports and first steps."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -13,14 +12,14 @@ from bench.commands.options import add_device, add_json, chosen_device, positive
 from bench.environment import available_bytes, describe_environment
 from bench.measure import Settings
 from bench.memory import free_cached_memory
-from bench.progress import Progress
 from bench.revision import describe_commit
-from bench.row_json import row_as_json, wrong_as_json
+from bench.row_json import row_as_json
+from bench.rows import Hear, Planned, measure_rows
 from bench.scaling.sizes import needed_bytes, scaling_algorithms, scaling_sets
 from bench.scaling.startup import FORMS, format_startup, measure_startup
 from bench.shapes import Shapes
 from bench.step import Tensors, measure_row
-from bench.store import Header, Results
+from bench.store import Entry, Header, Results
 from bench.text import format_environment
 
 KEYS = ("set", "algorithm", "threads")
@@ -34,19 +33,6 @@ LEGEND = """\
 us           time of one step, clipping included, p50 (p20 to p80); on cuda until step() returns too
 GB/s         by the words that a fused step must move; % triad measured in the same rounds
 ours is      how many times as fast as each ours is, median of the ratios within rounds"""
-
-Hear = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A row to come."""
-
-    set_name: str
-    algorithm: str
-    threads: int
-    measure: Callable[[Hear], tuple[Mapping[str, Any], list[str]]]
-    """The entry, and what is wrong with it."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -84,19 +70,19 @@ def _plan(
 
 
 def _startup(form: str, device: torch.device, threads: int, repeats: int) -> Planned:
-    def measure(hear: Hear) -> tuple[Mapping[str, Any], list[str]]:
-        return measure_startup(form, device, threads, repeats, hear), []
+    def measure(hear: Hear) -> tuple[Entry, Sequence[str]]:
+        return measure_startup(form, device, threads, repeats, hear), ()
 
-    return Planned(STARTUP, form, threads, measure)
+    return Planned((STARTUP, form, threads), measure)
 
 
 def _step(
     name: str, shapes: Shapes, algorithm: Algorithm, threads: int, probe: BandwidthProbe, settings: Settings
 ) -> Planned:
-    def measure(hear: Hear) -> tuple[Mapping[str, Any], list[str]]:
+    def measure(hear: Hear) -> tuple[Entry, Sequence[str]]:
         free, need = available_bytes(probe.device), needed_bytes(algorithm, shapes)
         if free is not None and need > free:
-            raise RuntimeError(f"{name} needs {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are available")
+            raise MemoryError(f"{name} needs {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are available")
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -104,13 +90,12 @@ def _step(
         finally:
             torch.set_num_threads(before)
             free_cached_memory()
-        entry = wrong_as_json(row) if row.failures else row_as_json(row)
-        return {**entry, "threads": threads}, row.failures
+        return {**row_as_json(row), "threads": threads}, row.failures
 
-    return Planned(name, algorithm.name, threads, measure)
+    return Planned((name, algorithm.name, threads), measure)
 
 
-def _format(entry: Mapping[str, Any]) -> str:
+def _format(entry: Entry) -> str:
     if entry["set"] == STARTUP:
         return format_startup(entry)
     ours = entry["contenders"][OURS]
@@ -126,35 +111,6 @@ def _format(entry: Mapping[str, Any]) -> str:
     )
 
 
-def _run(planned: list[Planned], results: Results) -> int:
-    """The number of rows that could not be measured or were wrong."""
-    failed = 0
-    with Progress(len(planned)) as progress:
-        for done, each in enumerate(planned):
-            key = (each.set_name, each.algorithm, each.threads)
-            progress.describe(f"{each.set_name}: {each.algorithm}, {each.threads} threads")
-            entry = results.find(*key)
-            if entry is None:
-
-                def hear(fraction: float, done: int = done) -> None:
-                    progress.reach(done + fraction)
-
-                try:
-                    entry, wrong = each.measure(hear)
-                except RuntimeError as error:
-                    progress.write(f"{' '.join(map(str, key))} FAILED: {error}")
-                    failed += 1
-                    continue
-                if wrong:
-                    progress.write(f"{' '.join(map(str, key))} WRONG RESULT: {'; '.join(wrong)}")
-                    results.add_wrong(entry)
-                    failed += 1
-                    continue
-                results.add(entry)
-            progress.write(_format(entry))
-    return failed
-
-
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     settings = Settings(seconds=options.seconds, min_rounds=_MIN_ROUNDS, max_rounds=_MAX_ROUNDS)
     try:
@@ -168,4 +124,4 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(str(error))
     planned = list(_plan(options, BandwidthProbe(device), settings, threads))
     print(format_environment(header.environment), LEGEND, "", sep="\n\n", flush=True)
-    return 1 if _run(planned, results) else 0
+    return 1 if measure_rows(planned, results, _format) else 0

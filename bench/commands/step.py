@@ -22,7 +22,7 @@ from bench.measure import Settings
 from bench.memory import free_cached_memory
 from bench.progress import Progress
 from bench.revision import describe_commit
-from bench.row_json import KEYS, row_as_json, row_from_json, wrong_as_json
+from bench.row_json import KEYS, row_as_json, row_from_json
 from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS
 from bench.step import Row, measure_row, required_bytes
 from bench.store import Header, Results, read_document
@@ -143,7 +143,7 @@ def _run(plan: Plan, settings: Settings, probe: BandwidthProbe, results: Results
                 free_cached_memory()
             progress.write("\n" + format_row(rows[-1]))
             if rows[-1].failures:
-                results.add_wrong(wrong_as_json(rows[-1]))
+                results.add_wrong((set_name, algorithm.name), rows[-1].failures)
             else:
                 results.add(row_as_json(rows[-1]))
     return rows

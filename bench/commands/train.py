@@ -1,9 +1,8 @@
 """`python -m bench train`: steps per second of real models, and the curves of gRDA and AdaLoss on digits."""
 
 import argparse
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,10 +19,10 @@ from bench.commands.options import (
 )
 from bench.environment import describe_environment
 from bench.measure import Percentiles, Settings
-from bench.progress import Progress
 from bench.revision import describe_commit
 from bench.row_json import KEYS
-from bench.store import Header, Results
+from bench.rows import Hear, Planned, measure_rows
+from bench.store import Entry, Header, Results
 from bench.text import format_environment
 from bench.train.curves import ADALOSS, GRDA, measure_point, points
 from bench.train.models import TASKS
@@ -39,17 +38,6 @@ LEGEND = """\
 steps/s      whole training steps, forward and backward pass included, median; each on a model of its own, in turns
 ours is      how many times as fast as torch's ours is: median (p20 to p80) of the ratios within each round
 accuracy     on the test images of scikit-learn's digits, percentiles over the seeds"""
-
-Hear = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A row to come."""
-
-    set_name: str
-    name: str
-    measure: Callable[[Hear], tuple[Mapping[str, Any], list[str]]]
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -76,15 +64,15 @@ def _plan(options: argparse.Namespace, device: torch.device, settings: Settings)
         for model in options.models:
             for name in options.optimizers:
                 measure = partial(measure_speed, TASKS[model], OPTIMIZERS[name], device, settings)
-                yield Planned(model, name, measure)
+                yield Planned((model, name), measure)
     found = points(options.parts)
     digits = Digits.load() if found else None
     for point in found:
         assert digits is not None
-        yield Planned(point.curve, point.name, partial(_point, digits, point, options))
+        yield Planned((point.curve, point.name), partial(_point, digits, point, options))
 
 
-def _point(digits: Digits, point: Any, options: argparse.Namespace, hear: Hear) -> tuple[Mapping[str, Any], list[str]]:
+def _point(digits: Digits, point: Any, options: argparse.Namespace, hear: Hear) -> tuple[Entry, Sequence[str]]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # enough for so small a model, and the same result whatever the number of cores
     try:
@@ -93,7 +81,7 @@ def _point(digits: Digits, point: Any, options: argparse.Namespace, hear: Hear) 
         torch.set_num_threads(before)
 
 
-def _format(entry: Mapping[str, Any]) -> str:
+def _format(entry: Entry) -> str:
     head = f"{entry['set']:<13}{entry['algorithm']:<34}"
     if "runs" in entry:
         accuracy = Percentiles.of([100 * run["accuracy"] for run in entry["runs"]])
@@ -108,33 +96,6 @@ def _format(entry: Mapping[str, Any]) -> str:
     )
 
 
-def _run(planned: list[Planned], results: Results) -> int:
-    """The number of rows that could not be measured or were wrong."""
-    failed = 0
-    with Progress(len(planned)) as progress:
-        for done, each in enumerate(planned):
-            progress.describe(f"{each.set_name}: {each.name}")
-
-            def hear(fraction: float, done: int = done) -> None:
-                progress.reach(done + fraction)
-
-            entry = results.find(each.set_name, each.name)
-            if entry is None:
-                try:
-                    entry, wrong = each.measure(hear)
-                except RuntimeError:  # what comes after is worth having all the same
-                    progress.write(f"{each.set_name} {each.name} FAILED\n{traceback.format_exc()}")
-                    failed += 1
-                    continue
-                if wrong:
-                    progress.write(f"{each.set_name} {each.name}  WRONG RESULT: {'; '.join(wrong)}")
-                    results.add_wrong({"set": each.set_name, "algorithm": each.name, "failures": wrong})
-                    continue
-                results.add(entry)
-            progress.write(_format(entry))
-    return failed + len(results.wrong)
-
-
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     settings = Settings(seconds=options.seconds, min_rounds=_MIN_ROUNDS)
     try:
@@ -147,4 +108,5 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except ValueError as error:
         parser.error(str(error))
     print(format_environment(header.environment), LEGEND, "", sep="\n\n", flush=True)
-    return 1 if _run(list(_plan(options, device, settings)), results) else 0
+    planned = list(_plan(options, device, settings))
+    return 1 if measure_rows(planned, results, _format) else 0
