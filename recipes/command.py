@@ -60,6 +60,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def lower(options: argparse.Namespace, **limits: int) -> None:
+    """Lowers the options above these limits, and those that are not set, for ``--quick``."""
+    for name, limit in limits.items():
+        setattr(options, name, min(getattr(options, name) or limit, limit))
+
+
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The options that make a run what it is, as JSON has them."""
     return {

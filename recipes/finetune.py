@@ -25,14 +25,12 @@ from torch.nn.functional import interpolate
 
 from recipes.algorithms import ALGORITHMS
 from recipes.classification import Batch, ClassificationTask, add_image_options, classification_metrics, limited
-from recipes.command import make_parser, positive, run_recipe
+from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import Images, load_images
 from recipes.models import is_model
 from recipes.pretrained import Pretrained, load_weights, own_model, timm_model
 from recipes.world import World
-
-_QUICK_IMAGES, _QUICK_EVALUATION = 256, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +129,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.valid_images = None
     if options.quick:
         options.epochs = [1]
-        options.train_images = min(options.train_images or _QUICK_IMAGES, _QUICK_IMAGES)
-        options.test_images = min(options.test_images or _QUICK_EVALUATION, _QUICK_EVALUATION)
-        options.valid_images = _QUICK_EVALUATION
+        lower(options, train_images=256, valid_images=100, test_images=100)
     return options
 
 

@@ -23,14 +23,12 @@ from recipes.classification import (
     classification_metrics,
     limited,
 )
-from recipes.command import make_parser, run_recipe
+from recipes.command import lower, make_parser, run_recipe
 from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import Images, load_images
 from recipes.models import MODELS, make_model
 from recipes.sparsity import export
 from recipes.world import World
-
-_QUICK_IMAGES = 4000
 
 
 class ImageTask(ClassificationTask):
@@ -71,7 +69,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.quick:
         if options.epochs == parser.get_default("epochs"):
             options.epochs = [2]
-        options.train_images = min(options.train_images or _QUICK_IMAGES, _QUICK_IMAGES)
+        lower(options, train_images=4000)
     return options
 
 

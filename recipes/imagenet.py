@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recipes.algorithms import ALGORITHMS
 from recipes.classification import Batch, classification_metrics
-from recipes.command import make_parser, positive, run_recipe
+from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data.batches import normalised
 from recipes.data.errors import RecipeDataError
 from recipes.data.image_folder import MEAN, STD, EvaluationImages, ImageFolder, TrainingImages
@@ -36,8 +36,6 @@ from recipes.models import MODELS, is_model, make_model
 from recipes.packages import TIMM, TORCHVISION, MissingPackageError, package
 from recipes.training import Loss, Task
 from recipes.world import World
-
-_QUICK_TRAINING, _QUICK_EVALUATION = 2000, 500
 
 
 def architecture(name: str, side: int, classes: int) -> nn.Module:
@@ -160,8 +158,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.weight_decay = 1e-4
     if options.quick:
         options.epochs = [1]
-        options.train_images = min(options.train_images or _QUICK_TRAINING, _QUICK_TRAINING)
-        options.test_images = min(options.test_images or _QUICK_EVALUATION, _QUICK_EVALUATION)
+        lower(options, train_images=2000, test_images=500)
     return options
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recipes.averaging import NonMonotonicAverage, substituted
-from recipes.command import make_parser, run_recipe
+from recipes.command import lower, make_parser, run_recipe
 from recipes.data.batches import generator
 from recipes.data.corpus import Corpus, Level, columns
 from recipes.data.errors import RecipeDataError
@@ -42,7 +42,6 @@ _LR, _WEIGHT_DECAY = 30.0, 1.2e-6
 _GAMMA: Mapping[str, float | None] = {"sgd": None, "sgd_clip": 7.5, "mom_clip": 7.5, "mix_clip": 5.0}
 
 _QUICK = {"emsize": 64, "nhid": 128, "nlayers": 2, "epochs": [2]}
-_QUICK_TRAIN_TOKENS, _QUICK_TEST_TOKENS = 20_000, 5_000
 
 
 class Stretch(NamedTuple):
@@ -230,8 +229,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 setattr(options, name, value)
     if options.quick:
         vars(options).update(_QUICK)
-        options.train_tokens = min(options.train_tokens or _QUICK_TRAIN_TOKENS, _QUICK_TRAIN_TOKENS)
-        options.test_tokens = min(options.test_tokens or _QUICK_TEST_TOKENS, _QUICK_TEST_TOKENS)
+        lower(options, train_tokens=20_000, test_tokens=5_000)
     return options
 
 

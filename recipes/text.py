@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recipes.classification import classification_metrics
-from recipes.command import make_parser, run_recipe
+from recipes.command import lower, make_parser, run_recipe
 from recipes.data.batches import generator
 from recipes.data.texts import Texts, load_texts
 from recipes.models.text_classifier import TextClassifier
@@ -26,7 +26,6 @@ from recipes.training import Loss, Task
 from recipes.world import World
 
 _EVALUATION_BATCH = 500
-_QUICK_TEXTS, _QUICK_LENGTH = 2000, 64
 
 # Three epochs on two classes took the loss to 0.64 with AdaLoss's own 0.1, to 0.03 with 1.
 _ADALOSS_LR = 1.0
@@ -89,9 +88,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.algo == "adaloss" and options.lr is None:
         options.lr = _ADALOSS_LR
     if options.quick:
-        options.epochs, options.length = [2], min(options.length, _QUICK_LENGTH)
-        options.train_texts = min(options.train_texts or _QUICK_TEXTS, _QUICK_TEXTS)
-        options.test_texts = min(options.test_texts or _QUICK_TEXTS, _QUICK_TEXTS)
+        options.epochs = [2]
+        lower(options, length=64, train_texts=2000, test_texts=2000)
     return options
 
 

@@ -8,35 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from recipes.models.resnet import resnet
+
 _VOCABULARY, _CONTEXT = 256, 64
 
 
-class _Block(nn.Module):
-    """Two convolutions around which the input is added (He et al., 2016)."""
-
-    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
-        self.shortcut = nn.Conv2d(channels, out_channels, 1, stride, bias=False) if stride > 1 else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.relu(self.body(images) + self.shortcut(images))
-
-
-def _resnet() -> nn.Module:
-    """The residual network for CIFAR with three stages of three blocks: 272,282 parameters in 61 tensors."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    channels = 16
-    for width, stride in ((16, 1), (32, 2), (64, 2)):
-        layers += [_Block(channels, width, stride), _Block(width, width, 1), _Block(width, width, 1)]
-        channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+def _resnet20() -> nn.Module:
+    """ResNet-20 for CIFAR: 272,474 parameters in 65 tensors."""
+    return resnet((3, 32, 32), 10, depth=20, width=1)
 
 
 class _Transformer(nn.Module):
@@ -87,7 +66,7 @@ class Task:
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (Task("resnet", _resnet, _images), Task("transformer", _Transformer, _text))}
+    {task.name: task for task in (Task("resnet20", _resnet20, _images), Task("transformer", _Transformer, _text))}
 )
 
 
