@@ -27,7 +27,7 @@ demo: build ## train on real digits beside torch: a table, and results/demo.png 
 	$(BIN)/python -m recipes.demo
 
 test: build lint ## lint, then every test that needs no GPU (25 minutes on two cores)
-	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
