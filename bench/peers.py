@@ -84,6 +84,7 @@ PEERS: tuple[Peer, ...] = (
             "adamw": lambda optimi, parameters: optimi.AdamW(parameters, **ADAMW_ARGUMENTS, eps=1e-8),
             "radam": lambda optimi, parameters: optimi.RAdam(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
         },
+        differences={"radam": "its corrections of the bias are within the betas, which rounds otherwise"},
     ),
     Peer(
         "pytorch_opt",  # whose SGD and AdamW are torch's own, and whose RAdam leaves the first steps out
