@@ -100,6 +100,7 @@ PEERS: tuple[Peer, ...] = (
             ),
             "adamw": lambda heavyball, parameters: _heavyball(heavyball.AdamW(parameters, **ADAMW_ARGUMENTS)),
         },
+        differences={"adamw": "its corrections of the bias are in float32"},
     ),
     Peer(
         "bnb_32bit",

@@ -74,3 +74,13 @@ def test_two_runs_of_one_machine_share_a_table(tmp_path: Path) -> None:
     text = out.read_text()
     assert text.count("#### small") == 1
     assert "| other clip_sgd |" in text and "| title of clip_sgd |" in text
+
+
+def test_a_run_beside_more_competitors_has_tables_of_its_own(tmp_path: Path) -> None:
+    more = edited(documents.step(), "settings.beside", ["compiled", "peers"])
+    out = tmp_path / "benchmarks.md"
+    files = [written(tmp_path, "more", more), written(tmp_path, "first", documents.step())]
+    assert command.main(["report", *files, "--out", str(out)]) == 0
+    text = out.read_text()
+    assert text.index("### Steps\n") < text.index("### Steps, beside compiled and peers too\n")
+    assert text.count("| title of clip_sgd | ") == 2 * 2

@@ -43,6 +43,11 @@ class Run:
         return str(environment["gpu"] or environment["cpu"])
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The kinds of competitors beside the usual ones. What is measured with others has tables of its own."""
+        return tuple(self.document["settings"].get("beside", ()))
+
+    @property
     def kind(self) -> str:
         return "gpu" if self.document["environment"]["gpu"] else "cpu"
 
@@ -54,11 +59,11 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         ValueError: when a table would mix machines, versions or threads, or have a row twice.
     """
     runs = [Run(path, read_document(path)) for path in paths]
-    by_table: dict[tuple[str, str], list[Run]] = {}
+    by_table: dict[tuple[str, str, tuple[str, ...]], list[Run]] = {}
     for run in runs:
         if run.command not in TABLES:
             raise ValueError(f"{run.path} holds results of `{run.command}`, which has no table")
-        by_table.setdefault((run.kind, run.command), []).append(run)
+        by_table.setdefault((run.kind, run.command, run.beside), []).append(run)
     for same in by_table.values():
         _refuse_mixture(same)
     return runs
@@ -98,16 +103,19 @@ def write_report(runs: Sequence[Run], path: Path, draw: Draw | None) -> None:
         here = [run for run in runs if run.kind == kind]
         for device in dict.fromkeys(run.device for run in here):
             lines += ["", f"## {device}", "", *_machine([run for run in here if run.device == device])]
-            for command, (title, tables) in TABLES.items():
+            for command in TABLES:
                 chosen = [run for run in here if run.device == device and run.command == command]
-                if not chosen:
-                    continue
-                lines += ["", f"### {title}"]
-                lines += tables([row for run in chosen for row in run.document["rows"]])
-                if draw is not None:
-                    lines += _figures(chosen, path, draw)
+                for beside in sorted({run.beside for run in chosen}):
+                    lines += _section(command, beside, [run for run in chosen if run.beside == beside], path, draw)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+
+
+def _section(command: str, beside: Sequence[str], runs: Sequence[Run], path: Path, draw: Draw | None) -> list[str]:
+    title, tables = TABLES[command]
+    heading = f"### {title}, beside {' and '.join(beside)} too" if beside else f"### {title}"
+    lines = ["", heading, *tables([row for run in runs for row in run.document["rows"]])]
+    return lines if draw is None else lines + _figures(runs, path, draw)
 
 
 def _machine(runs: Sequence[Run]) -> list[str]:
