@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +120,21 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(Figure, "savefig", keep)
     return written
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small set of images for recipes."""
+    from recipe_runs import write_images  # which imports the recipes
+
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes on images train a model of few parameters."""
+    from recipe_runs import tiny
+
+    monkeypatch.setattr("recipes.image.make_model", tiny)

@@ -30,6 +30,20 @@ def draw(step: int, *sets: list[torch.nn.Parameter]) -> None:
                 p.grad = torch.complex(p.grad.real, p.grad.real.flip(tuple(range(p.ndim))))
 
 
+def assert_go_on_alike(
+    ours: torch.optim.Optimizer,
+    params: list[torch.nn.Parameter],
+    theirs: torch.optim.Optimizer,
+    copies: list[torch.nn.Parameter],
+) -> None:
+    """After the third step."""
+    for step in range(3, 6):
+        draw(step, params, copies)
+        ours.step()
+        theirs.step()
+        torch.testing.assert_close(params, copies, rtol=1e-5, atol=1e-5)
+
+
 @each_namesake
 def test_checkpoint_of_torch_loads_here(name: str, backend: str) -> None:
     cls, torch_cls, options = NAMESAKES[name]
@@ -43,11 +57,7 @@ def test_checkpoint_of_torch_loads_here(name: str, backend: str) -> None:
         p.data.copy_(q.detach())
     ours = cls(params, lr=7.0, clip=math.inf, backend=backend)
     ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    for step in range(3, 6):
-        draw(step, params, copies)
-        ours.step()
-        theirs.step()
-        torch.testing.assert_close(params, copies, rtol=1e-5, atol=1e-5)
+    assert_go_on_alike(ours, params, theirs, copies)
 
 
 @each_namesake
@@ -61,11 +71,7 @@ def test_checkpoint_of_ours_loads_in_torch(name: str, backend: str) -> None:
     copies = twins(params)
     theirs = torch_cls(copies, lr=7.0, foreach=False)
     theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
-    for step in range(3, 6):
-        draw(step, params, copies)
-        ours.step()
-        theirs.step()
-        torch.testing.assert_close(params, copies, rtol=1e-5, atol=1e-5)
+    assert_go_on_alike(ours, params, theirs, copies)
 
 
 @pytest.mark.parametrize("name", TAKING)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recipe_runs import epochs, interrupted_after, rows, write_images
+from recipe_runs import epochs, interrupted_after, rows
 from recipes import compare
 from recipes.__main__ import main
 from recipes.comparison import runs as runs_module
@@ -23,13 +23,6 @@ from recipes.run_folder import LOG, read_log
 LINES = ("SGD=--algo sgd --lr 0.1", "Mix Clip=--algo mix_clip --lr 0.5 --momentum 0.5")
 FOLDERS = ("SGD/seed0", "Mix_Clip/seed0", "SGD/seed1", "Mix_Clip/seed1")
 COMMON = ("--dataset", "made", "--model", "mlp(8)", "--epochs", "2", "-b", "16", "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder)
-    return folder
 
 
 def study(data: Path, folder: Path, *options: str, common: Sequence[str] = COMMON, lines: Sequence[str] = LINES) -> int:

@@ -19,25 +19,13 @@ from recipe_runs import (
     interrupted_after,
     rows,
     run,
-    tiny,
-    write_images,
 )
 from recipes import image
 from recipes.command import MakeTask
 from recipes.run_folder import CHECKPOINT, LOG, RunFolder, folder_name, read_log
 from recipes.world import World
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.image.make_model", tiny)
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def content(folder: Path) -> dict[str, bytes]:

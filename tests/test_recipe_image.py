@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipe_runs import checkpoint, epochs, rows, run, tiny, write_images
+from recipe_runs import checkpoint, epochs, rows, run
 from recipes import image
 from recipes.data.images import load_images
 from recipes.models import make_model
@@ -21,13 +21,6 @@ from recipes.sparsity import DENSE, SPARSE, export, layer_sparsity, load_sparse
 from recipes.world import World
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -161,8 +154,8 @@ def test_only_the_first_images(data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert seen == {"train": 20, "test": 8}
 
 
-def test_augmented_images_are_others(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.image.make_model", tiny)
+@pytest.mark.usefixtures("tiny_model")
+def test_augmented_images_are_others(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "plain", "--epochs 1") == 0
     assert run(data, tmp_path / "augmented", "--epochs 1 --augment") == 0
     assert epochs(tmp_path / "plain")[0]["train_loss"] != epochs(tmp_path / "augmented")[0]["train_loss"]

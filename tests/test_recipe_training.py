@@ -20,10 +20,11 @@ from recipe_runs import (
     rows,
     run,
     tiny,
-    write_images,
 )
 from recipes.run_folder import CHECKPOINT, LOG, read_log
 from recipes.training import Training
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 ALGORITHMS = (
     "--algo sgd --momentum 0.9 --lr 0.05",
@@ -33,18 +34,6 @@ ALGORITHMS = (
     "--algo adaloss --momentum 0.5",
     "--algo adagrad_norm --wd 1e-3",
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.image.make_model", tiny)
 
 
 def compare_stopped(data: Path, folder: Path, text: str, stops: tuple[int, ...]) -> None:
