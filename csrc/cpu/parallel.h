@@ -4,16 +4,20 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace torchclip::cpu {
 
 // Below this many parameters a second thread is not worth waking for.
 constexpr int64_t kSerialItems = 256;
 
+// `most`: threads to wake.
 template <class Body>
-void for_each_item(int64_t count, const Body& body) {
-  const int threads = count < kSerialItems || omp_in_parallel() ? 1 : omp_get_max_threads();
+void for_each_item(int64_t count, const Body& body, int64_t most = std::numeric_limits<int>::max()) {
+  const bool serial = count < kSerialItems || omp_in_parallel();
+  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), most));
   if (threads == 1) {
     for (int64_t item = 0; item < count; ++item) body(item);
     return;
