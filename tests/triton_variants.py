@@ -34,8 +34,10 @@ TARGETS = {
 }
 """What is compiled for. All variants in use take half an hour of a core, and TORCHCLIP_COMPILE_ALL=1 in the environment
 compiles them. Otherwise one stands for all that have the code of the elements in common, for each target; for sm_80,
-whose code is nearly that of sm_90, one type stands for all types, too. What the end of a norm pass makes of each policy
-and rule is compiled by itself, once."""
+whose code is nearly that of sm_90, one type stands for all types, too, and for gfx942 two do. What the end of a norm
+pass makes of each policy and rule is compiled by itself, once."""
+
+TYPES_OF_AMD = (None, columns.FLOAT32, columns.BFLOAT16)
 
 NVIDIA_ACCESS = re.compile(r"\b(ld|st)\.(global|local)((?:\.[\w:]+)*)")
 NVIDIA_NUMBERS = {
@@ -113,6 +115,8 @@ def selected(target_name: str) -> list[Variant]:
     """What is compiled for a target."""
     found = variants(TARGETS[target_name].backend)
     if os.environ.get("TORCHCLIP_COMPILE_ALL") != "1":
+        if target_name == "gfx942":
+            found = [variant for variant in found if variant.elements.get("dtype") in TYPES_OF_AMD]
         found.sort(key=lambda variant: variant.elements.get("access") != columns.ALIGNED)  # those first
         ends = {kind_of_end(alone): alone for variant in found if (alone := end_of(variant)) is not None}
         found = list({kind_of_code(variant, target_name): variant for variant in reversed(found)}.values())
