@@ -54,7 +54,7 @@ TORCHCLIP_HD C perturb(const PipelineCoefficients<C>& k, C gradient, const Draws
 template <unsigned Stages, class C>
 TORCHCLIP_HD C prepare(const PipelineCoefficients<C>& k, C gradient, C parameter, const Draws& draws) {
   gradient = perturb<Stages>(k, gradient, draws);
-  if constexpr ((Stages & kCoupledDecay) != 0) gradient += k.weight_decay * parameter;
+  if constexpr ((Stages & kCoupledDecay) != 0) gradient += term(k.weight_decay, parameter);
   return gradient;
 }
 

@@ -114,6 +114,12 @@ TORCHCLIP_HD C square(C value) {
   return value * value;
 }
 
+// A weight of 0 leaves a term out: 0 times an infinite value would be a NaN.
+template <class C>
+TORCHCLIP_HD C term(C weight, C value) {
+  return weight * (weight == C(0) ? C(0) : value);
+}
+
 // Comparisons are written so that a NaN in `value` survives, as it does in torch.clamp and torch.maximum.
 template <class C>
 TORCHCLIP_HD C at_least(C value, C bound) {

@@ -116,6 +116,18 @@ def only_if(flag, mask):
 
 
 @triton.jit
+def term(weight, value):
+    """Their product. A weight of 0 leaves the term out: 0 times an infinite value would be a NaN.
+
+    Args:
+        weight: a number, or a block.
+        value: a block.
+    """
+    weights = tl.zeros_like(value) + weight  # see ``only_if``
+    return weight * tl.where(weights == 0, 0.0, value)
+
+
+@triton.jit
 def read_number(address, is_double, mask):
     """Numbers of state, float32 or float64, as float64; 0 where there is none."""
     double = tl.load(typed(address, FLOAT64), mask & (is_double != 0), 0.0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .operands import term
+
 
 @triton.jit
 def root(value):
@@ -57,7 +59,7 @@ def average(gradient, momentum_buffer, coefficients, slots: tl.constexpr):
     themselves measure."""
     momentum, gradient_weight, _, _, _, _, _, _ = coefficients
     if slots & 1 != 0:
-        return momentum * momentum_buffer + gradient_weight * gradient
+        return term(momentum, momentum_buffer) + gradient_weight * gradient
     else:
         return gradient
 
@@ -73,10 +75,11 @@ def momentum(parameter, gradient, state, coefficients, slots: tl.constexpr):
     """
     momentum_buffer, sum, unused = state
     _, _, momentum_step, gradient_step, root_offset, _, _, _ = coefficients
-    step = gradient_step * gradient
     if slots & 1 != 0:
         momentum_buffer = average(gradient, momentum_buffer, coefficients, slots)
-        step += momentum_step * momentum_buffer
+        step = term(gradient_step, gradient) + momentum_step * momentum_buffer
+    else:
+        step = gradient_step * gradient
     if slots & 2 != 0:
         sum = sum + gradient * gradient
         step = quotient(step, root(sum) + root_offset)
@@ -99,8 +102,9 @@ def second_moment(parameter, gradient, state, coefficients, slots: tl.constexpr)
         # A select and not tl.maximum: a NaN must survive, as in torch.maximum.
         max_exp_avg_sq = tl.where(exp_avg_sq < max_exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
         second = max_exp_avg_sq
-    numerator = momentum_step * exp_avg + gradient_step * gradient
-    parameter = parameter - quotient(numerator, root_scale * root(second) + root_offset)
+    numerator = momentum_step * exp_avg + term(gradient_step, gradient)
+    # The root of what the scale leaves out may be infinite: v overflows before m does.
+    parameter = parameter - quotient(numerator, term(root_scale, root(second)) + root_offset)
     return parameter, (exp_avg, exp_avg_sq, max_exp_avg_sq)
 
 

@@ -35,7 +35,7 @@ struct Momentum {
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
-    if constexpr ((Slots & 0b01) != 0) state[0] = k.momentum * state[0] + k.gradient_weight * gradient;
+    if constexpr ((Slots & 0b01) != 0) state[0] = term(k.momentum, state[0]) + k.gradient_weight * gradient;
     if constexpr ((Slots & 0b10) != 0) state[1] += square(gradient);
   }
 
@@ -50,8 +50,12 @@ struct Momentum {
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
-    C step = k.gradient_step * gradient;
-    if constexpr ((Slots & 0b01) != 0) step += k.momentum_step * state[0];
+    C step;
+    if constexpr ((Slots & 0b01) != 0) {
+      step = term(k.gradient_step, gradient) + k.momentum_step * state[0];
+    } else {
+      step = k.gradient_step * gradient;
+    }
     if constexpr ((Slots & 0b10) != 0) step /= square_root(state[1]) + k.root_offset;
     return parameter - step;
   }

@@ -43,8 +43,9 @@ struct SecondMoment {
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
     const C second = (Slots & 0b100) != 0 ? state[2] : state[1];
-    const C numerator = k.momentum_step * state[0] + k.gradient_step * gradient;
-    return parameter - numerator / (k.root_scale * square_root(second) + k.root_offset);
+    const C numerator = k.momentum_step * state[0] + term(k.gradient_step, gradient);
+    // The root of what the scale leaves out may be infinite: v overflows before m does.
+    return parameter - numerator / (term(k.root_scale, square_root(second)) + k.root_offset);
   }
 };
 

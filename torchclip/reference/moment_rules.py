@@ -96,7 +96,9 @@ def radam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group,
     average = state["exp_avg"] / (1 - beta1**t)
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t * beta2**t / correction2
-    rectification = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)).sqrt()
-    adaptive = correction2.sqrt() / (state["exp_avg_sq"].sqrt() + group["eps"])
-    # Before ρ exceeds 5 the root may be that of a negative number, and is not taken.
-    return parameter - group["lr"] * average * torch.where(rho > 5, rectification * adaptive, 1.0)
+    rectified = rho > 5
+    # 1 under the roots that are not taken, of which one may be negative and the other 0: autograd would find their NaN.
+    ratio = torch.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1.0)
+    second_moment = torch.where(rectified, state["exp_avg_sq"], 1.0)
+    adaptive = correction2.sqrt() / (second_moment.sqrt() + group["eps"])
+    return parameter - group["lr"] * average * torch.where(rectified, ratio.sqrt() * adaptive, 1.0)
