@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchclip.checks import DTYPES, describe_parameter
 from torchclip.sharded import is_wrapper
+from torchclip.steppable import can_step
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """Every backend, in the order in which they are preferred."""
@@ -148,6 +149,29 @@ def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _
 
 def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
     """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
+def holds_numbers(parameter: Tensor) -> bool:
+    """Whether it is a dense tensor of a type that a step computes with."""
+    is_dense = parameter.layout is torch.strided and not parameter.is_meta and not is_wrapper(parameter)
+    return is_dense and parameter.dtype in DTYPES
+
+
+def _deciding(param_groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Group and index of the parameters that the choice goes by.
+
+    Those that can step; where none can yet, those of a kind that a step could move; where there is no such, all.
+    """
+    places = [(number, index) for number, group in enumerate(param_groups) for index in range(len(group["params"]))]
+
+    def those(holds: Callable[[Tensor], bool]) -> list[tuple[int, int]]:
+        return [place for place in places if holds(param_groups[place[0]]["params"][place[1]])]
+
+    return those(can_step) or those(holds_numbers) or places
+
+
+def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tuple[int, int]]) -> list[Tensor]:
+    return [param_groups[number]["params"][index] for number, index in places]
+
+
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
     # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
@@ -161,7 +185,7 @@ def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) ->
     flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
     if flags:
         return f"{flags[0]} chooses the reference path"
-    return explain_choice([parameter for group in param_groups for parameter in group["params"]])
+    return explain_choice(_tensors_at(param_groups, _deciding(param_groups)))
 
 
 def explain_choice(parameters: Sequence[Tensor]) -> str:
@@ -181,7 +205,6 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
     Raises:
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
     """
-    parameters = [parameter for group in param_groups for parameter in group["params"]]
     flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
     if flags:
         if any(group.get("capturable") for group in param_groups):
@@ -191,6 +214,8 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
     def names(position: int) -> str:
         places = [(number, index) for number, group in enumerate(param_groups) for index in range(len(group["params"]))]
         return describe_parameter(param_groups, *places[position])
+    places = _deciding(param_groups)
+    parameters = _tensors_at(param_groups, places)
 
     chosen = choose(requested, parameters, names)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchclip.steppable import can_step
+
 if TYPE_CHECKING:
     from torchclip.rule_spec import StateSlot
 
@@ -148,6 +150,8 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
             "parameters: choose another, or give this one real tensors and build the complex one with "
             "torch.view_as_complex in forward()"
         )
+    if parameter.layout is not torch.strided:
+        raise TypeError(f"{name} is sparse ({parameter.layout}): make the parameter of tensor.to_dense()")
     fault = lazy_fault(parameter)
     if fault is not None:
         raise ValueError(f"{name} {fault}; make the parameter of tensor.resolve_conj().resolve_neg()")
@@ -224,7 +228,8 @@ def check_new_parameters(
         if id(parameter) in seen:
             raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
         seen.add(id(parameter))
-        check_parameter(name, parameter, takes_complex=takes_complex)
+        if can_step(parameter):  # others are checked when they have a gradient
+            check_parameter(name, parameter, takes_complex=takes_complex)
 
 
 def check_gradient(name: str, parameter: Tensor) -> None:

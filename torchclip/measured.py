@@ -19,6 +19,7 @@ from torchclip.plan import Plan
 from torchclip.real_view import real_dtype
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import StepSize
+from torchclip.steppable import leading_parameter
 
 
 class LastStep:
@@ -102,7 +103,8 @@ class MeasuredOptimizer(Optimizer):
         return described(type(self).__name__, self.param_groups, self._modifiers)
 
     def _as_tensor(self, value: Any) -> Tensor:
-        dtype = torch.promote_types(real_dtype(self.param_groups[0]["params"][0].dtype), torch.float32)
+        leading = leading_parameter(self.param_groups)
+        dtype = torch.float32 if leading is None else torch.promote_types(real_dtype(leading.dtype), torch.float32)
         if isinstance(value, Tensor):
             return value.to(dtype, copy=True)  # the next step writes into it
         return torch.as_tensor(value, dtype=dtype, device="cpu")  # whatever torch.set_default_device says

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.backend import holds_numbers
 from torchclip.modifiers import Modifiers
 from torchclip.shared import numbers_of
+from torchclip.steppable import can_step, leading_device
 
 
 @torch.no_grad()
 def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] | Tensor | None) -> Tensor:
     """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
+
+    Frozen ones that hold no numbers as they are, quantised weights say, are left out.
 
     Args:
         param_groups: as in ``optimizer.param_groups``.
@@ -22,15 +26,17 @@ def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] |
             or how many in all; or empty or None, when none has.
     """
     parameters: list[Tensor] = [parameter for group in param_groups for parameter in group["params"]]
-    total = max(sum(parameter.numel() for parameter in parameters), 1)
+    counted = [can_step(parameter) or holds_numbers(parameter) for parameter in parameters]
+    total = max(sum(parameter.numel() for parameter, counts in zip(parameters, counted, strict=True) if counts), 1)
     if isinstance(written, Tensor):
         return written.to(torch.float32) / total
     if written is None or len(written) != len(parameters):
         written = [-1] * len(parameters)
-    device = parameters[0].device
+    device = leading_device(param_groups)
     zeros = torch.zeros((), dtype=torch.int64, device=device)
-    for parameter, count in zip(parameters, written, strict=True):
-        zeros += count if count >= 0 else (parameter == 0).sum().to(device)
+    for parameter, counts, count in zip(parameters, counted, written, strict=True):
+        if counts:
+            zeros += count if count >= 0 else (parameter == 0).sum().to(device)
     return zeros.to(torch.float32) / total
 
 
@@ -43,4 +49,4 @@ def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: M
         lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in hidden]
     policies = {"clip": modifiers.clip, "step_size": modifiers.step_size, "extensions": modifiers.extensions}
     lines += [f"{key}: {policy}" for key, policy in policies.items() if policy]
-    return "\n".join([*lines, ")"])
+    return "\n".join([*lines, f"backend: {backend}", ")"])

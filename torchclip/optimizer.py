@@ -28,6 +28,7 @@ from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_all, create_state, drop_state, nonfinite_error, without_unstarted
 from torchclip.step_size import AdaLossStep, StepSize, checked_loss
+from torchclip.steppable import leading_device
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Result = TypeVar("Result")
@@ -161,7 +162,7 @@ class FusedOptimizer(MeasuredOptimizer):
             given = result if loss is None else loss
             if given is None and not any(group["lr"] for group in self.param_groups):
                 given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
-            scaled_by = checked_loss(given, self.param_groups[0]["params"][0].device, type(self).__name__)
+            scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
         self._run(scaled_by, *scaling_of(self))
         return result
 

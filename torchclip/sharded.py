@@ -12,6 +12,7 @@ from torchclip.checks import describe_parameter
 from torchclip.clip import measures
 from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
+from torchclip.steppable import can_step
 
 
 def is_wrapper(tensor: Tensor) -> bool:
@@ -48,6 +49,6 @@ def refuse_sharded(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifie
         return
     for group_index, group in enumerate(param_groups):
         for index, parameter in enumerate(group["params"]):
-            if is_sharded(parameter):
+            if is_sharded(parameter) and can_step(parameter):
                 name = describe_parameter(param_groups, group_index, index)
                 raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")

@@ -26,6 +26,7 @@ from torchclip.modifiers import Modifiers
 from torchclip.norms import Scope, norm_dtype
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep
+from torchclip.steppable import leading_device
 
 NAMES = frozenset(
     ("step", "seed", "b_squared", "norm_window", "norm_count", "norm_mean", "norm_variance", "sum"),
@@ -55,14 +56,13 @@ def complete_shared(
         spec: the rule, which needs ``sum`` when it sums norms.
         scope: over which parameters it does.
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
-        on_device: whether the number of steps, too, lies on the device of the first parameter, as all but it and the
+        on_device: whether the number of steps, too, lies on the device of the leading parameter, as all but it and the
             seed do.
 
     Raises:
         ValueError: for a param group that needs such numbers, and whose user keeps something else under ``"shared"``.
     """
-    params = param_groups[0]["params"]
-    device = params[0].device if params else torch.device("cpu")
+    device = leading_device(param_groups)
     for index, group in enumerate(param_groups):
         have = numbers_of(group)
         shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
@@ -97,7 +97,7 @@ def _complete(
 
     Args:
         have: the numbers so far.
-        device: of the first parameter.
+        device: of the leading parameter.
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
         on_device: whether the number of steps lies on ``device``.
     """

@@ -61,8 +61,13 @@ Shape Plan::shape() const {
   return shape;
 }
 
-// That of the first parameter, where the shared numbers lie too.
-Place Plan::main_place() const { return place_of(members_.all().front().parameter()); }
+// That of the first parameter that can step, where the shared numbers lie too. See torchclip/steppable.py.
+Place Plan::main_place() const {
+  const std::vector<Member>& members = members_.all();
+  const auto can_step = [](const Member& member) { return member.active || member.parameter().requires_grad(); };
+  const auto leading = std::find_if(members.begin(), members.end(), can_step);
+  return place_of((leading == members.end() ? members.front() : *leading).parameter());
+}
 
 void Plan::rebuild(const Shape& shape) {
   const std::vector<Member>& members = members_.all();

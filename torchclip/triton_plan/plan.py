@@ -16,6 +16,7 @@ from torch import Tensor
 from torchclip.norms import NonFinite, Scope
 from torchclip.plan import NO_CLIP, NON_FINITE, SCOPES, STEPPED, UNIT_CLIP
 from torchclip.rule_spec import RuleSpec
+from torchclip.steppable import leading_device
 from torchclip.triton_plan import columns
 from torchclip.triton_plan.blocks import block_for
 from torchclip.triton_plan.gatherer import ADDRESSES, Gatherer
@@ -95,7 +96,7 @@ class TritonPlan:
         """Norm pass and update pass on what the last refresh found."""
         if not any(group["params"] for group in self._groups):
             return STEPPED
-        device = self._main_device()
+        device = leading_device(self._groups)
         try:
             if device.type == "cpu":
                 return self._try_step(device, Inputs.on(device, grad_scale, found_inf, loss))
@@ -145,10 +146,6 @@ class TritonPlan:
         return self._memory.zeros.sum()
 
     # One step.
-
-    def _main_device(self) -> torch.device:
-        first: Tensor = next(parameter for group in self._groups for parameter in group["params"])
-        return first.device
 
     def _capturing(self) -> bool:
         return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
