@@ -107,7 +107,6 @@ def test_contradicting_implementations(cls: type[torch.optim.Optimizer]) -> None
         with pytest.raises(RuntimeError, match="^" + re.escape(message)):
             cls(fresh(), **REQUIRED[cls], **options)
     for options in (
-        {"backend": "cpu", "foreach": True},
         {"backend": "cpu", "fused": False},
         {"backend": "cpu", "differentiable": True},
         {"backend": "reference", "fused": True},

@@ -177,7 +177,7 @@ def test_the_loss_reaches_the_backend_that_takes_over_in_mid_step() -> None:
         if step == 1:  # the state is gone, so that the step looks again at what serves the parameters
             optimizer.state.clear()
             same.state.clear()
-            optimizer.param_groups[0]["foreach"] = True
+            optimizer.param_groups[0]["fused"] = False
         for each in (optimizer, same):
             each.step(loss=torch.tensor(3.0))
     assert optimizer.backend == "reference"

@@ -200,7 +200,9 @@ def explain_choice(parameters: Sequence[Tensor]) -> str:
 
 
 def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
-    """The backend of an optimizer, whose groups may say ``foreach``, ``fused`` or ``differentiable``.
+    """The backend of an optimizer, whose groups may say ``fused``, ``differentiable`` or ``capturable``.
+
+    A parameter that cannot step has no say: a frozen one may be of any kind.
 
     Raises:
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
@@ -234,8 +236,8 @@ def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
     """Raises when a group's flags, or a flag and the backend asked for, contradict one another."""
     if group.get("fused") and group.get("foreach"):
         raise RuntimeError(
-            "`fused` and `foreach` cannot be `True` together. foreach=True chooses the reference path, fused=True "
-            "demands a fused backend: drop one of them"
+            "`fused` and `foreach` cannot be `True` together. A fused backend serves both; where there is none, "
+            "foreach=True runs on the reference path and fused=True raises: drop one of them"
         )
     if group.get("fused") and group.get("differentiable"):
         raise RuntimeError(
@@ -253,7 +255,7 @@ def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
 
 def _reference_flag(group: Mapping[str, Any]) -> str | None:
     """The flag of a group that chooses the reference path, if there is one."""
-    for name, value in (("foreach", True), ("fused", False), ("differentiable", True)):
+    for name, value in (("fused", False), ("differentiable", True)):
         if group.get(name) is value:
             return f"{name}={value}"
     return None

@@ -30,7 +30,7 @@ class Adam(FusedOptimizer):
         eps: :math:`\epsilon`, at least 0.
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         amsgrad: divide by the largest :math:`v` so far.
-        foreach: True chooses the reference path.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
         capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.

@@ -32,7 +32,7 @@ class NAdam(FusedOptimizer):
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         momentum_decay: :math:`\psi`, at least 0.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
-        foreach: True chooses the reference path.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
         capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.
@@ -127,7 +127,7 @@ class RAdam(FusedOptimizer):
         eps: :math:`\epsilon`, at least 0.
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         decoupled_weight_decay: True is :class:`RAdamW`.
-        foreach: True chooses the reference path.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
         capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
         differentiable: True chooses the reference path and lets autograd through the step.

@@ -127,7 +127,7 @@ class Adagrad(FusedOptimizer):
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         initial_accumulator_value: :math:`s_0`, at least 0.
         eps: :math:`\epsilon`, at least 0.
-        foreach: True chooses the reference path.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.

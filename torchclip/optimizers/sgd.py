@@ -37,7 +37,7 @@ class SGD(FusedOptimizer):
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         nesterov: step along :math:`g_t + \mu\, m_t`.
         maximize: ascend.
-        foreach: True chooses the reference path.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`SGDW`.
