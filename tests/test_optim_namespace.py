@@ -39,7 +39,7 @@ def test_a_name_of_torch_is_ours_or_refused_with_the_remedy(name: str) -> None:
 def test_a_refused_optimizer_says_how_to_clip_with_it() -> None:
     with pytest.raises(AttributeError, match=r"no LBFGS .* torch\.optim\.LBFGS, with torchclip\.clip_grad_norm_"):
         _ = optim.LBFGS
-    with pytest.raises(ImportError, match="cannot import name 'SparseAdam'"):
+    with pytest.raises(ImportError, match=r"no SparseAdam .* torch\.optim\.SparseAdam, with"):
         from torchclip.optim import SparseAdam  # noqa: F401
 
 

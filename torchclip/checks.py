@@ -214,7 +214,8 @@ def check_new_parameters(
             f"parameter {entry[0]!r}" if isinstance(entry, tuple) else f"parameter {index} of param group {group_index}"
         )
         if not isinstance(parameter, Tensor):
-            raise TypeError(f"optimizer can only optimize Tensors, but {name} is {torch.typename(parameter)}")
+            hint = ": give it module.parameters()" if isinstance(parameter, torch.nn.Module) else ""
+            raise TypeError(f"optimizer can only optimize Tensors, but {name} is {torch.typename(parameter)}{hint}")
         name += f" of shape {tuple(parameter.shape)}"
         if not (differentiable or parameter.is_leaf or parameter.retains_grad):
             raise ValueError(

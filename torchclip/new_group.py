@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from torchclip import backend as backends
@@ -12,6 +14,22 @@ from torchclip.checks import check_hyperparameters, check_new_parameters
 
 if TYPE_CHECKING:
     from torchclip.optimizer import FusedOptimizer
+
+
+def check_params(params: Any, optimizer: str) -> None:
+    """Raises TypeError for a module, or a method of one, in the place of its parameters.
+
+    Args:
+        params: what stands for parameters.
+        optimizer: the name of the class, for errors.
+    """
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(
+            f"{optimizer} takes parameters, and got a module, {type(params).__name__}: give it module.parameters()"
+        )
+    if inspect.ismethod(params):
+        name = params.__name__
+        raise TypeError(f"{optimizer} takes parameters, and got the method {name} itself: call it, {name}()")
 
 
 def checked_group(
@@ -46,6 +64,7 @@ def checked_group(
             )
     backends.check_flags(completed, requested)
     params = param_group["params"]
+    check_params(params, cls.__name__)
     params = [params] if isinstance(params, Tensor) else list(params)
     differentiable = bool(defaults.get("differentiable"))
     check_new_parameters(params, param_groups, differentiable=differentiable, takes_complex=cls.spec.takes_complex)

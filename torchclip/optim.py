@@ -17,6 +17,8 @@ Example:
 
 from __future__ import annotations
 
+import sys
+from opcode import opmap
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -39,14 +41,21 @@ if not TYPE_CHECKING:  # a type checker that saw this would take every name for 
         """Refuses a name that is not here.
 
         Raises:
-            AttributeError: with the remedy; ``from torchclip.optim import ...`` shows Python's own ImportError.
+            AttributeError: with the remedy.
+            ImportError: for ``from torchclip.optim import ...``, which would not show an AttributeError's words.
         """
-        torchs = None if name.startswith("_") else getattr(torch.optim, name, None)
-        if isinstance(torchs, type) and issubclass(torchs, Optimizer):
-            raise AttributeError(
-                f"torchclip has no {name} of its own, and does not pass torch's off as one: use torch.optim.{name}, "
-                "with torchclip.clip_grad_norm_ in front of its step() to clip"
-            )
-        if torchs is not None:
-            raise AttributeError(f"torchclip.optim leaves {name} to torch: use torch.optim.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__dir__())}")
+        asking = sys._getframe(1)
+        is_import = asking.f_code.co_code[asking.f_lasti] == opmap["IMPORT_FROM"]
+        raise (ImportError if is_import else AttributeError)(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    torchs = None if name.startswith("_") else getattr(torch.optim, name, None)
+    if isinstance(torchs, type) and issubclass(torchs, Optimizer):
+        return (
+            f"torchclip has no {name} of its own, and does not pass torch's off as one: use torch.optim.{name}, with "
+            "torchclip.clip_grad_norm_ in front of its step() to clip"
+        )
+    if torchs is not None:
+        return f"torchclip.optim leaves {name} to torch: use torch.optim.{name}"
+    return f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__dir__())}"

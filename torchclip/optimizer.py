@@ -22,12 +22,12 @@ from torchclip.hooks import hook_step
 from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
-from torchclip.new_group import checked_group
+from torchclip.new_group import check_params, checked_group
 from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
 from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared, forget_norms
 from torchclip.state import check_all, create_state, drop_state, nonfinite_error, without_unstarted
-from torchclip.step_size import AdaLossStep, StepSize, checked_loss
+from torchclip.step_size import AdaLossStep, StepSize, check_closure, checked_loss
 from torchclip.steppable import leading_device
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -60,6 +60,7 @@ class FusedOptimizer(MeasuredOptimizer):
         extensions: Iterable[Extension],
         seed: int | None,
         backend: str | None,
+        check_params(params, type(self).__name__)
     ) -> None:
         check_hyperparameters(defaults, self.hyperparameter_checks)
         backends.check_flags(defaults, backend)
@@ -149,10 +150,11 @@ class FusedOptimizer(MeasuredOptimizer):
             RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
                 under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters. Parameters
                 and state are then as they were.
-            TypeError, ValueError: for a missing loss under ``AdaLossStep``, one that is no scalar, or one on another
-                device.
+            TypeError, ValueError: for a closure that cannot be called, a missing loss under ``AdaLossStep``, one that
+                is no scalar, or one on another device.
         """
         result = None
+            check_closure(closure, type(self).__name__)
         if closure is not None:
             with torch.enable_grad():
                 result = closure()

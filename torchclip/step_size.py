@@ -154,6 +154,21 @@ def checked_step_size(step_size: StepSize | None) -> StepSize | None:
     )
 
 
+def check_closure(closure: Any, optimizer: str) -> None:
+    """Raises TypeError for a ``closure`` of a step that is none, as a loss given by position is.
+
+    Args:
+        closure: what was given.
+        optimizer: the name of the class, for errors.
+    """
+    if not callable(closure):
+        kind = torch.typename(closure)
+        raise TypeError(
+            f"the closure of {optimizer}.step() must be a function that evaluates the model anew and returns the loss, "
+            f"got {kind}: pass a loss as step(loss=loss), or leave it out where nothing needs it"
+        )
+
+
 def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
     """The loss of a step as a 0-dim tensor, detached; on a GPU it is not waited for.
 

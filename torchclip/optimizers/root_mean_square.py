@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import ON_DEVICE
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.state import create_state
 from torchclip.step_size import StepSize
+from torchclip.steppable import can_step
 
 
 class RMSprop(FusedOptimizer):
@@ -203,3 +206,14 @@ class Adagrad(FusedOptimizer):
             seed=seed,
             backend=backend,
         )
+
+    def share_memory(self) -> None:
+        """Moves the sums of squares into shared memory, for processes that step the same parameters.
+
+        As :meth:`torch.optim.Adagrad.share_memory`. State that no step has made yet is made now.
+        """
+        named = list(self._named_parameters())
+        wanted = [position for position, (_, parameter, _) in enumerate(named) if can_step(parameter)]
+        create_state(self.spec, named, self.state, wanted, on_device=self.backend in ON_DEVICE)
+        for position in wanted:
+            self.state[named[position][1]]["sum"].share_memory_()
