@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
+from types import GeneratorType
 
 import torch
 from torch import Tensor
 
 from torchclip.backend import EXTENSION
+from torchclip.checks import lazy_fault
 from torchclip.norms import HARD_EPS, checked_bound
 
 
@@ -17,6 +20,8 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _is_fused(tensors: list[Tensor], norm_type: float) -> bool:
+    if torch.compiler.is_compiling():
+        return False  # the compiler fuses torch's own, and does not look into ours
     if EXTENSION is None or len(tensors) == 0 or norm_type <= 0 or not EXTENSION.serves_gradients(tensors):
         return False
     # The parts of complex numbers have their norm of order 2, and of no other.
@@ -102,6 +107,9 @@ def clip_grad_norm_(
         RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
         ValueError: when ``max_norm`` is negative or NaN.
 
+    Warns:
+        UserWarning: for a generator that yields nothing, as one that was used up does.
+
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
         >>> weight.grad = torch.tensor([3.0, 4.0])
@@ -111,11 +119,14 @@ def clip_grad_norm_(
     Source: :func:`torch.nn.utils.clip_grad_norm_`.
     """
     max_norm = checked_bound("max_norm", float(max_norm), zero=True)
+    is_generator = isinstance(parameters, GeneratorType)
     parameters = _as_list(parameters)
+    if is_generator and len(parameters) == 0:
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach)
     if not _is_fused(gradients, float(norm_type)):
-        if not any(gradient.is_conj() or gradient.is_neg() for gradient in gradients):  # which foreach cannot write
+        if all(lazy_fault(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)
             return norm
         factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
