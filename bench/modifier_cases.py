@@ -17,12 +17,12 @@ from bench.algorithm import ADAMW_ARGUMENTS, OURS, PLAIN, SGD_ARGUMENTS, Algorit
 from bench.workload import GRADIENT_AMPLITUDE
 from torchclip.extensions import Extension
 
-Make = Callable[[Sequence[Parameter], float, str | None], Step]
+Make = Callable[[Sequence[Parameter], float, torchclip.Backend | None], Step]
 """A `Build` that is told the backend; None takes the fastest."""
 
 _SEED = 20
 _LOSS = 2.0
-_REFERENCE = "reference"
+_REFERENCE: torchclip.Backend = "reference"
 
 # Without momentum a step is a tenth of what it is with 0.9; b takes another root of the number of steps.
 _WITHOUT_MOMENTUM: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPLITUDE})
@@ -42,7 +42,7 @@ _EXTENSIONS: Mapping[str, tuple[str, Extension]] = MappingProxyType(
 def _beside_plain(
     name: str, title: str, words: float, state_words: int, ours: Make, plain: Make, cycle: int = 1
 ) -> Algorithm:
-    def on(backend: str | None) -> Mapping[str, Build]:
+    def on(backend: torchclip.Backend | None) -> Mapping[str, Build]:
         def build(make: Make) -> Build:
             return lambda parameters, grad_norm: make(parameters, grad_norm, backend)
 
@@ -52,23 +52,23 @@ def _beside_plain(
 
 
 def _adaloss() -> Algorithm:
-    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         optimizer = torchclip.AdaLoss(parameters, **_ADALOSS_ARGUMENTS, backend=backend)
         return partial(optimizer.step, loss=torch.tensor(_LOSS))
 
-    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         return torchclip.SGD(parameters, **_WITHOUT_MOMENTUM, backend=backend).step
 
     return _beside_plain("adaloss", "AdaLoss", 3, 0, ours, plain)
 
 
 def _adagrad_norm() -> Algorithm:
-    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         # Both per unit of the norm, which cancels in lr g / sqrt(s).
         lr = 1e-1 / GRADIENT_AMPLITUDE * grad_norm
         return torchclip.AdaGradNorm(parameters, lr=lr, b0=grad_norm, backend=backend).step
 
-    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         return torchclip.SGD(parameters, **_WITHOUT_MOMENTUM, clip=grad_norm, backend=backend).step
 
     return _beside_plain("adagrad_norm", "AdaGradNorm", 4, 0, ours, plain)
@@ -84,10 +84,10 @@ def _extended(
 ) -> Algorithm:
     extension_title, extension = _EXTENSIONS[extension_name]
 
-    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def ours(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         return optimizer(parameters, **arguments, extensions=(extension,), seed=_SEED, backend=backend).step
 
-    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: str | None) -> Step:
+    def plain(parameters: Sequence[Parameter], grad_norm: float, backend: torchclip.Backend | None) -> Step:
         return optimizer(parameters, **arguments, backend=backend).step
 
     name, title = f"{optimizer.__name__.lower()}_{extension_name}", f"{of} + {extension_title}"

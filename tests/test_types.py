@@ -38,6 +38,19 @@ parameters = list(model.parameters())
 tensor_lr = torch.tensor(1e-3)
 
 
+def make(
+    clip: torchclip.ClipPolicy | float | None = None,
+    step_size: torchclip.StepSize | None = None,
+    extensions: tuple[torchclip.Extension, ...] = (),
+    scope: torchclip.Scope = torchclip.Scope.GROUP,
+    backend: torchclip.Backend | None = None,
+) -> torchclip.FusedOptimizer:
+    norms = torchclip.ClipByGlobalNorm(1.0, nonfinite=torchclip.NonFinite.SKIP)
+    return torchclip.NormalizedSGD(
+        parameters, 0.1, scope=scope, clip=clip or norms, step_size=step_size, extensions=extensions, backend=backend
+    )
+
+
 def closure() -> Tensor:
     model.zero_grad()
     loss: Tensor = model(inputs).square().mean()
@@ -52,6 +65,7 @@ extensions = (
     torchclip.Lookahead(k=5, alpha=0.5),
 )
 optimizers = [
+    make(clip=torchclip.AutoClip(), backend="reference"),
     torchclip.SGD(parameters, 0.1, momentum=0.9, nesterov=True, clip=1.0),
     torchclip.SGDW(model.parameters(), lr=tensor_lr, weight_decay=0.1, clip=torchclip.ClipByTensorNorm(1, smooth=True)),
     torchclip.Adam(model.named_parameters(), betas=(0.9, 0.99), amsgrad=True, clip=torchclip.ClipByValue(0.1)),
@@ -137,6 +151,10 @@ MISTAKES = (
     Mistake("policy_for_extension", "torchclip.RAdam(parameters, extensions=(torchclip.ClipByValue(1.0),))"),
     Mistake("step_size_beside_its_own", "torchclip.AdaLoss(parameters, step_size=torchclip.SqrtDecay())"),
     Mistake("scope_of_a_number", "torchclip.MixClip(parameters, lr=1.0, gamma=1.0, scope=0)"),
+    Mistake("no_such_backend", 'torchclip.AdamW(parameters, backend="gpu")'),
+    Mistake("no_such_scope", 'torchclip.MixClip(parameters, lr=1.0, gamma=1.0, scope="row")'),
+    Mistake("no_such_scope_of_a_policy", 'torchclip.ClipByGlobalNorm(1.0, scope="tensor")'),
+    Mistake("no_such_nonfinite", 'torchclip.ZClip(nonfinite="raise")'),
     Mistake("nonfinite_of_a_flag", "torchclip.ClipByGlobalNorm(1.0, nonfinite=True)"),
     Mistake("max_norm_of_none", "torchclip.clip_grad_norm_(parameters, None)"),
     Mistake("unknown_argument", "torchclip.SGD(parameters, max_norm=1.0)", "call-arg"),

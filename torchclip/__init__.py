@@ -1,16 +1,21 @@
 """Drop-in ``torch.optim`` optimizers whose whole step, gradient clipping included, is one fused pass pair."""
 
 from torchclip import optim
+from torchclip.backend import Backend
 from torchclip.clip import (
     AdaptiveGradientClip,
     AutoClip,
     ClipByGlobalNorm,
     ClipByTensorNorm,
     ClipByValue,
+    ClipPolicy,
+    NonFinite,
+    Scope,
     ZClip,
 )
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
-from torchclip.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout
+from torchclip.extensions import Extension, GradientDropout, GradientNoise, Lookahead, LRDropout
+from torchclip.optimizer import FusedOptimizer
 from torchclip.optimizers import (
     GRDA,
     SGD,
@@ -31,7 +36,7 @@ from torchclip.optimizers import (
     gRDA,
 )
 from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
-from torchclip.step_size import AdaLossStep, SqrtDecay, SqrtDecayLR
+from torchclip.step_size import AdaLossStep, SqrtDecay, SqrtDecayLR, StepSize
 
 __version__ = "0.1.0"
 
@@ -47,9 +52,13 @@ __all__ = [
     "AdamW",
     "AdaptiveGradientClip",
     "AutoClip",
+    "Backend",
     "ClipByGlobalNorm",
     "ClipByTensorNorm",
     "ClipByValue",
+    "ClipPolicy",
+    "Extension",
+    "FusedOptimizer",
     "GradientDropout",
     "GradientNoise",
     "LRDropout",
@@ -57,13 +66,16 @@ __all__ = [
     "MixClip",
     "MomClip",
     "NAdam",
+    "NonFinite",
     "NormalizedSGD",
     "RAdam",
     "RAdamW",
     "RMSprop",
     "SGDClip",
+    "Scope",
     "SqrtDecay",
     "SqrtDecayLR",
+    "StepSize",
     "ZClip",
     "clip_grad_norm_",
     "gRDA",
@@ -72,3 +84,7 @@ __all__ = [
     "param_groups_per_layer",
     "param_groups_weight_decay",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from torchclip.checks import check_number
-from torchclip.norms import NonFinite, Scope, checked_bound, checked_choice
+from torchclip.norms import NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AdaptiveGradientClip:
 
     clipping: float = 0.01
     eps: float = 1e-3
-    nonfinite: NonFinite | str = NonFinite.PROPAGATE
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
         check_number("clipping", self.clipping, above=0)
@@ -84,7 +84,7 @@ class AutoClip:
 
     percentile: float = 10.0
     window: int = 1024
-    nonfinite: NonFinite | str = NonFinite.PROPAGATE
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
         check_number("percentile", self.percentile, least=0, most=100)
@@ -139,7 +139,7 @@ class ZClip:
     warmup_steps: int = 25
     max_norm: float = math.inf
     eps: float = 1e-6
-    nonfinite: NonFinite | str = NonFinite.PROPAGATE
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, least=0, below=1)

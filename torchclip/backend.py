@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from torchclip.checks import DTYPES, describe_parameter
 from torchclip.sharded import is_wrapper
 from torchclip.steppable import can_step
 
-BACKENDS = ("cuda", "triton", "cpu", "reference")
+Backend = Literal["cuda", "triton", "cpu", "reference"]
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """Every backend, in the order in which they are preferred."""
 
 FLAGS = ("foreach", "fused", "differentiable", "capturable")
@@ -147,8 +149,6 @@ def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _
     return next(backend for backend in BACKENDS if _not_preferred(backend, parameters) is None)
 
 
-def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
-    """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
 def holds_numbers(parameter: Tensor) -> bool:
     """Whether it is a dense tensor of a type that a step computes with."""
     is_dense = parameter.layout is torch.strided and not parameter.is_meta and not is_wrapper(parameter)
@@ -172,6 +172,8 @@ def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tupl
     return [param_groups[number]["params"][index] for number, index in places]
 
 
+def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
+    """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
     # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
@@ -212,12 +214,11 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
         if any(group.get("capturable") for group in param_groups):
             raise RuntimeError(f"capturable=True contradicts {flags[0]}, which chooses the reference path; drop one")
         return "reference"
-
-    def names(position: int) -> str:
-        places = [(number, index) for number, group in enumerate(param_groups) for index in range(len(group["params"]))]
-        return describe_parameter(param_groups, *places[position])
     places = _deciding(param_groups)
     parameters = _tensors_at(param_groups, places)
+
+    def names(position: int) -> str:
+        return describe_parameter(param_groups, *places[position])
 
     chosen = choose(requested, parameters, names)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):

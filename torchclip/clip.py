@@ -6,12 +6,13 @@ A policy is a frozen dataclass that checks itself. It runs no kernel: the backen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from torchclip.adaptive_clip import AdaptiveGradientClip, AutoClip, ZClip
-from torchclip.norms import HARD_EPS, NonFinite, Scope, checked_bound, checked_choice
+from torchclip.norms import HARD_EPS, NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
 
 __all__ = [
     "POLICIES",
@@ -63,8 +64,8 @@ class ClipByGlobalNorm:
 
     max_norm: float
     smooth: bool = False
-    nonfinite: NonFinite | str = NonFinite.PROPAGATE
-    scope: Scope | str = Scope.OPTIMIZER
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
+    scope: Scope | Literal["optimizer", "group"] = Scope.OPTIMIZER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
@@ -100,7 +101,7 @@ class ClipByTensorNorm:
 
     max_norm: float
     smooth: bool = False
-    nonfinite: NonFinite | str = NonFinite.PROPAGATE
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))

@@ -38,6 +38,7 @@ class MeasuredOptimizer(Optimizer):
     spec: RuleSpec
 
     _modifiers: Modifiers
+    _backend: str | None
     _plan: Plan | None = None
     _unstarted: frozenset[int] = frozenset()  # positions of which the plan has not been told yet
     _last: LastStep
@@ -100,7 +101,7 @@ class MeasuredOptimizer(Optimizer):
         }
 
     def __repr__(self) -> str:
-        return described(type(self).__name__, self.param_groups, self._modifiers)
+        return described(type(self).__name__, self.param_groups, self._modifiers, self._backend)
 
     def _as_tensor(self, value: Any) -> Tensor:
         leading = leading_parameter(self.param_groups)

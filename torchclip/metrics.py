@@ -40,8 +40,8 @@ def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] |
     return zeros.to(torch.float32) / total
 
 
-def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers) -> str:
-    """The optimizer in torch's form, with its policies and without its numbers of state."""
+def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, backend: str | None) -> str:
+    """The optimizer in torch's form, with its policies and its backend, and without its numbers of state."""
     lines = [f"{name} ("]
     for index, group in enumerate(param_groups):
         lines.append(f"Parameter Group {index}")

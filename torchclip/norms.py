@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,11 @@ class NonFinite(_Named):
     SKIP = "skip"
     ERROR = "error"
 
+
+# The words for them, so that an editor or a type checker finds a wrong one.
+NormScope = Literal["optimizer", "group", "tensor"]
+AnyScope = Literal["optimizer", "group", "tensor", "row"]
+OnNonFinite = Literal["propagate", "skip", "error"]
 
 _Choice = TypeVar("_Choice", Scope, NonFinite)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchclip import backend as backends
 from torchclip import compiled, reference
 from torchclip.amp import scaling_of
+from torchclip.backend import Backend
 from torchclip.checkpoint import restore_precision, with_our_names
 from torchclip.checks import Check, check_hyperparameters
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
@@ -46,8 +47,6 @@ class FusedOptimizer(MeasuredOptimizer):
     hyperparameter_checks: ClassVar[Mapping[str, Check]]
     clips_by: Scope = Scope.OPTIMIZER
 
-    _backend: str | None
-
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -59,9 +58,9 @@ class FusedOptimizer(MeasuredOptimizer):
         step_size: StepSize | None,
         extensions: Iterable[Extension],
         seed: int | None,
-        backend: str | None,
-        check_params(params, type(self).__name__)
+        backend: Backend | None,
     ) -> None:
+        check_params(params, type(self).__name__)
         check_hyperparameters(defaults, self.hyperparameter_checks)
         backends.check_flags(defaults, backend)
         if backend is not None:
@@ -154,8 +153,8 @@ class FusedOptimizer(MeasuredOptimizer):
                 is no scalar, or one on another device.
         """
         result = None
-            check_closure(closure, type(self).__name__)
         if closure is not None:
+            check_closure(closure, type(self).__name__)
             with torch.enable_grad():
                 result = closure()
         check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)

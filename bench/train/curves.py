@@ -21,7 +21,7 @@ _HIDDEN = 256
 _CHECKED_STEPS = 20
 _EXPLODED = 5.0  # a loss above that of guessing by so much that chance cannot be why
 
-Make = Callable[[Iterable[nn.Parameter], str | None], Optimizer]
+Make = Callable[[Iterable[nn.Parameter], torchclip.Backend | None], Optimizer]
 
 _GRDA_C = (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
 _B0 = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
@@ -74,7 +74,9 @@ def _model(seed: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 10))
 
 
-def _train(digits: Digits, point: Point, epochs: int, seed: int, backend: str | None) -> tuple[nn.Module, list[float]]:
+def _train(
+    digits: Digits, point: Point, epochs: int, seed: int, backend: torchclip.Backend | None
+) -> tuple[nn.Module, list[float]]:
     """The model in the end, and the loss of every step. recipes.digits.train hands no loss to a step."""
     model = _model(seed)
     optimizer = point.make(model.parameters(), backend)

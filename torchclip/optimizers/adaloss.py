@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
-from torchclip.norms import Scope, checked_scope
+from torchclip.norms import AnyScope, Scope, checked_scope
 from torchclip.optimizer import FusedOptimizer, ParamsT
 from torchclip.optimizers.sgd import SGD
 from torchclip.step_size import AdaLossStep, StepSize
@@ -41,7 +42,7 @@ class AdaLoss(SGD):
         step_size: must be None: it is ``AdaLossStep(b0, alpha, c)``.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -76,7 +77,7 @@ class AdaLoss(SGD):
         step_size: None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         if step_size is not None:
             raise ValueError(
@@ -124,7 +125,7 @@ class AdaGradNorm(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -159,14 +160,14 @@ class AdaGradNorm(FusedOptimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
-        scope: Scope | str = Scope.OPTIMIZER,
+        scope: Scope | AnyScope = Scope.OPTIMIZER,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.clips_by = checked_scope(scope, tuple(Scope))
         defaults: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
@@ -32,7 +33,7 @@ class Adam(FusedOptimizer):
         amsgrad: divide by the largest :math:`v` so far.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
-        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`AdamW`.
@@ -40,7 +41,7 @@ class Adam(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -84,7 +85,7 @@ class Adam(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -117,9 +118,27 @@ class AdamW(Adam):
         p_t = (1 - \eta \lambda)\, p_{t-1}
         - \eta\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-    Args: as for :class:`Adam`; ``weight_decay`` :math:`\lambda` is 1e-2 by default.
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
+        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0: shrinks p by ``lr * weight_decay``.
+        amsgrad: divide by the largest :math:`v` so far.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
+        maximize: ascend.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
+        differentiable: True chooses the reference path and lets autograd through the step.
+        fused: True demands a fused backend, False chooses the reference path.
+        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
-    Raises: as :class:`Adam`.
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
 
     Example:
         >>> import torch
@@ -146,7 +165,7 @@ class AdamW(Adam):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__(
             params,

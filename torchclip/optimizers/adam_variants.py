@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
@@ -34,13 +35,13 @@ class NAdam(FusedOptimizer):
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
-        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -83,7 +84,7 @@ class NAdam(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -129,13 +130,13 @@ class RAdam(FusedOptimizer):
         decoupled_weight_decay: True is :class:`RAdamW`.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
-        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
         clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -177,7 +178,7 @@ class RAdam(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -206,9 +207,25 @@ class RAdamW(RAdam):
 
     .. math:: p \leftarrow (1 - \eta \lambda)\, p \quad \text{before RAdam's step}
 
-    Args: as for :class:`RAdam`; ``weight_decay`` :math:`\lambda` is 1e-2 by default.
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
+        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0: shrinks p by ``lr * weight_decay``.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
+        maximize: ascend.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
+        differentiable: True chooses the reference path and lets autograd through the step.
+        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
-    Raises: as :class:`RAdam`.
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
 
     Example:
         >>> import torch
@@ -233,7 +250,7 @@ class RAdamW(RAdam):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__(
             params,

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
-from torchclip.norms import Scope, checked_scope
+from torchclip.norms import NormScope, Scope, checked_scope
 from torchclip.optimizer import FusedOptimizer, ParamsT
 from torchclip.step_size import StepSize
 
@@ -34,7 +35,7 @@ class NormalizedSGD(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -64,13 +65,13 @@ class NormalizedSGD(FusedOptimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         *,
-        scope: Scope | str = Scope.OPTIMIZER,
+        scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.clips_by = checked_scope(scope)
         defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
@@ -102,12 +103,12 @@ class _ClippedMomentum(FusedOptimizer):
         params: ParamsT,
         defaults: dict[str, Any],
         *,
-        scope: Scope | str,
+        scope: Scope | NormScope,
         clip: ClipPolicy | float | None,
         step_size: StepSize | None,
         extensions: Iterable[Extension],
         seed: int | None,
-        backend: str | None,
+        backend: Backend | None,
     ) -> None:
         self.clips_by = checked_scope(scope)
         super().__init__(
@@ -144,7 +145,7 @@ class MixClip(_ClippedMomentum):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -171,13 +172,13 @@ class MixClip(_ClippedMomentum):
         weight_decay: float = 0.0,
         *,
         smooth: bool = True,
-        scope: Scope | str = Scope.OPTIMIZER,
+        scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, nu, weight_decay, smooth, maximize)
         super().__init__(
@@ -198,9 +199,24 @@ class MomClip(_ClippedMomentum):
     .. math::
         m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad p_t = p_{t-1} - h(\lVert m_t \rVert)\, m_t
 
-    Args: as for :class:`MixClip`, without ``nu``; ``momentum`` is 0.9 by default.
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
+        momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        weight_decay: added to the gradient times p, before anything is measured.
+        smooth: the smooth h of the authors' code; False is the paper's Algorithm 1.
+        scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
+        maximize: ascend.
+        clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
-    Raises: as :class:`MixClip`.
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
 
     Example:
         >>> import torch
@@ -219,13 +235,13 @@ class MomClip(_ClippedMomentum):
         weight_decay: float = 0.0,
         *,
         smooth: bool = True,
-        scope: Scope | str = Scope.OPTIMIZER,
+        scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
         super().__init__(
@@ -247,9 +263,24 @@ class SGDClip(_ClippedMomentum):
 
     where :math:`m_t` is the gradient, or its average with momentum.
 
-    Args: as for :class:`MomClip`; ``momentum`` is 0 and ``smooth`` False by default.
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
+        momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        weight_decay: added to the gradient times p, before anything is measured.
+        smooth: the smooth h of :class:`MixClip` in place of the minimum.
+        scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
+        maximize: ascend.
+        clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
-    Raises: as :class:`MixClip`.
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
 
     Example:
         >>> import torch
@@ -268,13 +299,13 @@ class SGDClip(_ClippedMomentum):
         weight_decay: float = 0.0,
         *,
         smooth: bool = False,
-        scope: Scope | str = Scope.OPTIMIZER,
+        scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
         super().__init__(

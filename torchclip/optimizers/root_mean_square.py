@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
-from torchclip.backend import ON_DEVICE
+from torchclip.backend import ON_DEVICE, Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
@@ -36,8 +36,8 @@ class RMSprop(FusedOptimizer):
         weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
         centered: divide by the root of the variance.
-        capturable: True demands ``backend="cuda"``, whose step a CUDA graph can capture.
-        foreach: True chooses the reference path.
+        capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
         differentiable: True chooses the reference path and lets autograd through the step.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
@@ -45,7 +45,7 @@ class RMSprop(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -90,7 +90,7 @@ class RMSprop(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -139,7 +139,7 @@ class Adagrad(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -183,7 +183,7 @@ class Adagrad(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchclip import checks, rule_specs
+from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.optimizer import FusedOptimizer, ParamsT
@@ -45,7 +46,7 @@ class SGD(FusedOptimizer):
         step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
         seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cpu"`` or ``"reference"``; None takes the fastest that serves the parameters.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -90,7 +91,7 @@ class SGD(FusedOptimizer):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         if nesterov and (momentum <= 0 or dampening != 0):
             raise _nesterov_fault(momentum, dampening)
@@ -122,9 +123,26 @@ class SGDW(SGD):
 
     .. math:: p_t = (1 - \eta \lambda)\, p_{t-1} - \eta\, m_t
 
-    Args: as for :class:`SGD`; ``weight_decay`` :math:`\lambda` is 1e-2 by default.
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
+        momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
+        dampening: :math:`\tau`.
+        weight_decay: :math:`\lambda`, at least 0: shrinks p by ``lr * weight_decay``.
+        nesterov: step along :math:`g_t + \mu\, m_t`.
+        maximize: ascend.
+        foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
+        differentiable: True chooses the reference path and lets autograd through the step.
+        fused: True demands a fused backend, False chooses the reference path.
+        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
-    Raises: as :class:`SGD`.
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
 
     Example:
         >>> import torch
@@ -150,7 +168,7 @@ class SGDW(SGD):
         step_size: StepSize | None = None,
         extensions: Iterable[Extension] = (),
         seed: int | None = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__(
             params,
