@@ -3,8 +3,9 @@
 from torchclip.optimizers.adaloss import AdaGradNorm, AdaLoss
 from torchclip.optimizers.adam import Adam, AdamW
 from torchclip.optimizers.adam_variants import NAdam, RAdam, RAdamW
-from torchclip.optimizers.clipping import MixClip, MomClip, NormalizedSGD, SGDClip
+from torchclip.optimizers.clipping import MixClip, MomClip, SGDClip
 from torchclip.optimizers.grda import GRDA, gRDA
+from torchclip.optimizers.normalized_sgd import NormalizedSGD
 from torchclip.optimizers.root_mean_square import Adagrad, RMSprop
 from torchclip.optimizers.sgd import SGD, SGDW
 

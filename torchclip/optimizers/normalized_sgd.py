@@ -1,0 +1,86 @@
+"""NormalizedSGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import Tensor
+
+from torchclip import checks, rule_specs
+from torchclip.backend import Backend
+from torchclip.clip import ClipPolicy
+from torchclip.extensions import Extension
+from torchclip.norms import NormScope, Scope, checked_scope
+from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.step_size import StepSize
+
+
+class NormalizedSGD(FusedOptimizer):
+    r"""Normalised SGD: a step of length ``lr`` along the averaged gradient.
+
+    .. math::
+        m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad
+        p_t = p_{t-1} - \eta\, \frac{m_t}{\lVert m_t \rVert + \epsilon}
+
+    Args:
+        params: parameters, param groups, or ``(name, parameter)`` pairs.
+        lr: the step size :math:`\eta`, at least 0.
+        momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: added to the gradient times p.
+        scope: over which parameters the norm is taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
+        maximize: ascend.
+        clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
+        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
+        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
+        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
+
+    Raises:
+        ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
+        RuntimeError: for a backend that cannot run here.
+
+    Example:
+        >>> import torch
+        >>> optimizer = NormalizedSGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9)
+
+    Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
+    arXiv 2010.02519.
+    """
+
+    spec = rule_specs.NORMALIZED_SGD
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+        "lr": checks.learning_rate,
+        "momentum": checks.AVERAGE,
+        "eps": checks.EPS,
+        "weight_decay": checks.WEIGHT_DECAY,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        momentum: float = 0.0,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        scope: Scope | NormScope = Scope.OPTIMIZER,
+        maximize: bool = False,
+        clip: ClipPolicy | float | None = None,
+        step_size: StepSize | None = None,
+        extensions: Iterable[Extension] = (),
+        seed: int | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self.clips_by = checked_scope(scope)
+        defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(
+            params,
+            defaults,
+            clip=clip,
+            step_size=step_size,
+            extensions=extensions,
+            seed=seed,
+            backend=backend,
+        )
