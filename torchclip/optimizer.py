@@ -36,15 +36,17 @@ Result = TypeVar("Result")
 
 
 class FusedOptimizer(MeasuredOptimizer):
-    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these three:
+    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these:
 
     Attributes:
         spec: the update rule.
         hyperparameter_checks: for each key of a param group, the check of its value.
         clips_by: for rules that clip themselves, over which parameters their norms are taken.
+        fixed: what keys of a param group are in every optimizer of the class, whatever it loads.
     """
 
     hyperparameter_checks: ClassVar[Mapping[str, Check]]
+    fixed: ClassVar[Mapping[str, Any]] = {}
     clips_by: Scope = Scope.OPTIMIZER
 
     _step_supports_amp_scaling = True
@@ -286,7 +288,9 @@ class FusedOptimizer(MeasuredOptimizer):
         super().__setstate__(state)
         if not has_flag:
             del self.defaults["differentiable"]  # torch gives it to every class, and not every one here has it
+        self.defaults.update(self.fixed)
         for group in self.param_groups:
+            group.update(self.fixed)
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):

@@ -11,6 +11,7 @@ from torchclip import checks, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
+from torchclip.fixed_values import fixed_values
 from torchclip.optimizer import FusedOptimizer, ParamsT
 from torchclip.step_size import StepSize
 
@@ -146,6 +147,12 @@ class AdamW(Adam):
 
     Source: Loshchilov, Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101, Algorithm 2.
     """
+
+    fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+        **Adam.hyperparameter_checks,
+        **fixed_values(fixed),
+    }
 
     def __init__(
         self,

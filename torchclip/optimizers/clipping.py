@@ -11,6 +11,7 @@ from torchclip import checks, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
+from torchclip.fixed_values import fixed_values
 from torchclip.norms import NormScope, Scope, checked_scope
 from torchclip.optimizer import FusedOptimizer, ParamsT
 from torchclip.step_size import StepSize
@@ -123,6 +124,10 @@ class MixClip(_ClippedMomentum):
         )
 
 
+_FIXED: dict[str, Any] = {"nu": 1.0}
+_FIXED_CHECKS = {**_ClippedMomentum.hyperparameter_checks, **fixed_values(_FIXED)}
+
+
 class MomClip(_ClippedMomentum):
     r"""Clipped momentum: :class:`MixClip` with :math:`\nu = 1`.
 
@@ -155,6 +160,9 @@ class MomClip(_ClippedMomentum):
     Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
     arXiv 2010.02519.
     """
+
+    fixed = _FIXED
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = _FIXED_CHECKS
 
     def __init__(
         self,
@@ -219,6 +227,9 @@ class SGDClip(_ClippedMomentum):
     Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, ICLR 2020, arXiv 1905.11881; in this
     form Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519.
     """
+
+    fixed = _FIXED
+    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = _FIXED_CHECKS
 
     def __init__(
         self,
