@@ -125,7 +125,7 @@ void Plan::read_shared(double loss) {
   shared_ = Shared{};
   if (members_.groups().empty()) return;
   const SharedNumbers shared(members_.groups().front().dict);
-  if (modifiers_.counts_steps()) shared_.step = *shared.numbers("step") + 1;
+  if (modifiers_.counts_steps()) shared_.step = shared.count("step") + 1;
   if (modifiers_.draws()) shared_.seed = shared.seed();
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss)
     shared_.b_squared = add_loss(*shared.numbers("b_squared"), loss, modifiers_.alpha, modifiers_.c);
@@ -134,7 +134,7 @@ void Plan::read_shared(double loss) {
 void Plan::fill_extras() {
   Extras& extras = tables_.extras;
   extras.seed = shared_.seed;
-  extras.step = static_cast<uint32_t>(static_cast<uint64_t>(shared_.step));
+  extras.step = static_cast<uint32_t>(whole_number(shared_.step));
   extras.gradient_threshold = static_cast<uint32_t>(modifiers_.gradient_threshold);
   extras.lr_threshold = static_cast<uint32_t>(modifiers_.lr_threshold);
   extras.synchronises = modifiers_.lookahead_k != 0 && std::fmod(shared_.step, modifiers_.lookahead_k) == 0;

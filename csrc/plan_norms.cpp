@@ -8,14 +8,17 @@
 namespace torchclip {
 namespace {
 
+// By size, a NaN above all: without an order of its own it would lead the search past the end.
+bool is_below(double a, double b) { return a < b || (std::isnan(b) && !std::isnan(a)); }
+
 // Linear interpolation between the two nearest ranks. `values` is put in another order; it is not empty.
 double percentile_of(std::vector<double> values, double percentile) {
   const double rank = percentile / 100 * static_cast<double>(values.size() - 1);
   const auto below = values.begin() + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(values.begin(), below, values.end());
+  std::nth_element(values.begin(), below, values.end(), is_below);
   const double lower = *below, share = rank - std::floor(rank);
   if (share == 0) return lower;
-  return lower + share * (*std::min_element(below + 1, values.end()) - lower);
+  return lower + share * (*std::min_element(below + 1, values.end(), is_below) - lower);
 }
 
 }  // namespace
@@ -84,7 +87,7 @@ bool Plan::clip_by_norm() {
 // The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
 double Plan::adaptive_factor(double norm) {
   const SharedNumbers shared(members_.groups().front().dict);
-  const double count = *shared.numbers("norm_count");
+  const double count = shared.count("norm_count");
   if (modifiers_.clip_kind() == ClipKind::kZScore) {
     const ZClipSettings settings{modifiers_.z_alpha, modifiers_.z_threshold, modifiers_.z_warmup, modifiers_.z_eps,
                                  modifiers_.limit};
@@ -96,7 +99,7 @@ double Plan::adaptive_factor(double norm) {
   shared_.window.assign(window, window + length);
   shared_.window_count = count;
   if (std::isfinite(norm)) {
-    shared_.window[static_cast<size_t>(std::fmod(count, modifiers_.window))] = norm;
+    shared_.window[static_cast<size_t>(whole_number(count) % length)] = norm;
     shared_.window_count += 1;
   }
   const auto remembered = static_cast<std::ptrdiff_t>(std::min(shared_.window_count, modifiers_.window));

@@ -133,6 +133,12 @@ TORCHCLIP_HD C at_most(C value, C bound) {
 // By arithmetic, which host and device share.
 TORCHCLIP_HD bool is_finite(double value) { return value - value == 0; }
 
+// Whether it counts something: such numbers come from checkpoints, and indices are made of them.
+TORCHCLIP_HD bool is_count(double value) { return value >= 0 && value <= 9007199254740992.0; }
+
+// The whole part of a count, and 0 for what is none: a conversion of NaN, say, could become any index.
+TORCHCLIP_HD int64_t whole_number(double value) { return is_count(value) ? static_cast<int64_t>(value) : 0; }
+
 // The larger one, or NaN when one of them is NaN.
 TORCHCLIP_HD double larger(double a, double b) { return a != a || a > b ? a : b; }
 

@@ -1,8 +1,15 @@
 #include "shared_numbers.h"
 
+#include "scalar_ops.h"
 #include "tensor_access.h"
 
 namespace torchclip {
+namespace {
+
+constexpr const char* kRemedy =
+    "; it is state of the optimizer: load a state_dict, or make the optimizer anew, and do not assign to it";
+
+}  // namespace
 
 SharedNumbers::SharedNumbers(const py::object& group, c10::DeviceType device) : device_(device) {
   static PyObject* const key = PyUnicode_InternFromString("shared");
@@ -13,20 +20,25 @@ SharedNumbers::SharedNumbers(const py::object& group, c10::DeviceType device) : 
 const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c10::DeviceType device,
                                       int64_t count) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
-  const char* const remedy =
-      "; it is state of the optimizer: load a state_dict, or make the optimizer anew, and do not assign to it";
   TORCH_CHECK(found != nullptr && THPVariable_Check(found), "param_groups' \"shared\" has no tensor \"", name, "\"",
-              remedy);
+              kRemedy);
   const at::Tensor& value = THPVariable_Unpack(found);
   TORCH_CHECK(
       is_plain(value, device) && value.scalar_type() == dtype && value.numel() == count && value.is_contiguous(),
       "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(), " on ",
-      value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", remedy);
+      value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", kRemedy);
   return value;
 }
 
 double* SharedNumbers::numbers(const char* name, int64_t count) const {
   return tensor(name, count).mutable_data_ptr<double>();
+}
+
+double SharedNumbers::count(const char* name) const {
+  const double value = *numbers(name);
+  TORCH_CHECK_VALUE(is_count(value), "param_groups' \"shared\" number \"", name, "\" is ", value,
+                    ", and a whole number from 0 to 2**53 is wanted", kRemedy);
+  return value;
 }
 
 uint64_t SharedNumbers::seed() const {

@@ -16,6 +16,8 @@ class SharedNumbers {
   }
   // Where they lie.
   double* numbers(const char* name, int64_t count = 1) const;
+  // The number of that name, on the host, which counts something.
+  double count(const char* name) const;
   uint64_t seed() const;
 
  private:

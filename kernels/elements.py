@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from . import philox
+from .numbers import whole
 from .operands import only_if, places_of, widen
 from .tables import (
     DRAW_GRADIENT_THRESHOLD,
@@ -112,7 +113,7 @@ def rule_coefficients_of_rows(row, factor, dtype: tl.constexpr):
 @triton.jit
 def draw_key(draws, numbers, tensor):
     """What every draw of a tensor in this step starts from: both halves of the seed, the step, and the parameter."""
-    step = tl.load(numbers + STEP_NUMBER).to(tl.int64)
+    step = whole(tl.load(numbers + STEP_NUMBER))
     return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, tl.load(tensor + TENSOR_MEMBER)
 
 

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
+from .numbers import whole
 from .policies import add_loss, clip_factor, factor_to, is_finite, window_percentile, window_place, z_clip
 from .sums import UNIT_LANES, finish_long_rows, numbers_at, sum_units
 from .tables import (
@@ -92,7 +93,7 @@ def take_adaptive(places, takes_step, finish: tl.constexpr):
         remembers = takes_step & is_finite(norm)
         tl.debug_barrier()  # all have read
         tl.store(window + window_place(count, policy), norm, remembers)
-        tl.store(count_place, count + 1.0, remembers)
+        tl.store(count_place, whole(count).to(tl.float64) + 1.0, remembers)
     else:
         mean_place = numbers_at(places, PLACE_NORM_MEAN)
         variance_place = numbers_at(places, PLACE_NORM_VARIANCE)
@@ -132,7 +133,7 @@ def take_step(places, loss, skips, finish: tl.constexpr):
     synchronises = tl.full([], 0.0, tl.float64)
     if finish.lookahead:
         period = tl.load(policy + POLICY_LOOKAHEAD_K).to(tl.int64)
-        synchronises = tl.where(step.to(tl.int64) % period == 0, 1.0, 0.0)
+        synchronises = tl.where(whole(step) % period == 0, 1.0, 0.0)
     numbers = numbers_at(places, PLACE_NUMBERS)
     tl.store(numbers + STEP_NUMBER, step)
     tl.store(numbers + STEP_SKIPS, skips.to(tl.float64))

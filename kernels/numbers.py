@@ -14,6 +14,16 @@ import triton.language as tl
 SPLITTER = tl.constexpr(134217729.0)  # 2^27 + 1
 
 
+MOST_COUNTED = tl.constexpr(9007199254740992.0)  # 2^53
+
+
+@triton.jit
+def whole(count):
+    """The whole part of a count as int64, and 0 for what is none, from a damaged checkpoint say: it becomes an index,
+    and a conversion of NaN could become any."""
+    return tl.where((count >= 0) & (count <= MOST_COUNTED), count, 0.0).to(tl.int64)
+
+
 @triton.jit
 def halves(value):
     """Two float64 numbers of 26 bits each whose sum is ``value``."""
@@ -40,9 +50,9 @@ def whole_power(base, exponent):
 
     Args:
         base: float64.
-        exponent: float64, below 2^63.
+        exponent: float64, up to 2^53.
     """
-    left = exponent.to(tl.int64)
+    left = whole(exponent)
     high = tl.full(base.shape, 1.0, tl.float64)
     low = tl.zeros_like(base)
     square = base

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import HARD_EPS
+from .numbers import whole
 from .operands import only_if
 from .tables import (
     POLICY_LIMIT,
@@ -56,7 +57,7 @@ def unit_clip_factor(gradient_norm, weight_norm, clipping, eps):
 @triton.jit
 def window_place(count, policy):
     """Where AutoClip puts the next norm."""
-    return count.to(tl.int64) % tl.load(policy + POLICY_WINDOW).to(tl.int64)
+    return whole(count) % tl.load(policy + POLICY_WINDOW).to(tl.int64)
 
 
 @triton.jit
@@ -73,15 +74,17 @@ def window_percentile(window, count, norm, policy):
     size = tl.load(policy + POLICY_WINDOW).to(tl.int32)
     finite = is_finite(norm).to(tl.int32)
     place = window_place(count, policy).to(tl.int32)
-    remembered = tl.minimum(count + finite.to(tl.float64), size.to(tl.float64)).to(tl.int32)
+    remembered = tl.minimum(whole(count) + finite, size).to(tl.int32)
     lanes = tl.arange(0, WINDOW_BLOCK)
     used = lanes < remembered
     own = tl.where(only_if(finite, lanes == place), norm, tl.load(window + lanes, used, 0.0))
+    own = tl.where(own == own, own, float("inf"))  # a NaN has no rank
     smaller = tl.zeros_like(lanes)
     equal = tl.zeros_like(lanes)
     for other_place in range(remembered):
         other = tl.load(window + other_place)
         other = tl.where((finite != 0) & (other_place == place), norm, other)
+        other = tl.where(other == other, other, float("inf"))
         smaller += (other < own).to(tl.int32)
         equal += (other == own).to(tl.int32)
     rank = tl.load(policy + POLICY_PERCENTILE) / 100.0 * (remembered - 1).to(tl.float64)

@@ -24,7 +24,7 @@ class ThreadDraws {
   __device__ __forceinline__ ThreadDraws(const PassArguments& arguments, int32_t parameter, int64_t element) {
     if constexpr ((Stages & kDrawnStages) != 0) {
       if ((arguments.stages & kDrawnStages) == 0) return;
-      const uint32_t step = static_cast<uint32_t>(static_cast<uint64_t>(arguments.numbers->step));
+      const uint32_t step = static_cast<uint32_t>(whole_number(arguments.numbers->step));
       const int skipped = static_cast<int>(element % 4), quads = (skipped + kCount + 3) / 4;
 #pragma unroll 1  // ten rounds of the generator are long code
       for (int quad = 0; quad < quads; ++quad)

@@ -22,7 +22,12 @@ struct Decision {
 
 // Of whole numbers, as integers: the remainder of floating-point numbers is long code.
 __device__ __forceinline__ int64_t remainder_of(double value, double divisor) {
-  return static_cast<int64_t>(value) % static_cast<int64_t>(divisor);
+  return whole_number(value) % static_cast<int64_t>(divisor);
+}
+
+// The norms that AutoClip has remembered so far.
+__device__ __forceinline__ double norms_so_far(const FinishArguments& finish) {
+  return static_cast<double>(whole_number(*finish.norm_count));
 }
 
 // Where AutoClip puts the next norm.
@@ -39,10 +44,13 @@ __device__ __forceinline__ double window_percentile(const FinishArguments& finis
   const bool finite = is_finite(norm);
   const int window = static_cast<int>(m.window);
   const int place = place_in_window(finish);
-  const double count = *finish.norm_count + (finite ? 1 : 0);
+  const double count = norms_so_far(finish) + (finite ? 1 : 0);
   const int remembered = static_cast<int>(at_most(count, m.window));
   if (remembered == 0) return -1.0;
-  const auto value = [&](int i) { return finite && i == place ? norm : finish.norm_window[i]; };
+  const auto value = [&](int i) {
+    const double own = finite && i == place ? norm : finish.norm_window[i];
+    return own == own ? own : HUGE_VAL;  // a NaN has no rank
+  };
   const double rank = m.percentile / 100 * (remembered - 1);
   const int below = static_cast<int>(rank), above = below + 1 < remembered ? below + 1 : below;
 #pragma unroll 1
@@ -86,7 +94,7 @@ __device__ __forceinline__ void take_adaptive(const FinishArguments& finish, dou
     if (percentile >= 0) factor = clip_factor(norm, percentile, false);
     if (!skips && is_finite(norm)) {
       finish.norm_window[place_in_window(finish)] = norm;
-      *finish.norm_count += 1;
+      *finish.norm_count = norms_so_far(finish) + 1;
     }
   } else {
     NormAverages averages{*finish.norm_count, *finish.norm_mean, *finish.norm_variance};
