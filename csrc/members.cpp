@@ -141,6 +141,11 @@ void Members::bind_states(const py::dict& state) {
   while (PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) state_dicts_.push_back(value);
   for (Member& member : members_) {
     PyObject* dict = lookup(state, member.object);
+    if (dict != nullptr && !PyDict_Check(dict)) {
+      state_dicts_.clear();  // so that the next step looks again
+      TORCH_CHECK_TYPE(false, "the state of parameter ", &member - members_.data(), " is ", Py_TYPE(dict)->tp_name,
+                       ", and a dict is wanted");
+    }
     member.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
     member.state_seen = DictSeen();
   }

@@ -188,8 +188,11 @@ class Gatherer:
         rebinds = not same_objects(dicts, self._state_dicts)
         if rebinds:  # hashing a tensor calls Python: the values alone are compared
             self._state_dicts = dicts
-            for member in self._members:
+            for position, member in enumerate(self._members):
                 member.state, member.seen = state.get(member.parameter), None
+                if not isinstance(member.state, dict | None):
+                    kind, self._state_dicts = type(member.state).__name__, []
+                    raise TypeError(f"the state of parameter {position} is {kind}, and a dict is wanted")
             self._bound = [member.state for member in self._members if member.state is not None]
         entries, counts = list(chain.from_iterable(map(dict.values, self._bound))), list(map(len, self._bound))
         if not rebinds and counts == self._entry_counts and same_objects(entries, self._entries):
