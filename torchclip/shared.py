@@ -15,28 +15,77 @@ dict ``"shared"``, so that they travel with ``state_dict``. All are float64, but
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchclip.clip import AutoClip, ZClip
+from torchclip.clip import AutoClip, ClipPolicy, ZClip
 from torchclip.modifiers import Modifiers
 from torchclip.norms import Scope, norm_dtype
 from torchclip.rule_spec import RuleSpec
+from torchclip.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
 from torchclip.step_size import AdaLossStep
 from torchclip.steppable import leading_device
 
-NAMES = frozenset(
-    ("step", "seed", "b_squared", "norm_window", "norm_count", "norm_mean", "norm_variance", "sum"),
-)
+NUMBERS = {
+    "step": COUNT,
+    "b_squared": POSITIVE,
+    "norm_count": COUNT,
+    "norm_mean": NON_NEGATIVE,
+    "norm_variance": NON_NEGATIVE,
+    "sum": POSITIVE,
+}
+NAMES = frozenset((*NUMBERS, "seed", "norm_window"))
 
 
 def numbers_of(group: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of state of a param group; empty where ``"shared"`` is a key of the user's own."""
     held = group.get("shared")
     return held if isinstance(held, dict) and held.keys() <= NAMES else {}
+
+
+def checked_shared(index: int, group: dict[str, Any]) -> dict[str, Any]:
+    """A param group of a checkpoint, with copies of its shared numbers.
+
+    Raises:
+        TypeError, ValueError: for one that is no number, not one number, or out of range.
+    """
+    held = numbers_of(group)
+    if not held:
+        return group
+    checked: dict[str, Tensor] = {}
+    for name, value in held.items():
+        called = f'the number {name!r} of param group {index}\'s "shared"'
+        if name == "seed":
+            checked[name] = _checked_seed_tensor(called, value)
+        elif name == "norm_window":
+            checked[name] = _checked_window(called, value)
+        else:
+            checked[name] = exact_number(called, value, NUMBERS[name], torch.float64)
+    return {**group, "shared": checked}
+
+
+def _checked_window(called: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_complex() or value.ndim != 1:
+        what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{called} is {what}, and a vector of norms is wanted")
+    norms = value.detach().to(torch.float64, copy=True)
+    if not bool(((norms >= 0) & norms.isfinite()).all()):
+        raise ValueError(f"{called} holds norms that are negative or not finite: {norms.tolist()}")
+    return norms
+
+
+def _checked_seed_tensor(called: str, value: Any) -> Tensor:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+        raise TypeError(f"{called} is {value!r}, and an integer is wanted")
+    if not math.isfinite(plain) or plain != int(plain) or not -(2**63) <= plain < 2**64:
+        raise ValueError(f"{called} is {plain}; it must be an integer that fits into 64 bits")
+    return _seed_tensor(int(plain))
 
 
 def complete_shared(
@@ -102,11 +151,13 @@ def _complete(
         on_device: whether the number of steps lies on ``device``.
     """
     numbers: dict[str, Tensor] = {}
+    memory = _memory_of(modifiers.clip)
+    have = _without_other_memory(modifiers.clip, memory, have)
 
     def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
         place = torch.device("cpu") if name == "step" and not on_device else device
         made = have.get(name)
-        if made is None or made.shape != shape:
+        if made is None:
             made = torch.full(shape, initial, dtype=norm_dtype(place), device=place)
         numbers[name] = made.to(place, norm_dtype(place))
 
@@ -116,14 +167,31 @@ def _complete(
         numbers["seed"] = have["seed"].cpu() if "seed" in have else _seed_tensor(draw_seed)
     if isinstance(modifiers.step_size, AdaLossStep):
         need("b_squared", modifiers.step_size.b0**2)
-    if isinstance(modifiers.clip, AutoClip):
-        need("norm_window", shape=(modifiers.clip.window,))
-    if isinstance(modifiers.clip, ZClip):
-        need("norm_mean")
-        need("norm_variance")
-    if isinstance(modifiers.clip, (AutoClip, ZClip)):
-        need("norm_count")
+    for name, shape in memory.items():
+        need(name, shape=shape)
     return numbers
+
+
+def _memory_of(clip: ClipPolicy | None) -> dict[str, tuple[int, ...]]:
+    """What a clip policy remembers of past norms: names and shapes."""
+    if isinstance(clip, AutoClip):
+        return {"norm_window": (clip.window,), "norm_count": ()}
+    return {"norm_mean": (), "norm_variance": (), "norm_count": ()} if isinstance(clip, ZClip) else {}
+
+
+def _without_other_memory(
+    clip: ClipPolicy | None, memory: Mapping[str, tuple[int, ...]], have: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """``have`` without what another policy has remembered: a count says nothing of norms that are not there."""
+    remembered = [name for name in have if name.startswith("norm_")]
+    if all(name in have and have[name].shape == shape for name, shape in memory.items()) or not remembered:
+        return have
+    warnings.warn(
+        f"what was remembered of past norms ({', '.join(sorted(remembered))}) is not what {clip} remembers, which "
+        "starts anew",
+        stacklevel=2,
+    )
+    return {name: value for name, value in have.items() if name not in remembered}
 
 
 def _seed_tensor(seed: int | None) -> Tensor:

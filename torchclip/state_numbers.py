@@ -1,0 +1,70 @@
+"""Numbers of state as checkpoints and users hand them in: converted where that is exact, else refused by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which numbers will do.
+
+    Args:
+        words: what an error calls them.
+        holds: whether a number is one of them; False for NaN.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+COUNT = Wanted("a whole number from 0 to 2**53", lambda number: 0 <= number <= 2**53 and number == int(number))
+NON_NEGATIVE = Wanted("a finite number of at least 0", lambda number: 0 <= number < math.inf)
+POSITIVE = Wanted("a finite number above 0", lambda number: 0 < number < math.inf)
+FRACTION = Wanted("a number from 0 to 1", lambda number: 0 <= number <= 1)
+
+DTYPES = (torch.float32, torch.float64)
+"""Those in which a number of state is kept."""
+
+
+def is_kept_number(value: Any) -> bool:
+    """Whether a step takes it as it is: one number, of a type in which numbers of state are kept."""
+    return isinstance(value, Tensor) and value.numel() == 1 and value.dtype in DTYPES and value.layout is torch.strided
+
+
+def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> Tensor:
+    """``value`` as a 0-dim tensor of its own memory, on the device where it is.
+
+    Args:
+        name: what errors call it.
+        value: an int, a float or a tensor of one element.
+        wanted: which numbers will do.
+        dtype: of the result; float64 where the number would be rounded, or has that type already.
+
+    Raises:
+        TypeError: when it is no real number.
+        ValueError: for more or less than one number, one that will not do, and one that no type holds exactly.
+    """
+    if not isinstance(value, (int, float, Tensor)) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}, and {wanted.words} is wanted")
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_complex():
+            raise TypeError(f"{name} is {value.dtype} of layout {value.layout}, and {wanted.words} is wanted")
+        if value.numel() != 1:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, and {wanted.words} is wanted")
+    number = value.detach().reshape(()) if isinstance(value, Tensor) else value
+    plain = number.item() if isinstance(number, Tensor) else number
+    if not wanted.holds(plain):
+        raise ValueError(f"{name} is {plain}; it must be {wanted.words}")
+    is_double = isinstance(number, Tensor) and number.dtype is torch.float64
+    for kept in (torch.float64,) if is_double else (dtype, torch.float64):
+        held = number.to(kept, copy=True) if isinstance(number, Tensor) else torch.tensor(float(number), dtype=kept)
+        if held.item() == plain:
+            return held
+    raise ValueError(f"{name} is {plain}, which float64 does not hold exactly")
