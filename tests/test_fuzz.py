@@ -128,7 +128,8 @@ class Session(RuleBasedStateMachine):
     def write(self, number: int, data: st.DataObject) -> None:
         self.trio.drop_state_of_skipped_steps()
         groups = [optimizer.param_groups[number % len(optimizer.param_groups)] for optimizer, _ in self.trio.all]
-        key, value = data.draw(st.sampled_from([one for one in WRITES if one[0] in groups[0]]))
+        keys = groups[0].keys() - self.trio.tested.fixed.keys()
+        key, value = data.draw(st.sampled_from([one for one in WRITES if one[0] in keys]))
         for group in groups:
             group[key] = value
 

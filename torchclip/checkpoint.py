@@ -1,57 +1,201 @@
-"""What a checkpoint keeps that torch's ``load_state_dict`` would lose."""
+"""What an optimizer takes from a checkpoint: checked as a whole and copied, before anything of it is assigned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from torchclip.rule_spec import RuleSpec
+from torchclip import backend as backends
+from torchclip.checks import check_hyperparameters, describe_parameter
+from torchclip.modifiers import SLOW
+from torchclip.norms import Scope
+from torchclip.rule_spec import RuleSpec, StateSlot
+from torchclip.shared import checked_shared, numbers_of
+from torchclip.state import check_entries, check_held_state, foreign_entries
+from torchclip.state_numbers import exact_number
+
+if TYPE_CHECKING:
+    from torchclip.optimizer import FusedOptimizer
+
+REPLACED = ("param_groups", "state", "spec", "_backend", "_last", "_plan", "_unstarted")
+"""The attributes of an optimizer that loading replaces; what they held before is not written to."""
 
 
-def with_our_names(spec: RuleSpec, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state dict with state under the names that it has here, where it comes from the rule's authors."""
-    states = state_dict.get("state", {})
-    if not any(name in spec.aliases for state in states.values() for name in state):
-        return state_dict
-    renamed = {
-        key: {spec.aliases.get(name, name): value for name, value in state.items()} for key, state in states.items()
-    }
-    return {**state_dict, "state": renamed}
+@dataclass(frozen=True)
+class Prepared:
+    """The state of one parameter, ready. Torch's ``load_state_dict`` casts the tensors of a dict, and hands this on."""
+
+    entries: dict[str, Any]
 
 
-def restore_precision(
-    spec: RuleSpec,
-    param_groups: Sequence[Mapping[str, Any]],
-    state: Mapping[Tensor, dict[str, Any]],
-    saved: Mapping[str, Any],
-) -> None:
-    """Takes again from ``saved`` what torch has cast to the parameter's type on loading.
-
-    That is float32 state beside half-precision parameters, and the numbers of state. The state of a complex parameter,
-    which torch leaves in the type of the checkpoint, is cast to the parameter's.
+def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict as torch is to load it: complete groups, and state that is the optimizer's own.
 
     Args:
-        spec: the rule whose state it is.
-        param_groups: the optimizer's groups, after loading.
-        state: the optimizer's state, after loading; its entries are replaced.
-        saved: the state dict that was loaded.
+        optimizer: whose ``load_state_dict`` it is; nothing of it is changed.
+        saved: what the user's hooks have made of the caller's state dict; it is not changed either.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: for whatever in it does not fit the optimizer.
     """
-    saved_ids = [saved_id for group in saved["param_groups"] for saved_id in group["params"]]
-    parameters = [parameter for group in param_groups for parameter in group["params"]]
-    for saved_id, parameter in zip(saved_ids, parameters, strict=True):
-        source = saved["state"].get(saved_id, {})
-        for scalar in spec.scalars:
-            if source.get(scalar.name) is not None:
-                number = torch.as_tensor(source[scalar.name], device="cpu").detach()
-                dtype = torch.promote_types(scalar.dtype, number.dtype)
-                state[parameter][scalar.name] = number.to(dtype, copy=True).reshape(())
-        for slot in spec.slots:
-            value = source.get(slot.name)
-            if not isinstance(value, Tensor) or value.is_complex() != parameter.is_complex():
-                continue
-            if value.dtype is torch.float32 or value.is_complex() or slot.at_least_float32:
-                dtype = torch.promote_types(parameter.dtype, torch.float32)
-                state[parameter][slot.name] = value.detach().to(parameter.device, dtype, copy=True)
+    groups, states = saved["param_groups"], saved["state"]
+    if not isinstance(states, Mapping) or not all(isinstance(group, Mapping) for group in groups):
+        raise TypeError(
+            "a state dict is {'state': {…}, 'param_groups': [{…}, …]}, as optimizer.state_dict() gives it; this one "
+            f"holds {type(states).__name__} and {[type(group).__name__ for group in groups]}"
+        )
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        return dict(saved)  # which torch refuses
+    ids = [saved_id for group in groups for saved_id in group["params"]]
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"the checkpoint's param groups list a parameter twice: {ids}; each must stand once")
+    _check_sums(optimizer, groups)
+    new_groups, new_states, restarted = [], dict(states), set()
+    for index, (group, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+        held = [states[saved_id] for saved_id in group["params"] if saved_id in states]
+        new_group, step = _without_step(optimizer.spec, group, held)
+        # How a checkpoint's optimizer ran is not how this one was asked to run.
+        new_group |= {**optimizer.fixed, **{flag: own[flag] for flag in backends.FLAGS if flag in own}}
+        completed = {**optimizer.defaults, **new_group}
+        try:
+            check_hyperparameters(completed, optimizer.hyperparameter_checks)
+        except ValueError as error:
+            raise ValueError(f"param group {index} of the checkpoint: {error}") from None
+        new_groups.append(checked_shared(index, new_group))
+        for position, saved_id in enumerate(group["params"]):
+            if saved_id in states:
+                name = describe_parameter(optimizer.param_groups, index, position)
+                parameter = own["params"][position]
+                entries = _state(optimizer.spec, name, parameter, completed, states[saved_id], step)
+                restarted |= _left_out(optimizer.spec, entries, completed)
+                new_states[saved_id] = Prepared(entries)
+    if restarted:
+        warnings.warn(
+            f"the checkpoint's state lacks {sorted(restarted)}, which its hyperparameters ask for: that starts anew",
+            stacklevel=5,
+        )
+    return {**saved, "param_groups": new_groups, "state": new_states}
+
+
+def unpacked(state: dict[str, Any]) -> dict[str, Any]:
+    """What ``__setstate__`` is given, with the state of parameters in the place of :class:`Prepared`."""
+    if not any(isinstance(held, Prepared) for held in state.get("state", {}).values()):
+        return state
+    items = {key: held.entries if isinstance(held, Prepared) else held for key, held in state["state"].items()}
+    return {**state, "state": defaultdict(dict, items)}
+
+
+@contextmanager
+def all_or_nothing(optimizer: FusedOptimizer) -> Iterator[None]:
+    """While torch loads a state dict: it loads what was :func:`prepared`, and a load that fails has done nothing."""
+    before = {name: value for name, value in vars(optimizer).items() if name in REPLACED}
+    # Registered last, it sees what the user's own hooks have made of the state dict.
+    last = optimizer.register_load_state_dict_pre_hook(lambda _, final: prepared(optimizer, final))
+    try:
+        yield
+    except BaseException:
+        vars(optimizer).update(before)
+        raise
+    finally:
+        last.remove()
+
+
+def _without_step(
+    spec: RuleSpec, group: Mapping[str, Any], held: Sequence[Any]
+) -> tuple[dict[str, Any], int | float | Tensor | None]:
+    """A copy of the group, and the count of steps where it is there: apex' and TransformerEngine's FusedAdam have one
+    for a whole group."""
+    lack = [state for state in held if isinstance(state, Mapping) and state and state.get("step") is None]
+    if "step" not in group or not lack or not any(scalar.name == "step" for scalar in spec.scalars):
+        return dict(group), None
+    return {key: value for key, value in group.items() if key != "step"}, group["step"]
+
+
+def _check_sums(optimizer: FusedOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where AdaGradNorm's sums were taken over other parameters."""
+    having = [index for index, group in enumerate(groups) if "sum" in numbers_of(group)]
+    wanted = {Scope.OPTIMIZER: [0], Scope.GROUP: list(range(len(groups)))}.get(optimizer.clips_by, [])
+    if optimizer.spec.by_scope is not None and having and having != wanted:
+        raise ValueError(
+            f"the checkpoint has a sum of squared norms in param groups {having}, and "
+            f"scope={optimizer.clips_by.value!r} keeps them in {wanted or 'the state of the parameters'}: load it into "
+            "an optimizer with the scope that it was saved with"
+        )
+
+
+def _state(
+    spec: RuleSpec,
+    name: str,
+    parameter: Tensor,
+    group: Mapping[str, Any],
+    saved: Any,
+    step: int | float | Tensor | None,
+) -> dict[str, Any]:
+    """The state of one parameter under the names that it has here, in the types of this parameter."""
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"the checkpoint's state of {name} is {type(saved).__name__}, and a dict is wanted")
+    entries = {spec.aliases.get(key, key): value for key, value in saved.items()}
+    if entries and entries.get("step") is None and step is not None:
+        entries["step"] = step
+    foreign = foreign_entries(spec, entries)
+    if foreign:
+        raise RuntimeError(
+            f"the checkpoint's state of {name} is that of another rule: it has {sorted(map(str, entries))}, and "
+            f"{spec.name} knows no {foreign}: load a checkpoint of this optimizer, or leave out what it does not "
+            "know if the rest fits"
+        )
+    check_entries(spec, name, entries)
+    slots = {slot.name: slot for slot in spec.slots}
+    scalars = {scalar.name: scalar for scalar in spec.scalars}
+    for key, value in entries.items():
+        if key in scalars and value is not None:
+            scalar = scalars[key]
+            entries[key] = exact_number(f"state {key!r} of {name}", value, scalar.wanted, scalar.dtype).cpu()
+        elif key in slots and isinstance(value, Tensor):
+            entries[key] = _own_slot(slots[key], name, parameter, value)
+        elif key not in slots:
+            entries[key] = _own(key, value, parameter)
+    check_held_state(spec, name, parameter, group, entries)
+    return entries
+
+
+def _left_out(spec: RuleSpec, entries: Mapping[str, Any], group: Mapping[str, Any]) -> set[str]:
+    """What the hyperparameters ask for and the state of a parameter has never had."""
+    lasting = [slot.name for slot in spec.slots if not slot.optional] + [scalar.name for scalar in spec.scalars]
+    if not any(entries.get(name) is not None for name in lasting):
+        return set()
+    return {name for name in spec.used_slots(group) if entries.get(name) is None} - {SLOW.name}
+
+
+def _own_slot(slot: StateSlot, name: str, parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy beside the parameter. It has the parameter's type, or float32 beside a half-precision one where it is
+    float32 already or must not be rounded."""
+    is_number = value.is_floating_point() or value.is_complex()
+    if value.layout is not torch.strided or not is_number or value.is_complex() != parameter.is_complex():
+        raise RuntimeError(
+            f"state {slot.name!r} of {name} is {value.dtype} of layout {value.layout} in the checkpoint, and the "
+            f"parameter is {parameter.dtype}: load a checkpoint made for this model and this optimizer"
+        )
+    keeps = value.dtype is torch.float32 or value.is_complex() or slot.at_least_float32
+    dtype = torch.promote_types(parameter.dtype, torch.float32) if keeps else parameter.dtype
+    return value.detach().resolve_conj().resolve_neg().to(parameter.device, dtype, copy=True)
+
+
+def _own(key: Any, value: Any, parameter: Tensor) -> Any:
+    """What is not the rule's: a copy in the type and on the device that torch would give it."""
+    if isinstance(value, Tensor):
+        casts = parameter.is_floating_point() and key != "step"
+        device = value.device if key == "step" else parameter.device
+        return value.detach().to(device, parameter.dtype if casts else value.dtype, copy=True)
+    if isinstance(value, Mapping):
+        return {inner: _own(inner, each, parameter) for inner, each in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(_own(None, each, parameter) for each in value)
+    return value

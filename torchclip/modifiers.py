@@ -18,7 +18,7 @@ from torchclip.extensions import (
 from torchclip.rule_spec import RuleSpec, StateSlot
 from torchclip.step_size import SqrtDecay, StepSize, checked_step_size
 
-SLOW = StateSlot("slow", None, at_least_float32=True, has_own_type=True)
+SLOW = StateSlot("slow", None, at_least_float32=True, has_own_type=True, optional=True)
 """Lookahead's slow weights."""
 
 

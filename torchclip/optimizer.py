@@ -15,7 +15,7 @@ from torchclip import backend as backends
 from torchclip import compiled, reference
 from torchclip.amp import scaling_of
 from torchclip.backend import Backend
-from torchclip.checkpoint import restore_precision, with_our_names
+from torchclip.checkpoint import all_or_nothing, unpacked
 from torchclip.checks import Check, check_hyperparameters
 from torchclip.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.extensions import Extension
@@ -82,7 +82,8 @@ class FusedOptimizer(MeasuredOptimizer):
         if refusal is not None:
             raise ValueError(refusal)
         self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
-        self._number = compiled.register(self)
+        if "_number" not in vars(self):
+            self._number = compiled.register(self)
 
     def _complete_shared(self) -> None:
         refuse_sharded(self.param_groups, self._modifiers, self.spec)
@@ -264,19 +265,8 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
-        saved: dict[str, Any] = {}
-        flags = [{flag: group[flag] for flag in backends.FLAGS if flag in group} for group in self.param_groups]
-        # Registered last, it sees what the user's own hooks have made of the state dict.
-        capture = self.register_load_state_dict_pre_hook(lambda _, final: saved.update(final))
-        try:
-            super().load_state_dict(with_our_names(self.spec, state_dict))
-        finally:
-            capture.remove()
-        for group, own in zip(self.param_groups, flags, strict=True):
-            group.update(own)  # how a checkpoint's optimizer ran is not how this one was asked to run
-        restore_precision(self.spec, self.param_groups, self.state, saved)
-        self._plan, self._unstarted = None, frozenset()  # what they know of is replaced
-        self._choose_anew()
+        with all_or_nothing(self):
+            super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out."""
@@ -285,7 +275,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         has_flag = "differentiable" in {**vars(self), **state}["defaults"]
-        super().__setstate__(state)
+        super().__setstate__(unpacked(state))
         if not has_flag:
             del self.defaults["differentiable"]  # torch gives it to every class, and not every one here has it
         self.defaults.update(self.fixed)
@@ -296,6 +286,7 @@ class FusedOptimizer(MeasuredOptimizer):
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
         self._compose()
+        self._plan, self._unstarted = None, frozenset()  # what they know of is replaced
         self._choose_anew()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchclip.norms import Scope
+from torchclip.state_numbers import COUNT, Wanted
 
 Group = Mapping[str, Any]
 Coefficients = dict[str, float]
@@ -46,6 +47,7 @@ class StateSlot:
         at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
         extent: how many numbers it holds.
         has_own_type: True where its type does not depend on that of the other slots.
+        optional: True where only some hyperparameters need it, so that a parameter may have other state without it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class StateSlot:
     at_least_float32: bool = False
     extent: Extent = Extent.ELEMENT
     has_own_type: bool = False
+    optional: bool = False
 
     def create(self, parameter: Tensor, group: Group) -> Tensor:
         """The tensor that this slot holds before the first step."""
@@ -74,11 +77,13 @@ class ScalarSlot:
         name: the key in ``optimizer.state[parameter]``.
         dtype: its type, and float64, as torch's, where that is torch's default type.
         initial: its value before the first step.
+        wanted: the values that it can have.
     """
 
     name: str
     dtype: torch.dtype = torch.float32
     initial: float = 0.0
+    wanted: Wanted = COUNT
 
     def create(self, device: torch.device | str) -> Tensor:
         """The tensor that this slot holds before the first step; on a GPU it is not waited for."""

@@ -13,6 +13,7 @@ import torch
 
 from torchclip.norms import Scope
 from torchclip.rule_spec import Coefficients, Extent, Group, RuleSpec, ScalarSlot, StateSlot
+from torchclip.state_numbers import FRACTION, NON_NEGATIVE
 
 ROW_EPS = 1e-10
 """Added to the root of a row's sum by AdaGradNorm's authors, and therefore here."""
@@ -163,7 +164,7 @@ SGD = RuleSpec(
     name="sgd",
     family="momentum",
     hyperparameters=("momentum", "dampening", "nesterov"),
-    slots=(StateSlot("momentum_buffer"),),
+    slots=(StateSlot("momentum_buffer", optional=True),),
     used_slots=_momentum_slots,
     scalars=(),
     coefficients=_sgd_coefficients,
@@ -175,7 +176,7 @@ NORMALIZED_SGD = RuleSpec(
     name="normalized_sgd",
     family="momentum",
     hyperparameters=("momentum", "eps"),
-    slots=(StateSlot("momentum_buffer"),),
+    slots=(StateSlot("momentum_buffer", optional=True),),
     used_slots=_momentum_slots,
     scalars=(),
     coefficients=_normalized_sgd_coefficients,
@@ -187,7 +188,7 @@ MIX_CLIP = RuleSpec(
     name="mix_clip",
     family="momentum",
     hyperparameters=("momentum", "gamma", "nu", "smooth"),
-    slots=(StateSlot("momentum_buffer"),),
+    slots=(StateSlot("momentum_buffer", optional=True),),
     used_slots=_momentum_slots,
     scalars=(),
     coefficients=_mix_clip_coefficients,
@@ -199,7 +200,7 @@ ADAM = RuleSpec(
     name="adam",
     family="second_moment",
     hyperparameters=("betas", "eps", "amsgrad"),
-    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq"), StateSlot("max_exp_avg_sq")),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq"), StateSlot("max_exp_avg_sq", optional=True)),
     used_slots=_adam_slots,
     scalars=(ScalarSlot("step"),),
     coefficients=_adam_coefficients,
@@ -212,7 +213,7 @@ NADAM = RuleSpec(
     hyperparameters=("betas", "eps", "momentum_decay"),
     slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
     used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
-    scalars=(ScalarSlot("step"), ScalarSlot("mu_product", initial=1.0)),
+    scalars=(ScalarSlot("step"), ScalarSlot("mu_product", initial=1.0, wanted=FRACTION)),
     coefficients=_nadam_coefficients,
     citation="Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop",
 )
@@ -232,7 +233,7 @@ RMSPROP = RuleSpec(
     name="rmsprop",
     family="root_mean_square",
     hyperparameters=("alpha", "eps", "momentum", "centered"),
-    slots=(StateSlot("square_avg"), StateSlot("momentum_buffer"), StateSlot("grad_avg")),
+    slots=(StateSlot("square_avg"), StateSlot("momentum_buffer", optional=True), StateSlot("grad_avg", optional=True)),
     used_slots=_rmsprop_slots,
     scalars=(ScalarSlot("step"),),
     coefficients=_rmsprop_coefficients,
@@ -262,7 +263,7 @@ def adagrad_norm(scope: Scope) -> RuleSpec:
         name="adagrad_norm",
         family="momentum",
         hyperparameters=("momentum",),
-        slots=(StateSlot("momentum_buffer", at_least_float32=by_row), *sums),
+        slots=(StateSlot("momentum_buffer", at_least_float32=by_row, optional=True), *sums),
         used_slots=lambda group: (*_momentum_slots(group), *(slot.name for slot in sums)),
         scalars=(),
         coefficients=_adagrad_norm_coefficients,
@@ -283,7 +284,7 @@ GRDA = RuleSpec(
     hyperparameters=("c", "mu"),
     slots=(StateSlot("accumulator", None, at_least_float32=True),),
     used_slots=lambda group: ("accumulator",),
-    scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64)),
+    scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64, wanted=NON_NEGATIVE)),
     coefficients=_grda_coefficients,
     aliases={"iter_num": "step", "l1_accumulation": "l1"},
     takes_complex=False,

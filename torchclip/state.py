@@ -12,6 +12,15 @@ from torchclip.checks import check_gradient, check_parameter, check_state
 from torchclip.clip import ClipPolicy
 from torchclip.modifiers import SLOW
 from torchclip.rule_spec import RuleSpec
+from torchclip.rule_specs import RULES
+from torchclip.state_numbers import exact_number, is_kept_number
+
+OF_SOME_RULE = frozenset(
+    [slot.name for spec in RULES.values() for slot in spec.slots]
+    + [scalar.name for spec in RULES.values() for scalar in spec.scalars if scalar.name != "step"]
+    + ["acc_delta", "ax", "exp_inf", "prev"],
+)
+"""Names that tell whose state it is: those of the rules here, and of Adadelta, ASGD, Adamax and Rprop in torch."""
 
 Created = tuple[int, Tensor, str]
 """Position, parameter and the state's name."""
@@ -55,10 +64,30 @@ def create_state(
     return created
 
 
+def foreign_entries(spec: RuleSpec, held: Mapping[Any, Any]) -> list[str]:
+    """The entries of a parameter's state that other rules have, and this one has not."""
+    own = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars), SLOW.name}
+    return sorted(name for name in OF_SOME_RULE - own if held.get(name) is not None)
+
+
+def check_entries(spec: RuleSpec, name: str, held: Mapping[Any, Any]) -> None:
+    """Raises when a parameter has some of the state that the rule always has, and not all; ``name`` is its own."""
+    slots = [slot for slot in spec.slots if slot.name != SLOW.name]
+    entries = {slot.name: slot.optional for slot in slots} | {scalar.name: False for scalar in spec.scalars}
+    there = [entry for entry in entries if held.get(entry) is not None]
+    missing = [entry for entry, optional in entries.items() if not optional and held.get(entry) is None]
+    if there and missing:
+        raise RuntimeError(
+            f"the state of {name} has {there} and lacks {missing}, and {spec.name} needs both: load a checkpoint that "
+            "has all of it, or give it no state at all, with which it starts anew"
+        )
+
+
 def check_held_state(
     spec: RuleSpec, name: str, parameter: Tensor, group: Mapping[str, Any], held: Mapping[str, Any]
 ) -> None:
     """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
+    check_entries(spec, name, held)
     names = [slot for slot in spec.used_slots(group) if held.get(slot) is not None]
     check_state(name, {slot: held[slot.name] for slot in spec.slots if slot.name in names}, parameter)
 
@@ -66,14 +95,28 @@ def check_held_state(
 def check_all(
     spec: RuleSpec,
     named: Iterable[tuple[str, Tensor, Mapping[str, Any]]],
-    state: Mapping[Tensor, dict[str, Any]],
+    state: Mapping[Tensor, Any],
 ) -> None:
-    """Checks every parameter that has a gradient, the gradient and the state that is there."""
+    """Checks every parameter that has a gradient, the gradient and the state that is there.
+
+    Numbers of state that the user has given another type are converted.
+    """
     for name, parameter, group in named:
         if parameter.grad is not None:
             check_parameter(name, parameter, takes_complex=spec.takes_complex)
             check_gradient(name, parameter)
-            check_held_state(spec, name, parameter, group, state.get(parameter, {}))
+            held = state.get(parameter, {})
+            if not isinstance(held, dict):
+                raise TypeError(f"the state of {name} is {type(held).__name__}, and a dict is wanted")
+            check_held_state(spec, name, parameter, group, held)
+            _convert_numbers(spec, name, held)
+
+
+def _convert_numbers(spec: RuleSpec, name: str, held: dict[str, Any]) -> None:
+    for scalar in spec.scalars:
+        value = held.get(scalar.name)
+        if value is not None and not is_kept_number(value):
+            held[scalar.name] = exact_number(f"state {scalar.name!r} of {name}", value, scalar.wanted, scalar.dtype)
 
 
 def without_unstarted(
