@@ -161,8 +161,8 @@ EXTENSIONS = (GradientNoise, GradientDropout, LRDropout, Lookahead)
 """Every extension, in the order in which they act within a step."""
 
 
-def checked_extensions(extensions: Iterable[Extension]) -> tuple[Extension, ...]:
-    """What an optimizer's ``extensions=`` argument stands for, in the order in which they act.
+def checked_extensions(extensions: Iterable[Extension] | None) -> tuple[Extension, ...]:
+    """What an optimizer's ``extensions=`` argument stands for, in the order in which they act; None is none.
 
     Raises:
         TypeError: for something that is no extension.
@@ -170,7 +170,7 @@ def checked_extensions(extensions: Iterable[Extension]) -> tuple[Extension, ...]
     """
     if isinstance(extensions, EXTENSIONS):
         raise TypeError(f"extensions={extensions!r} must be a tuple: write extensions=({extensions!r},)")
-    given = tuple(extensions)
+    given = () if extensions is None else tuple(extensions)
     for extension in given:
         if not isinstance(extension, EXTENSIONS):
             names = ", ".join(kind.__name__ for kind in EXTENSIONS)
