@@ -26,6 +26,7 @@ from torchclip.reference.run import (
     working_parameter,
 )
 from torchclip.step_size import AdaLossStep
+from torchclip.steppable import leading_device
 
 
 @dataclass(frozen=True)
@@ -194,5 +195,5 @@ def measure_step_size(run: Run, loss: Tensor | None) -> tuple[Tensor | None, Wri
         held = run.shared["b_squared"]
         b_squared = step_size.accumulate(held, loss)
         return 1 / b_squared.sqrt(), [(held, b_squared)]
-    device = run.param_groups[0]["params"][0].device
+    device = leading_device(run.param_groups)
     return torch.as_tensor(step_size.factor(run.number), dtype=norm_dtype(device), device=device), []
