@@ -5,6 +5,8 @@ A policy is a frozen dataclass that checks itself. It runs no kernel: the backen
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +32,7 @@ __all__ = [
     "ZClip",
     "as_clip_policy",
     "measures",
+    "warn_of_zero",
 ]
 
 
@@ -150,6 +153,20 @@ POLICIES = (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, AdaptiveGradientCli
 def measures(clip: ClipPolicy | None) -> bool:
     """Whether a policy takes norms."""
     return clip is not None and not isinstance(clip, ClipByValue)
+
+
+def warn_of_zero(clip: ClipPolicy | None) -> None:
+    """Warns of a bound of 0, which some trainers take for "no clipping"."""
+    if clip is None or getattr(clip, "max_norm", getattr(clip, "max_value", None)) != 0:
+        return
+    frame, level = sys._getframe(1), 2  # the first that is not ours is the user's
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("torchclip"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"{clip} makes every gradient zero, so that nothing is learned: clip=None is what clips nothing",
+        UserWarning,
+        stacklevel=level,
+    )
 
 
 def _norm_factor(norm: Tensor, max_norm: float, smooth: bool) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torchclip.clip import ClipPolicy, as_clip_policy
+from torchclip.clip import ClipPolicy, as_clip_policy, warn_of_zero
 from torchclip.extensions import (
     Extension,
     GradientDropout,
@@ -43,8 +43,10 @@ class Modifiers:
             TypeError, ValueError: for an argument that is none of these, and two extensions of a kind.
         """
         given: dict[type, Any] = {type(extension): extension for extension in checked_extensions(extensions)}
+        policy = as_clip_policy(clip)
+        warn_of_zero(policy)
         return cls(
-            as_clip_policy(clip),
+            policy,
             checked_step_size(step_size),
             given.get(GradientNoise),
             given.get(GradientDropout),

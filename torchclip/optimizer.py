@@ -17,7 +17,7 @@ from torchclip.amp import scaling_of
 from torchclip.backend import Backend
 from torchclip.checkpoint import all_or_nothing, unpacked
 from torchclip.checks import Check, check_hyperparameters
-from torchclip.clip import ClipPolicy, Scope, as_clip_policy
+from torchclip.clip import ClipPolicy, Scope, as_clip_policy, warn_of_zero
 from torchclip.extensions import Extension
 from torchclip.hooks import hook_step
 from torchclip.in_backward import check_in_backward
@@ -106,6 +106,8 @@ class FusedOptimizer(MeasuredOptimizer):
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
         modifiers = replace(self._modifiers, clip=as_clip_policy(clip))
+        if modifiers.clip != self._modifiers.clip:
+            warn_of_zero(modifiers.clip)
         refuse_sharded(self.param_groups, modifiers, self.spec)
         if modifiers.clip != self._modifiers.clip:
             forget_norms(self.param_groups)
