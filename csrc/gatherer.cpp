@@ -70,7 +70,7 @@ class Gatherer {
   Gatherer(const RuleEntry& rule, const Names& names, Scope scope, c10::DeviceType device)
       : members_(rule, names, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
 
-  void configure(bool lookahead, bool by_rows) { members_.configure(lookahead, by_rows); }
+  void configure(bool lookahead, bool by_rows, size_t own_clips) { members_.configure(lookahead, by_rows, own_clips); }
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
   }
@@ -130,7 +130,7 @@ void bind_gatherer(py::module_& module) {
           }),
           py::arg("rule"), py::arg("hyperparameters"), py::arg("slots"), py::arg("scalars"), py::arg("scope"),
           py::arg("device"))
-      .def("configure", &Gatherer::configure, py::arg("lookahead"), py::arg("by_rows"))
+      .def("configure", &Gatherer::configure, py::arg("lookahead"), py::arg("by_rows"), py::arg("own_clips") = 0)
       .def("refresh", &Gatherer::refresh, py::arg("param_groups"), py::arg("state"))
       .def("take_changed", &Gatherer::take_changed)
       .def("describe", &Gatherer::describe)

@@ -22,7 +22,9 @@ Members::Members(const RuleEntry& rule, const Names& names, Sums sums, c10::Devi
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
       pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
+      argument_keys_(interned({"step_size", "extensions", "seed", "skip", "backend", "scope"})),
       slow_key_(interned({"slow"}).front()),
+      clip_key_(interned({"clip"}).front()),
       used_slots_(rule.used_slots),
       sums_(sums),
       device_(device),
@@ -72,6 +74,30 @@ void Members::read_structure(const py::list& param_groups) {
     entry.dict = py::reinterpret_borrow<py::object>(group);
     groups_.push_back(std::move(entry));
   }
+}
+
+void Members::remember_groups(size_t own_clips) {
+  own_clips_ = own_clips;
+  for (Group& group : groups_) {
+    PyObject* const clip = lookup(group.dict, clip_key_);
+    group.clip = clip == nullptr ? py::object() : py::reinterpret_borrow<py::object>(clip);
+    group.keys = PyDict_GET_SIZE(group.dict.ptr());
+  }
+}
+
+// Python knows what the values mean: here it is only seen that they are others. Assigning to a key that is there
+// already, other than clip, is not.
+bool Members::groups_changed() {
+  if (own_clips_ != 0 && own_clips_ != groups_.size()) return true;
+  for (Group& group : groups_) {
+    if (lookup(group.dict, clip_key_) != group.clip.ptr()) return true;
+    const Py_ssize_t keys = PyDict_GET_SIZE(group.dict.ptr());
+    if (keys == group.keys) continue;
+    const auto has = [&group](const py::object& key) { return lookup(group.dict, key) != nullptr; };
+    if (std::any_of(argument_keys_.begin(), argument_keys_.end(), has)) return true;
+    group.keys = keys;
+  }
+  return false;
 }
 
 // A tensor lr that only the device reads.
@@ -249,6 +275,7 @@ void Members::prefetch(size_t position) const {
 
 std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::dict& state) {
   if (!structure_matches(param_groups)) read_structure(param_groups);
+  if (groups_changed()) return {kGroupsChanged};
   read_groups();
   bind_states(state);
   // A thousand parameters are many cache misses, which two threads wait for in half the time. On the CPU the passes
@@ -271,7 +298,10 @@ std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::di
 }
 
 int Members::traverse(visitproc visit, void* arg) const {
-  for (const Group& group : groups_) Py_VISIT(group.dict.ptr());
+  for (const Group& group : groups_) {
+    Py_VISIT(group.dict.ptr());
+    Py_VISIT(group.clip.ptr());
+  }
   for (const Member& member : members_) {
     Py_VISIT(member.object.ptr());
     Py_VISIT(member.state.ptr());

@@ -77,7 +77,13 @@ struct Group {
   std::vector<double> hyperparameters;  // lr, then the rule's own
   at::Tensor lr;                        // on the device, where steps are taken there; lr is NaN above then
   unsigned used_slots = 0;
+  py::object clip;      // the group's own policy as the plan was configured for it; null where it has none
+  Py_ssize_t keys = 0;  // of the dict, when they were last looked at
 };
+
+// What refresh() returns in place of positions: the param groups' own policies are not those that the plan was
+// configured for, or a group has got a key that belongs to the optimizer.
+constexpr int64_t kGroupsChanged = -1;
 
 // Where a rule keeps its sums of squared norms.
 enum class Sums : int { kNone, kShared, kTensor, kRow };
@@ -96,12 +102,14 @@ class Members {
   // `reads_numbers`: numbers of state and a tensor lr are read on the host, which a device would have to be waited for.
   Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers);
 
-  // `by_rows`: the step clips by rows.
-  void configure(bool lookahead, bool by_rows) {
+  // `by_rows`: the step clips by rows. `own_clips`: how many param groups have their policies in the plan; 0 where no
+  // group has one of its own.
+  void configure(bool lookahead, bool by_rows, size_t own_clips = 0) {
     changed_ |= lookahead != lookahead_ || by_rows != by_rows_;
     lookahead_ = lookahead;
     by_rows_ = by_rows;
     for (Member& member : members_) member.fingerprint = 0;
+    remember_groups(own_clips);
   }
 
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
@@ -120,6 +128,8 @@ class Members {
  private:
   bool structure_matches(const py::list& param_groups) const;
   void read_structure(const py::list& param_groups);
+  void remember_groups(size_t own_clips);
+  bool groups_changed();
   void read_groups();
   bool keep_lr(Group& group, PyObject* value) const;
   void check_host(const py::object& key, PyObject* value) const;
@@ -142,7 +152,8 @@ class Members {
   bool map_layout(Member& member, const at::Tensor& gradient) const;
 
   std::vector<py::object> hyperparameter_keys_, slot_keys_, scalar_keys_, pipeline_keys_;
-  py::object slow_key_;
+  std::vector<py::object> argument_keys_;
+  py::object slow_key_, clip_key_;
   unsigned (*used_slots_)(const double*);
   Sums sums_;
   c10::DeviceType device_;
@@ -150,6 +161,7 @@ class Members {
   bool takes_complex_;
   bool lookahead_ = false;
   bool by_rows_ = false;
+  size_t own_clips_ = 0;
   std::vector<Group> groups_;
   std::vector<Member> members_;
   std::vector<PyObject*> state_dicts_;  // the values of optimizer.state in order, to notice a change

@@ -2,6 +2,7 @@
 // that of torchclip/plan.py.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <string>
 
@@ -57,6 +58,18 @@ struct Modifiers {
   TORCHCLIP_HD bool counts_steps() const {
     return draws() || lookahead_k != 0 || step_size_kind() == StepSizeKind::kSqrt;
   }
+};
+
+// How the gradients of one param group are clipped, by norm, where groups have policies of their own. The numbers of
+// Modifiers are not looked at then, but for `nonfinite`, the strictest of all groups'.
+struct GroupClip {
+  double limit = std::numeric_limits<double>::infinity();  // max_norm, at least 0
+  int32_t unit = -1;      // the first of the groups whose gradients are in the same norm; -1: no norm is taken
+  int32_t smooth = 0;     // 0 or 1
+  int32_t nonfinite = 0;  // NonFinite
+
+  TORCHCLIP_HD bool is_measured() const { return unit >= 0; }
+  bool operator==(const GroupClip&) const = default;
 };
 
 }  // namespace torchclip

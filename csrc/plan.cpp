@@ -15,9 +15,10 @@ Plan::Plan(const std::string& rule, const Names& names, Scope scope)
       scope_(scope),
       members_(rule_, names, sums_of(rule_, scope), c10::kCPU, /*reads_numbers=*/true) {}
 
-void Plan::configure(const Modifiers& modifiers) {
+void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
-  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit);
+  group_clips_ = group_clips;
+  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
   report_ = Report{};
   rebuild_ = true;
 }
@@ -33,6 +34,7 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   stages_ = stages;
   rebuild_ = false;
   tables_ = Tables{};
+  for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(clip.is_measured() ? 1 : 0);
   loops_.clear();
   zeros_.resize(members.size());
   const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
@@ -155,9 +157,10 @@ Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
   fill_extras();
   fill_tensors();
   fill_rows(inverse_grad_scale);
-  if (modifiers_.measures() && !clip_gradients() && modifiers_.on_nonfinite() != NonFinite::kPropagate)
+  const NonFinite refusal = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
+  if (refusal != NonFinite::kPropagate)
     // When the loss scale has overflowed, such norms are expected: the scaler handles them.
-    return found_inf || modifiers_.on_nonfinite() == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+    return found_inf || refusal == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
   if (found_inf) return Outcome::kSkipped;

@@ -28,7 +28,8 @@ class Plan {
   // `rule` is a name of the registry, `names` what Python calls its parts, `scope` that of a rule that clips itself.
   Plan(const std::string& rule, const Names& names, Scope scope);
 
-  void configure(const Modifiers& modifiers);
+  // `group_clips`: one for each param group, where groups have policies of their own.
+  void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   // See Members::refresh.
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
@@ -61,9 +62,11 @@ class Plan {
   void fill_extras();
 
   // Norms, in plan_norms.cpp.
-  bool clip_gradients();
-  bool clip_by_norm();
-  bool clip_by_rows();
+  NonFinite clip_gradients();
+  NonFinite clip_by_norm();
+  NonFinite clip_by_rows();
+  GroupClip clip_of(size_t unit) const;
+  void join_groups(std::vector<Partial>& sums, std::vector<char>& seen) const;
   double adaptive_factor(double norm);
   void clip_direction(bool report);
   void clip_row_steps(bool report);
@@ -102,6 +105,7 @@ class Plan {
   const RuleEntry& rule_;
   Scope scope_;
   Modifiers modifiers_;
+  std::vector<GroupClip> group_clips_;  // [groups], or empty
   Members members_;
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "garbage_collection.h"
 #include "plan.h"
@@ -17,6 +18,16 @@ Modifiers modifiers_from(const std::map<std::string, double>& numbers) {
   for (const auto& [name, value] : numbers)
     if (!modifiers.set(name, value)) throw py::key_error("csrc/modifiers.h has no field called " + name);
   return modifiers;
+}
+
+// (unit, limit, smooth, nonfinite) of each param group; empty where no group has a policy of its own.
+using GroupClipNumbers = std::vector<std::tuple<int, double, bool, int>>;
+
+std::vector<GroupClip> group_clips_from(const GroupClipNumbers& numbers) {
+  std::vector<GroupClip> clips;
+  for (const auto& [unit, limit, smooth, nonfinite] : numbers)
+    clips.push_back({limit, unit, smooth ? 1 : 0, nonfinite});
+  return clips;
 }
 
 py::dict report(const Plan& plan) {
@@ -67,8 +78,12 @@ void bind_plan(py::module_& module, const char* name) {
       .def("refresh", &AnyPlan::refresh)
       .def("mark_fresh", &AnyPlan::mark_fresh)
       .def("unstarted", &AnyPlan::unstarted)
-      .def("configure",
-           [](AnyPlan& plan, const std::map<std::string, double>& numbers) { plan.configure(modifiers_from(numbers)); })
+      .def(
+          "configure",
+          [](AnyPlan& plan, const std::map<std::string, double>& numbers, const GroupClipNumbers& groups) {
+            plan.configure(modifiers_from(numbers), group_clips_from(groups));
+          },
+          py::arg("numbers"), py::arg("groups") = GroupClipNumbers{})
       .def("step", [](AnyPlan& plan, const py::object& grad_scale, const py::object& found_inf,
                       const py::object& loss) { return static_cast<int>(step(plan, grad_scale, found_inf, loss)); })
       .def("report", [](const AnyPlan& plan) { return report(plan); })

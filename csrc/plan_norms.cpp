@@ -57,31 +57,60 @@ std::vector<Partial> Plan::sum_rows(cpu::Measure measure, Partial& total) {
   return sums;
 }
 
-// Applies the clip policy to the rows. Returns false when a norm is not finite.
-bool Plan::clip_gradients() { return modifiers_.clip_kind() == ClipKind::kUnit ? clip_by_rows() : clip_by_norm(); }
+// Applies the clip policy to the rows. Returns what is to be done about norms that are not finite; kPropagate where all
+// are.
+NonFinite Plan::clip_gradients() { return modifiers_.clip_kind() == ClipKind::kUnit ? clip_by_rows() : clip_by_norm(); }
 
-bool Plan::clip_by_norm() {
+// The policy of a unit of a scope.
+GroupClip Plan::clip_of(size_t unit) const {
+  if (!group_clips_.empty()) return group_clips_[unit];
+  return {modifiers_.limit, 0, modifiers_.smooth != 0 ? 1 : 0, static_cast<int32_t>(modifiers_.nonfinite)};
+}
+
+// The sums of groups that are in one norm are added, in their order, and each of them gets the whole. `seen`: [groups],
+// 1 where one has a gradient; afterwards where one has a norm.
+void Plan::join_groups(std::vector<Partial>& sums, std::vector<char>& seen) const {
+  for (size_t group = 0; group < sums.size(); ++group) {
+    const int32_t unit = group_clips_[group].unit;
+    if (unit < 0) {
+      seen[group] = 0;
+      continue;
+    }
+    const size_t first = static_cast<size_t>(unit);
+    for (size_t other = group + 1; group == first && other < sums.size(); ++other) {
+      if (group_clips_[other].unit != unit) continue;
+      sums[group].add(sums[other]);
+      seen[group] |= seen[other];
+    }
+    sums[group] = sums[first];
+    seen[group] = seen[first];
+  }
+}
+
+NonFinite Plan::clip_by_norm() {
   const Scope scope = modifiers_.scope();
-  const std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, scope);
+  std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, scope);
+  std::vector<char> seen(sums.size(), 0);
+  for (const TensorEntry& tensor : tables_.tensors) seen[unit_of(scope, tensor.group, tensor.member)] = 1;
+  if (!group_clips_.empty()) join_groups(sums, seen);
   report_.is_single = scope == Scope::kOptimizer;
   report_.grad_norm.assign(sums.size(), 0.0);
   report_.clip_factor.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
-  bool finite = true;
-  std::vector<char> seen(sums.size(), 0);
-  for (const TensorEntry& tensor : tables_.tensors) {
-    const size_t unit = unit_of(scope, tensor.group, tensor.member);
-    if (std::exchange(seen[unit], 1) != 0) continue;
+  NonFinite refusal = NonFinite::kPropagate;
+  for (size_t unit = 0; unit < sums.size(); ++unit) {
+    if (seen[unit] == 0) continue;
+    const GroupClip clip = clip_of(unit);
     const double norm = report_.grad_norm[unit] = std::sqrt(sums[unit].gradient);
     report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
-                                    ? clip_factor(norm, modifiers_.limit, modifiers_.smooth != 0)
+                                    ? clip_factor(norm, clip.limit, clip.smooth != 0)
                                     : adaptive_factor(norm);
-    finite &= std::isfinite(norm);
+    if (!std::isfinite(norm)) refusal = std::max(refusal, static_cast<NonFinite>(clip.nonfinite));
   }
   for (size_t row = 0; row < tables_.rows.size(); ++row) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
     tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.member)];
   }
-  return finite;
+  return refusal;
 }
 
 // The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
@@ -109,7 +138,7 @@ double Plan::adaptive_factor(double norm) {
 }
 
 // AdaptiveGradientClip: a factor for each row, reported as one for all.
-bool Plan::clip_by_rows() {
+NonFinite Plan::clip_by_rows() {
   Partial total;
   const std::vector<Partial> sums = sum_rows(cpu::Measure::kWeight, total);
   tables_.row_gradient_factors.resize(sums.size());
@@ -123,7 +152,7 @@ bool Plan::clip_by_rows() {
   const double norm = std::sqrt(total.gradient);
   report_.grad_norm = {norm};
   report_.clip_factor = {norm == 0 ? 1.0 : std::sqrt(clipped) / norm};
-  return std::isfinite(norm);
+  return std::isfinite(norm) ? NonFinite::kPropagate : modifiers_.on_nonfinite();
 }
 
 // The norms of a unit of the rule's scope, and with them what its sum is after the step.

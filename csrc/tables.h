@@ -126,6 +126,7 @@ struct Tables {
   std::vector<Task> tasks;
   int64_t elements = 0;  // of all tensors
   Extras extras;
+  std::vector<char> measured_groups;  // [groups], whether the pass over raw gradients looks at them; empty: at all
   // Where the step has nothing by rows, these are empty.
   std::vector<RowMap> row_maps;    // [tensors]
   std::vector<RowSpan> row_spans;  // [chunks]

@@ -11,6 +11,11 @@ from .numbers import whole
 from .policies import add_loss, clip_factor, factor_to, is_finite, window_percentile, window_place, z_clip
 from .sums import UNIT_LANES, finish_long_rows, numbers_at, sum_units
 from .tables import (
+    GROUP_CLIP_COLUMNS,
+    GROUP_CLIP_LIMIT,
+    GROUP_CLIP_REFUSES,
+    GROUP_CLIP_SMOOTH,
+    GROUP_CLIP_UNIT,
     LOSS_STEP_SIZE,
     NO_CLIP,
     NORM_CLIP,
@@ -19,6 +24,7 @@ from .tables import (
     PLACE_CLIP_FACTOR,
     PLACE_COUNTERS,
     PLACE_GRAD_NORM,
+    PLACE_GROUP_CLIPS,
     PLACE_LR_SCALE,
     PLACE_NORM_COUNT,
     PLACE_NORM_MEAN,
@@ -43,6 +49,8 @@ from .tables import (
     VALUE_CLIP_POLICY,
     Z_CLIP,
 )
+
+NO_SUM = tl.constexpr(-1.0)  # in place of the sum of a group without gradients
 
 
 @triton.jit
@@ -76,6 +84,52 @@ def take_units(places, finish: tl.constexpr):
         nonfinite = tl.maximum(nonfinite, tl.max((exists & (is_finite(norm) == 0)).to(tl.int32), 0))
         clips = tl.maximum(clips, tl.max((exists & (factor < 1)).to(tl.int32), 0))
     return nonfinite, clips
+
+
+@triton.jit
+def take_groups(places, finish: tl.constexpr):
+    """Norm and factor of every param group, where groups have policies of their own: the sums of those in one norm are
+    added in their order. Returns as ``take_units``."""
+    norms = numbers_at(places, PLACE_GRAD_NORM)
+    factors = numbers_at(places, PLACE_CLIP_FACTOR)
+    clips = numbers_at(places, PLACE_GROUP_CLIPS)
+    count = tl.load(places + PLACE_UNITS)
+    lanes: tl.constexpr = 1 if finish.is_single else UNIT_LANES
+    for first in range(0, count, lanes):
+        group, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single)
+        tl.store(factors + group, tl.where(is_empty, NO_SUM, gradient), exists)
+    tl.debug_barrier()
+    for first in range(0, count, lanes):
+        group = first + tl.arange(0, lanes)
+        own = tl.load(clips + group * GROUP_CLIP_COLUMNS + GROUP_CLIP_UNIT, group < count, -1.0)
+        total = tl.full([lanes], NO_SUM, tl.float64)
+        for other in range(count):
+            added = tl.zeros([lanes], tl.float64) + tl.load(factors + other)
+            joins = (tl.load(clips + other * GROUP_CLIP_COLUMNS + GROUP_CLIP_UNIT) == own) & (own >= 0)
+            joined = tl.where(total == NO_SUM, added, total + added)
+            total = tl.where(joins & (added != NO_SUM), joined, total)
+        tl.store(norms + group, total, group < count)
+    tl.debug_barrier()  # all have read the sums, which the factors replace
+    nonfinite = 0
+    is_clipped = 0
+    for first in range(0, count, lanes):
+        group = first + tl.arange(0, lanes)
+        exists = group < count
+        clip = clips + group * GROUP_CLIP_COLUMNS
+        total = tl.load(norms + group, exists, NO_SUM)
+        is_empty = total == NO_SUM
+        norm = tl.where(is_empty, 0.0, tl.sqrt(tl.where(is_empty, 0.0, total)))
+        limit = tl.load(clip + GROUP_CLIP_LIMIT, exists, 1.0)
+        smooth = tl.load(clip + GROUP_CLIP_SMOOTH, exists, 0.0) != 0
+        factor = tl.where(smooth, clip_factor(norm, limit, True), clip_factor(norm, limit, False))
+        factor = tl.where(is_empty, 1.0, factor)
+        refuses = tl.load(clip + GROUP_CLIP_REFUSES, exists, 0.0) != 0
+        tl.debug_barrier()
+        tl.store(norms + group, norm, exists)
+        tl.store(factors + group, factor, exists)
+        nonfinite = tl.maximum(nonfinite, tl.max((exists & refuses & (is_finite(norm) == 0)).to(tl.int32), 0))
+        is_clipped = tl.maximum(is_clipped, tl.max((exists & (factor < 1)).to(tl.int32), 0))
+    return nonfinite, is_clipped
 
 
 @triton.jit
@@ -168,7 +222,10 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     if measures:
         if finish.clip == UNIT_CLIP:
             finish_long_rows(places, skips, True)
-        nonfinite, clips = take_units(places, finish)
+        if finish.by_group:
+            nonfinite, clips = take_groups(places, finish)
+        else:
+            nonfinite, clips = take_units(places, finish)
         if finish.skips_nonfinite:
             skips = tl.maximum(skips, nonfinite)
         tl.debug_barrier()

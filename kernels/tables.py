@@ -120,6 +120,13 @@ POLICY_LOOKAHEAD_K = tl.constexpr(13)
 POLICY_LOOKAHEAD_ALPHA = tl.constexpr(14)
 POLICY_COLUMNS = tl.constexpr(16)
 
+# A param group's policy, where groups have their own: float64.
+GROUP_CLIP_UNIT = tl.constexpr(0)  # the first of the groups whose gradients are in the same norm; -1: none is taken
+GROUP_CLIP_LIMIT = tl.constexpr(1)  # max_norm
+GROUP_CLIP_SMOOTH = tl.constexpr(2)  # 0 or 1
+GROUP_CLIP_REFUSES = tl.constexpr(3)  # 1: no step where the norm is not finite
+GROUP_CLIP_COLUMNS = tl.constexpr(4)
+
 # Two sums over a chunk or a unit: float64.
 SUM_GRADIENT = tl.constexpr(0)
 SUM_DIRECTION = tl.constexpr(1)
@@ -156,6 +163,7 @@ PLACE_ROW_FACTORS = tl.constexpr(26)
 PLACE_TENSORS = tl.constexpr(27)
 PLACE_RULE_SUMS = tl.constexpr(28)  # int64 [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
 PLACE_SUM_IS_DOUBLE = tl.constexpr(29)  # int64 [units]
+PLACE_GROUP_CLIPS = tl.constexpr(30)  # where groups have policies of their own
 PLACE_COLUMNS = tl.constexpr(32)
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
@@ -212,3 +220,4 @@ class Finish(NamedTuple):
     fresh: bool  # the first step with a state differs
     counts_clips: bool
     sums_units: bool  # AdaGradNorm's sums, but for those over rows
+    by_group: bool  # param groups, which are the units then, have policies of their own

@@ -38,7 +38,13 @@ def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
 if unavailable_reason("triton") is None:
     interpreted.hasten()
 
-INTERPRETED = {"test_conformance", "test_between_steps", "test_modifier_checkpoints", "test_torch_faults"}
+INTERPRETED = {
+    "test_between_steps",
+    "test_conformance",
+    "test_group_clip",
+    "test_modifier_checkpoints",
+    "test_torch_faults",
+}
 """The modules whose tests of each backend run Triton's interpreter too, in which a step takes a tenth of a second.
 TORCHCLIP_INTERPRET_ALL=1 in the environment lets all of them."""
 

@@ -120,9 +120,10 @@ def with_gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
-def step(case: Case, params: Sequence[Tensor], under_scaler: bool) -> None:
-    """One step of the case, with the numbers of a GradScaler where there is one."""
+def step(case: Case, params: Sequence[Tensor], under_scaler: bool, **own: Any) -> None:
+    """One step of the case, with the numbers of a GradScaler where there is one; ``own`` is for the first group."""
     built = case.build(params, "triton")
+    built.param_groups[0].update(own)
     if under_scaler:
         built.grad_scale, built.found_inf = torch.ones([]), torch.zeros([])
     built.step(loss=torch.ones([]) if case.takes_loss else None)
@@ -139,6 +140,7 @@ def variants(kind: str) -> list[Variant]:
             for case in cases:
                 step(case, parameters(dtype), under_scaler)
         step(Case(ADAMW_PLAIN, GLOBAL_NORM), strided_parameters(torch.float32), False)
+        step(Case(ADAMW_PLAIN, GLOBAL_NORM), parameters(torch.float32), False, clip=0.5)
         for rule in (MIX_CLIP_PLAIN, ADA_GRAD_NORM_ROW):
             step(Case(rule, GLOBAL_NORM), with_gradients([torch.zeros(0), torch.zeros(0, 3)]), False)
     return list(found)

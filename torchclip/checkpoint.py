@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip.checks import check_hyperparameters, describe_parameter
+from torchclip.group_clip import KEY as CLIP
 from torchclip.modifiers import SLOW
 from torchclip.norms import Scope
 from torchclip.rule_spec import RuleSpec, StateSlot
@@ -62,7 +63,9 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
         held = [states[saved_id] for saved_id in group["params"] if saved_id in states]
         new_group, step = _without_step(optimizer.spec, group, held)
         # How a checkpoint's optimizer ran is not how this one was asked to run.
-        new_group |= {**optimizer.fixed, **{flag: own[flag] for flag in backends.FLAGS if flag in own}}
+        new_group.pop(CLIP, None)
+        kept = (*backends.FLAGS, CLIP)
+        new_group |= {**optimizer.fixed, **{key: own[key] for key in kept if key in own}}
         completed = {**optimizer.defaults, **new_group}
         try:
             check_hyperparameters(completed, optimizer.hyperparameter_checks)

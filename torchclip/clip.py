@@ -48,6 +48,10 @@ class ClipByGlobalNorm:
     The hard form is what :func:`torch.nn.utils.clip_grad_norm_` computes, and a norm that is not finite propagates as
     it does there. ``.grad`` is never written.
 
+    A param group may have its own under the key ``"clip"``, as a number or in this form; None there leaves the group
+    out. Its norm is that of the group alone whatever its ``scope``, and the optimizer's policy measures the groups that
+    have none of their own.
+
     Args:
         max_norm: the bound, at least 0; ``math.inf`` measures the norm and clips nothing.
         smooth: the smooth form (Zhang et al. 2020), which needs ``max_norm`` above 0.

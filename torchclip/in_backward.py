@@ -35,6 +35,7 @@ def check_in_backward(
     """
     if not is_in_backward():
         return
+    modifiers = modifiers.with_clips(modifiers.clip, param_groups)  # as they are now
     refusal = _refusal(name, modifiers, spec, scope, sum(len(group["params"]) for group in param_groups))
     if refusal is not None:
         raise RuntimeError(refusal)
@@ -42,8 +43,9 @@ def check_in_backward(
 
 def _refusal(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
     there = "step() was called within backward(), where the gradients of other parameters are not there yet, and "
-    clip = modifiers.clip
-    if measures(clip) and not isinstance(clip, (ClipByTensorNorm, AdaptiveGradientClip)):
+    for clip in modifiers.clips:
+        if not measures(clip) or isinstance(clip, (ClipByTensorNorm, AdaptiveGradientClip)):
+            continue
         return (
             f"{there}{clip} takes one norm over several parameters: call step() after backward(), or choose a policy "
             "that looks at one parameter at a time, ClipByTensorNorm(max_norm), AdaptiveGradientClip() or "

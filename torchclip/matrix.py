@@ -30,7 +30,8 @@ INTRODUCTION = """\
 
 Written by `make docs` from what the constructors accept; do not edit. Each table holds one optimizer with one part
 beside it. A clip policy, a step size and any extensions that an optimizer takes one by one, it takes together. Every
-`scope` takes the same. A number stands for the constructor's reason, below the tables."""
+`scope` takes the same. A param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's
+`ClipByGlobalNorm` or None. A number stands for the constructor's reason, below the tables."""
 
 
 def optimizer_classes() -> dict[str, OptimizerClass]:

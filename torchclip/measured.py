@@ -11,13 +11,16 @@ from torch.optim.optimizer import Optimizer
 
 from torchclip import reference
 from torchclip.checks import describe_parameter
-from torchclip.clip import measures
+from torchclip.clip import ClipPolicy, as_clip_policy
 from torchclip.extensions import Extension
+from torchclip.group_clip import check_keys
 from torchclip.metrics import described, sparsity
 from torchclip.modifiers import Modifiers
-from torchclip.plan import Plan
+from torchclip.plan import Plan, configuration, group_numbers
 from torchclip.real_view import real_dtype
 from torchclip.rule_spec import RuleSpec
+from torchclip.sharded import refuse_sharded
+from torchclip.shared import forget_norms
 from torchclip.step_size import StepSize
 from torchclip.steppable import leading_parameter
 
@@ -48,6 +51,37 @@ class MeasuredOptimizer(Optimizer):
         return self._unstarted.union(() if self._plan is None else self._plan.unstarted())
 
     @property
+    def clip(self) -> ClipPolicy | None:
+        """The clip policy; assigning a number or a policy changes it from the next step on, and starts its memory.
+
+        A param group has a policy of its own under the key ``"clip"``, which can be assigned to as well.
+        """
+        return self._modifiers.clip
+
+    @clip.setter
+    def clip(self, clip: ClipPolicy | float | None) -> None:
+        self._set_clips(as_clip_policy(clip))
+
+    def _set_clips(self, clip: ClipPolicy | None) -> None:
+        """Takes the optimizer's policy, and those that param groups have of their own, from the next step on."""
+        for index, group in enumerate(self.param_groups):
+            check_keys(group, index, clips_itself=self.spec.clips_itself)
+        modifiers = self._modifiers.with_clips(clip, self.param_groups)
+        refuse_sharded(self.param_groups, modifiers, self.spec)
+        if clip != self._modifiers.clip:
+            forget_norms(self.param_groups)
+        self._modifiers = modifiers
+        self._complete_shared()
+        if self._last.report is not None:
+            self._last.report = self._last.report.without_measurements()
+        if self._plan is not None:
+            self._plan.configure(configuration(self._modifiers), group_numbers(self._modifiers))
+
+    def _complete_shared(self) -> None:
+        """Makes the numbers of state that the policies need."""
+        raise NotImplementedError
+
+    @property
     def step_size(self) -> StepSize | None:
         """The step size policy."""
         return self._modifiers.step_size
@@ -63,7 +97,8 @@ class MeasuredOptimizer(Optimizer):
 
         The clip policy's norm; without one, for a rule that clips itself, the norm of the gradient as the rule sees it.
         A 0-dim tensor, or one norm per param group or per parameter when the policy's scope says so (0 for a parameter
-        without a gradient).
+        without a gradient). One per group, too, where a group has a clip policy of its own: groups without one show
+        the norm that they share, and a group whose policy is None shows 0.
 
         Raises:
             RuntimeError: when nothing was measured.
@@ -119,7 +154,7 @@ class MeasuredOptimizer(Optimizer):
         measured = self._measured()
         if name in measured:
             return self._as_tensor(measured[name])
-        if measures(self._modifiers.clip) or self.spec.clips_itself:
+        if self._modifiers.measures or self.spec.clips_itself:
             raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
         raise RuntimeError(
             f"{type(self).__name__} measures no norm with clip={self._modifiers.clip}: pass clip=max_norm, "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torchclip.clip import ClipPolicy, as_clip_policy, warn_of_zero
+from torchclip.clip import ClipPolicy, NonFinite, as_clip_policy, warn_of_zero
 from torchclip.extensions import (
     Extension,
     GradientDropout,
@@ -15,6 +15,7 @@ from torchclip.extensions import (
     LRDropout,
     checked_extensions,
 )
+from torchclip.group_clip import GroupClip, clips_of, measures_any, policies_of
 from torchclip.rule_spec import RuleSpec, StateSlot
 from torchclip.step_size import SqrtDecay, StepSize, checked_step_size
 
@@ -24,7 +25,11 @@ SLOW = StateSlot("slow", None, at_least_float32=True, has_own_type=True, optiona
 
 @dataclass(frozen=True)
 class Modifiers:
-    """The clip policy, the step size and the extensions of an optimizer, each None when it has none."""
+    """The clip policy, the step size and the extensions of an optimizer, each None when it has none.
+
+    Where a param group has a clip policy of its own, ``group_clips`` holds one entry for each group, and ``clip`` is in
+    those already that it measures.
+    """
 
     clip: ClipPolicy | None = None
     step_size: StepSize | None = None
@@ -32,10 +37,11 @@ class Modifiers:
     gradient_dropout: GradientDropout | None = None
     lr_dropout: LRDropout | None = None
     lookahead: Lookahead | None = None
+    group_clips: tuple[GroupClip, ...] = ()
 
     @classmethod
     def of(
-        cls, clip: ClipPolicy | float | None, step_size: StepSize | None, extensions: Iterable[Extension]
+        cls, clip: ClipPolicy | float | None, step_size: StepSize | None, extensions: Iterable[Extension] | None
     ) -> Modifiers:
         """From an optimizer's arguments.
 
@@ -53,6 +59,34 @@ class Modifiers:
             given.get(LRDropout),
             given.get(Lookahead),
         )
+
+    def with_clips(self, clip: ClipPolicy | None, param_groups: Sequence[Mapping[str, Any]]) -> Modifiers:
+        """With this policy of the optimizer, and those that param groups have of their own.
+
+        Raises:
+            TypeError, ValueError: for policies that cannot be together.
+        """
+        modifiers = replace(self, clip=clip, group_clips=clips_of(param_groups, clip))
+        for policy in modifiers.clips:
+            if policy not in (self.clip, *self.clips):
+                warn_of_zero(policy)
+        return modifiers
+
+    @property
+    def clips(self) -> list[ClipPolicy]:
+        """The clip policies of a step, those of param groups among them, each once."""
+        return policies_of(self.clip, self.group_clips)
+
+    @property
+    def measures(self) -> bool:
+        """Whether a clip policy takes norms."""
+        return measures_any(self.clip, self.group_clips)
+
+    @property
+    def raising(self) -> ClipPolicy | None:
+        """The clip policy that raises for a norm that is not finite."""
+        found = (clip for clip in self.clips if getattr(clip, "nonfinite", None) == NonFinite.ERROR)
+        return next(found, None)
 
     @property
     def extensions(self) -> tuple[Extension, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip.checks import check_hyperparameters, check_new_parameters
+from torchclip.group_clip import check_keys
 
 if TYPE_CHECKING:
     from torchclip.optimizer import FusedOptimizer
@@ -50,11 +51,12 @@ def checked_group(
 
     Raises:
         ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
-        TypeError: for a parameter of a type that the rule does not take.
+        TypeError: for a parameter of a type that the rule does not take, and for an argument of the constructor.
         RuntimeError: for flags that contradict one another.
     """
     if not isinstance(param_group, dict) or isinstance(param_group["params"], set):
         return param_group
+    check_keys(param_group, len(param_groups), clips_itself=cls.spec.clips_itself)
     completed = {**defaults, **param_group}
     check_hyperparameters(completed, cls.hyperparameter_checks)
     for key in ("weight_decay", "decoupled_weight_decay", "maximize"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, overload
 
 import torch
@@ -17,16 +16,18 @@ from torchclip.amp import scaling_of
 from torchclip.backend import Backend
 from torchclip.checkpoint import all_or_nothing, unpacked
 from torchclip.checks import Check, check_hyperparameters
-from torchclip.clip import ClipPolicy, Scope, as_clip_policy, warn_of_zero
+from torchclip.clip import ClipPolicy, Scope
 from torchclip.extensions import Extension
+from torchclip.group_clip import KEY as CLIP
+from torchclip.group_clip import check_keys, clips_of
 from torchclip.hooks import hook_step
 from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.new_group import check_params, checked_group
-from torchclip.plan import NON_FINITE, STEPPED, configuration, make_plan
+from torchclip.plan import GROUPS_CHANGED, NON_FINITE, STEPPED, make_plan
 from torchclip.sharded import refuse_sharded
-from torchclip.shared import checked_seed, complete_shared, forget_norms
+from torchclip.shared import checked_seed, complete_shared
 from torchclip.state import check_all, create_state, drop_state, nonfinite_error, without_unstarted
 from torchclip.step_size import AdaLossStep, StepSize, check_closure, checked_loss
 from torchclip.steppable import leading_device
@@ -58,7 +59,7 @@ class FusedOptimizer(MeasuredOptimizer):
         *,
         clip: ClipPolicy | float | None,
         step_size: StepSize | None,
-        extensions: Iterable[Extension],
+        extensions: Iterable[Extension] | None,
         seed: int | None,
         backend: Backend | None,
     ) -> None:
@@ -73,6 +74,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._compose()
         self._forget_plan()
         super().__init__(params, defaults)
+        self._modifiers = self._modifiers.with_clips(self.clip, self.param_groups)
         self.backend  # noqa: B018  an unavailable backend is an error of the constructor
 
     def _compose(self) -> None:
@@ -97,26 +99,6 @@ class FusedOptimizer(MeasuredOptimizer):
         )
 
     # What a user sets and reads; what a step measured is in MeasuredOptimizer.
-
-    @property
-    def clip(self) -> ClipPolicy | None:
-        """The clip policy; assigning a number or a policy changes it from the next step on, and starts its memory."""
-        return self._modifiers.clip
-
-    @clip.setter
-    def clip(self, clip: ClipPolicy | float | None) -> None:
-        modifiers = replace(self._modifiers, clip=as_clip_policy(clip))
-        if modifiers.clip != self._modifiers.clip:
-            warn_of_zero(modifiers.clip)
-        refuse_sharded(self.param_groups, modifiers, self.spec)
-        if modifiers.clip != self._modifiers.clip:
-            forget_norms(self.param_groups)
-        self._modifiers = modifiers
-        self._complete_shared()
-        if self._last.report is not None:
-            self._last.report = self._last.report.without_measurements()
-        if self._plan is not None:
-            self._plan.configure(configuration(self._modifiers))
 
     @property
     def backend(self) -> str:
@@ -187,6 +169,9 @@ class FusedOptimizer(MeasuredOptimizer):
         attention = plan.refresh(self.param_groups, self.state)
         created: list[tuple[int, Tensor, str]] = []
         if attention:
+            if attention[0] == GROUPS_CHANGED:
+                self._set_clips(self.clip)
+                return self._run(loss, grad_scale, found_inf)
             if not self._still_served():
                 return self._run(loss, grad_scale, found_inf)
             on_device = self.backend in backends.ON_DEVICE
@@ -206,10 +191,14 @@ class FusedOptimizer(MeasuredOptimizer):
             if outcome != STEPPED:
                 drop_state(self.state, created)
         if outcome == NON_FINITE:
-            raise nonfinite_error(self._named_parameters(), self.clip)
+            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
 
     def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         check_all(self.spec, self._named_parameters(), self.state)
+        for index, group in enumerate(self.param_groups):
+            check_keys(group, index, clips_itself=self.spec.clips_itself)
+        if clips_of(self.param_groups, self.clip) != self._modifiers.group_clips:
+            self._set_clips(self.clip)
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
             self._last.report = reference.step(
                 self.spec,
@@ -223,7 +212,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 before=self._last.report,
             )
         if self._last.report.nonfinite:
-            raise nonfinite_error(self._named_parameters(), self.clip)
+            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
 
     # The life of the plan.
 
@@ -259,10 +248,13 @@ class FusedOptimizer(MeasuredOptimizer):
         super().add_param_group(group)
         if self._backend is None:  # the constructor's: it chooses once, at its end
             return
+        before = self._modifiers
         try:
+            self._modifiers = before.with_clips(before.clip, self.param_groups)
             self._choose_anew()
         except ValueError:
             self.param_groups.pop()
+            self._modifiers = before
             raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -271,9 +263,14 @@ class FusedOptimizer(MeasuredOptimizer):
             super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out."""
+        """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out.
+
+        So are clip policies: they are no state, neither the optimizer's nor those of param groups.
+        """
         saved = super().state_dict()
-        return {**saved, "state": without_unstarted(self.spec, saved["state"], sorted(self._unstarted_positions()))}
+        state = without_unstarted(self.spec, saved["state"], sorted(self._unstarted_positions()))
+        groups = [{key: value for key, value in group.items() if key != CLIP} for group in saved["param_groups"]]
+        return {**saved, "state": state, "param_groups": groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         has_flag = "differentiable" in {**vars(self), **state}["defaults"]

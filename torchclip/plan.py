@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from torchclip import backend as backends
@@ -17,6 +18,7 @@ from torchclip.clip import (
     ZClip,
 )
 from torchclip.extensions import drop_threshold
+from torchclip.group_clip import NOT_MEASURED
 from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep, SqrtDecay
@@ -27,9 +29,14 @@ if TYPE_CHECKING:
 
 Plan: TypeAlias = "_C.Plan | _C.CudaPlan | TritonPlan"
 
+GroupNumbers: TypeAlias = tuple[int, float, bool, int]
+"""Unit, limit, smooth and nonfinite of csrc/modifiers.h's ``GroupClip``."""
+
 NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP = range(6)
 NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE = range(3)
 STEPPED, SKIPPED, NON_FINITE = range(3)
+GROUPS_CHANGED = -1
+"""What ``refresh`` returns in place of positions: param groups have other clip policies than the plan."""
 SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
@@ -41,7 +48,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) 
         from torchclip.triton_plan.plan import make_plan as make_triton_plan  # which imports Triton
 
         triton_plan = make_triton_plan(spec, scope, backends.served_device(backend), extension)
-        triton_plan.configure(configuration(modifiers))
+        triton_plan.configure(configuration(modifiers), group_numbers(modifiers))
         return triton_plan
     assert extension is not None, "a compiled backend is chosen only where the extension is"
     plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
@@ -53,13 +60,13 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) 
         [scalar.name for scalar in spec.scalars],
         SCOPES.index(scope),
     )
-    plan.configure(configuration(modifiers))
+    plan.configure(configuration(modifiers), group_numbers(modifiers))
     return plan
 
 
 def configuration(modifiers: Modifiers) -> dict[str, float]:
     """The modifiers as csrc/modifiers.h reads them: a number for each field."""
-    numbers: dict[str, float] = {**_clip(modifiers.clip)}
+    numbers: dict[str, float] = {**_clips(modifiers)}
     if isinstance(modifiers.step_size, AdaLossStep):
         numbers |= {"step_size": LOSS_STEP_SIZE, "alpha": modifiers.step_size.alpha, "c": modifiers.step_size.c}
     elif isinstance(modifiers.step_size, SqrtDecay):
@@ -75,6 +82,26 @@ def configuration(modifiers: Modifiers) -> dict[str, float]:
     if modifiers.lookahead is not None:
         numbers |= {"lookahead_k": modifiers.lookahead.k, "lookahead_alpha": modifiers.lookahead.alpha}
     return numbers
+
+
+def group_numbers(modifiers: Modifiers) -> list[GroupNumbers]:
+    """The ``GroupClip`` of csrc/modifiers.h of each param group; none where no group has a policy of its own."""
+    if not modifiers.measures:
+        return []
+    return [
+        (NOT_MEASURED.unit, math.inf, False, 0)
+        if each.policy is None
+        else (each.unit, each.policy.max_norm, each.policy.smooth, NONFINITES.index(NonFinite(each.policy.nonfinite)))
+        for each in modifiers.group_clips
+    ]
+
+
+def _clips(modifiers: Modifiers) -> dict[str, float]:
+    groups = group_numbers(modifiers)
+    if groups:
+        strictest = max(nonfinite for _, _, _, nonfinite in groups)
+        return {"clip": NORM_CLIP, "clip_scope": SCOPES.index(Scope.GROUP), "nonfinite": strictest}
+    return _clip(None if modifiers.group_clips else modifiers.clip)
 
 
 def _clip(clip: ClipPolicy | None) -> dict[str, float]:

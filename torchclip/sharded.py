@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from torchclip.checks import describe_parameter
-from torchclip.clip import measures
+from torchclip.clip import ClipPolicy, measures
 from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
 from torchclip.steppable import can_step
@@ -37,18 +37,23 @@ def refuse_sharded(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifie
     Raises:
         ValueError: for a DTensor under a policy or a rule that takes norms, or with random draws.
     """
-    if measures(modifiers.clip):
-        why = f"{modifiers.clip} would need the norms of all shards: leave clip out, and call "
-        why += "torchclip.clip_grad_norm_(parameters, max_norm) before step(), which adds them up"
-    elif spec.clips_itself:
-        why = f"{spec.name} would need the norms of all shards: choose a rule that takes none, SGD or AdamW say"
-    elif modifiers.draws:
-        why = "noise and dropout number the elements that a process holds, so that two shards would draw alike: "
-        why += "leave them out"
-    else:
-        return
+    own = [each.policy for each in modifiers.group_clips]
     for group_index, group in enumerate(param_groups):
-        for index, parameter in enumerate(group["params"]):
+        why = _reason(own[group_index] if group_index < len(own) else modifiers.clip, modifiers, spec)
+        for index, parameter in enumerate(group["params"] if why is not None else ()):
             if is_sharded(parameter) and can_step(parameter):
                 name = describe_parameter(param_groups, group_index, index)
                 raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")
+
+
+def _reason(clip: ClipPolicy | None, modifiers: Modifiers, spec: RuleSpec) -> str | None:
+    """Why a param group under this policy cannot hold shards; None where it can."""
+    if measures(clip):
+        why = f"{clip} would need the norms of all shards: leave clip out, and call "
+        return why + "torchclip.clip_grad_norm_(parameters, max_norm) before step(), which adds them up"
+    if spec.clips_itself:
+        return f"{spec.name} would need the norms of all shards: choose a rule that takes none, SGD or AdamW say"
+    if modifiers.draws:
+        why = "noise and dropout number the elements that a process holds, so that two shards would draw alike: "
+        return why + "leave them out"
+    return None

@@ -123,10 +123,12 @@ void for_each_task(const Tables& tables, const Body& body, bool reverse) {
 void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, bool by_rows,
                std::vector<Partial>& partials) {
   partials.assign(by_rows ? static_cast<size_t>(tables.row_partials) : tables.chunks.size(), Partial{});
+  const bool skips = measure == Measure::kRawGradient && !tables.measured_groups.empty();
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
     const RowSpan span = by_rows ? tables.row_spans[static_cast<size_t>(index)] : RowSpan{0, 0, index};
     const Work work = work_of(tables, loops, chunk);
+    if (skips && tables.measured_groups[static_cast<size_t>(work.tensor.group)] == 0) return;
     for_each_run(work, chunk, false, [&](const Operands& operands, int64_t begin) {
       measure_run(work, measure, by_rows, operands, begin, span.first, &partials[static_cast<size_t>(span.partial)]);
     });

@@ -147,11 +147,12 @@ struct RowSums {
 struct FinishArguments {
   UnitSums sums;
   RowSums row_sums;
-  double* grad_norm;    // [units], written
-  double* clip_factor;  // [units], written
-  double* counters;     // [2]: steps taken that measured a factor, those of them in which one was below 1
-  double* norm_count;   // of the policies that remember norms, read and written
-  double* norm_mean;    // ZClip's
+  const GroupClip* group_clips;  // [param groups], which are the units then; null: no group has a policy of its own
+  double* grad_norm;             // [units], written
+  double* clip_factor;           // [units], written
+  double* counters;              // [2]: steps taken that measured a factor, those of them in which one was below 1
+  double* norm_count;            // of the policies that remember norms, read and written
+  double* norm_mean;             // ZClip's
   double* norm_variance;
   double* norm_window;      // AutoClip's: [window]
   const void* loss;         // of AdaLossStep

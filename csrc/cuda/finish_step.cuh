@@ -69,10 +69,18 @@ __device__ __forceinline__ double window_percentile(const FinishArguments& finis
   return nearest[0] + (rank - below) * (nearest[1] - nearest[0]);
 }
 
-// Norm and factor of one unit, by one thread. The factor of a policy that remembers norms comes later.
+// In place of the sum of a group without gradients.
+constexpr double kNoSum = -1.0;
+
+// Norm and factor of one unit, by one thread. The factor of a policy that remembers norms comes later, and where groups
+// have policies of their own both do: the sum is left in place of the factor.
 __device__ __forceinline__ void take_unit(const FinishArguments& finish, int unit, const Partial& sum, bool is_empty,
                                           Decision& decision) {
   const Modifiers& m = finish.modifiers;
+  if (finish.group_clips != nullptr) {
+    finish.clip_factor[unit] = is_empty ? kNoSum : sum.gradient;
+    return;
+  }
   const double norm = is_empty ? 0.0 : sqrt(sum.gradient);
   double factor = 1.0;
   if (!is_empty && m.clip_kind() == ClipKind::kNorm) factor = clip_factor(norm, m.limit, m.smooth != 0);
@@ -81,6 +89,40 @@ __device__ __forceinline__ void take_unit(const FinishArguments& finish, int uni
   finish.clip_factor[unit] = factor;
   if (!is_finite(norm)) atomicOr(&decision.is_nonfinite, 1);
   if (factor < 1) atomicOr(&decision.clips, 1);
+}
+
+// The sum of the groups that are in one norm with this one, added in their order. By one thread.
+__device__ __forceinline__ double joined_sum(const FinishArguments& finish, int group) {
+  const int32_t unit = finish.group_clips[group].unit;
+  double sum = kNoSum;
+#pragma unroll 1
+  for (int other = unit; unit >= 0 && other < finish.sums.units; ++other) {
+    const double own = finish.clip_factor[other];
+    if (finish.group_clips[other].unit == unit && own != kNoSum) sum = sum == kNoSum ? own : sum + own;
+  }
+  return sum;
+}
+
+// Norm and factor of every param group, where groups have policies of their own. All threads must call it.
+__device__ __forceinline__ void take_groups(const FinishArguments& finish, Decision& decision) {
+  const int groups = finish.sums.units;
+#pragma unroll 1
+  for (int group = static_cast<int>(threadIdx.x); group < groups; group += kThreads)
+    finish.grad_norm[group] = joined_sum(finish, group);
+  __syncthreads();  // all have read the sums, which the factors replace
+#pragma unroll 1
+  for (int group = static_cast<int>(threadIdx.x); group < groups; group += kThreads) {
+    const GroupClip& clip = finish.group_clips[group];
+    const double sum = finish.grad_norm[group];
+    const double norm = sum == kNoSum ? 0.0 : sqrt(sum);
+    const double factor = sum == kNoSum ? 1.0 : clip_factor(norm, clip.limit, clip.smooth != 0);
+    finish.grad_norm[group] = norm;
+    finish.clip_factor[group] = factor;
+    const bool refuses = static_cast<NonFinite>(clip.nonfinite) != NonFinite::kPropagate;
+    if (refuses && !is_finite(norm)) atomicOr(&decision.is_nonfinite, 1);
+    if (factor < 1) atomicOr(&decision.clips, 1);
+  }
+  __syncthreads();
 }
 
 // The factor of a policy that takes one norm over all parameters and remembers it, and what it remembers where the
@@ -178,6 +220,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   });
   if (!decides) return;
   __syncthreads();
+  if (finish.group_clips != nullptr && finish.sums.units > 0) take_groups(finish, decision);
   const bool adapts =
       finish.sums.units > 0 && (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
   double percentile = -1.0;

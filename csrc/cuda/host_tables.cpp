@@ -104,21 +104,25 @@ class Builder {
   size_t run_of(const Member& member) {
     const unsigned stages = shape_.stages[static_cast<size_t>(member.group)] | (shape_.by_rows() ? kRowFactors : 0u);
     const Bucket bucket{0, member.dtype, member.state_dtype, member.used_slots, stages};
-    const auto same = [&](const Run& run) { return run.bucket == bucket; };
+    const bool is_measured = shape_.measures(member.group);
+    const auto same = [&](const Run& run) { return run.bucket == bucket && run.is_measured == is_measured; };
     const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
     if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
-    Run run{bucket, find_launchers(rule_.name, bucket)};
+    Run run{bucket, is_measured, find_launchers(rule_.name, bucket)};
     TORCH_INTERNAL_ASSERT(run.launchers.update != nullptr, "no kernel is compiled for a bucket of rule ", rule_.name);
     tables_.runs.push_back(run);
     return tables_.runs.size() - 1;
   }
 
-  // Runs whose norms one launch can take, those of a type, follow one another.
+  // Runs whose norms one launch can take, those of a type that are measured, follow one another.
   void sort_runs() {
     std::vector<size_t> order(tables_.runs.size()), places(tables_.runs.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
-      return tables_.runs[a].bucket.parameter_dtype < tables_.runs[b].bucket.parameter_dtype;
+      const Run &one = tables_.runs[a], &other = tables_.runs[b];
+      if (one.bucket.parameter_dtype != other.bucket.parameter_dtype)
+        return one.bucket.parameter_dtype < other.bucket.parameter_dtype;
+      return one.is_measured && !other.is_measured;
     });
     std::vector<Run> runs;
     for (size_t place = 0; place < order.size(); ++place) {

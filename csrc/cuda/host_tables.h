@@ -17,18 +17,24 @@ struct Shape {
   bool clips_rows = false;   // a policy keeps rows apart
   bool rule_rows = false;    // the rule does
   Scope clip_scope = Scope::kOptimizer;
-  std::vector<unsigned> stages;  // [groups]
-  bool row_per_tensor = false;   // every tensor has coefficients of its own
-  bool fresh = false;            // the first step with a state differs from later ones
+  std::vector<GroupClip> group_clips;  // [groups], or empty where no group has a policy of its own
+  std::vector<unsigned> stages;        // [groups]
+  bool row_per_tensor = false;         // every tensor has coefficients of its own
+  bool fresh = false;                  // the first step with a state differs from later ones
   bool lookahead = false;
   bool operator==(const Shape&) const = default;
 
   bool by_rows() const { return clips_rows || rule_rows; }
+  // Whether the pass for the policy looks at a group's gradients.
+  bool measures(int32_t group) const {
+    return group_clips.empty() || group_clips[static_cast<size_t>(group)].is_measured();
+  }
 };
 
 // Chunks that one launch of each pass serves: those of tensors with the same types, slots and stages.
 struct Run {
   Bucket bucket;
+  bool is_measured;  // by the pass for the clip policy
   Launchers launchers;
   int64_t first = 0, count = 0;          // chunks
   int32_t pieces = 1;                    // of the longest one, see PassArguments

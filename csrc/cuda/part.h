@@ -126,6 +126,7 @@ class Part {
   Section<DeviceLongRow> long_rows_;
   Section<RowSource> sources_;
   Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
+  Section<GroupClip> group_clips_;
   Section<void*> rule_sums_;
   Section<const void*> gradients_;
   Section<GroupNumbers> groups_;

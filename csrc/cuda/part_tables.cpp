@@ -58,6 +58,7 @@ void Part::reserve_tables(const Members& members) {
   clip_units_ = image_.reserve<int32_t>(tables_.clip_units.size());
   rule_units_ = image_.reserve<int32_t>(tables_.rule_units.size());
   row_unit_ = image_.reserve<int32_t>(tables_.row_unit.size());
+  group_clips_ = image_.reserve<GroupClip>(shape_.group_clips.size());
   const size_t sums = rule_.sums_norms && !shape_.rule_rows ? unit_count(shape_.rule_scope, members) : 0;
   rule_sums_ = image_.reserve<void*>(sums);
   sum_is_double_ = image_.reserve<int32_t>(sums);
@@ -75,6 +76,7 @@ void Part::reserve_tables(const Members& members) {
   image_.set(clip_units_, tables_.clip_units, stream_);
   image_.set(rule_units_, tables_.rule_units, stream_);
   image_.set(row_unit_, tables_.row_unit, stream_);
+  image_.set(group_clips_, shape_.group_clips, stream_);
 }
 
 void Part::reserve_scratch(const Members& members, size_t devices) {
@@ -121,7 +123,7 @@ void Part::plan_launches() {
   directions_.clear();
   for (const Run& run : tables_.runs) {
     const Launchers& launchers = run.launchers;
-    if (shape_.clips_norms) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
+    if (shape_.clips_norms && run.is_measured) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
     if (shape_.clips_rows) plan_launch(launchers.row_norm, run.first_row, run.row_count, true, norms_);
     if (shape_.rule_rows) {
       plan_launch(launchers.row_direction_norm, run.first_row, run.row_count, false, directions_);
@@ -164,6 +166,7 @@ void Part::set_static_arguments() {
   finish_ = FinishArguments{};
   finish_.row_sums = row_sums;
   if (shape_.clips_rows) finish_.row_sums.row_factors = scratch(row_gradient_factors_);
+  finish_.group_clips = group_clips_.count > 0 ? image_.at(group_clips_) : nullptr;
   finish_.grad_norm = numbers(measured_.grad_norm);
   finish_.clip_factor = numbers(measured_.clip_factor);
   finish_.counters = numbers(counters_);

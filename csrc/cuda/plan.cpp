@@ -39,9 +39,10 @@ std::vector<int64_t> Plan::refresh(const py::list& param_groups, const py::dict&
   return attention;
 }
 
-void Plan::configure(const Modifiers& modifiers) {
+void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
-  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit);
+  group_clips_ = group_clips;
+  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
   reports_ = false;
   rebuild_ = true;
 }
@@ -53,6 +54,7 @@ Shape Plan::shape() const {
   shape.clips_norms = modifiers_.measures() && !shape.clips_rows;
   shape.rule_rows = rule_.sums_norms && scope_ == Scope::kRow;
   shape.clip_scope = shape.clips_norms ? modifiers_.scope() : Scope::kOptimizer;
+  shape.group_clips = group_clips_;
   shape.stages = stages_of(modifiers_, members_.groups());
   for (const Group& group : members_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
   shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
@@ -214,7 +216,12 @@ void Plan::gather(Scope scope) {
 // Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler handles
 // them.
 bool Plan::refuses_norm(const Inputs& inputs) const {
-  at::Tensor refused = at::isfinite(main_part().measured().grad_norm).all().logical_not();
+  const at::Tensor& norms = main_part().measured().grad_norm;
+  at::Tensor nonfinite = at::isfinite(norms).logical_not();
+  for (size_t group = 0; group < group_clips_.size(); ++group)
+    if (static_cast<NonFinite>(group_clips_[group].nonfinite) != NonFinite::kError)
+      nonfinite[static_cast<int64_t>(group)].fill_(false);
+  at::Tensor refused = nonfinite.any();
   if (inputs.found_inf.defined()) refused = refused.logical_and(inputs.found_inf.to(refused.device()).eq(0).all());
   py::gil_scoped_release release;
   return refused.item<bool>();

@@ -12,7 +12,7 @@ class Plan {
  public:
   // As those of torchclip::Plan.
   Plan(const std::string& rule, const Names& names, Scope scope);
-  void configure(const Modifiers& modifiers);
+  void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
   void clear() { members_.clear(); }
@@ -53,6 +53,7 @@ class Plan {
   const RuleEntry& rule_;
   Scope scope_;
   Modifiers modifiers_;
+  std::vector<GroupClip> group_clips_;  // [groups], or empty
   Members members_;
   Shape shape_;
   bool rebuild_ = true;

@@ -68,8 +68,11 @@ class RuleMeasurement:
 def measure_gradients(run: Run) -> PolicyMeasurement | None:
     """The norms of the raw gradients, and what the clip policy makes of them; None for one that measures nothing."""
     clip = run.modifiers.clip
-    if clip is None or isinstance(clip, ClipByValue):
+    if not run.modifiers.measures:
         return None
+    if run.modifiers.group_clips:
+        return _measure_groups(run)
+    assert clip is not None and not isinstance(clip, ClipByValue)
     if isinstance(clip, AdaptiveGradientClip):
         return _measure_units(run, clip)
     scope = Scope(clip.scope)
@@ -82,6 +85,30 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
     factor = torch.where(present, factor, 1.0)
     clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
     return PolicyMeasurement(norm, factor, clips, writes)
+
+
+def _measure_groups(run: Run) -> PolicyMeasurement:
+    """The norm and the factor of each param group, where groups have policies of their own: [groups].
+
+    Groups in one norm show it alike; of one that is not measured the norm is 0.
+    """
+    clips, sizes = run.modifiers.group_clips, run.group_sizes
+    is_measured = [clip.policy is not None for clip, size in zip(clips, sizes, strict=True) for _ in range(size)]
+    tensor_norms: list[Tensor | None] = [None] * sum(sizes)
+    for entry in run.entries():
+        if is_measured[entry.index]:
+            tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
+    own = policies.joint_norms(tensor_norms, sizes, Scope.GROUP).unbind()
+    present = policies.has_gradient(tensor_norms, sizes, Scope.GROUP).unbind()
+    norms, factors = [], []
+    for clip in clips:
+        together = [index for index, other in enumerate(clips) if other.unit == clip.unit]
+        norm = torch.linalg.vector_norm(torch.stack([own[index] for index in together]))
+        factor = torch.ones_like(norm) if clip.policy is None else clip.policy.factor(norm)
+        norms.append(norm)
+        factors.append(torch.where(torch.stack([present[index] for index in together]).any(), factor, 1.0))
+    factor = torch.stack(factors)
+    return PolicyMeasurement(torch.stack(norms), factor, policies.per_parameter(factor, sizes, Scope.GROUP).unbind())
 
 
 def _policy_factor(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.clip import ClipByValue, ClipPolicy, NonFinite, Scope
+from torchclip.clip import ClipByValue, NonFinite, Scope
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.norms import norm_dtype
 from torchclip.real_view import real_view
@@ -77,7 +77,7 @@ def step(
     run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
     by_rule = measure_directions(run) if spec.clips_itself else None
 
-    skipped, raises = _skipped(modifiers.clip, None if by_policy is None else by_policy.norm, found_inf)
+    skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy.norm), found_inf)
     taken = any(True for _ in run.entries()) and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
         for entry in run.entries():
@@ -123,15 +123,28 @@ def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tens
     return [clip if isinstance(clip, ClipByValue) else None] * sum(run.group_sizes)
 
 
-def _skipped(clip: ClipPolicy | None, norm: Tensor | None, found_inf: Tensor | None) -> tuple[Flag, bool]:
-    """Whether the step is skipped, and whether the caller raises; ``norm`` is what the policy has measured."""
-    handling = NonFinite.PROPAGATE if clip is None or isinstance(clip, ClipByValue) else NonFinite(clip.nonfinite)
-    skipped: Flag = False if found_inf is None else (found_inf != 0).any()
+def _handled(modifiers: Modifiers, norm: Tensor) -> list[tuple[NonFinite, Tensor]]:
+    """Norms, and what is done where one is not finite; ``norm`` is what the clip policies have measured."""
+    if modifiers.group_clips:
+        each = zip(modifiers.group_clips, norm.unbind(), strict=True)
+        return [(NonFinite(clip.policy.nonfinite), own) for clip, own in each if clip.policy is not None]
+    clip = modifiers.clip
+    assert clip is not None and not isinstance(clip, ClipByValue)
+    return [(NonFinite(clip.nonfinite), norm)]
+
+
+def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | None) -> tuple[Flag, bool]:
+    """Whether the step is skipped, and whether the caller raises."""
+    overflows: Flag = False if found_inf is None else (found_inf != 0).any()
+    skipped: Flag = overflows
     raises: Flag = False
-    if norm is not None and handling is not NonFinite.PROPAGATE:
+    for handling, norm in measured:
+        if handling is NonFinite.PROPAGATE:
+            continue
         nonfinite = ~norm.isfinite().all()
-        # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
-        raises = handling is NonFinite.ERROR and chosen(skipped, torch.zeros_like(nonfinite), nonfinite)
+        if handling is NonFinite.ERROR:
+            # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
+            raises = chosen(overflows, torch.zeros_like(nonfinite), nonfinite) | raises
         skipped = nonfinite | skipped
     if not torch.compiler.is_compiling():
         return bool(skipped), bool(raises)

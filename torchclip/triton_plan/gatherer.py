@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchclip.norms import Scope
+from torchclip.plan import GROUPS_CHANGED
 from torchclip.rule_specs import RULES
 from torchclip.triton_plan.address_table import ABSENT, addresses_of, check_table, write_columns
 from torchclip.triton_plan.group_numbers import Group
@@ -63,11 +64,21 @@ class Gatherer:
         self._spec = RULES[rule].over(over)
         self._hyperparameters = tuple(hyperparameters)
         sums = over if self._spec.by_scope is not None and over in (Scope.TENSOR, Scope.ROW) else None
+        self._own_clips = 0
         self._wanted = Wanted(torch.device(device).type, tuple(slots), tuple(scalars), sums, self._spec.takes_complex)
         self.clear()
 
-    def configure(self, lookahead: bool, by_rows: bool) -> None:
-        """Says whether there are slow weights, and whether the step clips by rows."""
+    def configure(self, lookahead: bool, by_rows: bool, own_clips: int = 0) -> None:
+        """Takes what the step does around the rule.
+
+        Args:
+            lookahead: there are slow weights.
+            by_rows: it clips by rows.
+            own_clips: how many param groups have their clip policies in the plan; 0 where no group has one of its own.
+        """
+        self._own_clips = own_clips
+        for group in self._groups:
+            group.remember_arguments()
         before = self._wanted
         self._wanted = replace(before, lookahead=lookahead, by_rows=by_rows)
         self._changed |= self._wanted != before
@@ -106,7 +117,8 @@ class Gatherer:
 
         Returns:
             The positions of parameters that cannot step as they are: state is missing, or the parameter, its gradient
-            or its state is of a kind that a fused step does not serve.
+            or its state is of a kind that a fused step does not serve. In their place ``GROUPS_CHANGED``, where param
+            groups have got other clip policies, or keys that belong to the optimizer.
 
         Raises:
             RuntimeError: for a number of a param group that lies on the device and is not the lr.
@@ -114,6 +126,8 @@ class Gatherer:
         """
         if not self._structure_matches(param_groups):
             self._read_structure(param_groups)
+        if self._own_clips not in (0, len(self._groups)) or any(group.arguments_changed() for group in self._groups):
+            return [GROUPS_CHANGED]
         self._read_groups()
         self._bind_states(state)
         gradients = [member.parameter.grad for member in self._members]

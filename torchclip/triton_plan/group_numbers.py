@@ -9,8 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from torchclip.group_clip import ARGUMENTS, KEY
 from torchclip.triton_plan.address_table import type_name
 from torchclip.triton_plan.kinds import is_number, is_plain
+
+ABSENT = object()
 
 PIPELINE_KEYS = ("weight_decay", "decoupled_weight_decay", "maximize")
 
@@ -25,6 +28,22 @@ class Group:
     pipeline: array[float] = field(default_factory=lambda: array("d"))  # of PIPELINE_KEYS
     lr: Tensor | None = None  # on the device; NaN in the numbers then
     used_slots: int = 0
+    clip: Any = ABSENT  # the group's own policy as the plan was configured for it
+    keys: int = 0  # of the dict, when they were last looked at
+
+    def remember_arguments(self) -> None:
+        """The plan is configured for what stands there."""
+        self.clip, self.keys = self.dict.get(KEY, ABSENT), len(self.dict)
+
+    def arguments_changed(self) -> bool:
+        """Whether there is another clip policy, or a new key that belongs to the optimizer."""
+        if self.dict.get(KEY, ABSENT) is not self.clip:
+            return True
+        if len(self.dict) != self.keys:
+            if any(key in self.dict for key in (*ARGUMENTS, "scope")):
+                return True
+            self.keys = len(self.dict)
+        return False
 
     def read(self, hyperparameters: Sequence[str], device: str) -> None:
         """Re-reads the numbers.

@@ -123,6 +123,7 @@ class Memory:
             "rule_chunks": self.rule_units + 1,
             "row_unit": 2,
             "policy": columns.POLICY_COLUMNS,
+            "group_clips": len(self._settings.groups) * columns.GROUP_CLIP_COLUMNS,
             "sum_is_double": sums,
         }
 
@@ -136,6 +137,7 @@ class Memory:
         image.set("rule_chunks", tables.unit_chunks(tables.shape.rule_scope))
         image.set("row_unit", torch.tensor([0, tables.row_partials], device="cpu"))
         image.set("policy", self._settings.policy_table())
+        image.set("group_clips", self._settings.group_table())
         self._sources = torch.tensor(tables.sources, dtype=torch.int64, device="cpu").reshape(
             -1, columns.SOURCE_COLUMNS
         )
@@ -278,12 +280,16 @@ class Memory:
             "rows": self.rows,
             "row_count": len(tables.sources),
             "fresh": self.new,
-            "blocks": sum(len(run.row_chunks if by_rows else run.chunks) for run in tables.runs),
+            "blocks": sum(
+                len(run.row_chunks if by_rows else run.chunks) for run in tables.runs if run.is_measured or not first
+            ),
             "blocks_done": self._done[0 if first else 4 :],
             "long_row_count": len(tables.long_rows),
             "row_factors": factors,
         }
-        for name in ("sources", "groups", "lrs", "policy", "long_rows", "tensors", "rule_sums", "sum_is_double"):
+        for name in (
+            "sources", "groups", "lrs", "policy", "group_clips", "long_rows", "tensors", "rule_sums", "sum_is_double",
+        ):  # fmt: skip
             places[name] = image.integers(name)
         table = torch.zeros(columns.PLACE_COLUMNS, dtype=torch.int64, device="cpu")
         for name, place in places.items():

@@ -120,6 +120,8 @@ class Passes:
             if name == "row_chunks" and access == columns.ALIGNED:
                 access = columns.ANYHOW  # rows begin anywhere
             end = begin + len(chunks)
+            if not tables.is_measured:
+                break  # they come last
             if result and result[-1][:2] == (tables.run.dtype, access):
                 begin -= len(result.pop()[2])
             result.append((tables.run.dtype, access, table[begin:end]))
@@ -210,7 +212,7 @@ class Passes:
         numbers = memory.step if finished else None
         for run, programs, pieces, chunks, zeros in self._updates:
             launch(
-                self._compiled, ("update", run, finished), update.update_kernel, programs, self._block.warps,
+                self._compiled, ("update", run, pieces, finished), update.update_kernel, programs, self._block.warps,
                 *self._tensors, chunks, rows, numbers, self._draws, self._policy, memory.row_gradient_factors,
                 memory.row_step_factors, zeros, pieces, run,
             )  # fmt: skip

@@ -6,7 +6,7 @@ gradients is the compiled one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchclip.norms import NonFinite, Scope
-from torchclip.plan import NO_CLIP, NON_FINITE, SCOPES, STEPPED, UNIT_CLIP
+from torchclip.plan import NO_CLIP, NON_FINITE, NONFINITES, SCOPES, STEPPED, UNIT_CLIP, GroupNumbers
 from torchclip.rule_spec import RuleSpec
 from torchclip.steppable import leading_device
 from torchclip.triton_plan import columns
@@ -62,10 +62,10 @@ class TritonPlan:
 
     # The interface that the optimizer uses.
 
-    def configure(self, numbers: Mapping[str, float]) -> None:
-        """Takes the modifiers as ``torchclip.plan.configuration`` gives them."""
-        self._settings = Settings(numbers)
-        self._gatherer.configure(self._settings.looks_ahead, self._settings.clip == UNIT_CLIP)
+    def configure(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
+        """Takes the modifiers as ``torchclip.plan.configuration`` and ``group_numbers`` give them."""
+        self._settings = Settings(numbers, groups)
+        self._gatherer.configure(self._settings.looks_ahead, self._settings.clip == UNIT_CLIP, len(groups))
         self._reports = False
         self._rebuild = True
 
@@ -182,7 +182,11 @@ class TritonPlan:
         """Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler
         handles them."""
         assert self._memory is not None
-        refused = ~self._memory.measured["grad_norm"].isfinite().all()
+        nonfinite = ~self._memory.measured["grad_norm"].isfinite()
+        if self._settings.groups:
+            raises = [NONFINITES[each[-1]] is NonFinite.ERROR for each in self._settings.groups]
+            nonfinite &= torch.tensor(raises, device=nonfinite.device)
+        refused = nonfinite.any()
         if inputs.found_inf is not None:
             refused &= (inputs.found_inf == 0).all()
         return bool(refused)
@@ -227,6 +231,7 @@ class TritonPlan:
             clips_norms=clips_norms,
             rule_rows=spec.by_scope is not None and self._scope is Scope.ROW,
             clip_scope=clip_scope,
+            measured_groups=tuple(unit >= 0 for unit, *_ in settings.groups) or (True,) * len(self._groups),
             rule_scope=self._scope,
             stages=self._stages(),
             fresh=fresh,

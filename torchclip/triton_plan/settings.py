@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torchclip.plan import (
     SQRT_STEP_SIZE,
     VALUE_CLIP,
     Z_CLIP,
+    GroupNumbers,
 )
 from torchclip.rule_spec import RuleSpec
 from torchclip.triton_plan import columns
@@ -49,9 +50,10 @@ STAGES = {
 
 
 class Settings:
-    """The modifiers, from the numbers that ``torchclip.plan.configuration`` gives."""
+    """The modifiers, from the numbers that ``torchclip.plan.configuration`` and ``group_numbers`` give."""
 
-    def __init__(self, numbers: Mapping[str, float]) -> None:
+    def __init__(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
+        self.groups = tuple(groups)
         self.numbers = {"limit": torch.inf, "b0": 1.0, "clip_scope": 0, "nonfinite": 0, "step_size": 0, **numbers}
         self.clip = int(self.numbers["clip"])
         self.measures = self.clip not in (NO_CLIP, VALUE_CLIP)
@@ -80,6 +82,7 @@ class Settings:
             fresh=fresh,
             counts_clips=not self.measures,
             sums_units=sums_units,
+            by_group=bool(self.groups),
         )
 
     def policy_table(self) -> Tensor:
@@ -87,6 +90,15 @@ class Settings:
         table = torch.zeros(columns.POLICY_COLUMNS, dtype=torch.float64, device="cpu")
         for name, column in POLICY_NUMBERS.items():
             table[column] = float(self.numbers.get(name, 0.0))
+        return table
+
+    def group_table(self) -> Tensor:
+        """The policies of param groups, where groups have their own: float64 [groups, GROUP_CLIP_COLUMNS]."""
+        table = torch.zeros(len(self.groups), columns.GROUP_CLIP_COLUMNS, dtype=torch.float64, device="cpu")
+        for row, (unit, limit, smooth, nonfinite) in zip(table, self.groups, strict=True):
+            row[columns.GROUP_CLIP_UNIT], row[columns.GROUP_CLIP_LIMIT] = unit, limit
+            row[columns.GROUP_CLIP_SMOOTH] = smooth
+            row[columns.GROUP_CLIP_REFUSES] = NONFINITES[nonfinite] is not NonFinite.PROPAGATE
         return table
 
     def shared_numbers(self) -> dict[str, int]:

@@ -58,6 +58,7 @@ class Shape:
         clips_norms: it measures norms of another kind.
         rule_rows: the rule takes its norms over rows.
         clip_scope: of the policy.
+        measured_groups: of each param group, whether the pass for the policy looks at it.
         rule_scope: of a rule that clips itself.
         stages: of each param group.
         fresh: the first step with a state differs from others.
@@ -72,6 +73,7 @@ class Shape:
     clips_norms: bool
     rule_rows: bool
     clip_scope: Scope
+    measured_groups: tuple[bool, ...]
     rule_scope: Scope
     stages: tuple[int, ...]
     fresh: bool
@@ -92,6 +94,7 @@ class RunTables:
     """The chunks of tensors that one launch serves."""
 
     run: Run
+    is_measured: bool  # by the pass for the clip policy
     chunks: list[tuple[int, ...]] = field(default_factory=list)
     row_chunks: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -142,7 +145,7 @@ class Tables:
         if shape.by_rows:
             self._add_row_chunks(runs)
         # Launches of one kind follow one another.
-        self.runs.sort(key=lambda tables: (tables.run.dtype, tables.run.access))
+        self.runs.sort(key=lambda tables: (not tables.is_measured, tables.run.dtype, tables.run.access))
 
     def units(self, scope: Scope) -> int:
         """How many units a scope has, each of which has norms of its own; rows are one unit here."""
@@ -217,10 +220,11 @@ class Tables:
         )
         if size == 2 and self._keeps_little(run):
             run = run._replace(block=self.block.half_elements)
+        is_measured = self.shape.measured_groups[member.group]
         for tables in self.runs:
-            if tables.run == run:
+            if tables.run == run and tables.is_measured == is_measured:
                 return tables
-        self.runs.append(RunTables(run))
+        self.runs.append(RunTables(run, is_measured))
         return self.runs[-1]
 
     def _keeps_little(self, run: Run) -> bool:
