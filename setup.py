@@ -36,10 +36,10 @@ ROOT = Path(__file__).resolve().parent
 # errno and floating-point traps are never looked at here, and honouring them keeps sqrt and min from being vectorised.
 # -g0: Python's own flags often carry -g, which makes the library ten times as large.
 # The standard too: torch 2.11 would choose C++17, and leaves alone what is chosen here.
-COMPILE_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fvisibility=hidden"]
+COMPILE_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 COMPILE_FLAGS += ["-Wall", "-g0"]
-# The link has no -fopenmp: it would add the system's libgomp to the one that torch brings, two thread pools in one
-# process. Left undefined, the GOMP_ symbols resolve to torch's copy, which is loaded first.
+# No -fopenmp: the link would add the compiler's runtime to the one that torch brings, two thread pools in one process.
+# csrc/cpu/parallel.h calls torch's copy, which is loaded first, by name.
 
 
 def compiler() -> str | None:

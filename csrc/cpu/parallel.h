@@ -2,28 +2,49 @@
 // a parameter stays in its own cache.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+
+// The OpenMP runtime that torch has loaded, by the functions that g++ makes of a parallel region. They are called by
+// name because another compiler's regions call another runtime: clang's would need LLVM's, which torch does not bring,
+// and to link one is two thread pools in one process. LLVM's and Intel's runtimes have these functions too.
+extern "C" {
+void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+int omp_get_num_threads() noexcept;
+int omp_get_thread_num() noexcept;
+}
 
 namespace torchclip::cpu {
 
 // Below this many parameters a second thread is not worth waking for.
 constexpr int64_t kSerialItems = 256;
 
+// How many the calling thread may use, itself included: what torch.set_num_threads says in it, and 1 within a parallel
+// region. In csrc/threads.cpp, since it asks torch.
+int thread_count();
+
+// Calls `body(thread, threads)` in up to `wanted` threads, which the runtime may have fewer of.
+template <class Body>
+void run_in_threads(int wanted, const Body& body) {
+  const auto run = [](void* data) noexcept {
+    (*static_cast<const Body*>(data))(omp_get_thread_num(), omp_get_num_threads());
+  };
+  GOMP_parallel(run, const_cast<Body*>(&body), static_cast<unsigned>(wanted), 0);
+}
+
 // `most`: threads to wake.
 template <class Body>
 void for_each_item(int64_t count, const Body& body, int64_t most = std::numeric_limits<int>::max()) {
-  const bool serial = count < kSerialItems || omp_in_parallel();
-  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), most));
-  if (threads == 1) {
+  const int wanted = count < kSerialItems ? 1 : static_cast<int>(std::min<int64_t>(thread_count(), most));
+  if (wanted == 1) {
     for (int64_t item = 0; item < count; ++item) body(item);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t item = 0; item < count; ++item) body(item);
+  run_in_threads(wanted, [&](int thread, int threads) {
+    const int64_t end = count * (thread + 1) / threads;
+    for (int64_t item = count * thread / threads; item < end; ++item) body(item);
+  });
 }
 
 }  // namespace torchclip::cpu

@@ -92,8 +92,7 @@ template <class Body>
 void for_each_task(const Tables& tables, const Body& body, bool reverse) {
   const int64_t tasks = static_cast<int64_t>(tables.tasks.size());
   const bool small = tables.elements < kSerialElements && static_cast<int64_t>(tables.chunks.size()) < kSerialItems;
-  const bool serial = small || tasks < 2 || omp_in_parallel();
-  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), tasks));
+  const int threads = small || tasks < 2 ? 1 : static_cast<int>(std::min<int64_t>(thread_count(), tasks));
   std::vector<Share> shares(static_cast<size_t>(threads));
   for (int thread = 0; thread < threads; ++thread) {
     Share& share = shares[static_cast<size_t>(thread)];
@@ -114,8 +113,7 @@ void for_each_task(const Tables& tables, const Body& body, bool reverse) {
     work(0);
     return;
   }
-#pragma omp parallel num_threads(threads)
-  work(omp_get_thread_num());
+  run_in_threads(threads, [&](int thread, int) { work(thread); });
 }
 
 }  // namespace
