@@ -9,19 +9,13 @@
 #endif
 
 #include "../normal.h"
+#include "clones.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 // The header's own _mm512_undefined is taken for a mistake at every use.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #define TORCHCLIP_X86 1
-#endif
-
-#if defined(TORCHCLIP_CLONES)  // a test chooses one instruction set
-#elif defined(TORCHCLIP_X86)
-#define TORCHCLIP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define TORCHCLIP_CLONES
 #endif
 
 namespace torchclip::cpu {

@@ -1,5 +1,5 @@
 // The loops over the elements of one chunk. A plain loop over a scalar functor, which the compiler vectorises for each
-// instruction set; the best one is chosen when the library is loaded.
+// instruction set.
 #pragma once
 
 #include <type_traits>
@@ -7,12 +7,7 @@
 #include "../coefficients.h"
 #include "../rules/registry.h"
 #include "around.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define TORCHCLIP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define TORCHCLIP_CLONES
-#endif
+#include "clones.h"
 
 namespace torchclip::cpu {
 
@@ -48,7 +43,7 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
   const Streams<Functor, Slots, T, S> streams(operands);
   const int64_t count = operands.count;
   int32_t zeros = 0;
-#pragma GCC ivdep  // operands are different tensors: no alias checks
+  TORCHCLIP_NO_ALIAS
   for (int64_t i = 0; i < count; ++i) {
     C state[Functor::kSlots] = {};
     streams.read(i, state);
@@ -84,7 +79,7 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
     // A loop for each: the compiler vectorises none of those that it would have to make two of.
     const auto pass = [&](auto drops) __attribute__((always_inline)) {
       int32_t piece_zeros = 0;
-#pragma GCC ivdep
+      TORCHCLIP_NO_ALIAS
       for (int64_t i = 0; i < count; ++i) {
         C state[Functor::kSlots] = {};
         streams.read(done + i, state);
@@ -239,7 +234,7 @@ template <unsigned Stages, class T>
 TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Row& row, const uint32_t* words,
                                    uint32_t threshold, const float* normals, ComputeType<T>* out) {
   const auto pipeline = narrow<ComputeType<T>>(row.pipeline);
-#pragma GCC ivdep
+  TORCHCLIP_NO_ALIAS
   for (int64_t i = 0; i < count; ++i) {
     Draws draws;
     if constexpr ((Stages & kGradientDropout) != 0) draws.keeps_gradient = keeps(words[i], threshold);
@@ -251,7 +246,7 @@ TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Row& 
 template <class T>
 TORCHCLIP_CLONES void synchronise_loop(ComputeType<T>* slow, int64_t count, double alpha, T* parameter) {
   const auto weight = static_cast<ComputeType<T>>(alpha);
-#pragma GCC ivdep
+  TORCHCLIP_NO_ALIAS
   for (int64_t i = 0; i < count; ++i) {
     const ComputeType<T> value = synchronise(slow[i], load(parameter[i]), weight);
     slow[i] = value;
