@@ -7,8 +7,8 @@ torch is not a build requirement, since an isolated build would compile against 
 
 TORCHCLIP_BUILD chooses, and a choice that cannot be had is an error:
 
-    auto    (default) the compiled parts where torch and a compiler are found, else the Python parts, and why;
-            the CUDA passes where an nvcc is found, else without them, and why
+    auto    (default) the compiled parts where torch and a compiler are found that builds them, else the Python parts,
+            and why; the CUDA passes where an nvcc is found that does, else without them, and why
     cpu     the CPU passes
     cuda    the CUDA passes too; csrc/cuda/build.py lists their settings
     none    the Python parts
@@ -17,12 +17,8 @@ TORCHCLIP_BUILD chooses, and a choice that cannot be had is an error:
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import shutil
 import sys
 import sysconfig
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +26,6 @@ from types import ModuleType
 from setuptools import setup
 
 CHOICES = ("auto", "cpu", "cuda", "none")
-OLDEST_TORCH = (2, 11)
 ROOT = Path(__file__).resolve().parent
 
 # errno and floating-point traps are never looked at here, and honouring them keeps sqrt and min from being vectorised.
@@ -42,50 +37,25 @@ COMPILE_FLAGS += ["-Wall", "-g0"]
 # csrc/cpu/parallel.h calls torch's copy, which is loaded first, by name.
 
 
-def compiler() -> str | None:
-    """The C++ compiler command that torch.utils.cpp_extension will run, or None where there is none."""
-    if "CXX" not in os.environ and not shutil.which("c++") and shutil.which("g++"):
-        os.environ["CXX"] = "g++"
-    command = os.environ.get("CXX", "c++")
-    return command if shutil.which(shlex.split(command)[0]) else None
-
-
-def obstacle() -> str | None:
-    """Why nothing can be compiled here, with the remedy; None where they can."""
-    if not sys.platform.startswith("linux"):
-        return f"the compiled parts are for Linux, and this is {sys.platform}"
-    try:
-        torch_version = version("torch")
-    except PackageNotFoundError:
-        return (
-            "the build sees no torch: install torch, then run "
-            "`pip install --no-build-isolation .` (without that option pip hides the installed torch from the build)"
-        )
-    numbers = [int(number) for number in re.findall(r"\d+", torch_version)[:2]]
-    if tuple(numbers) < OLDEST_TORCH:
-        return f"torch {torch_version} is installed, and {'.'.join(map(str, OLDEST_TORCH))} or later is needed"
-    if compiler() is None:
-        return "no C++ compiler was found: install g++ or clang++, or name one in CXX"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return f"Python.h is not in {sysconfig.get_path('include')}: install Python's headers (python3-dev)"
-    return None
-
-
 def relative(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
 
 
-def cuda_build() -> ModuleType:
-    """csrc/cuda/build.py, which is in no package."""
-    spec = spec_from_file_location("torchclip_cuda_build", ROOT / "csrc" / "cuda" / "build.py")
+def load(name: str, *place: str) -> ModuleType:
+    """A file of csrc, which is no package."""
+    spec = spec_from_file_location(name, ROOT.joinpath("csrc", *place))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+BUILD = load("torchclip_build", "build.py")
+
+
 def extension(choice: str) -> dict:
     """setup()'s arguments for torchclip._C."""
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     # ninja may be installed in this environment without its folder being on PATH (`.venv/bin/pip install ...`).
@@ -97,9 +67,12 @@ def extension(choice: str) -> dict:
         sources=relative("*.cpp") + relative("cpu/*.cpp"),
         include_dirs=[str(ROOT / "csrc")],
         depends=relative("**/*.h"),
-        extra_compile_args=COMPILE_FLAGS,
+        # In every command, so that another torch in the same place has everything compiled again.
+        extra_compile_args=[*COMPILE_FLAGS, f'-DTORCHCLIP_TORCH="{torch.__version__}"'],
     )
-    command = cuda_build().add_kernels(module, BuildExtension, choice)
+    command = load("torchclip_cuda_build", "cuda", "build.py").add_kernels(module, BuildExtension, choice)
+    if choice == "auto":
+        command = BUILD.or_python_parts(command)
     return {"ext_modules": [module], "cmdclass": {"build_ext": command}}
 
 
@@ -109,12 +82,12 @@ def compiled_parts() -> dict:
         raise SystemExit(f"TORCHCLIP_BUILD={choice} is not one of {', '.join(CHOICES)}")
     if choice == "none":
         return {}
-    reason = obstacle()
+    reason = BUILD.obstacle()
     if reason is None:
         return extension(choice)
     if choice != "auto":
         raise SystemExit(f"TORCHCLIP_BUILD={choice} cannot be had: {reason}")
-    print(f"torchclip: the Python parts only, without compiled kernels: {reason}", file=sys.stderr)
+    print(f"{BUILD.PYTHON_PARTS} {reason}", file=sys.stderr)
     return {}
 
 

@@ -210,6 +210,31 @@ def test_a_kernel_that_does_not_compile_is_an_error_each_time(
             build.compile_kernels(build.find_toolkit(), build.objects)
 
 
+def test_auto_goes_on_without_kernels_that_do_not_compile(
+    fake_nvcc: Callable[..., Path], build: SimpleNamespace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_nvcc("13.0")
+    (build.kernels / "second.cu").write_text("syntax error")
+
+    class Command:
+        use_ninja = True
+        build_temp = build.objects
+
+        def build_extensions(self) -> None:
+            """Has no more to do."""
+
+    def module() -> SimpleNamespace:
+        return SimpleNamespace(sources=["plan.cpp"], depends=[], extra_compile_args=["-O3"], extra_link_args=["-lc10"])
+
+    left = module()
+    build.add_kernels(left, Command, "auto")().build_extensions()
+    assert {**vars(left), "depends": []} == vars(module())
+    said = capfd.readouterr().err
+    assert "torchclip: the CPU passes only, without those for CUDA: " in said and "nvcc failed for second.cu" in said
+    with pytest.raises(SystemExit, match=r"nvcc failed for second\.cu"):
+        build.add_kernels(module(), Command, "cuda")().build_extensions()
+
+
 @pytest.mark.skipif(_nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")
 def test_the_runtime_is_linked_statically_and_exported_to_nobody(
     build: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

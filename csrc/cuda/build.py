@@ -29,6 +29,8 @@ OLDEST_CUDA = (12, 1)
 DEFAULT_ARCHITECTURES = "80;90"
 COMPILE_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
+CPU_ONLY = "torchclip: the CPU passes only, without those for CUDA:"
+
 
 class Unavailable(Exception):
     """Why the CUDA passes cannot be built here, with the remedy."""
@@ -138,7 +140,7 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
     Args:
         module: the Extension; its sources, flags and libraries are added to.
         build_extension: torch's command class.
-        choice: TORCHCLIP_BUILD; ``"auto"`` goes on without CUDA where ``"cuda"`` fails.
+        choice: TORCHCLIP_BUILD; ``"auto"`` goes on without CUDA where ``"cuda"`` fails, be it that nvcc does.
 
     Returns:
         The command class to build with.
@@ -153,8 +155,9 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
     except Unavailable as error:
         if choice == "cuda":
             raise SystemExit(f"TORCHCLIP_BUILD=cuda cannot be had: {error}") from None
-        print(f"torchclip: the CPU passes only, without those for CUDA: {error}", file=sys.stderr)
+        print(f"{CPU_ONLY} {error}", file=sys.stderr)
         return build_extension
+    without = {name: list(getattr(module, name)) for name in ("sources", "extra_compile_args", "extra_link_args")}
     module.sources += _files("*.cpp")
     module.depends += _files("*.cu*")
     module.extra_compile_args += ["-DTORCHCLIP_CUDA", f'-DTORCHCLIP_CUDA_BUILD="{toolkit.description}"']
@@ -164,7 +167,13 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
 
     class WithKernels(build_extension):
         def build_extensions(self) -> None:
-            module.extra_objects = compile_kernels(toolkit, Path(self.build_temp, "cuda").resolve())
+            try:
+                module.extra_objects = compile_kernels(toolkit, Path(self.build_temp, "cuda").resolve())
+            except SystemExit as error:
+                if choice == "cuda":
+                    raise
+                print(f"{CPU_ONLY} {error}", file=sys.stderr)
+                vars(module).update(without)
             if not self.use_ninja:
                 self.compiler.compile = _in_parallel(self.compiler.compile)
             super().build_extensions()

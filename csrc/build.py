@@ -1,0 +1,70 @@
+"""What setup.py asks before it compiles, and what becomes of a build that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+OLDEST_TORCH = (2, 11)
+PYTHON_PARTS = "torchclip: the Python parts only, without compiled kernels:"
+
+
+def compiler() -> str | None:
+    """The C++ compiler command that torch.utils.cpp_extension will run, or None where there is none."""
+    if "CXX" not in os.environ and not shutil.which("c++") and shutil.which("g++"):
+        os.environ["CXX"] = "g++"
+    command = os.environ.get("CXX", "c++")
+    return command if shutil.which(shlex.split(command)[0]) else None
+
+
+def obstacle() -> str | None:
+    """Why nothing can be compiled here, with the remedy; None where they can."""
+    if not sys.platform.startswith("linux"):
+        return f"the compiled parts are for Linux, and this is {sys.platform}"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "the compiled parts rely on the GIL, and this Python is built without one: use one that has it"
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        return (
+            "the build sees no torch: install torch, then run "
+            "`pip install --no-build-isolation .` (without that option pip hides the installed torch from the build)"
+        )
+    numbers = [int(number) for number in re.findall(r"\d+", torch_version)[:2]]
+    if tuple(numbers) < OLDEST_TORCH:
+        return f"torch {torch_version} is installed, and {'.'.join(map(str, OLDEST_TORCH))} or later is needed"
+    if compiler() is None:
+        return "no C++ compiler was found: install g++ or clang++, or name one in CXX"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return f"Python.h is not in {sysconfig.get_path('include')}: install Python's headers (python3-dev)"
+    return None
+
+
+def or_python_parts(build_extension: Any) -> Any:
+    """A command class that goes on without the extension where it cannot be built, and says why."""
+
+    class OrPythonParts(build_extension):
+        def run(self) -> None:
+            try:
+                super().run()
+            except (Exception, SystemExit) as error:
+                print(
+                    f"{PYTHON_PARTS} {compiler()} failed: {error}. Its own words are above; TORCHCLIP_BUILD=cpu makes "
+                    "such a build an error, and CXX names another compiler",
+                    file=sys.stderr,
+                )
+                self.extensions = []
+                # Nothing compiled is in the wheel: it is for every Python.
+                self.distribution.ext_modules = None
+                wheel = self.distribution.command_obj.get("bdist_wheel")
+                if wheel is not None:
+                    wheel.root_is_pure = True
+
+    return OrPythonParts
