@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from torchclip import extension
 from torchclip.checks import DTYPES, describe_parameter
 from torchclip.sharded import is_wrapper
 from torchclip.steppable import can_step
@@ -37,18 +37,14 @@ def _nameless(position: int) -> str:
     return "a parameter"
 
 
-def _import_extension() -> tuple[ModuleType | None, str]:
-    try:
-        return import_module("torchclip._C"), ""
-    except ImportError as error:
-        return None, str(error)
-
-
-EXTENSION, _IMPORT_ERROR = _import_extension()
-"""The compiled passes, or None where they were not built."""
+EXTENSION, WHY_NOT_LOADED = extension.load()
+"""The compiled passes, or None where there are none that can be used; and why."""
 
 OLDEST_TRITON = (3, 6)
-_REBUILD = "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc"
+_BUILD = {
+    "cpu": "`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`, which needs a C++ compiler",
+    "cuda": "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc",
+}
 
 
 def unavailable_reason(backend: str) -> str | None:
@@ -64,14 +60,11 @@ def unavailable_reason(backend: str) -> str | None:
     if backend == "triton":
         return _triton_obstacle()
     if backend in ("cuda", "cpu") and EXTENSION is None:
-        return (
-            f"the compiled extension torchclip._C was not found ({_IMPORT_ERROR}); build it beside the "
-            "installed torch with `pip install --no-build-isolation .`, which needs a C++ compiler"
-        )
+        return f"{WHY_NOT_LOADED}; build it beside the installed torch with {_BUILD[backend]}"
     if backend == "cuda":
         assert EXTENSION is not None
         if EXTENSION.cuda_device is None:
-            return f"the compiled extension was built without its CUDA kernels; build it anew with {_REBUILD}"
+            return f"the compiled extension was built without its CUDA kernels; build it anew with {_BUILD['cuda']}"
         return EXTENSION.cuda_obstacle() or None
     return None
 

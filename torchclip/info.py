@@ -9,7 +9,7 @@ from importlib import import_module
 import torch
 
 import torchclip
-from torchclip.backend import BACKENDS, EXTENSION, choose, explain_choice, unavailable_reason
+from torchclip.backend import BACKENDS, EXTENSION, WHY_NOT_LOADED, choose, explain_choice, unavailable_reason
 
 LABEL_WIDTH = 11
 
@@ -49,7 +49,7 @@ def _cuda() -> str:
 
 def _extension() -> str:
     if EXTENSION is None:
-        return "not built"
+        return WHY_NOT_LOADED
     return f"{EXTENSION.__file__}\n{'':<{LABEL_WIDTH}}{getattr(EXTENSION, 'build', 'how it was built is not recorded')}"
 
 
