@@ -11,22 +11,22 @@ constexpr const char* kRemedy =
 
 }  // namespace
 
-SharedNumbers::SharedNumbers(const py::object& group, c10::DeviceType device) : device_(device) {
+SharedNumbers::SharedNumbers(const py::object& group, c10::Device device) : device_(device) {
   static PyObject* const key = PyUnicode_InternFromString("shared");
   dict_ = PyDict_GetItemWithError(group.ptr(), key);
   if (dict_ != nullptr && !PyDict_Check(dict_)) dict_ = nullptr;
 }
 
-const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c10::DeviceType device,
-                                      int64_t count) const {
+const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
   TORCH_CHECK(found != nullptr && THPVariable_Check(found), "param_groups' \"shared\" has no tensor \"", name, "\"",
               kRemedy);
   const at::Tensor& value = THPVariable_Unpack(found);
-  TORCH_CHECK(
-      is_plain(value, device) && value.scalar_type() == dtype && value.numel() == count && value.is_contiguous(),
-      "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(), " on ",
-      value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", kRemedy);
+  const bool is_there = device.is_cpu() || !device.has_index() || value.device() == device;
+  TORCH_CHECK(is_plain(value, device.type()) && is_there && value.scalar_type() == dtype && value.numel() == count &&
+                  value.is_contiguous(),
+              "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(),
+              " on ", value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", kRemedy);
   return value;
 }
 

@@ -7,8 +7,9 @@ namespace torchclip {
 
 class SharedNumbers {
  public:
-  // Of a param group's dict; the numbers lie on a device of that type, but for the seed, which is always on the host.
-  explicit SharedNumbers(const py::object& group, c10::DeviceType device = c10::kCPU);
+  // Of a param group's dict; the numbers lie on that device, or on one of its kind where it has no index, but for the
+  // seed, which is always on the host.
+  explicit SharedNumbers(const py::object& group, c10::Device device = c10::kCPU);
 
   // The float64 numbers of that name: [count].
   const at::Tensor& tensor(const char* name, int64_t count = 1) const {
@@ -21,8 +22,8 @@ class SharedNumbers {
   uint64_t seed() const;
 
  private:
-  const at::Tensor& find(const char* name, at::ScalarType dtype, c10::DeviceType device, int64_t count) const;
-  c10::DeviceType device_;
+  const at::Tensor& find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const;
+  c10::Device device_;
   PyObject* dict_ = nullptr;  // borrowed, for the length of a step
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/place.h"
 #include "tables.h"
 
 namespace torchclip {
@@ -57,15 +58,17 @@ inline bool is_plain(const at::Tensor& tensor, c10::DeviceType device) {
          !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg() && !tensor.is_conj();
 }
 
-// Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (device, layout,
-// subclass), type, sizes and strides. The powers do not wait for the numbers, so it takes a few cycles.
+// Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (kind of device,
+// layout, subclass), type, place among the devices, sizes and strides. The powers do not wait for the numbers, so it
+// takes a few cycles.
 class Fingerprint {
  public:
   // Inlined for certain: it runs several times for every parameter in every step.
   __attribute__((always_inline)) void add(const at::Tensor& tensor) {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
-    add(static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
+    add(static_cast<uint64_t>(cuda::place_of(tensor).number) << 16 |
+        static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
     for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
     for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));
   }
