@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -27,19 +28,30 @@ class DeviceImage {
     host_.resize((wanted + kAlignment - 1) / kAlignment * kAlignment);
     return section;
   }
-  // The memory holds nothing yet.
+  // The memory holds nothing yet, and no graph knows of it.
   void allocate(c10::Device device) {
     memory_ = at::empty({bytes()}, at::TensorOptions().dtype(at::kByte).device(device));
-    written_ = false;
+    written_ = is_shared_ = false;
+    recorded_.clear();
   }
   template <class T>
   T* at(Section<T> section) const {
     return reinterpret_cast<T*>(static_cast<char*>(memory_.data_ptr()) + section.offset);
   }
 
-  // A step is captured: from now on replays write here too, unseen.
-  void share_with_graph() { is_shared_ = true; }
+  // `capturing`: replays read and write here too from now on, unseen.
+  void begin_step(bool capturing) {
+    capturing_ = capturing;
+    is_shared_ |= capturing;
+  }
+  bool is_shared() const { return is_shared_; }
   const at::Tensor& memory() const { return memory_; }
+
+  template <class T>
+  bool differs(Section<T> section, const std::vector<T>& values) const {
+    return section.count != 0 &&
+           std::memcmp(host_.data() + section.offset, values.data(), values.size() * sizeof(T)) != 0;
+  }
 
   // Sets a table, and writes it to the device where it differs from what is there. `changes_by_step`: a graph may have
   // been captured with other values than the next step has, as it has with other gradients.
@@ -49,9 +61,14 @@ class DeviceImage {
     char* const place = host_.data() + section.offset;
     const size_t size = static_cast<size_t>(section.count) * sizeof(T);
     const bool may_differ = changes_by_step && is_shared_;
-    if (written_ && !may_differ && std::memcmp(place, values, size) == 0) return;
+    const auto recorded = std::find(recorded_.begin(), recorded_.end(), section.offset);
+    const bool is_there = written_ && recorded == recorded_.end();
+    if (is_there && !may_differ && std::memcmp(place, values, size) == 0) return;
     std::memcpy(place, values, size);
-    if (written_) upload(at(section), place, static_cast<int64_t>(size), stream);
+    if (!written_) return;
+    upload(at(section), place, static_cast<int64_t>(size), stream);
+    if (capturing_ && is_there) recorded_.push_back(section.offset);
+    if (!capturing_ && !is_there) recorded_.erase(recorded);
   }
   template <class T>
   void set(Section<T> section, const std::vector<T>& values, void* stream, bool changes_by_step = false) {
@@ -72,6 +89,8 @@ class DeviceImage {
   at::Tensor memory_;
   bool written_ = false;
   bool is_shared_ = false;
+  bool capturing_ = false;
+  std::vector<int64_t> recorded_;  // offsets of the sections that a graph is to write, which has not been replayed yet
 };
 
 }  // namespace torchclip::cuda

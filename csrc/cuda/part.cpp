@@ -15,15 +15,16 @@ void Part::begin(const Members& members, const Modifiers& modifiers, const Input
   is_main_ = is_main;
   modifiers_ = modifiers;
   held_.clear();
+  read_tensors(members);
+  if (rule_sums_.count > 0) read_rule_sums(members);
+  write_tables();
   finish_.modifiers = finish_rule_.modifiers = modifiers;
   finish_rule_.numbers = nullptr;
   pass_.numbers = nullptr;
   pass_.rows = nullptr;
-  read_tensors(members);
   read_gradients(members);
   read_groups(members);
   read_shared(members, inputs);
-  if (rule_sums_.count > 0) read_rule_sums(members);
   image_.write(stream_);
   if (shape_.fresh) upload_fresh(fresh);
   if (rows_fit_inline()) fill_inline_rows(members);
@@ -33,10 +34,8 @@ void Part::begin(const Members& members, const Modifiers& modifiers, const Input
 // that is being captured will use must stay.
 void Part::follow_stream(void* stream) {
   stream_ = stream;
-  if (is_capturing(stream)) {
-    image_.share_with_graph();
-    is_in_graph_ = true;
-  }
+  capturing_ = is_capturing(stream);
+  is_in_graph_ |= capturing_;
   if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
   streams_.push_back(stream);
   if (streams_.size() == 1 || place_.device.is_cpu()) return;
@@ -57,8 +56,35 @@ void Part::read_tensors(const Members& members) {
     RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = member.scalar_values[i];
   }
+}
+
+// The tables that name tensors, which change when a tensor moves. A graph records no writing of them where they are
+// right, as they nearly always are, so that a replay has nothing to do about them: what it reads must stay as it is,
+// and other steps get tables of their own.
+void Part::write_tables() {
+  const auto differ = [this] {
+    return image_.differs(tensors_, tables_.tensors) || image_.differs(sources_, tables_.sources) ||
+           image_.differs(rule_sums_, rule_sum_places_) || image_.differs(sum_is_double_, rule_sum_is_double_);
+  };
+  if (image_.is_shared() && differ()) {
+    TORCH_CHECK(!capturing_, kNotReady);
+    move_image();
+  }
+  image_.begin_step(capturing_);
   image_.set(tensors_, tables_.tensors, stream_);
   image_.set(sources_, tables_.sources, stream_);
+  image_.set(rule_sums_, rule_sum_places_, stream_);
+  image_.set(sum_is_double_, rule_sum_is_double_, stream_);
+}
+
+// To memory that no graph reads.
+void Part::move_image() {
+  kept_.push_back(image_.memory());
+  image_.allocate(place_.device);
+  // The other streams are to be told of it too.
+  streams_.assign(1, stream_);
+  set_layouts();
+  set_static_arguments();
 }
 
 void Part::read_gradients(const Members& members) {
@@ -91,8 +117,10 @@ void Part::read_groups(const Members& members) {
 
 // AdaGradNorm's sums, where they are not taken over rows.
 void Part::read_rule_sums(const Members& members) {
-  std::vector<void*> places(static_cast<size_t>(rule_sums_.count), nullptr);
-  std::vector<int32_t> is_double(places.size(), 1);
+  std::vector<void*>& places = rule_sum_places_;
+  std::vector<int32_t>& is_double = rule_sum_is_double_;
+  places.assign(static_cast<size_t>(rule_sums_.count), nullptr);
+  is_double.assign(places.size(), 1);
   if (shape_.rule_scope == Scope::kTensor) {
     for (const size_t position : tables_.positions) {
       const MemberExtra& extra = *members.all()[position].extra;
@@ -104,16 +132,19 @@ void Part::read_rule_sums(const Members& members) {
       const size_t unit = unit_of(shape_.rule_scope, member.group, 0);
       // A group without a gradient has no place: its sum stays, and its factor is 1.
       if (!member.active || places[unit] != nullptr) continue;
-      const SharedNumbers shared(members.groups()[unit].dict, kDeviceType);
+      const SharedNumbers shared = shared_of(members.groups()[unit]);
       places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
     }
   }
-  image_.set(rule_sums_, places, stream_);
-  image_.set(sum_is_double_, is_double, stream_);
+}
+
+// They lie on the main device, that of the first parameter; the others take copies.
+SharedNumbers Part::shared_of(const Group& group) const {
+  return SharedNumbers(group.dict, is_main_ ? place_.device : c10::Device(kDeviceType));
 }
 
 void Part::read_shared(const Members& members, const Inputs& inputs) {
-  const SharedNumbers shared(members.groups().front().dict, kDeviceType);
+  const SharedNumbers shared = shared_of(members.groups().front());
   const auto number = [&](const char* name, int64_t count = 1) {
     return beside(name, shared.tensor(name, count)).mutable_data_ptr<double>();
   };

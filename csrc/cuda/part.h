@@ -25,6 +25,10 @@ struct Measured {
   at::Tensor lr_scale;                          // []
 };
 
+constexpr const char* kNotReady =
+    "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
+    "one step with the same parameters, gradients and settings before the capture";
+
 class Part {
  public:
   Part(Place place, const RuleEntry& rule, size_t members);
@@ -84,6 +88,7 @@ class Part {
   std::vector<at::Tensor> buffers() const;
   void follow_stream(void* stream);
   void reserve_tables(const Members& members);
+  void set_layouts();
   void reserve_scratch(const Members& members, size_t devices);
   void plan_launches();
   bool plan_one_launch();
@@ -92,9 +97,12 @@ class Part {
   void read_gradients(const Members& members);
   void read_groups(const Members& members);
   void read_rule_sums(const Members& members);
+  void write_tables();
+  void move_image();
   void read_shared(const Members& members, const Inputs& inputs);
   void fill_inline_rows(const Members& members);
   void upload_fresh(const std::vector<int64_t>& fresh);
+  SharedNumbers shared_of(const Group& group) const;
   // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
   at::Tensor beside(const std::string& name, const at::Tensor& tensor);
   at::Tensor on_device(const at::Tensor& tensor, at::ScalarType dtype) const;
@@ -116,6 +124,7 @@ class Part {
   bool fits_in_cache_ = false;
   int32_t devices_ = 1;  // that take part in the step
   bool is_main_ = true;
+  bool capturing_ = false;
   void* stream_ = nullptr;
 
   DeviceImage image_;
@@ -128,6 +137,8 @@ class Part {
   Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
   Section<GroupClip> group_clips_;
   Section<void*> rule_sums_;
+  std::vector<void*> rule_sum_places_;       // [units]
+  std::vector<int32_t> rule_sum_is_double_;  // [units]
   Section<const void*> gradients_;
   Section<GroupNumbers> groups_;
 

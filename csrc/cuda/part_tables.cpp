@@ -66,9 +66,9 @@ void Part::reserve_tables(const Members& members) {
   gradients_ = image_.reserve<const void*>(tensors > kInlineGradients ? tensors : 0);
   groups_ = image_.reserve<GroupNumbers>(groups > kInlineGroups ? groups : 0);
   image_.allocate(place_.device);
-  for (size_t index = 0; index < tensors; ++index)
-    if (tables_.layout_offsets[index] >= 0)
-      tables_.tensors[index].layout = image_.at(layouts_) + tables_.layout_offsets[index];
+  set_layouts();
+  rule_sum_places_.clear();
+  rule_sum_is_double_.clear();
   image_.set(layouts_, tables_.layouts, stream_);
   image_.set(chunks_, tables_.chunks, stream_);
   image_.set(row_chunks_, tables_.row_chunks, stream_);
@@ -77,6 +77,13 @@ void Part::reserve_tables(const Members& members) {
   image_.set(rule_units_, tables_.rule_units, stream_);
   image_.set(row_unit_, tables_.row_unit, stream_);
   image_.set(group_clips_, shape_.group_clips, stream_);
+}
+
+// Where the layouts of strided tensors lie.
+void Part::set_layouts() {
+  for (size_t index = 0; index < tables_.tensors.size(); ++index)
+    if (tables_.layout_offsets[index] >= 0)
+      tables_.tensors[index].layout = image_.at(layouts_) + tables_.layout_offsets[index];
 }
 
 void Part::reserve_scratch(const Members& members, size_t devices) {

@@ -17,10 +17,6 @@ void* current_stream([[maybe_unused]] const Place& place) {
 #endif
 }
 
-constexpr const char* kNotReady =
-    "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
-    "one step with the same parameters, gradients and settings before the capture";
-
 at::Tensor tensor_or_none(const py::object& value) {
   return THPVariable_Check(value.ptr()) ? THPVariable_Unpack(value.ptr()).detach() : at::Tensor();
 }

@@ -98,7 +98,9 @@ class DeviceImage:
                     self._mark(self._sections[name])
         if self._dirty.start == self._dirty.stop:
             return
-        section, self._dirty = self._dirty, slice(0, 0)
+        section = self._dirty
+        if not capturing:  # else it is recorded and not written: the next step that is taken writes it
+            self._dirty = slice(0, 0)
         if not self._is_gpu:
             self.memory[section] = self._host[section]
             return
