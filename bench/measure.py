@@ -10,9 +10,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bench.clock import Clock, Elapsed
+from bench.clock import Clock, Elapsed, NeverQueuedError, QueuedCudaClock
 
 Samples = Mapping[str, Sequence[float]]  # name -> seconds, one per round
 
@@ -152,3 +152,28 @@ def interleave(
             if done >= 1:
                 break
     return Measured.of(samples, settings.warmup + rounds)
+
+
+_QUEUED_PART = 1 / 3  # of a row's time
+
+
+def interleave_queued(entries: Sequence[Timed], settings: Settings) -> Samples:
+    """The CUDA device's own seconds of every entry, once per round, with the host's time hidden.
+
+    Entries that cannot be queued are left out; see `QueuedCudaClock`.
+
+    Args:
+        entries: what is timed, in the order of their turns.
+        settings: of the row, which are for more time.
+    """
+    queued, cycles = [], [QueuedCudaClock().cycles]
+    for entry in entries:
+        clock = QueuedCudaClock()
+        try:
+            entry.turn(0, clock)
+        except NeverQueuedError:
+            continue
+        queued.append(entry)
+        cycles.append(clock.cycles)
+    settings = replace(settings, seconds=_QUEUED_PART * settings.seconds)
+    return interleave(queued, settings, lambda fraction: None, QueuedCudaClock(max(cycles))).device

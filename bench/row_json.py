@@ -8,7 +8,7 @@ from bench.algorithm import Algorithm
 from bench.bandwidth import COPY, TRIAD, WORDS
 from bench.check import Check
 from bench.launches import Launches
-from bench.measure import Measured, Samples
+from bench.measure import Measured, Percentiles, Samples
 from bench.step import Row
 
 KEYS = ("set", "algorithm")
@@ -39,6 +39,9 @@ def _contender_as_json(row: Row, name: str) -> dict[str, Any]:
         entry["host_seconds"] = asdict(row.host_seconds(name))
         entry["warm_host_seconds"] = row.warm_host[name]
         entry["launches"] = asdict(row.launches[name])
+    if name in row.queued:
+        entry["queued_seconds"] = asdict(Percentiles.of(row.queued[name]))
+        entry["queued_share_of_triad"] = row.queued_share(name)
     return entry
 
 
@@ -48,6 +51,8 @@ def row_as_json(row: Row) -> dict[str, Any]:
     series = {"samples_seconds": row.measured.device}
     if row.launches:  # on the CPU all three are one
         series |= {"samples_wall_seconds": row.measured.wall, "samples_host_seconds": row.measured.host}
+    if row.queued:
+        series["samples_queued_seconds"] = row.queued
     return {
         "set": row.set_name,
         "algorithm": row.algorithm.name,
@@ -87,4 +92,5 @@ def row_from_json(entry: Mapping[str, Any], algorithm: Algorithm) -> Row:
         launches={name: Launches(**each["launches"]) for name, each in contenders.items() if "launches" in each},
         warm_host={name: each["warm_host_seconds"] for name, each in contenders.items() if "launches" in each},
         temporary_bytes={name: each["temporary_bytes"] for name, each in contenders.items()},
+        queued=entry.get("samples_queued_seconds", {}),
     )

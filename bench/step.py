@@ -11,7 +11,17 @@ from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Sample, Snapshot, check_against_yardsticks, check_agreement
 from bench.clock import clock_of
 from bench.launches import Launches, count_launches
-from bench.measure import Measured, Percentiles, Samples, Settings, Timed, interleave, round_ratios, warm_host_seconds
+from bench.measure import (
+    Measured,
+    Percentiles,
+    Samples,
+    Settings,
+    Timed,
+    interleave,
+    interleave_queued,
+    round_ratios,
+    warm_host_seconds,
+)
 from bench.memory import temporary_bytes
 from bench.shapes import SHAPE_SETS, Shapes, element_count
 from bench.workload import GRADIENT_AMPLITUDE, Workload
@@ -37,6 +47,7 @@ class Row:
     launches: Mapping[str, Launches]  # by contender; empty where nothing is launched
     warm_host: Mapping[str, float]  # seconds, see warm_host_seconds; empty as well
     temporary_bytes: Mapping[str, int]  # by contender
+    queued: Samples  # see interleave_queued: by contender and by bandwidth probe; empty where nothing is launched
 
     @property
     def samples(self) -> Samples:
@@ -74,7 +85,14 @@ class Row:
 
     def bandwidth_share(self, name: str, probe: str = TRIAD) -> float:
         """Bandwidth as a fraction of the probe's, median over rounds."""
-        share = round_ratios(self.samples[probe], self.samples[name]).p50
+        return self._share(self.samples, name, probe)
+
+    def queued_share(self, name: str) -> float:
+        """The same of the triad's, with the host's time hidden."""
+        return self._share(self.queued, name, TRIAD)
+
+    def _share(self, samples: Samples, name: str, probe: str) -> float:
+        share = round_ratios(samples[probe], samples[name]).p50
         return share * self.bytes_of(name) / self.bytes_of(probe)
 
 
@@ -136,12 +154,14 @@ def measure_row(
         prepare = _prepare(workload, snapshots.get(name), probe if settings.cold else None)
         entries.append(Timed(name, prepare, step, lead_in, algorithm.cycle))
     clock = clock_of(probe.device)
-    measured = interleave([*entries, *probe.entries()], settings, on_round, clock)
+    in_turn = [*entries, *probe.entries()]
+    measured = interleave(in_turn, settings, on_round, clock)
     checks = _check(algorithm, workload, parameters, snapshots, measured.rounds * entries[0].runs)
+    # After the checks, for which every step counts.
+    queued = interleave_queued(in_turn, settings) if probe.device.type == "cuda" else {}
     counts = {entry.name: count_launches(entry.run, probe.device) for entry in entries}
     launches = {name: count for name, count in counts.items() if count is not None}
     warm_host = {entry.name: warm_host_seconds(entry.run, clock) for entry in entries} if launches else {}
-    # After the checks, for which every step counts.
     temporaries = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
     return Row(
         set_name=set_name,
@@ -155,6 +175,7 @@ def measure_row(
         launches=launches,
         warm_host=warm_host,
         temporary_bytes=temporaries,
+        queued=queued,
     )
 
 

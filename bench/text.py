@@ -21,6 +21,9 @@ CUDA_LEGEND = """\
 p20 p50 p80  time of one step on the device, clipping included; gradients are written anew before each, outside the time
 GB/s         by the words that a fused step must move, for every line, so that lines compare as their times do
 temp. MB     memory that a step takes beside what is there before it, at its most
+queued       median time on the device behind a kernel that keeps it busy until the host has queued all of the step, in
+             rounds of their own with the triad, of whose bandwidth % is the share: what the device takes of itself;
+             - where a step waits for the device, or has more launches than a queue holds
 host         median time until step() returns, on an idle device: after the others' turns, which have swept the
              processor's caches, and warm, after steps of the same line
 launches     kernels + copies that one step starts
@@ -54,6 +57,8 @@ def format_row(row: Row) -> str:
     unit, factor = ("ms", 1e3) if row.seconds(OURS).p50 >= 1e-3 else ("us", 1e6)
     header = f"  {'':<12}{'p20':>11}{'p50':>11}{'p80':>11}  {unit}{'GB/s':>9}{'% triad':>9}{'% copy':>8}"
     header += f"{'temp. MB':>10}"
+    if row.queued:
+        header += f"{f'queued {unit}':>11}{'%':>7}"
     header += f"{'host us':>10}{'warm us':>10}{'launches':>10}   ours is" if row.launches else "   ours is"
     lines = [_headline(row), header]
     for name in row.algorithm.contenders:
@@ -62,6 +67,7 @@ def format_row(row: Row) -> str:
         cells += f"{row.gigabytes_per_second(name):>9.2f}"
         cells += f"{100 * row.bandwidth_share(name, TRIAD):>9.1f}{100 * row.bandwidth_share(name, COPY):>8.1f}"
         cells += f"{row.temporary_bytes[name] / 1e6:>10.2f}"
+        cells += _queued_cells(row, name, factor) if row.queued else ""
         if row.launches:
             count = row.launches[name]
             cells += f"{row.host_seconds(name).p50 * 1e6:>10,.1f}{row.warm_host[name] * 1e6:>10,.1f}"
@@ -71,6 +77,12 @@ def format_row(row: Row) -> str:
     for name, check in row.checks.items():
         lines += _format_check(check, "results" if len(row.checks) == 1 else f"results of {name}")
     return "\n".join(lines)
+
+
+def _queued_cells(row: Row, name: str, factor: float) -> str:
+    if name not in row.queued:
+        return f"{'-':>11}{'-':>7}"
+    return f"{Percentiles.of(row.queued[name]).p50 * factor:>11,.2f}{100 * row.queued_share(name):>7.1f}"
 
 
 def _format_check(check: Check, what: str) -> list[str]:

@@ -20,6 +20,7 @@ from bench.cuda_cases import CUDA_ALGORITHMS, SCALED
 from bench.environment import describe_environment
 from bench.floors import CUDA_FLOORS, Quantity, check_floors
 from bench.launches import Launches
+from bench.measure import Samples
 from bench.row_json import KEYS, row_as_json
 from bench.shapes import CUDA_SETS
 from bench.store import Header, Results
@@ -37,12 +38,11 @@ def measured(set_name: str, algorithm: str, probe: bandwidth.BandwidthProbe) -> 
     return step.measure_row(set_name, CUDA_ALGORITHMS[algorithm], probe, SETTINGS, lambda fraction: None)
 
 
-def as_on_cuda(row: step.Row, kernels: int = 2) -> step.Row:
+def as_on_cuda(row: step.Row, kernels: int = 2, queued: Samples | None = None) -> step.Row:
     """The row with launches counted."""
     names = row.algorithm.contenders
-    return dataclasses.replace(
-        row, launches=dict.fromkeys(names, Launches(kernels, 0)), warm_host=dict.fromkeys(names, 1e-5)
-    )
+    launches_of = dict.fromkeys(names, Launches(kernels, 0))
+    return dataclasses.replace(row, launches=launches_of, warm_host=dict.fromkeys(names, 1e-5), queued=queued or {})
 
 
 @pytest.mark.parametrize("algorithm", CUDA_ALGORITHMS)

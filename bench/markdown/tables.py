@@ -46,16 +46,22 @@ def step_tables(rows: Sequence[Entry]) -> Lines:
         where = "in cache" if first["in_cache"] else "from memory"
         lines += ["", f"#### {name}: {first['tensors']:,} tensors, {first['elements']:,} parameters, {where}", ""]
         on_cuda = any("host_seconds" in row["contenders"][OURS] for row in chosen)
-        columns = ["", "ours", "GB/s", "% of triad", *(["host", "host, warm"] if on_cuda else []), "temporaries, MB"]
-        lines += _table([*columns, *others], [_step_cells(row, others, on_cuda) for row in chosen])
+        queued = any("queued_seconds" in row["contenders"][OURS] for row in chosen)
+        columns = ["", "ours", "GB/s", "% of triad", *(["queued", "% of triad, queued"] if queued else [])]
+        columns += [*(["host", "host, warm"] if on_cuda else []), "temporaries, MB"]
+        lines += _table([*columns, *others], [_step_cells(row, others, queued, on_cuda) for row in chosen])
     return lines
 
 
-def _step_cells(row: Entry, others: Sequence[str], on_cuda: bool) -> list[str]:
+def _step_cells(row: Entry, others: Sequence[str], queued: bool, on_cuda: bool) -> list[str]:
     contenders = row["contenders"]
     ours = contenders[OURS]
     cells = [row["title"], _duration(ours["seconds"]), f"{ours['gigabytes_per_second']:.1f}"]
     cells.append(f"{100 * ours['share_of_triad']:.0f}")
+    if queued and "queued_seconds" in ours:
+        cells += [_duration(ours["queued_seconds"]), f"{100 * ours['queued_share_of_triad']:.0f}"]
+    elif queued:
+        cells += [_NONE, _NONE]
     if on_cuda:
         cells += [_duration(ours["host_seconds"]), f"{1e6 * ours['warm_host_seconds']:.3g} µs"]
     cells.append(f"{ours['temporary_bytes'] / 1e6:.2f}")
