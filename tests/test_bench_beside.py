@@ -47,6 +47,13 @@ def optimi(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def dynamo_settings() -> Iterator[None]:
+    """Puts back what the compiled form sets for its process."""
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=False):
+        yield
+
+
 @pytest.mark.parametrize("name", ["clip_sgd", "clip_adamw", "sgd", "adamw", "radam"])
 def test_a_peer_is_measured_and_checked(name: str, probe: BandwidthProbe, optimi: ModuleType) -> None:
     assert obstacle(OPTIMI, CPU) is None
@@ -98,13 +105,16 @@ def test_the_command_says_who_is_absent(
 
 
 @pytest.mark.parametrize("name", ["clip_sgd", "clip_adamw", "radam"])
-def test_the_compiled_form_agrees(name: str, probe: BandwidthProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_form_agrees(
+    name: str, probe: BandwidthProbe, dynamo_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What is traced is what is compiled; compiling takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     algorithm = with_contenders(ALGORITHMS[name], [beside.COMPILED_FORM], 4, CPU)
     row = step.measure_row("small", algorithm, probe, SETTINGS, lambda fraction: None)
     assert not row.failures
     assert COMPILED in row.measured.device and COMPILED in TORCH_FORMS
+    assert torch._dynamo.config.fail_on_recompile_limit_hit, "a form that is no longer compiled would be timed"
     assert (COMPILED in row.checks["ours"].errors) == (name != "radam")
 
 
