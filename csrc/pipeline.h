@@ -54,7 +54,9 @@ TORCHCLIP_HD C perturb(const PipelineCoefficients<C>& k, C gradient, const Draws
 template <unsigned Stages, class C>
 TORCHCLIP_HD C prepare(const PipelineCoefficients<C>& k, C gradient, C parameter, const Draws& draws) {
   gradient = perturb<Stages>(k, gradient, draws);
-  if constexpr ((Stages & kCoupledDecay) != 0) gradient += term(k.weight_decay, parameter);
+  // Kernels that serve every stage come here with a decay of 0 too.
+  if constexpr ((Stages & kCoupledDecay) != 0)
+    gradient += (Stages & kPerturbations) != 0 ? term(k.weight_decay, parameter) : k.weight_decay * parameter;
   return gradient;
 }
 

@@ -114,7 +114,8 @@ TORCHCLIP_HD C square(C value) {
   return value * value;
 }
 
-// A weight of 0 leaves a term out: 0 times an infinite value would be a NaN.
+// A weight of 0 leaves a term out: 0 times an infinite value would be a NaN. The compiler makes two loops of one, for 0
+// and for others, so that it is used where it can matter and nowhere else.
 template <class C>
 TORCHCLIP_HD C term(C weight, C value) {
   return weight * (weight == C(0) ? C(0) : value);

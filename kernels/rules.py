@@ -59,7 +59,7 @@ def average(gradient, momentum_buffer, coefficients, slots: tl.constexpr):
     themselves measure."""
     momentum, gradient_weight, _, _, _, _, _, _ = coefficients
     if slots & 1 != 0:
-        return term(momentum, momentum_buffer) + gradient_weight * gradient
+        return momentum * momentum_buffer + gradient_weight * gradient
     else:
         return gradient
 

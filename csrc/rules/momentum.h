@@ -35,7 +35,7 @@ struct Momentum {
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
-    if constexpr ((Slots & 0b01) != 0) state[0] = term(k.momentum, state[0]) + k.gradient_weight * gradient;
+    if constexpr ((Slots & 0b01) != 0) state[0] = k.momentum * state[0] + k.gradient_weight * gradient;
     if constexpr ((Slots & 0b10) != 0) state[1] += square(gradient);
   }
 

@@ -4,8 +4,8 @@
 //     v <- beta2 v + square_weight g^2
 //     p <- p - (momentum_step m + gradient_step g) / (root_scale sqrt(v) + root_offset)
 //
-// Nesterov's form has a gradient_step; a rule that leaves the second moment out for a while has root_scale 0 and
-// root_offset 1. With the third slot in use v is the largest so far.
+// Nesterov's form has a gradient_step; a rule that leaves the second moment out for a while has root_scale 0,
+// root_offset 1 and no gradient_step. With the third slot in use v is the largest so far.
 #pragma once
 
 #include "../scalar_ops.h"
@@ -43,9 +43,10 @@ struct SecondMoment {
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
     const C second = (Slots & 0b100) != 0 ? state[2] : state[1];
-    const C numerator = k.momentum_step * state[0] + term(k.gradient_step, gradient);
-    // The root of what the scale leaves out may be infinite: v overflows before m does.
-    return parameter - numerator / (term(k.root_scale, square_root(second)) + k.root_offset);
+    // Without the second moment: its root may be infinite, since v overflows before m does, and 0 times it is a NaN.
+    if (k.root_scale == C(0)) return parameter - k.momentum_step * state[0] / k.root_offset;
+    const C numerator = k.momentum_step * state[0] + k.gradient_step * gradient;
+    return parameter - numerator / (k.root_scale * square_root(second) + k.root_offset);
   }
 };
 
