@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <limits>
 
 // The OpenMP runtime that torch has loaded, by the functions that g++ makes of a parallel region. They are called by
@@ -24,13 +26,25 @@ constexpr int64_t kSerialItems = 256;
 // region. In csrc/threads.cpp, since it asks torch.
 int thread_count();
 
-// Calls `body(thread, threads)` in up to `wanted` threads, which the runtime may have fewer of.
+// Calls `body(thread, threads)` in up to `wanted` threads, which the runtime may have fewer of. What a thread throws
+// there would end the process: the first exception is kept, and thrown when all are done.
 template <class Body>
 void run_in_threads(int wanted, const Body& body) {
+  struct Region {
+    const Body& body;
+    std::atomic<bool> has_thrown{false};
+    std::exception_ptr exception;
+  } region{body};
   const auto run = [](void* data) noexcept {
-    (*static_cast<const Body*>(data))(omp_get_thread_num(), omp_get_num_threads());
+    Region& shared = *static_cast<Region*>(data);
+    try {
+      shared.body(omp_get_thread_num(), omp_get_num_threads());
+    } catch (...) {
+      if (!shared.has_thrown.exchange(true)) shared.exception = std::current_exception();
+    }
   };
-  GOMP_parallel(run, const_cast<Body*>(&body), static_cast<unsigned>(wanted), 0);
+  GOMP_parallel(run, &region, static_cast<unsigned>(wanted), 0);
+  if (region.exception) std::rethrow_exception(region.exception);
 }
 
 // `most`: threads to wake.
