@@ -10,8 +10,12 @@ from torch import Tensor
 
 from torchclip.backend import holds_numbers
 from torchclip.modifiers import Modifiers
+from torchclip.sharded import is_wrapper
 from torchclip.shared import numbers_of
 from torchclip.steppable import can_step, leading_device
+
+COUNTED_AT_ONCE = 1 << 20
+"""Elements whose zeros may be counted with a temporary for them all."""
 
 
 @torch.no_grad()
@@ -36,8 +40,19 @@ def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] |
     zeros = torch.zeros((), dtype=torch.int64, device=device)
     for parameter, counts, count in zip(parameters, counted, written, strict=True):
         if counts:
-            zeros += count if count >= 0 else (parameter == 0).sum().to(device)
+            zeros += count if count >= 0 else _zeros_in(parameter).to(device)
     return zeros.to(torch.float32) / total
+
+
+def _zeros_in(parameter: Tensor) -> Tensor:
+    """How many elements are exactly zero, 0-dim; in pieces, which need no memory the size of the parameter."""
+    if is_wrapper(parameter):
+        return (parameter == 0).sum()
+    if parameter.numel() <= COUNTED_AT_ONCE:  # without one on the CPU, where a sum would make int64 numbers first
+        return parameter.numel() - torch.count_nonzero(parameter)
+    longest = max(range(parameter.ndim), key=parameter.size)
+    pieces = parameter.chunk(min(-(-parameter.numel() // COUNTED_AT_ONCE), parameter.size(longest)), longest)
+    return torch.stack([_zeros_in(piece) for piece in pieces]).sum()
 
 
 def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, backend: str | None) -> str:
