@@ -46,6 +46,7 @@ bool serves_gradients(const std::vector<at::Tensor>& gradients) {
   for (const at::Tensor& gradient : gradients) {
     DType dtype = DType::kFloat32;
     if (!is_plain(gradient, c10::kCPU) || !storage_dtype(gradient, dtype)) return false;
+    if (gradient.is_inference() || lacks_memory(gradient)) return false;  // torch says what is wrong
     if (writes_overlap(gradient.sizes(), gradient.strides())) return false;
   }
   return true;

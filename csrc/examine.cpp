@@ -25,10 +25,16 @@ bool Members::is_beside(const at::Tensor& tensor, const at::Tensor& parameter) c
   return is_plain(tensor, device_) && (device_ == c10::kCPU || tensor.device() == parameter.device());
 }
 
+// State is written, and an inference tensor is not for torch.
+bool Members::is_state_beside(const at::Tensor& tensor, const at::Tensor& parameter) const {
+  return tensor.defined() && is_beside(tensor, parameter) && !tensor.is_inference();
+}
+
 // Whether the passes serve this parameter, gradient and state, and how to walk them.
 bool Members::examine(Member& member, const at::Tensor& gradient) {
   const at::Tensor& parameter = member.parameter();
   if (!storage_dtype(parameter, member.dtype) || !is_plain(parameter, device_)) return false;
+  if (parameter.is_inference()) return false;  // which has no version to count up
   if (parameter.is_complex() && !takes_complex_) return false;
   if (!is_beside(gradient, parameter)) return false;
   if (gradient.scalar_type() != parameter.scalar_type() || gradient.sizes() != parameter.sizes()) return false;
@@ -37,7 +43,7 @@ bool Members::examine(Member& member, const at::Tensor& gradient) {
     if ((member.used_slots >> slot & 1u) == 0) continue;
     const at::Tensor& tensor = member.slots[slot];
     DType dtype = member.dtype;
-    if (!tensor.defined() || !storage_dtype(tensor, dtype) || !is_beside(tensor, parameter)) return false;
+    if (!is_state_beside(tensor, parameter) || !storage_dtype(tensor, dtype)) return false;
     if (tensor.is_complex() != parameter.is_complex()) return false;
     if (tensor.sizes() != parameter.sizes() || (seen++ != 0 && dtype != member.state_dtype)) return false;
     member.state_dtype = dtype;
@@ -46,7 +52,7 @@ bool Members::examine(Member& member, const at::Tensor& gradient) {
   if (member.state_dtype != member.dtype && !(half && member.state_dtype == DType::kFloat32)) return false;
   for (size_t i = 0; i < scalar_keys_.size(); ++i) {
     const at::Tensor& scalar = member.scalars[i];
-    if (!scalar.defined() || !is_beside(scalar, parameter) || scalar.numel() != 1) return false;
+    if (!is_state_beside(scalar, parameter) || scalar.numel() != 1) return false;
     if (scalar.scalar_type() != at::kFloat && scalar.scalar_type() != at::kDouble) return false;
     member.scalar_is_double[i] = scalar.scalar_type() == at::kDouble;
   }
@@ -60,14 +66,14 @@ bool Members::examine_extras(Member& member) const {
     const at::Tensor& slow = member.extra->slow;
     const DType wanted = member.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
     DType dtype = wanted;
-    if (!slow.defined() || !is_beside(slow, parameter)) return false;
+    if (!is_state_beside(slow, parameter)) return false;
     if (!storage_dtype(slow, dtype) || dtype != wanted || slow.is_complex() != parameter.is_complex()) return false;
     if (slow.sizes() != parameter.sizes()) return false;
   }
   if (sums_apart(member)) {
     const at::Tensor& sums = member.extra->sums;
     const int64_t wanted = sums_ == Sums::kTensor ? 1 : parameter.size(0);
-    if (!sums.defined() || !is_beside(sums, parameter) || sums.numel() != wanted || !sums.is_contiguous()) return false;
+    if (!is_state_beside(sums, parameter) || sums.numel() != wanted || !sums.is_contiguous()) return false;
     if (sums.scalar_type() != at::kFloat && sums.scalar_type() != at::kDouble) return false;
     member.extra->sum_is_double = sums.scalar_type() == at::kDouble;
   }

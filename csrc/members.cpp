@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <unordered_map>
 
 #include "cpu/parallel.h"
 #include "tensor_access.h"
@@ -61,12 +62,21 @@ bool Members::structure_matches(const py::list& param_groups) const {
   return position == members_.size();
 }
 
+// What is known of a parameter stays with it, wherever it now stands.
 void Members::read_structure(const py::list& param_groups) {
+  std::unordered_map<PyObject*, Member> known;
+  for (Member& member : members_) known.try_emplace(member.object.ptr(), std::move(member));
   clear();
   for (const py::handle group : param_groups) {
     for (const py::handle parameter : py::list(group["params"])) {
       Member member;
-      member.object = py::reinterpret_borrow<py::object>(parameter);
+      if (const auto found = known.find(parameter.ptr()); found != known.end()) {
+        member = std::move(found->second);
+        known.erase(found);
+        member.fingerprint = 0;
+      } else {
+        member.object = py::reinterpret_borrow<py::object>(parameter);
+      }
       member.group = static_cast<int32_t>(groups_.size());
       members_.push_back(std::move(member));
     }
@@ -177,19 +187,34 @@ void Members::bind_states(const py::dict& state) {
   }
 }
 
-// Reads slots and scalars from the state dict.
-void Members::bind_state(Member& member) {
+// Reads slots and scalars from the state dict. Returns whether they are other tensors than before: not where the user
+// keeps something of his own there, and has changed that. Other slots make no first step.
+bool Members::bind_state(Member& member) {
   member.state_seen.remember(member.state.ptr());
-  const auto read = [&](const std::vector<py::object>& keys, at::Tensor* tensors) {
-    for (size_t i = 0; i < keys.size(); ++i) {
-      PyObject* found = lookup(member.state, keys[i]);
-      tensors[i] = found != nullptr && THPVariable_Check(found) ? THPVariable_Unpack(found) : at::Tensor();
-    }
+  bool others = false;
+  const auto read = [&](const py::object& key, at::Tensor& tensor) {
+    PyObject* const found = lookup(member.state, key);
+    const bool is_tensor = found != nullptr && THPVariable_Check(found);
+    if (is_tensor ? THPVariable_Unpack(found).is_same(tensor) : !tensor.defined()) return;
+    others = true;
+    tensor = is_tensor ? THPVariable_Unpack(found) : at::Tensor();
   };
-  read(slot_keys_, member.slots);
-  read(scalar_keys_, member.scalars);
-  if (lookahead_) read({slow_key_}, &member.extra->slow);
-  if (sums_apart(member)) member.extra->sums = std::exchange(member.slots[kSumSlot], at::Tensor());
+  for (size_t i = 0; i < slot_keys_.size(); ++i)
+    read(slot_keys_[i], i == kSumSlot && sums_apart(member) ? member.extra->sums : member.slots[i]);
+  if (others) {
+    member.fresh = false;
+    member.replaced = true;
+  }
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) read(scalar_keys_[i], member.scalars[i]);
+  if (lookahead_) read(slow_key_, member.extra->slow);
+  return others;
+}
+
+py::dict Members::slots_of(const Member& member) const {
+  py::dict slots;
+  for (size_t i = 0; i < slot_keys_.size(); ++i)
+    if (member.slots[i].defined()) slots[slot_keys_[i]] = member.slots[i];
+  return slots;
 }
 
 // Brings a member up to date when nothing but addresses changed since it was last examined; false otherwise. Runs
@@ -204,16 +229,29 @@ bool Members::refresh_unchanged(Member& member) const {
   if (needs_state(used) && (!member.state || member.state_seen.changed(member.state.ptr()))) return false;
   if (fingerprint_of(member, used, gradient) != member.fingerprint) return false;
   member.last_gradient = gradient.unsafeGetTensorImpl();
-  member.operands[kParameter] = first_element(parameter);
-  member.operands[kGradient] = first_element(gradient);
+  bool missing = false;
+  member.operands[kParameter] = first_element(parameter, missing);
+  member.operands[kGradient] = const_cast<void*>(first_element_read(gradient, missing));
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-    member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot]) : nullptr;
-  for (size_t i = 0; i < scalar_keys_.size(); ++i) member.scalar_values[i] = first_element(member.scalars[i]);
+    member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot], missing) : nullptr;
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) member.scalar_values[i] = first_element(member.scalars[i], missing);
   if (MemberExtra* const extra = member.extra.get(); extra != nullptr) {
-    if (extra->slow.defined()) extra->slow_values = first_element(extra->slow);
-    if (extra->sums.defined()) extra->sum_values = first_element(extra->sums);
+    if (extra->slow.defined()) extra->slow_values = first_element(extra->slow, missing);
+    if (extra->sums.defined()) extra->sum_values = first_element(extra->sums, missing);
   }
-  return true;
+  return !missing || has_memory(member);
+}
+
+bool Members::has_memory(const Member& member) const {
+  bool lacks = lacks_memory(member.parameter()) || lacks_memory(member.parameter().unsafeGetTensorImpl()->grad());
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    lacks |= (member.used_slots >> slot & 1u) != 0 && lacks_memory(member.slots[slot]);
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) lacks |= lacks_memory(member.scalars[i]);
+  if (const MemberExtra* const extra = member.extra.get(); extra != nullptr) {
+    lacks |= extra->slow.defined() && lacks_memory(extra->slow);
+    lacks |= extra->sums.defined() && lacks_memory(extra->sums);
+  }
+  return !lacks;
 }
 
 uint64_t Members::fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const {
@@ -231,19 +269,31 @@ uint64_t Members::fingerprint_of(const Member& member, unsigned used, const at::
 // Finds out what changed. Returns false when the parameter cannot step as it is.
 bool Members::refresh_changed(Member& member) {
   const at::Tensor& gradient = member.parameter().unsafeGetTensorImpl()->grad();
-  changed_ = true;
-  member.active = gradient.defined();
-  member.fingerprint = 0;
+  const bool was_active = std::exchange(member.active, gradient.defined());
+  const uint64_t seen = std::exchange(member.fingerprint, 0);
+  if (member.active != was_active) changed_ = true;
   if (!member.active) return true;
   member.used_slots = used_slots_of(member);
-  member.extra = has_extra() ? std::make_unique<MemberExtra>() : nullptr;
+  if (has_extra() && member.extra == nullptr) member.extra = std::make_unique<MemberExtra>();
+  bool same = member.active == was_active && seen != 0;
   if (needs_state(member.used_slots)) {
-    if (!member.state) return false;
-    bind_state(member);
+    if (!member.state) {
+      changed_ = member.replaced = true;
+      member.fresh = false;
+      for (at::Tensor& slot : member.slots) slot.reset();
+      return false;
+    }
+    same &= !bind_state(member);
   }
-  if (!examine(member, gradient)) return false;
+  if (!same || fingerprint_of(member, member.used_slots, gradient) != seen) {
+    changed_ = true;
+    if (!examine(member, gradient)) return false;
+  }
   member.fingerprint = fingerprint_of(member, member.used_slots, gradient);
-  return refresh_unchanged(member);
+  if (refresh_unchanged(member)) return true;
+  changed_ = true;
+  member.fingerprint = 0;
+  return false;
 }
 
 // A thousand small tensors are ten thousand objects scattered over the heap, and after a pass over their elements each
@@ -297,6 +347,23 @@ std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::di
   return attention;
 }
 
+void Members::hold_memory(std::vector<c10::Storage>& held) const {
+  const auto hold = [&](const at::Tensor& tensor) {
+    if (tensor.defined()) held.push_back(tensor.storage());
+  };
+  for (const Member& member : members_) {
+    if (!member.active) continue;
+    hold(member.parameter());
+    hold(member.parameter().unsafeGetTensorImpl()->grad());
+    for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+      if ((member.used_slots >> slot & 1u) != 0) hold(member.slots[slot]);
+    for (size_t i = 0; i < scalar_keys_.size(); ++i) hold(member.scalars[i]);
+    if (member.extra == nullptr) continue;
+    hold(member.extra->slow);
+    hold(member.extra->sums);
+  }
+}
+
 int Members::traverse(visitproc visit, void* arg) const {
   for (const Group& group : groups_) {
     Py_VISIT(group.dict.ptr());
@@ -309,11 +376,12 @@ int Members::traverse(visitproc visit, void* arg) const {
   return 0;
 }
 
+// What is let go of may call Python, which may come back here: it finds nothing any more.
 void Members::clear() {
-  state_dicts_.clear();
-  members_.clear();
-  groups_.clear();
   changed_ = true;
+  state_dicts_.clear();
+  const auto members = std::exchange(members_, {});
+  const auto groups = std::exchange(groups_, {});
 }
 
 }  // namespace torchclip

@@ -44,7 +44,10 @@ struct Member {
   py::object object;  // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
   int32_t group = 0;
   bool active = false;  // has a gradient in this step
-  bool fresh = false;   // its state was made for this step
+  // No step has been taken with the state that it has: its next one is a first.
+  bool fresh = false;
+  bool replaced = false;       // its state is made of other tensors than in the tables of last_position
+  int32_t last_position = -1;  // among all, when tables were last built; -1: it was not there
   DType dtype = DType::kFloat32;
   DType state_dtype = DType::kFloat32;
   unsigned used_slots = 0;
@@ -108,13 +111,29 @@ class Members {
     changed_ |= lookahead != lookahead_ || by_rows != by_rows_;
     lookahead_ = lookahead;
     by_rows_ = by_rows;
-    for (Member& member : members_) member.fingerprint = 0;
+    for (Member& member : members_) {
+      member.fingerprint = 0;
+      member.extra.reset();
+    }
     remember_groups(own_clips);
   }
 
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
+
+  // Pairs of a parameter and its slots by name, for those that `unstarted` says no step has been taken with.
+  template <class Unstarted>
+  py::list list_unstarted(const Unstarted& unstarted) const {
+    py::list result;
+    for (const Member& member : members_)
+      if (unstarted(member)) result.append(py::make_tuple(member.object, slots_of(member)));
+    return result;
+  }
+
+  // Of the parameters that step: so that another thread, which may take a tensor away while this one has let go of the
+  // GIL, does not take its memory.
+  void hold_memory(std::vector<c10::Storage>& held) const;
 
   std::vector<Member>& all() { return members_; }
   const std::vector<Member>& all() const { return members_; }
@@ -135,8 +154,10 @@ class Members {
   void check_host(const py::object& key, PyObject* value) const;
   // Of the parameter's device, with elements that can be reached.
   bool is_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
+  bool is_state_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
   void bind_states(const py::dict& state);
-  void bind_state(Member& member);
+  bool bind_state(Member& member);
+  py::dict slots_of(const Member& member) const;
   void prefetch(size_t position) const;
   bool has_extra() const { return lookahead_ || by_rows_ || sums_ == Sums::kTensor || sums_ == Sums::kRow; }
   bool needs_state(unsigned used_slots) const {
@@ -145,6 +166,7 @@ class Members {
   unsigned used_slots_of(const Member& member) const;
   bool sums_apart(const Member& member) const;
   bool refresh_unchanged(Member& member) const;
+  bool has_memory(const Member& member) const;
   bool refresh_changed(Member& member);
   uint64_t fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const;
   bool examine(Member& member, const at::Tensor& gradient);

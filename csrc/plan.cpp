@@ -9,6 +9,14 @@
 #include "tensor_access.h"
 
 namespace torchclip {
+namespace {
+
+// A pass over fewer elements takes less than a tenth of a millisecond or so.
+constexpr int64_t kElementsWithGil = 1 << 18;
+// For each tensor: over so many, holding its memory takes no time.
+constexpr int64_t kElementsToHoldFor = 2048;
+
+}  // namespace
 
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
@@ -19,13 +27,12 @@ void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& g
   modifiers_ = modifiers;
   group_clips_ = group_clips;
   members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
-  report_ = Report{};
+  finished_ = Report{};
   rebuild_ = true;
 }
 
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
-  fresh_ = positions;
-  for (const int64_t position : fresh_) members_.all()[static_cast<size_t>(position)].fresh = true;
+  for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
@@ -144,9 +151,22 @@ void Plan::fill_extras() {
 }
 
 Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
+  struct LetGo {
+    std::vector<c10::Storage>& held;
+    ~LetGo() { held.clear(); }
+  } const let_go{held_};
   const Outcome outcome = try_step(inverse_grad_scale, found_inf, loss);
-  for (const int64_t position : std::exchange(fresh_, {})) members_.all()[static_cast<size_t>(position)].fresh = false;
+  std::swap(finished_, report_);
   return outcome;
+}
+
+// For a pass that takes long; null for a short one. Other threads may replace gradients and state meanwhile, whose
+// memory is held as long: beside a short pass the time of that would show.
+std::unique_ptr<py::gil_scoped_release> Plan::release_gil() {
+  if (tables_.elements < std::max(kElementsWithGil, kElementsToHoldFor * static_cast<int64_t>(tables_.tensors.size())))
+    return nullptr;
+  if (held_.empty()) members_.hold_memory(held_);
+  return std::make_unique<py::gil_scoped_release>();
 }
 
 Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
@@ -166,9 +186,10 @@ Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
   if (found_inf) return Outcome::kSkipped;
   if (tables_.tensors.empty()) return Outcome::kStepped;
   {
-    py::gil_scoped_release release;
+    const auto released = release_gil();
     cpu::update_pass(tables_, loops_, chunk_zeros_);
   }
+  ++steps_;
   commit();
   commit_shared();
   return Outcome::kStepped;
@@ -199,6 +220,8 @@ void Plan::commit() {
     parameter->bump_version();
     if (rule_.counts_zeros) zeros_[position] = {0, parameter->version_counter().current_version()};
   });
+  if (std::exchange(any_fresh_, false))
+    for (Member& member : members_.all()) any_fresh_ |= (member.fresh = member.fresh && !member.active);
   if (!rule_.counts_zeros) return;
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];

@@ -25,6 +25,8 @@ struct Report {
 
 class Plan {
  public:
+  bool in_use = false;  // by a call from Python, see plan_bindings.cpp
+
   // `rule` is a name of the registry, `names` what Python calls its parts, `scope` that of a rule that clips itself.
   Plan(const std::string& rule, const Names& names, Scope scope);
 
@@ -36,16 +38,21 @@ class Plan {
   }
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
   void clear() { members_.clear(); }
-  // The state of these parameters was made for this step and holds nothing yet.
+  // The state of these parameters holds nothing yet; positions are those of the last refresh.
   void mark_fresh(const std::vector<int64_t>& positions);
-  // None: whether a step is skipped is known here, and state that was made for it is dropped again.
-  std::vector<int64_t> unstarted() const { return {}; }
+  // Those of them that have taken no step since, with their slots by name.
+  py::list unstarted() const {
+    return members_.list_unstarted([](const Member& member) { return member.fresh; });
+  }
 
   // Norm pass, factors, update pass, on what the last refresh found. `found_inf`: a GradScaler says to measure and
   // skip. Skipped and non-finite steps write nothing.
   Outcome step(double inverse_grad_scale, bool found_inf, double loss);
+  // How many steps have been taken, which have written parameters and state.
+  int64_t steps() const { return steps_; }
 
-  const Report& report() const { return report_; }
+  // Of the last finished step, while another thread takes the next one.
+  const Report& report() const { return finished_; }
   // Steps taken that measured a clip factor, and those of them in which one was below 1.
   int64_t measured_steps() const { return measured_steps_; }
   int64_t clipped_steps() const { return clipped_steps_; }
@@ -74,6 +81,7 @@ class Plan {
   std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
   std::vector<Partial> sum_rows(cpu::Measure measure, Partial& total);
   double scale_gradients_by_step_size();
+  std::unique_ptr<py::gil_scoped_release> release_gil();
 
   void commit();
   void commit_shared();
@@ -112,12 +120,15 @@ class Plan {
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
-  std::vector<int64_t> fresh_;       // positions marked for this step
+  bool any_fresh_ = false;           // some member is
+  std::vector<c10::Storage> held_;   // what passes without the GIL read and write
   std::vector<Cohort> cohorts_;
   std::vector<RowOrigin> origins_;  // [rows]
   std::vector<Partial> partials_;
   std::vector<int64_t> chunk_zeros_;
-  Report report_;
+  Report report_;    // of the step being taken
+  Report finished_;  // of the last one
+  int64_t steps_ = 0;
   int64_t measured_steps_ = 0, clipped_steps_ = 0;
 
   // The shared numbers after the step, written when it is taken.

@@ -1,5 +1,7 @@
 #include "plan_bindings.h"
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -66,6 +68,31 @@ Outcome step(cuda::Plan& plan, const py::object& grad_scale, const py::object& f
 }
 #endif
 
+// A plan that is at work for one thread is not for another, nor for itself through a hook: it may have let go of the
+// GIL.
+template <class AnyPlan>
+class Exclusive {
+ public:
+  explicit Exclusive(AnyPlan& plan) : plan_(plan) {
+    // Where every tensor that is made would be a wrapper.
+    if (c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode))
+      throw std::runtime_error(
+          "a fused step cannot be taken within a transform of torch.func (grad, vmap, jvp, functionalize): call step() "
+          "outside, or choose backend='reference'");
+    if (plan.in_use)
+      throw std::runtime_error(
+          "this optimizer is in a step already, of another thread or one that this call comes from: take the steps of "
+          "an optimizer one after the other");
+    plan.in_use = true;
+  }
+  ~Exclusive() { plan_.in_use = false; }
+  Exclusive(const Exclusive&) = delete;
+  Exclusive& operator=(const Exclusive&) = delete;
+
+ private:
+  AnyPlan& plan_;
+};
+
 template <class AnyPlan>
 void bind_plan(py::module_& module, const char* name) {
   py::class_<AnyPlan>(module, name, py::module_local(), py::custom_type_setup(collect_garbage_of<AnyPlan>))
@@ -75,17 +102,32 @@ void bind_plan(py::module_& module, const char* name) {
         return new AnyPlan(rule, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
                            static_cast<Scope>(scope));
       }))
-      .def("refresh", &AnyPlan::refresh)
-      .def("mark_fresh", &AnyPlan::mark_fresh)
+      .def("refresh",
+           [](AnyPlan& plan, const py::list& param_groups, const py::dict& state) {
+             const Exclusive<AnyPlan> exclusive(plan);
+             return plan.refresh(param_groups, state);
+           })
+      .def("mark_fresh",
+           [](AnyPlan& plan, const std::vector<int64_t>& positions) {
+             const Exclusive<AnyPlan> exclusive(plan);
+             plan.mark_fresh(positions);
+           })
       .def("unstarted", &AnyPlan::unstarted)
       .def(
           "configure",
           [](AnyPlan& plan, const std::map<std::string, double>& numbers, const GroupClipNumbers& groups) {
+            const Exclusive<AnyPlan> exclusive(plan);
             plan.configure(modifiers_from(numbers), group_clips_from(groups));
           },
           py::arg("numbers"), py::arg("groups") = GroupClipNumbers{})
-      .def("step", [](AnyPlan& plan, const py::object& grad_scale, const py::object& found_inf,
-                      const py::object& loss) { return static_cast<int>(step(plan, grad_scale, found_inf, loss)); })
+      .def("step",
+           [](AnyPlan& plan, const py::list& param_groups, const py::dict& state, const py::object& grad_scale,
+              const py::object& found_inf, const py::object& loss) {
+             const Exclusive<AnyPlan> exclusive(plan);
+             const bool ready = plan.refresh(param_groups, state).empty();
+             return static_cast<int>(ready ? step(plan, grad_scale, found_inf, loss) : Outcome::kUnready);
+           })
+      .def_property_readonly("steps", &AnyPlan::steps)
       .def("report", [](const AnyPlan& plan) { return report(plan); })
       .def_property_readonly("zeros", &AnyPlan::zeros);
 }

@@ -26,7 +26,7 @@ double percentile_of(std::vector<double> values, double percentile) {
 // One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
 std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
   {
-    py::gil_scoped_release release;
+    const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, false, partials_);
   }
   std::vector<Partial> sums(unit_count(scope, members_));
@@ -40,7 +40,7 @@ std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
 // The same for each row of all tensors; `total` is over everything, tensors without rows included.
 std::vector<Partial> Plan::sum_rows(cpu::Measure measure, Partial& total) {
   {
-    py::gil_scoped_release release;
+    const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, true, partials_);
   }
   std::vector<Partial> sums(static_cast<size_t>(tables_.row_total));

@@ -10,7 +10,8 @@
 
 namespace torchclip {
 
-enum class Outcome : int { kStepped, kSkipped, kNonFinite };
+// kUnready: a parameter cannot step as it is, and nothing has been done.
+enum class Outcome : int { kStepped, kSkipped, kNonFinite, kUnready };
 
 // Where a rule keeps its sums of squared norms when they are taken over `scope`.
 inline Sums sums_of(const RuleEntry& rule, Scope scope) {

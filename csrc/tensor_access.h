@@ -51,11 +51,28 @@ inline std::vector<int64_t> strides_of(const at::Tensor& tensor) {
   return strides;
 }
 
-// A tensor whose elements can be read and written through its data pointer on a device of that type: not sparse, not a
-// wrapper subclass such as DTensor, not a lazily negated or conjugated view.
+// Going by its dispatch keys: a dense tensor, not sparse or nested, and none that stands for others: a wrapper subclass
+// such as DTensor, what torch.func's transforms see of a tensor, a lazily negated or conjugated view, or zeros that
+// have no memory. Of every other tensor even the sizes and strides may throw.
+inline bool has_plain_keys(const c10::TensorImpl* impl) {
+  using Key = c10::DispatchKey;
+  constexpr c10::DispatchKeySet kDense(Key::Dense);
+  constexpr c10::DispatchKeySet kOthers({Key::Python, Key::PythonTLSSnapshot, Key::Functionalize,
+                                         Key::FuncTorchGradWrapper, Key::FuncTorchBatched, Key::BatchedNestedTensor,
+                                         Key::Batched, Key::Conjugate, Key::Negative, Key::ZeroTensor});
+  return (impl->key_set() & (kDense | kOthers)) == kDense;
+}
+
+// A tensor whose elements can be read and written through its data pointer on a device of that type.
 inline bool is_plain(const at::Tensor& tensor, c10::DeviceType device) {
-  return tensor.device().type() == device && tensor.layout() == at::kStrided &&
-         !tensor.unsafeGetTensorImpl()->is_python_dispatch() && !tensor.is_neg() && !tensor.is_conj();
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  return has_plain_keys(impl) && impl->has_storage() && tensor.device().type() == device &&
+         tensor.layout() == at::kStrided;
+}
+
+// Its memory has been freed, as FSDP frees that of parameters it has gathered: untyped_storage().resize_(0).
+inline bool lacks_memory(const at::Tensor& plain) {
+  return plain.numel() != 0 && plain.unsafeGetTensorImpl()->unsafe_storage().data() == nullptr;
 }
 
 // Tells one tensor's kind and geometry from another's: a polynomial hash of its dispatch keys (kind of device,
@@ -67,6 +84,7 @@ class Fingerprint {
   __attribute__((always_inline)) void add(const at::Tensor& tensor) {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
+    if (!has_plain_keys(impl)) return;
     add(static_cast<uint64_t>(cuda::place_of(tensor).number) << 16 |
         static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
     for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
@@ -84,10 +102,19 @@ class Fingerprint {
 };
 
 // The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
-// virtual call and a check of the type, which add up over a thousand tensors.
-__attribute__((always_inline)) inline void* first_element(const at::Tensor& tensor) {
+// virtual call and a check of the type, which add up over a thousand tensors. `missing` becomes true where there is no
+// memory, as of a tensor without elements.
+__attribute__((always_inline)) inline void* first_element(const at::Tensor& tensor, bool& missing) {
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
+  missing |= base == nullptr;
+  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
+}
+// The same of a tensor that is only read: memory that a lazy clone shares stays shared.
+__attribute__((always_inline)) inline const void* first_element_read(const at::Tensor& tensor, bool& missing) {
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  const char* base = static_cast<const char*>(impl->unsafe_storage().data());
+  missing |= base == nullptr;
   return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
 }
 

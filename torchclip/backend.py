@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchclip import extension
 from torchclip.checks import DTYPES, describe_parameter
+from torchclip.reachable import stands_for_another, unreachable_fault
 from torchclip.sharded import is_wrapper
 from torchclip.steppable import can_step
 
@@ -114,6 +115,8 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
         if is_wrapper(parameter):
             kind = type(parameter).__name__
             return f"{names(position)} is a {kind}, whose elements the {backend} backend cannot reach"
+        if stands_for_another(parameter):
+            return f"{names(position)} {unreachable_fault(parameter)}"
         if parameter.dtype not in DTYPES:
             return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})

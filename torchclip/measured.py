@@ -21,6 +21,7 @@ from torchclip.real_view import real_dtype
 from torchclip.rule_spec import RuleSpec
 from torchclip.sharded import refuse_sharded
 from torchclip.shared import forget_norms
+from torchclip.state import Unstarted, still_unstarted
 from torchclip.step_size import StepSize
 from torchclip.steppable import leading_parameter
 
@@ -43,12 +44,14 @@ class MeasuredOptimizer(Optimizer):
     _modifiers: Modifiers
     _backend: str | None
     _plan: Plan | None = None
-    _unstarted: frozenset[int] = frozenset()  # positions of which the plan has not been told yet
+    _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
     _last: LastStep
 
-    def _unstarted_positions(self) -> frozenset[int]:
-        """Of the parameters whose next step is the first that is taken with the state they have."""
-        return self._unstarted.union(() if self._plan is None else self._plan.unstarted())
+    def _all_unstarted(self) -> Unstarted:
+        """The parameters whose next step is the first that is taken with the state they have."""
+        told = [] if self._plan is None else self._plan.unstarted()
+        found = [*self._unstarted, *told]
+        return still_unstarted(found, self.state) if found else []
 
     @property
     def clip(self) -> ClipPolicy | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from threading import Lock
 from typing import Any, ClassVar, TypeVar, overload
 
 import torch
@@ -18,6 +19,7 @@ from torchclip.checkpoint import all_or_nothing, unpacked
 from torchclip.checks import Check, check_hyperparameters
 from torchclip.clip import ClipPolicy, Scope
 from torchclip.extensions import Extension
+from torchclip.first_step import Pending, claimed, first_step, recorded, settle_when_idle
 from torchclip.group_clip import KEY as CLIP
 from torchclip.group_clip import check_keys, clips_of
 from torchclip.hooks import hook_step
@@ -25,10 +27,10 @@ from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.new_group import check_params, checked_group
-from torchclip.plan import GROUPS_CHANGED, NON_FINITE, STEPPED, make_plan
+from torchclip.plan import NON_FINITE, UNREADY
 from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared
-from torchclip.state import check_all, create_state, drop_state, nonfinite_error, without_unstarted
+from torchclip.state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
 from torchclip.step_size import AdaLossStep, StepSize, check_closure, checked_loss
 from torchclip.steppable import leading_device
 
@@ -50,6 +52,8 @@ class FusedOptimizer(MeasuredOptimizer):
     fixed: ClassVar[Mapping[str, Any]] = {}
     clips_by: Scope = Scope.OPTIMIZER
 
+    _pending: Pending | None = None
+
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -69,6 +73,7 @@ class FusedOptimizer(MeasuredOptimizer):
         if backend is not None:
             backends.unavailable_reason(backend)  # an unknown name, before anything else
         self._requested = backend
+        self._lock = Lock()
         self._seed = checked_seed(seed)
         self._modifiers = Modifiers.of(clip, step_size, extensions)
         self._compose()
@@ -89,14 +94,15 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def _complete_shared(self) -> None:
         refuse_sharded(self.param_groups, self._modifiers, self.spec)
-        complete_shared(
-            self.param_groups,
-            self._modifiers,
-            self.spec,
-            self.clips_by,
-            self._seed,
-            on_device=self._backend in backends.ON_DEVICE,
-        )
+        with torch.inference_mode(False):
+            complete_shared(
+                self.param_groups,
+                self._modifiers,
+                self.spec,
+                self.clips_by,
+                self._seed,
+                on_device=self._backend in backends.ON_DEVICE,
+            )
 
     # What a user sets and reads; what a step measured is in MeasuredOptimizer.
 
@@ -134,8 +140,8 @@ class FusedOptimizer(MeasuredOptimizer):
 
         Raises:
             RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
-                under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters. Parameters
-                and state are then as they were.
+                under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters; while another
+                step of this optimizer is being taken. Parameters and state are then as they were.
             TypeError, ValueError: for a closure that cannot be called, a missing loss under ``AdaLossStep``, one that
                 is no scalar, or one on another device.
         """
@@ -155,45 +161,32 @@ class FusedOptimizer(MeasuredOptimizer):
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        if self.backend == "reference":
-            self._reference_step(loss, grad_scale, found_inf)
+        if self.backend != "reference":
+            if torch.compiler.is_compiling():
+                compiled.step(self, loss, grad_scale, found_inf)
+            else:
+                self._fused_step(loss, grad_scale, found_inf)
         elif torch.compiler.is_compiling():
-            compiled.step(self, loss, grad_scale, found_inf)
+            self._reference_step(loss, grad_scale, found_inf, None)
         else:
-            self._fused_step(loss, grad_scale, found_inf)
+            with claimed(self), recorded(self, None) as ledger:
+                self._reference_step(loss, grad_scale, found_inf, ledger)
 
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        plan, fresh = self._plan, self._unstarted
-        if plan is None:
-            plan = self._plan = make_plan(self.backend, self.spec, self.clips_by, self._modifiers)
-        attention = plan.refresh(self.param_groups, self.state)
-        created: list[tuple[int, Tensor, str]] = []
-        if attention:
-            if attention[0] == GROUPS_CHANGED:
-                self._set_clips(self.clip)
+        plan, outcome = self._plan, UNREADY
+        if plan is not None and not self._unstarted and self._pending is None:
+            outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, loss)
+        if outcome == UNREADY:
+            with claimed(self):
+                outcome = first_step(self, loss, grad_scale, found_inf)
+            if outcome == UNREADY:  # for another backend
                 return self._run(loss, grad_scale, found_inf)
-            if not self._still_served():
-                return self._run(loss, grad_scale, found_inf)
-            on_device = self.backend in backends.ON_DEVICE
-            named = list(self._named_parameters())
-            created = create_state(self.spec, named, self.state, attention, on_device=on_device)
-            # Slow weights that are made later, after loading say, make no first step of the rule.
-            fresh = fresh | {position for position, _, slot in created if slot != SLOW.name}
-            if plan.refresh(self.param_groups, self.state):
-                raise AssertionError("a parameter still cannot step after its state was made")
-        if fresh:
-            plan.mark_fresh(sorted(fresh))
-            self._unstarted = frozenset()
-        outcome = None
-        try:
-            outcome = plan.step(grad_scale, found_inf, loss)
-        finally:
-            if outcome != STEPPED:
-                drop_state(self.state, created)
         if outcome == NON_FINITE:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
 
-    def _reference_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _reference_step(
+        self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
+    ) -> None:
         check_all(self.spec, self._named_parameters(), self.state)
         for index, group in enumerate(self.param_groups):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
@@ -210,6 +203,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 found_inf=found_inf,
                 loss=loss,
                 before=self._last.report,
+                ledger=ledger,
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
@@ -217,7 +211,7 @@ class FusedOptimizer(MeasuredOptimizer):
     # The life of the plan.
 
     def _forget_plan(self) -> None:
-        self._unstarted = self._unstarted_positions()
+        self._unstarted = self._all_unstarted()
         self._plan = None
         self._backend = None
         self._last = LastStep()
@@ -267,8 +261,10 @@ class FusedOptimizer(MeasuredOptimizer):
 
         So are clip policies: they are no state, neither the optimizer's nor those of param groups.
         """
+        settle_when_idle(self)
         saved = super().state_dict()
-        state = without_unstarted(self.spec, saved["state"], sorted(self._unstarted_positions()))
+        keys = positions_of(self._all_unstarted(), self.param_groups)
+        state = without_unstarted(self.spec, saved["state"], sorted(keys))
         groups = [{key: value for key, value in group.items() if key != CLIP} for group in saved["param_groups"]]
         return {**saved, "state": state, "param_groups": groups}
 
@@ -282,15 +278,17 @@ class FusedOptimizer(MeasuredOptimizer):
             group.update(self.fixed)
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        if "_lock" not in vars(self):
+            self._lock = Lock()
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
         self._compose()
-        self._plan, self._unstarted = None, frozenset()  # what they know of is replaced
+        self._plan, self._unstarted = None, []  # what they know of is replaced
         self._choose_anew()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_requested", "_seed", "_modifiers", "clips_by")
-        params = [param for group in self.param_groups for param in group["params"]]
-        started = without_unstarted(self.spec, self.state, [params[each] for each in self._unstarted_positions()])
+        settle_when_idle(self)
+        started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}
         return {**super().__getstate__(), "state": defaultdict(dict, started), **own}

@@ -34,9 +34,13 @@ GroupNumbers: TypeAlias = tuple[int, float, bool, int]
 
 NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP = range(6)
 NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE = range(3)
-STEPPED, SKIPPED, NON_FINITE = range(3)
+STEPPED, SKIPPED, NON_FINITE, UNREADY = range(4)
 GROUPS_CHANGED = -1
 """What ``refresh`` returns in place of positions: param groups have other clip policies than the plan."""
+IN_A_STEP = (
+    "this optimizer is in a step already, of another thread or one that this call comes from: take the steps of an "
+    "optimizer one after the other"
+)
 SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 

@@ -148,6 +148,9 @@ class RuleSpec:
     ) -> Tensor:
         """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``; a number
         of state on the device ``numbers_on``."""
+        if torch.is_inference_mode_enabled():  # where nothing is made that a step outside could write to
+            with torch.inference_mode(False):
+                return self.create_state(name, parameter, group, numbers_on)
         for slot in self.slots:
             if slot.name == name:
                 return slot.create(parameter, group)

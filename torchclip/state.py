@@ -1,9 +1,10 @@
-"""The state of the parameters of a fused step: made when it is first needed, and given up when the step is skipped."""
+"""The state of the parameters: made when it is first needed, and given up when the step is not taken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchclip.checks import check_gradient, check_parameter, check_state
 from torchclip.clip import ClipPolicy
 from torchclip.modifiers import SLOW
+from torchclip.reachable import check_reachable, check_writable
 from torchclip.rule_spec import RuleSpec
 from torchclip.rule_specs import RULES
 from torchclip.state_numbers import exact_number, is_kept_number
@@ -22,8 +24,61 @@ OF_SOME_RULE = frozenset(
 )
 """Names that tell whose state it is: those of the rules here, and of Adadelta, ASGD, Adamax and Rprop in torch."""
 
-Created = tuple[int, Tensor, str]
-"""Position, parameter and the state's name."""
+Unstarted = list[tuple[Tensor, Mapping[str, Tensor]]]
+"""Parameters with whose state no step has been taken, and what of it they had then, by name."""
+
+
+class Made(NamedTuple):
+    """What one parameter was given.
+
+    Args:
+        position: the parameter's.
+        parameter: whose state it is.
+        tensors: state tensors by their names.
+        version: autograd's, of the parameter before it is written.
+    """
+
+    position: int
+    parameter: Tensor
+    tensors: dict[str, Tensor]
+    version: int
+
+
+@dataclass
+class Ledger:
+    """What a step makes, until it is known whether it was taken.
+
+    An exception may come at any time, Ctrl-C's between any two instructions: what is written here before it stands in
+    the optimizer's state is found by :meth:`drop` later, in the next step at the latest.
+    """
+
+    made: list[Made] = field(default_factory=list)
+
+    def give(self, state: MutableMapping[Tensor, dict[str, Any]], made: Made) -> None:
+        """Puts what was made into ``state``, all at once."""
+        self.made.append(made)
+        held = state.get(made.parameter)
+        if held is None:
+            state[made.parameter] = dict(made.tensors)
+        else:
+            held.update(made.tensors)
+
+    def drop(self, state: MutableMapping[Tensor, dict[str, Any]], *, written: bool = True) -> None:
+        """Takes it out again, so that the next step is a first step; not what the user has put in its place since.
+
+        Args:
+            state: as in ``optimizer.state``.
+            written: that of parameters, too, that have been written since.
+        """
+        for _, parameter, tensors, version in self.made:
+            if not written and parameter._version != version:
+                continue
+            held = state.get(parameter, {})
+            for name, tensor in tensors.items():
+                if held.get(name) is tensor:
+                    del held[name]
+            if not held:
+                state.pop(parameter, None)
 
 
 def create_state(
@@ -31,9 +86,10 @@ def create_state(
     named: Sequence[tuple[str, Tensor, Mapping[str, Any]]],
     state: MutableMapping[Tensor, dict[str, Any]],
     positions: Sequence[int],
+    ledger: Ledger | None = None,
     *,
     on_device: bool,
-) -> list[Created]:
+) -> None:
     """Checks the parameters at ``positions`` and makes the state they lack.
 
     Args:
@@ -41,27 +97,27 @@ def create_state(
         named: every parameter with what errors call it and its group.
         state: as in ``optimizer.state``.
         positions: of those to look at.
+        ledger: where what is made is written, if anywhere.
         on_device: whether numbers of state lie on their parameter's device, or on the host.
-
-    Returns:
-        What was made.
     """
+    ledger = Ledger() if ledger is None else ledger
     wanted = [(position, *named[position]) for position in positions]
     check_all(spec, (named[position] for position in positions), state)
-    created: list[Created] = []
-    for position, _, parameter, group in wanted:
-        held = state[parameter]
+    for position, name, parameter, group in wanted:
+        check_reachable(name, parameter, state.get(parameter, {}))
         numbers_on = parameter.device if on_device else "cpu"
-        for name in spec.missing_state(held, group):
-            held[name] = spec.create_state(name, parameter, group, numbers_on)
-            created.append((position, parameter, name))
+        missing = spec.missing_state(state.get(parameter, {}), group)
+        made = {slot: spec.create_state(slot, parameter, group, numbers_on) for slot in missing}
+        check_reachable(name, parameter, made)
+        if made:
+            ledger.give(state, Made(position, parameter, made, parameter._version))
+        held = state.get(parameter, {})
         for slot in spec.slots:
             # The kernels walk elements in any layout, and a number for each row in one alone.
             if slot.name in spec.used_slots(group) and slot.extent.is_apart(parameter):
                 held[slot.name] = held[slot.name].contiguous()
         for scalar in spec.scalars:
             held[scalar.name] = held[scalar.name].to(numbers_on)
-    return created
 
 
 def foreign_entries(spec: RuleSpec, held: Mapping[Any, Any]) -> list[str]:
@@ -104,6 +160,7 @@ def check_all(
     for name, parameter, group in named:
         if parameter.grad is not None:
             check_parameter(name, parameter, takes_complex=spec.takes_complex)
+            check_writable(name, parameter, state.get(parameter, {}))
             check_gradient(name, parameter)
             held = state.get(parameter, {})
             if not isinstance(held, dict):
@@ -119,6 +176,22 @@ def _convert_numbers(spec: RuleSpec, name: str, held: dict[str, Any]) -> None:
             held[scalar.name] = exact_number(f"state {scalar.name!r} of {name}", value, scalar.wanted, scalar.dtype)
 
 
+def still_unstarted(unstarted: Unstarted, state: Mapping[Tensor, Mapping[str, Any]]) -> Unstarted:
+    """Those of them whose state the user has not replaced since."""
+    return [
+        (parameter, slots)
+        for parameter, slots in unstarted
+        if slots and all(state.get(parameter, {}).get(name) is tensor for name, tensor in slots.items())
+    ]
+
+
+def positions_of(unstarted: Unstarted, param_groups: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Where those parameters stand among all."""
+    found = {id(parameter) for parameter, _ in unstarted}
+    everyone = [parameter for group in param_groups for parameter in group["params"]]
+    return {position for position, parameter in enumerate(everyone) if id(parameter) in found}
+
+
 def without_unstarted(
     spec: RuleSpec, state: Mapping[Any, dict[str, Any]], keys: Sequence[Any]
 ) -> dict[Any, dict[str, Any]]:
@@ -130,14 +203,6 @@ def without_unstarted(
         if not result[key]:
             del result[key]
     return result
-
-
-def drop_state(state: MutableMapping[Tensor, dict[str, Any]], created: Sequence[Created]) -> None:
-    """A step that was skipped leaves nothing behind, so that the next one is a first step again."""
-    for _, parameter, slot in created:
-        state[parameter].pop(slot)
-        if not state[parameter]:
-            state.pop(parameter)
 
 
 def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None) -> RuntimeError:

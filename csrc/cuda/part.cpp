@@ -9,8 +9,8 @@
 
 namespace torchclip::cuda {
 
-void Part::begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs,
-                 const std::vector<int64_t>& fresh, bool is_main, void* stream) {
+void Part::begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh, bool is_main,
+                 void* stream) {
   follow_stream(stream);
   is_main_ = is_main;
   modifiers_ = modifiers;
@@ -26,7 +26,7 @@ void Part::begin(const Members& members, const Modifiers& modifiers, const Input
   read_groups(members);
   read_shared(members, inputs);
   image_.write(stream_);
-  if (shape_.fresh) upload_fresh(fresh);
+  if (shape_.fresh && any_fresh) upload_fresh(members.all());
   if (rows_fit_inline()) fill_inline_rows(members);
 }
 
@@ -184,14 +184,15 @@ void Part::fill_inline_rows(const Members& members) {
   }
 }
 
-void Part::upload_fresh(const std::vector<int64_t>& fresh) {
-  for (size_t begin = 0; begin < fresh.size();) {
-    size_t end = begin + 1;
-    while (end < fresh.size() && fresh[end] == fresh[end - 1] + 1) ++end;
+void Part::upload_fresh(const std::vector<Member>& members) {
+  for (size_t begin = 0; begin < members.size();) {
+    size_t end = begin;
+    while (end < members.size() && members[end].fresh) ++end;
     const std::vector<int32_t> ones(end - begin, 1);
-    upload(fresh_.mutable_data_ptr<int32_t>() + fresh[begin], ones.data(),
-           static_cast<int64_t>(ones.size() * sizeof(int32_t)), stream_);
-    begin = end;
+    if (!ones.empty())
+      upload(fresh_.mutable_data_ptr<int32_t>() + begin, ones.data(),
+             static_cast<int64_t>(ones.size() * sizeof(int32_t)), stream_);
+    begin = end + 1;
   }
 }
 

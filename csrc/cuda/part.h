@@ -36,16 +36,18 @@ class Part {
   // Makes the tables anew. `positions`: of the members with a gradient here; `devices`: that take part in the step.
   void build(const Members& members, const Shape& shape, const std::vector<size_t>& positions, size_t devices);
   // Reads this step's addresses and numbers; tables that are no longer right are written anew. Shared numbers lie on
-  // the main device; the others work on copies. `fresh`: members whose state was made for this step.
-  void begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs,
-             const std::vector<int64_t>& fresh, bool is_main, void* stream);
+  // the main device; the others work on copies. `any_fresh`: there are members that are.
+  void begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh, bool is_main,
+             void* stream);
+  // [members]: where the flag of each is so far, -1 where it has none that holds.
+  void move_fresh(const std::vector<int64_t>& from);
 
   // The passes, in this order. `alone`: no other device takes part, and the last block of a norm pass decides.
   void norm_pass(bool alone);
   void finish();  // without a norm pass, or behind those of all devices
   void direction_pass(bool alone);
   void finish_rule();
-  void update_pass();
+  void update_pass(bool& written);  // which becomes true with the first launch
   // No parameter has a gradient.
   void measure_nothing();
   // A norm pass and the update in one launch.
@@ -101,7 +103,7 @@ class Part {
   void move_image();
   void read_shared(const Members& members, const Inputs& inputs);
   void fill_inline_rows(const Members& members);
-  void upload_fresh(const std::vector<int64_t>& fresh);
+  void upload_fresh(const std::vector<Member>& members);
   SharedNumbers shared_of(const Group& group) const;
   // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
   at::Tensor beside(const std::string& name, const at::Tensor& tensor);

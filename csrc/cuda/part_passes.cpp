@@ -78,13 +78,14 @@ void Part::finish_rule() {
   pass_.rows = scratch(rows_);
 }
 
-void Part::update_pass() {
+void Part::update_pass(bool& written) {
   pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
   for (const Run& run : tables_.runs) {
     if (run.count == 0) continue;
     set_update(run);
     run.launchers.update(pass_, stream_);
+    written = true;
   }
 }
 

@@ -18,6 +18,26 @@ Part::Part(Place place, const RuleEntry& rule, size_t members) : place_(place), 
   fresh_ = at::zeros({static_cast<int64_t>(members)}, options.dtype(at::kInt));
 }
 
+void Part::move_fresh(const std::vector<int64_t>& from) {
+  const int64_t count = static_cast<int64_t>(from.size());
+  bool moves = fresh_.numel() != count;
+  for (int64_t position = 0; position < count; ++position) moves |= from[static_cast<size_t>(position)] != position;
+  if (!moves) return;
+  if (is_in_graph_) kept_.push_back(fresh_);
+  if (std::all_of(from.begin(), from.end(), [](int64_t place) { return place < 0; })) {
+    fresh_ = at::zeros({count}, fresh_.options());
+    return;
+  }
+  at::Tensor index = at::empty({count}, at::kLong), keep = at::empty({count}, at::kInt);
+  for (int64_t position = 0; position < count; ++position) {
+    const int64_t place = from[static_cast<size_t>(position)];
+    const bool known = place >= 0 && place < fresh_.numel();
+    index.mutable_data_ptr<int64_t>()[position] = known ? place : 0;
+    keep.mutable_data_ptr<int32_t>()[position] = known ? 1 : 0;
+  }
+  fresh_ = fresh_.index_select(0, index.to(fresh_.device())).mul_(keep.to(fresh_.device()));
+}
+
 // What a kernel writes or reads here, all of it allocated by build().
 std::vector<at::Tensor> Part::buffers() const {
   return {image_.memory(),

@@ -43,6 +43,10 @@ void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& g
   rebuild_ = true;
 }
 
+void Plan::mark_fresh(const std::vector<int64_t>& positions) {
+  for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
+}
+
 Shape Plan::shape() const {
   Shape shape;
   shape.rule_scope = scope_;
@@ -67,7 +71,18 @@ Place Plan::main_place() const {
   return place_of((leading == members.end() ? members.front() : *leading).parameter());
 }
 
+// The devices' flags go with the parameters where these have another position, and are not those of other state.
+void Plan::move_fresh_flags() {
+  std::vector<int64_t> from;
+  for (Member& member : members_.all()) {
+    from.push_back(std::exchange(member.replaced, false) ? -1 : member.last_position);
+    member.last_position = static_cast<int32_t>(from.size()) - 1;
+  }
+  on_each_device([&](Part& part) { part.move_fresh(from); });
+}
+
 void Plan::rebuild(const Shape& shape) {
+  move_fresh_flags();
   const std::vector<Member>& members = members_.all();
   std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
   for (size_t position = 0; position < members.size(); ++position) {
@@ -91,7 +106,7 @@ void Plan::rebuild(const Shape& shape) {
     if (part->is_in_graph() && std::find(parts.begin(), parts.end(), part) == parts.end()) in_graphs_.push_back(part);
   parts_ = std::move(parts);
   shape_ = shape;
-  counted_ = false;
+  counted_ = proven_ = false;
   versions_.assign(members.size(), 0);
   rebuild_ = false;
 }
@@ -100,11 +115,8 @@ Outcome Plan::step(const py::object& grad_scale, const py::object& found_inf, co
   if (members_.all().empty()) return Outcome::kStepped;
   const Inputs inputs{tensor_or_none(grad_scale), tensor_or_none(found_inf), tensor_or_none(loss)};
   try {
-    const Outcome outcome = try_step(inputs);
-    fresh_.clear();
-    return outcome;
+    return try_step(inputs);
   } catch (...) {
-    fresh_.clear();
     rebuild_ = true;  // what the device holds of the tables is not known
     reports_ = false;
     throw;
@@ -139,12 +151,24 @@ Outcome Plan::try_step(const Inputs& inputs) {
     rebuild(wanted);
   }
   on_each_device([&](Part& part) {
-    part.begin(members_, modifiers_, inputs, fresh_, &part == &main_part(), current_stream(part.place()));
+    part.begin(members_, modifiers_, inputs, any_fresh_, &part == &main_part(), current_stream(part.place()));
   });
+  told_of_fresh();
   const auto has_tensors = [](const auto& part) { return !part->tables().tensors.empty(); };
   updates_ = std::any_of(parts_.begin(), parts_.end(), has_tensors);
   if (updates_) {
-    measure_and_update(inputs);
+    // A kernel that runs for the first time may be refused, when others have counted the step already.
+    const auto numbers = proven_ ? decltype(counted_numbers()){} : counted_numbers();
+    written_ = false;
+    try {
+      measure_and_update(inputs);
+    } catch (...) {
+      steps_ += written_;
+      for (const auto& [number, before] : numbers)
+        if (!written_) number.copy_(before);
+      throw;
+    }
+    proven_ = true;
   } else {
     main_part().measure_nothing();
   }
@@ -153,8 +177,14 @@ Outcome Plan::try_step(const Inputs& inputs) {
   const bool may_skip = inputs.found_inf.defined() || modifiers_.on_nonfinite() != NonFinite::kPropagate;
   counted_ = counted_ || (updates_ && !may_skip);
   if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
+  ++steps_;
   commit();
   return Outcome::kStepped;
+}
+
+void Plan::told_of_fresh() {
+  if (std::exchange(any_fresh_, false))
+    for (Member& member : members_.all()) member.fresh = false;
 }
 
 // Whether numbers on the device decide about the rows before anything is measured.
@@ -177,7 +207,32 @@ void Plan::measure_and_update(const Inputs& inputs) {
   }
   if (measures || first) measure(measures);
   if (rule_.clips_itself) measure_directions();
-  on_each_device([](Part& part) { part.update_pass(); });
+  on_each_device([&](Part& part) { part.update_pass(written_); });
+}
+
+// What the end of a norm pass writes, with a copy of each.
+std::vector<std::pair<at::Tensor, at::Tensor>> Plan::counted_numbers() const {
+  std::vector<std::pair<at::Tensor, at::Tensor>> numbers;
+  const auto keep = [&](const at::Tensor& number) {
+    if (number.defined()) numbers.emplace_back(number, number.clone());
+  };
+  for (const Member& member : members_.all()) {
+    if (!member.active) continue;
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep(member.scalars[i]);
+    if (member.extra != nullptr) keep(member.extra->sums);
+  }
+  static const py::handle shared_key = PyUnicode_InternFromString("shared");
+  for (const Group& group : members_.groups()) {
+    PyObject* const shared = lookup(group.dict, py::reinterpret_borrow<py::object>(shared_key));
+    if (shared == nullptr || !PyDict_Check(shared)) continue;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(shared))
+      if (THPVariable_Check(value.ptr())) keep(THPVariable_Unpack(value.ptr()));
+  }
+  for (const auto& part : parts_) {
+    keep(part->counters());
+    keep(part->fresh());
+  }
+  return numbers;
 }
 
 // Norms, factors and rows; without a policy that measures, what else decides about the rows.
@@ -270,19 +325,16 @@ at::Tensor Plan::rule_clip_factor() const {
   return factors;
 }
 
-std::vector<int64_t> Plan::unstarted() const {
-  std::vector<int64_t> positions;
-  if (!shape_.fresh) return positions;
-  for (const auto& part : parts_) {
-    const at::Tensor flags = part->fresh().cpu();
-    const size_t count = std::min(static_cast<size_t>(flags.numel()), members_.all().size());
-    for (size_t position = 0; position < count; ++position)
-      if (flags.const_data_ptr<int32_t>()[position] != 0 &&
-          place_of(members_.all()[position].parameter()).number == part->place().number)
-        positions.push_back(static_cast<int64_t>(position));
-  }
-  std::sort(positions.begin(), positions.end());
-  return positions;
+py::list Plan::unstarted() const {
+  std::map<int, at::Tensor> flags;  // of each device
+  if (shape_.fresh)
+    for (const auto& part : parts_) flags[part->place().number] = part->fresh().cpu();
+  return members_.list_unstarted([&](const Member& member) {
+    if (member.fresh) return true;
+    if (flags.empty() || member.last_position < 0 || member.replaced) return false;
+    const auto found = flags.find(place_of(member.parameter()).number);
+    return found != flags.end() && found->second.const_data_ptr<int32_t>()[member.last_position] != 0;
+  });
 }
 
 py::object Plan::zeros() const {

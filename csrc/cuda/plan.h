@@ -10,16 +10,19 @@ namespace torchclip::cuda {
 
 class Plan {
  public:
+  bool in_use = false;  // by a call from Python, see plan_bindings.cpp
+
   // As those of torchclip::Plan.
   Plan(const std::string& rule, const Names& names, Scope scope);
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
   void clear() { members_.clear(); }
-  void mark_fresh(const std::vector<int64_t>& positions) { fresh_ = positions; }
-  // Positions of members with whose state no step has been taken, since the device has skipped all there were; of rules
-  // whose first step differs from later ones. Waits for the device.
-  std::vector<int64_t> unstarted() const;
+  void mark_fresh(const std::vector<int64_t>& positions);
+  // Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits for
+  // the device.
+  py::list unstarted() const;
+  int64_t steps() const { return steps_; }
 
   // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
   // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.
@@ -35,6 +38,9 @@ class Plan {
   Outcome try_step(const Inputs& inputs);
   Shape shape() const;
   void rebuild(const Shape& shape);
+  std::vector<std::pair<at::Tensor, at::Tensor>> counted_numbers() const;
+  void move_fresh_flags();
+  void told_of_fresh();
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
   // Calls `body(part)` for every part, with its device current.
@@ -59,7 +65,10 @@ class Plan {
   bool rebuild_ = true;
   std::vector<std::shared_ptr<Part>> parts_;      // the main one first
   std::vector<std::shared_ptr<Part>> in_graphs_;  // those that take no part any more
-  std::vector<int64_t> fresh_;
+  bool any_fresh_ = false;                        // some member is, of which the device has not been told
+  int64_t steps_ = 0;
+  bool proven_ = false;             // every kernel of these tables has run
+  bool written_ = false;            // the step has come as far as writing parameters
   bool reports_ = false;            // a step has been taken since the last change of the modifiers
   bool counted_ = false;            // the zeros of these tables are those of a step that was taken
   bool updates_ = false;            // a parameter had a gradient in the last step

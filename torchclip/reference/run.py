@@ -155,6 +155,19 @@ def write(target: Tensor, value: Tensor, taken: Flag) -> None:
     target.copy_(chosen(taken, value.view_as(target), target))
 
 
+def write_together(writes: Writes, taken: Flag) -> None:
+    """The same for several tensors, in one operation where nothing is compiled or recorded."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        for target, value in writes:
+            write(target, value, taken)
+        return
+    targets = [target.view(1) if target.ndim == 0 else target for target, _ in writes]
+    values = [
+        chosen(taken, value.reshape(target.shape), target) for target, (_, value) in zip(targets, writes, strict=True)
+    ]
+    torch._foreach_copy_(targets, values)
+
+
 def working_parameter(entry: Entry) -> Tensor:
     """The parameter as the rules take it."""
     return working(entry.parameter, pipeline.compute_dtype(entry.parameter))

@@ -37,8 +37,10 @@ from torchclip.reference.run import (
     working,
     working_parameter,
     write,
+    write_together,
 )
 from torchclip.rule_spec import RuleSpec
+from torchclip.state import Ledger, Made
 
 PLAIN = Modifiers()
 """Nothing around the rule."""
@@ -55,6 +57,7 @@ def step(
     found_inf: Tensor | None = None,
     loss: Tensor | None = None,
     before: StepReport | None = None,
+    ledger: Ledger | None = None,
 ) -> StepReport:
     """Takes one step, writing parameters, state and shared numbers in place.
 
@@ -70,6 +73,7 @@ def step(
         found_inf: one element; when it is not 0 the step is skipped.
         loss: 0-dim and detached, for ``AdaLossStep``.
         before: the report of the previous step, whose counters go on.
+        ledger: where state that is made is written; None in a compiled graph, which nothing interrupts.
     """
     run = Run(spec, param_groups, state, modifiers, scope, _inverse(grad_scale))
     by_policy = measure_gradients(run)
@@ -81,7 +85,7 @@ def step(
     taken = any(True for _ in run.entries()) and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
         for entry in run.entries():
-            _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken)
+            _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken, ledger)
         for measured in (by_policy, by_rule):
             writes += [] if measured is None else measured.writes
         if "step" in run.shared:
@@ -92,8 +96,15 @@ def step(
     return replace(report, skipped=skipped, nonfinite=raises)
 
 
-def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: Norms | None, taken: Flag) -> None:
-    """Writes the new state and the new value of one parameter."""
+def _update(
+    run: Run,
+    state: dict[Tensor, dict[str, Any]],
+    entry: Entry,
+    norms: Norms | None,
+    taken: Flag,
+    ledger: Ledger | None,
+) -> None:
+    """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
     gradient = prepared_gradient(run, entry)
     new, stored = accumulated(run, entry, gradient)
     decayed = pipeline.decay(working_parameter(entry), entry.group)
@@ -108,11 +119,16 @@ def _update(run: Run, state: dict[Tensor, dict[str, Any]], entry: Entry, norms: 
         ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
         kept = chosen(synchronises, ahead, kept)
         new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
-    write(entry.parameter, kept, taken)
-    for name, value in new.items():
-        write(real_view(stored[name]), value, taken)
-    if stored:
+    held = state.get(entry.owner, {})
+    made = {name: tensor for name, tensor in stored.items() if held.get(name) is None}
+    for name in [name for name in made if name in new]:  # which nobody sees yet
+        write(real_view(made[name]), new[name], taken)
+    if ledger is None:
         state.setdefault(entry.owner, {}).update(stored)
+    elif made:
+        ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
+    own = [(real_view(stored[name]), value) for name, value in new.items() if name not in made]
+    write_together([(entry.parameter, kept), *own], taken)
 
 
 def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:

@@ -9,13 +9,25 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from torchclip.reachable import unreachable_fault
+
 ABSENT = torch.empty(0, device="cpu")
 """Stands for a tensor that is not there: its address is 0."""
 
 
 def addresses_of(tensors: Iterable[Tensor]) -> array[int]:
-    """Of their first elements; 0 for a tensor without elements."""
-    return array("q", list(map(Tensor.data_ptr, tensors)))
+    """Of their first elements; 0 for a tensor without elements.
+
+    Raises:
+        RuntimeError: for one that has elements and no memory.
+    """
+    tensors = list(tensors)
+    addresses = array("q", list(map(Tensor.data_ptr, tensors)))
+    if 0 in addresses:
+        for position, (tensor, address) in enumerate(zip(tensors, addresses, strict=True)):
+            if address == 0 and tensor.numel() > 0:
+                raise RuntimeError(f"parameter {position}, its gradient or its state {unreachable_fault(tensor)}")
+    return addresses
 
 
 def write_columns(into: Tensor, columns: Mapping[int, array[int]]) -> None:

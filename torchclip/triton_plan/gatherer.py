@@ -216,7 +216,7 @@ class Gatherer:
             [
                 member
                 for member in self._members
-                if self._wanted.needs_state(member.used_slots) and not member.state_is_as_seen()
+                if self._wanted.needs_state(member.used_slots) and not member.state_is_as_seen(self._wanted)
             ]
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.reachable import unreachable_fault
 from torchclip.sharded import is_wrapper
 
 TensorGuards: Any
@@ -26,11 +27,12 @@ Check = Callable[..., bool]
 
 def is_plain(tensor: Tensor, device: str) -> bool:
     """Whether the elements can be reached through the data pointer on a device of that type: not sparse, not a wrapper
-    subclass such as DTensor, not a lazily negated or conjugated view."""
+    subclass such as DTensor, not what torch.func's transforms see of one, not a lazily negated or conjugated view."""
     return (
         tensor.device.type == device
         and tensor.layout is torch.strided
         and not is_wrapper(tensor)
+        and unreachable_fault(tensor) is None
         and not tensor.is_neg()
         and not tensor.is_conj()
     )

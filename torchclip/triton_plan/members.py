@@ -74,7 +74,7 @@ class Member:
     parameter: Tensor
     group: int
     state: dict[str, Any] | None = None  # optimizer.state[parameter]
-    seen: list[Any] | None = None  # the values of `state` when it was read
+    seen: list[Any] | None = None  # what `state` had for the rule when it was read
     check: Check | None = None  # that it can still step; None where there was no gradient, never_same where it cannot
     used_slots: int = 0
     slots: list[Tensor | None] = field(default_factory=list)
@@ -100,15 +100,20 @@ class Member:
         """Those that there are: the tensors besides the gradient whose kinds were examined."""
         return [tensor for tensor in self.operands() if tensor is not None]
 
-    def state_is_as_seen(self) -> bool:
-        """Whether the state dict holds the objects that were read."""
-        return self.state is not None and self.seen is not None and same_objects(list(self.state.values()), self.seen)
+    def state_is_as_seen(self, wanted: Wanted) -> bool:
+        """Whether the state dict holds the tensors that were read, whatever else the user keeps there."""
+        return self.state is not None and self.seen is not None and same_objects(self._entries(wanted), self.seen)
+
+    def _entries(self, wanted: Wanted) -> list[Any]:
+        """What the state dict has for the rule."""
+        assert self.state is not None
+        return [self.state.get(name) for name in (*wanted.slots, *wanted.scalars, "slow")]
 
     def read_state(self, wanted: Wanted) -> None:
         """Takes the tensors out of the state dict."""
         state = self.state
         assert state is not None
-        self.seen = list(state.values())
+        self.seen = self._entries(wanted)
         self.slots = [_tensor_or_none(state.get(name)) for name in wanted.slots]
         self.scalars = [_tensor_or_none(state.get(name)) for name in wanted.scalars]
         self.slow = _tensor_or_none(state.get("slow")) if wanted.lookahead else None
@@ -131,6 +136,9 @@ def examine(member: Member, gradient: Tensor, wanted: Wanted) -> bool:
     served = DTYPES if wanted.takes_complex else FLOAT_DTYPES
     if parameter.dtype not in served or not is_plain(parameter, wanted.device):
         return False
+    held = (*state, *member.scalars, member.slow, member.sums)
+    if any(tensor is not None and tensor.is_inference() for tensor in (parameter, *held)):
+        return False  # which torch lets nobody write
 
     def is_beside(tensor: Tensor) -> bool:
         return is_plain(tensor, wanted.device) and tensor.device == parameter.device

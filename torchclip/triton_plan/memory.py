@@ -48,10 +48,17 @@ class Memory:
         tables: which tensors there are.
         settings: the modifiers.
         before: the memory that this one replaces; None where there was none.
+        flags_from: [parameters], where in ``before.new`` each one's flag lies; -1 where it has none that holds.
     """
 
     def __init__(
-        self, device: torch.device, spec: RuleSpec, tables: Tables, settings: Settings, before: Memory | None
+        self,
+        device: torch.device,
+        spec: RuleSpec,
+        tables: Tables,
+        settings: Settings,
+        before: Memory | None,
+        flags_from: Sequence[int],
     ) -> None:
         self.device = device
         self.tables = tables
@@ -79,8 +86,7 @@ class Memory:
         self.zeros = torch.zeros(counts, dtype=torch.int64, device=device)
         self._done = torch.zeros(8, dtype=torch.int32, device=device)
         # Of every parameter whether no step has been taken with its state, which the device alone knows.
-        keeps = before is not None and same_place and len(before.new) == tables.parameters
-        self.new: Tensor = before.new if before is not None and keeps else self._no_flags()
+        self.new = self._moved_flags(before.new, flags_from) if before is not None and same_place else self._no_flags()
         self.measured = {
             "grad_norm": numbers(self.clip_units),
             "clip_factor": numbers(self.clip_units),
@@ -98,6 +104,16 @@ class Memory:
 
     def _no_flags(self) -> Tensor:
         return torch.zeros(self.tables.parameters, dtype=torch.int32, device=self.device)
+
+    def _moved_flags(self, flags: Tensor, places: Sequence[int]) -> Tensor:
+        """The flags, each with its parameter."""
+        if list(places) == list(range(len(flags))):
+            return flags
+        if len(flags) == 0 or all(place < 0 for place in places):
+            return self._no_flags()
+        place = torch.tensor(places, device="cpu")
+        known = (place >= 0).to(self.device, torch.int32)
+        return flags[place.clamp(min=0).to(self.device)] * known
 
     def _sizes(self) -> dict[str, int]:
         tables = self.tables

@@ -83,6 +83,8 @@ class Passes:
         self._compiled: Compiled = {}
         self._kind: Kind = ()
         self._used: set[Kind] = set()
+        self.has_updated = False
+        """Whether the last step came as far as writing parameters."""
 
     def _by_run(self, name: str) -> list[tuple[RunTables, Tensor]]:
         """The chunks of each run, on the device."""
@@ -152,6 +154,7 @@ class Passes:
 
     def measure_and_update(self, inputs: Inputs) -> None:
         """The step: what is measured and decided first, what the rule measures itself, and the update."""
+        self.has_updated = False
         self._kind = self._kind_of(inputs)
         finished = bool(self._kind[-1])
         amp = self._given(inputs)
@@ -216,3 +219,4 @@ class Passes:
                 *self._tensors, chunks, rows, numbers, self._draws, self._policy, memory.row_gradient_factors,
                 memory.row_step_factors, zeros, pieces, run,
             )  # fmt: skip
+            self.has_updated = True

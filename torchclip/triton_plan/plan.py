@@ -7,6 +7,7 @@ gradients is the compiled one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,26 @@ import torch
 from torch import Tensor
 
 from torchclip.norms import NonFinite, Scope
-from torchclip.plan import NO_CLIP, NON_FINITE, NONFINITES, SCOPES, STEPPED, UNIT_CLIP, GroupNumbers
+from torchclip.plan import (
+    IN_A_STEP,
+    NO_CLIP,
+    NON_FINITE,
+    NONFINITES,
+    SCOPES,
+    STEPPED,
+    UNIT_CLIP,
+    UNREADY,
+    GroupNumbers,
+)
+from torchclip.reachable import refuse_transform
 from torchclip.rule_spec import RuleSpec
+from torchclip.shared import numbers_of
+from torchclip.state import Unstarted
 from torchclip.steppable import leading_device
 from torchclip.triton_plan import columns
 from torchclip.triton_plan.blocks import block_for
 from torchclip.triton_plan.gatherer import ADDRESSES, Gatherer
+from torchclip.triton_plan.kinds import same_objects
 from torchclip.triton_plan.memory import Memory
 from torchclip.triton_plan.passes import Inputs, Passes
 from torchclip.triton_plan.settings import Settings
@@ -53,7 +68,11 @@ class TritonPlan:
         self._kept: list[Memory] = []  # that a CUDA graph still uses
         self._shape: Shape | None = None
         self._rebuild = True
-        self._fresh: list[int] = []
+        self._lock = Lock()
+        self._state: Mapping[Tensor, Mapping[str, Any]] = {}
+        self._fresh: list[Tensor] = []  # of which the device has not been told
+        self.steps = 0
+        self._slots: list[dict[str, Tensor]] = []  # of the parameters, when the tables were made
         self._reports = False
         self._counted = False
         self._updates = False
@@ -71,29 +90,48 @@ class TritonPlan:
 
     def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
         """Re-reads everything; returns the positions of parameters that cannot step as they are."""
-        self._groups = param_groups
+        self._groups, self._state = param_groups, state
         attention: list[int] = self._gatherer.refresh(param_groups, state)
         if attention and self._capturing():
             raise RuntimeError(NOT_READY)
         return attention
 
     def mark_fresh(self, positions: list[int]) -> None:
-        """The state of these parameters was made for this step."""
-        self._fresh = positions
+        """The state of these parameters holds nothing yet; positions are those of the last refresh."""
+        parameters = [parameter for group in self._groups for parameter in group["params"]]
+        self._fresh = [parameters[position] for position in positions]
 
-    def unstarted(self) -> list[int]:
-        """Positions of parameters with whose state no step has been taken, since the device has skipped all there were.
+    def unstarted(self) -> Unstarted:
+        """Parameters with whose state no step has been taken, and their slots by name.
 
-        Of rules whose first step differs from later ones. Waits for the device.
+        Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits
+        for the device.
         """
         memory = self._memory
+        found: Unstarted = [(parameter, self._slots_of(parameter)) for parameter in self._fresh]
         if memory is None or not memory.tables.shape.fresh:
-            return []
+            return found
         positions: list[int] = memory.new.nonzero().flatten().tolist()
-        return positions
+        return found + [(self._parameters[position], self._slots[position]) for position in positions]
 
-    def step(self, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None) -> int:
-        """Norm pass and update pass on what the last refresh found."""
+    def step(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Tensor, Any],
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        loss: Tensor | None,
+    ) -> int:
+        """Norm pass and update pass; UNREADY, with nothing done, where a parameter cannot step as it is."""
+        refuse_transform()
+        if self._lock.locked():
+            raise RuntimeError(IN_A_STEP)
+        with self._lock:
+            if self.refresh(param_groups, state):
+                return UNREADY
+            return self._step(grad_scale, found_inf, loss)
+
+    def _step(self, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None) -> int:
         if not any(group["params"] for group in self._groups):
             return STEPPED
         device = leading_device(self._groups)
@@ -106,8 +144,6 @@ class TritonPlan:
             self._rebuild = True  # what the device holds of the tables is not known
             self._reports = False
             raise
-        finally:
-            self._fresh = []
 
     def report(self) -> dict[str, Tensor]:
         """What the last step measured, on the device."""
@@ -161,12 +197,16 @@ class TritonPlan:
             )
         self._read(device, capturing)
         assert self._memory is not None and self._passes is not None
-        self._memory.begin(self._groups, self._fresh, capturing)
+        self._memory.begin(self._groups, self._fresh_positions(), capturing)
+        self._fresh = []
         self._updates = bool(self._memory.tables.members)
         if self._updates:
             if capturing and not self._passes.has_run(inputs):
                 raise RuntimeError(NOT_READY)  # a kernel would be compiled
-            self._passes.measure_and_update(inputs)
+            # Before, since an exception leaves open how far they have come. Where they have not begun, the state that
+            # was made for them is as good as none.
+            self.steps += 1
+            self._measure_and_update(self._passes, inputs)
         else:
             self._memory.measure_nothing()
         self._reports = True
@@ -174,9 +214,42 @@ class TritonPlan:
         may_skip = inputs.found_inf is not None or nonfinite is not NonFinite.PROPAGATE
         self._counted = self._counted or (self._updates and not may_skip)
         if raises and self._refuses_norm(inputs):
+            self.steps -= 1
             return NON_FINITE
         self._commit()
         return STEPPED
+
+    def _measure_and_update(self, passes: Passes, inputs: Inputs) -> None:
+        """Where kernels run for the first time, one of which may be refused: what the first have counted is undone
+        then, unless a parameter has been written."""
+        numbers = [] if passes.has_run(inputs) else [(number, number.clone()) for number in self._counted_numbers()]
+        try:
+            passes.measure_and_update(inputs)
+        except BaseException:
+            if numbers and not passes.has_updated:
+                for number, before in numbers:
+                    number.copy_(before)
+            raise
+
+    def _counted_numbers(self) -> list[Tensor]:
+        """What the end of a norm pass writes: numbers of state, and the flags and counters of the plan."""
+        assert self._memory is not None
+        names = [*(scalar.name for scalar in self._spec.scalars), *(["sum"] if self._spec.by_scope is not None else [])]
+        of_parameters = [self._state.get(parameter, {}).get(name) for parameter in self._active for name in names]
+        shared = [number for group in self._groups for number in numbers_of(group).values()]
+        found = (*of_parameters, *shared, self._memory.counters, self._memory.new)
+        return [number for number in found if isinstance(number, Tensor)]
+
+    def _slots_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Its state tensors by name."""
+        held = self._state.get(parameter, {})
+        return {slot.name: held[slot.name] for slot in self._spec.slots if isinstance(held.get(slot.name), Tensor)}
+
+    def _fresh_positions(self) -> list[int]:
+        if not self._fresh:
+            return []
+        fresh = set(map(id, self._fresh))
+        return [position for position, parameter in enumerate(self._parameters) if id(parameter) in fresh]
 
     def _refuses_norm(self, inputs: Inputs) -> bool:
         """Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler
@@ -255,14 +328,29 @@ class TritonPlan:
         if before is not None and before.image.is_in_graph:
             self._kept.append(before)
         tables = Tables(members, aligned.tolist(), len(self._groups), shape, block_for(device))
-        self._memory = Memory(device, self._spec, tables, self._settings, before)
+        parameters = [parameter for group in self._groups for parameter in group["params"]]
+        slots = [self._slots_of(parameter) for parameter in parameters] if self._needs_flags(shape) else []
+        self._memory = Memory(device, self._spec, tables, self._settings, before, self._flags_from(parameters, slots))
         self._passes = Passes(self._spec, self._settings, self._memory)
         self._shape, self._aligned = shape, aligned
         self._counted = False
         self._rebuild = False
-        self._parameters = [parameter for group in self._groups for parameter in group["params"]]
+        self._parameters, self._slots = parameters, slots
         self._active = [p for p, member in zip(self._parameters, members, strict=True) if member is not None]
         self._versions = [-1 if member is None else 0 for member in members]
+
+    def _needs_flags(self, shape: Shape) -> bool:
+        """Whether a first step differs from others, or did."""
+        return shape.fresh or bool(self._slots)
+
+    def _flags_from(self, parameters: Sequence[Tensor], slots: Sequence[dict[str, Tensor]]) -> list[int]:
+        """For each parameter where the device's flag of it lies so far; -1 where none holds for the state it has."""
+        before = {id(parameter): position for position, parameter in enumerate(self._parameters) if self._slots}
+        places = [before.get(id(parameter), -1) for parameter in parameters]
+        return [
+            place if place >= 0 and same_objects(list(now.values()), list(self._slots[place].values())) else -1
+            for place, now in zip(places, slots or [{}] * len(places), strict=True)
+        ]
 
     def _commit(self) -> None:
         torch.autograd.graph.increment_version(self._active)

@@ -1,0 +1,115 @@
+"""A first step that an exception stops, at every line of torchclip: what was made and used stays, the rest goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+import torchclip
+from builders import assert_state_is_new
+from records import BACKENDS
+
+PACKAGE = Path(torchclip.__file__).parent
+BETWEEN_LAUNCHES = ("passes.py", "launches.py")
+"""A step of Triton's kernels that is stopped there stays half taken."""
+
+ONCE, TWICE = -1.0, -2.3
+"""The parameter after one step and after two: with gradients of 1 the buffer is 1, then .8 + .5."""
+
+
+class Stopped:
+    """Raises at the line numbered ``at``, of those of torchclip that run within the block."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        self.left = at
+        self.error = error
+        self.has_raised = False
+
+    def __enter__(self) -> Stopped:
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        sys.settrace(None)
+        return kind is self.error and self.has_raised
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        path = Path(frame.f_code.co_filename)
+        if PACKAGE not in path.parents or path.name in BETWEEN_LAUNCHES or path.parent.name == "kernels":
+            return None
+        return self.line
+
+    def line(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if event == "line":
+            self.left -= 1
+            if self.left < 0:
+                self.has_raised = True
+                raise self.error
+        return self.line
+
+
+def check_stopped(backend: str, error: type[BaseException], at: int) -> bool:
+    """One first step, stopped, and another. Returns whether there was such a line."""
+    params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    optimizer = torchclip.SGD(params, lr=1.0, momentum=0.8, dampening=0.5, backend=backend)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with Stopped(at, error) as stopped:
+        optimizer.step()
+    saved = optimizer.state_dict()["state"]
+    moved = [bool((param != 0).all()) for param in params]
+    for position, (param, has_moved) in enumerate(zip(params, moved)):
+        assert bool((param == 0).all()) != has_moved, "half of a parameter"
+        if has_moved:
+            assert torch.equal(saved[position]["momentum_buffer"], torch.ones(3))
+        else:
+            assert position not in saved, saved
+            assert_state_is_new(optimizer, param, optimizer.param_groups[0])
+    if backend != "reference":
+        assert len(set(moved)) == 1
+    optimizer.step()
+    for param, has_moved in zip(params, moved):
+        torch.testing.assert_close(param.detach(), torch.full((3,), TWICE if has_moved else ONCE))
+    return stopped.has_raised
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_wherever_it_comes(error: type[BaseException], backend: str) -> None:
+    every = 29 if backend == "triton" else 1  # which is interpreted, at a tenth of a second a step
+    at = 0 if error is MemoryError else 13 % every
+    while check_stopped(backend, error, at):
+        at += every
+    assert at > 60, "the step has few lines: nothing was traced"
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_state_that_cannot_be_made(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory runs out at the second parameter, the first has no buffer that counts as begun."""
+    params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    optimizer = torchclip.SGD(params, lr=1.0, momentum=0.8, dampening=0.5, backend=backend)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    make, calls = torch.full_like, []
+
+    def fail_once(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(torch, "full_like", fail_once)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    optimizer.step()
+    optimizer.step()
+    steps = 3 if backend == "reference" else 2  # its first parameter had taken the first
+    first = -1.0 - 1.3 - (0.8 * 1.3 + 0.5) if steps == 3 else TWICE
+    torch.testing.assert_close(params[0].detach(), torch.full((3,), first))
+    torch.testing.assert_close(params[1].detach(), torch.full((3,), TWICE))
