@@ -10,9 +10,6 @@
 namespace torchclip {
 namespace {
 
-// The slot of a rule that sums norms that holds a sum for each element, of parameters below two dimensions.
-constexpr size_t kSumSlot = 1;
-
 // Beside a GPU, for each thread that helps.
 constexpr int64_t kItemsToWakeFor = 512;
 
@@ -187,36 +184,6 @@ void Members::bind_states(const py::dict& state) {
   }
 }
 
-// Reads slots and scalars from the state dict. Returns whether they are other tensors than before: not where the user
-// keeps something of his own there, and has changed that. Other slots make no first step.
-bool Members::bind_state(Member& member) {
-  member.state_seen.remember(member.state.ptr());
-  bool others = false;
-  const auto read = [&](const py::object& key, at::Tensor& tensor) {
-    PyObject* const found = lookup(member.state, key);
-    const bool is_tensor = found != nullptr && THPVariable_Check(found);
-    if (is_tensor ? THPVariable_Unpack(found).is_same(tensor) : !tensor.defined()) return;
-    others = true;
-    tensor = is_tensor ? THPVariable_Unpack(found) : at::Tensor();
-  };
-  for (size_t i = 0; i < slot_keys_.size(); ++i)
-    read(slot_keys_[i], i == kSumSlot && sums_apart(member) ? member.extra->sums : member.slots[i]);
-  if (others) {
-    member.fresh = false;
-    member.replaced = true;
-  }
-  for (size_t i = 0; i < scalar_keys_.size(); ++i) read(scalar_keys_[i], member.scalars[i]);
-  if (lookahead_) read(slow_key_, member.extra->slow);
-  return others;
-}
-
-py::dict Members::slots_of(const Member& member) const {
-  py::dict slots;
-  for (size_t i = 0; i < slot_keys_.size(); ++i)
-    if (member.slots[i].defined()) slots[slot_keys_[i]] = member.slots[i];
-  return slots;
-}
-
 // Brings a member up to date when nothing but addresses changed since it was last examined; false otherwise. Runs
 // without the GIL's thread, which waits meanwhile: it reads Python objects and neither calls Python nor changes a
 // reference count.
@@ -240,18 +207,6 @@ bool Members::refresh_unchanged(Member& member) const {
     if (extra->sums.defined()) extra->sum_values = first_element(extra->sums, missing);
   }
   return !missing || has_memory(member);
-}
-
-bool Members::has_memory(const Member& member) const {
-  bool lacks = lacks_memory(member.parameter()) || lacks_memory(member.parameter().unsafeGetTensorImpl()->grad());
-  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-    lacks |= (member.used_slots >> slot & 1u) != 0 && lacks_memory(member.slots[slot]);
-  for (size_t i = 0; i < scalar_keys_.size(); ++i) lacks |= lacks_memory(member.scalars[i]);
-  if (const MemberExtra* const extra = member.extra.get(); extra != nullptr) {
-    lacks |= extra->slow.defined() && lacks_memory(extra->slow);
-    lacks |= extra->sums.defined() && lacks_memory(extra->sums);
-  }
-  return !lacks;
 }
 
 uint64_t Members::fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const {
@@ -345,23 +300,6 @@ std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::di
     if (unchanged_[static_cast<size_t>(position)] == 0 && !refresh_changed(members_[static_cast<size_t>(position)]))
       attention.push_back(position);
   return attention;
-}
-
-void Members::hold_memory(std::vector<c10::Storage>& held) const {
-  const auto hold = [&](const at::Tensor& tensor) {
-    if (tensor.defined()) held.push_back(tensor.storage());
-  };
-  for (const Member& member : members_) {
-    if (!member.active) continue;
-    hold(member.parameter());
-    hold(member.parameter().unsafeGetTensorImpl()->grad());
-    for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-      if ((member.used_slots >> slot & 1u) != 0) hold(member.slots[slot]);
-    for (size_t i = 0; i < scalar_keys_.size(); ++i) hold(member.scalars[i]);
-    if (member.extra == nullptr) continue;
-    hold(member.extra->slow);
-    hold(member.extra->sums);
-  }
 }
 
 int Members::traverse(visitproc visit, void* arg) const {

@@ -99,6 +99,9 @@ struct Names {
   std::vector<std::string> scalars;
 };
 
+// The slot of a rule that sums norms that holds a sum for each element, of parameters below two dimensions.
+constexpr size_t kSumSlot = 1;
+
 class Members {
  public:
   // `sums`: of the rule over its scope. `device`: where the parameters, their gradients and their state lie.
