@@ -25,6 +25,7 @@ from torchclip.reference.run import (
     raw_gradient,
     working_parameter,
 )
+from torchclip.shared import counted
 from torchclip.step_size import AdaLossStep
 from torchclip.steppable import leading_device
 
@@ -117,6 +118,8 @@ def _policy_factor(
     """The factor of each norm, in the shape of the scope, and what the policy remembers."""
     if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
         return clip.factor(norm), []
+    if run.shared["norm_count"].device.type == "cpu" and not torch.compiler.is_compiling():
+        counted(run.shared, "norm_count")
     # Under autograd a copy, since the graph keeps it and the original is written.
     memory = {
         name: number.to(norm, copy=torch.is_grad_enabled())

@@ -19,7 +19,7 @@ from torchclip.reference.draws import Draws
 from torchclip.reference.rule import Group, State
 from torchclip.reference.rules import RULES
 from torchclip.rule_spec import RuleSpec
-from torchclip.shared import numbers_of
+from torchclip.shared import counted, numbers_of
 
 Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
@@ -88,8 +88,7 @@ class Run:
 
         A tensor in a compiled graph, which is to serve for every step.
         """
-        held = self.shared["step"]
-        return (held if torch.compiler.is_compiling() else int(held)) + 1
+        return (self.shared["step"] if torch.compiler.is_compiling() else counted(self.shared, "step")) + 1
 
     @property
     def draws(self) -> Draws:
