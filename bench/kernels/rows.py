@@ -132,6 +132,7 @@ def measure_norm(
         tensors=len(shapes),
         elements=element_count(shapes),
         measured=measured,
+        queued={},
         probe_bytes={name: probe.bytes_moved(name) for name in WORDS},
         in_cache=False,
         checks={OURS: _check_norms(workload, norms, measured.rounds)},

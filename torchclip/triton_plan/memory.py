@@ -86,7 +86,9 @@ class Memory:
         self.zeros = torch.zeros(counts, dtype=torch.int64, device=device)
         self._done = torch.zeros(8, dtype=torch.int32, device=device)
         # Of every parameter whether no step has been taken with its state, which the device alone knows.
-        self.new = self._moved_flags(before.new, flags_from) if before is not None and same_place else self._no_flags()
+        self.new: Tensor = (
+            self._moved_flags(before.new, flags_from) if before is not None and same_place else self._no_flags()
+        )
         self.measured = {
             "grad_norm": numbers(self.clip_units),
             "clip_factor": numbers(self.clip_units),
