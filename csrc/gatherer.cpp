@@ -71,7 +71,7 @@ class Gatherer {
       : members_(rule, names, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
 
   void configure(bool lookahead, bool by_rows, size_t own_clips) { members_.configure(lookahead, by_rows, own_clips); }
-  std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
+  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
   }
   bool take_changed() { return members_.take_changed(); }
@@ -120,16 +120,14 @@ class Gatherer {
 
 void bind_gatherer(py::module_& module) {
   py::class_<Gatherer>(module, "Gatherer", py::module_local(), py::custom_type_setup(collect_garbage_of<Gatherer>))
-      .def(
-          py::init([](const std::string& rule, std::vector<std::string> hyperparameters, std::vector<std::string> slots,
-                      std::vector<std::string> scalars, int scope, const std::string& device) {
-            const RuleEntry* const entry = find_rule(rule);
-            if (entry == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
-            return new Gatherer(*entry, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
-                                static_cast<Scope>(scope), c10::Device(device).type());
-          }),
-          py::arg("rule"), py::arg("hyperparameters"), py::arg("slots"), py::arg("scalars"), py::arg("scope"),
-          py::arg("device"))
+      .def(py::init([](const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
+                       std::vector<std::string> scalars, int scope, const std::string& device) {
+             const RuleEntry* const entry = find_rule(rule);
+             if (entry == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
+             return new Gatherer(*entry, Names{keys_from(keys), std::move(slots), std::move(scalars)},
+                                 static_cast<Scope>(scope), c10::Device(device).type());
+           }),
+           py::arg("rule"), py::arg("keys"), py::arg("slots"), py::arg("scalars"), py::arg("scope"), py::arg("device"))
       .def("configure", &Gatherer::configure, py::arg("lookahead"), py::arg("by_rows"), py::arg("own_clips") = 0)
       .def("refresh", &Gatherer::refresh, py::arg("param_groups"), py::arg("state"))
       .def("take_changed", &Gatherer::take_changed)

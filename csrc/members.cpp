@@ -13,13 +13,19 @@ namespace {
 // Beside a GPU, for each thread that helps.
 constexpr int64_t kItemsToWakeFor = 512;
 
+// A list or a tuple.
+bool is_list(PyObject* value) { return PyList_Check(value) || PyTuple_Check(value); }
+size_t list_size(PyObject* list) { return static_cast<size_t>(PySequence_Fast_GET_SIZE(list)); }
+PyObject* list_item(PyObject* list, size_t index) {
+  return PySequence_Fast_GET_ITEM(list, static_cast<Py_ssize_t>(index));
+}
+
 }  // namespace
 
 Members::Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers)
-    : hyperparameter_keys_(interned(names.hyperparameters)),
+    : group_reader_(rule, names.keys, device, reads_numbers),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
-      pipeline_keys_(interned({"lr", "weight_decay", "decoupled_weight_decay", "maximize"})),
       argument_keys_(interned({"step_size", "extensions", "seed", "skip", "backend", "scope"})),
       slow_key_(interned({"slow"}).front()),
       clip_key_(interned({"clip"}).front()),
@@ -39,48 +45,61 @@ unsigned Members::used_slots_of(const Member& member) const {
   return sums_ == Sums::kRow && !sums_apart(member) ? used | 1u << kSumSlot : used;
 }
 
-bool Members::structure_matches(const py::list& param_groups) const {
-  if (param_groups.size() != groups_.size()) return false;
+bool Members::structure_matches(const py::object& param_groups) const {
+  if (!is_list(param_groups.ptr()) || list_size(param_groups.ptr()) != groups_.size()) return false;
   static PyObject* const params_key = PyUnicode_InternFromString("params");
   size_t position = 0;
   for (size_t index = 0; index < groups_.size(); ++index) {
-    PyObject* dict = PyList_GET_ITEM(param_groups.ptr(), static_cast<Py_ssize_t>(index));
+    PyObject* dict = list_item(param_groups.ptr(), index);
     if (dict != groups_[index].dict.ptr()) return false;
     PyObject* params = PyDict_GetItemWithError(dict, params_key);
-    if (params == nullptr || !PyList_Check(params)) return false;
-    const Py_ssize_t count = PyList_GET_SIZE(params);
-    if (position + static_cast<size_t>(count) > members_.size()) return false;
-    for (Py_ssize_t i = 0; i < count; ++i, ++position) {
+    if (params == nullptr || !is_list(params)) return false;
+    const size_t count = list_size(params);
+    if (position + count > members_.size()) return false;
+    for (size_t i = 0; i < count; ++i, ++position) {
       const Member& member = members_[position];
-      if (member.object.ptr() != PyList_GET_ITEM(params, i) || member.group != static_cast<int32_t>(index))
-        return false;
+      if (member.object.ptr() != list_item(params, i) || member.group != static_cast<int32_t>(index)) return false;
     }
   }
   return position == members_.size();
 }
 
-// What is known of a parameter stays with it, wherever it now stands.
-void Members::read_structure(const py::list& param_groups) {
+// Nothing is taken of a structure in which something is not what it must be. What is known of a parameter stays with
+// it, wherever it now stands.
+void Members::read_structure(const py::object& param_groups) {
+  if (!is_list(param_groups.ptr())) throw py::type_error("param_groups must be a list of dicts");
+  std::vector<Group> groups;
+  std::vector<std::pair<py::object, int32_t>> parameters;  // with the group of each
+  for (size_t index = 0; index < list_size(param_groups.ptr()); ++index) {
+    const std::string name = "param group " + std::to_string(index);
+    Group group;
+    group.dict = py::reinterpret_borrow<py::object>(list_item(param_groups.ptr(), index));
+    if (!PyDict_Check(group.dict.ptr())) throw py::type_error(name + " must be a dict");
+    const py::object params = group.dict["params"];
+    if (PyIter_Check(params.ptr()) || THPVariable_Check(params.ptr()))
+      throw py::type_error(name + " must hold a list of parameters under 'params'");
+    for (const py::handle parameter : py::list(params)) {
+      if (!THPVariable_Check(parameter.ptr())) throw py::type_error(name + " holds parameters that are no Tensors");
+      parameters.emplace_back(py::reinterpret_borrow<py::object>(parameter), static_cast<int32_t>(index));
+    }
+    groups.push_back(std::move(group));
+  }
   std::unordered_map<PyObject*, Member> known;
   for (Member& member : members_) known.try_emplace(member.object.ptr(), std::move(member));
   clear();
-  for (const py::handle group : param_groups) {
-    for (const py::handle parameter : py::list(group["params"])) {
-      Member member;
-      if (const auto found = known.find(parameter.ptr()); found != known.end()) {
-        member = std::move(found->second);
-        known.erase(found);
-        member.fingerprint = 0;
-      } else {
-        member.object = py::reinterpret_borrow<py::object>(parameter);
-      }
-      member.group = static_cast<int32_t>(groups_.size());
-      members_.push_back(std::move(member));
+  for (auto& [parameter, group] : parameters) {
+    Member member;
+    if (const auto found = known.find(parameter.ptr()); found != known.end()) {
+      member = std::move(found->second);
+      known.erase(found);
+      member.fingerprint = 0;
+    } else {
+      member.object = std::move(parameter);
     }
-    Group entry;
-    entry.dict = py::reinterpret_borrow<py::object>(group);
-    groups_.push_back(std::move(entry));
+    member.group = group;
+    members_.push_back(std::move(member));
   }
+  groups_ = std::move(groups);
 }
 
 void Members::remember_groups(size_t own_clips) {
@@ -107,51 +126,10 @@ bool Members::groups_changed() {
   return false;
 }
 
-// A tensor lr that only the device reads.
-bool Members::keep_lr(Group& group, PyObject* value) const {
-  if (reads_numbers_ || !THPVariable_Check(value)) return false;
-  const at::Tensor& lr = THPVariable_Unpack(value);
-  if (lr.device().type() != device_) return false;  // one on the host is read there
-  TORCH_CHECK(
-      is_plain(lr, device_) && lr.numel() == 1 && (lr.scalar_type() == at::kFloat || lr.scalar_type() == at::kDouble),
-      "lr is a tensor of ", lr.scalar_type(), " of shape ", lr.sizes(),
-      ", where one float32 or float64 number is wanted: make it torch.tensor(lr, device=...)");
-  group.lr = lr;
-  group.pipeline.push_back(std::numeric_limits<double>::quiet_NaN());
-  return true;
-}
-
-// Reading a number from the device would wait for it in every step.
-void Members::check_host(const py::object& key, PyObject* value) const {
-  if (reads_numbers_ || !THPVariable_Check(value)) return;
-  TORCH_CHECK(THPVariable_Unpack(value).device().is_cpu(), py::cast<std::string>(key), " is a tensor on ",
-              THPVariable_Unpack(value).device(),
-              ", and of a param group's numbers only lr may be one: make it a number, or a tensor on the CPU");
-}
-
 void Members::read_groups() {
-  for (Group& group : groups_) {
-    group.pipeline.clear();
-    group.lr = at::Tensor();
-    for (const py::object& key : pipeline_keys_) {
-      PyObject* value = lookup(group.dict, key);
-      if (value != nullptr && group.pipeline.empty() && keep_lr(group, value)) continue;
-      if (value == nullptr) {
-        group.pipeline.push_back(0.0);  // a rule without weight decay, say
-      } else {
-        check_host(key, value);
-        append_numbers(value, group.pipeline);
-      }
-    }
-    group.hyperparameters.assign(1, group.pipeline.front());
-    for (const py::object& key : hyperparameter_keys_) {
-      PyObject* value = lookup(group.dict, key);
-      if (value == nullptr)
-        throw py::key_error("a param group has no " + py::cast<std::string>(key) +
-                            "; load_state_dict and add_param_group fill it in, assigning to param_groups does not");
-      check_host(key, value);
-      append_numbers(value, group.hyperparameters);
-    }
+  for (size_t index = 0; index < groups_.size(); ++index) {
+    Group& group = groups_[index];
+    if (!group_reader_.read(group, index)) continue;
     const unsigned used = used_slots_(group.hyperparameters.data());
     changed_ |= used != group.used_slots;
     group.used_slots = used;
@@ -278,7 +256,7 @@ void Members::prefetch(size_t position) const {
   }
 }
 
-std::vector<int64_t> Members::refresh(const py::list& param_groups, const py::dict& state) {
+std::vector<int64_t> Members::refresh(const py::object& param_groups, const py::dict& state) {
   if (!structure_matches(param_groups)) read_structure(param_groups);
   if (groups_changed()) return {kGroupsChanged};
   read_groups();

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "group_numbers.h"
 #include "python_access.h"
 #include "rule_table.h"
 #include "tables.h"
@@ -70,20 +71,6 @@ struct Member {
   void set_scalar(size_t i, double value) const { write_number(scalar_values[i], scalar_is_double[i], 0, value); }
 };
 
-// Hyperparameters that the pipeline reads, whatever the rule.
-enum PipelineHyperparameter : size_t { kLr, kWeightDecay, kDecoupled, kMaximize };
-
-// One param group: its dict and the numbers read from it.
-struct Group {
-  py::object dict;
-  std::vector<double> pipeline;         // by PipelineHyperparameter
-  std::vector<double> hyperparameters;  // lr, then the rule's own
-  at::Tensor lr;                        // on the device, where steps are taken there; lr is NaN above then
-  unsigned used_slots = 0;
-  py::object clip;      // the group's own policy as the plan was configured for it; null where it has none
-  Py_ssize_t keys = 0;  // of the dict, when they were last looked at
-};
-
 // What refresh() returns in place of positions: the param groups' own policies are not those that the plan was
 // configured for, or a group has got a key that belongs to the optimizer.
 constexpr int64_t kGroupsChanged = -1;
@@ -91,10 +78,9 @@ constexpr int64_t kGroupsChanged = -1;
 // Where a rule keeps its sums of squared norms.
 enum class Sums : int { kNone, kShared, kTensor, kRow };
 
-// Names of a rule's hyperparameters (keys of a param group, where a tuple stands for several numbers), slots and
-// scalars.
+// What Python calls the parts of a rule.
 struct Names {
-  std::vector<std::string> hyperparameters;
+  std::vector<Key> keys;  // of a param group: those of PipelineHyperparameter, the rule's own, others
   std::vector<std::string> slots;
   std::vector<std::string> scalars;
 };
@@ -123,7 +109,7 @@ class Members {
 
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.
-  std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
+  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state);
 
   // Pairs of a parameter and its slots by name, for those that `unstarted` says no step has been taken with.
   template <class Unstarted>
@@ -148,13 +134,11 @@ class Members {
   bool take_changed() { return std::exchange(changed_, false); }
 
  private:
-  bool structure_matches(const py::list& param_groups) const;
-  void read_structure(const py::list& param_groups);
+  bool structure_matches(const py::object& param_groups) const;
+  void read_structure(const py::object& param_groups);
   void remember_groups(size_t own_clips);
   bool groups_changed();
   void read_groups();
-  bool keep_lr(Group& group, PyObject* value) const;
-  void check_host(const py::object& key, PyObject* value) const;
   // Of the parameter's device, with elements that can be reached.
   bool is_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
   bool is_state_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
@@ -176,8 +160,8 @@ class Members {
   bool examine_extras(Member& member) const;
   bool map_layout(Member& member, const at::Tensor& gradient) const;
 
-  std::vector<py::object> hyperparameter_keys_, slot_keys_, scalar_keys_, pipeline_keys_;
-  std::vector<py::object> argument_keys_;
+  GroupReader group_reader_;
+  std::vector<py::object> slot_keys_, scalar_keys_, argument_keys_;
   py::object slow_key_, clip_key_;
   unsigned (*used_slots_)(const double*);
   Sums sums_;

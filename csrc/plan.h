@@ -33,7 +33,7 @@ class Plan {
   // `group_clips`: one for each param group, where groups have policies of their own.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   // See Members::refresh.
-  std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state) {
+  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
     return members_.refresh(param_groups, state);
   }
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }

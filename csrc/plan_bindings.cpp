@@ -52,7 +52,7 @@ py::dict report(const Plan& plan) {
 double number_from(const py::object& value, double otherwise) {
   if (value.is_none()) return otherwise;
   std::vector<double> numbers;
-  append_numbers(value.ptr(), numbers);
+  if (!append_number(value.ptr(), numbers)) throw py::type_error("a step takes a number or a tensor of one");
   return numbers.front();
 }
 
@@ -96,14 +96,14 @@ class Exclusive {
 template <class AnyPlan>
 void bind_plan(py::module_& module, const char* name) {
   py::class_<AnyPlan>(module, name, py::module_local(), py::custom_type_setup(collect_garbage_of<AnyPlan>))
-      .def(py::init([](const std::string& rule, std::vector<std::string> hyperparameters,
-                       std::vector<std::string> slots, std::vector<std::string> scalars, int scope) {
+      .def(py::init([](const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
+                       std::vector<std::string> scalars, int scope) {
         if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
-        return new AnyPlan(rule, Names{std::move(hyperparameters), std::move(slots), std::move(scalars)},
+        return new AnyPlan(rule, Names{keys_from(keys), std::move(slots), std::move(scalars)},
                            static_cast<Scope>(scope));
       }))
       .def("refresh",
-           [](AnyPlan& plan, const py::list& param_groups, const py::dict& state) {
+           [](AnyPlan& plan, const py::object& param_groups, const py::dict& state) {
              const Exclusive<AnyPlan> exclusive(plan);
              return plan.refresh(param_groups, state);
            })
@@ -121,7 +121,7 @@ void bind_plan(py::module_& module, const char* name) {
           },
           py::arg("numbers"), py::arg("groups") = GroupClipNumbers{})
       .def("step",
-           [](AnyPlan& plan, const py::list& param_groups, const py::dict& state, const py::object& grad_scale,
+           [](AnyPlan& plan, const py::object& param_groups, const py::dict& state, const py::object& grad_scale,
               const py::object& found_inf, const py::object& loss) {
              const Exclusive<AnyPlan> exclusive(plan);
              const bool ready = plan.refresh(param_groups, state).empty();

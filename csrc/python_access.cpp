@@ -15,19 +15,46 @@ PyObject* lookup(const py::object& dict, const py::object& key) {
   return value;
 }
 
-void append_numbers(PyObject* value, std::vector<double>& numbers) {
-  if (PyTuple_Check(value) || PyList_Check(value)) {
-    const py::sequence items = py::reinterpret_borrow<py::sequence>(value);
-    for (const py::handle item : items) append_numbers(item.ptr(), numbers);
-    return;
-  }
+namespace {
+
+// Whether a call into Python has failed because a value is none of those asked for. What else stopped it, Ctrl-C say,
+// goes on.
+bool has_refused() {
+  if (PyErr_Occurred() == nullptr) return false;
+  if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
+  PyErr_Clear();
+  return true;
+}
+
+}  // namespace
+
+bool append_number(PyObject* value, std::vector<double>& numbers) {
   if (THPVariable_Check(value)) {
-    numbers.push_back(THPVariable_Unpack(value).item().toDouble());
-    return;
+    const at::Tensor& tensor = THPVariable_Unpack(value);
+    if (tensor.numel() != 1 || tensor.is_complex()) return false;
+    numbers.push_back(tensor.item().toDouble());
+    return true;
   }
   const double number = PyFloat_AsDouble(value);
-  if (number == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (number == -1.0 && has_refused()) return false;
   numbers.push_back(number);
+  return true;
+}
+
+bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers) {
+  if (THPVariable_Check(value)) {
+    const at::Tensor& tensor = THPVariable_Unpack(value);
+    if (tensor.dim() != 1 || tensor.numel() != static_cast<int64_t>(count) || tensor.is_complex()) return false;
+    for (int64_t i = 0; i < tensor.numel(); ++i) numbers.push_back(tensor[i].item().toDouble());
+    return true;
+  }
+  if (PySequence_Check(value) == 0) return false;
+  const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(value, ""));
+  if (!items) return has_refused() && false;
+  if (static_cast<size_t>(PySequence_Fast_GET_SIZE(items.ptr())) != count) return false;
+  for (size_t i = 0; i < count; ++i)
+    if (!append_number(PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(i)), numbers)) return false;
+  return true;
 }
 
 #if PY_VERSION_HEX < 0x030C0000

@@ -15,8 +15,13 @@ std::vector<py::object> interned(const std::vector<std::string>& names);
 // Borrowed; null when absent.
 PyObject* lookup(const py::object& dict, const py::object& key);
 
-// Appends the number or numbers that `value` holds: a float, int, bool, one-element tensor, or a tuple of those.
-void append_numbers(PyObject* value, std::vector<double>& numbers);
+// Appends the number that `value` is: a float, int, bool, one of numpy's, or a one-element tensor. False where it is
+// none of those, text included.
+bool append_number(PyObject* value, std::vector<double>& numbers);
+
+// Appends the numbers that `value` holds, in any sequence or a tensor of one dimension. False where they are not
+// `count` numbers.
+bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers);
 
 // Notices that a dict holds other objects than last time. Up to Python 3.11 every change gives a dict a new version
 // number; later the values are compared one by one, which takes some ten nanoseconds more.

@@ -21,6 +21,7 @@ struct RuleEntry {
   std::vector<const char*> coefficients;
   unsigned (*used_slots)(const double* hyperparameters);
   bool (*first_differs)(const double* hyperparameters);
+  bool (*conflicts)(const double* hyperparameters);
   // Moves `scalars` on by one step and writes the functor's coefficients.
   void (*compute)(const double* hyperparameters, double* scalars, bool first, DirectionNorms norms,
                   double* coefficients);
@@ -56,6 +57,11 @@ RuleEntry describe_rule() {
   entry.first_differs = []([[maybe_unused]] const double* h) {
     if constexpr (requires { Rule::first_differs(hyperparameters_from<Rule>(h)); })
       return Rule::first_differs(hyperparameters_from<Rule>(h));
+    return false;
+  };
+  entry.conflicts = []([[maybe_unused]] const double* h) {
+    if constexpr (requires { Rule::conflicts(hyperparameters_from<Rule>(h)); })
+      return Rule::conflicts(hyperparameters_from<Rule>(h));
     return false;
   };
   entry.compute = [](const double* h, double* scalars, bool first, DirectionNorms norms, double* coefficients) {

@@ -71,7 +71,7 @@ def reader_of(make_gatherer: Callable[..., Any], optimizer: torch.optim.Optimize
     spec, names = optimizer.spec, [slot.name for slot in optimizer.spec.slots]
     reader = make_gatherer(
         spec.name,
-        list(spec.hyperparameters),
+        optimizer._keys.described,
         [name for name in names if name != "slow"],
         [scalar.name for scalar in spec.scalars],
         SCOPES.index(optimizer.clips_by),

@@ -118,6 +118,30 @@ def test_hyperparameter_out_of_range_in_a_param_group(cls: type[torch.optim.Opti
     optimizer.step(loss=LOSS)
 
 
+@each_class
+def test_hyperparameter_out_of_range_written_between_steps(cls: type[torch.optim.Optimizer], backend: str) -> None:
+    """What the constructor refuses, the next step does, and the one after it goes on."""
+    params, twins = fresh(), fresh()
+    optimizer, twin = (cls(each, **REQUIRED[cls], backend=backend) for each in (params, twins))
+    for step in range(2):
+        for p, q in zip(params, twins):
+            q.data, p.grad, q.grad = p.data.clone() if step == 0 else q.data, torch.ones_like(p), torch.ones_like(p)
+        optimizer.step(loss=LOSS)
+        twin.step(loss=LOSS)
+    before = [p.detach().clone() for p in params]
+    group = optimizer.param_groups[0]
+    for bad in [bad for bad in BAD_VALUES if cls in bad.classes and "nesterov" not in bad.options]:
+        kept = dict(group)
+        group.update(bad.options)
+        with pytest.raises(ValueError, match="^" + re.escape(bad.message)):
+            optimizer.step(loss=LOSS)
+        group.update(kept)
+    assert all(map(same_bits, params, before))
+    optimizer.step(loss=LOSS)
+    twin.step(loss=LOSS)
+    assert all(map(same_bits, params, twins))
+
+
 # A hyperparameter of the wrong type: a string from a parsed file, and a number where there must be two.
 @pytest.mark.parametrize(
     "cls, options",

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 import torchclip
+from builders import OPTIMIZERS
 from torchclip import reference
 from torchclip.backend import unavailable_reason
+from torchclip.group_values import PIPELINE_KEYS, GroupKeys
+from torchclip.optimizer import FusedOptimizer
 from torchclip.rule_spec import RuleSpec
 from torchclip.rule_specs import RULES
 
@@ -72,6 +75,16 @@ def test_names_and_order_agree(rule: RuleSpec) -> None:
     assert compiled["scalars"] == {scalar.name: scalar.initial for scalar in rule.scalars}
     assert list(compiled["scalars"]) == [scalar.name for scalar in rule.scalars]
     assert compiled["takes_complex"] == rule.takes_complex
+
+
+@needs_extension
+@pytest.mark.parametrize("cls", [cls for cls, _ in OPTIMIZERS.values()], ids=OPTIMIZERS)
+def test_the_keys_of_a_class_hold_the_numbers_of_its_rule(cls: type[FusedOptimizer]) -> None:
+    checks = GroupKeys.of(cls, {}).checks
+    assert tuple(checks)[:4] == PIPELINE_KEYS
+    own = [key for key in checks if key in cls.spec.hyperparameters]
+    assert own == list(cls.spec.hyperparameters) == list(checks)[4 : 4 + len(own)]
+    assert sum(checks[key].count for key in own) == len(algorithms()[cls.spec.name]["hyperparameters"])
 
 
 @needs_extension

@@ -68,7 +68,8 @@ def test_a_checkpoint_of_another_class(cls: type[torch.optim.Optimizer], backend
 def test_a_group_that_says_otherwise_is_refused(cls: type[torch.optim.Optimizer], backend: str) -> None:
     _, key, value, different, options = FIXED[cls]
     group = {"params": [torch.nn.Parameter(torch.ones(3))], key: different}
-    with pytest.raises(ValueError, match=f"Invalid {key}: {different}; it is {value} in every optimizer of this class"):
+    wanted = f"Invalid {key}: {different}; it must be {value} in every optimizer of this class"
+    with pytest.raises(ValueError, match=wanted):
         cls([group], lr=0.1, **options, backend=backend)
     _, optimizer = one(backend, cls, **options)
     with pytest.raises(ValueError, match=key):

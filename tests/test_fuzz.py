@@ -128,8 +128,10 @@ class Session(RuleBasedStateMachine):
     def write(self, number: int, data: st.DataObject) -> None:
         self.trio.drop_state_of_skipped_steps()
         groups = [optimizer.param_groups[number % len(optimizer.param_groups)] for optimizer, _ in self.trio.all]
+        conflict = self.trio.case.rule.cls.spec.conflict or (lambda group: None)
         keys = groups[0].keys() - self.trio.tested.fixed.keys()
-        key, value = data.draw(st.sampled_from([one for one in WRITES if one[0] in keys]))
+        taken = [one for one in WRITES if one[0] in keys and conflict({**groups[0], one[0]: one[1]}) is None]
+        key, value = data.draw(st.sampled_from(taken))
         for group in groups:
             group[key] = value
 

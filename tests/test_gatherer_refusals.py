@@ -165,8 +165,15 @@ NUMBERS = {
     "lr_elsewhere": ("lr", torch.ones((), device="meta"), RuntimeError, "lr is a tensor on meta, and of a param group"),
     "eps": ("eps", torch.ones((), device="meta"), RuntimeError, "eps is a tensor on meta, .* only lr may be one: make"),
     "decay": ("weight_decay", torch.ones((), device="meta"), RuntimeError, "weight_decay is a tensor on meta, and of"),
-    "words": ("eps", "0.1", TypeError, "must be real number, not str"),
-    "missing": ("eps", None, KeyError, "a param group has no eps; load_state_dict and add_param_group fill it in, "),
+    "words": ("eps", "0.1", ValueError, "^param group 0 has no usable 'eps'"),
+    "missing": ("eps", None, ValueError, "^param group 0 has no usable 'eps'"),
+    "negative": ("eps", -0.1, ValueError, "^param group 0 has no usable 'eps'"),
+    "several": ("eps", [0.1, 0.2], ValueError, "^param group 0 has no usable 'eps'"),
+    "one_beta": ("betas", (0.9,), ValueError, "^param group 0 has no usable 'betas'"),
+    "three_betas": ("betas", torch.ones(3), ValueError, "^param group 0 has no usable 'betas'"),
+    "complex": ("eps", torch.ones((), dtype=torch.complex64), ValueError, "^param group 0 has no usable 'eps'"),
+    "flag": ("amsgrad", 0.5, ValueError, "^param group 0 has no usable 'amsgrad'"),
+    "unused": ("foreach", "no", ValueError, "^param group 0 has no usable 'foreach'"),
 }
 
 

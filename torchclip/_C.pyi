@@ -5,6 +5,7 @@ from typing import Any, TypedDict, type_check_only
 
 from torch import Tensor
 
+from torchclip.group_values import Key
 from torchclip.triton_plan.members import Description
 
 build: str  # by which compilers
@@ -35,14 +36,14 @@ class Plan:
     def __init__(
         self,
         rule: str,
-        hyperparameters: Sequence[str],
+        keys: Sequence[Key],  # the pipeline's four, the rule's own, and those that are only checked
         slots: Sequence[str],  # without Lookahead's
         scalars: Sequence[str],
         scope: int,  # a position in torchclip.plan.SCOPES
         /,
     ) -> None: ...
     # Positions of parameters that cannot step as they are.
-    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
+    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...  # in the last refresh
     # Parameters with whose state no step has been taken, and their slots by name.
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
@@ -51,7 +52,7 @@ class Plan:
     def configure(self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ...) -> None: ...
     def step(
         self,
-        param_groups: list[dict[str, Any]],
+        param_groups: Sequence[dict[str, Any]],
         state: dict[Tensor, Any],
         grad_scale: Tensor | float | None,  # one number, as the next two
         found_inf: Tensor | float | None,
@@ -71,19 +72,19 @@ class CudaPlan:
     def __init__(
         self,
         rule: str,
-        hyperparameters: Sequence[str],
+        keys: Sequence[Key],
         slots: Sequence[str],
         scalars: Sequence[str],
         scope: int,
         /,
     ) -> None: ...
-    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
+    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
     def configure(self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ...) -> None: ...
     def step(
         self,
-        param_groups: list[dict[str, Any]],
+        param_groups: Sequence[dict[str, Any]],
         state: dict[Tensor, Any],
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
@@ -103,14 +104,14 @@ class Gatherer:
     def __init__(
         self,
         rule: str,
-        hyperparameters: Sequence[str],
+        keys: Sequence[Key],
         slots: Sequence[str],
         scalars: Sequence[str],
         scope: int,
         device: str,  # on whose type everything lies
     ) -> None: ...
     def configure(self, lookahead: bool, by_rows: bool, own_clips: int = ...) -> None: ...
-    def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]: ...
+    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]: ...
     def take_changed(self) -> bool: ...
     def describe(self) -> list[Description | None]: ...  # [parameters]
     def addresses(self, into: Tensor) -> None: ...  # int64 [parameters, 10]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchclip import backend as backends
-from torchclip.checks import check_hyperparameters, describe_parameter
+from torchclip.checks import describe_parameter
 from torchclip.group_clip import KEY as CLIP
 from torchclip.modifiers import SLOW
 from torchclip.norms import Scope
@@ -67,10 +67,7 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
         kept = (*backends.FLAGS, CLIP)
         new_group |= {**optimizer.fixed, **{key: own[key] for key in kept if key in own}}
         completed = {**optimizer.defaults, **new_group}
-        try:
-            check_hyperparameters(completed, optimizer.hyperparameter_checks)
-        except ValueError as error:
-            raise ValueError(f"param group {index} of the checkpoint: {error}") from None
+        optimizer._keys.check(completed, f"param group {index} of the checkpoint")
         new_groups.append(checked_shared(index, new_group))
         for position, saved_id in enumerate(group["params"]):
             if saved_id in states:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +14,6 @@ from torchclip.steppable import can_step
 if TYPE_CHECKING:
     from torchclip.rule_spec import StateSlot
 
-Check = Callable[[Any], str | None]
-"""Takes a hyperparameter's value; returns what is wrong with it, or None."""
-
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 COMPLEX_DTYPES = (torch.complex64, torch.complex128)
@@ -24,68 +21,6 @@ COMPLEX_DTYPES = (torch.complex64, torch.complex128)
 
 DTYPES = (*FLOAT_DTYPES, *COMPLEX_DTYPES)
 """Those that a parameter may have."""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor):
-        # Reading a value from a GPU would wait for it: its range is the user's word there.
-        return float(value) if value.numel() == 1 and value.device.type == "cpu" else None
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _ranged(phrase: str, wanted: str, holds: Callable[[float], bool]) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, Tensor) and value.device.type != "cpu" and value.numel() == 1:
-            return None
-        number = _number(value)
-        if number is None or not math.isfinite(number) or not holds(number):
-            return f"Invalid {phrase}: {value}; it must be {wanted}"
-        return None
-
-    return check
-
-
-def non_negative(phrase: str) -> Check:
-    """A check for a finite number of at least 0; ``phrase`` is what torch's errors call it."""
-    return _ranged(phrase, "a finite number of at least 0", lambda number: number >= 0)
-
-
-def positive(phrase: str) -> Check:
-    """A check for a finite number above 0."""
-    return _ranged(phrase, "a finite number above 0", lambda number: number > 0)
-
-
-def fraction(phrase: str) -> Check:
-    """A check for a number in [0, 1]."""
-    return _ranged(phrase, "between 0 and 1", lambda number: 0 <= number <= 1)
-
-
-def decay_rate(phrase: str) -> Check:
-    """A check for the weight of an exponential average, in [0, 1)."""
-    return _ranged(phrase, "at least 0 and below 1", lambda number: 0 <= number < 1)
-
-
-def finite(phrase: str) -> Check:
-    """A check for a finite number."""
-    return _ranged(phrase, "a finite number", lambda number: True)
-
-
-def betas(value: Any) -> str | None:
-    """A check for a pair of averaging weights."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        return f"Invalid betas: {value!r}; a pair (beta1, beta2) is wanted, each at least 0 and below 1"
-    for index, beta in enumerate(value):
-        fault = decay_rate(f"beta parameter at index {index}")(beta)
-        if fault is not None:
-            return fault
-    return None
-
-
-def learning_rate(value: Any) -> str | None:
-    """A check for a learning rate: a number, or a tensor of one element, of at least 0."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        return f"Tensor lr must be 1-element, got shape {tuple(value.shape)}: give each param group a rate of its own"
-    return non_negative("learning rate")(value)
 
 
 def check_number(
@@ -112,20 +47,6 @@ def check_number(
     ]
     if not (math.isfinite(value) and least <= value <= most and above < value < below):
         raise ValueError(f"Invalid {name}: {value}; it must be {' and '.join(bounds) or 'a finite number'}")
-
-
-WEIGHT_DECAY = non_negative("weight_decay value")
-MOMENTUM = non_negative("momentum value")
-AVERAGE = decay_rate("momentum value")
-EPS = non_negative("epsilon value")
-
-
-def check_hyperparameters(group: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
-    """Raises ValueError for the first value of a param group that its check rejects."""
-    for name, check in checks.items():
-        fault = check(group[name]) if name in group else None
-        if fault is not None:
-            raise ValueError(f"{fault} (param group key {name!r})")
 
 
 def describe_parameter(param_groups: Sequence[Mapping[str, Any]], group_index: int, index: int) -> str:

@@ -51,9 +51,11 @@ def first_step(
     groups, state = optimizer.param_groups, optimizer.state
     plan = optimizer._plan
     if plan is None:
-        plan = optimizer._plan = make_plan(optimizer.backend, optimizer.spec, optimizer.clips_by, optimizer._modifiers)
+        plan = optimizer._plan = make_plan(
+            optimizer.backend, optimizer.spec, optimizer.clips_by, optimizer._modifiers, optimizer._keys
+        )
     settle(optimizer)
-    attention = plan.refresh(groups, state)
+    attention = _refreshed(optimizer, plan)
     if attention and attention[0] == GROUPS_CHANGED:
         optimizer._set_clips(optimizer.clip)
         return UNREADY
@@ -72,6 +74,14 @@ def first_step(
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []
         return plan.step(groups, state, grad_scale, found_inf, loss)
+
+
+def _refreshed(optimizer: FusedOptimizer, plan: Plan) -> list[int]:
+    try:
+        return plan.refresh(optimizer.param_groups, optimizer.state)
+    except Exception:
+        optimizer._keys.check_all(optimizer.param_groups)  # which says what is wrong in words
+        raise
 
 
 @contextmanager

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from torch import Tensor
-
-from torchclip.checks import Check
+from torchclip.hyperparameters import Check
 
 
-def fixed_values(values: Mapping[str, Any]) -> dict[str, Check]:
+def fixed_values(values: Mapping[str, float]) -> dict[str, Check]:
     """Checks for such keys, by name."""
+    return {name: _check(name, value) for name, value in values.items()}
 
-    def check(name: str, wanted: Any) -> Check:
-        def check_value(value: Any) -> str | None:
-            fits = value == wanted
-            if fits.numel() == 1 and bool(fits) if isinstance(fits, Tensor) else bool(fits):
-                return None
-            return (
-                f"Invalid {name}: {value}; it is {wanted} in every optimizer of this class: leave it out, or choose a "
-                "class that does not fix it"
-            )
 
-        return check_value
-
-    return {name: check(name, wanted) for name, wanted in values.items()}
+def _check(name: str, value: float) -> Check:
+    wanted = f"{value} in every optimizer of this class: leave it out, or choose a class that does not fix it"
+    return Check(name, wanted, least=value, most=value, is_flag=isinstance(value, bool))

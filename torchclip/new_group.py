@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchclip import backend as backends
-from torchclip.checks import check_hyperparameters, check_new_parameters
+from torchclip.checks import check_new_parameters
 from torchclip.group_clip import check_keys
-
-if TYPE_CHECKING:
-    from torchclip.optimizer import FusedOptimizer
+from torchclip.group_values import GroupKeys
 
 
 def check_params(params: Any, optimizer: str) -> None:
@@ -36,18 +34,16 @@ def check_params(params: Any, optimizer: str) -> None:
 def checked_group(
     param_group: dict[str, Any],
     param_groups: Sequence[Mapping[str, Any]],
-    defaults: Mapping[str, Any],
     requested: str | None,
-    cls: type[FusedOptimizer],
+    keys: GroupKeys,
 ) -> dict[str, Any]:
     """The param group as torch is to take it: a copy, since torch writes into what it is given.
 
     Args:
         param_group: the new group; what torch refuses by itself is handed back as it came.
         param_groups: those that there are.
-        defaults: of the optimizer.
         requested: the backend that was asked for.
-        cls: of the optimizer.
+        keys: what its groups must hold.
 
     Raises:
         ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
@@ -56,18 +52,13 @@ def checked_group(
     """
     if not isinstance(param_group, dict) or isinstance(param_group["params"], set):
         return param_group
-    check_keys(param_group, len(param_groups), clips_itself=cls.spec.clips_itself)
-    completed = {**defaults, **param_group}
-    check_hyperparameters(completed, cls.hyperparameter_checks)
-    for key in ("weight_decay", "decoupled_weight_decay", "maximize"):
-        if completed.get(key) and key not in defaults:
-            raise ValueError(
-                f"{cls.__name__} has no {key}, and a param group sets {key}={completed[key]}: leave it out"
-            )
+    check_keys(param_group, len(param_groups), clips_itself=keys.cls.spec.clips_itself)
+    completed = {**keys.defaults, **param_group}
+    keys.check(completed, f"param group {len(param_groups)}")
     backends.check_flags(completed, requested)
     params = param_group["params"]
-    check_params(params, cls.__name__)
+    check_params(params, keys.cls.__name__)
     params = [params] if isinstance(params, Tensor) else list(params)
-    differentiable = bool(defaults.get("differentiable"))
-    check_new_parameters(params, param_groups, differentiable=differentiable, takes_complex=cls.spec.takes_complex)
+    differentiable = bool(keys.defaults.get("differentiable"))
+    check_new_parameters(params, param_groups, differentiable=differentiable, takes_complex=keys.cls.spec.takes_complex)
     return {**param_group, "params": params}

@@ -16,13 +16,14 @@ from torchclip import compiled, reference
 from torchclip.amp import scaling_of
 from torchclip.backend import Backend
 from torchclip.checkpoint import all_or_nothing, unpacked
-from torchclip.checks import Check, check_hyperparameters
 from torchclip.clip import ClipPolicy, Scope
 from torchclip.extensions import Extension
 from torchclip.first_step import Pending, claimed, first_step, recorded, settle_when_idle
 from torchclip.group_clip import KEY as CLIP
 from torchclip.group_clip import check_keys, clips_of
+from torchclip.group_values import GroupKeys
 from torchclip.hooks import hook_step
+from torchclip.hyperparameters import Check
 from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
@@ -68,7 +69,8 @@ class FusedOptimizer(MeasuredOptimizer):
         backend: Backend | None,
     ) -> None:
         check_params(params, type(self).__name__)
-        check_hyperparameters(defaults, self.hyperparameter_checks)
+        self._keys = GroupKeys.of(type(self), defaults)
+        self._keys.check(defaults, type(self).__name__)
         backends.check_flags(defaults, backend)
         if backend is not None:
             backends.unavailable_reason(backend)  # an unknown name, before anything else
@@ -175,7 +177,11 @@ class FusedOptimizer(MeasuredOptimizer):
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         plan, outcome = self._plan, UNREADY
         if plan is not None and not self._unstarted and self._pending is None:
-            outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, loss)
+            try:
+                outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, loss)
+            except Exception:
+                self._keys.check_all(self.param_groups)  # which says what is wrong in words
+                raise
         if outcome == UNREADY:
             with claimed(self):
                 outcome = first_step(self, loss, grad_scale, found_inf)
@@ -187,15 +193,16 @@ class FusedOptimizer(MeasuredOptimizer):
     def _reference_step(
         self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
     ) -> None:
+        groups = self._keys.read(self.param_groups)
         check_all(self.spec, self._named_parameters(), self.state)
         for index, group in enumerate(self.param_groups):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
         if clips_of(self.param_groups, self.clip) != self._modifiers.group_clips:
             self._set_clips(self.clip)
-        with torch.set_grad_enabled(any(group.get("differentiable", False) for group in self.param_groups)):
+        with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
             self._last.report = reference.step(
                 self.spec,
-                self.param_groups,
+                groups,
                 self.state,
                 modifiers=self._modifiers,
                 scope=self.clips_by,
@@ -238,7 +245,9 @@ class FusedOptimizer(MeasuredOptimizer):
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
             TypeError: for a parameter of a type that the rule does not take.
         """
-        group = checked_group(param_group, self.param_groups, self.defaults, self._requested, type(self))
+        group = checked_group(param_group, self.param_groups, self._requested, self._keys)
+        if isinstance(self.param_groups, tuple):
+            self.param_groups = list(self.param_groups)  # which torch appends to
         super().add_param_group(group)
         if self._backend is None:  # the constructor's: it chooses once, at its end
             return
@@ -262,7 +271,7 @@ class FusedOptimizer(MeasuredOptimizer):
         So are clip policies: they are no state, neither the optimizer's nor those of param groups.
         """
         settle_when_idle(self)
-        saved = super().state_dict()
+        saved = self._keys.saved(super().state_dict())
         keys = positions_of(self._all_unstarted(), self.param_groups)
         state = without_unstarted(self.spec, saved["state"], sorted(keys))
         groups = [{key: value for key, value in group.items() if key != CLIP} for group in saved["param_groups"]]
@@ -282,6 +291,7 @@ class FusedOptimizer(MeasuredOptimizer):
             self._lock = Lock()
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
+        self._keys = GroupKeys.of(type(self), self.defaults)
         self._compose()
         self._plan, self._unstarted = None, []  # what they know of is replaced
         self._choose_anew()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchclip import checks
+from torchclip import hyperparameters
 
 NamedParameter = tuple[str, nn.Parameter]
 
@@ -80,7 +80,7 @@ def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dic
     Source: ``param_groups_weight_decay`` of timm (Wightman, PyTorch Image Models), which lets norms over several
     dimensions decay.
     """
-    fault = checks.WEIGHT_DECAY(weight_decay)
+    fault = hyperparameters.WEIGHT_DECAY.fault("weight_decay", weight_decay)
     if fault is not None:
         raise ValueError(fault)
     decaying: list[NamedParameter] = []

@@ -19,6 +19,7 @@ from torchclip.clip import (
 )
 from torchclip.extensions import drop_threshold
 from torchclip.group_clip import NOT_MEASURED
+from torchclip.group_values import GroupKeys
 from torchclip.modifiers import Modifiers
 from torchclip.rule_spec import RuleSpec
 from torchclip.step_size import AdaLossStep, SqrtDecay
@@ -45,13 +46,21 @@ SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
 
-def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) -> Plan:
-    """The plan of a fused backend for the rule; ``scope`` is that of a rule that clips itself."""
+def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys) -> Plan:
+    """The plan of a fused backend for the rule.
+
+    Args:
+        backend: one of the fused.
+        spec: the rule.
+        scope: that of a rule that clips itself.
+        modifiers: what stands around the rule.
+        keys: what the param groups hold.
+    """
     extension = backends.EXTENSION
     if backend == "triton":
         from torchclip.triton_plan.plan import make_plan as make_triton_plan  # which imports Triton
 
-        triton_plan = make_triton_plan(spec, scope, backends.served_device(backend), extension)
+        triton_plan = make_triton_plan(spec, scope, keys, backends.served_device(backend), extension)
         triton_plan.configure(configuration(modifiers), group_numbers(modifiers))
         return triton_plan
     assert extension is not None, "a compiled backend is chosen only where the extension is"
@@ -59,7 +68,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers) 
     rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
     plan: _C.Plan | _C.CudaPlan = plan_class(
         spec.name,
-        list(spec.hyperparameters),
+        keys.described,
         [slot.name for slot in rule_slots],
         [scalar.name for scalar in spec.scalars],
         SCOPES.index(scope),

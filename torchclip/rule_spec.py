@@ -98,13 +98,14 @@ class RuleSpec:
     Args:
         name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.reference.rules``.
         family: the functor that updates its elements, by its function in ``kernels/rules.py``.
-        hyperparameters: keys of a param group, in the order of the C++ struct; ``betas`` stands for two numbers there.
+        hyperparameters: keys of a param group, in the order of the C++ struct.
         slots: every state tensor the rule can have, in the order of the C++ functor.
         used_slots: the names of the slots that a param group needs.
         scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
         coefficients: ``(group, step, first) -> {name: value}``: what the kernel multiplies with in the step numbered
             ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
             measured norm are given for a norm of 0, those that depend on another number of state for its initial value.
+        conflict: for a param group, what is wrong with values each of which is right by itself; None for nothing.
         clips_itself: True when the rule measures its own direction and sets its step size by that norm.
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
@@ -123,6 +124,7 @@ class RuleSpec:
     scalars: tuple[ScalarSlot, ...]
     coefficients: Callable[[Group, float, bool], Coefficients]
     citation: str
+    conflict: Callable[[Group], str | None] | None = None
     clips_itself: bool = False
     first_differs: Callable[[Group], bool] = lambda group: False
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -47,6 +47,13 @@ def _sgd_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     )
 
 
+def _sgd_conflict(group: Group) -> str | None:
+    dampening = group["dampening"]
+    if not (group["nesterov"] and group["momentum"] != 0 and dampening != 0):
+        return None  # without a momentum it is plain SGD, as torch's
+    return f"Nesterov momentum requires a momentum and zero dampening; got {dampening=}: leave one of them out"
+
+
 def _averaged_momentum_coefficients(group: Group, momentum_step: float, gradient_step: float) -> Coefficients:
     momentum = group["momentum"]
     if momentum == 0:  # m is g, and no buffer is kept
@@ -168,6 +175,7 @@ SGD = RuleSpec(
     used_slots=_momentum_slots,
     scalars=(),
     coefficients=_sgd_coefficients,
+    conflict=_sgd_conflict,
     first_differs=lambda group: group["momentum"] != 0 and group["dampening"] != 0,
     citation="Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013",
 )
@@ -245,7 +253,7 @@ ADAGRAD = RuleSpec(
     name="adagrad",
     family="root_mean_square",
     hyperparameters=("lr_decay", "eps"),
-    slots=(StateSlot("sum", lambda group: group["initial_accumulator_value"]),),
+    slots=(StateSlot("sum", lambda group: float(group["initial_accumulator_value"])),),
     used_slots=lambda group: ("sum",),
     scalars=(ScalarSlot("step"),),
     coefficients=_adagrad_coefficients,

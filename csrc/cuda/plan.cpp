@@ -28,7 +28,7 @@ Plan::Plan(const std::string& rule, const Names& names, Scope scope)
       scope_(scope),
       members_(rule_, names, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
 
-std::vector<int64_t> Plan::refresh(const py::list& param_groups, const py::dict& state) {
+std::vector<int64_t> Plan::refresh(const py::object& param_groups, const py::dict& state) {
   std::vector<int64_t> attention = members_.refresh(param_groups, state);
   // Before Python makes state, which would spoil the capture.
   TORCH_CHECK(attention.empty() || !capturing(), kNotReady);

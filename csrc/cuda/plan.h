@@ -15,7 +15,7 @@ class Plan {
   // As those of torchclip::Plan.
   Plan(const std::string& rule, const Names& names, Scope scope);
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
-  std::vector<int64_t> refresh(const py::list& param_groups, const py::dict& state);
+  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state);
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
   void clear() { members_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);

@@ -8,7 +8,8 @@
 // `scalars` are the numbers of state before the step, in the order of kScalars, scalars[0] the steps taken;
 // coefficients() moves them on. `first` says that the state was made in this step. `norms` is used by the rules that
 // clip themselves alone; kSumsNorms says that their squares are summed over all steps, which the plan does. A rule
-// whose first step is another one says so in first_differs(hyperparameters).
+// whose first step is another one says so in first_differs(hyperparameters), and one whose hyperparameters may
+// contradict one another in conflicts(hyperparameters).
 #pragma once
 
 #include <array>

@@ -31,6 +31,9 @@ struct Sgd {
   // Whether a buffer of zeros and the coefficients of a later step would make another first step.
   static bool first_differs(const Hyperparameters& h) { return h.momentum != 0 && h.dampening != 0; }
 
+  // Nesterov's momentum is without dampening.
+  static bool conflicts(const Hyperparameters& h) { return h.nesterov != 0 && first_differs(h); }
+
   TORCHCLIP_HD static Momentum::Coefficients<double> coefficients(const Hyperparameters& h, double*, bool first,
                                                                   DirectionNorms) {
     if (h.momentum == 0) return momentum_coefficients(0.0, 1.0, 0.0, h.lr);

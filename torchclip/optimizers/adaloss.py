@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -145,11 +145,11 @@ class AdaGradNorm(FusedOptimizer):
     """
 
     spec = rule_specs.ADAGRAD_NORM
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "b0": checks.positive("b0 value"),
-        "momentum": checks.AVERAGE,
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "b0": hyperparameters.positive("b0 value"),
+        "momentum": hyperparameters.AVERAGE,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -60,11 +60,11 @@ class Adam(FusedOptimizer):
     """
 
     spec = rule_specs.ADAM
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "betas": checks.betas,
-        "eps": checks.EPS,
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "betas": hyperparameters.BETAS,
+        "eps": hyperparameters.EPS,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(
@@ -149,7 +149,7 @@ class AdamW(Adam):
     """
 
     fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         **Adam.hyperparameter_checks,
         **fixed_values(fixed),
     }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -59,12 +59,12 @@ class NAdam(FusedOptimizer):
     """
 
     spec = rule_specs.NADAM
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "betas": checks.betas,
-        "eps": checks.EPS,
-        "weight_decay": checks.WEIGHT_DECAY,
-        "momentum_decay": checks.non_negative("momentum_decay value"),
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "betas": hyperparameters.BETAS,
+        "eps": hyperparameters.EPS,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
+        "momentum_decay": hyperparameters.non_negative("momentum_decay value"),
     }
 
     def __init__(
@@ -155,11 +155,11 @@ class RAdam(FusedOptimizer):
     """
 
     spec = rule_specs.RADAM
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "betas": checks.betas,
-        "eps": checks.EPS,
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "betas": hyperparameters.BETAS,
+        "eps": hyperparameters.EPS,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(
@@ -236,7 +236,7 @@ class RAdamW(RAdam):
     """
 
     fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         **RAdam.hyperparameter_checks,
         **fixed_values(fixed),
     }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -21,12 +21,12 @@ class _ClippedMomentum(FusedOptimizer):
     """Abstract base of the classes that MixClip's rule covers with some of its arguments fixed."""
 
     spec = rule_specs.MIX_CLIP
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "momentum": checks.AVERAGE,
-        "gamma": checks.positive("gamma value"),
-        "nu": checks.fraction("nu value"),
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "momentum": hyperparameters.AVERAGE,
+        "gamma": hyperparameters.positive("gamma value"),
+        "nu": hyperparameters.fraction("nu value"),
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(
@@ -162,7 +162,7 @@ class MomClip(_ClippedMomentum):
     """
 
     fixed = _FIXED
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = _FIXED_CHECKS
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = _FIXED_CHECKS
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class SGDClip(_ClippedMomentum):
     """
 
     fixed = _FIXED
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = _FIXED_CHECKS
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = _FIXED_CHECKS
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -53,10 +53,10 @@ class GRDA(FusedOptimizer):
     """
 
     spec = rule_specs.GRDA
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "c": checks.non_negative("c value"),
-        "mu": checks.positive("mu value"),
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "c": hyperparameters.non_negative("c value"),
+        "mu": hyperparameters.positive("mu value"),
     }
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -50,11 +50,11 @@ class NormalizedSGD(FusedOptimizer):
     """
 
     spec = rule_specs.NORMALIZED_SGD
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "momentum": checks.AVERAGE,
-        "eps": checks.EPS,
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "momentum": hyperparameters.AVERAGE,
+        "eps": hyperparameters.EPS,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(

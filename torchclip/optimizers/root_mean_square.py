@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import ON_DEVICE, Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
@@ -63,12 +63,12 @@ class RMSprop(FusedOptimizer):
     """
 
     spec = rule_specs.RMSPROP
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "eps": checks.EPS,
-        "momentum": checks.MOMENTUM,
-        "weight_decay": checks.WEIGHT_DECAY,
-        "alpha": checks.non_negative("alpha value"),
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "eps": hyperparameters.EPS,
+        "momentum": hyperparameters.MOMENTUM,
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
+        "alpha": hyperparameters.non_negative("alpha value"),
     }
 
     def __init__(
@@ -157,12 +157,12 @@ class Adagrad(FusedOptimizer):
     """
 
     spec = rule_specs.ADAGRAD
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "lr_decay": checks.non_negative("lr_decay value"),
-        "weight_decay": checks.WEIGHT_DECAY,
-        "initial_accumulator_value": checks.non_negative("initial_accumulator_value value"),
-        "eps": checks.EPS,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "lr_decay": hyperparameters.non_negative("lr_decay value"),
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
+        "initial_accumulator_value": hyperparameters.non_negative("initial_accumulator_value value"),
+        "eps": hyperparameters.EPS,
     }
 
     def __init__(

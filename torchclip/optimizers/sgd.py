@@ -7,20 +7,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import checks, rule_specs
+from torchclip import hyperparameters, rule_specs
 from torchclip.backend import Backend
 from torchclip.clip import ClipPolicy
 from torchclip.extensions import Extension
 from torchclip.fixed_values import fixed_values
 from torchclip.optimizer import FusedOptimizer, ParamsT
 from torchclip.step_size import StepSize
-
-
-def _nesterov_fault(momentum: float, dampening: float) -> ValueError:
-    return ValueError(
-        "Nesterov momentum requires a momentum and zero dampening; "
-        f"got {momentum=} and {dampening=}: set momentum above 0 and leave dampening at 0"
-    )
 
 
 class SGD(FusedOptimizer):
@@ -67,11 +60,11 @@ class SGD(FusedOptimizer):
     """
 
     spec = rule_specs.SGD
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
-        "lr": checks.learning_rate,
-        "momentum": checks.MOMENTUM,
-        "dampening": checks.finite("dampening value"),
-        "weight_decay": checks.WEIGHT_DECAY,
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
+        "lr": hyperparameters.LEARNING_RATE,
+        "momentum": hyperparameters.MOMENTUM,
+        "dampening": hyperparameters.finite("dampening value"),
+        "weight_decay": hyperparameters.WEIGHT_DECAY,
     }
 
     def __init__(
@@ -94,8 +87,11 @@ class SGD(FusedOptimizer):
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise _nesterov_fault(momentum, dampening)
+        if hyperparameters.number_of(nesterov) and momentum == 0:  # text is refused below
+            raise ValueError(
+                "Nesterov momentum requires a momentum and zero dampening; "
+                f"got {momentum=} and {dampening=}: set momentum above 0 and leave dampening at 0"
+            )
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -153,7 +149,7 @@ class SGDW(SGD):
     """
 
     fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
-    hyperparameter_checks: ClassVar[dict[str, checks.Check]] = {
+    hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         **SGD.hyperparameter_checks,
         **fixed_values(fixed),
     }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.group_values import Key, structure_fault
 from torchclip.norms import Scope
 from torchclip.plan import GROUPS_CHANGED
 from torchclip.rule_specs import RULES
@@ -39,7 +40,8 @@ class Gatherer:
 
     Args:
         rule: the name of an update rule.
-        hyperparameters: its keys of a param group, in the order of the C++ struct.
+        keys: of a param group: the pipeline's, the rule's own in the order of the C++ struct, and those that are only
+            checked.
         slots: its state tensors, without Lookahead's.
         scalars: its numbers of state.
         scope: over which its norms are taken, a position in :class:`torchclip.Scope`.
@@ -52,7 +54,7 @@ class Gatherer:
     def __init__(
         self,
         rule: str,
-        hyperparameters: Sequence[str],
+        keys: Sequence[Key],
         slots: Sequence[str],
         scalars: Sequence[str],
         scope: int,
@@ -62,7 +64,7 @@ class Gatherer:
             raise KeyError(f"torchclip.rule_specs lists no rule called {rule}")
         over = tuple(Scope)[scope]
         self._spec = RULES[rule].over(over)
-        self._hyperparameters = tuple(hyperparameters)
+        self._keys = tuple(keys)
         sums = over if self._spec.by_scope is not None and over in (Scope.TENSOR, Scope.ROW) else None
         self._own_clips = 0
         self._wanted = Wanted(torch.device(device).type, tuple(slots), tuple(scalars), sums, self._spec.takes_complex)
@@ -122,7 +124,8 @@ class Gatherer:
 
         Raises:
             RuntimeError: for a number of a param group that lies on the device and is not the lr.
-            KeyError: for one that is missing.
+            ValueError: for a key that is missing, or does not hold what it must.
+            TypeError, KeyError: for what is no param group.
         """
         if not self._structure_matches(param_groups):
             self._read_structure(param_groups)
@@ -171,14 +174,18 @@ class Gatherer:
         if len(param_groups) != len(self._groups):
             return False
         for group, held in zip(param_groups, self._groups, strict=True):
-            params = group.get("params")
-            if group is not held.dict or not isinstance(params, list) or not same_objects(params, held.params):
+            params = group.get("params") if isinstance(group, dict) else None
+            if group is not held.dict or not isinstance(params, (list, tuple)) or not same_objects(params, held.params):
                 return False
         return True
 
     def _read_structure(self, param_groups: Sequence[Mapping[str, Any]]) -> None:
+        for index, group in enumerate(param_groups):
+            fault = structure_fault(group, index)
+            if fault is not None:
+                raise fault
         self.clear()
-        self._groups = [Group(group, list(group["params"])) for group in param_groups]
+        self._groups = [Group(group, list(group["params"]), index) for index, group in enumerate(param_groups)]
         self._members = [
             Member(parameter, index) for index, group in enumerate(self._groups) for parameter in group.params
         ]
@@ -186,7 +193,7 @@ class Gatherer:
 
     def _read_groups(self) -> None:
         for group in self._groups:
-            group.read(self._hyperparameters, self._wanted.device)
+            group.read(self._keys, self._spec, self._wanted.device)
             names = self._spec.used_slots(group.dict)
             used = sum(1 << slot for slot, name in enumerate(self._wanted.slots) if name in names)
             if self._spec.by_scope is not None:

@@ -1,4 +1,7 @@
-"""The numbers of a param group, re-read at every step because schedulers write there, where there is no extension."""
+"""The numbers of a param group, re-read at every step because schedulers write there, where there is no extension.
+
+The rules are those of ``csrc/group_numbers.cpp``.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from torchclip.group_clip import ARGUMENTS, KEY
+from torchclip.group_values import PIPELINE_KEYS, Key
+from torchclip.hyperparameters import number_of, parts_of
+from torchclip.rule_spec import RuleSpec
 from torchclip.triton_plan.address_table import type_name
-from torchclip.triton_plan.kinds import is_number, is_plain
+from torchclip.triton_plan.kinds import is_number, is_plain, same_objects
 
 ABSENT = object()
-
-PIPELINE_KEYS = ("weight_decay", "decoupled_weight_decay", "maximize")
 
 
 @dataclass
@@ -24,12 +28,14 @@ class Group:
 
     dict: Mapping[str, Any]
     params: list[Tensor]
+    index: int
     numbers: array[float] = field(default_factory=lambda: array("d"))  # lr, then the rule's own
-    pipeline: array[float] = field(default_factory=lambda: array("d"))  # of PIPELINE_KEYS
+    pipeline: array[float] = field(default_factory=lambda: array("d"))  # of PIPELINE_KEYS without lr
     lr: Tensor | None = None  # on the device; NaN in the numbers then
     used_slots: int = 0
     clip: Any = ABSENT  # the group's own policy as the plan was configured for it
     keys: int = 0  # of the dict, when they were last looked at
+    seen: list[Any] | None = None  # the values that were read, where nobody can change them without writing others
 
     def remember_arguments(self) -> None:
         """The plan is configured for what stands there."""
@@ -45,30 +51,37 @@ class Group:
             self.keys = len(self.dict)
         return False
 
-    def read(self, hyperparameters: Sequence[str], device: str) -> None:
-        """Re-reads the numbers.
+    def read(self, keys: Sequence[Key], spec: RuleSpec, device: str) -> None:
+        """Re-reads the numbers, if one may have changed.
 
         Raises:
             RuntimeError: for a number on the device that is not the lr, or an lr that is no number.
-            KeyError: when a number of the rule is missing.
+            ValueError: for a key that is missing, or does not hold what it must.
         """
-        self.numbers, self.pipeline = array("d"), array("d")
-        lr = self.dict.get("lr", 0.0)
-        self.lr = lr if isinstance(lr, Tensor) and lr.device.type == device else None
-        if self.lr is None:
-            _append("lr", lr, self.numbers)
-        else:
-            check_lr(self.lr, device)
-            self.numbers.append(float("nan"))
-        for key in PIPELINE_KEYS:
-            _append(key, self.dict.get(key, 0.0), self.pipeline)
-        for key in hyperparameters:
-            if key not in self.dict:
-                raise KeyError(
-                    f"a param group has no {key}; load_state_dict and add_param_group fill it in, assigning to "
-                    "param_groups does not"
-                )
-            _append(key, self.dict[key], self.numbers)
+        values = [self.dict.get(key.name, _MISSING) for key in keys]
+        if self.seen is not None and same_objects(values, self.seen):
+            return
+        self.seen, self.lr = None, None
+        numbers: list[list[float]] = []
+        for key, value in zip(keys, values, strict=True):
+            if key.name == "lr" and isinstance(value, Tensor) and value.device.type == device:
+                check_lr(value, device)
+                self.lr = value
+                numbers.append([float("nan")])
+                continue
+            read = _read(key, value)
+            if read is None:
+                raise ValueError(f"param group {self.index} has no usable {key.name!r}")
+            numbers.append(read)
+        if spec.conflict is not None and spec.conflict(self.dict) is not None:
+            raise ValueError(f"param group {self.index} holds values that contradict one another")
+        (lr, *pipeline), own = numbers[: len(PIPELINE_KEYS)], numbers[len(PIPELINE_KEYS) :]
+        self.pipeline = array("d", [number for (number,) in pipeline])
+        self.numbers = array("d", [*lr, *(number for read in own[: len(spec.hyperparameters)] for number in read)])
+        self.seen = values if all(map(_is_constant, values)) else None
+
+
+_MISSING: Any = object()
 
 
 def check_lr(lr: Tensor, device: str) -> None:
@@ -80,15 +93,36 @@ def check_lr(lr: Tensor, device: str) -> None:
         )
 
 
-def _append(key: str, value: Any, numbers: array[float]) -> None:
-    """Appends the number or numbers that ``value`` holds; one on a device would have to be waited for."""
+def _read(key: Key, value: Any) -> list[float] | None:
+    """The number or numbers that ``value`` holds; None where they are not what the key must hold.
+
+    Raises:
+        RuntimeError: for one on a device, which would have to be waited for.
+    """
+    if value is _MISSING:
+        return None if key.is_required else [0.0] * key.numbers
     if isinstance(value, Tensor) and value.device.type != "cpu":
         raise RuntimeError(
-            f"{key} is a tensor on {value.device}, and of a param group's numbers only lr may be one: make it a "
+            f"{key.name} is a tensor on {value.device}, and of a param group's numbers only lr may be one: make it a "
             "number, or a tensor on the CPU"
         )
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            numbers.append(item.item() if isinstance(item, Tensor) else item)
-    else:
-        numbers.append(value.item() if isinstance(value, Tensor) else value)
+    if key.is_flag and value is None:
+        return [0.0]
+    parts = parts_of(value, key.numbers)
+    numbers = [] if parts is None else [number for number in map(_number, parts) if number is not None]
+    is_right = len(numbers) == key.numbers and all(key.least <= number <= key.most for number in numbers)
+    if key.is_flag and not all(number in (0, 1) for number in numbers):
+        return None
+    return numbers if is_right else None
+
+
+def _number(part: Any) -> float | None:
+    if isinstance(part, Tensor):
+        return float(part.item()) if part.numel() == 1 and not part.is_complex() else None
+    return number_of(part)
+
+
+def _is_constant(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_constant, value))
+    return value is None or value is _MISSING or isinstance(value, (float, int))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchclip.group_values import GroupKeys
 from torchclip.norms import NonFinite, Scope
 from torchclip.plan import (
     IN_A_STEP,
@@ -359,11 +360,11 @@ class TritonPlan:
             self._versions = [parameter._version for parameter in self._parameters]
 
 
-def make_plan(spec: RuleSpec, scope: Scope, device: str, extension: ModuleType | None) -> TritonPlan:
+def make_plan(spec: RuleSpec, scope: Scope, keys: GroupKeys, device: str, extension: ModuleType | None) -> TritonPlan:
     """The plan of a rule; its Gatherer is the compiled one where there is an extension."""
     slots = [slot.name for slot in spec.slots if slot.name != "slow"]
     scalars = [scalar.name for scalar in spec.scalars]
     gatherer: Gatherer | _C.Gatherer = (Gatherer if extension is None else extension.Gatherer)(
-        spec.name, list(spec.hyperparameters), slots, scalars, SCOPES.index(scope), device
+        spec.name, keys.described, slots, scalars, SCOPES.index(scope), device
     )
     return TritonPlan(spec, scope, gatherer)

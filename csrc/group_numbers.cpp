@@ -1,0 +1,118 @@
+#include "group_numbers.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "tensor_access.h"
+
+namespace torchclip {
+namespace {
+
+// A value that nobody can change without writing another one.
+bool is_constant(PyObject* value) {
+  if (value == nullptr || value == Py_None || PyFloat_Check(value) || PyLong_Check(value)) return true;
+  if (!PyTuple_CheckExact(value)) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
+    if (!is_constant(PyTuple_GET_ITEM(value, i))) return false;
+  return true;
+}
+
+std::vector<std::string> names_of(const std::vector<Key>& keys) {
+  std::vector<std::string> names;
+  for (const Key& key : keys) names.push_back(key.name);
+  return names;
+}
+
+}  // namespace
+
+std::vector<Key> keys_from(const KeyTuples& tuples) {
+  std::vector<Key> keys;
+  for (const auto& [name, count, is_flag, is_required, least, most] : tuples)
+    keys.push_back({name, count, is_flag, is_required, least, most});
+  return keys;
+}
+
+GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::DeviceType device, bool reads_numbers)
+    : rule_(rule),
+      keys_(std::move(keys)),
+      names_(interned(names_of(keys_))),
+      device_(device),
+      reads_numbers_(reads_numbers) {
+  // The numbers of the pipeline are followed by the rule's own, whatever keys those come from.
+  size_t count = 0;
+  for (size_t i = kPipelineKeys; i < keys_.size() && count < rule.hyperparameters.size(); ++i) count += keys_[i].count;
+  if (count != rule.hyperparameters.size())
+    throw py::value_error(std::string("these are not the keys of the rule ") + rule.name + " in csrc/rules");
+}
+
+bool GroupReader::is_as_seen(const Group& group) const {
+  if (group.seen.empty()) return false;
+  for (size_t i = 0; i < names_.size(); ++i)
+    if (lookup(group.dict, names_[i]) != group.seen[i].ptr()) return false;
+  return true;
+}
+
+// A tensor lr that only the device reads.
+bool GroupReader::keep_lr(Group& group, PyObject* value) const {
+  if (reads_numbers_ || !THPVariable_Check(value)) return false;
+  const at::Tensor& lr = THPVariable_Unpack(value);
+  if (lr.device().type() != device_) return false;  // one on the host is read there
+  TORCH_CHECK(
+      is_plain(lr, device_) && lr.numel() == 1 && (lr.scalar_type() == at::kFloat || lr.scalar_type() == at::kDouble),
+      "lr is a tensor of ", lr.scalar_type(), " of shape ", lr.sizes(),
+      ", where one float32 or float64 number is wanted: make it torch.tensor(lr, device=...)");
+  group.lr = lr;
+  return true;
+}
+
+// Reading a number from the device would wait for it in every step.
+void GroupReader::check_host(const Key& key, PyObject* value) const {
+  if (reads_numbers_ || !THPVariable_Check(value)) return;
+  TORCH_CHECK(THPVariable_Unpack(value).device().is_cpu(), key.name, " is a tensor on ",
+              THPVariable_Unpack(value).device(),
+              ", and of a param group's numbers only lr may be one: make it a number, or a tensor on the CPU");
+}
+
+// Appends what a key holds. False where that is not what it must be.
+bool GroupReader::append(const Key& key, PyObject* value) {
+  if (value == nullptr || (key.is_flag && value == Py_None)) {
+    numbers_.resize(numbers_.size() + key.count, 0.0);
+    return value != nullptr || !key.is_required;
+  }
+  check_host(key, value);
+  const size_t begin = numbers_.size();
+  if (!(key.count == 1 ? append_number(value, numbers_) : append_numbers(value, key.count, numbers_))) return false;
+  return std::all_of(numbers_.begin() + static_cast<std::ptrdiff_t>(begin), numbers_.end(),
+                     [&](double number) { return key.admits(number); });
+}
+
+bool GroupReader::read(Group& group, size_t index) {
+  if (is_as_seen(group)) return false;
+  group.seen.clear();
+  group.lr = at::Tensor();
+  numbers_.clear();
+  std::vector<py::object> seen;
+  bool constant = true;
+  for (size_t i = 0; i < keys_.size(); ++i) {
+    PyObject* value = lookup(group.dict, names_[i]);
+    if (i == kLr && value != nullptr && keep_lr(group, value)) {
+      numbers_.push_back(std::numeric_limits<double>::quiet_NaN());
+    } else if (!append(keys_[i], value)) {
+      throw py::value_error("param group " + std::to_string(index) + " has no usable '" + keys_[i].name + "'");
+    }
+    constant = constant && is_constant(value);
+    seen.push_back(py::reinterpret_borrow<py::object>(value));
+  }
+  const auto own = numbers_.begin() + kPipelineKeys;
+  group.pipeline.assign(numbers_.begin(), own);
+  group.hyperparameters.assign(1, numbers_.front());
+  group.hyperparameters.insert(group.hyperparameters.end(), own,
+                               own + static_cast<std::ptrdiff_t>(rule_.hyperparameters.size()));
+  if (rule_.conflicts(group.hyperparameters.data()))
+    throw py::value_error("param group " + std::to_string(index) + " holds values that contradict one another");
+  if (constant) group.seen = std::move(seen);
+  return true;
+}
+
+}  // namespace torchclip

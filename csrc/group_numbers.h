@@ -1,0 +1,70 @@
+// The numbers of param groups, which schedulers and users write between steps: what each key must hold, and reading it.
+// What is wrong with a value is said in Python, by torchclip/group_values.py.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "python_access.h"
+#include "rule_table.h"
+
+namespace torchclip {
+
+// A key of a param group and what it may hold.
+struct Key {
+  std::string name;
+  size_t count;      // of numbers
+  bool is_flag;      // true, false or None
+  bool is_required;  // else it stands for 0 where it is missing
+  double least;      // both included
+  double most;
+
+  bool admits(double number) const {
+    return least <= number && number <= most && (!is_flag || number == 0 || number == 1);
+  }
+};
+
+// As Python hands them over.
+using KeyTuples = std::vector<std::tuple<std::string, size_t, bool, bool, double, double>>;
+std::vector<Key> keys_from(const KeyTuples& tuples);
+
+// Hyperparameters that the pipeline reads, whatever the rule: the first keys.
+enum PipelineHyperparameter : size_t { kLr, kWeightDecay, kDecoupled, kMaximize, kPipelineKeys };
+
+// One param group: its dict and the numbers read from it.
+struct Group {
+  py::object dict;
+  std::vector<double> pipeline;         // by PipelineHyperparameter
+  std::vector<double> hyperparameters;  // lr, then the rule's own
+  at::Tensor lr;                        // on the device, where steps are taken there; lr is NaN above then
+  unsigned used_slots = 0;
+  py::object clip;               // the group's own policy as the plan was configured for it; null where it has none
+  Py_ssize_t keys = 0;           // of the dict, when they were last looked at
+  std::vector<py::object> seen;  // [keys] or empty: the values, where only another value can change what was read
+};
+
+class GroupReader {
+ public:
+  // The device and `reads_numbers` as in Members.
+  GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::DeviceType device, bool reads_numbers);
+
+  // Brings the numbers of a group up to date. False when nothing was written there.
+  bool read(Group& group, size_t index);
+
+ private:
+  bool is_as_seen(const Group& group) const;
+  bool keep_lr(Group& group, PyObject* value) const;
+  void check_host(const Key& key, PyObject* value) const;
+  bool append(const Key& key, PyObject* value);
+
+  const RuleEntry& rule_;
+  std::vector<Key> keys_;
+  std::vector<py::object> names_;  // [keys]
+  c10::DeviceType device_;
+  bool reads_numbers_;
+  std::vector<double> numbers_;  // scratch of read()
+};
+
+}  // namespace torchclip
