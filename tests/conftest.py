@@ -42,6 +42,8 @@ INTERPRETED = {
     "test_between_steps",
     "test_conformance",
     "test_group_clip",
+    "test_group_clip_changes",
+    "test_group_keys",
     "test_modifier_checkpoints",
     "test_torch_faults",
 }

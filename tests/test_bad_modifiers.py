@@ -158,7 +158,6 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "extensions_policy": ({"extensions": (ZClip(),)}, TypeError, "extensions holds ZClip("),
     "extensions_string": ({"extensions": ("noise",)}, TypeError, "extensions holds 'noise'"),
-    "extensions_none": ({"extensions": None}, TypeError, ""),
     "clip_extension": ({"clip": GradientDropout(0.1)}, TypeError, "clip=GradientDropout(p=0.1) must be None, a number"),
     "clip_class": ({"clip": AutoClip}, TypeError, "clip=<class "),
 }
