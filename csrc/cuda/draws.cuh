@@ -12,7 +12,7 @@ namespace torchclip::cuda {
 
 constexpr unsigned kDrawnStages = kGradientDropout | kGradientNoise | kLRDropout;
 
-// For `kCount` neighbours. All are drawn before the elements are read, since the generator needs the registers.
+// For `kCount` neighbours. To be made once the elements are on their way from memory, which the generator then covers.
 template <unsigned Stages, int kCount>
 class ThreadDraws {
   // Counters that neighbours can reach, wherever the first of them stands among the four of its own.

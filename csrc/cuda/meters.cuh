@@ -106,16 +106,16 @@ class DirectionMeter {
   }
 
   __device__ __forceinline__ void one(int64_t element) {
-    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
     const Offsets offsets = offsets_of<kUsed>(tensor_, element);
-    measure(element, draws.at(0), load(gradient_[offsets.of[kGradient]]),
-            kReadsParameter ? load(parameter_[offsets.of[kParameter]]) : C(0),
-            kReadsState ? load(state_[offsets.of[kState0]]) : C(0), sums_);
+    const C gradient = load(gradient_[offsets.of[kGradient]]);
+    const C parameter = kReadsParameter ? load(parameter_[offsets.of[kParameter]]) : C(0);
+    const C state = kReadsState ? load(state_[offsets.of[kState0]]) : C(0);
+    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
+    measure(element, draws.at(0), gradient, parameter, state, sums_);
   }
 
   __device__ __forceinline__ void vectors(int64_t element, int64_t stride, int64_t end) {
     static_assert(kVectors == 1 || (Stages & kDrawnStages) == 0);
-    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
     C gradient[kVectors][kElements], parameter[kVectors][kElements] = {}, state[kVectors][kElements] = {};
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -124,6 +124,7 @@ class DirectionMeter {
       if constexpr (kReadsParameter) read_vector(parameter_ + place, parameter[i]);
       if constexpr (kReadsState) read_vector(state_ + place, state[i]);
     }
+    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       C own[2] = {};

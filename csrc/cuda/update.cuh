@@ -60,7 +60,6 @@ class UpdateWorker {
   }
 
   __device__ __forceinline__ void one(int64_t element) {
-    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
     const Offsets offsets = offsets_of<kUsed>(tensor_, element);
     Elements<C, kSlots, 1> own;
     own.gradient[0] = load(gradient_[offsets.of[kGradient]]);
@@ -70,6 +69,7 @@ class UpdateWorker {
     for (int slot = 0; slot < kSlots; ++slot)
       if (uses(slot)) own.state[slot][0] = load(state_[slot][offsets.of[kState0 + slot]]);
     if (synchronises_) own.slow[0] = slow()[offsets.of[kSlow]];
+    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
     zeros += advance(element, draws, own);
     if (synchronises_) slow()[offsets.of[kSlow]] = own.slow[0];
     *parameter = store<T>(own.parameter[0]);
@@ -81,10 +81,10 @@ class UpdateWorker {
   // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
   __device__ __forceinline__ void vectors(int64_t element, int64_t stride, int64_t end) {
     static_assert(kVectors == 1 || (Stages & kDrawnStages) == 0);
-    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
     Elements<C, kSlots, kElements> own[kVectors];
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) read(element + i * stride < end ? element + i * stride : element, own[i]);
+    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t place = element + i * stride;
