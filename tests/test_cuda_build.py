@@ -37,6 +37,9 @@ from pathlib import Path
 words = sys.argv[1:]
 if words == ["--version"]:
     print("Cuda compilation tools, release {release}, V{release}.99")
+elif words == ["--list-gpu-arch"]:
+    newest = ["100", "120"] if ({release}) >= 12.8 else []
+    print(*(f"compute_{{number}}" for number in ["75", "80", "86", "90", *newest]), sep="\\n")
 elif words[0] == "--dryrun":
     print('#$ LIBRARIES=  "-L{folder}/stubs" "-L{folder}"', file=sys.stderr)
 else:
@@ -133,14 +136,17 @@ def test_architectures_that_are_none_are_an_error(
         setup_arguments(choice, monkeypatch)
 
 
+@pytest.mark.parametrize(("release", "newest"), [("12.1", "90"), ("13.0", "120")])
 @pytest.mark.parametrize("choice", ["auto", "cuda"])
 def test_a_toolkit_that_will_do_is_used(
-    fake_nvcc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, choice: str
+    fake_nvcc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, choice: str, release: str, newest: str
 ) -> None:
-    fake_nvcc("12.1")
+    """For the GPUs that its nvcc knows."""
+    fake_nvcc(release)
     module = setup_arguments(choice, monkeypatch)["ext_modules"][0]
     assert "-DTORCHCLIP_CUDA" in module.extra_compile_args
-    assert '-DTORCHCLIP_CUDA_BUILD="CUDA 12.1, sm_80, sm_90, compute_90"' in module.extra_compile_args
+    codes = "sm_80, sm_90, " + ("sm_100, sm_120, " if newest == "120" else "")
+    assert f'-DTORCHCLIP_CUDA_BUILD="CUDA {release}, {codes}compute_{newest}"' in module.extra_compile_args
     assert not [source for source in module.sources if source.endswith(".cu")]
 
 

@@ -4,7 +4,8 @@ setup.py runs it. The kernels include no torch header and the CUDA runtime is li
 CUDA version nor whether it has one matters here. Settings, all optional:
 
     CUDACXX               the nvcc to use; else CUDA_HOME, CUDA_PATH, PATH and /usr/local/cuda are searched
-    TORCHCLIP_CUDA_ARCHS  compute capabilities, "80;90" by default; the newest goes in as PTX too, for later GPUs
+    TORCHCLIP_CUDA_ARCHS  compute capabilities; by default those of "80;90;100;120" that the nvcc knows. The newest goes
+                          in as PTX too, for later GPUs
     MAX_JOBS              how many compilers run at once
     NVCC_APPEND_FLAGS     nvcc's own: options that are added to every compilation
 """
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # C++20 needs 12.0, and 32,764 bytes of kernel parameters, which the tables of a step ride in, need 12.1.
 OLDEST_CUDA = (12, 1)
-DEFAULT_ARCHITECTURES = "80;90"
+DEFAULT_ARCHITECTURES = "80;90;100;120"
 COMPILE_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
 CPU_ONLY = "torchclip: the CPU passes only, without those for CUDA:"
@@ -75,7 +76,7 @@ def find_toolkit() -> Toolkit:
             f"{nvcc} is of CUDA {version[0]}.{version[1]}, and {OLDEST_CUDA[0]}.{OLDEST_CUDA[1]} or later is needed: "
             "install a newer toolkit, or name another nvcc in CUDACXX"
         )
-    return Toolkit(nvcc, version, _find_runtime(nvcc), _architectures())
+    return Toolkit(nvcc, version, _find_runtime(nvcc), _architectures(nvcc))
 
 
 def _find_nvcc() -> str:
@@ -112,8 +113,11 @@ def _find_runtime(nvcc: str) -> Path:
     )
 
 
-def _architectures() -> tuple[str, ...]:
-    setting = os.environ.get("TORCHCLIP_CUDA_ARCHS") or DEFAULT_ARCHITECTURES
+def _architectures(nvcc: str) -> tuple[str, ...]:
+    setting = os.environ.get("TORCHCLIP_CUDA_ARCHS")
+    if not setting:
+        known = re.findall(r"^compute_(\d+)$", _run(nvcc, "--list-gpu-arch"), re.MULTILINE)
+        return tuple(number for number in DEFAULT_ARCHITECTURES.split(";") if number in known)
     numbers = {word.replace(".", "") for word in re.split(r"[;,\s]+", setting) if word}
     wrong = sorted(number for number in numbers if not re.fullmatch(r"\d{2,3}", number) or int(number) < 80)
     if wrong or not numbers:
