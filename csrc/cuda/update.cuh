@@ -33,8 +33,14 @@ class UpdateWorker {
 
  public:
   static constexpr int kElements = kWidth<T>;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
+  // What float16 is widened to at once: 64 numbers, for which there the compiler is short of registers.
+  static constexpr bool kSpills = std::is_same_v<T, Float16> && kAccesses == 4;
+#else
+  static constexpr bool kSpills = false;
+#endif
   // Where there are draws, they take longer than the memory does.
-  static constexpr int kVectors = Stages == kEveryStage ? 1 : vectors_in_flight(kAccesses);
+  static constexpr int kVectors = Stages == kEveryStage || kSpills ? 1 : vectors_in_flight(kAccesses);
 
   __device__ __forceinline__ UpdateWorker(const PassArguments& arguments, const Row* rows, int32_t index,
                                           bool synchronises)
