@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from hypothesis import strategies as st
+from torch.nn import Parameter
 
 from records import DTYPES, EXTENSIONS, NO_CLIP, NO_STEP_SIZE, POLICIES, STEP_SIZES, Case, Clip, Extras
 from rule_records import Rule
@@ -37,6 +40,18 @@ WRITES: tuple[tuple[str, Any], ...] = (
 )
 """What schedulers and users write into a param group that has such a key."""
 
+NONSENSE: tuple[tuple[str, Any], ...] = (
+    *(("lr", value) for value in ((0.1, 0.2), [0.1], (), "1e-3", -0.1, math.nan, math.inf, None)),
+    *(("betas", value) for value in ((0.9,), (0.9, 0.99, 0.999), (), 0.9, (1.0, 0.99), ("0.9", "0.99"), None)),
+    *((key, value) for key in ("momentum", "weight_decay", "eps", "alpha") for value in ((0.9, 0.5), "0.1", -1.0)),
+    *((flag, "False") for flag in ("maximize", "nesterov", "amsgrad", "centered", "smooth")),
+    *((key, (0.5, 0.5)) for key in ("dampening", "gamma", "nu", "c", "mu", "momentum_decay", "lr_decay")),
+)
+"""What no step takes from such a key: other numbers of values, other types, out of range."""
+
+FOREIGN = ("exp_avg", "prev")
+"""State that is never the whole of a parameter's here: a part of Adam's, and Rprop's."""
+
 LEAVES = st.builds(
     Leaf,
     shape=st.sampled_from(SHAPES),
@@ -58,3 +73,26 @@ def cases(draw: st.DrawFn, choices: list[Rule]) -> Case:
     drawn = draw(st.lists(st.sampled_from(taken), unique=True))
     extras = Extras("+".join(one.name for one in drawn), tuple(one.extensions[0] for one in drawn))
     return Case(chosen, draw(st.sampled_from(CLIPS)), pace, extras)
+
+
+def frozen(kind: str) -> Parameter:
+    """A parameter that no step moves, of a kind that no optimizer updates."""
+    values = torch.zeros(3)
+    odd = {
+        "uint8": values.to(torch.uint8),
+        "float8": values.to(torch.float8_e4m3fn),
+        "expanded": values[:1].expand(3),
+        "meta": values.to("meta"),
+    }
+    return Parameter(odd[kind], requires_grad=False)
+
+
+FROZEN = ("uint8", "float8", "expanded", "meta")
+
+
+def inferred() -> Parameter:
+    """A parameter made in inference mode, which cannot be written to outside of it, with a gradient."""
+    with torch.inference_mode():
+        parameter = Parameter(torch.ones(3))
+        parameter.grad = torch.ones(3)
+    return parameter

@@ -29,7 +29,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fuzz_records import CLIPS, LEAVES, MOST, PLACES, POSITIONS, WRITES, cases
+from builders import unchanged
+from fuzz_records import (
+    CLIPS,
+    FOREIGN,
+    FROZEN,
+    LEAVES,
+    MOST,
+    NONSENSE,
+    PLACES,
+    POSITIONS,
+    WRITES,
+    cases,
+    frozen,
+    inferred,
+)
 from records import (
     BACKENDS,
     DTYPES,
@@ -143,6 +157,59 @@ class Session(RuleBasedStateMachine):
                     group["lr"].mul_(factor)
                 else:
                     group["lr"] = torch.tensor(group["lr"] * factor)
+
+    # What is refused, or left alone, and leaves no trace.
+
+    @rule(number=st.integers(0, 2), data=st.data())
+    def write_what_no_key_holds(self, number: int, data: st.DataObject) -> None:
+        groups = [optimizer.param_groups[number % len(optimizer.param_groups)] for optimizer, _ in self.trio.all]
+        key, value = data.draw(st.sampled_from([one for one in NONSENSE if one[0] in groups[0]]))
+        before = [group[key] for group in groups]
+        for group in groups:
+            group[key] = value
+        assert key in self.trio.refused_step()
+        for group, value in zip(groups, before):
+            group[key] = value
+
+    @rule(number=st.integers(0, 2), data=st.data())
+    def delete_a_key(self, number: int, data: st.DataObject) -> None:
+        groups = [optimizer.param_groups[number % len(optimizer.param_groups)] for optimizer, _ in self.trio.all]
+        key = data.draw(st.sampled_from(sorted({key for key, _ in NONSENSE} & groups[0].keys())))
+        before = [group.pop(key) for group in groups]
+        assert key in self.trio.refused_step()
+        for group, value in zip(groups, before):
+            group[key] = value
+
+    @rule(position=POSITIONS, entry=st.sampled_from(FOREIGN))
+    def load_a_foreign_checkpoint(self, position: int, entry: str) -> None:
+        state_dict = self.trio.tested.state_dict()
+        key = self.trio.at(position)
+        state_dict["state"] = {**state_dict["state"], key: {entry: torch.zeros(3)}}
+        with unchanged(self.trio.tested), pytest.raises((RuntimeError, TypeError, ValueError)):
+            self.trio.tested.load_state_dict(state_dict)
+
+    @rule(kind=st.sampled_from(FROZEN))
+    def step_beside_a_frozen_parameter(self, kind: str) -> None:
+        for optimizer, _ in self.trio.all:
+            optimizer.add_param_group({"params": [frozen(kind)]})
+        self.step(1.0, Place.CONTIGUOUS)
+        for optimizer, _ in self.trio.all:
+            optimizer.param_groups.pop()
+
+    @rule()
+    def step_on_a_parameter_of_inference_mode(self) -> None:
+        for optimizer, _ in self.trio.all:
+            optimizer.add_param_group({"params": [inferred()]})
+        assert "inference" in self.trio.refused_step()
+        for optimizer, _ in self.trio.all:
+            optimizer.param_groups.pop()
+
+    @rule(position=POSITIONS, kind=st.sampled_from((torch.int32, torch.int64, torch.float64, int, float)))
+    def write_a_count_of_another_type(self, position: int, kind: Any) -> None:
+        state = self.trio.tested.state.get(self.trio.params[self.trio.at(position)], {})
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = kind(state["step"]) if isinstance(kind, type) else state["step"].to(kind)
+            self.step(1.0, Place.CONTIGUOUS)
 
     @rule(clip=st.sampled_from(CLIPS))
     def change_policy(self, clip: Clip) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -239,6 +240,17 @@ class Trio:
         """A step that must leave parameters and state alone."""
         with unchanged(self.tested):
             return self.step(scaler=scaler, taken=False)
+
+    def refused_step(self) -> str:
+        """A step that all refuse, before anything of the tested one is written; what that says."""
+        self.give_gradients()
+        said = []
+        with unchanged(self.tested):
+            for optimizer, _ in self.all:
+                with pytest.raises((RuntimeError, TypeError, ValueError, KeyError)) as refusal:
+                    optimizer.step(loss=1.0)
+                said.append(str(refusal.value))
+        return said[0]
 
     def hand_over(self) -> None:
         """The tested optimizer's values, for the others to go on from. What has overflowed starts anew in all."""
