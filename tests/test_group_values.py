@@ -70,7 +70,7 @@ BAD_VALUES = (
     BadValue("adamw", "maximize", "False", r"maximize='False' is text \(str\).*must be True or False"),
     BadValue("adamw", "maximize", 2, "Invalid flag: 2; it must be True or False"),
     BadValue("adamw", "amsgrad", "no", r"amsgrad='no' is text \(str\).*must be True or False"),
-    BadValue("adamw", "decoupled_weight_decay", [True], r"Invalid flag: \[True\]; it must be True or False"),
+    BadValue("adamw", "decoupled_weight_decay", [True], r"Invalid decoupled_weight_decay: \[True\]; it must be True"),
     BadValue("adamw", "foreach", "False", r"foreach='False' is text \(str\).*must be True or False"),
     BadValue("adamw", "differentiable", "False", r"differentiable='False' is text \(str\).*must be True or False"),
     BadValue("sgd", "dampening", 0.5, "Nesterov momentum requires a momentum and zero dampening; got dampening=0.5"),
