@@ -75,7 +75,7 @@ class AdaLoss(SGD):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -165,7 +165,7 @@ class AdaGradNorm(FusedOptimizer):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:

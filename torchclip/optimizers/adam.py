@@ -84,7 +84,7 @@ class Adam(FusedOptimizer):
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -170,7 +170,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:

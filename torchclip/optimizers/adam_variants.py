@@ -83,7 +83,7 @@ class NAdam(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -177,7 +177,7 @@ class RAdam(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -255,7 +255,7 @@ class RAdamW(RAdam):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:

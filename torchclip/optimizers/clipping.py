@@ -37,7 +37,7 @@ class _ClippedMomentum(FusedOptimizer):
         scope: Scope | NormScope,
         clip: ClipPolicy | float | None,
         step_size: StepSize | None,
-        extensions: Iterable[Extension],
+        extensions: Iterable[Extension] | None,
         seed: int | None,
         backend: Backend | None,
     ) -> None:
@@ -107,7 +107,7 @@ class MixClip(_ClippedMomentum):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -177,7 +177,7 @@ class MomClip(_ClippedMomentum):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -244,7 +244,7 @@ class SGDClip(_ClippedMomentum):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:

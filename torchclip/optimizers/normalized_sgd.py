@@ -69,7 +69,7 @@ class NormalizedSGD(FusedOptimizer):
         maximize: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:

@@ -88,7 +88,7 @@ class RMSprop(FusedOptimizer):
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -181,7 +181,7 @@ class Adagrad(FusedOptimizer):
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
         step_size: StepSize | None = None,
-        extensions: Iterable[Extension] = (),
+        extensions: Iterable[Extension] | None = (),
         seed: int | None = None,
         backend: Backend | None = None,
     ) -> None:
