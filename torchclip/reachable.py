@@ -18,6 +18,8 @@ def check_writable(name: str, parameter: Tensor, state: Mapping[str, Any]) -> No
         state: what the optimizer holds for it.
     """
     remedy = "make a clone() of it outside torch.inference_mode()"
+    if torch.compiler.is_compiling():
+        return  # which refuses them itself
     if parameter.is_inference():
         raise RuntimeError(f"{name} was made in inference mode, and cannot be updated: {remedy}")
     for key, value in state.items():

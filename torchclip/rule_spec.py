@@ -150,7 +150,8 @@ class RuleSpec:
     ) -> Tensor:
         """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``; a number
         of state on the device ``numbers_on``."""
-        if torch.is_inference_mode_enabled():  # where nothing is made that a step outside could write to
+        # What is made in inference mode could not be written to outside of it.
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self.create_state(name, parameter, group, numbers_on)
         for slot in self.slots:
