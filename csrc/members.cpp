@@ -84,6 +84,9 @@ void Members::read_structure(const py::object& param_groups) {
     }
     groups.push_back(std::move(group));
   }
+  // Which policy is whose may be another now: groups_changed() says so until configure().
+  const auto has_clip = [](const Group& group) { return static_cast<bool>(group.clip); };
+  const bool had_clips = own_clips_ != 0 || std::any_of(groups_.begin(), groups_.end(), has_clip);
   std::unordered_map<PyObject*, Member> known;
   for (Member& member : members_) known.try_emplace(member.object.ptr(), std::move(member));
   clear();
@@ -100,6 +103,7 @@ void Members::read_structure(const py::object& param_groups) {
     members_.push_back(std::move(member));
   }
   groups_ = std::move(groups);
+  if (had_clips) own_clips_ = std::numeric_limits<size_t>::max();
 }
 
 void Members::remember_groups(size_t own_clips) {
@@ -147,19 +151,18 @@ void Members::bind_states(const py::dict& state) {
     ++count;
   }
   if (same && count == state_dicts_.size()) return;
-  state_dicts_.clear();
+  state_dicts_.assign(1, nullptr);  // equal to no state: an exception lets the next step look again
+  std::vector<PyObject*> dicts;
   cursor = 0;
-  while (PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) state_dicts_.push_back(value);
+  while (PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) dicts.push_back(value);
   for (Member& member : members_) {
     PyObject* dict = lookup(state, member.object);
-    if (dict != nullptr && !PyDict_Check(dict)) {
-      state_dicts_.clear();  // so that the next step looks again
-      TORCH_CHECK_TYPE(false, "the state of parameter ", &member - members_.data(), " is ", Py_TYPE(dict)->tp_name,
-                       ", and a dict is wanted");
-    }
+    TORCH_CHECK_TYPE(dict == nullptr || PyDict_Check(dict), "the state of parameter ", &member - members_.data(),
+                     " is ", Py_TYPE(dict)->tp_name, ", and a dict is wanted");
     member.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
     member.state_seen = DictSeen();
   }
+  state_dicts_ = std::move(dicts);
 }
 
 // Brings a member up to date when nothing but addresses changed since it was last examined; false otherwise. Runs
@@ -295,7 +298,7 @@ int Members::traverse(visitproc visit, void* arg) const {
 // What is let go of may call Python, which may come back here: it finds nothing any more.
 void Members::clear() {
   changed_ = true;
-  state_dicts_.clear();
+  state_dicts_.assign(1, nullptr);  // equal to no state, an empty one included
   const auto members = std::exchange(members_, {});
   const auto groups = std::exchange(groups_, {});
 }

@@ -141,3 +141,17 @@ def test_tensors_under_keys_of_the_users_own(name: str, backend: str) -> None:
     for key, value in own_tensors().items():
         if isinstance(value, Tensor) and not value.is_meta:
             assert torch.equal(group[key].to_dense(), value.to_dense())
+
+
+@each_backend
+def test_state_that_is_cleared_stays_so_where_the_groups_changed_too(backend: str) -> None:
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones(2)
+    optimizer = torchclip.SGD(params, lr=1.0, momentum=0.5, backend=backend)
+    optimizer.step()
+    optimizer.state.clear()
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.step()
+    assert params[0].tolist() == [-2.0, -2.0]  # and -2.5 with the momentum that is gone
+    assert optimizer.state[params[0]]["momentum_buffer"].tolist() == [1.0, 1.0]

@@ -41,6 +41,28 @@ def test_what_is_assigned_between_steps_holds_from_the_next_on(backend: str) -> 
     assert step_once(optimizer, params) == [4.0, 4.0, 0.5]
 
 
+def test_groups_that_are_moved_or_replaced_leave_no_policy_behind(backend: str) -> None:
+    params = scalars()
+    optimizer = torchclip.SGD(groups_of(params, [0.5, OWN]), lr=1.0, backend=backend)
+    assert step_once(optimizer, params) == [0.5, 4.0]
+    first = {key: value for key, value in optimizer.param_groups[0].items() if key != "clip"}
+    optimizer.param_groups[0] = first
+    assert step_once(optimizer, params) == [4.0, 4.0]
+    first["clip"] = 0.5
+    assert step_once(optimizer, params) == [0.5, 4.0]
+    optimizer.param_groups.reverse()
+    assert step_once(optimizer, params) == [0.5, 4.0]
+
+
+def test_a_group_that_is_appended_is_clipped_where_all_others_are_not(backend: str) -> None:
+    params = scalars(3)
+    optimizer = torchclip.SGD(groups_of(params[:2], [None, None]), lr=1.0, clip=0.5, backend=backend)
+    optimizer.step()
+    group = {key: value for key, value in optimizer.param_groups[0].items() if key != "clip"}
+    optimizer.param_groups.append({**group, "params": params[2:]})
+    assert step_once(optimizer, params) == [4.0, 4.0, 0.5]
+
+
 def test_a_refused_value_is_refused_at_every_step_until_it_goes(backend: str) -> None:
     params = scalars()
     optimizer = torchclip.SGD(groups_of(params, [OWN, 0.5]), lr=1.0, backend=backend)

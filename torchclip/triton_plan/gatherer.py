@@ -19,6 +19,7 @@ from torchclip.norms import Scope
 from torchclip.plan import GROUPS_CHANGED
 from torchclip.rule_specs import RULES
 from torchclip.triton_plan.address_table import ABSENT, addresses_of, check_table, write_columns
+from torchclip.triton_plan.group_numbers import ABSENT as NO_CLIP
 from torchclip.triton_plan.group_numbers import Group
 from torchclip.triton_plan.kinds import Check, never_same, same_kinds_check, same_objects
 from torchclip.triton_plan.members import SUM_SLOT, Description, Member, Wanted, examine
@@ -91,7 +92,7 @@ class Gatherer:
         """Lets go of everything that was read."""
         self._groups: list[Group] = []
         self._members: list[Member] = []
-        self._state_dicts: list[dict[str, Any]] = []
+        self._state_dicts: list[dict[str, Any] | None] = [None]  # equal to no state, an empty one included
         self._bound: list[dict[str, Any]] = []  # those that belong to a parameter
         self._entries: list[Any] = []  # of those, one after the other, at the last refresh
         self._entry_counts: list[int] = []
@@ -184,6 +185,9 @@ class Gatherer:
             fault = structure_fault(group, index)
             if fault is not None:
                 raise fault
+        # Which policy is whose may be another now: refresh() says so until configure().
+        if self._own_clips or any(group.clip is not NO_CLIP for group in self._groups):
+            self._own_clips = -1
         self.clear()
         self._groups = [Group(group, list(group["params"]), index) for index, group in enumerate(param_groups)]
         self._members = [
@@ -208,12 +212,13 @@ class Gatherer:
         dicts = list(state.values())
         rebinds = not same_objects(dicts, self._state_dicts)
         if rebinds:  # hashing a tensor calls Python: the values alone are compared
-            self._state_dicts = dicts
+            self._state_dicts = [None]  # equal to no state: an exception lets the next step look again
             for position, member in enumerate(self._members):
                 member.state, member.seen = state.get(member.parameter), None
                 if not isinstance(member.state, dict | None):
-                    kind, self._state_dicts = type(member.state).__name__, []
+                    kind = type(member.state).__name__
                     raise TypeError(f"the state of parameter {position} is {kind}, and a dict is wanted")
+            self._state_dicts = dicts
             self._bound = [member.state for member in self._members if member.state is not None]
         entries, counts = list(chain.from_iterable(map(dict.values, self._bound))), list(map(len, self._bound))
         if not rebinds and counts == self._entry_counts and same_objects(entries, self._entries):
