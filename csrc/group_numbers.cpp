@@ -95,14 +95,16 @@ bool GroupReader::read(Group& group, size_t index) {
   std::vector<py::object> seen;
   bool constant = true;
   for (size_t i = 0; i < keys_.size(); ++i) {
-    PyObject* value = lookup(group.dict, names_[i]);
+    // Held: reading a number may call Python, which may write another into the group.
+    py::object held = py::reinterpret_borrow<py::object>(lookup(group.dict, names_[i]));
+    PyObject* const value = held.ptr();
     if (i == kLr && value != nullptr && keep_lr(group, value)) {
       numbers_.push_back(std::numeric_limits<double>::quiet_NaN());
     } else if (!append(keys_[i], value)) {
       throw py::value_error("param group " + std::to_string(index) + " has no usable '" + keys_[i].name + "'");
     }
     constant = constant && is_constant(value);
-    seen.push_back(py::reinterpret_borrow<py::object>(value));
+    seen.push_back(std::move(held));
   }
   const auto own = numbers_.begin() + kPipelineKeys;
   group.pipeline.assign(numbers_.begin(), own);

@@ -49,11 +49,11 @@ bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers)
     return true;
   }
   if (PySequence_Check(value) == 0) return false;
-  const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(value, ""));
+  const py::object items = py::reinterpret_steal<py::object>(PySequence_Tuple(value));
   if (!items) return has_refused() && false;
-  if (static_cast<size_t>(PySequence_Fast_GET_SIZE(items.ptr())) != count) return false;
+  if (static_cast<size_t>(PyTuple_GET_SIZE(items.ptr())) != count) return false;
   for (size_t i = 0; i < count; ++i)
-    if (!append_number(PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(i)), numbers)) return false;
+    if (!append_number(PyTuple_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(i)), numbers)) return false;
   return true;
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def parts_of(value: Any, count: int) -> Sequence[Any] | None:
         return (value,)
     if isinstance(value, Tensor):
         return value.unbind() if value.shape == (count,) else None
-    if isinstance(value, _TEXT) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+    if isinstance(value, (*_TEXT, Mapping)) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         return None
     try:
         parts = tuple(value)
