@@ -63,8 +63,9 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
         held = [states[saved_id] for saved_id in group["params"] if saved_id in states]
         new_group, step = _without_step(optimizer.spec, group, held)
         # How a checkpoint's optimizer ran is not how this one was asked to run.
-        new_group.pop(CLIP, None)
         kept = (*backends.FLAGS, CLIP)
+        for key in kept:
+            new_group.pop(key, None)
         new_group |= {**optimizer.fixed, **{key: own[key] for key in kept if key in own}}
         completed = {**optimizer.defaults, **new_group}
         optimizer._keys.check(completed, f"param group {index} of the checkpoint")

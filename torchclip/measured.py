@@ -71,10 +71,15 @@ class MeasuredOptimizer(Optimizer):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
         modifiers = self._modifiers.with_clips(clip, self.param_groups)
         refuse_sharded(self.param_groups, modifiers, self.spec)
-        if clip != self._modifiers.clip:
-            forget_norms(self.param_groups)
+        before = self._modifiers
         self._modifiers = modifiers
-        self._complete_shared()
+        try:
+            if clip != before.clip:
+                forget_norms(self.param_groups)
+            self._complete_shared()
+        except BaseException:
+            self._modifiers = before
+            raise
         if self._last.report is not None:
             self._last.report = self._last.report.without_measurements()
         if self._plan is not None:

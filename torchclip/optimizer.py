@@ -113,7 +113,11 @@ class FusedOptimizer(MeasuredOptimizer):
         """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
         if self._backend is None:
             self._backend = backends.choose_for_groups(self._requested, self.param_groups)
-            self._complete_shared()  # whose numbers lie where the backend reads them
+            try:
+                self._complete_shared()  # whose numbers lie where the backend reads them
+            except BaseException:
+                self._backend = None
+                raise
         return self._backend
 
     @property
@@ -255,9 +259,10 @@ class FusedOptimizer(MeasuredOptimizer):
         try:
             self._modifiers = before.with_clips(before.clip, self.param_groups)
             self._choose_anew()
-        except ValueError:
+        except BaseException:
             self.param_groups.pop()
             self._modifiers = before
+            self._choose_anew()
             raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
