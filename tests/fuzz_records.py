@@ -81,7 +81,7 @@ def frozen(kind: str) -> Parameter:
     odd = {
         "uint8": values.to(torch.uint8),
         "float8": values.to(torch.float8_e4m3fn),
-        "expanded": values[:1].expand(3),
+        "expanded": values[:1].to(torch.int8).expand(3),
         "meta": values.to("meta"),
     }
     return Parameter(odd[kind], requires_grad=False)

@@ -204,7 +204,7 @@ class Session(RuleBasedStateMachine):
         for optimizer, _ in self.trio.all:
             optimizer.param_groups.pop()
 
-    @rule(position=POSITIONS, kind=st.sampled_from((torch.int32, torch.int64, torch.float64, int, float)))
+    @rule(position=POSITIONS, kind=st.sampled_from((torch.int32, torch.int64, int, float)))
     def write_a_count_of_another_type(self, position: int, kind: Any) -> None:
         state = self.trio.tested.state.get(self.trio.params[self.trio.at(position)], {})
         if isinstance(state.get("step"), torch.Tensor):
