@@ -16,8 +16,15 @@ bool Members::bind_state(Member& member) {
     others = true;
     tensor = is_tensor ? THPVariable_Unpack(found) : at::Tensor();
   };
+  // A matrix that has become a vector, or the reverse, keeps its sums elsewhere than before.
+  const bool apart = sums_apart(member);
+  if (apart) member.slots[kSumSlot].reset();
+  if (!apart && member.extra != nullptr) {
+    member.extra->sums.reset();
+    member.extra->sum_is_double = false;
+  }
   for (size_t i = 0; i < slot_keys_.size(); ++i)
-    read(slot_keys_[i], i == kSumSlot && sums_apart(member) ? member.extra->sums : member.slots[i]);
+    read(slot_keys_[i], i == kSumSlot && apart ? member.extra->sums : member.slots[i]);
   if (others) {
     member.fresh = false;
     member.replaced = true;
