@@ -206,7 +206,7 @@ class Memory:
         if self.sums_units:
             self._set_rule_sums(groups)
         if not self._spec.scalars:
-            self._set_host_rows(groups)
+            self._set_host_rows()
         shared_at = [_address(shared.get(name)) for name in SHARED]
         if shared_at != self._shared_at or self.image.is_in_graph:
             check_shared(shared, self._settings.shared_numbers(), self.device)
@@ -258,22 +258,27 @@ class Memory:
         self.image.set("rule_sums", places, changes_by_step=True)
         self.image.set("sum_is_double", is_double)
 
-    def _set_host_rows(self, groups: Sequence[dict[str, Any]]) -> None:
+    def _set_host_rows(self) -> None:
         """The rows as they are before any norm and any number on the device is known: csrc/rows.h."""
         known = self._host_rows_of is not None and torch.equal(self._host_rows_of, self._group_numbers)
         if known and not self.image.is_in_graph:
             return
         self._host_rows_of = self._group_numbers.clone()
         limit = self._settings.numbers["limit"] if self._settings.clip == VALUE_CLIP else torch.inf
-        rows = torch.zeros(len(groups), columns.ROW_COLUMNS, dtype=torch.float64, device="cpu")
-        for row, group, found in zip(rows, groups, self._group_numbers.tolist(), strict=True):
+        rows = torch.zeros(len(self._group_numbers), columns.ROW_COLUMNS, dtype=torch.float64, device="cpu")
+        for row, found in zip(rows, self._group_numbers.tolist(), strict=True):
             lr, decay = found[0], found[columns.GROUP_WEIGHT_DECAY]
             is_decoupled = found[columns.GROUP_DECOUPLED] != 0
             row[columns.ROW_GRADIENT_SCALE] = -1.0 if found[columns.GROUP_MAXIMIZE] != 0 else 1.0
             row[columns.ROW_VALUE_LIMIT] = limit
             row[columns.ROW_WEIGHT_DECAY] = 0.0 if is_decoupled else decay
             row[columns.ROW_SHRINK] = 1.0 - lr * decay if is_decoupled else 1.0
-            rule = list(self._spec.coefficients({**group, "lr": lr}, 1.0, False).values())
+            numbers = iter(found[1:])  # as they were read: the group itself may hold numpy's, of half precision say
+            own = {
+                name: (next(numbers), next(numbers)) if name == "betas" else next(numbers)
+                for name in self._spec.hyperparameters
+            }
+            rule = list(self._spec.coefficients({**own, "lr": lr}, 1.0, False).values())
             row[columns.ROW_RULE : columns.ROW_RULE + len(rule)] = torch.tensor(rule, dtype=torch.float64, device="cpu")
         self.image.set("host_rows", rows[self._sources[:, columns.SOURCE_GROUP]], changes_by_step=True)
 
