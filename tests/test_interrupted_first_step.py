@@ -37,6 +37,7 @@ class Stopped:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         sys.settrace(None)
+        torch.set_grad_enabled(True)  # a block that is stopped at the end of its `with` does not leave it
         return kind is self.error and self.has_raised
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
