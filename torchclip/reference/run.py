@@ -19,6 +19,7 @@ from torchclip.reference.draws import Draws
 from torchclip.reference.rule import Group, State
 from torchclip.reference.rules import RULES
 from torchclip.rule_spec import RuleSpec
+from torchclip.sharded import is_wrapper
 from torchclip.shared import counted, numbers_of
 
 Writes = list[tuple[Tensor, Tensor]]
@@ -155,8 +156,9 @@ def write(target: Tensor, value: Tensor, taken: Flag) -> None:
 
 
 def write_together(writes: Writes, taken: Flag) -> None:
-    """The same for several tensors, in one operation where nothing is compiled or recorded."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+    """The same for several tensors, in one operation where nothing is compiled or recorded; DTensor has none such."""
+    wrapped = any(is_wrapper(target) for target, _ in writes)
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or wrapped:
         for target, value in writes:
             write(target, value, taken)
         return
