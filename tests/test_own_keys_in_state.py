@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
 
 import torchclip
-from gathering import compiled
+from gathering import compiled, reader_of
 from torchclip.triton_plan.gatherer import Gatherer
 
 
 @pytest.mark.parametrize("make", [compiled, Gatherer], ids=["compiled", "python"])
 @pytest.mark.parametrize("many", [1, 12], ids=["one", "a_dozen"])
-def test_a_key_that_is_rewritten_changes_nothing(make: object, many: int) -> None:
+def test_a_key_that_is_rewritten_changes_nothing(make: Any, many: int) -> None:
     """No table is built anew for it, which would cost a step as much as the first, and refuse a capture."""
     params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
     optimizer = torchclip.AdamW(params, lr=0.1, backend="reference")
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
-    slots = [slot.name for slot in optimizer.spec.slots]
-    scalars = [scalar.name for scalar in optimizer.spec.scalars]
-    reader = make(optimizer.spec.name, list(optimizer.spec.hyperparameters), slots, scalars, 0, "cpu")  # type: ignore[operator]
+    reader = reader_of(make, optimizer)
     for step in range(4):
         for param in params:
             optimizer.state[param].update({f"mine {i}": object() for i in range(many)})

@@ -283,7 +283,12 @@ def test_a_lazy_module_is_refused_until_it_has_a_shape(function: Callable[[nn.Mo
     assert sum(len(group["params"]) for group in function(model)) == 4
 
 
-@pytest.mark.parametrize("weight_decay", [-1, -0.1, math.nan, math.inf, "0.1", None])
+@pytest.mark.parametrize("weight_decay", [-1, -0.1, math.nan, math.inf, None])
 def test_weight_decay_out_of_range(weight_decay: Any) -> None:
     with pytest.raises(ValueError, match=f"^Invalid weight_decay value: {weight_decay}; it must be a finite number"):
         param_groups_weight_decay(nn.Linear(2, 2), weight_decay)
+
+
+def test_weight_decay_that_is_text() -> None:
+    with pytest.raises(ValueError, match=r"^weight_decay='0.1' is text \(str\)"):
+        param_groups_weight_decay(nn.Linear(2, 2), "0.1")  # type: ignore[arg-type]

@@ -23,7 +23,6 @@ def leaf() -> Tensor:
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "result": (lambda: leaf() * 2, ValueError, "^can't optimize a non-leaf Tensor: "),
     "string": (lambda: "weight", TypeError, "^optimizer can only optimize Tensors, "),
-    "integers": (lambda: torch.zeros(3, dtype=torch.int64), TypeError, "int64"),
     "expanded": (lambda: torch.zeros(1, 5).expand(3, 5).requires_grad_(), ValueError, "clone"),
 }
 
