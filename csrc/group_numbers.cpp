@@ -11,7 +11,7 @@ namespace {
 
 // A value that nobody can change without writing another one.
 bool is_constant(PyObject* value) {
-  if (value == nullptr || value == Py_None || PyFloat_Check(value) || PyLong_Check(value)) return true;
+  if (value == nullptr || value == Py_None || is_python_number(value) || PyFloat_Check(value)) return true;
   if (!PyTuple_CheckExact(value)) return false;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
     if (!is_constant(PyTuple_GET_ITEM(value, i))) return false;
@@ -47,7 +47,7 @@ GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::Devi
 }
 
 bool GroupReader::is_as_seen(const Group& group) const {
-  if (group.seen.empty()) return false;
+  if (!group.is_constant) return false;
   for (size_t i = 0; i < names_.size(); ++i)
     if (lookup(group.dict, names_[i]) != group.seen[i].ptr()) return false;
   return true;
@@ -55,7 +55,7 @@ bool GroupReader::is_as_seen(const Group& group) const {
 
 // A tensor lr that only the device reads.
 bool GroupReader::keep_lr(Group& group, PyObject* value) const {
-  if (reads_numbers_ || !THPVariable_Check(value)) return false;
+  if (reads_numbers_ || is_python_number(value) || !THPVariable_Check(value)) return false;
   const at::Tensor& lr = THPVariable_Unpack(value);
   if (lr.device().type() != device_) return false;  // one on the host is read there
   TORCH_CHECK(
@@ -68,7 +68,7 @@ bool GroupReader::keep_lr(Group& group, PyObject* value) const {
 
 // Reading a number from the device would wait for it in every step.
 void GroupReader::check_host(const Key& key, PyObject* value) const {
-  if (reads_numbers_ || !THPVariable_Check(value)) return;
+  if (reads_numbers_ || is_python_number(value) || !THPVariable_Check(value)) return;
   TORCH_CHECK(THPVariable_Unpack(value).device().is_cpu(), key.name, " is a tensor on ",
               THPVariable_Unpack(value).device(),
               ", and of a param group's numbers only lr may be one: make it a number, or a tensor on the CPU");
@@ -89,22 +89,21 @@ bool GroupReader::append(const Key& key, PyObject* value) {
 
 bool GroupReader::read(Group& group, size_t index) {
   if (is_as_seen(group)) return false;
-  group.seen.clear();
+  group.is_constant = false;
+  group.seen.resize(keys_.size());
   group.lr = at::Tensor();
   numbers_.clear();
-  std::vector<py::object> seen;
   bool constant = true;
   for (size_t i = 0; i < keys_.size(); ++i) {
     // Held: reading a number may call Python, which may write another into the group.
-    py::object held = py::reinterpret_borrow<py::object>(lookup(group.dict, names_[i]));
-    PyObject* const value = held.ptr();
+    PyObject* const value = lookup(group.dict, names_[i]);
+    if (group.seen[i].ptr() != value) group.seen[i] = py::reinterpret_borrow<py::object>(value);
     if (i == kLr && value != nullptr && keep_lr(group, value)) {
       numbers_.push_back(std::numeric_limits<double>::quiet_NaN());
     } else if (!append(keys_[i], value)) {
       throw py::value_error("param group " + std::to_string(index) + " has no usable '" + keys_[i].name + "'");
     }
     constant = constant && is_constant(value);
-    seen.push_back(std::move(held));
   }
   const auto own = numbers_.begin() + kPipelineKeys;
   group.pipeline.assign(numbers_.begin(), own);
@@ -113,7 +112,7 @@ bool GroupReader::read(Group& group, size_t index) {
                                own + static_cast<std::ptrdiff_t>(rule_.hyperparameters.size()));
   if (rule_.conflicts(group.hyperparameters.data()))
     throw py::value_error("param group " + std::to_string(index) + " holds values that contradict one another");
-  if (constant) group.seen = std::move(seen);
+  group.is_constant = constant;
   return true;
 }
 

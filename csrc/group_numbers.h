@@ -42,7 +42,8 @@ struct Group {
   unsigned used_slots = 0;
   py::object clip;               // the group's own policy as the plan was configured for it; null where it has none
   Py_ssize_t keys = 0;           // of the dict, when they were last looked at
-  std::vector<py::object> seen;  // [keys] or empty: the values, where only another value can change what was read
+  std::vector<py::object> seen;  // [keys]: the values that were read
+  bool is_constant = false;      // only another value can change what they were read as
 };
 
 class GroupReader {

@@ -29,7 +29,7 @@ bool has_refused() {
 }  // namespace
 
 bool append_number(PyObject* value, std::vector<double>& numbers) {
-  if (THPVariable_Check(value)) {
+  if (!is_python_number(value) && THPVariable_Check(value)) {
     const at::Tensor& tensor = THPVariable_Unpack(value);
     if (tensor.numel() != 1 || tensor.is_complex()) return false;
     numbers.push_back(tensor.item().toDouble());
@@ -42,7 +42,7 @@ bool append_number(PyObject* value, std::vector<double>& numbers) {
 }
 
 bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers) {
-  if (THPVariable_Check(value)) {
+  if (!PyTuple_CheckExact(value) && THPVariable_Check(value)) {
     const at::Tensor& tensor = THPVariable_Unpack(value);
     if (tensor.dim() != 1 || tensor.numel() != static_cast<int64_t>(count) || tensor.is_complex()) return false;
     for (int64_t i = 0; i < tensor.numel(); ++i) numbers.push_back(tensor[i].item().toDouble());

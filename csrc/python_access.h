@@ -15,6 +15,12 @@ std::vector<py::object> interned(const std::vector<std::string>& names);
 // Borrowed; null when absent.
 PyObject* lookup(const py::object& dict, const py::object& key);
 
+// A float, an int or a bool as Python makes them: no tensor, and nothing that can change. Asking whether something is a
+// tensor calls Python for everything else, and takes longer than all the rest.
+inline bool is_python_number(PyObject* value) {
+  return PyFloat_CheckExact(value) || PyBool_Check(value) || PyLong_CheckExact(value);
+}
+
 // Appends the number that `value` is: a float, int, bool, one of numpy's, or a one-element tensor. False where it is
 // none of those, text included.
 bool append_number(PyObject* value, std::vector<double>& numbers);
