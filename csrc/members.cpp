@@ -55,10 +55,11 @@ bool Members::structure_matches(const py::object& param_groups) const {
     PyObject* params = PyDict_GetItemWithError(dict, params_key);
     if (params == nullptr || !is_list(params)) return false;
     const size_t count = list_size(params);
+    PyObject* const* const items = PySequence_Fast_ITEMS(params);
     if (position + count > members_.size()) return false;
     for (size_t i = 0; i < count; ++i, ++position) {
       const Member& member = members_[position];
-      if (member.object.ptr() != list_item(params, i) || member.group != static_cast<int32_t>(index)) return false;
+      if (member.object.ptr() != items[i] || member.group != static_cast<int32_t>(index)) return false;
     }
   }
   return position == members_.size();

@@ -85,7 +85,7 @@ class Fingerprint {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
     if (!has_plain_keys(impl)) return;
-    add(static_cast<uint64_t>(cuda::place_of(tensor).number) << 16 |
+    add(static_cast<uint64_t>(cuda::number_of(tensor)) << 16 |
         static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
     for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
     for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import torchclip
 from emulated import Emulator, load
 from torchclip.triton_plan.kinds import kind_of
 from twins import OF_RECIPES, Recipe, assert_same, counted
@@ -29,15 +30,14 @@ def test_a_step_runs_where_the_parameters_are(recipe: Recipe, emulator: Emulator
 
 def test_the_compiled_gatherer_tells_devices_apart(emulator: Emulator) -> None:
     """The plan of the triton backend makes its tables anew when this one says that something changed."""
-    names = ["momentum", "dampening", "nesterov"]
-    reader = load().Gatherer("sgd", names, ["momentum_buffer"], [], 0, "cpu")
     emulator.set_devices(2)
     param = torch.nn.Parameter(torch.ones(4, 3))
     param.grad = torch.ones(4, 3)
-    groups = [{"params": [param], "lr": 0.1, **dict.fromkeys(names, 0.0)}]
+    optimizer = torchclip.SGD([param], lr=0.1)
+    reader = load().Gatherer("sgd", optimizer._keys.described, ["momentum_buffer"], [], 0, "cpu")
 
     def changed() -> bool:
-        assert reader.refresh(groups, {}) == []
+        assert reader.refresh(optimizer.param_groups, {}) == []
         return reader.take_changed()
 
     assert changed()

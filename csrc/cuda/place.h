@@ -27,6 +27,8 @@ inline Place place_of(const at::Tensor& tensor) {
   return {torchclip_emulator_device_of(tensor.data_ptr()), tensor.device()};
 }
 
+inline int number_of(const at::Tensor& tensor) { return place_of(tensor).number; }
+
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Place& place) : before_(torchclip_emulator_current_device()) {
@@ -47,6 +49,12 @@ class DeviceGuard {
 constexpr c10::DeviceType kDeviceType = c10::kCUDA;
 
 inline Place place_of(const at::Tensor& tensor) { return {tensor.device().index(), tensor.device()}; }
+
+// Only that number; there is one CPU, which is not asked: a step does this several times for every parameter.
+inline int number_of(const at::Tensor& tensor) {
+  const bool on_cpu = tensor.unsafeGetTensorImpl()->key_set().has_backend(c10::BackendComponent::CPUBit);
+  return on_cpu ? -1 : tensor.device().index();
+}
 
 // torch's own: it makes no context on a device that was current and never used.
 class DeviceGuard {
