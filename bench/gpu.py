@@ -120,7 +120,7 @@ def test_stages(backend: str, no_pytest: str | None) -> Iterator[Stage]:
     environment = {"OMP_NUM_THREADS": "1", "TORCHCLIP_EMULATOR": "", "TORCHCLIP_GPU_BACKEND": backend}
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-p", "bench.shard"]
     chosen = {
-        "conformance": ["tests/test_conformance.py", "-k", backend],
+        "conformance": ["tests/kernels/test_conformance.py", "-k", backend],
         "GPU tests": ["tests/gpu", "-k", "not repeat_bitwise_in_every_dtype" if backend == "triton" else ""],
     }
     for (name, arguments), count in zip(chosen.items(), SHARDS[backend], strict=True):
@@ -146,7 +146,7 @@ def sanitizer_stage(tool: str, backend: str) -> Stage:
     # One allocation for each tensor, so that what lies beyond its end is nobody's.
     environment = {
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
         "OMP_NUM_THREADS": "2",
         "TORCHCLIP_GPU_BACKEND": backend,
     }

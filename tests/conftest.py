@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # which Triton looks at when it is imported
 
 import emulated
-import gathering
+import gatherer_runs
 import interpreted
 from records import BACKENDS
 from torchclip.backend import unavailable_reason
@@ -44,7 +44,7 @@ INTERPRETED = {
     "test_group_clip",
     "test_group_clip_changes",
     "test_group_keys",
-    "test_modifier_checkpoints",
+    "test_modifiers",
     "test_torch_faults",
 }
 """The modules whose tests of each backend run Triton's interpreter too, in which a step takes a tenth of a second.
@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "backend" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")
     ):
         return
-    slow = not emulated.ON_GPU and metafunc.module.__name__ not in INTERPRETED
+    slow = not emulated.ON_GPU and metafunc.definition.path.stem not in INTERPRETED
     left_out = {"triton"} if slow and os.environ.get("TORCHCLIP_INTERPRET_ALL") != "1" else set()
     metafunc.parametrize("backend", [name for name in BACKENDS if name not in left_out], indirect=True)
 
@@ -69,7 +69,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     Without a GPU the CUDA backend is that of the emulated module, which serves tensors on the CPU; with one, too, for
     tests that make their tensors on the CPU. The Triton backend is interpreted without a GPU, and serves no tensor on
     the CPU with one."""
-    on_gpu = emulated.ON_GPU and request.module.__name__ == "test_conformance"
+    on_gpu = emulated.ON_GPU and request.path.stem == "test_conformance"
     if request.param == "cuda" and not on_gpu:
         reason = emulated.obstacle()
         if reason is None:
@@ -102,7 +102,7 @@ def make_gatherer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(kinds, "TensorGuards", None)
     elif request.param == "python":
         assert kinds.TensorGuards is not None, "torch has moved it, and every step takes three times as long"
-    yield gathering.compiled if request.param == "compiled" else Gatherer
+    yield gatherer_runs.compiled if request.param == "compiled" else Gatherer
 
 
 @pytest.fixture(autouse=True)

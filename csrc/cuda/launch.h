@@ -1,5 +1,5 @@
 // How host code here starts a kernel and checks a call of the CUDA runtime. The macros are the one spelling that nvcc
-// and the emulator of tests/cuda_emulator both compile.
+// and the emulator of tests/support/cuda_emulator both compile.
 #pragma once
 
 #include <cuda_runtime.h>

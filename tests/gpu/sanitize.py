@@ -1,7 +1,7 @@
 """Small steps of every kernel, for compute-sanitizer:
 
-    PYTHONPATH=.:tests compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
-    PYTHONPATH=.:tests compute-sanitizer --tool initcheck python tests/gpu/sanitize.py float32 bfloat16
+    PYTHONPATH=.:tests/support compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
+    PYTHONPATH=.:tests/support compute-sanitizer --tool initcheck python tests/gpu/sanitize.py float32 bfloat16
 
 A plain script, since under a tool every import costs seconds. Each tensor ends where its memory does, so that an access
 beyond it is one beyond an allocation, when PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor its own. It looks at no
@@ -20,7 +20,7 @@ from torch.nn import Parameter
 import torchclip
 from builders import OPTIMIZERS
 from gpu_runs import BACKEND
-from guarded import contiguous_strides
+from memory_guard import contiguous_strides
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Of Triton's kernels each variant takes half a second to compile: each family of rules in one type, the others with one

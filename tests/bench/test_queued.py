@@ -1,0 +1,161 @@
+"""The queued form of a row: a run's time on the device alone, with a device whose times are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bench import clock, step
+from bench.algorithm import OURS
+from bench.bandwidth import COPY, TRIAD, BandwidthProbe
+from bench.clock import NeverQueuedError, QueuedCudaClock, clock_of
+from bench.cuda_cases import CUDA_ALGORITHMS
+from bench.markdown.tables import step_tables
+from bench.measure import Settings, Timed, interleave_queued
+from bench.row_json import row_as_json, row_from_json
+from bench.text import format_row
+from tiny_bench import SETTINGS, as_on_cuda, shrink
+
+US = 1e-6
+
+
+class Device:
+    """A CUDA device in seconds: the host's time, and when the device will have done what is queued until now."""
+
+    hertz = 2e9
+
+    def __init__(self) -> None:
+        self.now = self.idle = 0.0
+
+    def launch(self, host: float, device: float) -> None:
+        """A kernel of so many seconds, by a call of so many."""
+        self.now += host
+        self.idle = max(self.now, self.idle) + device
+
+    def synchronize(self) -> None:
+        self.now = max(self.now, self.idle)
+
+    def keep_busy(self, cycles: int) -> None:
+        self.launch(1 * US, cycles / self.hertz)
+
+    def step(self, host: float, device: float, kernels: int = 2) -> Callable[[], None]:
+        """A run of kernels, each of so many seconds of the host and of the device."""
+
+        def run() -> None:
+            for _ in range(kernels):
+                self.launch(host, device)
+
+        return run
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Stands in for torch.cuda and for the host's clock."""
+    found = Device()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = math.inf
+
+        def record(self) -> None:
+            self.at = max(found.now, found.idle)
+
+        def query(self) -> bool:
+            return self.at <= found.now
+
+        def synchronize(self) -> None:
+            found.now = max(found.now, self.at)
+
+        def elapsed_time(self, later: Event) -> float:
+            return (later.at - self.at) * 1e3
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", found.synchronize)
+    monkeypatch.setattr(torch.cuda, "_sleep", found.keep_busy)
+    monkeypatch.setattr(clock.time, "perf_counter_ns", lambda: round(found.now * 1e9))
+    return found
+
+
+def test_the_hosts_time_is_hidden(device: Device) -> None:
+    """Two kernels of 70 us, each 40 us late on an idle device: the first waits for its launch, the second does not."""
+    run = device.step(host=40 * US, device=70 * US)
+    assert clock_of(torch.device("cuda")).time(run).device == pytest.approx(180 * US)
+    queued = QueuedCudaClock()
+    elapsed = queued.time(run)
+    assert elapsed.device == pytest.approx(140 * US)
+    assert elapsed.host == pytest.approx(80 * US)
+    assert queued.cycles == QueuedCudaClock().cycles
+
+
+def test_a_run_that_the_device_came_to_too_early_is_made_again(device: Device) -> None:
+    queued = QueuedCudaClock()
+    runs = 0
+    step = device.step(host=1.5e-3, device=70 * US)
+
+    def run() -> None:
+        nonlocal runs
+        runs += 1
+        step()
+
+    assert queued.time(run).device == pytest.approx(140 * US)
+    assert runs == 3  # behind 1, 2 and 4 ms, for 3 ms of the host
+    assert queued.time(run).device == pytest.approx(140 * US)
+    assert runs == 4
+
+
+def test_what_waits_for_the_device_or_takes_too_long_is_never_queued(device: Device) -> None:
+    def waits() -> None:
+        device.launch(40 * US, 70 * US)
+        device.synchronize()
+
+    for run in (waits, device.step(host=40e-3, device=70 * US)):
+        queued = QueuedCudaClock()
+        with pytest.raises(NeverQueuedError):
+            queued.time(run)
+        assert queued.cycles == 32 * QueuedCudaClock().cycles
+
+
+def test_a_row_leaves_out_what_is_never_queued(device: Device) -> None:
+    prepared: list[int] = []
+    entries = [
+        Timed("ours", prepared.append, device.step(40 * US, 70 * US), counted=2),
+        Timed("authors", lambda index: None, device.synchronize),
+        Timed("fused", lambda index: None, device.step(2e-3, 70 * US, kernels=3)),
+    ]
+    samples = interleave_queued(entries, Settings(seconds=1e-9, warmup=1, min_rounds=4, max_rounds=4))
+    assert list(samples) == ["ours", "fused"]
+    assert samples["ours"] == pytest.approx([140 * US] * 4)
+    assert samples["fused"] == pytest.approx([210 * US] * 4)
+    assert len(prepared) == 2 * (1 + 1 + 4)  # the trial, the warm-up, the rounds
+
+
+def test_a_row_reports_its_queued_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe: BandwidthProbe = shrink(monkeypatch)
+    algorithm = CUDA_ALGORITHMS["mixclip"]
+    row = as_on_cuda(step.measure_row("medium", algorithm, probe, SETTINGS, lambda fraction: None))
+    assert not row.queued
+    plain = format_row(row)
+    assert "queued" not in plain and "queued_seconds" not in row_as_json(row)["contenders"][OURS]
+
+    # Of ours alone, which takes as long for a byte as four fifths of the triad's bandwidth does.
+    triad = 1e-3
+    ours = triad * row.bytes_of(OURS) / row.bytes_of(TRIAD) / 0.8
+    row = as_on_cuda(row, queued={OURS: [ours] * 4, TRIAD: [triad] * 4, COPY: [triad] * 4})
+    assert row.queued_share(OURS) == pytest.approx(0.8)
+    lines = format_row(row).splitlines()
+    assert "queued us" in lines[1] and " 80.0 " in lines[2]
+    authors = next(line for line in lines if line.startswith("  authors"))
+    assert authors.split().count("-") == 2
+    entry = row_as_json(row)
+    assert entry["contenders"][OURS]["queued_seconds"]["p50"] == pytest.approx(ours)
+    assert entry["contenders"][OURS]["queued_share_of_triad"] == pytest.approx(0.8)
+    assert "queued_seconds" not in entry["contenders"]["authors"]
+    assert row_from_json(entry, algorithm).queued[TRIAD] == [triad] * 4
+    header, _, first = [line for line in step_tables([entry]) if line.startswith("|")]
+    cells = dict(zip(header.split(" | "), first.split(" | "), strict=True))
+    assert cells["% of triad, queued"] == "80"
+    del entry["samples_queued_seconds"]
+    assert row_from_json(entry, algorithm).queued == {}

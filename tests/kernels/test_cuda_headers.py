@@ -1,0 +1,31 @@
+"""The rule headers are what a .cu file can include: nvcc compiles every functor for every architecture in use."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from places import CSRC, TESTS, nvcc
+
+
+@pytest.mark.skipif(nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_nvcc_compiles_every_functor_without_spills(architecture: str, tmp_path: Path) -> None:
+    command = [
+        nvcc(),
+        "-std=c++20",
+        f"-arch={architecture}",
+        "-Xptxas=-v",
+        "-Werror=all-warnings",
+        f"-I{CSRC}",
+    ]
+    command += ["-c", str(TESTS / "kernels" / "cuda_headers.cu"), "-o", str(tmp_path / "headers.o")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+    kernels = result.stderr.count("Compiling entry function")
+    assert kernels == 37, "nine functors with their slots by four pairs of types, and the host-device functions"
+    assert set(spills) == {("0", "0")}

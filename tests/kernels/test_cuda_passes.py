@@ -1,0 +1,101 @@
+"""The kernels of ``csrc/cuda``: run on the CPU under the emulator, plain and with sanitizers, and compiled by nvcc.
+
+The programs beside this file (``cuda_updates.cu``, ``cuda_norms.cu`` and others) compare the kernels with plain loops;
+the emulator runs threads and blocks in several orders, so that a result that depends on one shows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import emulated
+from places import ROOT, nvcc
+
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+ORDERS = ("ascending", "descending", "shuffled:1")
+ARCHITECTURES = ("sm_80", "sm_90")
+
+
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The finished process."""
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=900, env={**os.environ, **environment}
+    )
+
+
+def compiled(*command: object) -> None:
+    """Fails with the compiler's words."""
+    result = run(*command)
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@pytest.fixture(scope="module", params=emulated.VARIANTS)
+def programs(request: pytest.FixtureRequest) -> dict[str, Path]:
+    """The programs, each linked with the kernels and the emulator."""
+    if emulated.obstacle() is not None:
+        pytest.skip(str(emulated.obstacle()))
+    return emulated.built_programs(request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", [source.stem for source in emulated.PROGRAMS])
+def test_kernels_agree_with_plain_loops(programs: dict[str, Path], name: str, order: str) -> None:
+    result = run(programs[name], TORCHCLIP_EMULATOR_ORDER=order)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    assert result.stdout.strip() == "0 failures"
+
+
+LARGEST = ("passes_momentum", "passes_root_mean_square")
+"""Which take most of the time: for the older architecture the other files stand for them."""
+
+
+# One file after the other would take minutes; the largest come first.
+def _compile_all(folder: Path) -> list[tuple[str, str]]:
+    """What ptxas reports of every file for the newest architecture and of most for the others, and the assembly."""
+
+    def build(architecture: str, source: Path) -> tuple[str, str]:
+        assembly = folder / f"{source.stem}.{architecture}.ptx"
+        flags = ["-std=c++20", "-O3", f"-arch={architecture}", "-Werror=all-warnings", *INCLUDES]
+        compiled(nvcc(), *flags, "-ptx", source, "-o", assembly)
+        report = run("ptxas", "-v", f"-arch={architecture}", assembly, "-o", assembly.with_suffix(".cubin"))
+        assert report.returncode == 0, report.stderr[-4000:]
+        return report.stderr, assembly.read_text()
+
+    sources = sorted(KERNELS, key=lambda source: source.stem not in LARGEST)
+    pairs = [(architecture, source) for source in sources for architecture in ARCHITECTURES]
+    chosen = [pair for pair in pairs if pair[0] == ARCHITECTURES[-1] or pair[1].stem not in LARGEST]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [job.result() for job in [pool.submit(build, *pair) for pair in chosen]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(nvcc() is None or shutil.which("ptxas") is None, reason="no nvcc and ptxas on PATH")
+def test_nvcc_compiles_every_kernel(tmp_path: Path) -> None:
+    """No spills, at most the registers that two blocks per multiprocessor leave, and every access 16 bytes wide."""
+    total = 0
+    for report, assembly in _compile_all(tmp_path):
+        kernels = report.count("Compiling entry function")
+        assert kernels == assembly.count(".entry ")
+        total += kernels
+        if kernels == 0:
+            continue
+        assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)) == {("0", "0")}
+        registers = [int(number) for number in re.findall(r"Used (\d+) registers", report)]
+        assert len(registers) == kernels and max(registers) <= 65536 // (256 * 2)
+        assert not re.search(r"\b(ld|st)\.local", assembly)
+        for entry in assembly.split(".entry ")[1:]:
+            name = entry.split("(")[0]
+            if "update_kernel" in name or "norm_kernel" in name:
+                assert "ld.global.cg.v4.u32" in entry, name
+            if "update_kernel" in name:
+                assert "st.global.cg.v4.u32" in entry, name
+    assert total > 300

@@ -1,0 +1,153 @@
+"""What a plan in Python reads at every step, beside what torch says."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from builders import each_optimizer
+from gatherer_runs import (
+    MATRIX,
+    assert_as_torch_says,
+    awkward_parameters,
+    build,
+    give_gradients,
+    parameters_of,
+    reader_of,
+    settled,
+)
+from memory_guard import Guarded
+from records import DTYPES, dtype_name
+from torchclip.triton_plan import gatherer
+
+
+def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) -> list[float]:
+    own: list[float] = [group["lr"]]
+    for key in hyperparameters:
+        own += group[key] if isinstance(group[key], tuple) else [group[key]]
+    pipeline = [group.get(key, 0.0) for key in ("weight_decay", "decoupled_weight_decay", "maximize")]
+    return [float(number) for number in (*own, *[0] * (8 - len(own)), *pipeline, 0)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@each_optimizer
+def test_reads_what_torch_says(make_gatherer: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
+    params = awkward_parameters(dtype)
+    optimizer = build(name, params)
+    reader = reader_of(make_gatherer, optimizer)
+    for step in (1, 4, 5, 9):
+        give_gradients(params, step)
+        read = settled(reader, optimizer)
+        assert read.changed
+        assert_as_torch_says(read, optimizer)
+        expected = [expected_numbers(group, optimizer.spec.hyperparameters) for group in optimizer.param_groups]
+        assert read.numbers.tolist() == expected
+        assert read.lrs == [None, None]
+
+
+ROWS = (
+    ((), (), (1, 1)),
+    ((7,), (1,), (1, 7)),
+    ((0,), (1,), (1, 1)),
+    ((3, 0), (1, 1), (3, 1)),
+    ((5, 7), (7, 1), (5, 7)),
+    ((5, 7), (1, 5), (5, 1)),
+    ((1, 6), (1, 2), (1, 6)),
+    ((2, 3, 5, 4), (60, 1, 12, 3), (2, 60)),
+    ((4, 3, 2), (3, 1, 12), (4, 3)),
+)
+"""Shape, strides, and how many rows there are with how many elements that follow one another."""
+
+
+@pytest.mark.parametrize("shape, strides, rows", ROWS)
+def test_rows(make_gatherer: Callable[..., Any], shape: Any, strides: Any, rows: tuple[int, int]) -> None:
+    p = torch.nn.Parameter(Guarded.of(torch.ones(shape), strides).view)
+    p.grad = torch.ones(shape)
+    optimizer = build("sgd", [p])
+    (description,) = settled(reader_of(make_gatherer, optimizer, by_rows=True), optimizer).descriptions
+    assert description[6:8] == rows
+
+
+@pytest.mark.parametrize("scope, is_apart", [("optimizer", False), ("group", False), ("tensor", True), ("row", True)])
+def test_sums_of_each_scope(make_gatherer: Callable[..., Any], scope: str, is_apart: bool) -> None:
+    params = awkward_parameters(torch.bfloat16)
+    optimizer = build("ada_grad_norm", params, scope=scope)
+    give_gradients(params, 5)
+    reader = reader_of(make_gatherer, optimizer)
+    read = settled(reader, optimizer)
+    places = {id(parameter): place for place, parameter in enumerate(parameters_of(optimizer))}
+    matrix, vector = places[id(params[MATRIX])], places[id(params[4])]
+    state = optimizer.state[params[MATRIX]]
+    assert read.addresses[matrix, 8] == (state["sum"].data_ptr() if is_apart else 0)
+    assert read.descriptions[matrix][3] == 0b01
+    assert read.descriptions[matrix][6:8] == ((33, 61) if is_apart else (0, 1))
+    assert read.descriptions[vector][3] == (0b11 if scope == "row" else 0b01)
+    assert not read.descriptions[matrix][8]
+    if is_apart:
+        state["sum"] = state["sum"].double()
+        assert settled(reader, optimizer).descriptions[matrix][8]
+
+
+def test_holds_no_gradients(make_gatherer: Callable[..., Any]) -> None:
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = build("adamw", params)
+    reader = reader_of(make_gatherer, optimizer)
+    settled(reader, optimizer)
+    gradients = [weakref.ref(p.grad) for p in params]
+    assert all(gradient() is not None for gradient in gradients)
+    optimizer.zero_grad()
+    assert [gradient() for gradient in gradients] == [None, None]
+
+
+def test_clear_lets_go(make_gatherer: Callable[..., Any]) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones_like(p)
+    optimizer = build("adamw", [p])
+    reader = reader_of(make_gatherer, optimizer)
+    settled(reader, optimizer)
+    held = weakref.ref(p)
+    reader.clear()
+    assert reader.take_changed() and reader.describe() == [] and reader.lrs() == []
+    del optimizer, p
+    gc.collect()
+    assert held() is None
+
+
+def test_cycles_are_collected(make_gatherer: Callable[..., Any]) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones_like(p)
+    optimizer = build("adamw", [p])
+    reader = reader_of(make_gatherer, optimizer)
+    settled(reader, optimizer)
+    optimizer.param_groups[0]["reader"] = reader
+    held = weakref.ref(p)
+    del optimizer, p, reader
+    gc.collect()
+    assert held() is None
+
+
+def test_layout_of_an_expanded_gradient(make_gatherer: Callable[..., Any]) -> None:
+    p = torch.nn.Parameter(torch.ones(5, 9))
+    p.grad = Guarded.of(torch.ones(5, 9), (0, 1)).view
+    optimizer = build("sgd", [p])
+    (description,) = settled(reader_of(make_gatherer, optimizer), optimizer).descriptions
+    assert description[5] == ((5, 9), (9, 1), (0, 1), (9, 1), (), (), ())
+
+
+def test_a_step_like_the_last_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = awkward_parameters(torch.float32)
+    optimizer = build("adamw", params)
+    give_gradients(params, 1)
+    reader = reader_of(gatherer.Gatherer, optimizer)
+    settled(reader, optimizer)
+    for member in reader._members:
+        if member.can_step:
+            member.check = lambda gradient: pytest.fail("one parameter was looked at")
+    assert reader.refresh(optimizer.param_groups, optimizer.state) == []

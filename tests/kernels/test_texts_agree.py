@@ -1,0 +1,127 @@
+"""The texts of a rule agree: C++ header, registry, host record, reference function, class."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import torchclip
+from builders import OPTIMIZERS
+from coefficient_grid import GRID, STEPS, flat_names
+from places import ROOT
+from torchclip import reference
+from torchclip.backend import unavailable_reason
+from torchclip.group_values import PIPELINE_KEYS, GroupKeys
+from torchclip.optimizer import FusedOptimizer
+from torchclip.rule_spec import RuleSpec
+from torchclip.rule_specs import RULES
+
+needs_extension = pytest.mark.skipif(
+    unavailable_reason("cpu") is not None, reason=f"no compiled extension: {unavailable_reason('cpu')}"
+)
+each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+def algorithms() -> dict[str, dict[str, Any]]:
+    """What the compiled rules say of themselves."""
+    return torchclip._C.algorithms()
+
+
+@needs_extension
+def test_both_sides_have_the_same_rules() -> None:
+    assert list(algorithms()) == list(RULES)
+
+
+@needs_extension
+@each_rule
+def test_names_and_order_agree(rule: RuleSpec) -> None:
+    compiled = algorithms()[rule.name]
+    assert compiled["hyperparameters"] == flat_names(rule)
+    assert compiled["slots"] == [slot.name for slot in rule.slots]
+    assert compiled["scalars"] == {scalar.name: scalar.initial for scalar in rule.scalars}
+    assert list(compiled["scalars"]) == [scalar.name for scalar in rule.scalars]
+    assert compiled["takes_complex"] == rule.takes_complex
+
+
+@needs_extension
+@pytest.mark.parametrize("cls", [cls for cls, _ in OPTIMIZERS.values()], ids=OPTIMIZERS)
+def test_the_keys_of_a_class_hold_the_numbers_of_its_rule(cls: type[FusedOptimizer]) -> None:
+    checks = GroupKeys.of(cls, {}).checks
+    assert tuple(checks)[:4] == PIPELINE_KEYS
+    own = [key for key in checks if key in cls.spec.hyperparameters]
+    assert own == list(cls.spec.hyperparameters) == list(checks)[4 : 4 + len(own)]
+    assert sum(checks[key].count for key in own) == len(algorithms()[cls.spec.name]["hyperparameters"])
+
+
+@needs_extension
+@each_rule
+def test_coefficients_agree(rule: RuleSpec) -> None:
+    names = ["lr", *flat_names(rule)]
+    for values in itertools.product(*(GRID[name] for name in names)):
+        numbers = dict(zip(names, values))
+        group: dict[str, Any] = {key: numbers[key] for key in ("lr", *rule.hyperparameters) if key != "betas"}
+        if "betas" in rule.hyperparameters:
+            group["betas"] = (numbers["beta1"], numbers["beta2"])
+        for step, first in itertools.product(STEPS, (False, True)):
+            expected = rule.coefficients(group, step, first)
+            assert list(expected) == algorithms()[rule.name]["coefficients"]
+            actual = torchclip._C.coefficients(rule.name, list(values), step, first)
+            where = f"{rule.name}, {numbers}, {step=}, {first=}"
+            # pow and sqrt of two maths libraries may differ in the last places; differences of powers lose some more.
+            torch.testing.assert_close(
+                torch.tensor(actual, dtype=torch.float64),
+                torch.tensor(list(expected.values()), dtype=torch.float64),
+                rtol=1e-11,
+                atol=1e-15,
+                equal_nan=True,
+                msg=lambda text, where=where: f"{where}: {text}",
+            )
+
+
+@each_rule
+def test_used_slots_are_slots(rule: RuleSpec) -> None:
+    switches = {"momentum": (0.0, 0.9), "amsgrad": (False, True), "centered": (False, True)}
+    keys = [key for key in switches if key in rule.hyperparameters]
+    for values in itertools.product(*(switches[key] for key in keys)):
+        used = rule.used_slots(dict(zip(keys, values)))
+        assert list(used) == [slot.name for slot in rule.slots if slot.name in used]
+
+
+def rule_places(name: str) -> dict[str, bool]:
+    """Whether the rule is in each place where every rule must be."""
+    registry = (ROOT / "csrc/rules/registry.h").read_text()
+    specs = (ROOT / "torchclip/rule_specs.py").read_text()
+    classes = [cls for cls in vars(torchclip).values() if inspect.isclass(cls)]
+    return {
+        f"csrc/rules/{name}.h": (ROOT / f"csrc/rules/{name}.h").exists(),
+        "csrc/rules/registry.h": f'"{name}.h"' in registry,
+        "torchclip/rule_specs.py": f'name="{name}"' in specs,
+        "torchclip/reference/rules.py": name in reference.RULES,
+        "kernels/coefficients.py": f'finish.rule == "{name}"' in (ROOT / "kernels/coefficients.py").read_text(),
+        "torchclip/optimizers": any(getattr(cls, "spec", None) is RULES.get(name, 0) for cls in classes),
+    }
+
+
+def every_rule_anywhere() -> list[str]:
+    """The names of the rules that any of the places knows."""
+    headers = {path.stem for path in (ROOT / "csrc/rules").glob("*.h")}
+    # What the rules share: the functors of the families, the interface, the list itself.
+    shared = {"momentum", "second_moment", "root_mean_square", "rule", "registry"}
+    return sorted((headers - shared) | set(RULES) | set(reference.RULES))
+
+
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources of the extension are not here")
+@pytest.mark.parametrize("name", every_rule_anywhere())
+def test_rule_is_in_every_place(name: str) -> None:
+    missing = [place for place, found in rule_places(name).items() if not found]
+    assert not missing, f"rule {name!r} is missing in {', '.join(missing)}"
+
+
+@each_rule
+def test_every_rule_has_a_citation(rule: RuleSpec) -> None:
+    assert re.search(r"\b(19|20)\d\d\b", rule.citation), f"{rule.name} has no source with a year"

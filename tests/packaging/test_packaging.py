@@ -1,0 +1,214 @@
+"""What is built, what is in it, and what a build says when it cannot do what it was told."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import setuptools
+import torch
+
+import torchclip
+from package_builds import build, files, python, wheel_build
+from places import ROOT
+from torchclip.backend import BACKENDS, EXTENSION
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution."""
+    out = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build(tree, "build_sdist", out)) as archive:
+        archive.extractall(out)
+    return out / f"torchclip-{torchclip.__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path) -> Path:
+    """The wheel of the Python parts, built from the source distribution."""
+    return build(sdist, "build_wheel", sdist.parent / "wheel")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """A folder in which pip installed the wheel."""
+    target = wheel.parent / "site"
+    python("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=wheel.parent)
+    return target
+
+
+def installed_python(installed: Path, *arguments: object) -> str:
+    """Runs Python on the installed wheel. -S keeps an editable install out, which would lend it its torchclip._C."""
+    site_packages = Path(torch.__file__).parent.parent
+    return python("-S", *arguments, cwd=installed, PYTHONPATH=f"{installed}{os.pathsep}{site_packages}")
+
+
+@pytest.fixture(scope="module")
+def only_setuptools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has setuptools and no torch; to be run with -S."""
+    site_packages = Path(setuptools.__file__).parent.parent
+    links = tmp_path_factory.mktemp("setuptools")
+    for path in site_packages.iterdir():
+        if path.name.startswith(("setuptools", "_distutils_hack", "wheel")):
+            (links / path.name).symlink_to(path)
+    return {"PYTHONPATH": str(links)}
+
+
+@pytest.mark.parametrize("folder", ["csrc", "kernels", "tests", "recipes", "bench", "docs"])
+def test_sdist_holds_every_source(sdist: Path, folder: str) -> None:
+    # The Triton sources travel where the link in the repository puts them.
+    place = "torchclip/kernels" if folder == "kernels" else folder
+    missing = [name for name in files(ROOT / folder) if not (sdist / place / Path(name).relative_to(folder)).is_file()]
+    assert not missing
+
+
+def test_sdist_holds_nothing_built(sdist: Path) -> None:
+    assert not [path for path in sdist.rglob("*") if path.suffix in {".so", ".o", ".pyc"} or ".venv" in path.parts]
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        others = {name.split(".dist-info/")[1] for name in archive.namelist() if ".dist-info/" in name}
+    assert names == files(ROOT / "torchclip")
+    assert "torchclip/py.typed" in names
+    assert "licenses/LICENSE" in others
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"torchclip-{torchclip.__version__}.dist-info/METADATA").decode()
+    assert f"\nVersion: {torchclip.__version__}\n" in metadata
+    assert "\nRequires-Dist: torch>=2.11\n" in metadata
+    assert "\nRequires-Python: >=3.10\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+
+
+def test_torch_is_no_build_requirement() -> None:
+    # An isolated build would bring a torch of its own, and compile against that one.
+    build_system = re.search(r"\[build-system\](.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert build_system
+    assert "torch" not in re.sub("#.*", "", build_system[1])
+
+
+def test_python_parts_run_the_reference_and_refuse_the_rest(installed: Path) -> None:
+    script = """
+import torch, torchclip
+parameter = torch.nn.Parameter(torch.ones(3))
+parameter.grad = torch.full((3,), 2.0)
+optimizer = torchclip.SGD([parameter], lr=0.5, clip=1.0)
+optimizer.step()
+print(torchclip.__file__, torchclip.__version__, optimizer.backend, parameter.tolist())
+try:
+    torchclip.SGD([parameter], backend="cpu")
+except RuntimeError as error:
+    print(error)
+"""
+    first, second = installed_python(installed, "-c", script).splitlines()
+    file, version, backend, *values = first.split(maxsplit=3)
+    assert Path(file).is_relative_to(installed)
+    assert (version, backend) == (torchclip.__version__, "reference")
+    assert ast.literal_eval(values[0]) == pytest.approx([1 - 0.5 / 3**0.5] * 3, rel=1e-5)
+    assert "pip install --no-build-isolation" in second
+
+
+def test_info_of_the_python_parts_says_why_and_the_remedy(installed: Path) -> None:
+    printed = installed_python(installed, "-m", "torchclip.info")
+    assert "not built" in printed
+    assert re.search("cpu +not available: .*pip install --no-build-isolation", printed)
+    assert re.search("reference +available", printed)
+
+
+def test_info_names_versions_and_every_backend() -> None:
+    printed = python("-m", "torchclip.info", cwd=ROOT)
+    assert torchclip.__version__ in printed
+    for backend in BACKENDS:
+        assert re.search(rf"^  {backend} +(available$|not available: .)", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("choice", "environment", "message"),
+    [
+        pytest.param("cuda", {"CUDACXX": "/no/such/nvcc"}, "no nvcc was found", id="cuda-without-nvcc"),
+        pytest.param("cuda", {"CXX": "/no/such/c++"}, "no C++ compiler was found", id="cuda-without-compiler"),
+        pytest.param("gpu", {}, "TORCHCLIP_BUILD=gpu is not one of auto, cpu, cuda, none", id="unknown"),
+        pytest.param("cpu", {"CXX": "/no/such/c++"}, "no C++ compiler was found", id="cpu-without-compiler"),
+    ],
+)
+def test_build_that_cannot_be_had_fails(
+    tree: Path, tmp_path: Path, choice: str, environment: dict[str, str], message: str
+) -> None:
+    finished = wheel_build(tree, tmp_path, choice, **environment)
+    assert finished.returncode != 0
+    assert message in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_build_for_cpu_without_torch_fails(tree: Path, tmp_path: Path, only_setuptools: dict[str, str]) -> None:
+    finished = wheel_build(tree, tmp_path, "cpu", "-S", **only_setuptools)
+    assert finished.returncode != 0
+    assert "the build sees no torch: install torch" in finished.stderr
+
+
+def test_auto_without_torch_builds_the_python_parts(
+    tree: Path, tmp_path: Path, only_setuptools: dict[str, str]
+) -> None:
+    finished = wheel_build(tree, tmp_path, "auto", "-S", **only_setuptools)
+    assert finished.returncode == 0, finished.stderr
+    assert "the Python parts only, without compiled kernels: the build sees no torch" in finished.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [f"torchclip-{torchclip.__version__}-py3-none-any.whl"]
+
+
+def test_auto_without_compiler_builds_the_python_parts(tree: Path, tmp_path: Path) -> None:
+    finished = wheel_build(tree, tmp_path, "auto", CXX="/no/such/c++")
+    assert finished.returncode == 0, finished.stderr
+    assert "without compiled kernels: no C++ compiler was found" in finished.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [f"torchclip-{torchclip.__version__}-py3-none-any.whl"]
+
+
+def test_import_starts_no_process() -> None:
+    # A compiler at import would show up as a process; torch is imported before the hook, since it is not the subject.
+    script = """
+import sys, torch
+started = []
+sys.addaudithook(lambda event, _: started.append(event) if event in {
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"} else None)
+import torchclip
+parameter = torch.nn.Parameter(torch.ones(3))
+parameter.grad = torch.ones(3)
+torchclip.AdamW([parameter], clip=1.0).step()
+assert "torch.utils.cpp_extension" not in sys.modules
+assert not started, started
+"""
+    python("-c", script, cwd=ROOT)
+
+
+@pytest.mark.skipif(EXTENSION is None, reason="torchclip._C is not built")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the loaded libraries are read from /proc/self/maps")
+def test_one_openmp_runtime() -> None:
+    script = """
+import torch, torchclip
+print(*sorted({line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rpartition("/")[2]}))
+"""
+    assert len(python("-c", script, cwd=ROOT).split()) <= 1
+
+
+def test_readme_example_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        python("-c", block, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_demo_runs_and_finds_the_curves_equal(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
+    printed = python("-m", "recipes.demo", "--epochs", "1", cwd=tmp_path, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    assert printed.count("agrees") == 2
+    assert (tmp_path / "results" / "demo.png").stat().st_size > 10_000

@@ -1,0 +1,119 @@
+"""`python -m recipes`: the list of recipes, names that are none, and the help of every one."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from places import ROOT
+from recipes.__main__ import RECIPES, main
+from recipes.algorithms import ALGORITHMS, make_optimizer
+from recipes.comparison.studies import STUDIES
+from recipes.schedules import make_schedule
+
+# What trains through recipes.command has the options of every recipe.
+OWN_OPTIONS = ("demo", "compare")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_the_list(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    listed = [line.split(maxsplit=1) for line in said.out.splitlines() if line.startswith("  ")]
+    assert listed == [[name, what] for name, what in RECIPES.items()] and not said.err
+
+
+def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nothing", "--help"]) == 2
+    said = capsys.readouterr()
+    assert said.err.strip() == "'nothing' is no recipe" and all(name in said.out for name in RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "demo":
+        pytest.importorskip("sklearn")
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: python -m recipes{'.' if name == 'demo' else ' '}{name} ")
+    if name not in OWN_OPTIONS:
+        groups = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+        assert {"optimizer:", "training:", "files:"} <= set(groups)
+        words = " ".join(said.split())
+        assert all(algo in words for algo in ALGORITHMS)
+
+
+def test_the_help_of_compare_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    text = "".join(capsys.readouterr().out.split())  # lines are broken at hyphens too
+    for name in STUDIES:
+        assert f"{name}:" in text
+
+
+def test_every_recipe_says_what_it_is() -> None:
+    for name in RECIPES:
+        if name == "demo":
+            pytest.importorskip("sklearn")
+        module = import_module(f"recipes.{name}")
+        assert module.__doc__ and f"python -m recipes{'.' if name == 'demo' else ' '}{name}" in module.__doc__
+
+
+def examples() -> list[Any]:
+    """The command lines in the recipes' docstrings."""
+    found = []
+    for name in RECIPES:
+        text = ast.get_docstring(ast.parse((ROOT / "recipes" / f"{name}.py").read_text())) or ""
+        for line in re.findall(
+            r"^ +(?:\w+=\S+ )*(?:python|torchrun.*) -m recipes (\w+) ?(.*)$", text.replace("\\\n", ""), re.M
+        ):
+            found.append(pytest.param(*line, id=f"{name}-{len(found)}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "options"), examples())
+def test_examples_can_be_run(name: str, options: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As far as to the first step: their options are there, and belong to their algorithm."""
+    recipe, checked = import_module(f"recipes.{name}"), []
+
+    def run_recipe(recipe: str, options: argparse.Namespace, *_: Any) -> int:
+        optimizer = make_optimizer(options, nn.Linear(2, 2))
+        make_schedule(options.schedule, optimizer, options.epochs)
+        checked.append(options)
+        return 0
+
+    def execute(study: Any, runs: Any, data_dir: Path, jobs: int, others: Any) -> list[str]:
+        checked.extend(runs)
+        for run in runs:
+            words = [*shlex.split(study.common), *shlex.split(run.line.options), *others]
+            inner = import_module(f"recipes.{study.recipe}")
+            monkeypatch.setattr(inner, "run_recipe", run_recipe)
+            assert inner.main(words) == 0
+        return []
+
+    monkeypatch.chdir(tmp_path)  # where no study has run
+    words = shlex.split(options)
+    if name == "compare":
+        monkeypatch.setattr(recipe, "execute", execute)
+        assert recipe.main(words) == 1, "nothing has run"
+    else:
+        monkeypatch.setattr(recipe, "run_recipe", run_recipe)
+        assert recipe.main(words) == 0
+    assert checked
+
+
+def test_the_module_is_a_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "recipes", "nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.strip() == "'nothing' is no recipe"

@@ -1,0 +1,227 @@
+"""`python -m recipes image`: it learns, exports what gRDA pruned, counts zeros right, and has a line for mistakes."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from places import ROOT
+from recipe_runs import checkpoint, epochs, rows, run
+from recipes import image
+from recipes.data.images import load_images
+from recipes.models import make_model
+from recipes.sparsity import DENSE, SPARSE, export, layer_sparsity, load_sparse
+from recipes.world import World
+
+
+@pytest.mark.parametrize(
+    "algo", ["sgd --momentum 0.9 --lr 0.05", "mix_clip --momentum 0.9", "adaloss", "grda --lr 0.05"]
+)
+def test_learns(algo: str, data: Path, tmp_path: Path) -> None:
+    """Four classes, a quarter of the test images each: chance is 25 %."""
+    assert run(data, tmp_path, f"--model mlp(16) --epochs 8 --algo {algo}") == 0
+    first, *_, last = epochs(tmp_path)
+    assert last["test_accuracy"] > 0.9 and last["train_loss"] < 0.5 * first["train_loss"]
+    assert last["test_loss"] < 0.7
+
+
+def test_the_metrics_are_those_of_the_checkpoint(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--model mlp(16) --epochs 2 --algo adamw") == 0
+    images = load_images("made", data)
+    model = make_model("mlp(16)", images.shape, images.classes)
+    model.load_state_dict(checkpoint(tmp_path)["model"])
+    pixels = images.train_images.double() / 255
+    mean, std = (getattr(pixels, of)((0, 2, 3), keepdim=True) for of in ("mean", "std"))
+    outputs = model(((images.test_images.double() / 255 - mean) / std).float())
+    row = epochs(tmp_path)[-1]
+    assert row["test_accuracy"] == float((outputs.argmax(1) == images.test_labels).double().mean())
+    loss = nn.functional.cross_entropy(outputs, images.test_labels)
+    assert row["test_loss"] == pytest.approx(loss.item(), rel=1e-2)  # std has a divisor of n, or of n - 1
+
+
+def test_the_header_says_what_ran(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--model mlp(16) --epochs 1 --algo adamw --betas 0.8 0.9") == 0
+    header = rows(tmp_path)[0]
+    assert header["parameters"] == 8 * 8 * 3 * 16 + 16 + 16 * 4 + 4
+    assert (header["recipe"], header["torch"]) == ("image", torch.__version__)
+    arguments = header["arguments"]
+    assert (arguments["algo"], arguments["betas"], arguments["model"]) == ("adamw", [0.8, 0.9], "mlp(16)")
+    assert arguments["lr"] is None and "result_dir" not in arguments
+
+
+def test_grdas_zeros_are_counted_layer_by_layer(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--model mlp(16) --epochs 3 --algo grda --lr 0.1 --c 0.05 --mu 0.51") == 0
+    model = checkpoint(tmp_path)["model"]
+    row = epochs(tmp_path)[-1]
+    assert row["layers"] == {name: float((value == 0).double().mean()) for name, value in model.items()}
+    zeros = sum(int((value == 0).sum()) for value in model.values())
+    count = sum(value.numel() for value in model.values())
+    assert row["sparsity"] == pytest.approx(zeros / count) and 0.1 < row["sparsity"] < 1
+    assert "layers" not in epochs_of_sgd(data, tmp_path)[-1]
+
+
+def epochs_of_sgd(data: Path, folder: Path) -> list[dict[str, Any]]:
+    assert run(data, folder / "sgd", "--model mlp(16) --epochs 1") == 0
+    return epochs(folder / "sgd")
+
+
+def test_exports_what_was_pruned(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, tmp_path, "--model mlp(256) --epochs 3 --algo grda --c 0.2 --export") == 0
+    dense = torch.load(tmp_path / DENSE, weights_only=True)
+    sparse = load_sparse(tmp_path / SPARSE)
+    model = checkpoint(tmp_path)["model"]
+    assert list(sparse) == list(dense) == list(model)
+    for name, value in model.items():
+        assert torch.equal(sparse[name], value) and torch.equal(dense[name], value), name
+        assert sparse[name].dtype == value.dtype and sparse[name].shape == value.shape
+    sizes = [(tmp_path / name).stat().st_size for name in (DENSE, SPARSE)]
+    assert sizes[1] < 0.7 * sizes[0]
+    said = capsys.readouterr()
+    assert f"dense {sizes[0]:,} bytes, sparse {sizes[1]:,} bytes, {sizes[0] / sizes[1]:.2f} times less" in said.out
+    assert "beta" not in said.err
+
+
+def test_what_is_not_sparse_is_exported_as_it_is(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(2, 2).double())
+    model.register_buffer("empty", torch.empty(0, 3))
+    with torch.no_grad():
+        model[0].weight[1:] = 0
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    sizes = export(model, tmp_path)
+    packed = torch.load(tmp_path / SPARSE, weights_only=True)
+    assert [name for name, (value, _) in packed.items() if value.layout == torch.sparse_csr] == ["0.weight"]
+    restored = load_sparse(tmp_path / SPARSE)
+    for name, value in model.state_dict().items():
+        assert restored[name].dtype == value.dtype
+        torch.testing.assert_close(restored[name], value, rtol=0, atol=0, equal_nan=True)
+    assert sizes == tuple((tmp_path / name).stat().st_size for name in (DENSE, SPARSE))
+
+
+def test_layer_sparsity_names_every_parameter() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.0, -0.0], [1.0, 0.0]]))
+        model[1].bias.zero_()
+    wanted = {"0.weight": 0.75, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 1.0}
+    assert layer_sparsity(model) == wanted
+
+
+def test_weights_that_are_not_numbers_have_metrics() -> None:
+    model = nn.Linear(2, 4)
+    with torch.no_grad():
+        model.weight.fill_(float("nan"))
+    metrics = image.classification_metrics(model, iter([(torch.ones(3, 2), torch.tensor([0, 1, 2]))]))
+    assert 0 <= metrics["test_accuracy"] <= 1 and metrics["test_loss"] != metrics["test_loss"]
+
+
+def parse(text: str) -> argparse.Namespace:
+    return image.parse(text.split())
+
+
+def test_a_quick_run(data: Path, tmp_path: Path) -> None:
+    options = ["--dataset", "made", "--data-dir", str(data), "--model", "mlp(16)", "-b", "8", "--quick", "--quiet"]
+    assert image.main([*options, "--lr", "0.05", "--device", "cpu", "--result-dir", str(tmp_path)]) == 0
+    assert len(epochs(tmp_path)) == 2 and epochs(tmp_path)[-1]["test_accuracy"] > 0.5
+
+
+def test_quick_is_less_but_not_other_than_what_was_asked_for() -> None:
+    assert (parse("--quick").epochs, parse("--quick").train_images) == ([2], 4000)
+    asked = parse("--quick --epochs 1,3 --train-images 50")
+    assert (asked.epochs, asked.train_images) == ([1, 3], 50)
+    assert parse("--quick --train-images 50000").train_images == 4000
+    assert (parse("").epochs, parse("").train_images) == ([80, 120, 150], None)
+
+
+def test_only_the_first_images(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, int] = {}
+    original = image.ImageTask.__init__
+
+    def watched(self: image.ImageTask, options: Any, images: Any, device: Any) -> None:
+        seen.update(train=len(images.train_images), test=len(images.test_labels))
+        original(self, options, images, device)
+
+    monkeypatch.setattr(image.ImageTask, "__init__", watched)
+    assert run(data, tmp_path, "--epochs 1 --train-images 20 --test-images 8 --model mlp(4)") == 0
+    assert seen == {"train": 20, "test": 8}
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_augmented_images_are_others(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path / "plain", "--epochs 1") == 0
+    assert run(data, tmp_path / "augmented", "--epochs 1 --augment") == 0
+    assert epochs(tmp_path / "plain")[0]["train_loss"] != epochs(tmp_path / "augmented")[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("--dataset nothing", "no image data set 'nothing': known by name are mnist"),
+        ("--model perceptron", "'perceptron' is no model; the models are: mlp"),
+        ("--model resnet(9,1)", "resnet(9,1): the depth must be 6n + 2"),
+        ("--algo sgd --nu 0.5", "--nu is no option of --algo sgd: those that have it are mix_clip"),
+        ("--schedule plateau --epochs 1,2", "--schedule plateau has no milestones: give --epochs 2, not [1, 2]"),
+        ("--lr -0.1", "Invalid learning rate: -0.1; it must be a finite number of at least 0"),
+        ("--seed -1", "seed=-1, expected at least 0"),
+        ("--device nothing", "--device nothing cannot be used here"),
+        ("--device cuda:99", "--device cuda:99 cannot be used here"),
+        ("--backend nothing", "unknown backend='nothing'; choose one of"),
+        ("--device meta", "--device meta cannot be used here"),
+    ],
+)
+def test_a_mistake_is_a_line(
+    text: str, words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path / "run", text) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("python -m recipes image: ") and words in line and not said.out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("--train-images 0", "'0' is not a whole number of at least 1"),
+        ("--test-images -5", "'-5' is not a whole number of at least 1"),
+        ("-b 1.5", "'1.5' is not a whole number of at least 1"),
+        ("--algo nothing", "invalid choice: 'nothing'"),
+        ("--epochs 5,2", "'5,2' is not a list of increasing epochs"),
+        ("--precision float64", "invalid choice: 'float64'"),
+    ],
+)
+def test_a_mistake_in_an_option_is_argparses(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        image.main(text.split())
+    assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them would train the same model on all images."""
+    monkeypatch.setattr(World, "join", classmethod(lambda cls, device: cls(0, 2)))
+    monkeypatch.setattr(World, "gather", lambda self, value: [value, value])
+    assert run(data, tmp_path) == 2
+    assert "trains in one process, and 2 were started: start it without torchrun" in capsys.readouterr().err
+
+
+def test_images_of_one_colour_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = np.full((6, 4, 4), 7, np.uint8)
+    np.savez(tmp_path / "made.npz", x_train=grey, x_test=grey, y_train=np.arange(6) % 2, y_test=np.arange(6) % 2)
+    assert run(tmp_path, tmp_path / "run", "--model mlp(4)") == 2
+    assert "a channel of one colour cannot be normalised" in capsys.readouterr().err
+
+
+def test_the_command_itself(data: Path) -> None:
+    """In a process of its own: the exit status of a mistake, and no traceback."""
+    command = [sys.executable, "-m", "recipes", "image", "--dataset", "made", "--data-dir", str(data), "--nu", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1

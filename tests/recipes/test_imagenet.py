@@ -1,0 +1,208 @@
+"""`python -m recipes imagenet`: images from folders, their crops, equal parts for every process, runs that go on."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ranks
+from image_folders import CLASSES, write_pictures
+from memory_guard import same_bits
+from recipes import imagenet
+from recipes.data.errors import RecipeDataError
+from recipes.data.image_folder import Draw, EvaluationImages, ImageFolder, TrainingImages, random_box
+from recipes.data.shards import ShardedEpochs, shard
+from recipes.run_folder import read_log
+from recipes.world import World
+from stopped_runs import check_stopped_run, weights
+
+SMALL = [*("--image-size", "28", "-b", "6", "--workers", "0", "--epochs", "2", "--algo", "sgd", "--lr", "0.05")]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "pictures")
+
+
+def arguments_for(pictures: Path, arch: str = "mlp") -> list[str]:
+    return ["--data", str(pictures), "--arch", arch, "--device", "cpu", *SMALL]
+
+
+def test_folder_lists_its_images_by_class(pictures: Path) -> None:
+    (pictures / "train" / "cat" / "notes.txt").write_text("no image")
+    folder = ImageFolder.find(pictures / "train")
+    assert folder.classes == CLASSES and len(folder) == 24
+    assert all(file.parent.name == CLASSES[label] for file, label in zip(folder.files, folder.labels))
+    few = folder.spread(6)
+    assert few.labels == (0, 0, 1, 1, 2, 2) and few.classes == CLASSES
+    assert folder.spread(None) is folder and folder.spread(99) is folder
+
+
+def test_crops_are_drawn_as_they_should_be() -> None:
+    random = np.random.default_rng(0)
+    boxes = np.array([random_box(250, 250, random) for _ in range(3000)])
+    left, top, right, bottom = boxes.T
+    assert left.min() >= 0 and top.min() >= 0 and right.max() <= 250 and bottom.max() <= 250
+    ratio, area = (right - left) / (bottom - top), (right - left) * (bottom - top) / 62_500
+    assert 0.73 < ratio.min() < 0.78 and 1.29 < ratio.max() < 1.36
+    assert 0.075 < area.min() < 0.1 and area.max() > 0.8
+    assert abs(np.log(ratio).mean()) < 0.03  # as often wide as high
+    assert random_box(1000, 10, random) == (493, 0, 506, 10)  # nothing fits: 4 : 3 from the middle
+    assert random_box(10, 1000, random) == (0, 493, 10, 506)
+
+
+def test_training_crops_depend_on_seed_epoch_and_image_alone(pictures: Path) -> None:
+    folder = ImageFolder.find(pictures / "train")
+    images = TrainingImages(folder, 16, seed=0)
+    crop, label = images[Draw(0, 9)]  # type: ignore[misc]
+    assert crop.shape == (3, 16, 16) and crop.dtype == torch.uint8 and label == 1
+    images[Draw(1, 3)]
+    assert torch.equal(crop, images[Draw(0, 9)][0])  # type: ignore[index]
+    for other in (images[Draw(1, 9)], TrainingImages(folder, 16, seed=1)[Draw(0, 9)]):
+        assert not torch.equal(crop, other[0])  # type: ignore[index]
+
+
+def test_evaluation_takes_the_middle(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[4:60, 36:92] = (10, 20, 30)  # 56 × 56 in the middle, of which 64 is 8/7
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "one.png")
+    crop, label = EvaluationImages(ImageFolder.find(tmp_path), 56)[1]  # type: ignore[misc]
+    assert label == 1 and crop.shape == (3, 56, 56)
+    assert (crop == torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)).all()
+
+
+def test_processes_share_every_batch() -> None:
+    whole = list(ShardedEpochs(50, 12, 0, World()).draws(3, 0))
+    parts = [list(ShardedEpochs(50, 12, 0, World(rank, 3)).draws(3, 0)) for rank in range(3)]
+    assert [len(batch) for batch in whole] == [12] * 4
+    assert all(len(batch) == 4 for part in parts for batch in part)
+    for step, batch in enumerate(whole):
+        assert sorted(batch) == sorted(draw for part in parts for draw in part[step])
+    assert len({draw.image for batch in whole for draw in batch}) == 48
+    assert list(ShardedEpochs(50, 12, 0, World()).draws(3, 2)) == whole[2:]
+    assert list(ShardedEpochs(50, 12, 0, World()).draws(4, 0)) != whole
+    numbers = [number for rank in range(3) for part in shard(11, 2, World(rank, 3)) for number in part]
+    assert sorted(numbers) == list(range(11))
+
+
+def test_it_learns_and_counts(pictures: Path, tmp_path: Path) -> None:
+    arguments = [*arguments_for(pictures, "lenet"), "--epochs", "6", "--workers", "1", "--channels-last"]
+    assert imagenet.main([*arguments, "--precision", "bfloat16", "--quiet", "--result-dir", str(tmp_path / "run")]) == 0
+    header, *epochs, _ = read_log(tmp_path / "run")
+    assert header["arguments"]["weight_decay"] == 1e-4
+    assert epochs[-1]["test_accuracy"] > 0.8
+    assert epochs[0]["test_accuracy5"] == 1.0  # of three classes
+    assert all(math.isclose(row["test_accuracy"] * 9, round(row["test_accuracy"] * 9)) for row in epochs)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_stopped_run_goes_on(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    class Dropped(nn.Sequential):
+        """With draws from torch's own generator, which the readers of images must leave alone."""
+
+        def __init__(self, name: str, side: int, classes: int) -> None:
+            super().__init__(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * side * side, classes))
+
+    monkeypatch.setattr(imagenet, "architecture", Dropped)
+    arguments = [*arguments_for(pictures), "--workers", workers]
+    check_stopped_run(imagenet.main, arguments, tmp_path, stop=6)
+
+
+def test_two_processes_do_what_one_does(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*arguments_for(pictures), "--algo", "adaloss", "--lr", "0.05"]
+    found = ranks.spawn(arguments, tmp_path)
+    assert imagenet.main([*arguments, "--quiet", "--result-dir", str(tmp_path / "one")]) == 0
+    one = weights(tmp_path / "one")
+    assert [found[f"stopped[]{rank}"][0] for rank in range(2)] == [130, 130]
+    for name in ("whole[]", "stopped['--resume']"):
+        (first_status, first), (second_status, second) = (found[f"{name}{rank}"] for rank in range(2))
+        assert first_status == second_status == 0
+        for key, value in one.items():
+            assert same_bits(first[key], second[key])
+            assert same_bits(first[key], found["whole[]0"][1][key])
+            torch.testing.assert_close(first[key], value, atol=1e-5, rtol=0)
+    assert any(not same_bits(value, found["stopped[]0"][1][key]) for key, value in found["whole[]0"][1].items())
+    for ours, theirs in zip(read_log(tmp_path / "whole")[1:-1], read_log(tmp_path / "one")[1:-1]):
+        assert ours["test_accuracy"] == theirs["test_accuracy"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
+        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], abs=1e-5)
+    (tmp_path / "alone").mkdir()
+    for name in ("log.jsonl", "checkpoint.pt"):
+        (tmp_path / "alone" / name).write_bytes((tmp_path / "stopped" / name).read_bytes())
+    log = (tmp_path / "alone" / "log.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "alone" / "log.jsonl").write_text("".join(log[:-1]))
+    assert imagenet.main([*arguments, "--quiet", "--result-dir", str(tmp_path / "alone"), "--resume"]) == 2
+    assert "is a run of 2 processes, which are now 1" in capsys.readouterr().err
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(ValueError, match="a batch of 5 for 2 processes: wanted a multiple of their number"):
+        ShardedEpochs(10, 5, 0, World(0, 2))
+    with pytest.raises(ValueError, match="3 training images are less than one batch of 4"):
+        ShardedEpochs(3, 4, 0, World())
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_broken_image_is_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    broken = pictures / "train" / "dog" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    arguments = [*arguments_for(pictures), "--workers", workers]
+    assert imagenet.main([*arguments, "--quiet", "--result-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"{broken} is no image that can be read" in said and "Traceback" not in said
+
+
+def test_folders_that_are_not_as_they_should_be(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeDataError, match=r"none is no folder: wanted .*CLASS"):
+        ImageFolder.find(tmp_path / "none")
+    (tmp_path / "empty" / "one").mkdir(parents=True)
+    with pytest.raises(RecipeDataError, match="empty has 1 folders: wanted one for every class"):
+        ImageFolder.find(tmp_path / "empty")
+    (tmp_path / "empty" / "two").mkdir()
+    with pytest.raises(RecipeDataError, match="one has no image"):
+        ImageFolder.find(tmp_path / "empty")
+    (pictures / "val" / "eel").rename(pictures / "val" / "elk")
+    with pytest.raises(RecipeDataError, match="have not the same classes: eel, elk are in one of them only"):
+        imagenet.make_task(imagenet.parse(arguments_for(pictures)), torch.device("cpu"), World())
+
+
+def test_networks_come_from_the_library_that_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def make(name: str, **arguments: Any) -> nn.Module:
+        asked.append((name, arguments))
+        return nn.Linear(1, 1)
+
+    torchvision: Any = types.ModuleType("torchvision")
+    torchvision.models = types.SimpleNamespace(list_models=lambda: ["resnet50"], get_model=make)
+    timm: Any = types.ModuleType("timm")
+    timm.is_model, timm.create_model = (lambda name: name in ("resnet50", "vit")), make
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    imagenet.architecture("resnet50", 224, 7)
+    imagenet.architecture("vit", 224, 7)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    imagenet.architecture("resnet50", 224, 7)
+    of_timm = {"pretrained": False, "num_classes": 7}
+    assert asked == [("resnet50", {"num_classes": 7}), ("vit", of_timm), ("resnet50", of_timm)]
+    with pytest.raises(ValueError, match="--arch huge: no such model in timm, nor is it one of mlp"):
+        imagenet.architecture("huge", 224, 7)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"resnet50 wants torchvision or timm: torchvision does not import .* there"):
+        imagenet.architecture("resnet50", 224, 7)
+    assert sum(p.numel() for p in imagenet.architecture("resnet(8,1)", 32, 7).parameters()) > 1000

@@ -1,0 +1,75 @@
+"""One of two processes of a distributed run, for tests/recipes/test_processes.py: ``recipe_process.py DATA RESULT``.
+
+The image recipe does not divide its images among processes; here every process takes its own half of them. With lr = 0
+the weights stay equal without gradients being exchanged, so that what the training loop itself does is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+
+from recipe_runs import interrupted_after, run
+from recipes import image
+from recipes.data.images import load_images
+from recipes.world import World
+
+TEXT = "-b 2 --epochs 2 --lr 0"
+
+
+def dropout(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+
+def make_task(options: argparse.Namespace, device: torch.device, world: World) -> image.ImageTask:
+    """30 images for the first process and 29 for the second: 15 batches each, and means that weigh differently."""
+    images = load_images(options.dataset, options.data_dir)
+    own = slice(0, 30) if world.rank == 0 else slice(30, 59)
+    own_images = dataclasses.replace(
+        images, train_images=images.train_images[own], train_labels=images.train_labels[own]
+    )
+    task = image.ImageTask(options, own_images, device)
+    torch.manual_seed(options.seed + world.rank)  # as of processes whose draws differ
+    return task
+
+
+def main(data: Path, result: Path) -> None:
+    rank = int(os.environ["RANK"])
+    # The group is joined once: to leave and to join again needs another port.
+    leave, World.leave = World.leave, lambda self: None  # type: ignore[method-assign]
+    image.make_model, image.make_task = dropout, make_task  # type: ignore[assignment]
+    assert run(data, result / "whole", TEXT) == 0
+    # The second process alone is interrupted: first within an epoch; then where none asks until its end. The third time
+    # it gets two signals, its own and the one that torchrun passes on.
+    for steps in ((3,), (5,), (8, 8)):
+        with interrupted_after(*(steps if rank == 1 else ())):
+            assert run(data, result / "stopped", f"{TEXT} --resume") == 130
+    assert run(data, result / "stopped", f"{TEXT} --resume") == 0
+    if rank == 0:
+        shutil.copytree(result / "stopped", result / "stopped_before")
+    distributed.barrier()
+    # --overwrite, where the first process is slow and where it is quick.
+    for slow in (0, 1):
+        time.sleep(0.2 * (rank == slow))
+        assert run(data, result / "stopped", f"{TEXT} --epochs 1 --overwrite") == 0
+        time.sleep(0.2 * (rank == slow))
+        assert run(data, result / f"new{slow}", f"{TEXT} --epochs 1") == 0
+        distributed.barrier()
+        assert run(data, result / f"new{slow}", f"{TEXT} --epochs 1") == 2
+    leave(World(rank, 2))
+    assert not distributed.is_initialized()
+
+
+if __name__ == "__main__":
+    places: Any = [Path(argument) for argument in sys.argv[1:]]
+    main(*places)

@@ -1,0 +1,146 @@
+"""Which variants of Triton's kernels the cases of ``records.py`` launch. Launches are recorded, and none is run.
+
+For processes without TRITON_INTERPRET; no GPU is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, MIX_CLIP_PLAIN, NO_CLIP, Case
+from rule_records import ADA_GRAD_NORM_ROW
+from torchclip import backend
+from torchclip.triton_plan import passes, plan
+from torchclip.triton_plan.blocks import BLOCKS, Block
+
+PLAIN_CASES = tuple(case for case in CASES if case == Case(case.rule, NO_CLIP))
+
+STEPS = (
+    (CASES, torch.float32, False),
+    (CASES, torch.float32, True),  # the parameters under a GradScaler are float32
+    (CASES, torch.bfloat16, False),
+    (PLAIN_CASES, torch.float16, False),
+    (PLAIN_CASES, torch.float64, False),
+)
+"""Cases, element type, and whether a GradScaler's numbers are given. Not the product of all: these alone are some 900
+variants, and no kernel asks for the type and for the GradScaler at once."""
+
+UNALIGNED = ("grad_scale", "found_inf", "loss")
+"""Tensors that come from elsewhere; the package's own begin at multiples of 16 bytes."""
+
+POINTERS = {torch.int64: "*i64", torch.float64: "*fp64", torch.float32: "*fp32"}
+NUMBER = "i32"
+"""The type of a number that a launch is given and that the kernel is not compiled for."""
+
+
+class Variant(NamedTuple):
+    """What a kernel is compiled for."""
+
+    kernel: Any
+    options: tuple[tuple[str, Any], ...]  # of the compiler
+    pointers: tuple[tuple[str, str], ...]  # name and type of each argument that is a tensor, or a number
+    constants: tuple[tuple[str, Any], ...]  # of each other argument; None for a tensor that is not given
+
+    @property
+    def name(self) -> str:
+        """The kernel, its constants, and which of the tensors that come from elsewhere there are."""
+        constants = [f"{name}={value!r}" for name, value in self.constants]
+        given = [f"{name}: {kind}" for name, kind in self.pointers if name in UNALIGNED]
+        return f"{self.kernel.fn.__name__}({', '.join(constants + given)})"
+
+    @property
+    def elements(self) -> dict[str, Any]:
+        """Of a pass over elements what it is compiled for, by the names of ``Run``; empty for other kernels."""
+        constants = dict(self.constants)
+        return constants["run"]._asdict() if "run" in constants else constants if "access" in constants else {}
+
+    def with_access(self, access: int) -> Variant:
+        """The same for elements that are reached otherwise."""
+        constants = dict(self.constants)
+        if "run" in constants:
+            constants["run"] = constants["run"]._replace(access=access)
+        else:
+            constants["access"] = access
+        return self._replace(constants=tuple(constants.items()))
+
+
+def type_of(value: Tensor | int) -> str:
+    """The name that Triton has for the type of an argument."""
+    return POINTERS[value.dtype] if isinstance(value, Tensor) else NUMBER
+
+
+@contextmanager
+def recorded(block: Block) -> Iterator[dict[Variant, None]]:
+    """Meanwhile the Triton backend serves tensors on the CPU in a GPU's blocks, and launches are recorded, each variant
+    once, instead of run."""
+    found: dict[Variant, None] = {}
+
+    def run(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        named = list(zip(kernel.arg_names, arguments, strict=True))
+        inlined = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+        types = {name: type_of(value) for name, value in named if name not in inlined and value is not None}
+        pointers = tuple(types.items())
+        constants = tuple((name, value) for name, value in named if name not in types)
+        found[Variant(kernel, tuple(options.items()), pointers, constants)] = None
+
+    with (
+        patch.object(backend, "unavailable_reason", lambda name: None),
+        patch.object(backend, "served_device", lambda name: "cpu"),
+        patch.object(JITFunction, "run", run),
+        patch.object(passes, "block_for", lambda device: block),
+        patch.object(plan, "block_for", lambda device: block),
+    ):
+        yield found
+
+
+def parameters(dtype: torch.dtype) -> list[Tensor]:
+    """Of both param groups one that is aligned and one that is not; no kernel depends on the sizes."""
+    misaligned = [torch.zeros(1 + count, dtype=dtype)[1:] for count in (35, 12)]
+    tensors = [torch.zeros(16, 24, dtype=dtype), torch.zeros(37, dtype=dtype)]
+    return with_gradients([*tensors, misaligned[0].view(5, 7), misaligned[1]])
+
+
+def strided_parameters(dtype: torch.dtype) -> list[Tensor]:
+    """A pair whose elements have gaps."""
+    return with_gradients([torch.zeros(6, 10, dtype=dtype)[:, ::2] for _ in range(2)])
+
+
+def with_gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same as parameters."""
+    for tensor in tensors:
+        tensor.requires_grad_()
+        tensor.grad = torch.zeros_like(tensor)
+    return list(tensors)
+
+
+def step(case: Case, params: Sequence[Tensor], under_scaler: bool, **own: Any) -> None:
+    """One step of the case, with the numbers of a GradScaler where there is one; ``own`` is for the first group."""
+    built = case.build(params, "triton")
+    built.param_groups[0].update(own)
+    if under_scaler:
+        built.grad_scale, built.found_inf = torch.ones([]), torch.zeros([])
+    built.step(loss=torch.ones([]) if case.takes_loss else None)
+
+
+def variants(kind: str) -> list[Variant]:
+    """All variants in use.
+
+    Args:
+        kind: of the device, "cuda" or "hip".
+    """
+    with recorded(BLOCKS[kind]) as found:
+        for cases, dtype, under_scaler in STEPS:
+            for case in cases:
+                step(case, parameters(dtype), under_scaler)
+        step(Case(ADAMW_PLAIN, GLOBAL_NORM), strided_parameters(torch.float32), False)
+        step(Case(ADAMW_PLAIN, GLOBAL_NORM), parameters(torch.float32), False, clip=0.5)
+        for rule in (MIX_CLIP_PLAIN, ADA_GRAD_NORM_ROW):
+            step(Case(rule, GLOBAL_NORM), with_gradients([torch.zeros(0), torch.zeros(0, 3)]), False)
+    return list(found)

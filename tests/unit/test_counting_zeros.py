@@ -1,0 +1,40 @@
+"""``metrics()`` counts exact zeros without temporaries the size of a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchclip
+from memory_guard import largest_allocation
+from torchclip.metrics import COUNTED_AT_ONCE
+
+SIDE = 2500
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda values: values,
+    "transposed": lambda values: values.t(),
+    "gaps": lambda values: values.repeat_interleave(2, 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_the_memory_that_it_takes(dtype: torch.dtype, layout: str) -> None:
+    values = torch.ones(SIDE, SIDE, dtype=dtype)
+    values[::5] = 0
+    values[1, 1] = -0.0
+    values[2, 2] = float("nan")
+    assert values.numel() > 4 * COUNTED_AT_ONCE
+    param = torch.nn.Parameter(LAYOUTS[layout](values))
+    optimizer = torchclip.SGD([param], lr=0.1)
+    found: list[Tensor] = []
+    assert largest_allocation(lambda: found.append(optimizer.metrics()["sparsity"])) <= COUNTED_AT_ONCE
+    assert float(found[0]) == pytest.approx((SIDE * SIDE / 5 + 1) / SIDE**2, rel=1e-7)
+
+
+def test_of_tensors_that_cannot_be_cut_evenly() -> None:
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((), (0, 3), (7,), (3, COUNTED_AT_ONCE + 1), (1, 1))]
+    assert float(torchclip.SGD(params, lr=0.1).metrics()["sparsity"]) == 1.0
