@@ -72,11 +72,18 @@ class Gatherer {
 
   void configure(bool lookahead, bool by_rows, size_t own_clips) { members_.configure(lookahead, by_rows, own_clips); }
   std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
-    return members_.refresh(param_groups, state);
+    held_.clear();
+    std::vector<int64_t> attention = members_.refresh(param_groups, state);
+    if (attention.empty()) members_.hold_gradients(held_);
+    return attention;
   }
+  void let_go() { held_.clear(); }
   bool take_changed() { return members_.take_changed(); }
   int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
-  void clear() { members_.clear(); }
+  void clear() {
+    held_.clear();
+    members_.clear();
+  }
 
   py::list describe() const {
     py::list descriptions;
@@ -114,6 +121,8 @@ class Gatherer {
 
  private:
   Members members_;
+  // Of the last refresh: a plan in Python reads addresses, and other threads run before it has launched its kernels.
+  std::vector<c10::Storage> held_;
 };
 
 }  // namespace
@@ -130,6 +139,7 @@ void bind_gatherer(py::module_& module) {
            py::arg("rule"), py::arg("keys"), py::arg("slots"), py::arg("scalars"), py::arg("scope"), py::arg("device"))
       .def("configure", &Gatherer::configure, py::arg("lookahead"), py::arg("by_rows"), py::arg("own_clips") = 0)
       .def("refresh", &Gatherer::refresh, py::arg("param_groups"), py::arg("state"))
+      .def("let_go", &Gatherer::let_go)
       .def("take_changed", &Gatherer::take_changed)
       .def("describe", &Gatherer::describe)
       .def("addresses", &Gatherer::addresses, py::arg("into"))

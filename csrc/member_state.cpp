@@ -53,6 +53,11 @@ bool Members::has_memory(const Member& member) const {
   return !lacks;
 }
 
+void Members::hold_gradients(std::vector<c10::Storage>& held) const {
+  for (const Member& member : members_)
+    if (member.can_step()) held.push_back(member.parameter().unsafeGetTensorImpl()->grad().storage());
+}
+
 void Members::hold_memory(std::vector<c10::Storage>& held) const {
   const auto hold = [&](const at::Tensor& tensor) {
     if (tensor.defined()) held.push_back(tensor.storage());

@@ -123,6 +123,7 @@ class Members {
   // Of the parameters that step: so that another thread, which may take a tensor away while this one has let go of the
   // GIL, does not take its memory.
   void hold_memory(std::vector<c10::Storage>& held) const;
+  void hold_gradients(std::vector<c10::Storage>& held) const;  // alone, of those that were found to be plain
 
   std::vector<Member>& all() { return members_; }
   const std::vector<Member>& all() const { return members_; }

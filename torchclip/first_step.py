@@ -66,7 +66,10 @@ def first_step(
             named = list(optimizer._named_parameters())
             on_device = optimizer.backend in backends.ON_DEVICE
             create_state(optimizer.spec, named, state, attention, ledger, on_device=on_device)
-            if plan.refresh(groups, state):
+            attention = plan.refresh(groups, state)
+            if attention and attention[0] == GROUPS_CHANGED:
+                return UNREADY  # by another thread
+            if attention:
                 raise AssertionError("a parameter still cannot step after its state was made")
         # Slow weights that are made later, after loading say, make no first step of the rule.
         fresh = {made.position for made in ledger.made if made.tensors.keys() != {SLOW.name}}

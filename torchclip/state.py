@@ -159,12 +159,12 @@ def check_all(
     """
     for name, parameter, group in named:
         if parameter.grad is not None:
-            check_parameter(name, parameter, takes_complex=spec.takes_complex)
-            check_writable(name, parameter, state.get(parameter, {}))
-            check_gradient(name, parameter)
             held = state.get(parameter, {})
             if not isinstance(held, dict):
                 raise TypeError(f"the state of {name} is {type(held).__name__}, and a dict is wanted")
+            check_parameter(name, parameter, takes_complex=spec.takes_complex)
+            check_writable(name, parameter, held)
+            check_gradient(name, parameter)
             check_held_state(spec, name, parameter, group, held)
             _convert_numbers(spec, name, held)
 

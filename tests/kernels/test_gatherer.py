@@ -93,13 +93,14 @@ def test_sums_of_each_scope(make_gatherer: Callable[..., Any], scope: str, is_ap
         assert settled(reader, optimizer).descriptions[matrix][8]
 
 
-def test_holds_no_gradients(make_gatherer: Callable[..., Any]) -> None:
+def test_holds_no_gradients_between_steps(make_gatherer: Callable[..., Any]) -> None:
     params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer = build("adamw", params)
     reader = reader_of(make_gatherer, optimizer)
     settled(reader, optimizer)
+    reader.let_go()
     gradients = [weakref.ref(p.grad) for p in params]
     assert all(gradient() is not None for gradient in gradients)
     optimizer.zero_grad()
@@ -151,3 +152,24 @@ def test_a_step_like_the_last_is_known_at_once(monkeypatch: pytest.MonkeyPatch) 
         if member.can_step:
             member.check = lambda gradient: pytest.fail("one parameter was looked at")
     assert reader.refresh(optimizer.param_groups, optimizer.state) == []
+
+
+def test_gradients_keep_their_memory_until_a_step_lets_go(make_gatherer: Callable[..., Any]) -> None:
+    """Another thread may replace a gradient between the reading of its address and the kernel that reads it."""
+
+    class Memory(bytearray):
+        """One that can be watched."""
+
+    param, memory = torch.nn.Parameter(torch.ones(4)), Memory(16)
+    param.grad = torch.frombuffer(memory, dtype=torch.float32)
+    alive = weakref.ref(memory)
+    del memory
+    optimizer = build("adam", [param])
+    reader = reader_of(make_gatherer, optimizer)
+    settled(reader, optimizer)
+    param.grad = None
+    gc.collect()
+    assert alive() is not None
+    reader.let_go()
+    gc.collect()
+    assert alive() is None

@@ -66,6 +66,7 @@ class Gatherer:
         over = tuple(Scope)[scope]
         self._spec = RULES[rule].over(over)
         self._keys = tuple(keys)
+        self._held: list[Tensor | None] = []
         sums = over if self._spec.by_scope is not None and over in (Scope.TENSOR, Scope.ROW) else None
         self._own_clips = 0
         self._wanted = Wanted(torch.device(device).type, tuple(slots), tuple(scalars), sums, self._spec.takes_complex)
@@ -98,6 +99,7 @@ class Gatherer:
         self._entry_counts: list[int] = []
         self._all_same: Check | None = None  # of all that step, where a step was like the one before
         self._absent: list[bool] = []  # which had no gradient then
+        self.let_go()
         self._forget_addresses()
         self._changed = True
 
@@ -135,9 +137,15 @@ class Gatherer:
         self._read_groups()
         self._bind_states(state)
         gradients = [member.parameter.grad for member in self._members]
+        self._held = gradients
         attention = self._refresh_members(gradients)
         self._gradient_addresses = addresses_of(self._served(gradients))
         return attention
+
+    def let_go(self) -> None:
+        """Of the gradients of the last refresh. Until then their memory stays as it is, whatever other threads do: a
+        step that has read addresses may wait for one of those."""
+        self._held = []
 
     def describe(self) -> list[Description | None]:
         """One for each parameter; None for one that takes no step."""
@@ -209,7 +217,7 @@ class Gatherer:
 
     def _bind_states(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
         """Which dict belongs to which parameter, and whether they hold what they held."""
-        dicts = list(state.values())
+        dicts: list[dict[str, Any] | None] = [*state.values()]
         rebinds = not same_objects(dicts, self._state_dicts)
         if rebinds:  # hashing a tensor calls Python: the values alone are compared
             self._state_dicts = [None]  # equal to no state: an exception lets the next step look again

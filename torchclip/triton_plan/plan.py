@@ -84,23 +84,24 @@ class TritonPlan:
 
     def configure(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
         """Takes the modifiers as ``torchclip.plan.configuration`` and ``group_numbers`` give them."""
-        self._settings = Settings(numbers, groups)
-        self._gatherer.configure(self._settings.looks_ahead, self._settings.clip == UNIT_CLIP, len(groups))
-        self._reports = False
-        self._rebuild = True
+        with self._alone():
+            self._settings = Settings(numbers, groups)
+            self._gatherer.configure(self._settings.looks_ahead, self._settings.clip == UNIT_CLIP, len(groups))
+            self._reports = False
+            self._rebuild = True
 
     def refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
         """Re-reads everything; returns the positions of parameters that cannot step as they are."""
-        self._groups, self._state = param_groups, state
-        attention: list[int] = self._gatherer.refresh(param_groups, state)
-        if attention and self._capturing():
-            raise RuntimeError(NOT_READY)
-        return attention
+        with self._alone():
+            attention = self._refresh(param_groups, state)
+            self._gatherer.let_go()
+            return attention
 
     def mark_fresh(self, positions: list[int]) -> None:
         """The state of these parameters holds nothing yet; positions are those of the last refresh."""
-        parameters = [parameter for group in self._groups for parameter in group["params"]]
-        self._fresh = [parameters[position] for position in positions]
+        with self._alone():
+            parameters = [parameter for group in self._groups for parameter in group["params"]]
+            self._fresh = [parameters[position] for position in positions]
 
     def unstarted(self) -> Unstarted:
         """Parameters with whose state no step has been taken, and their slots by name.
@@ -125,12 +126,24 @@ class TritonPlan:
     ) -> int:
         """Norm pass and update pass; UNREADY, with nothing done, where a parameter cannot step as it is."""
         refuse_transform()
+        with self._alone():
+            try:
+                return UNREADY if self._refresh(param_groups, state) else self._step(grad_scale, found_inf, loss)
+            finally:
+                self._gatherer.let_go()
+
+    def _alone(self) -> Lock:
+        """For a ``with``: no other thread is in the plan meanwhile, and this one is not in it already."""
         if self._lock.locked():
             raise RuntimeError(IN_A_STEP)
-        with self._lock:
-            if self.refresh(param_groups, state):
-                return UNREADY
-            return self._step(grad_scale, found_inf, loss)
+        return self._lock
+
+    def _refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
+        self._groups, self._state = param_groups, state
+        attention: list[int] = self._gatherer.refresh(param_groups, state)
+        if attention and self._capturing():
+            raise RuntimeError(NOT_READY)
+        return attention
 
     def _step(self, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None) -> int:
         if not any(group["params"] for group in self._groups):
