@@ -54,13 +54,19 @@ inline std::vector<int64_t> strides_of(const at::Tensor& tensor) {
 // Going by its dispatch keys: a dense tensor, not sparse or nested, and none that stands for others: a wrapper subclass
 // such as DTensor, what torch.func's transforms see of a tensor, a lazily negated or conjugated view, or zeros that
 // have no memory. Of every other tensor even the sizes and strides may throw.
+constexpr c10::DispatchKeySet kDenseKey(c10::DispatchKey::Dense);
+constexpr c10::DispatchKeySet kKeysOfOthers({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot,
+                                             c10::DispatchKey::Functionalize, c10::DispatchKey::FuncTorchGradWrapper,
+                                             c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::BatchedNestedTensor,
+                                             c10::DispatchKey::Batched, c10::DispatchKey::Conjugate,
+                                             c10::DispatchKey::Negative, c10::DispatchKey::ZeroTensor});
 inline bool has_plain_keys(const c10::TensorImpl* impl) {
-  using Key = c10::DispatchKey;
-  constexpr c10::DispatchKeySet kDense(Key::Dense);
-  constexpr c10::DispatchKeySet kOthers({Key::Python, Key::PythonTLSSnapshot, Key::Functionalize,
-                                         Key::FuncTorchGradWrapper, Key::FuncTorchBatched, Key::BatchedNestedTensor,
-                                         Key::Batched, Key::Conjugate, Key::Negative, Key::ZeroTensor});
-  return (impl->key_set() & (kDense | kOthers)) == kDense;
+  return (impl->key_set() & (kDenseKey | kKeysOfOthers)) == kDenseKey;
+}
+// The same of one that lies on the CPU, at the cost of one comparison.
+inline bool has_plain_cpu_keys(const c10::TensorImpl* impl) {
+  constexpr c10::DispatchKeySet kCpu(c10::BackendComponent::CPUBit);
+  return (impl->key_set() & (kDenseKey | kKeysOfOthers | kCpu)) == (kDenseKey | kCpu);
 }
 
 // A tensor whose elements can be read and written through its data pointer on a device of that type.
@@ -84,10 +90,16 @@ class Fingerprint {
   __attribute__((always_inline)) void add(const at::Tensor& tensor) {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
-    if (!has_plain_keys(impl)) return;
-    add(static_cast<uint64_t>(cuda::number_of(tensor)) << 16 |
+    uint64_t number = 0;
+    if (cuda::kCpuHasNumbers || !has_plain_cpu_keys(impl)) {
+      if (!has_plain_keys(impl)) return;
+      number = static_cast<uint64_t>(cuda::place_of(tensor).number) + 1;
+    }
+    const bool is_contiguous = impl->is_contiguous();
+    add(number << 17 | static_cast<uint64_t>(is_contiguous) << 16 |
         static_cast<uint64_t>(impl->dtype().toScalarType()) << 8 | static_cast<uint64_t>(impl->dim()));
     for (const int64_t size : impl->sizes()) add(static_cast<uint64_t>(size));
+    if (is_contiguous) return;  // and the sizes say the strides
     for (const int64_t stride : impl->strides()) add(static_cast<uint64_t>(stride));
   }
   void add(uint64_t number) {

@@ -27,7 +27,7 @@ inline Place place_of(const at::Tensor& tensor) {
   return {torchclip_emulator_device_of(tensor.data_ptr()), tensor.device()};
 }
 
-inline int number_of(const at::Tensor& tensor) { return place_of(tensor).number; }
+constexpr bool kCpuHasNumbers = true;
 
 class DeviceGuard {
  public:
@@ -50,11 +50,8 @@ constexpr c10::DeviceType kDeviceType = c10::kCUDA;
 
 inline Place place_of(const at::Tensor& tensor) { return {tensor.device().index(), tensor.device()}; }
 
-// Only that number; there is one CPU, which is not asked: a step does this several times for every parameter.
-inline int number_of(const at::Tensor& tensor) {
-  const bool on_cpu = tensor.unsafeGetTensorImpl()->key_set().has_backend(c10::BackendComponent::CPUBit);
-  return on_cpu ? -1 : tensor.device().index();
-}
+// Of the CPU there is one.
+constexpr bool kCpuHasNumbers = false;
 
 // torch's own: it makes no context on a device that was current and never used.
 class DeviceGuard {
