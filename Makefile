@@ -15,6 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 export TORCHCLIP_BUILD
+# Objects by their content, so that another clone compiles nothing anew; empty: nowhere.
+export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test bench gpu docs lint types format build clean distclean

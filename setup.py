@@ -58,6 +58,7 @@ def extension(choice: str) -> dict:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
+    BUILD.keep_objects(ROOT / "build")
     # ninja may be installed in this environment without its folder being on PATH (`.venv/bin/pip install ...`).
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     # torch would run two more compilers than there are cores.

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = (2, 11)
 PYTHON_PARTS = "torchclip: the Python parts only, without compiled kernels:"
 
@@ -22,6 +23,34 @@ def compiler() -> str | None:
         os.environ["CXX"] = "g++"
     command = os.environ.get("CXX", "c++")
     return command if shutil.which(shlex.split(command)[0]) else None
+
+
+def launcher() -> list[str]:
+    """What stands before a compiler's command so that nothing is compiled twice on this machine, in other clones too.
+
+    Empty where TORCHCLIP_OBJECTS names no folder for objects; ccache, which has its own, where it is installed.
+    """
+    folder = os.environ.get("TORCHCLIP_OBJECTS")
+    if not folder:
+        return []
+    if shutil.which("ccache"):
+        os.environ.setdefault("CCACHE_BASEDIR", str(ROOT))  # so that the place of a clone does not matter
+        os.environ.setdefault("CCACHE_NOHASHDIR", "1")
+        os.environ.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros,include_file_mtime,include_file_ctime")
+        return ["ccache"]
+    return [sys.executable, str(ROOT / "csrc" / "object_cache.py"), folder]
+
+
+def keep_objects(folder: Path) -> None:
+    """Has torch's build, which finds ccache by itself, use what :func:`launcher` says; ``folder`` is for a script."""
+    command = launcher()
+    if not command or command == ["ccache"]:
+        return
+    script = folder / "kept-c++"
+    folder.mkdir(parents=True, exist_ok=True)
+    script.write_text(f'#!/bin/sh\nexec {shlex.join([*command, *shlex.split(compiler() or "c++")])} "$@"\n')
+    script.chmod(0o755)
+    os.environ["CXX"] = str(script)
 
 
 def obstacle() -> str | None:

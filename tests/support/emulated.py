@@ -14,6 +14,7 @@ import fcntl
 import functools
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,22 +84,34 @@ def obstacle() -> str | None:
 # The build.
 
 
+def launcher_of_compilers() -> list[str]:
+    """``csrc/build.py``'s compiler launcher."""
+    spec = importlib.util.spec_from_file_location("torchclip_build", ROOT / "csrc" / "build.py")
+    assert spec is not None and spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    command: list[str] = build.launcher()
+    return command
+
+
 def _rules() -> list[str]:
     from torch.utils import cpp_extension  # which needs setuptools, as tests on a GPU do not
 
     include = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     torch_flags = [f"-isystem {path}" for path in include] + [
-        f"-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}"
+        f"-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}",
+        f"-DTORCHCLIP_FOR_TORCH={torch.__version__}",  # so that another torch has everything compiled again
     ]
     libraries = " ".join(
         [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_python", "-ltorch_cpu", "-lc10"]
     )
-    compile_ = "g++ $flags -MMD -MF $out.d -c $in -o $out"
+    launcher = shlex.join(launcher_of_compilers())
+    compile_ = f"{launcher} g++ $flags -MMD -MF $out.d -c $in -o $out"
     rules = {
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
-        "header": f"g++ $flags {' '.join(torch_flags)} -x c++-header -MMD -MF $out.d -c $in -o $out",
-        "host": compile_.replace("-c $in", f"{' '.join(torch_flags)} -include $headers -c $in"),
+        "header": f"{launcher} g++ $flags {' '.join(torch_flags)} -x c++-header -MMD -MF $out.d -c $in -o $out",
+        "host": compile_.replace("-c $in", f"{' '.join(torch_flags)} -fpch-preprocess -include $headers -c $in"),
     }
     lines = [f"flags_plain = {' '.join(FLAGS)}", f"flags_sanitized = $flags_plain {' '.join(SANITIZERS)}"]
     for name, command in rules.items():
