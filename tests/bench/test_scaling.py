@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_a_failure(
     assert "tensors-1 clip_sgd 1 FAILED: tensors-1 needs" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # twenty seconds: each imports torch, and torch's compiler with the first optimizer
+@pytest.mark.thorough  # twenty seconds: each imports torch, and torch's compiler with the first optimizer
 def test_first_steps_in_fresh_processes() -> None:
     for form in startup.FORMS:
         entry = startup.measure_startup(form, CPU, 1, 2, lambda fraction: None)

@@ -189,7 +189,7 @@ def test_unknown_order_is_refused(selftest: dict[str, Path]) -> None:
 
 
 @pytest.mark.skipif(nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_80", pytest.param("sm_90", marks=pytest.mark.thorough)])
 def test_selftest_is_real_cuda(architecture: str, tmp_path: Path) -> None:
     command = [nvcc(), "-std=c++20", f"-arch={architecture}", "-Werror=all-warnings", f"-I{CSRC}"]
     command += ["-c", str(EMULATOR / "selftest.cu"), "-o", str(tmp_path / "selftest.o")]

@@ -12,7 +12,7 @@ from places import CSRC, TESTS, nvcc
 
 
 @pytest.mark.skipif(nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_80", pytest.param("sm_90", marks=pytest.mark.thorough)])
 def test_nvcc_compiles_every_functor_without_spills(architecture: str, tmp_path: Path) -> None:
     command = [
         nvcc(),

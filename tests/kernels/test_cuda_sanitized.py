@@ -31,7 +31,7 @@ def _runtime(name: str) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(emulated.obstacle() is not None, reason=str(emulated.obstacle()))
 @pytest.mark.skipif(emulated.REQUESTED != "", reason="this run has chosen its emulated module")
 @pytest.mark.parametrize("file", SELECTED)

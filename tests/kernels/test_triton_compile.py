@@ -25,9 +25,11 @@ from triton.backends import backends  # noqa: E402
 
 from torchclip.triton_plan import columns  # noqa: E402
 
+THIS = Path(__file__)
 VARIANTS = SUPPORT / "triton_variants.py"
 
 BACKENDS = {"sm_90": "nvidia", "sm_80": "nvidia", "gfx942": "amd"}
+TARGETS = ["sm_90", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("sm_80", "gfx942"))]
 
 KERNELS = {
     "update_kernel",
@@ -52,7 +54,9 @@ AMD_BYTES = {"byte": 1, "short": 2, "dword": 4, "dwordx2": 8, "dwordx3": 12, "dw
 Record = dict[str, Any]
 """See ``compiled`` in tests/support/triton_variants.py."""
 
-pytestmark = pytest.mark.slow
+
+FAST = "few"
+"""What is compiled where no thorough test is asked for; see ``triton_variants.py``."""
 
 
 def obstacle(target: str) -> str | None:
@@ -68,12 +72,14 @@ def obstacle(target: str) -> str | None:
 
 
 _shared_folder: Path | None = None
+_few = False
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _share_with_other_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _share_with_other_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Under pytest-xdist one process compiles, and the others wait for what it found."""
-    global _shared_folder
+    global _shared_folder, _few
+    _few = not any(item.get_closest_marker("thorough") for item in request.session.items if item.path == THIS)
     if "PYTEST_XDIST_WORKER" in os.environ:
         _shared_folder = tmp_path_factory.getbasetemp().parent
 
@@ -99,7 +105,7 @@ def compile_here() -> tuple[str, list[Record]]:
         # An empty cache, or ptxas would have nothing to tell.
         environment |= {"TRITON_CACHE_DIR": str(Path(folder, "cache")), "TRITON_DUMP_PTXAS_LOG": "1"}
         path = Path(folder, "records.json")
-        targets = [target for target in BACKENDS if obstacle(target) is None]
+        targets = [FAST] if _few else [target for target in BACKENDS if obstacle(target) is None]
         command = [sys.executable, str(VARIANTS), str(path), *targets]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode != 0:
@@ -114,7 +120,7 @@ def all_records() -> list[Record]:
     return records
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
     """Each target in turn."""
     reason = obstacle(request.param)
@@ -273,7 +279,7 @@ def test_elements_are_read_and_written_one_by_one_in_the_tail_alone(target: str)
     assert_none(excess_narrow, main_parts(target))
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"], indirect=True)  # sm_80's accesses are those of sm_90
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2]], indirect=True)  # sm_80's accesses are those of sm_90
 def test_lost_alignment_is_noticed(target: str) -> None:
     compared = [record for record in main_parts(target) if record["twin"] in by_name(target)]
     lost = [{**record, "accesses": twin_of(record)["accesses"]} for record in compared]

@@ -16,7 +16,6 @@ pytest.importorskip("triton", reason="Triton is an optional dependency of the pa
 CHECKS = SUPPORT / "triton_dispatch.py"
 
 
-@pytest.mark.slow
 def test_steps_launch_two_kernels_and_compile_them_once(tmp_path: Path) -> None:
     # Triton decides when it is imported whether functions are interpreted; its cache would hide a compilation.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

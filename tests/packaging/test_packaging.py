@@ -206,7 +206,6 @@ def test_readme_example_runs() -> None:
         python("-c", block, cwd=ROOT)
 
 
-@pytest.mark.slow
 def test_demo_runs_and_finds_the_curves_equal(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
     printed = python("-m", "recipes.demo", "--epochs", "1", cwd=tmp_path, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")

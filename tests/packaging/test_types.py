@@ -179,7 +179,6 @@ optimizer = torchclip.SGD(parameters)
 ERROR = re.compile(r"^(?P<file>[^:]+):(?P<line>\d+): error: .*\[(?P<code>[a-z-]+)\]$")
 
 
-@pytest.mark.slow  # 13 s with an empty cache, in which torch is read
 def test_mypy_accepts_the_package_and_the_program_and_refuses_every_mistake(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is of the extra 'dev': pip install -e '.[dev]'")
     program, mistakes = tmp_path / "program.py", tmp_path / "mistakes.py"

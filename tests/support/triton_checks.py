@@ -1,9 +1,11 @@
-"""Run by tests/kernels/test_triton_functions.py under TRITON_INTERPRET=1, with the name of a check as its argument."""
+"""Run by tests/kernels/test_triton_functions.py under TRITON_INTERPRET=1, with the names of checks as arguments."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
+import traceback
 from decimal import Decimal, localcontext
 
 import torch
@@ -294,5 +296,14 @@ def check_draws_of_large_parameters() -> None:
         assert_same_bits(normals, torch.stack((*normal_pair(w0, w1), *normal_pair(w2, w3)), dim=-1).flatten())
 
 
+def fault_of(check: str) -> str:
+    """What a check raises, in full; empty where it passes."""
+    try:
+        globals()["check_" + check]()
+    except Exception:
+        return traceback.format_exc()
+    return ""
+
+
 if __name__ == "__main__":
-    globals()["check_" + sys.argv[1]]()
+    print(json.dumps({check: fault_of(check) for check in sys.argv[1:]}))

@@ -111,6 +111,23 @@ def kind_of_code(variant: Variant, target_name: str) -> Hashable:
     return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), stages, run.get("block"), *pair
 
 
+FEW = "few"
+"""In the place of a target's name: of its first the fewest variants that reach the code of every kernel and family."""
+
+
+def few() -> list[Variant]:
+    """One for each kernel and family, with its twin, and one for each kernel that is the end of a norm pass alone."""
+    preferred = {"access": columns.ALIGNED, "dtype": columns.BFLOAT16}.items()
+    found = sorted(variants("cuda"), key=lambda variant: len(preferred & variant.elements.items()))
+    found += [alone for variant in found if (alone := end_of(variant)) is not None]
+
+    def kind(variant: Variant) -> Hashable:
+        return variant.kernel.fn.__name__, variant.elements.get("family")
+
+    chosen = list({kind(variant): variant for variant in found}.values())  # those that are aligned come last
+    return chosen + [twin_of(variant) for variant in chosen if needs_twin(variant, "sm_90")]
+
+
 def selected(target_name: str) -> list[Variant]:
     """What is compiled for a target."""
     found = variants(TARGETS[target_name].backend)
@@ -169,7 +186,10 @@ def _run(index: int) -> dict[str, Any]:
 
 def main(path: Path, targets: Sequence[str]) -> None:
     """Compiles everything for the targets, in as many processes as there are cores for this one."""
-    _jobs.extend((name, variant) for name in targets for variant in selected(name))
+    if FEW in targets:
+        _jobs.extend((next(iter(TARGETS)), variant) for variant in few())
+    else:
+        _jobs.extend((name, variant) for name in targets for variant in selected(name))
     # Forked, so that the jobs, which hold kernels, need not be pickled.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         path.write_text(json.dumps(list(pool.map(_run, range(len(_jobs))))))
