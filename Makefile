@@ -13,23 +13,31 @@ WORKERS ?= 2
 OUT ?= bench/results
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 export TORCHCLIP_BUILD
 # Objects by their content, so that another clone compiles nothing anew; empty: nowhere.
 export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench gpu docs lint types format build clean distclean
+.PHONY: help demo test test-all test-changed bench gpu docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
 	$(BIN)/python -m recipes.demo
 
-test: build lint ## lint, then every test that needs no GPU (25 minutes on two cores)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
+test: build lint ## lint, then the tests: each path of the code once (seven minutes on two cores)
+	$(PYTEST) -q --durations=10 -m 'not thorough'
+
+test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (an hour)
+	$(PYTEST) -q --durations=10
+
+test-changed: build ## of what test-all adds to test, what has changed since the last release asks for
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/support/changed.py $(if $(DEADLINE),--deadline $(DEADLINE)) \
+	  -q --durations=10 -n $(WORKERS) --dist loadgroup
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
