@@ -5,6 +5,7 @@
 #   make test TORCHCLIP_BUILD=none   without the compiled parts
 #   make test WORKERS=8              with more processes
 #   make gpu OUT=results             results and log elsewhere than in bench/results
+#   make mutants NAMES=adam_         the planted faults whose names begin so
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -17,7 +18,7 @@ CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -
 export TORCHCLIP_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench gpu docs lint types format build clean distclean
+.PHONY: help demo test mutants bench gpu docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +29,9 @@ demo: build ## train on real digits beside torch: a table, and results/demo.png 
 
 test: build lint ## lint, then every test that needs no GPU (25 minutes on two cores)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS)
+
+mutants: build ## measure the tests: plant faults, and see which are found (hours; NAMES=adam_ for some)
+	$(BIN)/python tests/mutants $(NAMES)
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step

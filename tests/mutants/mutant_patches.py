@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +77,10 @@ def read_mutant(path: Path) -> Mutant:
     Raises:
         PatchError: for a header or a diff that is not complete.
     """
-    header, separator, diff = path.read_text(encoding="utf-8").partition("\n--- ")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    end = next((number for number, line in enumerate(lines) if line.startswith(("diff ", "--- "))), len(lines))
     fields: dict[str, str] = {}
-    for line in header.splitlines():
+    for line in map(str.rstrip, lines[:end]):
         name, _, value = line.partition(": ")
         if name not in FIELDS or name in fields or not value.strip():
             raise PatchError(f"{path.name} has the header line {line!r}; wanted is one each of {', '.join(FIELDS)}")
@@ -88,7 +90,7 @@ def read_mutant(path: Path) -> Mutant:
         raise PatchError(f"{path.name} has no header line {missing[0]!r}")
     if fields["Builds"] not in BUILDS:
         raise PatchError(f"{path.name} has Builds: {fields['Builds']}, which is not one of {', '.join(BUILDS)}")
-    if not separator:
+    if end == len(lines):
         raise PatchError(f"{path.name} changes no file")
     return Mutant(
         path.stem,
@@ -96,13 +98,12 @@ def read_mutant(path: Path) -> Mutant:
         tuple(shlex.split(fields["Tests"])),
         fields["Builds"],
         fields.get("Equivalent", ""),
-        _changes(path.name, "--- " + diff),
+        _changes(path.name, lines[end:]),
     )
 
 
-def _changes(name: str, diff: str) -> dict[str, tuple[Hunk, ...]]:
+def _changes(name: str, lines: Sequence[str]) -> dict[str, tuple[Hunk, ...]]:
     changes: dict[str, tuple[Hunk, ...]] = {}
-    lines = diff.splitlines(keepends=True)
     file, position = "", 0
     while position < len(lines):
         line = lines[position]
