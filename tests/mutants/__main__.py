@@ -158,6 +158,7 @@ def _tried(mutants: Sequence[Mutant], arguments: argparse.Namespace) -> list[Res
 def _clean(tree: Tree, tests: tuple[str, ...]) -> str:
     """What is wrong with a selection of tests by itself; empty for nothing."""
     outcome = tree.test(tests)
+    print(f"  {shlex.join(tests)}  {outcome.first}", flush=True)
     return "" if outcome.passed and not outcome.first else f"{shlex.join(tests)}: {outcome.first}"
 
 
