@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mutant_patches import FOLDER, PatchError, all_mutants, read_mutant
+from mutant_trees import FAILED, Tree
 from places import ROOT
 
 PATCHES = sorted(FOLDER.glob("*.patch"))
@@ -79,3 +80,34 @@ def test_a_patch_that_is_not_complete_is_refused(patch: Path, text: str, message
     patch.write_text(text)
     with pytest.raises(PatchError, match=message):
         read_mutant(patch)
+
+
+def test_a_planted_fault_and_what_it_was_built_into_are_taken_out_again(patch: Path) -> None:
+    patch.write_text(HEADER.replace("none", "cpu") + DIFF)
+    source, built, made = (patch.parent / name for name in ("numbers.txt", "build/numbers.o", "build/three.o"))
+    built.parent.mkdir()
+    built.write_text("two")
+    tree = Tree(patch.parent)
+    tree.keep()
+    before = source.read_text(), source.stat().st_mtime_ns, built.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt), tree.planted(read_mutant(patch)):
+        assert source.read_text() == "zero\none\nthree\nfour\n"
+        built.write_text("three")
+        made.touch()
+        raise KeyboardInterrupt
+    assert (source.read_text(), source.stat().st_mtime_ns, built.stat().st_mtime_ns) == before
+    assert built.read_text() == "two"
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "line, name",
+    [
+        ("FAILED tests/a.py::test_b[c-cpu] - AssertionError: [1] is not [2]", "tests/a.py::test_b[c-cpu]"),
+        ("FAILED tests/a.py::test_b[one two] - assert 1 == 2", "tests/a.py::test_b[one two]"),
+        ("ERROR tests/a.py - ImportError: no b", "tests/a.py"),
+    ],
+)
+def test_the_first_failure_is_named(line: str, name: str) -> None:
+    found = FAILED.search(f"== short test summary info ==\n{line}\n1 failed")
+    assert found is not None and found[1] == name
