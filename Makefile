@@ -5,6 +5,7 @@
 #   make test TORCHCLIP_BUILD=none   without the compiled parts
 #   make test WORKERS=8              with more processes
 #   make gpu OUT=results             results and log elsewhere than in bench/results
+#   make mutants NAMES=adam_         the planted faults whose names begin so
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -20,7 +21,7 @@ export TORCHCLIP_BUILD
 export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-changed bench gpu docs lint types format build clean distclean
+.PHONY: help demo test test-all test-changed mutants bench gpu docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +39,9 @@ test-all: build lint ## lint, then every test that needs no GPU: every combinati
 test-changed: build ## of what test-all adds to test, what has changed since the last release asks for
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/support/changed.py $(if $(DEADLINE),--deadline $(DEADLINE)) \
 	  -q --durations=10 -n $(WORKERS) --dist loadgroup
+
+mutants: build ## measure the tests: plant faults, and see which are found (hours; NAMES=adam_ for some)
+	$(BIN)/python tests/mutants $(NAMES)
 
 bench: build ## time the step beside torch's on named sets of shapes
 	$(BIN)/python -m bench step
