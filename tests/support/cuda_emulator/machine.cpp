@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <set>
 
 #include "emulator/host.h"
 #include "emulator/machine.h"
@@ -25,6 +26,12 @@ std::unique_ptr<Grid> grid;  // of the launch in progress
 std::map<const void*, size_t>& allowed_shared() {
   static std::map<const void*, size_t> bytes;
   return bytes;
+}
+
+// Since they were last asked for.
+std::set<const void*>& launched() {
+  static std::set<const void*> kernels;
+  return kernels;
 }
 
 // Of a multiprocessor.
@@ -107,6 +114,7 @@ cudaError_t run(const Configuration& configuration, const char* name, const void
   cudaError_t error = injected(kEmulatorLaunch);
   if (error == cudaSuccess) error = admissible(configuration, kernel);
   if (error != cudaSuccess) return record(error);
+  launched().insert(kernel);
   return run_or_record([=, body = std::move(body)] { return run_now(configuration, name, body); });
 }
 
@@ -125,3 +133,12 @@ void* dynamic_shared() { return grid->dynamic_shared(); }
 void fault(cudaError_t error, const std::string& what, const Site& site) { grid->fault(error, what, site); }
 
 }  // namespace emulator
+
+// Not in control.h, which much is compiled with: writes the addresses of the kernels launched since the last call, as
+// many as there is room for, and forgets them. Returns how many there are.
+extern "C" __attribute__((visibility("default"))) int64_t torchclip_emulator_take_kernels(const void** into,
+                                                                                          int64_t capacity) {
+  const std::set<const void*> kernels = std::exchange(emulator::launched(), {});
+  std::copy_n(kernels.begin(), std::min<int64_t>(capacity, static_cast<int64_t>(kernels.size())), into);
+  return static_cast<int64_t>(kernels.size());
+}
