@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 import emulated
 import gatherer_runs
 import interpreted
+import tiers
 from records import BACKENDS
 from torchclip.backend import unavailable_reason
 from torchclip.triton_plan import kinds
@@ -49,6 +50,13 @@ INTERPRETED = {
 }
 """The modules whose tests of each backend run Triton's interpreter too, in which a step takes a tenth of a second.
 TORCHCLIP_INTERPRET_ALL=1 in the environment lets all of them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the cases that other cases stand for, before ``-m`` selects."""
+    for item in tiers.thorough_of(items):
+        item.add_marker(pytest.mark.thorough)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
