@@ -23,15 +23,16 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from mutant_patches import BUILDS, Mutant, PatchError, all_mutants
-from mutant_trees import ROOT, BuildError, Tree, wide
+from mutant_trees import ROOT, BuildError, EndedError, Outcome, Tree, wide
 
-FOUND, NOT_FOUND, EQUIVALENT, NOT_APPLIED, NOT_COMPILED, UNUSABLE = (
+FOUND, NOT_FOUND, EQUIVALENT, NOT_APPLIED, NOT_COMPILED, UNUSABLE, ENDED = (
     "found",
     "NOT FOUND",
     "equivalent",
     "does not apply",
     "does not compile",
     "its tests fail without it",
+    "was ended",
 )
 
 
@@ -157,7 +158,10 @@ def _tried(mutants: Sequence[Mutant], arguments: argparse.Namespace) -> list[Res
 
 def _clean(tree: Tree, tests: tuple[str, ...]) -> str:
     """What is wrong with a selection of tests by itself; empty for nothing."""
-    outcome = tree.test(tests)
+    try:
+        outcome = tree.test(tests)
+    except EndedError as error:
+        outcome = Outcome(False, str(error))
     print(f"  {shlex.join(tests)}  {outcome.first}", flush=True)
     return "" if outcome.passed and not outcome.first else f"{shlex.join(tests)}: {outcome.first}"
 
@@ -173,15 +177,18 @@ def _attempt(tree: Tree, mutant: Mutant, widens: bool) -> Result:
             tree.build(mutant.builds)
         except BuildError as error:
             return result(NOT_COMPILED, str(error).strip().splitlines()[-1])
-        outcome = tree.test(mutant.tests)
-        if outcome.passed and widens:
-            outcome = tree.test(wide(mutant))
+        try:
+            outcome = tree.test(mutant.tests)
+            if outcome.passed and widens:
+                outcome = tree.test(wide(mutant))
+        except EndedError as error:
+            return result(ENDED, str(error))
         return result(NOT_FOUND, mutant.fault) if outcome.passed else result(FOUND, outcome.first)
 
 
 def _summary(results: Sequence[Result]) -> None:
     print()
-    for verdict in (FOUND, NOT_FOUND, EQUIVALENT, NOT_APPLIED, NOT_COMPILED, UNUSABLE):
+    for verdict in (FOUND, NOT_FOUND, EQUIVALENT, NOT_APPLIED, NOT_COMPILED, UNUSABLE, ENDED):
         names = [result.name for result in results if result.verdict == verdict]
         if names or verdict in (FOUND, NOT_FOUND):
             listed = "" if verdict in (FOUND, EQUIVALENT) else ": " + ", ".join(names) if names else ""

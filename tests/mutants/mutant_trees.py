@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,16 @@ FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+(?: \S+?\])?)", re.MULTILINE)
 WIDE = ("tests/kernels", "tests/contract", "tests/unit", "tests/checkpoints")
 
 
+ENDED = {-signal.SIGHUP, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM}
+"""Of a process that somebody ended, or the system for want of memory: that says nothing of a fault."""
+
+
 class BuildError(Exception):
     """The compiler's words."""
+
+
+class EndedError(Exception):
+    """A run of tests did not come to its end."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,15 @@ class Tree:
         commands = {"cpu": ["setup.py", "-q", "build_ext", "--inplace"], "emulated": ["-c", EMULATED]}
         finished = self._python(*commands[kind], limit=None)
         if finished.returncode != 0:
-            raise BuildError((finished.stdout + finished.stderr)[-4000:])
+            printed = (finished.stdout + finished.stderr).strip()
+            raise BuildError(printed[-4000:] or f"the build of {kind} ended with status {finished.returncode}")
 
     def test(self, arguments: tuple[str, ...]) -> Outcome:
-        """Runs pytest until something fails."""
+        """Runs pytest until something fails.
+
+        Raises:
+            EndedError: when somebody ends it.
+        """
         options = ("-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header")
         try:
             finished = self._python(*options, *arguments, limit=self.limit)
@@ -97,6 +111,8 @@ class Tree:
             return Outcome(False, f"no end after {self.limit:.0f} s")
         if finished.returncode == 0:
             return Outcome(True)
+        if finished.returncode in ENDED:
+            raise EndedError(f"pytest was ended by signal {-finished.returncode}: try again")
         failed = FAILED.search(finished.stdout)
         if failed is not None:
             return Outcome(False, failed[1].removesuffix(" -"))
