@@ -140,7 +140,10 @@ TORCHCLIP_HD bool is_count(double value) { return value >= 0 && value <= 9007199
 // The whole part of a count, and 0 for what is none: a conversion of NaN, say, could become any index.
 TORCHCLIP_HD int64_t whole_number(double value) { return is_count(value) ? static_cast<int64_t>(value) : 0; }
 
-// The larger one, or NaN when one of them is NaN.
-TORCHCLIP_HD double larger(double a, double b) { return a != a || a > b ? a : b; }
+// The larger one, or NaN when one of them is NaN, as torch.maximum.
+template <class C>
+TORCHCLIP_HD C larger(C a, C b) {
+  return (a != a) | (a > b) ? a : b;
+}
 
 }  // namespace torchclip

@@ -99,8 +99,9 @@ def second_moment(parameter, gradient, state, coefficients, slots: tl.constexpr)
     exp_avg_sq = beta2 * exp_avg_sq + square_weight * gradient * gradient
     second = exp_avg_sq
     if slots & 4 != 0:
-        # A select and not tl.maximum: a NaN must survive, as in torch.maximum.
-        max_exp_avg_sq = tl.where(exp_avg_sq < max_exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+        # Selects and not tl.maximum: a NaN in either must survive, as in torch.maximum.
+        is_larger = (exp_avg_sq > max_exp_avg_sq) | (exp_avg_sq != exp_avg_sq)
+        max_exp_avg_sq = tl.where(is_larger, exp_avg_sq, max_exp_avg_sq)
         second = max_exp_avg_sq
     numerator = momentum_step * exp_avg + term(gradient_step, gradient)
     # The root of what the scale leaves out may be infinite: v overflows before m does.

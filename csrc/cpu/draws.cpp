@@ -152,7 +152,8 @@ void WordStream::fill(int64_t element, int64_t count, uint32_t* words) const {
   static const FillQuads vectorised = fastest();
   const uint64_t first = static_cast<uint64_t>(element) / 4;
   const int64_t quads = count / 4;
-  if (vectorised != nullptr && first >> 32 == 0)
+  const uint64_t end = first + static_cast<uint64_t>(quads);
+  if (vectorised != nullptr && end >> 32 == 0)  // one word of the counter runs there
     return vectorised(constants_, static_cast<uint32_t>(first), quads, words);
   for (int64_t quad = 0; quad < quads; ++quad, words += 4) {
     const Counter counter = draw_counter(step_, parameter_, first + static_cast<uint64_t>(quad), stream_);

@@ -37,7 +37,7 @@ struct SecondMoment {
   TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
     state[0] = k.beta1 * state[0] + k.gradient_weight * gradient;
     state[1] = k.beta2 * state[1] + k.square_weight * gradient * gradient;
-    if constexpr ((Slots & 0b100) != 0) state[2] = at_least(state[1], state[2]);
+    if constexpr ((Slots & 0b100) != 0) state[2] = larger(state[1], state[2]);
   }
 
   template <unsigned Slots, class C>

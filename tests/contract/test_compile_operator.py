@@ -67,6 +67,30 @@ def test_values_handed_over_in_copies(backend: str) -> None:
     assert all(same_bits(p, q) for p, q in zip(params, others))
 
 
+def test_lent_gradients_are_handed_back(backend: str) -> None:
+    """The step is that of the gradients it is given; what the parameters had is theirs again, after an error too."""
+    params = leaves()
+    others = twins(params)
+    skip = torchclip.ClipByGlobalNorm(1.0, nonfinite="error")
+    optimizer, expected = (build("adamw", group, clip=skip, backend=fused(backend)) for group in (params, others))
+    for each in (optimizer, expected):
+        each.step()
+    number, positions, values, _, held, *rest = arguments(optimizer, params)
+    before = [p.grad for p in params[:2]] + [None]
+    params[2].grad = None
+    for given in ([torch.randn_like(p) for p in params], [torch.full_like(p, torch.nan) for p in params]):
+        for p, gradient in zip(others, given):
+            p.grad = gradient.clone()
+        if given[0].isnan().any():
+            with pytest.raises(RuntimeError, match="norm"):
+                torch.ops.torchclip.step(number, positions, values, given, held, *rest)
+        else:
+            torch.ops.torchclip.step(number, positions, values, given, held, *rest)
+            expected.step()
+        assert all(p.grad is b for p, b in zip(params, before))
+        assert all(same_bits(p, q) for p, q in zip(params, others))
+
+
 def test_the_default_compiler_hands_over_the_tensors_themselves(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lent: list[Tensor] = []
     lend = compiled._lend_values

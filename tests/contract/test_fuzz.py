@@ -66,6 +66,10 @@ INTERPRETED = ("AdaGradNorm", "AdamW", "GRDA", "MixClip", "RMSprop", "SGD")
 GRID = [(name, backend) for backend in BACKENDS for name in (INTERPRETED if backend == "triton" else CLASSES)]
 
 
+FREE = [(name, backend) for backend in ("cuda", "cpu") for name in INTERPRETED] + [("SGD", "triton")]
+"""Sessions whose errors add up: one class or two of each kind of arithmetic."""
+
+
 class Copying(enum.Enum):
     """Ways in which an optimizer goes on elsewhere."""
 
@@ -81,12 +85,15 @@ class Session(RuleBasedStateMachine):
 
     backend: str
     choices: list[Rule]
+    free: bool = False
     trio: Trio
 
     @initialize(data=st.data(), leaves=st.lists(LEAVES, min_size=1, max_size=5))
     def begin(self, data: st.DataObject, leaves: list[Leaf]) -> None:
-        self.trio = Trio(data.draw(cases(self.choices)), leaves, self.backend)
+        self.trio = Trio(data.draw(cases(self.choices)), leaves, self.backend, self.free)
         self.saved: list[dict[str, Any]] = []
+        if self.free:
+            self.many_steps(10)
 
     # Steps.
 
@@ -94,6 +101,12 @@ class Session(RuleBasedStateMachine):
     def step(self, size: float, place: Place) -> None:
         self.trio.give_gradients(size, place=place)
         assert self.trio.step() is None
+
+    @precondition(lambda self: self.free)
+    @rule(count=st.integers(5, 15))
+    def many_steps(self, count: int) -> None:
+        for _ in range(count):
+            self.step(1.0, Place.CONTIGUOUS)
 
     @rule(absent=st.frozensets(POSITIONS, max_size=MOST))
     def step_without_some_gradients(self, absent: frozenset[int]) -> None:
@@ -308,8 +321,19 @@ def handling(clip: Clip) -> NonFinite:
 @pytest.mark.parametrize("name, backend", GRID, indirect=["backend"])
 def test_sessions(name: str, backend: str) -> None:
     choices = [chosen for chosen in RULES if chosen.cls.__name__ == name]
-    machine = type("Session", (Session,), {"backend": backend, "choices": choices})
-    sessions = 1 + math.ceil(SESSIONS[backend] * len(choices))  # of which the first is the simplest there is
+    run_sessions(name, 1 + math.ceil(SESSIONS[backend] * len(choices)), backend=backend, choices=choices)
+
+
+@pytest.mark.parametrize("name, backend", FREE, indirect=["backend"])
+def test_sessions_that_run_free(name: str, backend: str) -> None:
+    """The tested optimizer may drift from float64 as far as the reference path of its types does."""
+    choices = [chosen for chosen in RULES if chosen.cls.__name__ == name]
+    run_sessions(f"{name} free", 2, backend=backend, choices=choices, free=True)
+
+
+def run_sessions(name: str, sessions: int, **attributes: Any) -> None:
+    """So many sessions, of which the first is the simplest there is."""
+    machine = type("Session", (Session,), attributes)
     run_state_machine_as_test(
         machine if FACTOR else seed(name)(machine),
         settings=settings(

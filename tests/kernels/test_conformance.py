@@ -143,7 +143,11 @@ def test_step_matches_float64(case: Case, dtype: torch.dtype, backend: str) -> N
         check(case, AWKWARD, dtype, backend, recorded=(1, LOAD_AFTER, STEPS))
 
 
-LARGE = around_chunks(CHUNKS)
+LARGE = (
+    *around_chunks(CHUNKS),
+    # A strided tensor whose second chunk begins in the middle of a row.
+    Layout("walks_across_chunks", (7, 19, 131), strides=(1, 1050, 8), grad_strides=(2496, 1, 19)),
+)
 LARGE_NORM = math.sqrt(sum(layout.numel for layout in LARGE))
 
 # One case per kernel, and each kind of norm: the loops over chunks do not depend on hyperparameters.

@@ -94,6 +94,7 @@ REPORTS = {
     "divergent_barrier": ["thread (0, 0, 0) waits at __syncthreads", "thread (16, 0, 0) has returned"],
     "two_barriers": ["thread (32, 0, 0): a barrier, while thread (0, 0, 0) waits at __syncthreads"],
     "missing_lane": ["waits in a shuffle under the mask 0xffffffff", "thread (9, 0, 0) has returned"],
+    "count_without_fence": ["thread (0, 0, 0): atomicInc without __threadfence() since the block's last barrier"],
     "misaligned_load": ["an access of 16 bytes at an address that is 4 above", "cudaErrorMisalignedAddress"],
 }
 
@@ -106,6 +107,12 @@ def test_faults_end_the_launch_with_a_report(selftest: dict[str, Path], build: s
     assert "launch of kernel failed with" in result.stderr
     for part in [*REPORTS[fault], "block (0, 0, 0)", f"{fault}_kernel", "selftest.cu:"]:
         assert part in result.stderr
+
+
+def test_last_block_that_does_not_fence_is_reported(selftest: dict[str, Path]) -> None:
+    result = _run(selftest["plain"], "read_without_fence")
+    assert result.returncode == 3
+    assert "block (0, 0, 0), thread (0, 0, 0): no __threadfence() after its block counted as" in result.stderr
 
 
 def test_write_into_a_guard_zone_is_reported(selftest: dict[str, Path]) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 import torchclip
 from memory_guard import contiguous_strides, same_bits
+from records import BACKENDS
 from torchclip import GradientDropout, GradientNoise, LRDropout
+from torchclip.reference.draws import Draws
 
 SIZES = (0, *range(1, 10), 63, 64, 65, *(n + d for n in (4096, 16384, 65536) for d in (-1, 0, 1)))
 """Around the four elements of a counter, and around the chunks in which a backend may cut its work."""
@@ -202,3 +204,35 @@ def test_a_step_that_is_not_taken_is_not_counted(extensions: tuple[object, ...],
         assert float(optimizer.param_groups[0]["shared"]["step"]) == taken
         for p, q in zip(params, expected[0]):
             assert torch.equal(p.detach(), q if taken else torch.zeros_like(p))
+
+
+LATE = (257, 2**16 + 257, 2**32 + 258)
+"""Steps whose numbers no byte, no two and no four of them hold."""
+
+
+# Triton is interpreted, and takes one step of everything at once.
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_bits_agree_at_late_steps_and_for_late_parameters(backend: str) -> None:
+    """The 258th parameter has draws of its own in step 257: not those of parameter 1 or of step 1."""
+    shapes = [(1,)] * 257 + [(130,)]
+    extensions, _ = VISIBLE["together"]
+    sets = [[torch.nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2)]
+    ours, theirs = (
+        torchclip.SGD(params, lr=1.0, extensions=extensions, seed=2026, backend=chosen)
+        for params, chosen in zip(sets, (backend, "reference"))
+    )
+    seen = set()
+    for step in LATE[:1] if backend == "triton" else LATE:
+        for params, optimizer in zip(sets, (ours, theirs)):
+            optimizer.param_groups[0]["shared"]["step"].fill_(step - 1)
+            for p in params:
+                p.data.zero_()
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        assert all(map(same_bits, *sets))
+        seen.add(tuple(sets[0][-1].tolist()))
+        noise = Draws(2026, step).normals(torch.zeros(130), 257)
+        kept = ~Draws(2026, step).dropped(torch.zeros(130), 257, 2, 0.6)
+        gradient = torch.where(Draws(2026, step).dropped(torch.zeros(130), 257, 1, 0.3), 0.0, 1.0)
+        assert torch.equal(-sets[0][-1].detach(), torch.where(kept, gradient + noise, 0.0))
+    assert len(seen) == (1 if backend == "triton" else len(LATE))

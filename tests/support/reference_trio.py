@@ -1,7 +1,8 @@
 """Three optimizers that get the same: the tested one, and the reference path in its types and in float64.
 
 After every step they are compared, and then the two of the reference path take over what the tested one has come to. So
-no error grows from step to step, and what differs comes from the last step and what happened since the one before.
+no error grows from step to step, and what differs comes from the last step and what happened since the one before. A
+trio that runs free does not take over: errors that are too small to show in one step, and of one sign, add up.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Trio:
     """The tested optimizer over ``params``, on watched memory; ``copied`` over ``copies`` of their types, and ``exact``
     over ``doubles``, both on the reference path."""
 
-    def __init__(self, case: Case, leaves: list[Leaf], backend: str) -> None:
-        self.case, self.backend = case, backend
+    def __init__(self, case: Case, leaves: list[Leaf], backend: str, free: bool = False) -> None:
+        self.case, self.backend, self.free = case, backend, free
         self.watch = Watch()
         self.params: list[Parameter] = []
         self.copies: list[Parameter] = []
@@ -233,7 +234,8 @@ class Trio:
         self.watch.check()
         if refusal is None:
             compare(self, before, taken and any(value is not None for value in given))
-            self.hand_over()
+            if not self.free or not all(param.isfinite().all() for param in self.params):
+                self.hand_over()
         return refusal
 
     def skipped_step(self, scaler: dict[str, Tensor | None] | None = None) -> str | None:

@@ -22,16 +22,20 @@ def test_a_tensor_that_is_replaced_starts_anew(name: str, backend: str) -> None:
     """What stands in its place is stepped, from a first step of its own; what stood there is left alone."""
     params = leaves()
     copies = twins(params)
-    optimizer, plain = build(name, params, backend=backend), build(name, copies, backend=backend)
+    optimizer, plain = build(name, params, backend=backend), build(name, copies, backend="reference")
     for step in range(2):
         draw_gradients(step, params, copies)
         optimizer.step(loss=LOSS)
         plain.step(loss=LOSS)
     (new,) = leaves(1)
     old, kept = params[1], params[1].detach().clone()
-    optimizer.param_groups[0]["params"][1] = new
+    (other,) = twins([new])
+    optimizer.param_groups[0]["params"][1], plain.param_groups[0]["params"][1] = new, other
     before = new.detach().clone()
-    optimizer.step(loss=LOSS)
+    for each in (optimizer, plain):
+        each.step(loss=LOSS)
+    torch.testing.assert_close(new, other)
+    torch.testing.assert_close(optimizer.state[new], plain.state[other])
     assert same_bits(old, kept) and not torch.equal(new, before)
     if "step" in optimizer.state[new]:
         assert optimizer.state[new]["step"] == 1 and optimizer.state[params[0]]["step"] == 3

@@ -56,6 +56,26 @@ def test_keys(cls: type[torch.optim.Optimizer], options: dict[str, Any], keys: s
                 assert torch.equal(metrics[name], getattr(optimizer, name))
 
 
+@pytest.mark.parametrize("cls, options, keys", KEYS.values(), ids=KEYS)
+def test_the_next_step_writes_no_metrics(
+    cls: type[torch.optim.Optimizer], options: dict[str, Any], keys: set[str], backend: str
+) -> None:
+    """In float64 too, where what a step measures has the type of the metrics already."""
+    for dtype in (torch.float32, torch.float64):
+        params = [torch.nn.Parameter(p.detach().to(dtype)) for p in leaves()]
+        optimizer = cls(params, **options, backend=backend)
+        kept: list[tuple[Tensor, list[float]]] = []
+        for step in range(3):
+            draw_gradients(step, params)
+            for p in params:
+                p.grad *= 1 + step
+            optimizer.step(loss=1.0 + step)
+            measured = list(optimizer.metrics().values())
+            measured += [getattr(optimizer, name) for name in ("grad_norm", "clip_factor") if name in keys]
+            kept += [(value, value.tolist()) for value in measured]
+            assert [value.tolist() for value, _ in kept] == [before for _, before in kept]
+
+
 def one(gradient: float | Tensor, backend: str, **options: Any) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
     """SGD over four ones, whose gradient has twice this norm."""
     param = torch.nn.Parameter(torch.ones(4))

@@ -133,6 +133,12 @@ class Biased(nn.Module):
             ["1.weight", "1.bias", "2.weight"],
             id="norm-of-several-dimensions",
         ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.PReLU()),
+            ["0.weight"],
+            ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight"],
+            id="norm-of-one-dimension",
+        ),
         pytest.param(lambda: nn.Linear(2, 2, bias=False), ["weight"], None, id="nothing-without-decay"),
         pytest.param(lambda: nn.LayerNorm(2), None, ["weight", "bias"], id="nothing-with-decay"),
     ],

@@ -13,6 +13,8 @@ dim3 blockDim, gridDim;
 namespace emulator {
 namespace {
 
+constexpr uint64_t kMostRests = 16;  // rounds: the last block has read what the others left by then
+
 struct Abandoned {};  // thrown by the thread that has met a fault, up to the foot of its stack
 
 Grid* current = nullptr;
@@ -53,14 +55,20 @@ void Grid::run() {
           std::make_unique<Block>(index_in(gridDim, order[next++]), blockDim, configuration_.shared_bytes));
     bool advanced = false;
     for (const auto& block : resident_) {
-      if (error_ == cudaSuccess) advanced |= run_block(*block);
+      if (error_ != cudaSuccess) break;
+      if (block->rests > 0 && resident_.size() > 1) {
+        --block->rests;
+        advanced = true;
+      } else {
+        advanced |= run_block(*block);
+      }
     }
     if (!advanced && error_ == cudaSuccess) fail(cudaErrorLaunchFailure, why_stuck());
     std::erase_if(resident_, [](const auto& block) { return block->returned == block->threads.size(); });
   }
 }
 
-// Lets each warp run as far as it gets. False when there was none that could.
+// Lets each warp run as far as it gets, or until a thread yields. False when there was none that could.
 bool Grid::run_block(Block& block) {
   block_ = &block;
   blockIdx = block.index;
@@ -70,10 +78,11 @@ bool Grid::run_block(Block& block) {
     shared_.restore(block.shared);
   }
   block.started = true;
+  yields_ = false;
   bool advanced = false;
   const size_t warps = (block.threads.size() + kWarpSize - 1) / kWarpSize;
   for (const uint32_t warp : arranged(warps, random_)) {
-    while (error_ == cudaSuccess && run_warp(block, warp * size_t{kWarpSize})) advanced = true;
+    while (error_ == cudaSuccess && !yields_ && run_warp(block, warp * size_t{kWarpSize})) advanced = true;
   }
   if (at_once_ > 1) shared_.save(block.shared);
   return advanced;
@@ -88,7 +97,7 @@ bool Grid::run_warp(Block& block, size_t first) {
     if (thread.wait != Wait::kNothing) continue;
     run_fiber(thread);
     advanced = true;
-    if (error_ != cudaSuccess) break;
+    if (error_ != cudaSuccess || yields_) break;
   }
   return advanced;
 }
@@ -108,6 +117,8 @@ void Grid::run_fiber(Thread& thread) {
 void Grid::run_thread() {
   try {
     body_();
+    if (block_->counted_last && !thread_->sees_others)
+      fault(cudaErrorLaunchFailure, "no __threadfence() after its block counted as the last one", block_->counted_at);
   } catch (const Abandoned&) {
   }
   thread_->wait = Wait::kForever;
@@ -124,7 +135,10 @@ void Grid::block_barrier(const std::source_location& site) {
     fault(cudaErrorLaunchFailure, "a barrier, while " + describe(first), site);
   if (++block.at_barrier < block.threads.size()) return Fiber::suspend();
   block.at_barrier = 0;
-  for (Thread& thread : block.threads) thread.wait = Wait::kNothing;
+  for (Thread& thread : block.threads) {
+    thread.wait = Wait::kNothing;
+    thread.fenced = false;
+  }
 }
 
 void Grid::grid_barrier(const std::source_location& site) {
@@ -136,6 +150,27 @@ void Grid::grid_barrier(const std::source_location& site) {
   at_grid_barrier_ = 0;
   for (const auto& block : resident_)
     for (Thread& thread : block->threads) thread.wait = Wait::kNothing;
+}
+
+void Grid::fence() {
+  thread_->fenced = true;
+  if (block_->counted_last) thread_->sees_others = true;
+}
+
+// Memory is the same for all threads at once, so that what a fence is for is asked for by name: without one before the
+// count, others may miss what the block wrote; without one after it, the last block may read what it had before.
+void Grid::count_block(bool is_last, const std::source_location& site) {
+  if (!thread_->fenced)
+    fault(cudaErrorLaunchFailure, "atomicInc without __threadfence() since the block's last barrier", site);
+  block_->counted_last = is_last;
+  block_->counted_at = site;
+}
+
+void Grid::yield() {
+  if (resident_.size() < 2 || random_() % 2 == 0) return;
+  yields_ = true;
+  block_->rests = random_() % kMostRests;
+  Fiber::suspend();
 }
 
 uint64_t Grid::meet_warp(Wait kind, unsigned mask, uint64_t bits, int source, const std::source_location& site) {

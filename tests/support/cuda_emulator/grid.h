@@ -27,7 +27,9 @@ struct Thread {
   std::source_location site;  // of the barrier or warp operation
   unsigned mask = 0;          // of the warp operation
   int source = 0;
-  uint64_t bits = 0;  // what it has posted to the warp, then what it receives
+  uint64_t bits = 0;         // what it has posted to the warp, then what it receives
+  bool fenced = false;       // since the block's last barrier
+  bool sees_others = false;  // it has fenced since its block counted as the last one
 };
 
 struct Block {
@@ -41,6 +43,9 @@ struct Block {
   size_t returned = 0;    // threads
   size_t at_barrier = 0;  // threads
   const Thread* first_at_barrier = nullptr;
+  bool counted_last = false;
+  std::source_location counted_at;
+  uint64_t rests = 0;  // rounds in which only other blocks run
 };
 
 // In words, what a thread waits for.
@@ -61,6 +66,9 @@ class Grid {
   // Called by the thread that runs.
   void block_barrier(const std::source_location& site);
   void grid_barrier(const std::source_location& site);
+  void fence();
+  void count_block(bool is_last, const std::source_location& site);
+  void yield();  // another block may go on between an atomic operation and what comes next
   uint64_t meet_warp(Wait kind, unsigned mask, uint64_t bits, int source, const std::source_location& site);
   void* dynamic_shared() const { return block_->dynamic_shared.get(); }
   int lane() const { return static_cast<int>((thread_ - block_->threads.data()) % kWarpSize); }
@@ -86,6 +94,7 @@ class Grid {
   Thread* thread_ = nullptr;
   std::vector<std::unique_ptr<Block>> resident_;
   size_t at_once_ = 1;          // blocks that are resident together
+  bool yields_ = false;         // the block that runs is to stop
   size_t at_grid_barrier_ = 0;  // threads
   size_t total_threads_ = 0;
   cudaError_t error_ = cudaSuccess;

@@ -123,6 +123,9 @@ void block_barrier(const Site& site) { grid->block_barrier(site); }
 void grid_barrier(const Site& site) { grid->grid_barrier(site); }
 bool is_cooperative() { return grid->is_cooperative(); }
 int lane() { return grid->lane(); }
+void fence() { grid->fence(); }
+void count_block(bool is_last, const Site& site) { grid->count_block(is_last, site); }
+void yield() { grid->yield(); }
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, const Site& site) {
   return grid->meet_warp(Wait::kShuffle, mask, bits, source, site);
 }

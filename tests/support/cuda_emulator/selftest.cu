@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(1024)
   }
   __syncthreads();
   if (!is_last) return;
+  __threadfence();
   T total = 0;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
   total = sum_over_block(total);
@@ -122,6 +123,20 @@ __global__ void misaligned_load_kernel(float* result) {
   result[0] = value.x;
 }
 
+// What a block counts by must stand between fences; there is one block, so that each count is the last.
+__global__ void count_without_fence_kernel(float* result) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicInc(reinterpret_cast<unsigned*>(result), 0);
+}
+
+__global__ void read_without_fence_kernel(float* result) {
+  __threadfence();
+  if (threadIdx.x == 0) atomicInc(reinterpret_cast<unsigned*>(result), 0);
+  __syncthreads();
+  result[1 + threadIdx.x % 2] = result[0];
+}
+
 __global__ void misaligned_access_kernel(float* result) { *reinterpret_cast<float4*>(result + 1) = float4{1, 2, 3, 4}; }
 
 template <class T>
@@ -191,6 +206,8 @@ void run(const char* name) {
   if (is("missing_lane")) return planted(missing_lane_kernel);
   if (is("out_of_bounds")) return planted(out_of_bounds_kernel);
   if (is("shared_out_of_bounds")) return planted(shared_out_of_bounds_kernel);
+  if (is("count_without_fence")) return planted(count_without_fence_kernel);
+  if (is("read_without_fence")) return planted(read_without_fence_kernel);
   if (is("misaligned_load")) return planted(misaligned_load_kernel);
   if (is("misaligned_access")) return planted(misaligned_access_kernel);
   if (is("launch_too_large")) return launch_too_large();

@@ -5,7 +5,8 @@
 //
 // A launch runs to its end before it returns. Every thread is a fiber that runs until it meets a barrier or a warp
 // operation; which thread and which block comes next is set by emulator/control.h. Not here: memory order between
-// threads (a fence does nothing), spinning on memory (it hangs), textures, dynamic parallelism.
+// threads (but a count of blocks without its fences is a fault), spinning on memory (it hangs), textures, dynamic
+// parallelism.
 #pragma once
 
 #ifndef TORCHCLIP_CUDA_EMULATOR

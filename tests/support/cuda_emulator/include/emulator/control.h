@@ -7,7 +7,8 @@
 extern "C" {
 
 // Which thread of a block, and which block of a grid, runs next. TORCHCLIP_EMULATOR_ORDER sets it as well: "ascending",
-// "descending", "shuffled" or "shuffled:SEED". Shuffled also takes turns between two blocks at their barriers.
+// "descending", "shuffled" or "shuffled:SEED". Shuffled also takes turns between two blocks, at their
+// barriers and behind atomic operations.
 enum EmulatorOrder { kEmulatorAscending, kEmulatorDescending, kEmulatorShuffled };
 void torchclip_emulator_set_order(EmulatorOrder order, uint64_t seed);
 

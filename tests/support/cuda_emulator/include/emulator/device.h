@@ -9,8 +9,11 @@
 
 inline void __syncthreads(emulator::Site site = emulator::Site::current()) { emulator::block_barrier(site); }
 
-inline void __threadfence() { asm volatile("" ::: "memory"); }
-inline void __threadfence_block() { __threadfence(); }
+inline void __threadfence() {
+  asm volatile("" ::: "memory");
+  emulator::fence();
+}
+inline void __threadfence_block() { asm volatile("" ::: "memory"); }
 inline void __threadfence_system() { __threadfence(); }
 
 inline long long clock64() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
@@ -45,12 +48,13 @@ void write(T* pointer, const T& value, const Site& site) {
   memcpy(pointer, &value, sizeof(T));
 }
 
-// Threads are switched at barriers only, so that plain code is atomic.
+// Threads are switched at barriers and behind atomic operations only, so that plain code is atomic.
 template <class T, class Change>
 T exchange(T* address, const Site& site, Change change) {
   check_aligned(address, site);
   const T old = *address;
   *address = change(old);
+  yield();
   return old;
 }
 
@@ -104,7 +108,12 @@ EMULATOR_STORE(__stwt)
 EMULATOR_ATOMICS(int)
 EMULATOR_ATOMICS(unsigned)
 EMULATOR_ATOMICS(unsigned long long)
-EMULATOR_ATOMIC(atomicInc, unsigned, old >= value ? 0 : old + 1)
+inline unsigned atomicInc(unsigned* address, unsigned value, emulator::Site site = emulator::Site::current()) {
+  return emulator::exchange(address, site, [&](unsigned old) {
+    emulator::count_block(old >= value, site);
+    return old >= value ? 0 : old + 1;
+  });
+}
 EMULATOR_ATOMIC(atomicDec, unsigned, old == 0 || old > value ? value : old - 1)
 #undef EMULATOR_ATOMICS
 #undef EMULATOR_ATOMIC

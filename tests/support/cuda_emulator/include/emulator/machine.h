@@ -24,6 +24,11 @@ void block_barrier(const Site& site);
 void grid_barrier(const Site& site);
 bool is_cooperative();
 int lane();
+void fence();
+// atomicInc is how a block says that it is done: the last one begins the count anew.
+void count_block(bool is_last, const Site& site);
+// After an atomic operation: other blocks may run before this thread goes on.
+void yield();
 // Posts `bits` to the lanes of the mask, waits for theirs, and returns those of the source lane.
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, const Site& site);
 // The lanes of the mask whose predicate is true.
