@@ -162,6 +162,23 @@ def test_float32_state_of_half_parameters_survives_loading(dtype: torch.dtype, b
         assert same_bits(fresh.state[params[0]][key], optimizer.state[params[0]][key])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_state_that_was_widened_by_hand_is_loaded_as_it_is(dtype: torch.dtype, backend: str) -> None:
+    """Float32 averages beside half-precision parameters, which every backend takes, are not rounded to their type."""
+    params = [torch.nn.Parameter(torch.randn(40).to(dtype))]
+    optimizer = build("adamw", params, backend=backend)
+    draw_gradients(0, params)
+    optimizer.step()
+    for name in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[params[0]][name] = torch.rand(40) + 2**-20
+    fresh = build("adamw", params, backend=backend)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert fresh.state[params[0]][name].dtype == torch.float32
+        assert same_bits(fresh.state[params[0]][name], optimizer.state[params[0]][name])
+    fresh.step()
+
+
 def test_loading_after_a_skipped_first_step(backend: str) -> None:
     """A buffer that was made for a step that never happened must not make a loaded one count as new."""
     params = leaves()

@@ -127,6 +127,19 @@ def test_hooks_fire_once(name: str, backend: str) -> None:
     assert len(fired) == 4
 
 
+def test_a_hook_of_all_optimizers_alone_fires(backend: str) -> None:
+    """Without hooks of its own a step looks for these alone."""
+    for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        fired: list[object] = []
+        optimizer = build("adamw", leaves(), backend=backend)
+        handle = register(lambda opt, *_, fired=fired: fired.append(opt))
+        try:
+            optimizer.step()
+        finally:
+            handle.remove()
+        assert fired == [optimizer]
+
+
 @each_optimizer
 def test_step_is_seen_by_autograd(name: str, backend: str) -> None:
     params = leaves()

@@ -23,6 +23,7 @@ from torchclip.extensions import (
     GradientDropout,
     GradientNoise,
     LRDropout,
+    drop_threshold,
 )
 from torchclip.reference.draws import Draws, in_memory_order, normal_pair
 from torchclip.reference.philox import key_of_seed, philox4x32
@@ -238,3 +239,8 @@ def test_what_an_optimizer_draws(dtype: torch.dtype) -> None:
 def test_seeds_of_64_bits(seed: int) -> None:
     noise = (Draws(seed, 1).normals(zeros(35), 1) * math.sqrt(0.3)).view(5, 7)
     assert torch.equal(moved(GradientNoise(0.3), torch.float32, 0.0, seed), noise)
+
+
+def test_a_threshold_is_a_32_bit_word() -> None:
+    """The largest word is kept, whatever p is below 1: no threshold of 32 bits lies above it."""
+    assert [drop_threshold(p) for p in (0.0, 0.5, 1 - 2**-32, 1 - 2**-40)] == [0, 2**31, 2**32 - 1, 2**32 - 1]
