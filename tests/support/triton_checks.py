@@ -162,7 +162,7 @@ def coefficients_kernel(h, step, first, out, finish: tl.constexpr, count: tl.con
 
 def check_coefficients() -> None:
     """Those of torchclip.rule_specs, over the grid of the contract test."""
-    plain = Finish("", 0, False, False, True, 0, False, False, False, 0, False, False, False)
+    plain = Finish("", 0, False, False, True, 0, False, False, False, 0, False, False, False, False)
     for rule in RULES.values():
         names = ["lr", *flat_names(rule)]
         grid = list(itertools.product(*(GRID[name] for name in names), STEPS, (False, True)))
