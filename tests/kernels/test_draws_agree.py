@@ -227,7 +227,7 @@ def test_bits_agree_at_late_steps_and_for_late_parameters(backend: str) -> None:
             optimizer.param_groups[0]["shared"]["step"].fill_(step - 1)
             for p in params:
                 p.data.zero_()
-                p.grad = torch.ones_like(p)
+                p.grad = torch.ones_like(p) if p is params[1] or p is params[257] else None
             optimizer.step()
         assert all(map(same_bits, *sets))
         seen.add(tuple(sets[0][-1].tolist()))
