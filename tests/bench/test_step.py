@@ -56,6 +56,7 @@ def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.Bandwidt
     assert len(written["samples_host_seconds"][OURS]) == len(written["samples_wall_seconds"][OURS]) == 4
 
 
+@pytest.mark.thorough
 def test_every_floor_is_checked(probe: bandwidth.BandwidthProbe) -> None:
     wanted = {(floor.set_name, floor.algorithm) for floor in CUDA_FLOORS}
     rows = [as_on_cuda(measured(set_name, algorithm, probe)) for set_name, algorithm in sorted(wanted)]

@@ -88,11 +88,22 @@ def test_one_graph_for_every_optimizer(name: str, backend: str) -> None:
     assert_same_run(name, backend)
 
 
-@pytest.mark.parametrize("options", MODIFIERS.values(), ids=MODIFIERS)
+SHARED = ("group_norms", "skip", "error", "value", "auto_clip", "sqrt_decay", "noise", "tensor_lr")
+"""Whose operators those of the others are too."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.thorough] if name in SHARED else [])
+        for name, options in MODIFIERS.items()
+    ],
+)
 def test_one_graph_for_every_modifier(options: dict[str, Any], backend: str) -> None:
     assert_same_run("sgd", backend, TRACED, **options)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's default compiler needs a C++ compiler")
 def test_default_compiler(backend: str) -> None:
     assert_same_run("adamw", backend, "inductor", clip=0.5, extensions=(torchclip.Lookahead(k=2),))

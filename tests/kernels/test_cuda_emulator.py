@@ -24,21 +24,29 @@ FLAGS = ["-std=c++20", "-O1", "-g", "-fvisibility=hidden", "-fno-strict-aliasing
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{EMULATOR / 'include'}", f"-I{CSRC}"]
 ORDERS = ["ascending", "descending", "shuffled:1", "shuffled:2"]
 
+each_build = pytest.mark.parametrize("build", ["plain", pytest.param("sanitized", marks=pytest.mark.thorough)])
+
+
+class Builds(dict[str, Path]):
+    """The builds of selftest.cu by their names, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        kernels, machine = (map(str, sorted(EMULATOR.glob(pattern))) for pattern in ("*.cu", "*.cpp"))
+        sources = ["-x", "c++", *kernels, "-x", "none", *machine]
+        command = [str(COMPILER), *FLAGS, *BUILDS[name], *sources, "-o", str(self.folder / name)]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert built.returncode == 0, built.stderr
+        self[name] = self.folder / name
+        return self[name]
+
 
 @pytest.fixture(scope="module")
-def selftest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The builds of selftest.cu, compiled side by side."""
-    folder = tmp_path_factory.mktemp("cuda_emulator")
-    kernels, machine = (map(str, sorted(EMULATOR.glob(pattern))) for pattern in ("*.cu", "*.cpp"))
-    sources = ["-x", "c++", *kernels, "-x", "none", *machine]
-    programs = {name: folder / name for name in BUILDS}
-    running = [
-        subprocess.Popen([COMPILER, *FLAGS, *flags, *sources, "-o", str(programs[name])], stderr=subprocess.PIPE)
-        for name, flags in BUILDS.items()
-    ]
-    messages = [process.communicate(timeout=300)[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(messages)
-    return programs
+def selftest(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    return Builds(tmp_path_factory.mktemp("cuda_emulator"))
 
 
 def _run(program: Path, *names: str, order: str = "ascending") -> subprocess.CompletedProcess[str]:
@@ -47,8 +55,8 @@ def _run(program: Path, *names: str, order: str = "ascending") -> subprocess.Com
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("build", BUILDS)
-def test_sums_are_right_for_every_geometry(selftest: dict[str, Path], build: str, order: str) -> None:
+@each_build
+def test_sums_are_right_for_every_geometry(selftest: Builds, build: str, order: str) -> None:
     result = _run(selftest[build], "sum_float", "sum_double", "sum_int", order=order)
     assert (result.returncode, result.stderr) == (0, "")
     # 3 types, 1, 3 and 100 blocks, 32, 96, 256 and 1024 threads; every partial sum is exact in float32
@@ -56,8 +64,8 @@ def test_sums_are_right_for_every_geometry(selftest: dict[str, Path], build: str
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("build", BUILDS)
-def test_grid_barrier_keeps_every_block(selftest: dict[str, Path], build: str, order: str) -> None:
+@each_build
+def test_grid_barrier_keeps_every_block(selftest: Builds, build: str, order: str) -> None:
     result = _run(selftest[build], "grid", order=order)
     assert [float(value) for value in result.stdout.split()] == [255] * 256
     assert result.returncode == 3  # the second launch has more blocks than can be resident
@@ -65,8 +73,8 @@ def test_grid_barrier_keeps_every_block(selftest: dict[str, Path], build: str, o
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("build", BUILDS)
-def test_warp_operations_and_vectors(selftest: dict[str, Path], build: str, order: str) -> None:
+@each_build
+def test_warp_operations_and_vectors(selftest: Builds, build: str, order: str) -> None:
     result = _run(selftest[build], "mixed", order=order)
     assert (result.returncode, result.stderr) == (0, "")
     values, votes = result.stdout.splitlines()
@@ -79,7 +87,7 @@ def test_warp_operations_and_vectors(selftest: dict[str, Path], build: str, orde
     assert [int(value) for value in votes.split()] == [0xAAAAAAAA, 3, 64, 7]
 
 
-def test_missing_barrier_shows_in_the_order(selftest: dict[str, Path]) -> None:
+def test_missing_barrier_shows_in_the_order(selftest: Builds) -> None:
     ascending, descending = (
         _run(selftest["plain"], "missing_barrier", order=order).stdout.split() for order in ORDERS[:2]
     )
@@ -100,8 +108,8 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("fault", REPORTS)
-@pytest.mark.parametrize("build", BUILDS)
-def test_faults_end_the_launch_with_a_report(selftest: dict[str, Path], build: str, fault: str) -> None:
+@each_build
+def test_faults_end_the_launch_with_a_report(selftest: Builds, build: str, fault: str) -> None:
     result = _run(selftest[build], fault)
     assert result.returncode == 3, result.stderr
     assert "launch of kernel failed with" in result.stderr
@@ -109,13 +117,13 @@ def test_faults_end_the_launch_with_a_report(selftest: dict[str, Path], build: s
         assert part in result.stderr
 
 
-def test_last_block_that_does_not_fence_is_reported(selftest: dict[str, Path]) -> None:
+def test_last_block_that_does_not_fence_is_reported(selftest: Builds) -> None:
     result = _run(selftest["plain"], "read_without_fence")
     assert result.returncode == 3
     assert "block (0, 0, 0), thread (0, 0, 0): no __threadfence() after its block counted as" in result.stderr
 
 
-def test_write_into_a_guard_zone_is_reported(selftest: dict[str, Path]) -> None:
+def test_write_into_a_guard_zone_is_reported(selftest: Builds) -> None:
     result = _run(selftest["plain"], "out_of_bounds")
     assert result.returncode == 3
     assert "something was written just outside 256 bytes of device memory" in result.stderr
@@ -129,8 +137,9 @@ SANITIZER_REPORTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", SANITIZER_REPORTS)
-def test_sanitizers_see_into_kernels(selftest: dict[str, Path], fault: str) -> None:
+def test_sanitizers_see_into_kernels(selftest: Builds, fault: str) -> None:
     result = _run(selftest["sanitized"], fault)
     assert result.returncode not in (0, 3), result.stderr
     for part in [*SANITIZER_REPORTS[fault], "selftest"]:
@@ -147,16 +156,16 @@ def test_sanitizers_see_into_kernels(selftest: dict[str, Path], fault: str) -> N
         ("old_driver", "cudaGetDeviceCount failed with cudaErrorInsufficientDriver"),
     ],
 )
-@pytest.mark.parametrize("build", BUILDS)
-def test_errors_reach_the_launcher(selftest: dict[str, Path], build: str, name: str, message: str) -> None:
+@each_build
+def test_errors_reach_the_launcher(selftest: Builds, build: str, name: str, message: str) -> None:
     result = _run(selftest[build], name)
     assert (result.returncode, result.stdout) == (3, "12040\n" if name == "old_driver" else "")
     assert message in result.stderr
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("build", BUILDS)
-def test_graph_is_recorded_and_replayed(selftest: dict[str, Path], build: str, order: str) -> None:
+@each_build
+def test_graph_is_recorded_and_replayed(selftest: Builds, build: str, order: str) -> None:
     result = _run(selftest[build], "graph", order=order)
     assert (result.returncode, result.stderr) == (0, "")
     during, before, *replays, launches = (line.split() for line in result.stdout.splitlines())
@@ -167,7 +176,7 @@ def test_graph_is_recorded_and_replayed(selftest: dict[str, Path], build: str, o
     assert launches == ["4"]
 
 
-def test_forbidden_call_spoils_a_capture(selftest: dict[str, Path]) -> None:
+def test_forbidden_call_spoils_a_capture(selftest: Builds) -> None:
     result = _run(selftest["plain"], "spoilt_graph")
     assert result.stdout.split() == [
         "cudaErrorStreamCaptureUnsupported",
@@ -179,7 +188,7 @@ def test_forbidden_call_spoils_a_capture(selftest: dict[str, Path]) -> None:
     assert "cudaDeviceSynchronize failed with cudaErrorStreamCaptureUnsupported" in result.stderr
 
 
-def test_devices_are_counted_and_chosen(selftest: dict[str, Path]) -> None:
+def test_devices_are_counted_and_chosen(selftest: Builds) -> None:
     result = _run(selftest["plain"], "devices")
     settings, launches, after = (line.split() for line in result.stdout.splitlines())
     assert settings == ["3", "1", str(5 << 20), "2", "0"]  # the second tensor was not placed
@@ -189,7 +198,7 @@ def test_devices_are_counted_and_chosen(selftest: dict[str, Path]) -> None:
     assert "cudaSetDevice failed with cudaErrorInvalidDevice" in result.stderr
 
 
-def test_unknown_order_is_refused(selftest: dict[str, Path]) -> None:
+def test_unknown_order_is_refused(selftest: Builds) -> None:
     result = _run(selftest["plain"], "mixed", order="random")
     assert result.returncode == 3
     assert "TORCHCLIP_EMULATOR_ORDER=random is not ascending, descending or shuffled:SEED" in result.stderr

@@ -211,7 +211,10 @@ LATE = (257, 2**16 + 257, 2**32 + 258)
 
 
 # Triton is interpreted, and takes one step of everything at once.
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+LAST = pytest.param("triton", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("backend", [*(name for name in BACKENDS if name != "triton"), LAST], indirect=True)
 def test_bits_agree_at_late_steps_and_for_late_parameters(backend: str) -> None:
     """The 258th parameter has draws of its own in step 257: not those of parameter 1 or of step 1."""
     shapes = [(1,)] * 257 + [(130,)]
