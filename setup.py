@@ -58,6 +58,7 @@ def extension(choice: str) -> dict:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
+    named = BUILD.compiler()
     BUILD.keep_objects(ROOT / "build")
     # ninja may be installed in this environment without its folder being on PATH (`.venv/bin/pip install ...`).
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
@@ -73,7 +74,7 @@ def extension(choice: str) -> dict:
     )
     command = load("torchclip_cuda_build", "cuda", "build.py").add_kernels(module, BuildExtension, choice)
     if choice == "auto":
-        command = BUILD.or_python_parts(command)
+        command = BUILD.or_python_parts(command, named)
     return {"ext_modules": [module], "cmdclass": {"build_ext": command}}
 
 

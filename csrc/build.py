@@ -76,8 +76,9 @@ def obstacle() -> str | None:
     return None
 
 
-def or_python_parts(build_extension: Any) -> Any:
-    """A command class that goes on without the extension where it cannot be built, and says why."""
+def or_python_parts(build_extension: Any, named: str | None) -> Any:
+    """A command class that goes on without the extension where it cannot be built, and says why; ``named`` is the
+    compiler as its user knows it."""
 
     class OrPythonParts(build_extension):
         def run(self) -> None:
@@ -85,7 +86,7 @@ def or_python_parts(build_extension: Any) -> Any:
                 super().run()
             except (Exception, SystemExit) as error:
                 print(
-                    f"{PYTHON_PARTS} {compiler()} failed: {error}. Its own words are above; TORCHCLIP_BUILD=cpu makes "
+                    f"{PYTHON_PARTS} {named} failed: {error}. Its own words are above; TORCHCLIP_BUILD=cpu makes "
                     "such a build an error, and CXX names another compiler",
                     file=sys.stderr,
                 )
