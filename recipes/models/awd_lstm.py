@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as independent_dropout
 from torch.nn.functional import linear
 
+from recipes.models.half_lstm import kernels_for
+
 Hidden = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [1, batch, size of the layer]
 
 
@@ -45,6 +47,10 @@ class WeightDropLSTM(nn.Module):
 
     def forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[steps, batch, inputs], (h, c) -> [steps, batch, outputs], (h, c)."""
+        with kernels_for(inputs.device):
+            return self._forward(inputs, hidden)
+
+    def _forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if not self.training or self.weight_dropout == 0:
             outputs, (h, c) = self.lstm(inputs, hidden)
             return outputs, (h, c)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from recipes.models.half_lstm import kernels_for
+
 PADDING = 0
 
 
@@ -35,7 +37,8 @@ class TextClassifier(nn.Module):
         if tokens.dim() != 2:
             raise ValueError(f"tokens is of shape {tuple(tokens.shape)}: wanted [batch, steps], padded with {PADDING}")
         real = (tokens != PADDING).unsqueeze(2)
-        outputs, _ = self.lstm(self.embedding(tokens))
+        with kernels_for(tokens.device):
+            outputs, _ = self.lstm(self.embedding(tokens))
         mean = outputs.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)
         logits: Tensor = self.classifier(mean)
         return logits

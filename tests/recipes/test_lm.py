@@ -50,7 +50,7 @@ CASES = {
     "sgd_clip": ("--lr", "100"),
     "mix_clip": ("--algo", "mix_clip", "--lr", "100"),
     "mom_clip, by layer, one layer": ("--algo", "mom_clip", "--lr", "100", "--layer", "--nlayers", "1"),
-    "adam, in bfloat16": ("--algo", "adam", "--lr", "3", "--precision", "bfloat16"),
+    "adam, in bfloat16": ("--algo", "adam", "--lr", "30", "--precision", "bfloat16"),
 }
 
 
