@@ -19,11 +19,12 @@ from places import PYTHONPATH, ROOT, TESTS
     [
         ([], []),
         (["README.md", "docs/architecture.md", "LICENSE"], []),
-        (["torchclip/clip.py"], ["unit", "contract", "checkpoints", "kernels", "thorough"]),
-        (["csrc/rules/momentum.h"], ["unit", "contract", "checkpoints", "kernels", "thorough"]),
+        (["torchclip/clip.py"], ["unit", "contract", "checkpoints", "kernels"]),
+        (["csrc/rules/momentum.h"], ["unit", "contract", "checkpoints", "kernels"]),
         (["csrc/build.py"], ["packaging"]),
         (["recipes/lm.py", "tests/bench/test_plot.py"], ["recipes", "bench"]),
         (["tests/support/records.py"], list(changed.FOLDERS)),
+        (["tests/thorough/test_drift.py"], [changed.ALONE]),
         (["tests/gpu/test_streams.py"], []),
     ],
     ids=str,
@@ -34,7 +35,7 @@ def test_what_a_change_asks_for(files: list[str], folders: list[str]) -> None:
 
 def test_every_folder_of_tests_is_known() -> None:
     there = {path.name for path in TESTS.iterdir() if any(path.glob("test_*.py"))}
-    assert there - {"gpu", "mutants"} <= set(changed.FOLDERS)
+    assert there - {"gpu", "mutants"} <= {*changed.FOLDERS, changed.ALONE}
 
 
 def repository(folder: Path, *commands: str) -> None:

@@ -15,14 +15,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-FOLDERS = ("unit", "contract", "checkpoints", "kernels", "recipes", "bench", "packaging", "thorough")
-STEPS = ("unit", "contract", "checkpoints", "kernels", "thorough")
+FOLDERS = ("unit", "contract", "checkpoints", "kernels", "recipes", "bench", "packaging")
+STEPS = ("unit", "contract", "checkpoints", "kernels")
 """Where steps are taken."""
+
+ALONE = "thorough"
+"""Drift, leaks, storms of interrupts, 2^31 elements: only `make test-all`, or a change of theirs, asks for them."""
 
 ASKED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tests/support/", FOLDERS),
     ("tests/conftest.py", FOLDERS),
-    *((f"tests/{folder}/", (folder,)) for folder in FOLDERS),
+    *((f"tests/{folder}/", (folder,)) for folder in (*FOLDERS, ALONE)),
     ("tests/", ()),
     ("torchclip/", STEPS),
     ("kernels/", STEPS),
@@ -64,7 +67,7 @@ def folders_for(files: Iterable[str]) -> list[str]:
     asked: set[str] = set()
     for file in files:
         asked |= set(next(folders for start, folders in ASKED if file.startswith(start)))
-    return [folder for folder in FOLDERS if folder in asked]
+    return [folder for folder in (*FOLDERS, ALONE) if folder in asked]
 
 
 def main(arguments: list[str]) -> int:
@@ -75,10 +78,10 @@ def main(arguments: list[str]) -> int:
     changed = None if since is None else git("diff", "--name-only", since)
     folders = list(FOLDERS) if changed is None else folders_for(changed.splitlines())
     there = [folder for folder in folders if (ROOT / "tests" / folder).is_dir()]
-    left_out = [folder for folder in FOLDERS if folder not in folders]
+    left_out = [folder for folder in (*FOLDERS, ALONE) if folder not in folders]
     print(f"Thorough tests of {', '.join(there) or 'nothing'}: what has changed since {since or 'ever'} asks for them.")
     if left_out:
-        print(f"Left out, since nothing that they test has changed: {', '.join(left_out)}.")
+        print(f"Left out, since nothing asks for them: {', '.join(left_out)}.")
     if not there:
         return 0
     command = [sys.executable, "-m", "pytest", "-m", "thorough", "-p", "deadline", *others]

@@ -31,7 +31,7 @@ def gradients(step: int) -> Tensor:
     return torch.randn(SIZE, generator=generator) + torch.linspace(-0.5, 0.5, SIZE)
 
 
-@pytest.mark.parametrize("backend", ("cpu", "cuda"), indirect=True)
+@pytest.mark.parametrize("backend", ("cpu",), indirect=True)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", RULES)
 def test_drift_of_ten_thousand_steps(name: str, dtype: torch.dtype, backend: str) -> None:
