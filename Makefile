@@ -30,10 +30,10 @@ help: ## list the targets
 demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
 	$(BIN)/python -m recipes.demo
 
-test: build lint ## lint, then the tests: each path of the code once (seven minutes on two cores)
+test: build lint ## lint, then the tests: each path of the code once (15 minutes on two cores)
 	$(PYTEST) -q --durations=10 -m 'not thorough'
 
-test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (an hour)
+test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (hours)
 	$(PYTEST) -q --durations=10
 
 test-changed: build ## of what test-all adds to test, what has changed since the last release asks for
