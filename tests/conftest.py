@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
     emulated.load()
     building = emulated.build_ahead()
     yield
+    # Tests that need a build wait for it; one that none has waited for is not wanted.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(building.pid, signal.SIGTERM)
     building.wait()
 
 

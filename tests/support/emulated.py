@@ -221,7 +221,11 @@ def build_ahead() -> subprocess.Popen[bytes]:
     """Starts the build of everything that tests may ask for later, which takes minutes, on the core that they leave
     idle. Whoever needs a file waits for it."""
     return subprocess.Popen(
-        ["nice", sys.executable, __file__], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+        ["nice", sys.executable, __file__],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
     )
 
 
