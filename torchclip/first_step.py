@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from torchclip import backend as backends
 from torchclip.modifiers import SLOW
-from torchclip.plan import GROUPS_CHANGED, IN_A_STEP, UNREADY, Plan, make_plan
+from torchclip.plan import GROUPS_CHANGED, UNREADY, Plan, make_plan
 from torchclip.reachable import refuse_transform
 from torchclip.state import Ledger, create_state, positions_of, still_unstarted
 
@@ -115,17 +114,3 @@ def settle_when_idle(optimizer: FusedOptimizer) -> None:
     """Not while another thread is in such a step."""
     if not optimizer._lock.locked():
         settle(optimizer)
-
-
-def claimed(optimizer: FusedOptimizer) -> Lock:
-    """The lock of a step in Python, for a ``with``, which lets go of it whatever comes.
-
-    A step within a step would wait for itself. Where two threads ask at the same time, one waits.
-
-    Raises:
-        RuntimeError: when it is taken.
-    """
-    lock: Lock = optimizer._lock
-    if lock.locked():
-        raise RuntimeError(IN_A_STEP)
-    return lock

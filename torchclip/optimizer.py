@@ -18,7 +18,7 @@ from torchclip.backend import Backend
 from torchclip.checkpoint import all_or_nothing, unpacked
 from torchclip.clip import ClipPolicy, Scope
 from torchclip.extensions import Extension
-from torchclip.first_step import Pending, claimed, first_step, recorded, settle_when_idle
+from torchclip.first_step import Pending, first_step, recorded, settle_when_idle
 from torchclip.group_clip import KEY as CLIP
 from torchclip.group_clip import check_keys, clips_of
 from torchclip.group_values import GroupKeys
@@ -28,7 +28,7 @@ from torchclip.in_backward import check_in_backward
 from torchclip.measured import LastStep, MeasuredOptimizer
 from torchclip.modifiers import SLOW, Modifiers
 from torchclip.new_group import check_params, checked_group
-from torchclip.plan import NON_FINITE, UNREADY
+from torchclip.plan import NON_FINITE, UNREADY, claimed
 from torchclip.sharded import refuse_sharded
 from torchclip.shared import checked_seed, complete_shared
 from torchclip.state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
@@ -175,7 +175,7 @@ class FusedOptimizer(MeasuredOptimizer):
         elif torch.compiler.is_compiling():
             self._reference_step(loss, grad_scale, found_inf, None)
         else:
-            with claimed(self), recorded(self, None) as ledger:
+            with claimed(self._lock), recorded(self, None) as ledger:
                 self._reference_step(loss, grad_scale, found_inf, ledger)
 
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -187,7 +187,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 self._keys.check_all(self.param_groups)  # which says what is wrong in words
                 raise
         if outcome == UNREADY:
-            with claimed(self):
+            with claimed(self._lock):
                 outcome = first_step(self, loss, grad_scale, found_inf)
             if outcome == UNREADY:  # for another backend
                 return self._run(loss, grad_scale, found_inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
 from torchclip import backend as backends
@@ -42,8 +43,22 @@ IN_A_STEP = (
     "this optimizer is in a step already, of another thread or one that this call comes from: take the steps of an "
     "optimizer one after the other"
 )
+
 SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
+
+
+def claimed(lock: Lock) -> Lock:
+    """The lock of a step in Python, for a ``with``, which lets go of it whatever comes.
+
+    A step within a step would wait for itself. Where two threads ask at the same time, one waits.
+
+    Raises:
+        RuntimeError: when it is taken.
+    """
+    if lock.locked():
+        raise RuntimeError(IN_A_STEP)
+    return lock
 
 
 def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys) -> Plan:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torchclip.group_values import GroupKeys
 from torchclip.norms import NonFinite, Scope
 from torchclip.plan import (
-    IN_A_STEP,
     NO_CLIP,
     NON_FINITE,
     NONFINITES,
@@ -26,6 +25,7 @@ from torchclip.plan import (
     UNIT_CLIP,
     UNREADY,
     GroupNumbers,
+    claimed,
 )
 from torchclip.reachable import refuse_transform
 from torchclip.rule_spec import RuleSpec
@@ -134,9 +134,7 @@ class TritonPlan:
 
     def _alone(self) -> Lock:
         """For a ``with``: no other thread is in the plan meanwhile, and this one is not in it already."""
-        if self._lock.locked():
-            raise RuntimeError(IN_A_STEP)
-        return self._lock
+        return claimed(self._lock)
 
     def _refresh(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
         self._groups, self._state = param_groups, state
