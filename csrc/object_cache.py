@@ -7,6 +7,7 @@ arguments. A command that compiles nothing, or more than one file, is run as it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,16 +86,22 @@ def compile_once(folder: Path, compiler: str, arguments: list[str]) -> int:
                 return 0
     status = subprocess.run([compiler, *arguments]).returncode
     if status == 0 and Path(rule).exists():
-        files = own_files(Path(rule))
-        kept = entry / f"{state_of(files)}.o"
-        put(Path(target), kept)
-        put(Path(rule), kept.with_suffix(".d"))
-        before = json.loads(known.read_text()) if known.exists() else []
-        with tempfile.NamedTemporaryFile("w", delete=False) as file:
-            json.dump([files, *(other for other in before if other != files)], file)
-        put(Path(file.name), known)
-        os.unlink(file.name)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs time, and no build
+            keep(entry, Path(target), Path(rule))
     return status
+
+
+def keep(entry: Path, target: Path, rule: Path) -> None:
+    """Keeps an object, and which files it was made of."""
+    files, known = own_files(rule), entry / "files.json"
+    kept = entry / f"{state_of(files)}.o"
+    put(target, kept)
+    put(rule, kept.with_suffix(".d"))
+    before = json.loads(known.read_text()) if known.exists() else []
+    with tempfile.NamedTemporaryFile("w", delete=False) as file:
+        json.dump([files, *(other for other in before if other != files)], file)
+    put(Path(file.name), known)
+    os.unlink(file.name)
 
 
 if __name__ == "__main__":

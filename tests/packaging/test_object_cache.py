@@ -79,3 +79,10 @@ def test_a_failure_is_the_compilers(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         clones.compile(csrc)
     assert not (csrc / "code.o").exists()
+
+
+def test_a_folder_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_text("a file\n")
+    clones = Clones(tmp_path)
+    csrc = clones.clone("first")
+    assert [clones.compile(csrc)[0] for _ in range(2)] == [1, 2]
