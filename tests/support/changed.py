@@ -7,13 +7,11 @@ neither can be told, everything has. What is left out is said first. The last li
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from places import ROOT
 
 FOLDERS = ("unit", "contract", "checkpoints", "kernels", "recipes", "bench", "packaging")
 STEPS = ("unit", "contract", "checkpoints", "kernels")
@@ -88,7 +86,7 @@ def main(arguments: list[str]) -> int:
     if options.deadline is not None:
         command.append(f"--deadline={options.deadline}")
     sys.stdout.flush()
-    status = subprocess.run([*command, *(f"tests/{folder}" for folder in there)], cwd=ROOT, env=os.environ).returncode
+    status = subprocess.run([*command, *(f"tests/{folder}" for folder in there)], cwd=ROOT).returncode
     return 0 if status == 5 else status  # 5: a folder has no thorough test
 
 
