@@ -6,6 +6,7 @@
 
 #include "launch.h"
 #include "passes.h"
+#include "reduce.cuh"
 
 namespace torchclip::cuda {
 namespace {
@@ -84,9 +85,15 @@ void upload(void* to, const void* from, int64_t bytes, void* stream) {
 }
 
 DeviceInfo device_info(int device) {
-  int cache_bytes = 0;
-  check(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device), "cudaDeviceGetAttribute");
-  return {cache_bytes};
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  // A graph of such launches needs a driver for CUDA 12.3.
+  const bool overlaps = attribute(cudaDevAttrComputeCapabilityMajor) >= 9 && versions().driver >= 12030;
+  const int blocks = attribute(cudaDevAttrMultiProcessorCount) * kUpdateBlocksPerMultiprocessor;
+  return {attribute(cudaDevAttrL2CacheSize), static_cast<uint32_t>(overlaps ? blocks : 0)};
 }
 
 bool is_capturing(void* stream) {

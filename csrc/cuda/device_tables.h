@@ -81,6 +81,7 @@ struct PassArguments {
   const DeviceChunk* chunks;         // [chunk_count]
   const DeviceRowChunk* row_chunks;  // [chunk_count], of a norm pass by rows in place of `chunks`
   int64_t chunk_count;
+  int64_t first_kept;                  // of a norm pass: the chunks from here on stay in the second-level cache
   const Row* rows;                     // [rows]; null: inline_rows
   const double* row_gradient_factors;  // [rows of all tensors], on the gradient; null: none
   const double* row_step_factors;      // the same on the step; null: none
@@ -91,6 +92,8 @@ struct PassArguments {
   Extras extras;               // seed, thresholds and alpha
   uint32_t stages;             // of those compiled into the kernel, the ones in use
   int32_t pieces;              // of the longest chunk, for the update pass
+  int32_t overflows_cache;     // not 0: what the update pass has used, it does not keep in the second-level cache
+  uint32_t early_blocks;       // of the update pass that begin while the pass before it ends; 0: it waits for its end
   Row inline_rows[kInlineRows];
   const void* inline_gradients[kInlineGradients];
 };
@@ -120,6 +123,7 @@ struct RowArguments {
   int32_t row_count;
   const RowSource* sources;    // [row_count]
   Row* rows;                   // [row_count], written
+  double* next_scalars;        // [row_count, kMaxScalars], numbers of state behind the step, should it be taken
   int32_t* fresh;              // [parameters]: 1 until a step has been taken with the state; null where no row asks
   const GroupNumbers* groups;  // [param groups]; null: inline_groups
   GroupNumbers inline_groups[kInlineGroups];
@@ -165,6 +169,7 @@ struct FinishArguments {
   StepNumbers* numbers;     // written
   uint32_t* blocks_done;    // of the norm pass; 0 before and after
   uint32_t blocks;          // of all launches of the norm pass together
+  int32_t makes_rows;       // 0: another launch of the pass does
   Modifiers modifiers;
   RowArguments rows;
 };

@@ -61,24 +61,17 @@ __device__ __forceinline__ PipelineCoefficients<double> pipeline_of(const GroupN
       .pipeline;
 }
 
-// The rule's coefficients of one row. `takes_step`: the numbers of state move on. Returns the factor of a rule that
-// clips itself.
+// The rule's coefficients of one row. `scalars`: becomes the numbers of state as this step leaves them. Returns the
+// factor of a rule that clips itself.
 template <class Rule>
 __device__ __forceinline__ double set_coefficients(const RowArguments& rows, const RowSource& source,
-                                                   DirectionNorms norms, bool takes_step, Row& row) {
+                                                   DirectionNorms norms, Row& row, double (&scalars)[kMaxScalars]) {
   constexpr int kScalars = std::tuple_size_v<std::remove_cv_t<decltype(Rule::kScalars)>>;
   const auto hyperparameters = hyperparameters_of<Rule>(group_of(rows, source.group));
-  double scalars[kMaxScalars] = {};
 #pragma unroll
   for (int i = 0; i < kScalars; ++i) scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
-  int32_t* const fresh = source.fresh < 0 ? nullptr : rows.fresh + source.fresh;
-  const auto coefficients = Rule::coefficients(hyperparameters, scalars, fresh != nullptr && *fresh != 0, norms);
-  write_struct(coefficients, row.rule);
-  if (takes_step) {
-#pragma unroll
-    for (int i = 0; i < kScalars; ++i) write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, scalars[i]);
-    if (fresh != nullptr) *fresh = 0;
-  }
+  const bool is_fresh = source.fresh >= 0 && rows.fresh[source.fresh] != 0;
+  write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), row.rule);
   if constexpr (Rule::kClipsItself) return Rule::direction_factor(hyperparameters, norms);
   return 1.0;
 }

@@ -12,7 +12,8 @@ __device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish,
   double factor = 1.0;
   visit_rule(Rules{}, finish.rows.rule, [&](auto rule) {
     using Rule = typename decltype(rule)::type;
-    if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.rows, source, norms, false, row);
+    double scalars[kMaxScalars] = {};
+    if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.rows, source, norms, row, scalars);
   });
   return factor;
 }

@@ -183,32 +183,52 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, Decisio
   if (decision.clips != 0) finish.counters[1] += 1;
 }
 
-// By one thread for each row. `Functor`: that of the rule where the kernel knows it, and otherwise void.
+// The rows as they are before anything is measured, and the numbers of state that the step will leave: it takes longer
+// than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule where the
+// kernel knows it, and otherwise void.
 template <class Functor>
-__device__ __forceinline__ void make_rows(const FinishArguments& finish, const Decision& decision) {
+TORCHCLIP_NOINLINE __device__ void make_rows(const FinishArguments& finish) {
   const RowArguments& rows = finish.rows;
-  const bool takes_step = decision.skips == 0;
-  const double inverse = inverse_scale(finish);
+  const double step = finish.step == nullptr ? 0.0 : *finish.step + 1, inverse = inverse_scale(finish);
 #pragma unroll 1
   for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
     const RowSource& source = rows.sources[index];
-    Row& row = rows.rows[index];
-    auto pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, decision.step, inverse);
-    if (source.clip_unit >= 0) pipeline.gradient_scale *= finish.clip_factor[source.clip_unit];
-    pipeline.gradient_scale *= decision.step_size;
-    pipeline.value_limit *= decision.step_size;
-    row.pipeline = pipeline;
+    rows.rows[index].pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, step, inverse);
+    double scalars[kMaxScalars] = {};
     visit_rule(Rules{}, rows.rule, [&](auto rule) {
       using Rule = typename decltype(rule)::type;
       if constexpr (std::is_void_v<Functor> || std::is_same_v<Functor, typename Rule::Functor>)
-        set_coefficients<Rule>(rows, source, DirectionNorms{}, takes_step, row);
+        set_coefficients<Rule>(rows, source, DirectionNorms{}, rows.rows[index], scalars);
     });
+#pragma unroll
+    for (int i = 0; i < kMaxScalars; ++i) rows.next_scalars[index * kMaxScalars + i] = scalars[i];
+  }
+  __syncthreads();
+}
+
+// What the decision adds to the rows, by one thread for each; a step that is taken moves the numbers of state on.
+__device__ __forceinline__ void settle_rows(const FinishArguments& finish, const Decision& decision) {
+  const RowArguments& rows = finish.rows;
+#pragma unroll 1
+  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
+    const RowSource& source = rows.sources[index];
+    PipelineCoefficients<double>& pipeline = rows.rows[index].pipeline;
+    double gradient_scale = pipeline.gradient_scale;
+    if (source.clip_unit >= 0) gradient_scale *= finish.clip_factor[source.clip_unit];
+    pipeline.gradient_scale = gradient_scale * decision.step_size;
+    pipeline.value_limit *= decision.step_size;
+    if (decision.skips != 0) continue;
+#pragma unroll
+    for (int i = 0; i < kMaxScalars; ++i)
+      if (source.scalars[i] != nullptr)
+        write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, rows.next_scalars[index * kMaxScalars + i]);
+    if (source.fresh >= 0) rows.fresh[source.fresh] = 0;
   }
 }
 
 // All threads of one block. Not inlined: it is long, it is in many kernels, and none of them is there for its sake.
-// `kByRows`: the pass may keep rows apart.
-template <class Functor, bool kByRows>
+// `kByRows`: the pass may keep rows apart. The rows are made already.
+template <bool kByRows>
 TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   __shared__ Decision decision;
   const Modifiers& m = finish.modifiers;
@@ -233,7 +253,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
     take_step(finish, decision);
   }
   __syncthreads();
-  make_rows<Functor>(finish, decision);
+  settle_rows(finish, decision);
 }
 
 }  // namespace torchclip::cuda

@@ -61,6 +61,7 @@ class Builder {
     for (int slot = 0; slot < kMaxSlots; ++slot)
       if ((member.used_slots >> slot & 1u) != 0) tables_.bytes += tensor.numel * state;
     tables_.bytes += 2 * tensor.numel * own;
+    tables_.gradient_bytes += tensor.numel * own;
     runs_of_tensors_.push_back(run_of(member));
     tables_.tensors.push_back(tensor);
   }

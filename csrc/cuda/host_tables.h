@@ -59,6 +59,7 @@ struct HostTables {
   std::vector<Run> runs;
   int64_t row_total = 0;  // rows of all tensors
   int64_t bytes = 0;      // of every operand
+  int64_t gradient_bytes = 0;
 
   // Null when there are several with chunks, or none.
   const Run* only_run() const {

@@ -44,18 +44,19 @@ inline void check(cudaError_t error, const char* what) {
 }  // namespace torchclip::cuda
 
 // TORCHCLIP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...), and the same for a cooperative launch,
-// whose blocks are all resident. A template goes in parentheses: TORCHCLIP_LAUNCH((scale<float, 4>), grid, ...). Both
-// throw when the launch is refused.
+// whose blocks are all resident, and for one that may begin before the launch in front of it has ended (see
+// cache_policy.cuh). A template goes in parentheses: TORCHCLIP_LAUNCH((scale<float, 4>), grid, ...). All throw when the
+// launch is refused.
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 
 #define TORCHCLIP_NOINLINE __attribute__((noinline))
-#define TORCHCLIP_LAUNCH_AS(cooperative, kernel, grid, block, shared_bytes, stream, ...)                     \
-  ::torchclip::cuda::check(                                                                                  \
-      ::emulator::launch(::emulator::Configuration(grid, block, shared_bytes, stream, cooperative), #kernel, \
-                         kernel __VA_OPT__(, ) __VA_ARGS__),                                                 \
-      "launch of " #kernel)
-#define TORCHCLIP_LAUNCH(...) TORCHCLIP_LAUNCH_AS(false, __VA_ARGS__)
-#define TORCHCLIP_LAUNCH_COOPERATIVE(...) TORCHCLIP_LAUNCH_AS(true, __VA_ARGS__)
+#define TORCHCLIP_LAUNCH_AS(kind, kernel, grid, block, shared_bytes, stream, ...)                                 \
+  ::torchclip::cuda::check(::emulator::launch(::emulator::Configuration(grid, block, shared_bytes, stream, kind), \
+                                              #kernel, kernel __VA_OPT__(, ) __VA_ARGS__),                        \
+                           "launch of " #kernel)
+#define TORCHCLIP_LAUNCH(...) TORCHCLIP_LAUNCH_AS(::emulator::Kind::kPlain, __VA_ARGS__)
+#define TORCHCLIP_LAUNCH_COOPERATIVE(...) TORCHCLIP_LAUNCH_AS(::emulator::Kind::kCooperative, __VA_ARGS__)
+#define TORCHCLIP_LAUNCH_EARLY(...) TORCHCLIP_LAUNCH_AS(::emulator::Kind::kEarly, __VA_ARGS__)
 // Dynamic shared memory of a kernel: a pointer `name` to elements of the type.
 #define TORCHCLIP_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::emulator::dynamic_shared())
 
@@ -65,18 +66,29 @@ inline void check(cudaError_t error, const char* what) {
 
 namespace torchclip::cuda {
 
+inline cudaLaunchAttribute cooperative() {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  return attribute;
+}
+
+inline cudaLaunchAttribute early() {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
 template <class... Parameters, class... Arguments>
-cudaError_t launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                               cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute cooperative{};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+cudaError_t launch_with(cudaLaunchAttribute attribute, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                        size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &cooperative;
+  config.attrs = &attribute;
   config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...);
 }
@@ -88,10 +100,12 @@ cudaError_t launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 bl
     kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__);          \
     ::torchclip::cuda::check(cudaGetLastError(), "launch of " #kernel);  \
   } while (false)
-#define TORCHCLIP_LAUNCH_COOPERATIVE(kernel, grid, block, shared_bytes, stream, ...)                               \
-  ::torchclip::cuda::check(                                                                                        \
-      ::torchclip::cuda::launch_cooperative(kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__), \
+#define TORCHCLIP_LAUNCH_WITH(attribute, kernel, grid, block, shared_bytes, stream, ...)                               \
+  ::torchclip::cuda::check(                                                                                            \
+      ::torchclip::cuda::launch_with(attribute, kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__), \
       "launch of " #kernel)
+#define TORCHCLIP_LAUNCH_COOPERATIVE(...) TORCHCLIP_LAUNCH_WITH(::torchclip::cuda::cooperative(), __VA_ARGS__)
+#define TORCHCLIP_LAUNCH_EARLY(...) TORCHCLIP_LAUNCH_WITH(::torchclip::cuda::early(), __VA_ARGS__)
 #define TORCHCLIP_DYNAMIC_SHARED(type, name)                    \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)

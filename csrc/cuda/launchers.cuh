@@ -29,7 +29,12 @@ template <auto update_kernel>
 void launch_update(const PassArguments& arguments, void* stream) {
   if (arguments.chunk_count == 0) return;
   const auto blocks = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
-  TORCHCLIP_LAUNCH(update_kernel, blocks, kUpdateThreads, 0, static_cast<cudaStream_t>(stream), arguments);
+  const auto own_stream = static_cast<cudaStream_t>(stream);
+  if (arguments.early_blocks != 0) {
+    TORCHCLIP_LAUNCH_EARLY(update_kernel, blocks, kUpdateThreads, 0, own_stream, arguments);
+  } else {
+    TORCHCLIP_LAUNCH(update_kernel, blocks, kUpdateThreads, 0, own_stream, arguments);
+  }
 }
 
 template <auto norm_kernel, class Finish>

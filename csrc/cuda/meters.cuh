@@ -18,11 +18,12 @@ class GradientMeter {
   static constexpr int kVectors = vectors_in_flight(kWeights ? 2 : 1);
 
   // `scale`: the inverse of GradScaler's, which is undone before squaring: the squares of a scaled gradient may
-  // overflow.
-  __device__ __forceinline__ GradientMeter(const PassArguments& arguments, int32_t index, C scale)
+  // overflow. `policy`: see policy_of_chunk.
+  __device__ __forceinline__ GradientMeter(const PassArguments& arguments, int32_t index, CachePolicy policy, C scale)
       : tensor_(arguments.tensors[index]),
         gradient_(gradient_of<T>(arguments, index)),
         parameter_(static_cast<const T*>(tensor_.pointer[kParameter])),
+        policy_(policy),
         scale_(scale) {}
 
   __device__ __forceinline__ int64_t head(int64_t begin) const {
@@ -41,8 +42,8 @@ class GradientMeter {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t place = element + i * stride < end ? element + i * stride : element;
-      read_vector(gradient_ + place, gradient[i]);
-      if constexpr (kWeights) read_vector(parameter_ + place, parameter[i]);
+      read_vector(gradient_ + place, gradient[i], policy_);
+      if constexpr (kWeights) read_vector(parameter_ + place, parameter[i], policy_);
     }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -69,6 +70,7 @@ class GradientMeter {
   const DeviceTensor& tensor_;
   const T* gradient_;
   const T* parameter_;
+  CachePolicy policy_;
   C scale_;
   C sums_[2] = {};
 };
@@ -90,12 +92,13 @@ class DirectionMeter {
           ? 1
           : vectors_in_flight((kReadsParameter ? 2 : 1) + (kReadsState ? static_cast<int>(sizeof(S) / sizeof(T)) : 0));
 
-  __device__ __forceinline__ DirectionMeter(const PassArguments& arguments, int32_t index)
+  __device__ __forceinline__ DirectionMeter(const PassArguments& arguments, int32_t index, CachePolicy policy)
       : arguments_(arguments),
         tensor_(arguments.tensors[index]),
         gradient_(gradient_of<T>(arguments, index)),
         parameter_(static_cast<const T*>(tensor_.pointer[kParameter])),
         state_(static_cast<const S*>(tensor_.pointer[kState0])),
+        policy_(policy),
         coefficients_(arguments, tensor_, arguments.rows) {}
 
   __device__ __forceinline__ int64_t head(int64_t begin) const {
@@ -120,9 +123,9 @@ class DirectionMeter {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t place = element + i * stride < end ? element + i * stride : element;
-      read_vector(gradient_ + place, gradient[i]);
-      if constexpr (kReadsParameter) read_vector(parameter_ + place, parameter[i]);
-      if constexpr (kReadsState) read_vector(state_ + place, state[i]);
+      read_vector(gradient_ + place, gradient[i], policy_);
+      if constexpr (kReadsParameter) read_vector(parameter_ + place, parameter[i], policy_);
+      if constexpr (kReadsState) read_vector(state_ + place, state[i], policy_);
     }
     const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
 #pragma unroll
@@ -162,6 +165,7 @@ class DirectionMeter {
   const T* gradient_;
   const T* parameter_;
   const S* state_;
+  CachePolicy policy_;
   ElementCoefficients<Functor, Stages, C> coefficients_;
   C sums_[2] = {};
 };

@@ -7,7 +7,8 @@ namespace {
 // Alone where nothing is measured and yet a number on the device decides, and behind sums from several devices.
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_step_kernel(const __grid_constant__ FinishArguments finish) {
-  finish_step<void, true>(finish);
+  if (finish.makes_rows != 0) make_rows<void>(finish);
+  finish_step<true>(finish);
 }
 
 // Alone behind sums from several devices.

@@ -14,8 +14,8 @@ template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     norm_and_update_kernel(const __grid_constant__ PassArguments arguments,
                            const __grid_constant__ FinishArguments finish) {
-  measure_gradients<T>(arguments, finish);
-  if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<Functor, false>(finish);
+  measure_gradients<Functor, T>(arguments, finish);
+  if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<false>(finish);
   cooperative_groups::this_grid().sync();
   update_chunks<Functor, Slots, Stages, T, S, kThreads>(arguments, finish.rows.rows);
 }

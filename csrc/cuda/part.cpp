@@ -22,6 +22,7 @@ void Part::begin(const Members& members, const Modifiers& modifiers, const Input
   finish_rule_.numbers = nullptr;
   pass_.numbers = nullptr;
   pass_.rows = nullptr;
+  follows_own_pass_ = false;
   read_gradients(members);
   read_groups(members);
   read_shared(members, inputs);

@@ -76,10 +76,13 @@ class Part {
     Launcher launch;
     int64_t first, count;
     uint32_t blocks;
+    int64_t first_kept = 0;  // see PassArguments
   };
   template <class Launcher>
   static void plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
                           std::vector<Planned<Launcher>>& planned);
+  template <class Launcher>
+  void plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const;
   template <class Launcher>
   static uint32_t total_blocks(const std::vector<Planned<Launcher>>& planned) {
     uint32_t blocks = 0;
@@ -112,6 +115,9 @@ class Part {
   UnitSums gathered(int32_t units) const;
   void after_finish();
   void launch_directions();
+  void launch_finish_alone();
+  template <class Launcher>
+  void set_pass(const Planned<Launcher>& planned);
   void set_update(const Run& run);
   template <class T>
   T* scratch(Section<T> section) const {
@@ -124,7 +130,10 @@ class Part {
   Modifiers modifiers_;
   HostTables tables_;
   bool fits_in_cache_ = false;
-  int32_t devices_ = 1;  // that take part in the step
+  int64_t cache_bytes_ = 0;
+  uint32_t early_blocks_ = 0;      // see PassArguments
+  bool follows_own_pass_ = false;  // the last launch was one of this step, which itself waits for all before it
+  int32_t devices_ = 1;            // that take part in the step
   bool is_main_ = true;
   bool capturing_ = false;
   void* stream_ = nullptr;
@@ -146,6 +155,7 @@ class Part {
 
   at::Tensor scratch_;  // zeros at first
   Section<Row> rows_;
+  Section<double> next_scalars_;
   Section<Partial> partials_;
   Section<StepNumbers> numbers_;
   Section<uint32_t> blocks_done_;

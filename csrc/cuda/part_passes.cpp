@@ -1,4 +1,6 @@
 // The launches of one device's share of a step.
+#include <utility>
+
 #include "part.h"
 
 namespace torchclip::cuda {
@@ -15,14 +17,21 @@ void Part::norm_pass(bool alone) {
   pass_.row_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_gradient_factors = nullptr;
   for (const Planned<NormLauncher>& planned : norms_) {
-    pass_.chunks = image_.at(chunks_) + planned.first;
-    pass_.row_chunks = image_.at(row_chunks_) + planned.first;
-    pass_.chunk_count = planned.count;
+    set_pass(planned);
+    finish_.makes_rows = &planned == &norms_.front() ? 1 : 0;
     planned.launch(pass_, finish_, planned.blocks, stream_);
   }
   if (!alone) return;
-  if (norms_.empty()) launch_finish(finish_, stream_);  // nothing but empty tensors
+  if (norms_.empty()) launch_finish_alone();  // nothing but empty tensors
   after_finish();
+}
+
+template <class Launcher>
+void Part::set_pass(const Planned<Launcher>& planned) {
+  pass_.chunks = image_.at(chunks_) + planned.first;
+  pass_.row_chunks = image_.at(row_chunks_) + planned.first;
+  pass_.chunk_count = planned.count;
+  pass_.first_kept = planned.first_kept;
 }
 
 void Part::finish() {
@@ -32,9 +41,15 @@ void Part::finish() {
     finish_.sums = gathered(shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1);
   }
   finish_.row_sums.long_row_count = 0;  // there are none, or they are summed already
-  launch_finish(finish_, stream_);
+  launch_finish_alone();
   finish_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
   after_finish();
+}
+
+// The rows are made already where there was a norm pass.
+void Part::launch_finish_alone() {
+  finish_.makes_rows = norms_.empty() ? 1 : 0;
+  launch_finish(finish_, stream_);
 }
 
 UnitSums Part::gathered(int32_t units) const {
@@ -43,6 +58,7 @@ UnitSums Part::gathered(int32_t units) const {
 
 // From here on the rows and the numbers of the step are on the device.
 void Part::after_finish() {
+  follows_own_pass_ = true;
   pass_.rows = scratch(rows_);
   pass_.numbers = finish_rule_.numbers = scratch(numbers_);
 }
@@ -54,6 +70,7 @@ void Part::direction_pass(bool alone) {
   launch_directions();
   if (!alone) return;
   if (directions_.empty()) launch_finish_rule(finish_rule_, stream_);
+  follows_own_pass_ = true;
   pass_.rows = scratch(rows_);
 }
 
@@ -62,9 +79,7 @@ void Part::launch_directions() {
   for (const Run& run : tables_.runs) {
     if ((shape_.rule_rows ? run.row_count : run.count) == 0) continue;
     const Planned<DirectionLauncher>& planned = directions_[index++];
-    pass_.chunks = image_.at(chunks_) + planned.first;
-    pass_.row_chunks = image_.at(row_chunks_) + planned.first;
-    pass_.chunk_count = planned.count;
+    set_pass(planned);
     pass_.stages = run.bucket.stages;
     planned.launch(pass_, finish_rule_, planned.blocks, stream_);
   }
@@ -74,6 +89,7 @@ void Part::finish_rule() {
   finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
   finish_rule_.row_sums.long_row_count = 0;
   launch_finish_rule(finish_rule_, stream_);
+  follows_own_pass_ = true;
   finish_rule_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
   pass_.rows = scratch(rows_);
 }
@@ -81,10 +97,12 @@ void Part::finish_rule() {
 void Part::update_pass(bool& written) {
   pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
-  for (const Run& run : tables_.runs) {
-    if (run.count == 0) continue;
-    set_update(run);
-    run.launchers.update(pass_, stream_);
+  // In the reverse order of the norm pass, as within a launch.
+  for (auto run = tables_.runs.rbegin(); run != tables_.runs.rend(); ++run) {
+    if (run->count == 0) continue;
+    set_update(*run);
+    pass_.early_blocks = std::exchange(follows_own_pass_, false) ? early_blocks_ : 0;
+    run->launchers.update(pass_, stream_);
     written = true;
   }
 }
@@ -106,6 +124,7 @@ void Part::norm_and_update() {
   set_update(*tables_.only_run());
   finish_.sums = sums_of(clip_units_, true);
   finish_.blocks = norm_and_update_.blocks;
+  finish_.makes_rows = 1;
   after_finish();
   norm_and_update_.launch(pass_, finish_, norm_and_update_.blocks, stream_);
   finish_.blocks = total_blocks(norms_);

@@ -113,6 +113,7 @@ void Part::reserve_scratch(const Members& members, size_t devices) {
     bytes += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
   };
   reserve(rows_, static_cast<int64_t>(tables_.sources.size()));
+  reserve(next_scalars_, static_cast<int64_t>(tables_.sources.size()) * kMaxScalars);
   reserve(partials_, tables_.partials());
   reserve(numbers_, 1);
   reserve(blocks_done_, 2);
@@ -132,6 +133,7 @@ void Part::reserve_scratch(const Members& members, size_t devices) {
   gathered_sums_ = zeros(devices_ * shared);
 }
 
+// Of the launches for the clip policy the first has a block more, which makes the rows.
 template <class Launcher>
 void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
                        std::vector<Planned<Launcher>>& planned) {
@@ -141,7 +143,23 @@ void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t co
     first = planned.back().first;
     planned.pop_back();
   }
-  planned.push_back({launch.launch, first, count, launch.blocks(count)});
+  const bool makes_rows = std::is_same_v<Launcher, NormLauncher> && planned.empty();
+  planned.push_back({launch.launch, first, count, launch.blocks(makes_rows ? count + 1 : count)});
+}
+
+// The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
+// of it, since what the update alone reads and writes goes through it too. `bytes`: that the pass reads.
+template <class Launcher>
+void Part::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
+  const int64_t room = cache_bytes_ / 2;
+  int64_t chunks = 0;
+  for (const Planned<Launcher>& launch : planned) chunks += launch.count;
+  int64_t kept = bytes <= room ? chunks : chunks * room / bytes;
+  for (auto launch = planned.rbegin(); launch != planned.rend(); ++launch) {
+    const int64_t here = std::min(kept, launch->count);
+    launch->first_kept = launch->count - here;
+    kept -= here;
+  }
 }
 
 // Norms of the raw gradients ask for the type alone, so that neighbouring runs share a launch.
@@ -158,8 +176,14 @@ void Part::plan_launches() {
       plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
     }
   }
-  const int64_t cache = device_info(place_.number).cache_bytes;
-  fits_in_cache_ = !shape_.by_rows() && 2 * tables_.bytes <= cache && plan_one_launch();
+  const DeviceInfo device = device_info(place_.number);
+  cache_bytes_ = device.cache_bytes;
+  early_blocks_ = device.early_blocks;
+  plan_kept(tables_.gradient_bytes, norms_);
+  plan_kept(tables_.bytes, directions_);
+  const bool overflows = 2 * tables_.bytes > cache_bytes_;
+  pass_.overflows_cache = overflows ? 1 : 0;
+  fits_in_cache_ = !shape_.by_rows() && !overflows && plan_one_launch();
 }
 
 // Not every set of stages is compiled as one launch.
@@ -167,13 +191,13 @@ bool Part::plan_one_launch() {
   const Run* const only = tables_.only_run();
   if (only == nullptr) return false;
   const Run& run = *only;
-  const auto plan = [&](const auto& launch, auto& planned) {
+  const auto plan = [&](const auto& launch, int64_t blocks, auto& planned) {
     if (launch.launch == nullptr) return false;
-    planned = {launch.launch, run.first, run.count, launch.blocks(run.count)};
+    planned = {launch.launch, run.first, run.count, launch.blocks(blocks)};
     return true;
   };
-  return shape_.clips_norms ? plan(run.launchers.norm_and_update, norm_and_update_)
-                            : plan(run.launchers.direction_and_update, direction_and_update_);
+  return shape_.clips_norms ? plan(run.launchers.norm_and_update, run.count + 1, norm_and_update_)
+                            : plan(run.launchers.direction_and_update, run.count, direction_and_update_);
 }
 
 void Part::set_static_arguments() {
@@ -185,6 +209,7 @@ void Part::set_static_arguments() {
   rows.row_count = static_cast<int32_t>(tables_.sources.size());
   rows.sources = image_.at(sources_);
   rows.rows = scratch(rows_);
+  rows.next_scalars = scratch(next_scalars_);
   rows.fresh = shape_.fresh ? fresh_.mutable_data_ptr<int32_t>() : nullptr;
   rows.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
   const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),

@@ -43,7 +43,8 @@ void launch_finish_rule(const FinishRuleArguments& arguments, void* stream);
 void upload(void* to, const void* from, int64_t bytes, void* stream);
 
 struct DeviceInfo {
-  int64_t cache_bytes;  // of the second-level cache
+  int64_t cache_bytes;    // of the second-level cache
+  uint32_t early_blocks;  // see PassArguments
 };
 DeviceInfo device_info(int device);
 

@@ -59,12 +59,13 @@ __device__ __forceinline__ void measure_row_chunk(const PassArguments& arguments
 
 // The partial sums of every chunk.
 template <class MakeMeter, class RowRule>
-__device__ __forceinline__ void measure_row_chunks(const PassArguments& arguments, const MakeMeter& make_meter,
-                                                   const RowRule& rule) {
+__device__ __forceinline__ void measure_row_chunks(const PassArguments& arguments, uint32_t blocks,
+                                                   const MakeMeter& make_meter, const RowRule& rule) {
+  if (blockIdx.x >= blocks) return;
 #pragma unroll 1
-  for (int64_t index = blockIdx.x; index < arguments.chunk_count; index += gridDim.x) {
+  for (int64_t index = blockIdx.x; index < arguments.chunk_count; index += blocks) {
     const DeviceRowChunk chunk = arguments.row_chunks[index];
-    auto meter = make_meter(chunk.tensor);
+    auto meter = make_meter(chunk.tensor, policy_of_chunk(arguments, index));
     double totals[2] = {};
     measure_row_chunk(arguments, chunk, meter, rule, totals);
     sum_over_block(totals);
@@ -76,11 +77,15 @@ __device__ __forceinline__ void measure_row_chunks(const PassArguments& argument
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     row_norm_kernel(const __grid_constant__ PassArguments arguments, const __grid_constant__ FinishArguments finish) {
+  let_next_begin();
+  const uint32_t blocks = measuring_blocks(finish.makes_rows != 0);
+  if (finish.makes_rows != 0 && blockIdx.x == gridDim.x - 1) make_rows<void>(finish);
   const auto scale = static_cast<ComputeType<T>>(inverse_scale(finish));
   measure_row_chunks(
-      arguments, [&](int32_t tensor) { return GradientMeter<T, true>(arguments, tensor, scale); },
+      arguments, blocks,
+      [&](int32_t tensor, CachePolicy policy) { return GradientMeter<T, true>(arguments, tensor, policy, scale); },
       RowClip{finish.modifiers.limit, finish.modifiers.unit_eps});
-  if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<void, true>(finish);
+  if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<true>(finish);
 }
 
 // Of the gradient as the rule sees it and of its direction, for AdaGradNorm over rows.
@@ -88,9 +93,13 @@ template <class Functor, unsigned Slots, class T, class S>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     row_direction_norm_kernel(const __grid_constant__ PassArguments arguments,
                               const __grid_constant__ FinishRuleArguments finish) {
+  let_next_begin();
   const bool skips = arguments.numbers != nullptr && arguments.numbers->skip != 0;
   measure_row_chunks(
-      arguments, [&](int32_t tensor) { return DirectionMeter<Functor, Slots, kEveryStage, T, S>(arguments, tensor); },
+      arguments, gridDim.x,
+      [&](int32_t tensor, CachePolicy policy) {
+        return DirectionMeter<Functor, Slots, kEveryStage, T, S>(arguments, tensor, policy);
+      },
       RowStep{skips});
   if (is_last_block(finish.blocks_done, finish.blocks)) finish_rule<true>(finish);
 }

@@ -48,6 +48,7 @@ class UpdateWorker {
         tensor_(arguments.tensors[index]),
         parameter_(static_cast<T*>(tensor_.pointer[kParameter])),
         gradient_(gradient_of<T>(arguments, index)),
+        policy_(arguments.overflows_cache != 0 ? CachePolicy::let_go() : CachePolicy::as_usual()),
         rows_(rows),
         coefficients_(arguments, tensor_, rows),
         synchronises_(synchronises) {
@@ -108,20 +109,20 @@ class UpdateWorker {
   __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor_.pointer[kSlow]); }
 
   __device__ __forceinline__ void read(int64_t element, Elements<C, kSlots, kElements>& own) const {
-    read_vector(gradient_ + element, own.gradient);
-    if constexpr (kReadsParameter) read_vector(parameter_ + element, own.parameter);
+    read_vector(gradient_ + element, own.gradient, policy_);
+    if constexpr (kReadsParameter) read_vector(parameter_ + element, own.parameter, policy_);
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) read_vector(state_[slot] + element, own.state[slot]);
-    if (synchronises_) read_vector(slow() + element, own.slow);
+      if (uses(slot)) read_vector(state_[slot] + element, own.state[slot], policy_);
+    if (synchronises_) read_vector(slow() + element, own.slow, policy_);
   }
 
   __device__ __forceinline__ void write(int64_t element, const Elements<C, kSlots, kElements>& own) const {
-    write_vector(parameter_ + element, own.parameter);
+    write_vector(parameter_ + element, own.parameter, policy_);
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot]);
-    if (synchronises_) write_vector(slow() + element, own.slow);
+      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot], policy_);
+    if (synchronises_) write_vector(slow() + element, own.slow, policy_);
   }
 
   // Returns the exact zeros, which are counted before Lookahead.
@@ -155,23 +156,38 @@ class UpdateWorker {
   T* parameter_;
   const T* gradient_;
   S* state_[kSlots];
+  CachePolicy policy_;
   const Row* rows_;
   ElementCoefficients<Functor, Stages, C> coefficients_;
   bool synchronises_;
+};
+
+// What one block takes. Empty where a chunk is shorter than others.
+template <class T>
+struct PieceOfChunk {
+  int32_t tensor;
+  int64_t begin, end;  // elements
+
+  // `index`: among the pieces of this launch.
+  __device__ __forceinline__ PieceOfChunk(const PassArguments& arguments, uint32_t index) {
+    constexpr int64_t kPiece = kPieceBytes / static_cast<int64_t>(sizeof(T));
+    const auto pieces = static_cast<uint32_t>(arguments.pieces);
+    const DeviceChunk chunk = arguments.chunks[index / pieces];
+    const int64_t first = static_cast<int64_t>(index % pieces) * kPiece;
+    tensor = chunk.tensor;
+    begin = chunk.begin + first;
+    end = chunk.begin + (chunk.count - first < kPiece ? chunk.count : first + kPiece);
+  }
 };
 
 // One piece of a chunk, by `kLanes` threads. `index`: of the piece, among those of this launch.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
 __device__ __forceinline__ void update_piece(const PassArguments& arguments, const Row* rows, uint32_t index,
                                              bool synchronises) {
-  constexpr int64_t kPiece = kPieceBytes / static_cast<int64_t>(sizeof(T));
-  const auto pieces = static_cast<uint32_t>(arguments.pieces);
-  const DeviceChunk chunk = arguments.chunks[index / pieces];
-  const int64_t first = static_cast<int64_t>(index % pieces) * kPiece;
-  if (first >= chunk.count) return;  // of a chunk that is shorter than others
-  UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, chunk.tensor, synchronises);
-  const int64_t begin = chunk.begin + first, count = chunk.count - first < kPiece ? chunk.count - first : kPiece;
-  for_each_element(worker, begin, begin + count, static_cast<int>(threadIdx.x), kLanes);
+  const PieceOfChunk<T> piece(arguments, index);
+  if (piece.begin >= piece.end) return;
+  UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, piece.tensor, synchronises);
+  for_each_element(worker, piece.begin, piece.end, static_cast<int>(threadIdx.x), kLanes);
   if constexpr (Functor::kCountsZeros) {
     double total[] = {static_cast<double>(worker.zeros)};
     sum_over_block<kLanes>(total);
@@ -192,9 +208,28 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
     update_piece<Functor, Slots, Stages, T, S, kLanes>(arguments, rows, count - 1 - index, numbers.synchronises != 0);
 }
 
+// While the pass before this one ends: what the block takes first, but for the gradients, which that pass has just
+// read, is on its way to the second-level cache. Tables, addresses and these values are not that pass's work.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+__device__ __forceinline__ void fetch_ahead(const PassArguments& arguments) {
+  const auto count = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
+  const PieceOfChunk<T> piece(arguments, count - 1 - blockIdx.x);
+  if (piece.begin >= piece.end) return;
+  const DeviceTensor& tensor = arguments.tensors[piece.tensor];
+  if (tensor.dimensions != 0) return;
+  if constexpr (kNeedsParameter<Functor, Stages>)
+    fetch_lines<kUpdateThreads>(static_cast<const T*>(tensor.pointer[kParameter]), piece.begin, piece.end);
+#pragma unroll
+  for (int slot = 0; slot < Functor::kSlots; ++slot)
+    if ((Slots >> slot & 1u) != 0)
+      fetch_lines<kUpdateThreads>(static_cast<const S*>(tensor.pointer[kState0 + slot]), piece.begin, piece.end);
+}
+
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
 __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor)
     update_kernel(const __grid_constant__ PassArguments arguments) {
+  if (blockIdx.x < arguments.early_blocks) fetch_ahead<Functor, Slots, Stages, T, S>(arguments);
+  wait_for_previous();
   update_chunks<Functor, Slots, Stages, T, S, kUpdateThreads>(arguments, arguments.rows);
 }
 

@@ -1,11 +1,8 @@
-// Accesses of 16 bytes: eight elements of a half-precision type, four of float32, two of float64. By the intrinsics
-// that name the address space and the cache, since pointers come from tables in memory: the compiler would not know
-// that they are global, and nothing is read twice by one multiprocessor.
+// Accesses of 16 bytes: eight elements of a half-precision type, four of float32, two of float64.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "../scalar_ops.h"
+#include "cache_policy.cuh"
 
 namespace torchclip::cuda {
 
@@ -22,12 +19,12 @@ TORCHCLIP_HD constexpr int vectors_in_flight(int accesses) { return accesses == 
 
 // `count` elements that follow one another, from memory on a 16-byte boundary.
 template <int kCount, class T, class C>
-__device__ __forceinline__ void read_vector(const T* from, C (&values)[kCount]) {
+__device__ __forceinline__ void read_vector(const T* from, C (&values)[kCount], CachePolicy policy) {
   static_assert(kCount * sizeof(T) % sizeof(uint4) == 0);
   constexpr int kPerAccess = sizeof(uint4) / sizeof(T);
 #pragma unroll
   for (int access = 0; access < kCount / kPerAccess; ++access) {
-    const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(from) + access);
+    const uint4 bits = policy.read(reinterpret_cast<const uint4*>(from) + access);
     T elements[kPerAccess];
     memcpy(elements, &bits, sizeof(bits));
 #pragma unroll
@@ -35,9 +32,8 @@ __device__ __forceinline__ void read_vector(const T* from, C (&values)[kCount]) 
   }
 }
 
-// To the second-level cache and no further for now: written past it (st.cs), a step took two hundredths longer.
 template <int kCount, class T, class C>
-__device__ __forceinline__ void write_vector(T* to, const C (&values)[kCount]) {
+__device__ __forceinline__ void write_vector(T* to, const C (&values)[kCount], CachePolicy policy) {
   constexpr int kPerAccess = sizeof(uint4) / sizeof(T);
 #pragma unroll
   for (int access = 0; access < kCount / kPerAccess; ++access) {
@@ -46,7 +42,7 @@ __device__ __forceinline__ void write_vector(T* to, const C (&values)[kCount]) {
     for (int i = 0; i < kPerAccess; ++i) elements[i] = store<T>(values[access * kPerAccess + i]);
     uint4 bits;
     memcpy(&bits, elements, sizeof(bits));
-    __stcg(reinterpret_cast<uint4*>(to) + access, bits);
+    policy.write(reinterpret_cast<uint4*>(to) + access, bits);
   }
 }
 

@@ -108,9 +108,7 @@ void run(typename Rule::Hyperparameters hyperparameters, const Case& test) {
   const State state = State::of<Rule>();
   const std::vector<GroupNumbers> groups = groups_of<Rule>(hyperparameters);
   finish.rows.rule = kPosition<Rule>;
-  finish.rows.row_count = kRows;
-  finish.rows.sources = on_device(state.sources);
-  finish.rows.rows = on_device(std::vector<Row>(kRows));
+  make_rows_from(finish, state.sources);
   finish.rows.fresh = state.fresh;
   if (test.in_memory) finish.rows.groups = on_device(groups);
   if (!test.in_memory) std::copy(groups.begin(), groups.end(), finish.rows.inline_groups);

@@ -39,6 +39,7 @@ inline FinishArguments finish_with(const Modifiers& modifiers, const Numbers& nu
   finish.found_inf = numbers.found_inf;
   finish.numbers = numbers.numbers;
   finish.blocks_done = numbers.blocks_done;
+  finish.makes_rows = 1;
   finish.modifiers = modifiers;
   return finish;
 }
@@ -50,6 +51,14 @@ inline void measure_units(FinishArguments& finish, const std::vector<int32_t>& u
                  static_cast<int32_t>(units), 0, nullptr};
   finish.grad_norm = numbers_on_device(units);
   finish.clip_factor = numbers_on_device(units);
+}
+
+// Rows of coefficients to be made from these.
+inline void make_rows_from(FinishArguments& finish, const std::vector<RowSource>& sources) {
+  finish.rows.row_count = static_cast<int32_t>(sources.size());
+  finish.rows.sources = on_device(sources);
+  finish.rows.rows = on_device(std::vector<Row>(sources.size()));
+  finish.rows.next_scalars = numbers_on_device(sources.size() * kMaxScalars);
 }
 
 }  // namespace torchclip::cuda

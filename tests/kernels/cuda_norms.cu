@@ -66,9 +66,7 @@ FinishArguments finish_of(const Workload& work, const Modifiers& modifiers, bool
   }
   FinishArguments finish = finish_with(modifiers, numbers);
   measure_units(finish, per_tensor ? work.tensor_chunks : std::vector<int32_t>{0, work.tensor_chunks.back()});
-  finish.rows.row_count = static_cast<int32_t>(sources.size());
-  finish.rows.sources = on_device(sources);
-  finish.rows.rows = on_device(std::vector<Row>(sources.size()));
+  make_rows_from(finish, sources);
   finish.rows.inline_groups[0].hyperparameters[0] = 0.5;
   finish.rows.inline_groups[0].maximize = 1;
   return finish;
@@ -90,9 +88,11 @@ Result measure(const Workload& work, const Modifiers& modifiers, bool per_tensor
   const Launchers launchers[] = {find_launchers("sgd", {0, DType::kFloat32, DType::kFloat32, 0, 0}),
                                  find_launchers("sgd", {0, DType::kBFloat16, DType::kBFloat16, 0, 0})};
   uint32_t blocks[2];
+  // The first launch makes the rows, and has a block more for it.
   for (int launch = 0; launch < 2; ++launch)
-    finish.blocks += blocks[launch] = launchers[launch].raw_norm.blocks(counts[launch]);
+    finish.blocks += blocks[launch] = launchers[launch].raw_norm.blocks(counts[launch] + (launch == 0 ? 1 : 0));
   for (int launch = 0; launch < 2; ++launch) {
+    finish.makes_rows = launch == 0 ? 1 : 0;
     arguments.chunks = chunks + (launch == 0 ? 0 : work.float_chunks);
     arguments.chunk_count = counts[launch];
     launchers[launch].raw_norm.launch(arguments, finish, blocks[launch], nullptr);

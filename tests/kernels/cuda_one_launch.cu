@@ -81,15 +81,13 @@ auto clipped_step(DType dtype, DType state, typename Rule::Hyperparameters hyper
   measure_units(finish, step.units);
   finish.sums.partials = step.arguments.partials;
   finish.rows.rule = kPosition<Rule>;
-  finish.rows.row_count = 1;
-  finish.rows.sources = on_device(std::vector<RowSource>{only_source(numbers_on_device(2, 2.0))});
-  finish.rows.rows = on_device(std::vector<Row>(1));
+  make_rows_from(finish, {only_source(numbers_on_device(2, 2.0))});
   finish.rows.inline_groups[0] = group_of_rule<Rule>(hyperparameters, 0.0625);
   step.arguments.rows = finish.rows.rows;
   step.arguments.numbers = numbers.numbers;
   const Launchers launchers = find_launchers(Rule::kName, {0, dtype, state, Slots, test.stages});
   const auto& norm = launched == Launched::kOnce ? launchers.norm_and_update : launchers.raw_norm;
-  finish.blocks = norm.blocks(step.arguments.chunk_count);
+  finish.blocks = norm.blocks(step.arguments.chunk_count + 1);
   norm.launch(step.arguments, finish, finish.blocks, nullptr);
   if (launched == Launched::kTwice) launchers.update(step.arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

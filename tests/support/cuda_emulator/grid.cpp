@@ -42,7 +42,7 @@ Grid::Grid(const Configuration& configuration, const std::function<void()>& body
   gridDim = configuration.grid;
   blockDim = configuration.block;
   total_threads_ = count(gridDim) * count(blockDim);
-  at_once_ = configuration.cooperative ? count(gridDim) : settings().order == kEmulatorShuffled ? 2 : 1;
+  at_once_ = is_cooperative() ? count(gridDim) : settings().order == kEmulatorShuffled ? 2 : 1;
   current = this;
 }
 
@@ -119,6 +119,8 @@ void Grid::run_thread() {
     body_();
     if (block_->counted_last && !thread_->sees_others)
       fault(cudaErrorLaunchFailure, "no __threadfence() after its block counted as the last one", block_->counted_at);
+    if (configuration_.kind == Kind::kEarly && !thread_->has_waited)
+      fault(cudaErrorLaunchFailure, "an end without waiting for the launch in front", configuration_.site);
   } catch (const Abandoned&) {
   }
   thread_->wait = Wait::kForever;

@@ -30,6 +30,7 @@ struct Thread {
   uint64_t bits = 0;         // what it has posted to the warp, then what it receives
   bool fenced = false;       // since the block's last barrier
   bool sees_others = false;  // it has fenced since its block counted as the last one
+  bool has_waited = false;   // for the launch in front of this one
 };
 
 struct Block {
@@ -61,12 +62,13 @@ class Grid {
   void run();
   cudaError_t error() const { return error_; }
   const std::string& report() const { return report_; }
-  bool is_cooperative() const { return configuration_.cooperative; }
+  bool is_cooperative() const { return configuration_.kind == Kind::kCooperative; }
 
   // Called by the thread that runs.
   void block_barrier(const std::source_location& site);
   void grid_barrier(const std::source_location& site);
   void fence();
+  void wait_for_previous() { thread_->has_waited = true; }
   void count_block(bool is_last, const std::source_location& site);
   void yield();  // another block may go on between an atomic operation and what comes next
   uint64_t meet_warp(Wait kind, unsigned mask, uint64_t bits, int source, const std::source_location& site);

@@ -41,6 +41,7 @@ int resident_blocks(int block_size) {
 
 cudaError_t run_now(const Configuration& configuration, const char* name, const std::function<void()>& body) {
   count_launch();
+  settings().early_launches += configuration.kind == Kind::kEarly;
   grid = std::make_unique<Grid>(configuration, body);
   grid->run();
   std::string report = grid->report();
@@ -78,7 +79,7 @@ cudaError_t admissible(const Configuration& c, const void* kernel) {
   if (c.shared_bytes > (allowed == allowed_shared().end() ? kSharedBytes : allowed->second))
     return cudaErrorInvalidValue;
   const auto resident = static_cast<uint64_t>(resident_blocks(static_cast<int>(threads))) * settings().multiprocessors;
-  if (c.cooperative && static_cast<uint64_t>(c.grid.x) * c.grid.y * c.grid.z > resident)
+  if (c.kind == Kind::kCooperative && static_cast<uint64_t>(c.grid.x) * c.grid.y * c.grid.z > resident)
     return cudaErrorCooperativeLaunchTooLarge;
   return cudaSuccess;
 }
@@ -124,6 +125,8 @@ void grid_barrier(const Site& site) { grid->grid_barrier(site); }
 bool is_cooperative() { return grid->is_cooperative(); }
 int lane() { return grid->lane(); }
 void fence() { grid->fence(); }
+void wait_for_previous() { grid->wait_for_previous(); }
+void fetch(const void* from) { [[maybe_unused]] const char byte = *static_cast<const volatile char*>(from); }
 void count_block(bool is_last, const Site& site) { grid->count_block(is_last, site); }
 void yield() { grid->yield(); }
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, const Site& site) {

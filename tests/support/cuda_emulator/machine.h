@@ -23,7 +23,7 @@ struct Settings {
   int capability_major = 9, capability_minor = 0;
   int driver_version = CUDART_VERSION;
   std::string report;
-  int64_t launches = 0;
+  int64_t launches = 0, early_launches = 0;
 };
 Settings& settings();
 

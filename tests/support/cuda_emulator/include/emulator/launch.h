@@ -15,11 +15,17 @@ typedef struct CUstream_st* cudaStream_t;
 
 namespace emulator {
 
+enum class Kind {
+  kPlain,
+  kCooperative,  // its blocks are all resident
+  kEarly,        // it may begin before the launch in front of it has ended, and has to wait for that itself
+};
+
 struct Configuration {
   dim3 grid, block;
   size_t shared_bytes;
   cudaStream_t stream;
-  bool cooperative;
+  Kind kind;
   std::source_location site = std::source_location::current();  // of the launch
 };
 

@@ -25,6 +25,10 @@ void grid_barrier(const Site& site);
 bool is_cooperative();
 int lane();
 void fence();
+// For the end of the launch in front of this one: every thread of a launch that may begin earlier must.
+void wait_for_previous();
+// A byte that is wanted in the cache; it must be there to be read.
+void fetch(const void* from);
 // atomicInc is how a block says that it is done: the last one begins the count anew.
 void count_block(bool is_last, const Site& site);
 // After an atomic operation: other blocks may run before this thread goes on.
