@@ -1,12 +1,14 @@
-"""Triton's interpreter without its greatest cost, and quiet.
+"""Triton's interpreter without its greatest costs, and quiet.
 
 It prepares ``triton.language`` anew for every call of a function within a kernel, which takes three times as long as
-all the arithmetic. Here what is prepared already is left alone.
+all the arithmetic; here what is prepared already is left alone. Of the rest most goes into describing values: the names
+and shapes of their types, worked out for every one of them. Here each is worked out once.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,3 +38,47 @@ def hasten() -> None:
         return nothing_to_restore() if is_prepared else prepare(function)
 
     interpreter._patch_lang = prepare_once
+    describe_once(tl.core, interpreter)
+
+
+def describe_once(core: Any, interpreter: Any) -> None:
+    """Keeps what Triton finds out about a type."""
+    dtype_of = interpreter._get_np_dtype
+    make_block = core.block_type.__init__
+    unwrap = core._unwrap_if_constexpr
+    wrapped = (core.constexpr, core.tuple, list, tuple)
+    dtypes: dict[str, Any] = {}
+    blocks: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def kept_dtype(value_type: Any) -> Any:
+        name = value_type.scalar.name
+        if name not in dtypes:
+            dtypes[name] = dtype_of(value_type)
+        return dtypes[name]
+
+    def kept_block(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, *map(core._unwrap_if_constexpr, shape))
+        if key not in blocks:
+            make_block(self, element_ty, shape)
+            blocks[key] = dict(vars(self))
+        else:
+            vars(self).update(blocks[key])
+
+    @functools.cache
+    def described(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+        return core.constexpr(math.prod(sizes)), core.tuple([core.constexpr(size) for size in sizes])
+
+    def make_tensor(self: Any, handle: Any, type: Any) -> None:
+        core.base_value.__init__(self)
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.numel, self.shape = described(tuple(type.shape) if type.is_block() else ())
+
+    def unwrapped(value: Any) -> Any:
+        if type(value) is core.constexpr:
+            return value.value
+        return unwrap(value) if isinstance(value, wrapped) else value
+
+    core._unwrap_if_constexpr = unwrapped
+    interpreter._get_np_dtype = kept_dtype
+    core.block_type.__init__ = kept_block
+    core.tensor.__init__ = make_tensor

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+import interpreted
 import torchclip
 from coefficient_grid import GRID, STEPS, flat_names
 from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
@@ -306,4 +307,5 @@ def fault_of(check: str) -> str:
 
 
 if __name__ == "__main__":
+    interpreted.hasten()
     print(json.dumps({check: fault_of(check) for check in sys.argv[1:]}))
