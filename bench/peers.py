@@ -117,6 +117,12 @@ PEERS: tuple[Peer, ...] = (
         differences={"adamw": "its state has 8 bits"},
     ),
     Peer(
+        "deepspeed",  # which compiles its step when it is first asked for
+        "deepspeed.ops.adam",
+        {"adamw": lambda deepspeed, parameters: deepspeed.DeepSpeedCPUAdam(parameters, **ADAMW_ARGUMENTS)},
+        devices=("cpu",),
+    ),
+    Peer(
         "timm",
         "timm.optim",
         {
