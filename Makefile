@@ -21,7 +21,7 @@ export TORCHCLIP_BUILD
 export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-changed mutants bench gpu docs lint types format build clean distclean
+.PHONY: help demo test test-all conformance test-changed mutants bench gpu docs lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,11 +30,16 @@ help: ## list the targets
 demo: build ## train on real digits beside torch: a table, and results/demo.png (a minute)
 	$(BIN)/python -m recipes.demo
 
-test: build lint ## lint, then the tests: each path of the code once (15 minutes on two cores)
+test: build lint ## lint, then the tests: each path of the code once (ten minutes on two cores)
 	$(PYTEST) -q --durations=10 -m 'not thorough'
 
 test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (hours)
 	$(PYTEST) -q --durations=10
+
+conformance: build ## the CPU's steps beside float64, checkpoints, torch's contract: for another torch, Python or compiler
+	$(PYTEST) -q -m 'not thorough' -k 'not triton and not cuda' tests/kernels/test_conformance.py \
+	  tests/kernels/test_thread_counts.py tests/checkpoints/test_round_trips.py tests/contract/test_step_contract.py \
+	  tests/contract/test_torch_contract.py tests/contract/test_layouts.py tests/unit/test_slips.py
 
 test-changed: build ## of what test-all adds to test, what has changed since the last release asks for
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/support/changed.py $(if $(DEADLINE),--deadline $(DEADLINE)) \
