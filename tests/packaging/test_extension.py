@@ -17,91 +17,120 @@ from torchclip.backend import EXTENSION
 
 ROOT = Path(torchclip.__file__).resolve().parent.parent
 
+OF_THIS_TORCH = b"\x7fELF" + extension.MARK + torch.__version__.encode() + b"\0"
+NAME = Path(EXTENSION.__file__).name if EXTENSION is not None and EXTENSION.__file__ else "_C.abi3.so"
+FOR_PYTHON_3_9 = "_C.cpython-39-x86_64-linux-gnu.so"
+
+PACKAGES: dict[str, dict[str, bytes]] = {
+    # Bytes that no loader takes: the version is read before any tries.
+    "for another torch": {NAME: b"\x7fELF" + extension.MARK + b"2.10.1+cpu\0"},
+    "for an unknown torch": {NAME: b"\x7fELF"},
+    "broken": {NAME: OF_THIS_TORCH},
+    "absent": {},
+    "for another Python": {FOR_PYTHON_3_9: b"\x7fELF"},
+    "without a GIL": {NAME: OF_THIS_TORCH},
+}
+"""The extensions in the package, by file name."""
+
+# Importing torch takes seconds, and so does what its first optimizer imports: every package is imported in a fork.
 SCRIPT = """
-import sys, warnings
-{before}
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    import torch, torchclip
-from torchclip.backend import EXTENSION, unavailable_reason
-assert EXTENSION is None and "torchclip._C" not in sys.modules
-parameter = torch.nn.Parameter(torch.ones(3))
-parameter.grad = torch.ones(3)
-optimizer = torchclip.SGD([parameter], lr=0.5)
-optimizer.step()
-print(optimizer.backend, parameter.tolist())
-print(*[str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)], sep="|")
-print(unavailable_reason("cpu"))
+import os, sys, sysconfig, warnings
+import torch
+torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    said = os.open(os.path.join(name, "said.txt"), os.O_CREAT | os.O_WRONLY)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.path.insert(0, os.path.abspath(name))
+    if name == "without a GIL":
+        sysconfig.get_config_vars()
+        sys.abiflags += "t"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import torchclip
+    from torchclip.backend import EXTENSION, unavailable_reason
+    assert EXTENSION is None and "torchclip._C" not in sys.modules
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    optimizer = torchclip.SGD([parameter], lr=0.5)
+    optimizer.step()
+    print(torchclip.__file__)
+    print(optimizer.backend, parameter.tolist())
+    print(*[str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)], sep="|")
+    print(unavailable_reason("cpu"), flush=True)
+    os._exit(0)  # to take down what was imported takes a second
 """
 
 
+pytestmark = pytest.mark.xdist_group("extension")  # of one fixture
+
+
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the package, without an extension."""
-    folder = tmp_path_factory.mktemp("package")
-    shutil.copytree(ROOT / "torchclip", folder / "torchclip", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with copies of the package and what each of them said when it was imported, and stepped."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name, extensions in PACKAGES.items():
+        package = folder / name / "torchclip"
+        shutil.copytree(ROOT / "torchclip", package, ignore=shutil.ignore_patterns("*.so"))
+        for file, content in extensions.items():
+            (package / file).write_bytes(content)
+    # -S keeps an editable install out, which would lend its torchclip._C.
+    environment = {**os.environ, "PYTHONPATH": str(Path(torch.__file__).parent.parent)}
+    command = [sys.executable, "-S", "-c", SCRIPT, *PACKAGES]
+    finished = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
     return folder
 
 
-def said(package: Path, content: bytes | None, before: str = "") -> tuple[str, str]:
-    """The warning and the reason of a package with that extension, where an optimizer runs the reference path."""
-    suffix = Path(EXTENSION.__file__).name if EXTENSION is not None and EXTENSION.__file__ else "_C.abi3.so"
-    file = package / "torchclip" / suffix
-    file.unlink(missing_ok=True)
-    if content is not None:
-        file.write_bytes(content)
-    # -S keeps an editable install out, which would lend its torchclip._C.
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{Path(torch.__file__).parent.parent}"}
-    command = [sys.executable, "-S", "-c", SCRIPT.format(before=before)]
-    finished = subprocess.run(command, env=environment, cwd=package, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    stepped, warning, reason = finished.stdout.splitlines()
+def said(packages: Path, name: str) -> tuple[str, str]:
+    """The warning and the reason of one of the packages, whose optimizer has run the reference path."""
+    text = (packages / name / "said.txt").read_text()
+    assert "Traceback" not in text and text.count("\n") == 4, text
+    file, stepped, warning, reason = text.splitlines()
+    assert Path(file).is_relative_to(packages / name)
     assert stepped == "reference [0.5, 0.5, 0.5]"
     assert "`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`" in reason
     return warning, reason
 
 
-def test_one_for_another_torch_is_not_loaded(package: Path) -> None:
-    # Bytes that no loader takes: the version is read before any tries.
-    warning, reason = said(package, b"\x7fELF" + extension.MARK + b"2.10.1+cpu\0")
+def test_one_for_another_torch_is_not_loaded(packages: Path) -> None:
+    warning, reason = said(packages, "for another torch")
     assert f"was built for torch 2.10.1+cpu, and torch {torch.__version__} is here" in reason
     assert f"was built for torch 2.10.1+cpu, and torch {torch.__version__} is here" in warning
     assert warning.startswith("torchclip runs without its compiled passes: ")
     assert "build it anew with `pip install --no-build-isolation .`" in warning
 
 
-def test_one_that_does_not_say_for_which_torch_is_not_loaded(package: Path) -> None:
-    warning, reason = said(package, b"\x7fELF")
+def test_one_that_does_not_say_for_which_torch_is_not_loaded(packages: Path) -> None:
+    warning, reason = said(packages, "for an unknown torch")
     assert "does not say for which torch it was built" in reason
     assert "does not say for which torch it was built" in warning
 
 
-def test_one_that_does_not_load_is_said(package: Path) -> None:
-    warning, reason = said(package, b"\x7fELF" + extension.MARK + torch.__version__.encode() + b"\0")
+def test_one_that_does_not_load_is_said(packages: Path) -> None:
+    warning, reason = said(packages, "broken")
     assert "does not load (" in warning
     assert "does not load (" in reason
 
 
-def test_none_is_no_warning(package: Path) -> None:
-    warning, reason = said(package, None)
+def test_none_is_no_warning(packages: Path) -> None:
+    warning, reason = said(packages, "absent")
     assert warning == ""
     assert "the compiled extension torchclip._C is not built; build it" in reason
 
 
-def test_one_for_another_python_is_named(package: Path) -> None:
-    other = package / "torchclip" / "_C.cpython-39-x86_64-linux-gnu.so"
-    other.write_bytes(b"\x7fELF")
-    warning, reason = said(package, None)
-    other.unlink()
+def test_one_for_another_python_is_named(packages: Path) -> None:
+    warning, reason = said(packages, "for another Python")
     assert warning == ""
-    assert f"torchclip._C is not built for this Python ({other.name} is for another)" in reason
+    assert f"torchclip._C is not built for this Python ({FOR_PYTHON_3_9} is for another)" in reason
 
 
-def test_a_python_without_a_gil_loads_none(package: Path) -> None:
-    mark = extension.MARK + torch.__version__.encode() + b"\0"
-    warning, reason = said(
-        package, b"\x7fELF" + mark, before='import sysconfig, torch; sysconfig.get_config_vars(); sys.abiflags += "t"'
-    )
+def test_a_python_without_a_gil_loads_none(packages: Path) -> None:
+    warning, reason = said(packages, "without a GIL")
     assert "this Python is free-threaded, and the compiled extension torchclip._C relies on the GIL" in warning
     assert "this Python is free-threaded, and the compiled extension torchclip._C relies on the GIL" in reason
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import setuptools
@@ -16,7 +18,10 @@ import torch
 import torchclip
 from package_builds import build, files, python, wheel_build
 from places import ROOT
+from torchclip import info
 from torchclip.backend import BACKENDS, EXTENSION
+
+pytestmark = pytest.mark.xdist_group("packaging")  # of a few fixtures
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +102,13 @@ def test_torch_is_no_build_requirement() -> None:
     assert "torch" not in re.sub("#.*", "", build_system[1])
 
 
-def test_python_parts_run_the_reference_and_refuse_the_rest(installed: Path) -> None:
+@pytest.fixture(scope="module")
+def said_where_installed(installed: Path) -> tuple[str, str, str]:
+    """Where the wheel is installed: what a step did, the words of a backend that is not there, the package's report.
+
+    Of one process, since each would import torch anew."""
     script = """
-import torch, torchclip
+import runpy, torch, torchclip
 parameter = torch.nn.Parameter(torch.ones(3))
 parameter.grad = torch.full((3,), 2.0)
 optimizer = torchclip.SGD([parameter], lr=0.5, clip=1.0)
@@ -109,27 +118,35 @@ try:
     torchclip.SGD([parameter], backend="cpu")
 except RuntimeError as error:
     print(error)
+runpy.run_module("torchclip.info", run_name="__main__", alter_sys=True)
 """
-    first, second = installed_python(installed, "-c", script).splitlines()
-    file, version, backend, *values = first.split(maxsplit=3)
+    step, refusal, report = installed_python(installed, "-c", script).split("\n", 2)
+    return step, refusal, report
+
+
+def test_python_parts_run_the_reference_and_refuse_the_rest(
+    installed: Path, said_where_installed: tuple[str, str, str]
+) -> None:
+    step, refusal, _ = said_where_installed
+    file, version, backend, *values = step.split(maxsplit=3)
     assert Path(file).is_relative_to(installed)
     assert (version, backend) == (torchclip.__version__, "reference")
     assert ast.literal_eval(values[0]) == pytest.approx([1 - 0.5 / 3**0.5] * 3, rel=1e-5)
-    assert "pip install --no-build-isolation" in second
+    assert "pip install --no-build-isolation" in refusal
 
 
-def test_info_of_the_python_parts_says_why_and_the_remedy(installed: Path) -> None:
-    printed = installed_python(installed, "-m", "torchclip.info")
-    assert "not built" in printed
-    assert re.search("cpu +not available: .*pip install --no-build-isolation", printed)
-    assert re.search("reference +available", printed)
+def test_info_of_the_python_parts_says_why_and_the_remedy(said_where_installed: tuple[str, str, str]) -> None:
+    _, _, report = said_where_installed
+    assert "not built" in report
+    assert re.search("cpu +not available: .*pip install --no-build-isolation", report)
+    assert re.search("reference +available", report)
 
 
 def test_info_names_versions_and_every_backend() -> None:
-    printed = python("-m", "torchclip.info", cwd=ROOT)
-    assert torchclip.__version__ in printed
+    report = info.report()
+    assert torchclip.__version__ in report
     for backend in BACKENDS:
-        assert re.search(rf"^  {backend} +(available$|not available: .)", printed, re.MULTILINE)
+        assert re.search(rf"^  {backend} +(available$|not available: .)", report, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -172,40 +189,48 @@ def test_auto_without_compiler_builds_the_python_parts(tree: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == [f"torchclip-{torchclip.__version__}-py3-none-any.whl"]
 
 
-def test_import_starts_no_process() -> None:
-    # A compiler at import would show up as a process; torch is imported before the hook, since it is not the subject.
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Any]:
+    """What importing the package, and a step, did in a process of its own."""
+    # torch is imported before the hook, since it is not the subject.
     script = """
-import sys, torch
+import json, os, sys, torch
 started = []
 sys.addaudithook(lambda event, _: started.append(event) if event in {
     "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"} else None)
 import torchclip
+maps = open("/proc/self/maps") if os.path.exists("/proc/self/maps") else []
+libraries = {line.split()[-1] for line in maps if "omp" in line.rpartition("/")[2]}
 parameter = torch.nn.Parameter(torch.ones(3))
 parameter.grad = torch.ones(3)
 torchclip.AdamW([parameter], clip=1.0).step()
-assert "torch.utils.cpp_extension" not in sys.modules
-assert not started, started
+compiles = "torch.utils.cpp_extension" in sys.modules
+print(json.dumps({"started": started, "compiles": compiles, "libraries": sorted(libraries)}))
 """
-    python("-c", script, cwd=ROOT)
+    found: dict[str, Any] = json.loads(python("-c", script, cwd=ROOT))
+    return found
+
+
+def test_import_starts_no_process(imported: dict[str, Any]) -> None:
+    """A compiler at import would show up as a process."""
+    assert not imported["compiles"]
+    assert not imported["started"]
 
 
 @pytest.mark.skipif(EXTENSION is None, reason="torchclip._C is not built")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the loaded libraries are read from /proc/self/maps")
-def test_one_openmp_runtime() -> None:
-    script = """
-import torch, torchclip
-print(*sorted({line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rpartition("/")[2]}))
-"""
-    assert len(python("-c", script, cwd=ROOT).split()) <= 1
+def test_one_openmp_runtime(imported: dict[str, Any]) -> None:
+    assert len(imported["libraries"]) <= 1
 
 
 def test_readme_example_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
-    for block in blocks:
-        python("-c", block, cwd=ROOT)
+    # Each with names of its own; not each in a process of its own, which would import torch anew.
+    python("-c", f"for block in {blocks!r}: exec(block, {{}})", cwd=ROOT)
 
 
+@pytest.mark.thorough  # seventeen seconds: it trains fifteen networks
 def test_demo_runs_and_finds_the_curves_equal(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
     printed = python("-m", "recipes.demo", "--epochs", "1", cwd=tmp_path, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")

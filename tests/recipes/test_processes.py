@@ -21,7 +21,10 @@ from recipes.data.batches import ImageBatches
 from recipes.data.images import load_images
 from recipes.world import World
 
-pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.skipif(not distributed.is_available(), reason="torch was built without torch.distributed"),
+    pytest.mark.xdist_group("processes"),  # of one fixture
+]
 
 
 def free_port() -> int:
@@ -37,22 +40,15 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     write_images(folder)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(SUPPORT / "recipe_process.py"), str(folder), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": PYTHONPATH},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=100)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    finished = subprocess.run(
+        [sys.executable, str(SUPPORT / "recipe_process.py"), str(folder), str(folder)],
+        env={**os.environ, **shared, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert finished.returncode == 0, finished.stdout
     return folder
 
 

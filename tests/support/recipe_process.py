@@ -1,4 +1,4 @@
-"""One of two processes of a distributed run, for tests/recipes/test_processes.py: ``recipe_process.py DATA RESULT``.
+"""The two processes of a distributed run, for tests/recipes/test_processes.py: ``recipe_process.py DATA RESULT``.
 
 The image recipe does not divide its images among processes; here every process takes its own half of them. With lr = 0
 the weights stay equal without gradients being exchanged, so that what the training loop itself does is left.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import os
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as distributed
+import torch.multiprocessing
 from torch import nn
 
 from recipe_runs import interrupted_after, run
@@ -43,8 +44,8 @@ def make_task(options: argparse.Namespace, device: torch.device, world: World) -
     return task
 
 
-def main(data: Path, result: Path) -> None:
-    rank = int(os.environ["RANK"])
+def train(rank: int, data: Path, result: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     # The group is joined once: to leave and to join again needs another port.
     leave, World.leave = World.leave, lambda self: None  # type: ignore[method-assign]
     image.make_model, image.make_task = dropout, make_task  # type: ignore[assignment]
@@ -68,12 +69,15 @@ def main(data: Path, result: Path) -> None:
         assert run(data, result / f"new{slow}", f"{TEXT} --epochs 1") == 2
     leave(World(rank, 2))
     assert not distributed.is_initialized()
-
-
-if __name__ == "__main__":
-    places: Any = [Path(argument) for argument in sys.argv[1:]]
-    main(*places)
     # Not through the interpreter's own end: the threads of torch's store are torn down there while the other process,
     # which may hold the store, is gone, and now and then one of them ends in std::terminate.
     sys.stdout.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    # What takes seconds to import, once for both, and out of sight of the collections of garbage that end a run.
+    torch.optim.SGD([nn.Parameter(torch.ones(1))])
+    gc.freeze()
+    places = tuple(Path(argument) for argument in sys.argv[1:])
+    torch.multiprocessing.start_processes(train, places, 2, start_method="fork")
