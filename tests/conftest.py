@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ from records import BACKENDS
 from torchclip.backend import unavailable_reason
 from torchclip.triton_plan import kinds
 from torchclip.triton_plan.gatherer import Gatherer
+
+# Most tensors here are tiny: several threads would wait for one another, which takes ten times as long. A test that
+# wants more asks for them.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -159,3 +165,14 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from recipe_runs import tiny
 
     monkeypatch.setattr("recipes.image.make_model", tiny)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> None:
+    """What stays to the end, a million objects, is not looked through again at every full collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()

@@ -163,7 +163,8 @@ def guard_state(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> list[
 def awkward_run(
     case: Case, layouts: tuple[Layout, ...], dtype: torch.dtype, backend: str, recorded: tuple[int, ...]
 ) -> Run:
-    """The tested backend on watched tensors, saved and loaded half-way."""
+    """The tested backend on watched tensors, saved and loaded half-way, and on two threads."""
+    torch.set_num_threads(2 if backend == "cpu" else 1)
     device = device_of(backend)
     guards = [layout.guard_parameter(v, device) for layout, v in zip(layouts, initial_values(layouts, dtype))]
     params = [torch.nn.Parameter(guard.view) for guard in guards]
