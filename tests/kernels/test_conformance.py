@@ -101,9 +101,15 @@ def check_zeros(yardstick: Yardstick, run: Run, step: int, position: int) -> Non
 
 
 def grid(cases: Iterable[tuple[Case, torch.dtype, str]]) -> list[object]:
-    """Parameter sets with readable ids."""
+    """Parameter sets with readable ids; one process runs all backends of a case, so that they share its baselines."""
     return [
-        pytest.param(case, dtype, backend, id=f"{case.name}-{backend}-{dtype_name(dtype)}")
+        pytest.param(
+            case,
+            dtype,
+            backend,
+            id=f"{case.name}-{backend}-{dtype_name(dtype)}",
+            marks=pytest.mark.xdist_group(f"{case.name}-{dtype_name(dtype)}"),
+        )
         for case, dtype, backend in cases
     ]
 
