@@ -88,7 +88,7 @@ def test_one_graph_for_every_optimizer(name: str, backend: str) -> None:
     assert_same_run(name, backend)
 
 
-SHARED = ("group_norms", "skip", "error", "value", "auto_clip", "sqrt_decay", "noise", "tensor_lr")
+SHARED = ("global_norm", "group_norms", "skip", "error", "value", "auto_clip", "sqrt_decay", "noise", "tensor_lr")
 """Whose operators those of the others are too."""
 
 
@@ -111,7 +111,7 @@ def test_default_compiler(backend: str) -> None:
 
 def test_a_schedule_compiles_nothing_anew(backend: str) -> None:
     """On the reference path a number that changes is compiled into the graph, as torch's own is; a tensor is not."""
-    params = leaves()
+    params = leaves(1)
     lr = torch.tensor(0.5) if backend == "reference" else 0.5
     optimizer = build("adamw", params, lr=lr, clip=1.0, backend=backend)
     # Not a scheduler's doing: torch lets no graph have a step that one has wrapped.
@@ -158,7 +158,7 @@ def test_a_training_step_breaks_where_torchs_does(backend: str) -> None:
 
 
 def test_step_that_is_skipped_in_a_graph(backend: str) -> None:
-    params = leaves()
+    params = leaves(1)
     optimizer = build("ada_loss", params, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="skip"), backend=backend)
     step, _ = compiled_step(optimizer)
     for number in range(3):
@@ -184,7 +184,7 @@ def test_step_that_is_skipped_in_a_graph(backend: str) -> None:
 
 
 def test_norm_that_is_not_finite_is_an_error_in_a_graph(backend: str) -> None:
-    params = leaves()
+    params = leaves(2)
     optimizer = build("sgd", params, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="error"), backend=backend)
     step, _ = compiled_step(optimizer)
     step()
@@ -201,7 +201,7 @@ def through_pickle(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle], ids=["deepcopy", "pickle"])
 def test_copies_step_for_themselves(duplicate: Callable[[Any], Any], backend: str) -> None:
-    params = leaves()
+    params = leaves(1)
     optimizer = build("adam", params, backend=backend)
     compiled_step(optimizer)[0]()
     before = [p.detach().clone() for p in params]
@@ -214,7 +214,7 @@ def test_copies_step_for_themselves(duplicate: Callable[[Any], Any], backend: st
 
 
 def test_after_loading_and_another_group(backend: str) -> None:
-    params, copies = leaves(), leaves()
+    params, copies = leaves(1), leaves(1)
     first, second = (build("adamw", group, clip=1.0, backend=backend) for group in (params, copies))
     step, _ = compiled_step(second)
     first.step()

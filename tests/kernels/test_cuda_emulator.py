@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from emulated import launcher_of_compilers
 from places import CSRC, SUPPORT, nvcc
 
 EMULATOR = SUPPORT / "cuda_emulator"
@@ -35,11 +36,16 @@ class Builds(dict[str, Path]):
         self.folder = folder
 
     def __missing__(self, name: str) -> Path:
-        kernels, machine = (map(str, sorted(EMULATOR.glob(pattern))) for pattern in ("*.cu", "*.cpp"))
-        sources = ["-x", "c++", *kernels, "-x", "none", *machine]
-        command = [str(COMPILER), *FLAGS, *BUILDS[name], *sources, "-o", str(self.folder / name)]
-        built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert built.returncode == 0, built.stderr
+        def run(*command: str) -> None:
+            built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            assert built.returncode == 0, built.stderr
+
+        objects = []
+        for source in sorted(EMULATOR.glob("*.c*")):
+            objects.append(str(self.folder / f"{source.name}.{name}.o"))
+            made = ["-MD", "-MF", f"{objects[-1]}.d", "-x", "c++", "-c", str(source), "-o", objects[-1]]
+            run(*launcher_of_compilers(), str(COMPILER), *FLAGS, *BUILDS[name], *made)
+        run(str(COMPILER), *BUILDS[name], *objects, "-o", str(self.folder / name))
         self[name] = self.folder / name
         return self[name]
 
