@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import torchclip
-from builders import NAMESAKES, assert_same_params, draw_gradients, each_namesake, twins
-from complex_twins import TAKING, optimizer_of
+from builders import NAMESAKES, assert_same_params, copies_of, draw_gradients, each_namesake
+from complex_pairs import TAKING, optimizer_of
 from memory_guard import same_bits
 
 
@@ -48,7 +48,7 @@ def assert_go_on_alike(
 def test_checkpoint_of_torch_loads_here(name: str, backend: str) -> None:
     cls, torch_cls, options = NAMESAKES[name]
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     theirs = torch_cls(copies, **options, foreach=False)
     for step in range(3):
         draw(step, copies)
@@ -68,7 +68,7 @@ def test_checkpoint_of_ours_loads_in_torch(name: str, backend: str) -> None:
     for step in range(3):
         draw(step, params)
         ours.step()
-    copies = twins(params)
+    copies = copies_of(params)
     theirs = torch_cls(copies, lr=7.0, foreach=False)
     theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
     assert_go_on_alike(ours, params, theirs, copies)
@@ -82,7 +82,7 @@ def test_a_run_goes_on_where_it_stopped(name: str, backend: str) -> None:
     for step in range(3):
         draw(step, params)
         optimizer.step(loss=1.0)
-    copies = twins(params)
+    copies = copies_of(params)
     twin = optimizer_of(name, copies, clip=2.0, extensions=extensions, backend=backend)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(3, 6):

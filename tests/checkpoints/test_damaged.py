@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, draw_gradients, leaves, twins
+from builders import assert_same_params, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
 from places import ROOT, SUPPORT
 from records import BACKENDS
@@ -172,7 +172,7 @@ CASES = [
 def test_a_refused_load_changes_nothing(name: str, change: Callable[[Saved], None], backend: str) -> None:
     """The optimizer goes on bit for bit beside one that nothing was loaded into."""
     params = leaves()
-    optimizer, twin = made(name, params, backend), made(name, twins(params), backend)
+    optimizer, twin = made(name, params, backend), made(name, copies_of(params), backend)
     train(range(3), optimizer, twin)
     saved = copy.deepcopy(optimizer.state_dict())
     change(saved)
@@ -188,7 +188,7 @@ def test_a_refused_load_changes_nothing(name: str, change: Callable[[Saved], Non
 
 def test_a_hook_that_raises_after_loading(backend: str) -> None:
     params = leaves()
-    optimizer, twin = made("auto", params, backend), made("auto", twins(params), backend)
+    optimizer, twin = made("auto", params, backend), made("auto", copies_of(params), backend)
     saved = copy.deepcopy(optimizer.state_dict())
     train(range(3), optimizer, twin)
 
@@ -214,7 +214,7 @@ def test_a_first_step_that_was_skipped_is_still_a_first_step(backend: str) -> No
     param.grad = torch.full((3,), math.nan)
     optimizer.step()
     with pytest.raises(RuntimeError):
-        optimizer.load_state_dict(torch.optim.Adam(twins([param])).state_dict() | {"state": {0: {"exp_avg": 1}}})
+        optimizer.load_state_dict(torch.optim.Adam(copies_of([param])).state_dict() | {"state": {0: {"exp_avg": 1}}})
     param.grad = torch.ones(3)
     optimizer.step()
     torch.testing.assert_close(param.detach(), torch.full((3,), -1.0))
@@ -225,7 +225,7 @@ def test_numbers_of_another_kind_that_are_right_are_taken(backend: str) -> None:
     params = leaves()
     optimizer = made("auto", params, backend)
     train(range(3), optimizer)
-    twin = made("auto", twins(params), backend)
+    twin = made("auto", copies_of(params), backend)
     saved = copy.deepcopy(optimizer.state_dict())
     numbers = saved["param_groups"][0]["shared"]
     numbers |= {"step": 3, "norm_count": torch.tensor([3], dtype=torch.int32), "seed": 3}

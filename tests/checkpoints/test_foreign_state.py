@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import LOSS, assert_same_params, build, draw_gradients, leaves, twins
+from builders import LOSS, assert_same_params, build, copies_of, draw_gradients, leaves
 from torchclip.rule_specs import RULES
 
 # Each class here with state that its rule always has, an entry of which is taken away.
@@ -71,7 +71,7 @@ FOREIGN = [
 def test_a_checkpoint_of_another_rule(source: str, target: str, entry: str, backend: str) -> None:
     saved = trained(source, "reference")[0].state_dict()
     optimizer, params = trained(target, backend)
-    copies = twins(params)
+    copies = copies_of(params)
     twin = build(target, copies, backend=backend)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     with pytest.raises(RuntimeError, match=rf"is that of another rule: it has \[.*'{entry}'.*\], and \w+ knows no"):
@@ -120,7 +120,7 @@ def test_an_option_switched_on_before_the_first_step_with_it(
     off = dict.fromkeys(options, False) if name == "adam" else {"momentum": 0.0, "centered": False}
     optimizer, params = trained(name, backend, **off)
     optimizer.param_groups[0].update(options)
-    copies = twins(params)
+    copies = copies_of(params)
     again = build(name, copies, **off, backend=backend)
     with pytest.warns(UserWarning, match=rf"the checkpoint's state lacks \['{entry}'\].* that starts anew") as warned:
         again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -138,7 +138,7 @@ def test_an_option_switched_on_before_the_first_step_with_it(
 def test_the_count_of_steps_that_fused_adam_keeps_in_the_group(step: Any, backend: str) -> None:
     """As apex' and TransformerEngine's: moments alone in the state, and ``step`` in the param group."""
     theirs, params = trained("adamw", "reference")
-    copies = twins(params)
+    copies = copies_of(params)
     saved = copy.deepcopy(theirs.state_dict())
     for state in saved["state"].values():
         assert state.pop("step") == 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, draw_gradients, leaves, twins
+from builders import assert_same_params, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
 from torchclip import (
     AdaLossStep,
@@ -96,7 +96,7 @@ def saved_and_loaded(name: str, optimizer: torch.optim.Optimizer, backend: str) 
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    params = twins([p for group in optimizer.param_groups for p in group["params"]])
+    params = copies_of([p for group in optimizer.param_groups for p in group["params"]])
     fresh = build(name, params, backend, seed=5)
     fresh.load_state_dict(torch.load(file, weights_only=True))
     return fresh
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_torch_starts_what_it_lacks(name: str, backend: str) -> 
         ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
         shared = {key: value.tolist() for key, value in ours.param_groups[0]["shared"].items()}
         assert shared == {"step": 0.0, "seed": 6, "b_squared": 4.0, "norm_window": [0.0] * 4, "norm_count": 0.0}
-        fresh_params = twins(params)
+        fresh_params = copies_of(params)
         fresh = getattr(torchclip, name)(fresh_params, lr=0.1, **EXTENDED, seed=6, backend=backend)
         fresh.load_state_dict(copy.deepcopy(theirs.state_dict()))
         for step in range(3, 6):
@@ -203,6 +203,6 @@ def test_a_checkpoint_with_more_and_with_less(backend: str) -> None:
     noisy.load_state_dict(copy.deepcopy(plain.state_dict()))
     assert {key: int(value) for key, value in noisy.param_groups[0]["shared"].items()} == {"step": 0, "seed": 9}
     noisy.step()
-    theirs = torch.optim.SGD(twins(params), lr=0.1, momentum=0.9)
+    theirs = torch.optim.SGD(copies_of(params), lr=0.1, momentum=0.9)
     theirs.load_state_dict(copy.deepcopy(extended.state_dict()))
     theirs.step()

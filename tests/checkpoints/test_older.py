@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import torchclip
-from builders import LOSS, OPTIMIZERS, assert_same_params, build, draw_gradients, each_optimizer, leaves, twins
+from builders import LOSS, OPTIMIZERS, assert_same_params, build, copies_of, draw_gradients, each_optimizer, leaves
 from memory_guard import same_bits
 
 MODIFIED: dict[str, Any] = {
@@ -57,7 +57,7 @@ def test_a_checkpoint_without_newer_keys(name: str, backend: str) -> None:
     for state in saved["state"].values():
         for key in {"step", "l1", "mu_product"} & state.keys():
             state[key] = state[key].item()
-    again = build(name, twins(params), backend=backend)
+    again = build(name, copies_of(params), backend=backend)
     again.load_state_dict(saved)
     assert again.param_groups[0].keys() == optimizer.param_groups[0].keys()
     go_on(optimizer, again)
@@ -71,7 +71,7 @@ def test_a_checkpoint_without_a_shared_number(missing: str, backend: str) -> Non
     shared = saved["param_groups"][0]["shared"]
     assert shared.keys() == {"step", "seed", "b_squared", "norm_mean", "norm_variance", "norm_count"}
     del shared[missing]
-    again = build("sgd", twins(params), **{**MODIFIED, "seed": 7}, backend=backend)
+    again = build("sgd", copies_of(params), **{**MODIFIED, "seed": 7}, backend=backend)
     is_remembered = missing.startswith("norm_")
     with pytest.warns(UserWarning, match="starts anew") if is_remembered else nullcontext():
         again.load_state_dict(saved)
@@ -131,7 +131,7 @@ def test_what_is_loaded_is_what_was_saved(name: str, backend: str) -> None:
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    again = build(name, twins(params), backend=backend)
+    again = build(name, copies_of(params), backend=backend)
     again.load_state_dict(saved)
     assert_equal(again.state_dict(), optimizer.state_dict())
     assert_equal(saved, optimizer.state_dict())  # loading left it as it was
@@ -150,7 +150,7 @@ def test_names_go_through_a_checkpoint_as_torchs_do(name: str, named: tuple[bool
         return [(f"{prefix}{i}", p) for i, p in enumerate(params)] if with_names else params
 
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     first = build(name, given(params, named[0], "saved"), backend=backend)
     first.step(loss=LOSS)
     for p, q in zip(params, copies):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, twins
+from builders import assert_same_params, copies_of
 from torchclip import AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByValue, ZClip
 
 POLICIES: dict[str, Any] = {
@@ -57,7 +57,9 @@ def test_a_checkpoint_under_another_policy(source: str, target: str, backend: st
     for size in (1.0, 2.0, 3.0, 4.0, 5.0):
         step(first, size)
     saved = copy.deepcopy(first.state_dict())
-    second, third = (torchclip.SGD(twins([param]), lr=0.1, clip=POLICIES[target], backend=backend) for _ in range(2))
+    second, third = (
+        torchclip.SGD(copies_of([param]), lr=0.1, clip=POLICIES[target], backend=backend) for _ in range(2)
+    )
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         second.load_state_dict(saved)
@@ -111,5 +113,5 @@ def test_a_checkpoint_without_any_memory_starts_one_silently(backend: str) -> No
     optimizer = torchclip.SGD(params, lr=1.0, clip=ZClip(), backend=backend)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer.load_state_dict(torch.optim.SGD(twins(params), lr=0.1).state_dict())
+        optimizer.load_state_dict(torch.optim.SGD(copies_of(params), lr=0.1).state_dict())
     assert remembered(optimizer) == NEW["z"]

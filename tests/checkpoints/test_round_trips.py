@@ -18,11 +18,11 @@ from builders import (
     OPTIMIZERS,
     assert_same_params,
     build,
+    copies_of,
     draw_gradients,
     each_namesake,
     each_optimizer,
     leaves,
-    twins,
 )
 from memory_guard import same_bits
 
@@ -68,7 +68,7 @@ def test_agrees_with_torch(name: str, backend: str) -> None:
     """Twelve steps of both; same state names, types and dtypes."""
     cls, torch_cls, options = NAMESAKES[name]
     params = leaves(4)
-    copies = twins(params)
+    copies = copies_of(params)
     ours, theirs = cls(params, **options, backend=backend), torch_cls(copies, **options)
     for step in range(12):
         draw_gradients(step, params, copies)
@@ -92,7 +92,7 @@ def test_checkpoint_of_torch_loads_here(name: str, made_by: dict[str, bool], bac
     if not made_by.keys() <= inspect.signature(torch_cls).parameters.keys():
         pytest.skip(f"{torch_cls.__name__} has no fused implementation in torch")
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     theirs = torch_cls(copies, **options, **made_by)
     for step in range(3):
         draw_gradients(step, copies)
@@ -114,7 +114,7 @@ def test_checkpoint_of_torch_loads_here(name: str, made_by: dict[str, bool], bac
 def test_checkpoint_of_ours_loads_in_torch(name: str, backend: str) -> None:
     cls, torch_cls, options = NAMESAKES[name]
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     ours = cls(params, **options, backend=backend)
     for step in range(3):
         draw_gradients(step, params)
@@ -182,7 +182,7 @@ def test_state_that_was_widened_by_hand_is_loaded_as_it_is(dtype: torch.dtype, b
 def test_loading_after_a_skipped_first_step(backend: str) -> None:
     """A buffer that was made for a step that never happened must not make a loaded one count as new."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     trained = torchclip.SGD(copies, lr=0.1, momentum=0.9, backend=backend)
     trained.step()
     ours = torchclip.SGD(
@@ -236,7 +236,7 @@ class AuthorsGRDA(torch.optim.Optimizer):
 
 def test_checkpoint_of_grdas_authors_loads_here(backend: str) -> None:
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     theirs = AuthorsGRDA(copies, {"lr": 0.1, "c": 0.5, "mu": 0.6})
     for step in range(3):
         draw_gradients(step, copies)

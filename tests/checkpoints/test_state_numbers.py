@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, build, draw_gradients, leaves, twins
+from builders import assert_same_params, build, copies_of, draw_gradients, leaves
 from records import BACKENDS
 from torchclip.state_numbers import COUNT, exact_number
 
@@ -33,7 +33,7 @@ each_taken = pytest.mark.parametrize("change", TAKEN.values(), ids=TAKEN)
 def pair(name: str, backend: str) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer, list[Any], list[Any]]:
     """Two optimizers after two steps each, alike."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     both = build(name, params, backend=backend), build(name, copies, backend=backend)
     for step in range(2):
         draw_gradients(step, params, copies)

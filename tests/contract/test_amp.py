@@ -16,11 +16,11 @@ from builders import (
     assert_no_step_was_taken,
     assert_same_params,
     build,
+    copies_of,
     draw_gradients,
     each_kernel,
     each_optimizer,
     leaves,
-    twins,
 )
 from memory_guard import same_bits
 
@@ -31,7 +31,7 @@ from memory_guard import same_bits
 def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str) -> None:
     """Loss scaling changes nothing; max_norm and gamma mean the unscaled norm; an overflow skips the step."""
     params = [torch.nn.Parameter(p.detach().to(dtype)) for p in leaves()]
-    copies = twins(params)
+    copies = copies_of(params)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
     clip = torchclip.ClipByGlobalNorm(1.0)
     scaled, plain = (build(name, group, clip=clip, backend=backend) for group in (params, copies))
@@ -69,7 +69,7 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
 def test_rows_that_are_longer_than_a_piece_of_work(backend: str) -> None:
     """What the scaler decides comes before the rows' sums are there."""
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5000), (40, 5))]
-    copies = twins(params)
+    copies = copies_of(params)
     scaled, plain = (build("ada_grad_norm_row", group, backend=backend) for group in (params, copies))
     scaled.grad_scale, scaled.found_inf = torch.tensor(4.0), torch.tensor(0.0)
     for _ in range(3):
@@ -118,14 +118,14 @@ def test_a_first_step_that_was_skipped_is_still_to_come(way: str, backend: str) 
     """With dampening it differs from later ones; on a device, the state that was made for it is there already."""
     options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
     params = leaves(2)
-    copies = twins(params)
+    copies = copies_of(params)
     tested, plain = torchclip.SGD(params, **options, backend=backend), torch.optim.SGD(copies, **options)
     tested.grad_scale, tested.found_inf = torch.tensor(1.0), torch.tensor(1.0)
     tested.step()
     tested.grad_scale = tested.found_inf = None
     if way == "add_param_group":
         added = leaves(1)
-        copied = twins(added)
+        copied = copies_of(added)
         tested.add_param_group({"params": added})
         plain.add_param_group({"params": copied})
         params, copies = params + added, copies + copied

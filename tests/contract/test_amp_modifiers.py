@@ -18,10 +18,10 @@ from builders import (
     assert_no_step_was_taken,
     assert_same_params,
     build,
+    copies_of,
     draw_gradients,
     each_optimizer,
     leaves,
-    twins,
     unchanged,
 )
 
@@ -79,7 +79,7 @@ def test_scaling_changes_nothing(name: str, unscale: bool, backend: str) -> None
     """Norms, what is remembered of them, draws and step sizes are those of the unscaled gradient; an overflow in the
     middle leaves all of it where it was, and the steps after it are those of a run that never had it."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=100)
     scaler.scale(torch.ones(()))  # which makes the scale
     before = [param.detach().clone() for param in params]
@@ -147,7 +147,7 @@ NOT_FOUND: dict[str, Any] = {"scalar": torch.tensor(0.0), "vector": torch.tensor
 def test_attributes_set_by_hand(name: str, found_inf: Any, backend: str) -> None:
     for scale in (torch.tensor(SCALE), torch.tensor([SCALE]), torch.tensor(SCALE, dtype=torch.float64)):
         params = leaves()
-        copies = twins(params)
+        copies = copies_of(params)
         scaled, plain = build(name, params, clip=0.5, backend=backend), build(name, copies, clip=0.5, backend=backend)
         scaled.grad_scale, scaled.found_inf = scale, found_inf
         for step in range(2):
@@ -180,7 +180,7 @@ def test_no_gradients_at_all(name: str, backend: str) -> None:
 def test_half_precision_parameters(name: str, dtype: torch.dtype, backend: str) -> None:
     """GradScaler refuses to unscale float16 gradients in place; within the step they are unscaled without rounding."""
     params = [torch.nn.Parameter(param.detach().to(dtype)) for param in leaves()]
-    copies = twins(params)
+    copies = copies_of(params)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=100)
     scaled, plain = build(name, params, clip=0.5, backend=backend), build(name, copies, clip=0.5, backend=backend)
     before = [param.detach().clone() for param in params]
@@ -224,7 +224,7 @@ ROUTES: dict[str, Callable[[str, torch.optim.Optimizer], torch.optim.Optimizer]]
 
 
 def loaded(name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    fresh = build(name, twins(optimizer.param_groups[0]["params"]), backend=optimizer.backend)
+    fresh = build(name, copies_of(optimizer.param_groups[0]["params"]), backend=optimizer.backend)
     fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     return fresh
 

@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import torchclip
-from builders import LOSS, build, draw_gradients, each_optimizer, leaves, twins
+from builders import LOSS, build, copies_of, draw_gradients, each_optimizer, leaves
 from memory_guard import same_bits
 
 FUNCTIONAL = "aot_eager"
@@ -63,7 +63,7 @@ def compiled_step(
 def assert_same_run(name: str, backend: str, compiler: str = FUNCTIONAL, **options: Any) -> None:
     """Three steps, which are two graphs, of a compiled optimizer beside one that is not."""
     params = [leaves(4)[index] for index in (0, 3)]
-    copies = twins(params)
+    copies = copies_of(params)
     plain = build(name, params, backend=backend, **copy.deepcopy(options))
     tested = build(name, copies, backend=backend, **copy.deepcopy(options))
     step, _ = compiled_step(tested, compiler)

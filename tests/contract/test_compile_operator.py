@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import torchclip
-from builders import build, draw_gradients, leaves, twins
+from builders import build, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
 from torchclip import compiled
 
@@ -48,7 +48,7 @@ def test_opcheck(name: str, backend: str) -> None:
 def test_values_handed_over_in_copies(backend: str) -> None:
     """The step is that of the copies, and is written to them; the optimizer's own tensors stay."""
     params = leaves()
-    others = twins(params)
+    others = copies_of(params)
     optimizer, expected = (build("adam", group, backend=fused(backend)) for group in (params, others))
     for each in (optimizer, expected):
         each.step()
@@ -70,7 +70,7 @@ def test_values_handed_over_in_copies(backend: str) -> None:
 def test_lent_gradients_are_handed_back(backend: str) -> None:
     """The step is that of the gradients it is given; what the parameters had is theirs again, after an error too."""
     params = leaves()
-    others = twins(params)
+    others = copies_of(params)
     skip = torchclip.ClipByGlobalNorm(1.0, nonfinite="error")
     optimizer, expected = (build("adamw", group, clip=skip, backend=fused(backend)) for group in (params, others))
     for each in (optimizer, expected):
@@ -116,7 +116,7 @@ def test_the_default_compiler_hands_over_the_tensors_themselves(backend: str, mo
 def test_parameter_without_a_gradient_in_the_graph(backend: str) -> None:
     """Each graph is of the parameters that had a gradient; another one is another graph."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     plain, tested = (build("adamw", group, clip=1.0, backend=backend) for group in (params, copies))
     step = torch.compile(lambda: tested.step(), backend="aot_eager", fullgraph=True)
     for number in range(4):
@@ -130,7 +130,7 @@ def test_parameter_without_a_gradient_in_the_graph(backend: str) -> None:
 
 def test_complex_parameters_in_a_graph(backend: str) -> None:
     params = [torch.nn.Parameter(torch.randn(5, dtype=torch.complex64)), torch.nn.Parameter(torch.randn(3))]
-    copies = twins(params)
+    copies = copies_of(params)
     plain, tested = (build("adamw", group, clip=1.0, backend=backend) for group in (params, copies))
     step = torch.compile(lambda: tested.step(), backend="aot_eager", fullgraph=True)
     for _ in range(3):
@@ -164,7 +164,7 @@ def test_an_optimizer_that_is_gone(backend: str) -> None:
 
 def test_gradient_made_in_the_graph(backend: str) -> None:
     params = leaves(1)
-    copies = twins(params)
+    copies = copies_of(params)
     plain, tested = (build("sgd", group, backend=backend) for group in (params, copies))
 
     def descend() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import torchclip
 from builders import NAMESAKES, each_namesake
-from complex_twins import CPU, DTYPES, TAKING, Twins, gradients, optimizer_of, starts
+from complex_pairs import CPU, DTYPES, TAKING, ComplexPair, gradients, optimizer_of, starts
 from gatherer_runs import Read, reader_of, settled
 from memory_guard import AWKWARD, FEW, same_bits
 from records import ALL_EXTENSIONS, POLICIES, STEP_SIZES, dtype_name
@@ -77,14 +77,14 @@ def modified(backend: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", TAKING)
 def test_step_is_that_of_the_real_view(name: str, backend: str) -> None:
-    twins = Twins(FEW, torch.complex64, lambda groups: optimizer_of(name, groups, **modified(backend)))
-    twins.steps(range(1, 5))  # Lookahead ends its round
+    pair = ComplexPair(FEW, torch.complex64, lambda groups: optimizer_of(name, groups, **modified(backend)))
+    pair.steps(range(1, 5))  # Lookahead ends its round
 
 
 @each_dtype
 def test_every_layout_is_that_of_the_real_view(dtype: torch.dtype, backend: str) -> None:
-    twins = Twins(AWKWARD, dtype, lambda groups: optimizer_of("adam", groups, **modified(backend)))
-    twins.steps((1, 2, 3, 4, 5))  # the fifth with a gradient that is late
+    pair = ComplexPair(AWKWARD, dtype, lambda groups: optimizer_of("adam", groups, **modified(backend)))
+    pair.steps((1, 2, 3, 4, 5))  # the fifth with a gradient that is late
 
 
 NOT_BY_ROWS = [clip for clip in POLICIES if not isinstance(clip.policy, torchclip.AdaptiveGradientClip)]
@@ -92,22 +92,26 @@ NOT_BY_ROWS = [clip for clip in POLICIES if not isinstance(clip.policy, torchcli
 
 @pytest.mark.parametrize("clip", NOT_BY_ROWS, ids=lambda clip: clip.name)
 def test_clip_policy_is_that_of_the_real_view(clip: Any, backend: str) -> None:
-    twins = Twins(FEW, torch.complex64, lambda groups: optimizer_of("adamw", groups, clip=clip.policy, backend=backend))
-    twins.steps((1, 2, 3))
+    pair = ComplexPair(
+        FEW, torch.complex64, lambda groups: optimizer_of("adamw", groups, clip=clip.policy, backend=backend)
+    )
+    pair.steps((1, 2, 3))
 
 
 @pytest.mark.parametrize("pace", STEP_SIZES, ids=lambda pace: pace.name)
 def test_step_size_is_that_of_the_real_view(pace: Any, backend: str) -> None:
-    twins = Twins(
+    pair = ComplexPair(
         FEW, torch.complex64, lambda groups: optimizer_of("sgd", groups, step_size=pace.step_size, backend=backend)
     )
-    twins.steps((1, 2))
+    pair.steps((1, 2))
 
 
 @pytest.mark.parametrize("scope", ("group", "tensor"))
 def test_own_norms_are_those_of_the_real_view(scope: str, backend: str) -> None:
-    twins = Twins(FEW, torch.complex64, lambda groups: optimizer_of("mix_clip", groups, scope=scope, backend=backend))
-    twins.steps((1, 2, 3))
+    pair = ComplexPair(
+        FEW, torch.complex64, lambda groups: optimizer_of("mix_clip", groups, scope=scope, backend=backend)
+    )
+    pair.steps((1, 2, 3))
 
 
 # The kernels are those of real parameters: what differs is the host's part, of which there are two.
@@ -119,16 +123,16 @@ def test_triton_step_is_that_of_the_real_view(gatherer: str, backend: str, monke
     elif torchclip.backend.EXTENSION is None:
         pytest.skip("the extension is not built")
     for dtype in DTYPES:
-        Twins(FEW, dtype, lambda groups: optimizer_of("adamw", groups, **modified(backend))).steps((1, 2))
+        ComplexPair(FEW, dtype, lambda groups: optimizer_of("adamw", groups, **modified(backend))).steps((1, 2))
 
 
 @each_dtype
 def test_grad_scale_and_overflow(dtype: torch.dtype, backend: str) -> None:
-    twins = Twins(FEW, dtype, lambda groups: optimizer_of("adam", groups, clip=1.0, backend=backend))
-    twins.steps((1, 2), grad_scale=torch.tensor(64.0), found_inf=torch.tensor(0.0))
-    before = {key: value.clone() for key, value in twins.sides[0].numbers().items()}
-    twins.steps((3,), grad_scale=torch.tensor(64.0), found_inf=torch.tensor(1.0))
-    after = twins.sides[0].numbers()
+    pair = ComplexPair(FEW, dtype, lambda groups: optimizer_of("adam", groups, clip=1.0, backend=backend))
+    pair.steps((1, 2), grad_scale=torch.tensor(64.0), found_inf=torch.tensor(0.0))
+    before = {key: value.clone() for key, value in pair.sides[0].numbers().items()}
+    pair.steps((3,), grad_scale=torch.tensor(64.0), found_inf=torch.tensor(1.0))
+    after = pair.sides[0].numbers()
     assert all(same_bits(after[key], value) for key, value in before.items())
 
 

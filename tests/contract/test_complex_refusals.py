@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torchclip
 from builders import LOSS, REQUIRED, each_class, unchanged
-from complex_twins import DTYPES, REFUSING
+from complex_pairs import DTYPES, REFUSING
 from gatherer_runs import reader_of, settled
 from records import dtype_name
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import torchclip
-from builders import LOSS, OPTIMIZERS, Pair, assert_same_params, build, each_kernel, each_optimizer, leaves, twins
+from builders import LOSS, OPTIMIZERS, Pair, assert_same_params, build, copies_of, each_kernel, each_optimizer, leaves
 
 
 def swapped(p: nn.Parameter, value: Tensor) -> None:
@@ -127,7 +127,7 @@ def test_a_model_on_the_meta_device(name: str) -> None:
 def test_memory_shared_between_steps(name: str, backend: str) -> None:
     """``share_memory()`` moves parameters and gradients into shared memory."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     optimizer, plain = build(name, params, backend=backend), build(name, copies, backend=backend)
     for moves in (True, False):
         optimizer.step(loss=LOSS)
@@ -144,7 +144,7 @@ def test_memory_shared_between_steps(name: str, backend: str) -> None:
 def test_gradients_zeroed_in_place(name: str, backend: str) -> None:
     """``zero_grad(set_to_none=False)`` keeps the tensors, and a step then sees zeros that were written after it."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     ours, plain = build(name, params, backend=backend), build(name, copies, backend=backend)
     for _ in range(3):
         kept = [param.grad for param in params]

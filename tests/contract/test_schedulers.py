@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR, AveragedModel
 
 import torchclip
-from builders import OPTIMIZERS, draw_gradients, leaves, twins
+from builders import OPTIMIZERS, copies_of, draw_gradients, leaves
 
 STEPS = 9
 
@@ -65,7 +65,7 @@ def test_every_scheduler_is_here() -> None:
 def test_agrees_with_torch(name: str, optimizer: str, backend: str) -> None:
     cls, torch_cls, options = PAIRS[optimizer]
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     ours, theirs = cls(params, **options, backend=backend), torch_cls(copies, **options)
     pair = [SCHEDULERS[name](made) for made in (ours, theirs)]
     rates = set()
@@ -87,7 +87,7 @@ def test_a_schedule_on_every_optimizer_is_that_of_written_rates(name: str, backe
     """As if the rate of each step were written by hand, with a tensor for the rate too."""
     cls, options = OPTIMIZERS[name]
     sets = [leaves()]
-    sets += [twins(sets[0]) for _ in range(2)]
+    sets += [copies_of(sets[0]) for _ in range(2)]
     scheduled, written = (cls(params, **options, backend=backend) for params in sets[:2])
     with_tensor = cls(sets[2], **{**options, "lr": torch.tensor(options["lr"], dtype=torch.float64)}, backend=backend)
     scheduler, of_tensor = (schedulers.CosineAnnealingLR(made, 6) for made in (scheduled, with_tensor))

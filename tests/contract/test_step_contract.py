@@ -17,10 +17,10 @@ import torchclip
 from builders import (
     LOSS,
     build,
+    copies_of,
     draw_gradients,
     each_optimizer,
     leaves,
-    twins,
 )
 from memory_guard import largest_allocation
 from torchclip.backend import BACKENDS
@@ -171,7 +171,7 @@ def test_step_under_autograd_and_inference_settings(name: str, backend: str) -> 
 @each_optimizer
 def test_lr_as_a_tensor(name: str, backend: str) -> None:
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     lr = torch.tensor(0.25)
     ours, plain = build(name, params, lr=lr, backend=backend), build(name, copies, lr=0.25, backend=backend)
     for step in range(3):

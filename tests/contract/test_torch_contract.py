@@ -19,11 +19,11 @@ from builders import (
     OPTIMIZERS,
     assert_same_params,
     build,
+    copies_of,
     draw_gradients,
     each_optimizer,
     fresh,
     leaves,
-    twins,
 )
 from memory_guard import same_bits
 
@@ -123,7 +123,7 @@ def test_empty_parameters(name: str, backend: str) -> None:
     """Alone, and beside others, whose step they leave as it is."""
     for clip in (None, 1.0, torchclip.ClipByTensorNorm(1.0), torchclip.AutoClip(), torchclip.AdaptiveGradientClip()):
         params = leaves()
-        copies = twins(params)
+        copies = copies_of(params)
         empty = [torch.nn.Parameter(torch.empty(shape)) for shape in ((0,), (3, 0))]
         alone = [torch.nn.Parameter(torch.empty(shape)) for shape in ((0,), (3, 0))]
         for param in (*empty, *alone):
@@ -146,7 +146,7 @@ def test_param_groups_have_their_own_learning_rate_and_decay(name: str, backend:
     if name in ("normalized_sgd", "sgd_clip", "mom_clip", "mix_clip", "ada_grad_norm"):
         pytest.skip("its step depends on the other group's gradients; tests of conformance have two groups")
     first, second = leaves(2), leaves(2)
-    copies, others = twins(first), twins(second)
+    copies, others = copies_of(first), copies_of(second)
     mine = {"lr": 0.25} if name == "grda" else {"lr": 0.25, "weight_decay": 0.5}
     both = build(name, [{"params": first}, {"params": second, **mine}], backend=backend)
     apart = [build(name, copies, backend=backend), build(name, others, **mine, backend=backend)]

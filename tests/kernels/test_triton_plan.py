@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import draw_gradients, leaves, twins
+from builders import copies_of, draw_gradients, leaves
 from torchclip import backend as backends
 
 REASON = backends.unavailable_reason("triton")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not IS_INTERPRETED, reason=REASON or "Triton is 
 def pair(cls: type[torch.optim.Optimizer], **options: Any) -> tuple[Any, Any, list[Any], list[Any]]:
     """An optimizer on Triton and one on the reference path, over equal parameters."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     return cls(params, backend="triton", **options), cls(copies, backend="reference", **options), params, copies
 
 

@@ -77,7 +77,7 @@ def leaves(count: int = 3) -> list[torch.nn.Parameter]:
     return params
 
 
-def twins(params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+def copies_of(params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
     """Independent parameters with the same values and gradients."""
     copies = [torch.nn.Parameter(p.detach().clone()) for p in params]
     for p, q in zip(copies, params):

@@ -17,11 +17,11 @@ from builders import (
     OPTIMIZERS,
     assert_same_params,
     build,
+    copies_of,
     draw_gradients,
     each_namesake,
     each_optimizer,
     leaves,
-    twins,
 )
 from memory_guard import same_bits
 
@@ -46,7 +46,7 @@ def test_state_has_torchs_types_under_any_default(name: str, dtype: torch.dtype,
     """Numbers of state are float64 where that is the default; tensors have the type of their parameter."""
     cls, torch_cls, options = NAMESAKES[name]
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     with default_dtype(dtype):
         ours, theirs = cls(params, **options, backend=backend), torch_cls(copies, **options)
         for _ in range(3):
@@ -55,7 +55,7 @@ def test_state_has_torchs_types_under_any_default(name: str, dtype: torch.dtype,
                 q.grad = p.grad.clone()
             ours.step()
             theirs.step()
-        loaded = cls(twins(params), **options, backend=backend)
+        loaded = cls(copies_of(params), **options, backend=backend)
         loaded.load_state_dict(copy.deepcopy(theirs.state_dict()))
     for p, q, r in zip(params, copies, loaded.param_groups[0]["params"]):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
@@ -71,7 +71,7 @@ def test_a_checkpoint_goes_on_under_another_default(name: str, backend: str) -> 
         for p, grad in zip(params, draw):
             p.grad = grad
         optimizer.step(loss=LOSS)
-    copies = twins(params)
+    copies = copies_of(params)
     loaded = build(name, copies, backend=backend)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(2):
@@ -100,7 +100,7 @@ def test_a_default_device_draws_nothing_there(name: str, modified: bool, backend
     if OPTIMIZERS[name][0] is torchclip.AdaLoss:
         options.pop("step_size", None)  # it has one of its own
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     plain = build(name, copies, **options, backend=backend)
     torch.set_default_device("meta")
     try:

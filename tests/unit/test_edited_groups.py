@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import torchclip
-from builders import LOSS, build, draw_gradients, each_optimizer, leaves, twins
+from builders import LOSS, build, copies_of, draw_gradients, each_optimizer, leaves
 from memory_guard import same_bits
 from records import BACKENDS
 
@@ -21,7 +21,7 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_a_tensor_that_is_replaced_starts_anew(name: str, backend: str) -> None:
     """What stands in its place is stepped, from a first step of its own; what stood there is left alone."""
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     optimizer, plain = build(name, params, backend=backend), build(name, copies, backend="reference")
     for step in range(2):
         draw_gradients(step, params, copies)
@@ -29,7 +29,7 @@ def test_a_tensor_that_is_replaced_starts_anew(name: str, backend: str) -> None:
         plain.step(loss=LOSS)
     (new,) = leaves(1)
     old, kept = params[1], params[1].detach().clone()
-    (other,) = twins([new])
+    (other,) = copies_of([new])
     optimizer.param_groups[0]["params"][1], plain.param_groups[0]["params"][1] = new, other
     before = new.detach().clone()
     for each in (optimizer, plain):
@@ -95,7 +95,7 @@ def test_what_is_no_param_group_is_refused(group: Any, error: type[Exception], m
 @each_backend
 def test_groups_in_a_tuple(backend: str) -> None:
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     optimizer = torchclip.AdamW(params[:2], lr=0.1, clip=1.0, backend=backend)
     plain = torchclip.AdamW(copies[:2], lr=0.1, clip=1.0, backend=backend)
     optimizer.param_groups[0]["params"] = tuple(params[:2])
@@ -131,7 +131,7 @@ def test_tensors_under_keys_of_the_users_own(name: str, backend: str) -> None:
     if name.startswith("ada_"):
         pytest.skip("these keep state of their own under 'shared'")
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     own = own_tensors()
     optimizer = build(name, [{"params": params, **own}], backend=backend)
     plain = build(name, copies, backend=backend)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import LOSS, build, draw_gradients, each_optimizer, leaves, twins
+from builders import LOSS, build, copies_of, draw_gradients, each_optimizer, leaves
 
 EXTRA: dict[str, Any] = {"initial_lr": 3.0, "tags": ["decoder", 2], "layer": 7, "owner": None, "is_head": True}
 """``initial_lr`` is a scheduler's; the others are of a training script."""
@@ -19,7 +19,7 @@ EXTRA: dict[str, Any] = {"initial_lr": 3.0, "tags": ["decoder", 2], "layer": 7, 
 @each_optimizer
 def test_extra_keys_are_left_alone(name: str, backend: str) -> None:
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     groups = [{"params": params[:2], **copy.deepcopy(EXTRA)}, {"params": params[2:], "layer": 8}]
     optimizer = build(name, groups, backend=backend)
     plain = build(name, [{"params": copies[:2]}, {"params": copies[2:]}], backend=backend)

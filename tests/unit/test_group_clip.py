@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import draw_gradients, leaves, twins
+from builders import copies_of, draw_gradients, leaves
 from clipped_groups import OWN, groups_of
 from torchclip import ClipByGlobalNorm
 
@@ -53,7 +53,7 @@ CASES = {
 def test_each_group_is_clipped_as_torch_clips_it(case: str, name: str, backend: str) -> None:
     clip, clips = CASES[case]
     params = make(len(clips))
-    copies = twins(params)
+    copies = copies_of(params)
     options = {"lr": 0.1, "momentum": 0.9} if name == "SGD" else {"lr": 0.1}
     ours = getattr(torchclip, name)(groups_of(params, clips), clip=clip, backend=backend, **options)
     theirs = getattr(torch.optim, name)(copies, **options)

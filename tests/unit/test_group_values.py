@@ -88,7 +88,7 @@ def write(group: dict[str, Any], key: str, value: Any) -> None:
         group[key] = value
 
 
-class Twin:
+class Subject:
     """An optimizer over two groups; all of a name start alike and are given the same gradients."""
 
     def __init__(self, name: str, backend: str, **options: Any) -> None:
@@ -127,7 +127,7 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("bad", BAD_VALUES, ids=lambda bad: f"{bad.name}-{bad.key}-{len(str(bad.value))}")
 @each_backend
 def test_a_bad_value_is_refused_before_anything_is_written(bad: BadValue, steps: int, backend: str) -> None:
-    tested, twin = Twin(bad.name, backend), Twin(bad.name, backend)
+    tested, twin = Subject(bad.name, backend), Subject(bad.name, backend)
     for _ in range(steps):
         tested.step()
         twin.step()
@@ -150,7 +150,7 @@ def test_a_bad_value_is_refused_before_anything_is_written(bad: BadValue, steps:
 
 @each_optimizer
 def test_a_key_that_is_missing_is_an_error(name: str, backend: str) -> None:
-    tested = Twin(name, backend)
+    tested = Subject(name, backend)
     tested.step()
     before = tested.numbers()
     group = tested.optimizer.param_groups[0]
@@ -171,7 +171,7 @@ def test_the_plan_in_python_refuses_them_too(monkeypatch: pytest.MonkeyPatch) ->
         pytest.skip(reason)
     monkeypatch.setattr(backends, "EXTENSION", None)
     for bad in BAD_VALUES:
-        tested = Twin(bad.name, "triton")
+        tested = Subject(bad.name, "triton")
         write(tested.optimizer.param_groups[1], bad.key, bad.value)
         with pytest.raises(bad.error, match=bad.message):
             tested.step()

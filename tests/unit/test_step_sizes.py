@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, draw_gradients, leaves, twins
+from builders import assert_same_params, copies_of, draw_gradients, leaves
 from torchclip import AdaLossStep, SqrtDecay, SqrtDecayLR
 
 each_namespace = pytest.mark.parametrize("cls", [torchclip.SGD, torch.optim.SGD], ids=["torchclip", "torch"])
@@ -78,7 +78,7 @@ def test_scheduler_with_a_tensor_rate(backend: str) -> None:
 
 def test_scheduler_and_step_size_are_one_without_momentum(backend: str) -> None:
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     scaled = torchclip.SGD(params, lr=0.5, step_size=SqrtDecay(2.0, 0.5), backend=backend)
     scheduled = torchclip.SGD(copies, lr=0.5, backend=backend)
     scheduler = SqrtDecayLR(scheduled, 2.0, 0.5)
@@ -93,7 +93,7 @@ def test_scheduler_and_step_size_are_one_without_momentum(backend: str) -> None:
 def test_ada_loss_is_sgd_with_its_step_size(backend: str) -> None:
     options: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "clip": 2.0, "backend": backend}
     params = leaves()
-    copies = twins(params)
+    copies = copies_of(params)
     ours = torchclip.AdaLoss(params, 0.3, 2.0, 0.5, 0.25, **options)
     plain = torchclip.SGD(copies, lr=0.3, step_size=AdaLossStep(2.0, 0.5, 0.25), **options)
     assert ours.step_size == plain.step_size == AdaLossStep(2.0, 0.5, 0.25)

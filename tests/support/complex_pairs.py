@@ -59,7 +59,7 @@ class Side:
         return found
 
 
-class Twins:
+class ComplexPair:
     """Both optimizers, which must write the same bits.
 
     Args:
