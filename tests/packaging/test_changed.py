@@ -56,6 +56,19 @@ def test_what_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert changed.base() == fork
 
 
+@pytest.mark.parametrize("file, status", [("README.md", 1), ("bench/clock.py", 0)])
+def test_whether_anything_is_asked_for(
+    file: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that `.ci/run` ends with a line of pytest's."""
+    monkeypatch.setattr(changed, "base", lambda: "v1")
+    monkeypatch.setattr(changed, "git", lambda *arguments: file)
+    assert changed.main(["--asked"]) == status
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Thorough tests of {'nothing' if status else 'bench'}: ")
+    assert "Left out, since nothing asks for them: unit, " in printed
+
+
 @pytest.mark.parametrize("left, outcome", [(3600, "2 passed"), (-1, "2 skipped")])
 def test_a_deadline(left: int, outcome: str, tmp_path: Path) -> None:
     (tmp_path / "test_two.py").write_text("def test_one(): ...\ndef test_two(): ...\n")

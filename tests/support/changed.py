@@ -1,7 +1,8 @@
 """The thorough tests that the changed files ask for: ``changed.py [--deadline EPOCH] [PYTEST'S ARGUMENT...]``.
 
 What has changed is what differs from where this branch left the main one; on the main one, from the last release; where
-neither can be told, everything has. What is left out is said first. The last line is pytest's.
+neither can be told, everything has. What is left out is said first, the last line is pytest's. ``--asked`` runs
+nothing: it fails where nothing is asked for.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def folders_for(files: Iterable[str]) -> list[str]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--deadline", type=float, help="no test is started after this time, in seconds of the epoch")
+    parser.add_argument("--asked", action="store_true", help="say what is asked for, and fail where nothing is")
     options, others = parser.parse_known_args(arguments)
     since = base()
     changed = None if since is None else git("diff", "--name-only", since)
@@ -80,8 +82,8 @@ def main(arguments: list[str]) -> int:
     print(f"Thorough tests of {', '.join(there) or 'nothing'}: what has changed since {since or 'ever'} asks for them.")
     if left_out:
         print(f"Left out, since nothing asks for them: {', '.join(left_out)}.")
-    if not there:
-        return 0
+    if options.asked or not there:
+        return 1 if options.asked and not there else 0
     command = [sys.executable, "-m", "pytest", "-m", "thorough", "-p", "deadline", *others]
     if options.deadline is not None:
         command.append(f"--deadline={options.deadline}")
