@@ -109,7 +109,7 @@ void Part::update_pass(bool& written) {
 
 void Part::set_update(const Run& run) {
   pass_.chunks = image_.at(chunks_) + run.first;
-  pass_.chunk_count = run.count;
+  pass_.chunk_count = pass_.first_kept = run.count;
   pass_.pieces = run.pieces;
   pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() + run.first_piece : nullptr;
   pass_.stages = run.bucket.stages;

@@ -148,10 +148,11 @@ void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t co
 }
 
 // The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
-// of it, since what the update alone reads and writes goes through it too. `bytes`: that the pass reads.
+// of it, since what the update alone reads and writes goes through it too. Where all operands fit, they stay anyway,
+// and should be no harder to replace by what comes after the step. `bytes`: that the pass reads.
 template <class Launcher>
 void Part::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
-  const int64_t room = cache_bytes_ / 2;
+  const int64_t room = pass_.overflows_cache != 0 ? cache_bytes_ / 2 : 0;
   int64_t chunks = 0;
   for (const Planned<Launcher>& launch : planned) chunks += launch.count;
   int64_t kept = bytes <= room ? chunks : chunks * room / bytes;
@@ -179,10 +180,10 @@ void Part::plan_launches() {
   const DeviceInfo device = device_info(place_.number);
   cache_bytes_ = device.cache_bytes;
   early_blocks_ = device.early_blocks;
-  plan_kept(tables_.gradient_bytes, norms_);
-  plan_kept(tables_.bytes, directions_);
   const bool overflows = 2 * tables_.bytes > cache_bytes_;
   pass_.overflows_cache = overflows ? 1 : 0;
+  plan_kept(tables_.gradient_bytes, norms_);
+  plan_kept(tables_.bytes, directions_);
   fits_in_cache_ = !shape_.by_rows() && !overflows && plan_one_launch();
 }
 
