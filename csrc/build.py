@@ -36,6 +36,7 @@ def launcher() -> list[str]:
     if shutil.which("ccache"):
         os.environ.setdefault("CCACHE_BASEDIR", str(ROOT))  # so that the place of a clone does not matter
         os.environ.setdefault("CCACHE_NOHASHDIR", "1")
+        os.environ.setdefault("CCACHE_PCH_EXTSUM", "1")  # tests/support/emulated.py says what is in its header
         os.environ.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros,include_file_mtime,include_file_ctime")
         return ["ccache"]
     return [sys.executable, str(ROOT / "csrc" / "object_cache.py"), folder]

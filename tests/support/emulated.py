@@ -55,6 +55,9 @@ SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=unde
 SANITIZERS += ["-fno-sanitize=vptr,null,object-size,pointer-overflow"]
 SANITIZERS += ["--param asan-instrumentation-with-call-threshold=0"]
 
+WITH_CUDA = ("bindings.cpp", "plan_bindings.cpp")
+"""The files outside csrc/cuda that know of it."""
+
 # Parsing torch's headers is most of the time that a file takes: those that csrc includes are compiled once.
 TORCH_HEADERS = ("ATen/ATen.h", "torch/csrc/autograd/python_variable.h", "torch/csrc/utils/pybind.h")
 
@@ -94,6 +97,16 @@ def launcher_of_compilers() -> list[str]:
     return command
 
 
+def _flags_of_extension() -> dict[str, str]:
+    """How ``torchclip._C`` was compiled here: objects of both that know nothing of CUDA are then one in a cache."""
+    tag = sys.implementation.cache_tag
+    for path in sorted((ROOT / "build").glob(f"temp.*-{tag}/build.ninja")):
+        found = dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
+        if {"cxx", "cflags", "post_cflags"} <= found.keys():
+            return found
+    return {}
+
+
 def _rules() -> list[str]:
     from torch.utils import cpp_extension  # which needs setuptools, as tests on a GPU do not
 
@@ -114,6 +127,13 @@ def _rules() -> list[str]:
         "host": compile_.replace("-c $in", f"{' '.join(torch_flags)} -fpch-preprocess -include $headers -c $in"),
     }
     lines = [f"flags_plain = {' '.join(FLAGS)}", f"flags_sanitized = $flags_plain {' '.join(SANITIZERS)}"]
+    extension = _flags_of_extension()
+    if extension:
+        own = "$cxx -MMD -MF $out.d $cflags -c $in -o $out $post_cflags"
+        lines += [f"{name} = {extension[name]}" for name in ("cxx", "cflags", "post_cflags")]
+        rules["common"] = rules["common_passes"] = own
+    else:
+        rules["common"], rules["common_passes"] = rules["host"], rules["compile"]
     for name, command in rules.items():
         lines += [f"rule {name}", f"  command = {command}", "  depfile = $out.d", "  deps = gcc"]
     # No -fopenmp here: as in setup.py, the one OpenMP runtime is torch's.
@@ -122,21 +142,26 @@ def _rules() -> list[str]:
 
 
 def _build_file() -> str:
-    """What ninja reads. Both variants share the code that has nothing of CUDA: the sanitizers are for the rest."""
+    """What ninja reads. Both variants share the code that has nothing of CUDA, with the extension if that is built: the
+    sanitizers are for the rest."""
     lines = _rules()
     for variant in VARIANTS:
         lines += [f"build {variant}/torch.h.gch: header torch.h", f"  flags = $flags_{variant}"]
 
     def compiled(rule: str, source: Path, variant: str) -> str:
         result = f"{variant}/{source.relative_to(ROOT)}.o"
-        headers = f" | {variant}/torch.h.gch" if rule == "host" else ""
+        precompiled = rule == "host" or (rule == "common" and not _flags_of_extension())
+        headers = f" | {variant}/torch.h.gch" if precompiled else ""
         lines.extend([f"build {result}: {rule} {source}{headers}", f"  flags = $flags_{variant}"])
-        lines.extend([f"  headers = {variant}/torch.h"] if rule == "host" else [])
+        lines.extend([f"  headers = {variant}/torch.h"] if precompiled else [])
         return result
 
     csrc = ROOT / "csrc"
-    common = [compiled("host", source, "plain") for source in sorted(csrc.glob("*.cpp"))]
-    common += [compiled("compile", source, "plain") for source in sorted((csrc / "cpu").glob("*.cpp"))]
+    common = [
+        compiled("host" if source.name in WITH_CUDA else "common", source, "plain")
+        for source in sorted(csrc.glob("*.cpp"))
+    ]
+    common += [compiled("common_passes", source, "plain") for source in sorted((csrc / "cpu").glob("*.cpp"))]
     for variant in VARIANTS:
         kernels = [compiled("kernels", source, variant) for source in sorted((csrc / "cuda").glob("*.cu"))]
         host = [compiled("host", source, variant) for source in sorted((csrc / "cuda").glob("*.cpp"))]
@@ -160,9 +185,12 @@ def _build(targets: Sequence[str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of the processes that run tests at the same time
-        for name, text in (("torch.h", headers), ("build.ninja", _build_file())):
+        # What ccache takes for the text of a precompiled header, which is half a gigabyte and names its folder.
+        sums = {f"{variant}/torch.h.gch.sum": f"{torch.__version__} {variant}\n{headers}" for variant in VARIANTS}
+        for name, text in {"torch.h": headers, "build.ninja": _build_file(), **sums}.items():
             path = FOLDER / name
             if not path.exists() or path.read_text() != text:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
         command = [str(_ninja()), "-C", str(FOLDER), "-j", str(len(os.sched_getaffinity(0))), *targets]
         # Without the sanitizers' runtime, which is for the tests and not for the compiler.
