@@ -41,7 +41,7 @@ def test_rows_over_sizes_and_threads(
     monkeypatch.setattr("bench.commands.scaling._MIN_ROUNDS", 2)  # torch's two threads wait for each other in each
     path = tmp_path / "scaling.json"
     before = torch.get_num_threads()
-    arguments = ["scaling", "--sets", "parameters-1e3", "tensors-10", "--threads", "1", "2"]
+    arguments = ["scaling", "--sets", "parameters-1e3", "tensors-1", "--threads", "1", "2"]
     arguments += ["--seconds", "0.001", "--json", str(path)]
     assert command.main(arguments) == 0
     assert torch.get_num_threads() == before

@@ -14,6 +14,7 @@ import fcntl
 import functools
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,9 +55,6 @@ SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=unde
 # Without what AddressSanitizer finds too, and with calls of its checks: inlined, they take g++ minutes for a file.
 SANITIZERS += ["-fno-sanitize=vptr,null,object-size,pointer-overflow"]
 SANITIZERS += ["--param asan-instrumentation-with-call-threshold=0"]
-
-WITH_CUDA = ("bindings.cpp", "plan_bindings.cpp")
-"""The files outside csrc/cuda that know of it."""
 
 # Parsing torch's headers is most of the time that a file takes: those that csrc includes are compiled once.
 TORCH_HEADERS = ("ATen/ATen.h", "torch/csrc/autograd/python_variable.h", "torch/csrc/utils/pybind.h")
@@ -105,6 +103,17 @@ def _flags_of_extension() -> dict[str, str]:
         if {"cxx", "cflags", "post_cflags"} <= found.keys():
             return found
     return {}
+
+
+@functools.cache
+def _knows_of_cuda(path: Path) -> bool:
+    """Whether a file, or one that it includes, is one of csrc/cuda or asks for its macros: what it becomes here is then
+    another thing than in the extension."""
+    text = path.read_text()
+    if path.parent.name == "cuda" or "TORCHCLIP_CUDA" in text:
+        return True
+    included = (path.parent / name for name in re.findall(r'^#include "(.*)"', text, re.MULTILINE))
+    return any(_knows_of_cuda(each.resolve()) for each in included if each.exists())
 
 
 def _rules() -> list[str]:
@@ -158,7 +167,7 @@ def _build_file() -> str:
 
     csrc = ROOT / "csrc"
     common = [
-        compiled("host" if source.name in WITH_CUDA else "common", source, "plain")
+        compiled("host" if _knows_of_cuda(source) else "common", source, "plain")
         for source in sorted(csrc.glob("*.cpp"))
     ]
     common += [compiled("common_passes", source, "plain") for source in sorted((csrc / "cpu").glob("*.cpp"))]
