@@ -17,8 +17,8 @@ struct Elements {
   C parameter[kCount] = {}, gradient[kCount], state[kSlots][kCount] = {}, slow[kCount] = {};
 };
 
-// Updates the elements of a tensor; see for_each_element.
-template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+// Updates the elements of a tensor, which `kLanes` threads share; see for_each_element.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
 class UpdateWorker {
   using C = ComputeType<T>;
   static constexpr int kSlots = Functor::kSlots;
@@ -33,12 +33,14 @@ class UpdateWorker {
 
  public:
   static constexpr int kElements = kWidth<T>;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
-  // What float16 is widened to at once: 64 numbers, for which there the compiler is short of registers.
-  static constexpr bool kSpills = std::is_same_v<T, Float16> && kAccesses == 4;
+  // What float16 is widened to at once, here 64 numbers: more than there are registers for, but in a kernel that does
+  // nothing else, and there up to sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1000
+  static constexpr bool kHasRoom = kLanes == kUpdateThreads;
 #else
-  static constexpr bool kSpills = false;
+  static constexpr bool kHasRoom = false;
 #endif
+  static constexpr bool kSpills = std::is_same_v<T, Float16> && kAccesses == 4 && !kHasRoom;
   // Where there are draws, they take longer than the memory does.
   static constexpr int kVectors = Stages == kEveryStage || kSpills ? 1 : vectors_in_flight(kAccesses);
 
@@ -186,7 +188,7 @@ __device__ __forceinline__ void update_piece(const PassArguments& arguments, con
                                              bool synchronises) {
   const PieceOfChunk<T> piece(arguments, index);
   if (piece.begin >= piece.end) return;
-  UpdateWorker<Functor, Slots, Stages, T, S> worker(arguments, rows, piece.tensor, synchronises);
+  UpdateWorker<Functor, Slots, Stages, T, S, kLanes> worker(arguments, rows, piece.tensor, synchronises);
   for_each_element(worker, piece.begin, piece.end, static_cast<int>(threadIdx.x), kLanes);
   if constexpr (Functor::kCountsZeros) {
     double total[] = {static_cast<double>(worker.zeros)};
