@@ -1,6 +1,6 @@
 """`python -m bench.blocks`: how fast a step on Triton is for each size of a program, measured in one run.
 
-The winner is what `torchclip/triton_plan/blocks.py` should say for this kind of GPU.
+The winner is what `torchclip/backends/triton/blocks.py` should say for this kind of GPU.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from bench.measure import Percentiles, Settings, Timed, interleave, round_ratios
 from bench.shapes import SHAPE_SETS, element_count
 from bench.text import format_environment
 from bench.workload import Workload
-from torchclip.backend import served_device, unavailable_reason
+from torchclip.backends.choice import served_device, unavailable_reason
 
 STEPS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Any, int]] = {
     "clip_sgd": (torchclip.SGD, SGD_ARGUMENTS, 6),
@@ -33,7 +33,7 @@ STEPS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Any, int]] = {
 @contextmanager
 def using(kind: str, block: Any) -> Iterator[None]:
     """Meanwhile plans are made with this block."""
-    from torchclip.triton_plan.blocks import BLOCKS
+    from torchclip.backends.triton.blocks import BLOCKS
 
     before = BLOCKS[kind]
     BLOCKS[kind] = block
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reason = unavailable_reason("triton")
     if reason is not None:
         parser.error(f"backend='triton' is not available: {reason}")
-    from torchclip.triton_plan.blocks import Block
+    from torchclip.backends.triton.blocks import Block
 
     device = torch.device(served_device("triton"))
     blocks = [

@@ -9,7 +9,7 @@ import torch
 from torch.nn import Parameter
 
 import torchclip
-from torchclip.backend import EXTENSION
+from torchclip.backends import native
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _usable_cores() -> int:
 def _gpu(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
-    build = getattr(EXTENSION, "build", "no compiled extension")
+    build = getattr(native.NATIVE, "build", "no compiled extension")
     return f"{torch.cuda.get_device_name(device)}, torch for CUDA {torch.version.cuda}, {build}"
 
 

@@ -49,9 +49,10 @@ print(json.dumps({
 # The tests skip what cannot run, or run it on the emulator: here either would pass for a GPU's result.
 BACKEND = """
 import torchclip.info
-from torchclip.backend import EXTENSION, unavailable_reason
+from torchclip.backends import native
+from torchclip.backends.choice import unavailable_reason
 print(torchclip.info.report())
-raise SystemExit(unavailable_reason("cuda") or (EXTENSION.cuda_device != "cuda" and "built for the emulator") or 0)
+raise SystemExit(unavailable_reason("cuda") or (native.NATIVE.cuda_device != "cuda" and "built for the emulator") or 0)
 """
 
 

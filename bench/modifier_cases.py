@@ -15,7 +15,7 @@ from torch.nn import Parameter
 import torchclip
 from bench.algorithm import ADAMW_ARGUMENTS, OURS, PLAIN, SGD_ARGUMENTS, Algorithm, Build, Step
 from bench.workload import GRADIENT_AMPLITUDE
-from torchclip.extensions import Extension
+from torchclip.policies.extensions import Extension
 
 Make = Callable[[Sequence[Parameter], float, torchclip.Backend | None], Step]
 """A `Build` that is told the backend; None takes the fastest."""

@@ -53,7 +53,7 @@ std::vector<uint32_t> philox(int64_t seed, uint32_t c0, uint32_t c1, uint32_t c2
 }
 
 #if defined(TORCHCLIP_TORCH)
-// Read from the file by torchclip/extension.py before the library is loaded.
+// Read from the file by torchclip/backends/native.py before the library is loaded.
 [[gnu::used]] const char kBuiltFor[] = "torchclip._C for torch " TORCHCLIP_TORCH;
 #endif
 

@@ -1,5 +1,5 @@
 // The numbers of param groups, which schedulers and users write between steps: what each key must hold, and reading it.
-// What is wrong with a value is said in Python, by torchclip/group_values.py.
+// What is wrong with a value is said in Python, by torchclip/state/group_values.py.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ WEYL_0 = tl.constexpr(0x9E3779B9)
 WEYL_1 = tl.constexpr(0xBB67AE85)
 ROUNDS = tl.constexpr(10)
 
-# What a draw is for, as in torchclip/extensions.py.
+# What a draw is for, as in torchclip/policies/extensions.py.
 NOISE_STREAM = tl.constexpr(0)
 GRADIENT_DROPOUT_STREAM = tl.constexpr(1)
 LR_DROPOUT_STREAM = tl.constexpr(2)

@@ -1,6 +1,6 @@
 """The columns of the tables that the host writes and the kernels read. All tables are rows of int64 or float64.
 
-The host side is ``torchclip/triton_plan/tables.py``; the CUDA backend's ``csrc/cuda/device_tables.h`` has the same
+The host side is ``torchclip/backends/triton/tables.py``; the CUDA backend's ``csrc/cuda/device_tables.h`` has the same
 tables as structs.
 """
 

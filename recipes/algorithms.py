@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import torchclip
-from torchclip.optimizer import FusedOptimizer
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 
 def _constant(params: Any, lr: float, b0: float = 1.0, **others: Any) -> FusedOptimizer:
@@ -120,9 +120,9 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return arguments
 
 
-def extensions_of(options: argparse.Namespace) -> tuple[torchclip.extensions.Extension, ...]:
+def extensions_of(options: argparse.Namespace) -> tuple[torchclip.Extension, ...]:
     """The extensions that were asked for, in the order in which a step applies them."""
-    made: list[torchclip.extensions.Extension] = []
+    made: list[torchclip.Extension] = []
     if options.gradient_dropout is not None:
         made.append(torchclip.GradientDropout(options.gradient_dropout))
     if options.gradient_noise is not None:

@@ -21,7 +21,7 @@ from recipes.run_folder import RunFolder
 from recipes.schedules import Schedule
 from recipes.sparsity import layer_sparsity
 from recipes.world import World
-from torchclip.optimizer import FusedOptimizer
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 # What the line of an epoch tells, of all that the log has.
 _TOLD = ("train", "valid", "test", "mean")

@@ -21,9 +21,9 @@ import gatherer_runs
 import interpreted
 import tiers
 from records import BACKENDS
-from torchclip.backend import unavailable_reason
-from torchclip.triton_plan import kinds
-from torchclip.triton_plan.gatherer import Gatherer
+from torchclip.backends.choice import unavailable_reason
+from torchclip.backends.triton import kinds
+from torchclip.backends.triton.gatherer import Gatherer
 
 # Most tensors here are tiny: several threads would wait for one another, which takes ten times as long. A test that
 # wants more asks for them.

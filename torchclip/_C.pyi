@@ -5,8 +5,8 @@ from typing import Any, TypedDict, type_check_only
 
 from torch import Tensor
 
-from torchclip.group_values import Key
-from torchclip.triton_plan.members import Description
+from torchclip.backends.triton.members import Description
+from torchclip.state.group_values import Key
 
 build: str  # by which compilers
 cuda_device: str | None  # the type of the devices that CudaPlan serves; None without CUDA kernels
@@ -39,7 +39,7 @@ class Plan:
         keys: Sequence[Key],  # the pipeline's four, the rule's own, and those that are only checked
         slots: Sequence[str],  # without Lookahead's
         scalars: Sequence[str],
-        scope: int,  # a position in torchclip.plan.SCOPES
+        scope: int,  # a position in torchclip.backends.plan.SCOPES
         /,
     ) -> None: ...
     # Positions of parameters that cannot step as they are.
@@ -58,7 +58,7 @@ class Plan:
         found_inf: Tensor | float | None,
         loss: Tensor | float | None,
         /,
-    ) -> int: ...  # STEPPED, SKIPPED, NON_FINITE or UNREADY of torchclip.plan
+    ) -> int: ...  # STEPPED, SKIPPED, NON_FINITE or UNREADY of torchclip.backends.plan
     @property
     def steps(self) -> int: ...  # those that have written parameters and state
     # One number, or [groups] or [parameters] by the scope of the norm.

@@ -1,21 +1,8 @@
 """Drop-in ``torch.optim`` optimizers whose whole step, gradient clipping included, is one fused pass pair."""
 
 from torchclip import optim
-from torchclip.backend import Backend
-from torchclip.clip import (
-    AdaptiveGradientClip,
-    AutoClip,
-    ClipByGlobalNorm,
-    ClipByTensorNorm,
-    ClipByValue,
-    ClipPolicy,
-    NonFinite,
-    Scope,
-    ZClip,
-)
+from torchclip.backends.choice import Backend
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
-from torchclip.extensions import Extension, GradientDropout, GradientNoise, Lookahead, LRDropout
-from torchclip.optimizer import FusedOptimizer
 from torchclip.optimizers import (
     GRDA,
     SGD,
@@ -36,7 +23,20 @@ from torchclip.optimizers import (
     gRDA,
 )
 from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
-from torchclip.step_size import AdaLossStep, SqrtDecay, SqrtDecayLR, StepSize
+from torchclip.policies.clip import (
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    ClipByValue,
+    ClipPolicy,
+    NonFinite,
+    Scope,
+    ZClip,
+)
+from torchclip.policies.extensions import Extension, GradientDropout, GradientNoise, Lookahead, LRDropout
+from torchclip.policies.step_size import AdaLossStep, SqrtDecay, SqrtDecayLR, StepSize
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 __version__ = "0.1.0"
 

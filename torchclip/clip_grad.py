@@ -10,9 +10,9 @@ from types import GeneratorType
 import torch
 from torch import Tensor
 
-from torchclip.backend import EXTENSION
-from torchclip.checks import lazy_fault
-from torchclip.norms import HARD_EPS, checked_bound
+from torchclip.backends import native
+from torchclip.rules.norms import HARD_EPS, checked_bound
+from torchclip.state.tensor_checks import lazy_fault
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -22,7 +22,7 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
 def _is_fused(tensors: list[Tensor], norm_type: float) -> bool:
     if torch.compiler.is_compiling():
         return False  # the compiler fuses torch's own, and does not look into ours
-    if EXTENSION is None or len(tensors) == 0 or norm_type <= 0 or not EXTENSION.serves_gradients(tensors):
+    if native.NATIVE is None or len(tensors) == 0 or norm_type <= 0 or not native.NATIVE.serves_gradients(tensors):
         return False
     # The parts of complex numbers have their norm of order 2, and of no other.
     return norm_type == 2 or not any(tensor.is_complex() for tensor in tensors)
@@ -66,8 +66,8 @@ def get_total_norm(
         filled = [tensor for tensor in tensors if tensor.numel() > 0]
         upcast = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in filled]
         return torch.nn.utils.get_total_norm(upcast, norm_type, error_if_nonfinite, foreach)
-    assert EXTENSION is not None
-    norm = EXTENSION.total_norm(tensors, norm_type)
+    assert native.NATIVE is not None
+    norm = native.NATIVE.total_norm(tensors, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
@@ -133,8 +133,8 @@ def clip_grad_norm_(
         for gradient in gradients:
             gradient.mul_(factor.to(gradient.device))
         return norm
-    assert EXTENSION is not None
+    assert native.NATIVE is not None
     scale = max_norm / (float(norm) + HARD_EPS)
     if not scale >= 1.0:  # a NaN norm reaches the gradients, as it does in torch
-        EXTENSION.scale_gradients(gradients, scale)
+        native.NATIVE.scale_gradients(gradients, scale)
     return norm

@@ -9,7 +9,8 @@ from importlib import import_module
 import torch
 
 import torchclip
-from torchclip.backend import BACKENDS, EXTENSION, WHY_NOT_LOADED, choose, explain_choice, unavailable_reason
+from torchclip.backends import native
+from torchclip.backends.choice import BACKENDS, choose, explain_choice, unavailable_reason
 
 LABEL_WIDTH = 11
 
@@ -41,16 +42,17 @@ def _gpus() -> str:
 def _cuda() -> str:
     """The versions of CUDA that meet here."""
     versions = {"torch": torch.version.cuda or "none"}
-    if EXTENSION is not None and hasattr(EXTENSION, "cuda_versions"):
-        for name, number in zip(("driver", "kernels"), EXTENSION.cuda_versions(), strict=True):
+    if native.NATIVE is not None and hasattr(native.NATIVE, "cuda_versions"):
+        for name, number in zip(("driver", "kernels"), native.NATIVE.cuda_versions(), strict=True):
             versions[name] = f"{number // 1000}.{number % 1000 // 10}" if number else "none"
     return ", ".join(f"{name}: {version}" for name, version in versions.items())
 
 
 def _extension() -> str:
-    if EXTENSION is None:
-        return WHY_NOT_LOADED
-    return f"{EXTENSION.__file__}\n{'':<{LABEL_WIDTH}}{getattr(EXTENSION, 'build', 'how it was built is not recorded')}"
+    if native.NATIVE is None:
+        return native.WHY_NOT_LOADED
+    build = getattr(native.NATIVE, "build", "how it was built is not recorded")
+    return f"{native.NATIVE.__file__}\n{'':<{LABEL_WIDTH}}{build}"
 
 
 def report() -> str:

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import torch
 
 from torchclip import optimizers
-from torchclip.clip import POLICIES, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
-from torchclip.extensions import EXTENSIONS
-from torchclip.optimizer import FusedOptimizer
-from torchclip.step_size import StepSize
+from torchclip.policies.clip import POLICIES, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
+from torchclip.policies.extensions import EXTENSIONS
+from torchclip.policies.step_size import StepSize
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 OptimizerClass = type[FusedOptimizer]
 

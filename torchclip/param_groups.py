@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchclip import hyperparameters
+from torchclip.rules import hyperparameters
 
 NamedParameter = tuple[str, nn.Parameter]
 

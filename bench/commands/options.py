@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from bench.markdown.report import Draw
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 
 def positive_seconds(text: str) -> float:

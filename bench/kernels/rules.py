@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 import torchclip
 from bench.algorithm import Step
-from torchclip.extensions import Extension
+from torchclip.policies.extensions import Extension
 
 _SEED = 20
 _LOSS = 2.0

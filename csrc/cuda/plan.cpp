@@ -63,7 +63,7 @@ Shape Plan::shape() const {
   return shape;
 }
 
-// That of the first parameter that can step, where the shared numbers lie too. See torchclip/steppable.py.
+// That of the first parameter that can step, where the shared numbers lie too. See torchclip/state/steppable.py.
 Place Plan::main_place() const {
   const std::vector<Member>& members = members_.all();
   const auto can_step = [](const Member& member) { return member.active || member.parameter().requires_grad(); };

@@ -27,7 +27,7 @@ from bench.store import Header, Results
 from bench.text import format_row
 from bench.triton_cases import TRITON_ALGORITHMS
 from tiny_bench import CPU, SETTINGS, as_on_cuda, shrink
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 
 @pytest.fixture

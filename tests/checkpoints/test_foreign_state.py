@@ -10,7 +10,7 @@ import torch
 
 import torchclip
 from builders import LOSS, assert_same_params, build, copies_of, draw_gradients, leaves
-from torchclip.rule_specs import RULES
+from torchclip.rules.table import RULES
 
 # Each class here with state that its rule always has, an entry of which is taken away.
 WHOLE = {

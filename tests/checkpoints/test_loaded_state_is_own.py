@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from builders import LOSS, assert_same_params, build, draw_gradients, each_optimizer, leaves
-from torchclip import Lookahead, ZClip, compiled
+from torchclip import Lookahead, ZClip
+from torchclip.step import torch_compile as compiled
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -13,7 +13,7 @@ import torch
 import torchclip
 from builders import assert_same_params, build, copies_of, draw_gradients, leaves
 from records import BACKENDS
-from torchclip.state_numbers import COUNT, exact_number
+from torchclip.rules.state_numbers import COUNT, exact_number
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 

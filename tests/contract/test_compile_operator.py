@@ -12,7 +12,7 @@ from torch import Tensor
 import torchclip
 from builders import build, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
-from torchclip import compiled
+from torchclip.step import torch_compile as compiled
 
 
 @pytest.fixture(autouse=True)

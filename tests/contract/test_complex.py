@@ -16,6 +16,7 @@ from complex_pairs import CPU, DTYPES, TAKING, ComplexPair, gradients, optimizer
 from gatherer_runs import Read, reader_of, settled
 from memory_guard import AWKWARD, FEW, same_bits
 from records import ALL_EXTENSIONS, POLICIES, STEP_SIZES, dtype_name
+from torchclip.backends import native
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
@@ -119,8 +120,8 @@ def test_own_norms_are_those_of_the_real_view(scope: str, backend: str) -> None:
 @pytest.mark.parametrize("gatherer", ["compiled", "python"])
 def test_triton_step_is_that_of_the_real_view(gatherer: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if gatherer == "python":
-        monkeypatch.setattr("torchclip.backend.EXTENSION", None)
-    elif torchclip.backend.EXTENSION is None:
+        monkeypatch.setattr("torchclip.backends.native.NATIVE", None)
+    elif native.NATIVE is None:
         pytest.skip("the extension is not built")
     for dtype in DTYPES:
         ComplexPair(FEW, dtype, lambda groups: optimizer_of("adamw", groups, **modified(backend))).steps((1, 2))

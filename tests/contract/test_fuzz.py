@@ -53,7 +53,7 @@ from records import (
 )
 from reference_trio import Trio
 from rule_records import RULES, Rule
-from torchclip.norms import NonFinite
+from torchclip.rules.norms import NonFinite
 
 FACTOR = int(os.environ.get("TORCHCLIP_FUZZ", "0"))
 EVENTS = 20

@@ -53,7 +53,7 @@ def test_every_optimizer_of_ours_is_here() -> None:
     assert {*optim.__all__} == {*optimizers.__all__, *PASSED_ON} == {*dir(optim)}
     assert len(optim.__all__) == len(set(optim.__all__))
     for name in optimizers.__all__:
-        assert issubclass(getattr(optim, name), torchclip.optimizer.FusedOptimizer)
+        assert issubclass(getattr(optim, name), torchclip.step.fused_optimizer.FusedOptimizer)
 
 
 def test_star_import() -> None:

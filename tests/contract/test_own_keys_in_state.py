@@ -11,7 +11,7 @@ import torch
 
 import torchclip
 from gatherer_runs import compiled, reader_of
-from torchclip.triton_plan.gatherer import Gatherer
+from torchclip.backends.triton.gatherer import Gatherer
 
 
 @pytest.mark.parametrize("make", [compiled, Gatherer], ids=["compiled", "python"])

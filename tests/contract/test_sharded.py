@@ -14,8 +14,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import torchclip
 from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
-from torchclip.clip import ClipPolicy
-from torchclip.extensions import Extension
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.extensions import Extension
 
 MEASURING = ("normalized_sgd", "sgd_clip", "mom_clip", "mix_clip", "ada_grad_norm", "ada_grad_norm_row")
 ELEMENTWISE = sorted(OPTIMIZERS.keys() - set(MEASURING))

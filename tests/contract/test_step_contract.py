@@ -23,7 +23,7 @@ from builders import (
     leaves,
 )
 from memory_guard import largest_allocation
-from torchclip.backend import BACKENDS
+from torchclip.backends.choice import BACKENDS
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from places import ROOT
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 TASKS = Path("/proc/self/task")
 

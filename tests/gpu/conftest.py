@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from gpu_runs import BACKEND
-from torchclip.backend import EXTENSION, unavailable_reason
+from torchclip.backends import native
+from torchclip.backends.choice import unavailable_reason
 
 
 def obstacle() -> str | None:
     """Why these tests cannot run here."""
     if not torch.cuda.is_available():
         return "torch sees no GPU"
-    if EXTENSION is not None and EXTENSION.cuda_device == "cpu":
+    if native.NATIVE is not None and native.NATIVE.cuda_device == "cpu":
         return "torchclip._C is built for the emulator"
     return unavailable_reason(BACKEND)
 

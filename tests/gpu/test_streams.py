@@ -20,7 +20,7 @@ from gpu_runs import (
     unfinished_work,
     write_gradients,
 )
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 several_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cuda_pairs import BY_NAME, OF_CACHES, OF_RECIPES, Recipe, Twin, assert_same
 from emulated import Emulator
-from torchclip.triton_plan.image import DeviceImage
+from torchclip.backends.triton.image import DeviceImage
 
 
 def ready(recipe: Recipe) -> tuple[Twin, Twin]:

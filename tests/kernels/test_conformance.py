@@ -36,7 +36,7 @@ from records import (
 )
 from rule_records import RULES, Rule
 from runs import COUNTED, LOAD_AFTER, Run, Yardstick, awkward_run, baselines, initial_values
-from torchclip.reference.draws import Draws
+from torchclip.backends.reference.draws import Draws
 
 CHUNKS = (4096, 16384)
 """Candidates for the number of elements that a backend treats as one piece of work."""

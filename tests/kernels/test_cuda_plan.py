@@ -20,7 +20,7 @@ from cuda_pairs import (
     counted,
 )
 from emulated import LAUNCH, ORDERS, SET_DEVICE, Emulator
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 
 @OF_CACHES

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from places import CSRC, TESTS
-from torchclip.reference.draws import normal_pair
+from torchclip.backends.reference.draws import normal_pair
 
 COMPILER = shutil.which("g++")
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 import torchclip
-from torchclip.extensions import (
+from torchclip.backends.reference.draws import Draws, in_memory_order, normal_pair
+from torchclip.backends.reference.philox import key_of_seed, philox4x32
+from torchclip.policies.extensions import (
     GRADIENT_DROPOUT_STREAM,
     LR_DROPOUT_STREAM,
     NOISE_STREAM,
@@ -25,8 +27,6 @@ from torchclip.extensions import (
     LRDropout,
     drop_threshold,
 )
-from torchclip.reference.draws import Draws, in_memory_order, normal_pair
-from torchclip.reference.philox import key_of_seed, philox4x32
 
 SIGMAS = 5.0
 N = 400_000

@@ -14,7 +14,7 @@ import torchclip
 from memory_guard import contiguous_strides, same_bits
 from records import BACKENDS
 from torchclip import GradientDropout, GradientNoise, LRDropout
-from torchclip.reference.draws import Draws
+from torchclip.backends.reference.draws import Draws
 
 SIZES = (0, *range(1, 10), 63, 64, 65, *(n + d for n in (4096, 16384, 65536) for d in (-1, 0, 1)))
 """Around the four elements of a counter, and around the chunks in which a backend may cut its work."""

@@ -23,7 +23,7 @@ from gatherer_runs import (
 )
 from memory_guard import Guarded
 from records import DTYPES, dtype_name
-from torchclip.triton_plan import gatherer
+from torchclip.backends.triton import gatherer
 
 
 def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) -> list[float]:

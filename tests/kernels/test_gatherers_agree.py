@@ -23,7 +23,7 @@ from gatherer_runs import (
     reader_of,
 )
 from records import DTYPES, dtype_name
-from torchclip.triton_plan import gatherer
+from torchclip.backends.triton import gatherer
 
 
 class Both:

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import torchclip
 from cuda_pairs import OF_RECIPES, Recipe, assert_same, counted
 from emulated import Emulator, load
-from torchclip.triton_plan.kinds import kind_of
+from torchclip.backends.triton.kinds import kind_of
 
 
 @OF_RECIPES

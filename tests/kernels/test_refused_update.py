@@ -10,7 +10,7 @@ import torch
 import torchclip
 from cuda_pairs import BY_NAME, SMALL_CACHE, Recipe, assert_same
 from emulated import LAUNCH, Emulator
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 REFUSED = 701
 """cudaErrorLaunchOutOfResources"""
@@ -52,7 +52,7 @@ class OutOfResources(RuntimeError):
 @pytest.mark.skipif(unavailable_reason("triton") is not None, reason="Triton cannot run here")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it does not reach the CPU's tensors then")
 def test_a_kernel_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchclip.triton_plan import passes
+    from torchclip.backends.triton import passes
 
     def params() -> list[torch.nn.Parameter]:
         made = [torch.nn.Parameter(torch.zeros(5)), torch.nn.Parameter(torch.ones(2, 3))]

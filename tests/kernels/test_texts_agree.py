@@ -14,12 +14,12 @@ import torchclip
 from builders import OPTIMIZERS
 from coefficient_grid import GRID, STEPS, flat_names
 from places import ROOT
-from torchclip import reference
-from torchclip.backend import unavailable_reason
-from torchclip.group_values import PIPELINE_KEYS, GroupKeys
-from torchclip.optimizer import FusedOptimizer
-from torchclip.rule_spec import RuleSpec
-from torchclip.rule_specs import RULES
+from torchclip.backends import reference
+from torchclip.backends.choice import unavailable_reason
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.table import RULES
+from torchclip.state.group_values import PIPELINE_KEYS, GroupKeys
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 needs_extension = pytest.mark.skipif(
     unavailable_reason("cpu") is not None, reason=f"no compiled extension: {unavailable_reason('cpu')}"
@@ -51,7 +51,7 @@ def test_names_and_order_agree(rule: RuleSpec) -> None:
 @needs_extension
 @pytest.mark.parametrize("cls", [cls for cls, _ in OPTIMIZERS.values()], ids=OPTIMIZERS)
 def test_the_keys_of_a_class_hold_the_numbers_of_its_rule(cls: type[FusedOptimizer]) -> None:
-    checks = GroupKeys.of(cls, {}).checks
+    checks = GroupKeys.of(cls.__name__, cls.spec, cls.hyperparameter_checks, {}).checks
     assert tuple(checks)[:4] == PIPELINE_KEYS
     own = [key for key in checks if key in cls.spec.hyperparameters]
     assert own == list(cls.spec.hyperparameters) == list(checks)[4 : 4 + len(own)]
@@ -95,13 +95,13 @@ def test_used_slots_are_slots(rule: RuleSpec) -> None:
 def rule_places(name: str) -> dict[str, bool]:
     """Whether the rule is in each place where every rule must be."""
     registry = (ROOT / "csrc/rules/registry.h").read_text()
-    specs = (ROOT / "torchclip/rule_specs.py").read_text()
+    specs = (ROOT / "torchclip/rules/table.py").read_text()
     classes = [cls for cls in vars(torchclip).values() if inspect.isclass(cls)]
     return {
         f"csrc/rules/{name}.h": (ROOT / f"csrc/rules/{name}.h").exists(),
         "csrc/rules/registry.h": f'"{name}.h"' in registry,
-        "torchclip/rule_specs.py": f'name="{name}"' in specs,
-        "torchclip/reference/rules.py": name in reference.RULES,
+        "torchclip/rules/table.py": f'name="{name}"' in specs,
+        "torchclip/backends/reference/rules.py": name in reference.RULES,
         "kernels/coefficients.py": f'finish.rule == "{name}"' in (ROOT / "kernels/coefficients.py").read_text(),
         "torchclip/optimizers": any(getattr(cls, "spec", None) is RULES.get(name, 0) for cls in classes),
     }

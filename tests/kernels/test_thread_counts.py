@@ -10,7 +10,7 @@ import torchclip
 from builders import KERNELS, draw_gradients
 from memory_guard import same_bits
 from records import ALL_EXTENSIONS, SEED
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 pytestmark = pytest.mark.skipif(unavailable_reason("cpu") is not None, reason="the CPU passes are not built")
 

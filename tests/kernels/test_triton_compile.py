@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton", reason="Triton is an optional dependency 
 
 from triton.backends import backends  # noqa: E402
 
-from torchclip.triton_plan import columns  # noqa: E402
+from torchclip.backends.triton import columns  # noqa: E402
 
 THIS = Path(__file__)
 VARIANTS = SUPPORT / "triton_variants.py"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import torchclip
 from builders import assert_same_params, build, draw_gradients
-from torchclip import backend as backends
-from torchclip.triton_plan import columns
-from torchclip.triton_plan.blocks import BLOCKS, Block
+from torchclip.backends import choice as backends
+from torchclip.backends.triton import columns
+from torchclip.backends.triton.blocks import BLOCKS, Block
 
 REASON = backends.unavailable_reason("triton")
 IS_INTERPRETED = REASON is None and backends.served_device("triton") == "cpu"

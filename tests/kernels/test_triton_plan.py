@@ -9,7 +9,7 @@ import torch
 
 import torchclip
 from builders import copies_of, draw_gradients, leaves
-from torchclip import backend as backends
+from torchclip.backends import choice as backends
 
 REASON = backends.unavailable_reason("triton")
 IS_INTERPRETED = REASON is None and backends.served_device("triton") == "cpu"

@@ -12,18 +12,17 @@ import pytest
 import torch
 
 import torchclip
-from torchclip import extension
-from torchclip.backend import EXTENSION
+from torchclip.backends import native
 
 ROOT = Path(torchclip.__file__).resolve().parent.parent
 
-OF_THIS_TORCH = b"\x7fELF" + extension.MARK + torch.__version__.encode() + b"\0"
-NAME = Path(EXTENSION.__file__).name if EXTENSION is not None and EXTENSION.__file__ else "_C.abi3.so"
+OF_THIS_TORCH = b"\x7fELF" + native.MARK + torch.__version__.encode() + b"\0"
+NAME = Path(native.NATIVE.__file__).name if native.NATIVE is not None and native.NATIVE.__file__ else "_C.abi3.so"
 FOR_PYTHON_3_9 = "_C.cpython-39-x86_64-linux-gnu.so"
 
 PACKAGES: dict[str, dict[str, bytes]] = {
     # Bytes that no loader takes: the version is read before any tries.
-    "for another torch": {NAME: b"\x7fELF" + extension.MARK + b"2.10.1+cpu\0"},
+    "for another torch": {NAME: b"\x7fELF" + native.MARK + b"2.10.1+cpu\0"},
     "for an unknown torch": {NAME: b"\x7fELF"},
     "broken": {NAME: OF_THIS_TORCH},
     "absent": {},
@@ -52,8 +51,9 @@ for name in sys.argv[1:]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         import torchclip
-    from torchclip.backend import EXTENSION, unavailable_reason
-    assert EXTENSION is None and "torchclip._C" not in sys.modules
+    from torchclip.backends import native
+    from torchclip.backends.choice import unavailable_reason
+    assert native.NATIVE is None and "torchclip._C" not in sys.modules
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.ones(3)
     optimizer = torchclip.SGD([parameter], lr=0.5)
@@ -135,10 +135,10 @@ def test_a_python_without_a_gil_loads_none(packages: Path) -> None:
     assert "this Python is free-threaded, and the compiled extension torchclip._C relies on the GIL" in reason
 
 
-@pytest.mark.skipif(EXTENSION is None, reason="torchclip._C is not built")
+@pytest.mark.skipif(native.NATIVE is None, reason="torchclip._C is not built")
 def test_the_extension_says_for_which_torch_it_was_built() -> None:
-    assert EXTENSION is not None and EXTENSION.__file__ is not None
-    assert extension._torch_of(Path(EXTENSION.__file__)) == torch.__version__
+    assert native.NATIVE is not None and native.NATIVE.__file__ is not None
+    assert native._torch_of(Path(native.NATIVE.__file__)) == torch.__version__
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def test_the_extension_says_for_which_torch_it_was_built() -> None:
     ],
 )
 def test_versions_that_fit(built_for: str, here: str, fits: bool) -> None:
-    assert (extension._release(built_for) == extension._release(here)) is fits
+    assert (native._release(built_for) == native._release(here)) is fits

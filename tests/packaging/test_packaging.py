@@ -19,7 +19,8 @@ import torchclip
 from package_builds import build, files, python, wheel_build
 from places import ROOT
 from torchclip import info
-from torchclip.backend import BACKENDS, EXTENSION
+from torchclip.backends import native
+from torchclip.backends.choice import BACKENDS
 
 pytestmark = pytest.mark.xdist_group("packaging")  # of a few fixtures
 
@@ -217,7 +218,7 @@ def test_import_starts_no_process(imported: dict[str, Any]) -> None:
     assert not imported["started"]
 
 
-@pytest.mark.skipif(EXTENSION is None, reason="torchclip._C is not built")
+@pytest.mark.skipif(native.NATIVE is None, reason="torchclip._C is not built")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the loaded libraries are read from /proc/self/maps")
 def test_one_openmp_runtime(imported: dict[str, Any]) -> None:
     assert len(imported["libraries"]) <= 1

@@ -14,7 +14,7 @@ import torch
 
 import torchclip
 from torchclip import optimizers
-from torchclip.backend import BACKENDS
+from torchclip.backends.choice import BACKENDS
 
 PUBLIC = {name: getattr(torchclip, name) for name in torchclip.__all__}
 
@@ -102,7 +102,7 @@ def test_dir_lists_the_public_names() -> None:
 
 def test_the_types_of_every_argument_are_public() -> None:
     """What a user's own function has to say of an optimizer's arguments."""
-    assert torchclip.ClipPolicy is torchclip.clip.ClipPolicy
+    assert torchclip.ClipPolicy is torchclip.policies.clip.ClipPolicy
     for policy in get_args(torchclip.ClipPolicy):
         assert PUBLIC[policy.__name__] is policy
     for part in (*get_args(torchclip.StepSize), *get_args(torchclip.Extension)):

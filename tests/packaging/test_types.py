@@ -17,7 +17,7 @@ import emulated
 import torchclip
 from places import ROOT
 from torchclip import optimizers
-from torchclip.backend import EXTENSION
+from torchclip.backends import native
 from torchclip.matrix import required_arguments
 
 PROGRAM = """
@@ -259,9 +259,9 @@ def exported(owner: ModuleType | type) -> dict[str, Any]:
 
 
 def built() -> ModuleType:
-    if EXTENSION is None:
+    if native.NATIVE is None:
         pytest.skip("torchclip._C is not built")
-    return EXTENSION
+    return native.NATIVE
 
 
 def built_with_cuda() -> ModuleType:

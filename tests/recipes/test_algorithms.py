@@ -13,7 +13,7 @@ from torch import nn
 
 import torchclip
 from recipes.algorithms import ALGORITHMS, add_algorithm_options, make_optimizer
-from torchclip.optimizer import FusedOptimizer
+from torchclip.step.fused_optimizer import FusedOptimizer
 
 
 def parsed(text: str) -> argparse.Namespace:
@@ -247,9 +247,11 @@ def test_the_seed_decides_the_draws_and_the_backend_is_the_one_asked_for() -> No
     ],
 )
 def test_values_that_are_refused(text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = torchclip.backend.unavailable_reason
+    reason = torchclip.backends.choice.unavailable_reason
     off = "it is switched off here"
-    monkeypatch.setattr("torchclip.backend.unavailable_reason", lambda name: off if name == "cuda" else reason(name))
+    monkeypatch.setattr(
+        "torchclip.backends.choice.unavailable_reason", lambda name: off if name == "cuda" else reason(name)
+    )
     with pytest.raises(ValueError) as caught:
         made(text)
     assert words in str(caught.value)

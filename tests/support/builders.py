@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torchclip
 from memory_guard import same_bits
-from torchclip.backend import ON_DEVICE
+from torchclip.backends.choice import ON_DEVICE
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torchclip.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),

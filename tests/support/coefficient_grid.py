@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchclip.rule_spec import RuleSpec
+from torchclip.rules.rule_spec import RuleSpec
 
 
 def flat_names(rule: RuleSpec) -> list[str]:

@@ -13,7 +13,7 @@ import torchclip
 from builders import LOSS, OPTIMIZERS
 from memory_guard import Guarded, Layout, same_bits
 from runs import gradient_values, initial_values
-from torchclip.real_view import real_dtype, real_view
+from torchclip.state.real_view import real_dtype, real_view
 
 CPU = torch.device("cpu")
 DTYPES = (torch.complex64, torch.complex128)

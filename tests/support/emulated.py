@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from places import ROOT, SUPPORT, TESTS
-from torchclip.backend import unavailable_reason
+from torchclip.backends import native
+from torchclip.backends.choice import unavailable_reason
 
 EMULATOR = SUPPORT / "cuda_emulator"
 FOLDER = ROOT / "build" / "emulated"
@@ -324,9 +325,7 @@ def emulated() -> Iterator[Emulator]:
     """Meanwhile the emulated module is the extension, and ``backend="cuda"`` serves the CPU's tensors."""
     module, controls = load(), emulator()
     with pytest.MonkeyPatch.context() as patch:
-        for name, user in list(sys.modules.items()):
-            if name.partition(".")[0] == "torchclip" and hasattr(user, "EXTENSION"):
-                patch.setattr(user, "EXTENSION", module)
+        patch.setattr(native, "NATIVE", module)
         controls.reset()
         yield controls
         controls.reset()

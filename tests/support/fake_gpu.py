@@ -12,8 +12,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from torchclip import backend as backends
-from torchclip.triton_plan import blocks
+from torchclip.backends import choice as backends
+from torchclip.backends.triton import blocks
 
 launched: list[tuple[str, int]] = []
 """The name of each kernel that was launched since the list was last cleared, and its number of programs."""

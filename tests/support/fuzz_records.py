@@ -13,7 +13,7 @@ from memory_watch import Leaf, Place
 from records import DTYPES, EXTENSIONS, NO_CLIP, NO_STEP_SIZE, POLICIES, STEP_SIZES, Case, Clip, Extras
 from rule_records import Rule
 from torchclip import AdaLoss, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByTensorNorm, ZClip
-from torchclip.modifiers import Modifiers
+from torchclip.policies.modifiers import Modifiers
 
 MOST = 8
 """Parameters of a session."""

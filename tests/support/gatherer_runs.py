@@ -13,9 +13,9 @@ from torch import Tensor
 from builders import OPTIMIZERS
 from memory_guard import AWKWARD
 from runs import gradient_values, initial_values
-from torchclip import backend as backends
-from torchclip.plan import SCOPES
-from torchclip.state import create_state
+from torchclip.backends import native
+from torchclip.backends.codes import SCOPES
+from torchclip.state.parameter_state import create_state
 
 CPU = torch.device("cpu")
 DTYPE_ORDER = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -26,9 +26,9 @@ MATRIX = next(position for position, layout in enumerate(AWKWARD) if layout.name
 
 def compiled(*arguments: Any) -> Any:
     """The gatherer in C++."""
-    if backends.EXTENSION is None:
+    if native.NATIVE is None:
         pytest.skip("the extension is not built")
-    return backends.EXTENSION.Gatherer(*arguments)
+    return native.NATIVE.Gatherer(*arguments)
 
 
 @dataclass

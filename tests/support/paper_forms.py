@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import torchclip
-from torchclip.clip import AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ZClip
+from torchclip.policies.clip import AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ZClip
 
 SHAPES = [(3, 4), (7,), (), (2, 3, 2)]
 STEPS = 12

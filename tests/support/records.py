@@ -26,9 +26,9 @@ from torchclip import (
     SqrtDecay,
     ZClip,
 )
-from torchclip.clip import ClipPolicy
-from torchclip.extensions import Extension
-from torchclip.step_size import StepSize
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.extensions import Extension
+from torchclip.policies.step_size import StepSize
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 """A later backend joins every test here by its name. Without a GPU "cuda" is emulated, and "triton" interpreted."""

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from builders import assert_state_is_new
 from runs import COUNTED, Key, Run, Yardstick
-from torchclip.clip import measures
+from torchclip.policies.clip import measures
 
 if TYPE_CHECKING:
     from reference_trio import Trio

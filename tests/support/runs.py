@@ -12,7 +12,7 @@ from torch import Tensor
 from emulated import device_of
 from memory_guard import STEPS, Guarded, Layout, contiguous_strides, same_bits
 from records import SEED, Case
-from torchclip.clip import measures
+from torchclip.policies.clip import measures
 
 LOAD_AFTER = 6
 """The step after which the state is saved and loaded into a fresh optimizer."""

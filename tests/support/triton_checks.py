@@ -16,12 +16,12 @@ from torch import Tensor
 import interpreted
 import torchclip
 from coefficient_grid import GRID, STEPS, flat_names
-from torchclip.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
+from torchclip.backends.reference.draws import Draws, normal_pair
+from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
 from torchclip.kernels import coefficients, numbers, philox, pipeline, rules
 from torchclip.kernels.tables import Finish, Run
-from torchclip.reference.draws import Draws, normal_pair
-from torchclip.reference.philox import WORD, key_of_seed, philox4x32
-from torchclip.rule_specs import RULES
+from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
+from torchclip.rules.table import RULES
 
 COUNT = 256
 EPS = torch.finfo(torch.float32).eps
@@ -164,7 +164,7 @@ def coefficients_kernel(h, step, first, out, finish: tl.constexpr, count: tl.con
 
 
 def check_coefficients() -> None:
-    """Those of torchclip.rule_specs, over the grid of the contract test."""
+    """Those of torchclip.rules.table, over the grid of the contract test."""
     plain = Finish("", 0, False, False, True, 0, False, False, False, 0, False, False, False, False)
     for rule in RULES.values():
         names = ["lr", *flat_names(rule)]

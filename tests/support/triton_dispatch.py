@@ -12,7 +12,7 @@ import triton
 import fake_gpu
 import torchclip
 from fake_gpu import launched
-from torchclip.triton_plan import launches
+from torchclip.backends.triton import launches
 
 fake_gpu.install()
 

@@ -16,9 +16,9 @@ from triton.runtime.jit import JITFunction
 
 from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, MIX_CLIP_PLAIN, NO_CLIP, Case
 from rule_records import ADA_GRAD_NORM_ROW
-from torchclip import backend
-from torchclip.triton_plan import passes, plan
-from torchclip.triton_plan.blocks import BLOCKS, Block
+from torchclip.backends import choice as backend
+from torchclip.backends.triton import passes, plan
+from torchclip.backends.triton.blocks import BLOCKS, Block
 
 PLAIN_CASES = tuple(case for case in CASES if case == Case(case.rule, NO_CLIP))
 

@@ -23,8 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
+from torchclip.backends.triton import columns, passes
 from torchclip.kernels import finish_rule, finish_step
-from torchclip.triton_plan import columns, passes
 from triton_launches import NUMBER, UNALIGNED, Variant, variants
 
 TARGETS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torchclip
-from torchclip.backend import unavailable_reason
+from torchclip.backends.choice import unavailable_reason
 
 pytestmark = pytest.mark.thorough
 

@@ -19,7 +19,7 @@ from builders import (
     fresh,
     unchanged,
 )
-from torchclip import checks
+from torchclip.state import tensor_checks as checks
 
 
 @each_class
@@ -90,7 +90,7 @@ def test_unknown_backend(cls: type[torch.optim.Optimizer]) -> None:
 
 @each_class
 def test_unavailable_backend_says_why(cls: type[torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchclip.backend.unavailable_reason", lambda name: "it was left out of this build")
+    monkeypatch.setattr("torchclip.backends.choice.unavailable_reason", lambda name: "it was left out of this build")
     with pytest.raises(RuntimeError, match="'cpu'.*it was left out of this build"):
         cls(fresh(), **REQUIRED[cls], backend="cpu")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 import torchclip
 from memory_guard import Guarded, largest_allocation, same_bits
 from records import DTYPES, dtype_name
-from torchclip.backend import unavailable_reason
-from torchclip.clip import HARD_EPS
+from torchclip.backends.choice import unavailable_reason
+from torchclip.policies.clip import HARD_EPS
 
 SHAPES = ((), (1,), (0,), (37,), (5, 7), (2, 3, 4, 5), (70_001,))
 # 1, 2 and infinity have code of their own; 3 and 0.5 stand for every other order.
@@ -23,7 +23,7 @@ NORM_TYPES = (1.0, 2, 2.0, 3.0, 0.5, math.inf)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The compiled passes, and what runs in an install without them."""
     if request.param == "torch":
-        monkeypatch.setattr("torchclip.clip_grad.EXTENSION", None)
+        monkeypatch.setattr("torchclip.backends.native.NATIVE", None)
     elif unavailable_reason("cpu") is not None:
         pytest.skip(f"no compiled extension: {unavailable_reason('cpu')}")
     return request.param

@@ -16,7 +16,7 @@ import gatherer_runs
 import torchclip
 from clipped_groups import OWN, groups_of, scalars, step_once
 from torchclip import ClipByGlobalNorm
-from torchclip.plan import GROUPS_CHANGED
+from torchclip.backends.codes import GROUPS_CHANGED
 
 
 def test_what_is_assigned_between_steps_holds_from_the_next_on(backend: str) -> None:

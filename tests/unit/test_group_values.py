@@ -19,8 +19,9 @@ import torchclip
 from builders import LOSS, OPTIMIZERS, build, each_optimizer, leaves
 from memory_guard import same_bits
 from records import BACKENDS
-from torchclip import backend as backends
-from torchclip.backend import FLAGS
+from torchclip.backends import choice as backends
+from torchclip.backends import native
+from torchclip.rules.hyperparameters import RUN_FLAGS
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 """The interpreted one too."""
@@ -154,13 +155,13 @@ def test_a_key_that_is_missing_is_an_error(name: str, backend: str) -> None:
     tested.step()
     before = tested.numbers()
     group = tested.optimizer.param_groups[0]
-    for key in [key for key in tested.optimizer.defaults if key not in FLAGS]:
+    for key in [key for key in tested.optimizer.defaults if key not in RUN_FLAGS]:
         kept = group.pop(key)
         with pytest.raises(KeyError, match=f"param group 0 has no '{key}', which every step reads"):
             tested.optimizer.step(loss=LOSS)
         group[key] = kept
     assert_same(tested.numbers(), before)
-    for flag in FLAGS:  # these say how a step runs, and older checkpoints lack them
+    for flag in RUN_FLAGS:  # these say how a step runs, and older checkpoints lack them
         group.pop(flag, None)
     tested.step()
 
@@ -169,7 +170,7 @@ def test_the_plan_in_python_refuses_them_too(monkeypatch: pytest.MonkeyPatch) ->
     reason = backends.unavailable_reason("triton")
     if reason is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(backends, "EXTENSION", None)
+    monkeypatch.setattr(native, "NATIVE", None)
     for bad in BAD_VALUES:
         tested = Subject(bad.name, "triton")
         write(tested.optimizer.param_groups[1], bad.key, bad.value)

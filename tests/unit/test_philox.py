@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from torchclip.reference.philox import WORD, key_of_seed, philox4x32
+from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
 
 
 def compiled_extension() -> ModuleType | None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchclip import reference, rule_specs
-from torchclip.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, NonFinite, Scope
-from torchclip.modifiers import Modifiers
-from torchclip.norms import NORM_SCOPES
-from torchclip.reference import StepReport
+from torchclip.backends import reference
+from torchclip.backends.reference import StepReport
+from torchclip.policies.clip import ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, NonFinite, Scope
+from torchclip.policies.modifiers import Modifiers
+from torchclip.rules import table
+from torchclip.rules.norms import NORM_SCOPES
 
 SHAPES = [(3, 4), (7,), (), (0, 3), (2, 3, 4)]
 STEPS = 12
@@ -76,7 +77,7 @@ def take(
             group.setdefault("shared", {"sum": torch.tensor(float(group["b0"]) ** 2, dtype=torch.float64)})
     with torch.no_grad():
         return reference.step(
-            rule_specs.RULES[rule].over(scope), groups, state, modifiers=Modifiers(clip), scope=scope, **options
+            table.RULES[rule].over(scope), groups, state, modifiers=Modifiers(clip), scope=scope, **options
         )
 
 
@@ -237,8 +238,8 @@ def test_steps_as_the_grda_authors(dtype: torch.dtype) -> None:
 
 
 def test_every_rule_has_a_reference() -> None:
-    assert reference.RULES.keys() == rule_specs.RULES.keys() == GROUPS.keys()
-    for name, spec in rule_specs.RULES.items():
+    assert reference.RULES.keys() == table.RULES.keys() == GROUPS.keys()
+    for name, spec in table.RULES.items():
         assert (reference.RULES[name].clip_factor is not None) == spec.clips_itself
 
 
@@ -472,7 +473,7 @@ def test_gradients_through_two_steps(rule: str, options: dict[str, Any], clip: A
         group = {"params": [param], **options, "lr": lr, "weight_decay": weight_decay}
         for grad in (first, second):
             param.grad = grad
-            reference.step(rule_specs.RULES[rule], [group], state, modifiers=Modifiers(clip))
+            reference.step(table.RULES[rule], [group], state, modifiers=Modifiers(clip))
         return param
 
     generator = torch.Generator().manual_seed(4)
@@ -486,6 +487,6 @@ def test_gradients_through_a_zero_norm_are_numbers(smooth: bool) -> None:
     param, lr = torch.ones(3, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     param.grad = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     group = {"params": [param], **MIX, "smooth": smooth, "lr": lr, "momentum": 0, "weight_decay": 0}
-    reference.step(rule_specs.MIX_CLIP, [group], {})
+    reference.step(table.MIX_CLIP, [group], {})
     (gradient,) = torch.autograd.grad(param.sum(), [param.grad])
     assert_same([gradient], [torch.full_like(gradient, -0.1)])

@@ -27,14 +27,14 @@ from paper_forms import (
     shared_of,
     values,
 )
-from torchclip.clip import AdaptiveGradientClip, AutoClip, ClipByValue, Scope, ZClip
-from torchclip.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout
-from torchclip.modifiers import SLOW, Modifiers
-from torchclip.reference import step as reference_step
-from torchclip.reference.draws import Draws
-from torchclip.rule_specs import adagrad_norm
-from torchclip.shared import complete_shared
-from torchclip.step_size import AdaLossStep, SqrtDecay
+from torchclip.backends.reference import step as reference_step
+from torchclip.backends.reference.draws import Draws
+from torchclip.policies.clip import AdaptiveGradientClip, AutoClip, ClipByValue, Scope, ZClip
+from torchclip.policies.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout
+from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.policies.step_size import AdaLossStep, SqrtDecay
+from torchclip.rules.table import adagrad_norm
+from torchclip.state.group_state import complete_shared
 
 SCOPES = {
     Scope.OPTIMIZER: [[0, 1, 2, 3]],

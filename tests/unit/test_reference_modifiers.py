@@ -32,9 +32,9 @@ from paper_forms import (
     shared_of,
     values,
 )
-from torchclip.clip import AdaptiveGradientClip, AutoClip
-from torchclip.extensions import Lookahead
-from torchclip.step_size import AdaLossStep, SqrtDecay
+from torchclip.policies.clip import AdaptiveGradientClip, AutoClip
+from torchclip.policies.extensions import Lookahead
+from torchclip.policies.step_size import AdaLossStep, SqrtDecay
 
 
 @pytest.mark.parametrize(("policy", "paper"), POLICIES.values(), ids=POLICIES)

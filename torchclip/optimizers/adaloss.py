@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import hyperparameters, rule_specs
-from torchclip.backend import Backend
-from torchclip.clip import ClipPolicy
-from torchclip.extensions import Extension
-from torchclip.norms import AnyScope, Scope, checked_scope
-from torchclip.optimizer import FusedOptimizer, ParamsT
+from torchclip.backends.choice import Backend
 from torchclip.optimizers.sgd import SGD
-from torchclip.step_size import AdaLossStep, StepSize
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.extensions import Extension
+from torchclip.policies.step_size import AdaLossStep, StepSize
+from torchclip.rules import hyperparameters
+from torchclip.rules import table as rule_specs
+from torchclip.rules.norms import AnyScope, Scope, checked_scope
+from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 
 
 class AdaLoss(SGD):

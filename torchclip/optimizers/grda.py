@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from torchclip import hyperparameters, rule_specs
-from torchclip.backend import Backend
-from torchclip.clip import ClipPolicy
-from torchclip.extensions import Extension
-from torchclip.optimizer import FusedOptimizer, ParamsT
-from torchclip.step_size import StepSize
+from torchclip.backends.choice import Backend
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.extensions import Extension
+from torchclip.policies.step_size import StepSize
+from torchclip.rules import hyperparameters
+from torchclip.rules import table as rule_specs
+from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 
 
 class GRDA(FusedOptimizer):

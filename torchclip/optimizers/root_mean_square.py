@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from torchclip import hyperparameters, rule_specs
-from torchclip.backend import ON_DEVICE, Backend
-from torchclip.clip import ClipPolicy
-from torchclip.extensions import Extension
-from torchclip.optimizer import FusedOptimizer, ParamsT
-from torchclip.state import create_state
-from torchclip.step_size import StepSize
-from torchclip.steppable import can_step
+from torchclip.backends.choice import ON_DEVICE, Backend
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.extensions import Extension
+from torchclip.policies.step_size import StepSize
+from torchclip.rules import hyperparameters
+from torchclip.rules import table as rule_specs
+from torchclip.state.parameter_state import create_state
+from torchclip.state.steppable import can_step
+from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 
 
 class RMSprop(FusedOptimizer):

@@ -1,0 +1,252 @@
+"""Which backends there are here, and in words why another is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from torchclip.backends import native
+from torchclip.state.reachable import stands_for_another, unreachable_fault
+from torchclip.state.sharded import is_wrapper
+from torchclip.state.steppable import can_step
+from torchclip.state.tensor_checks import DTYPES, describe_parameter
+
+Backend = Literal["cuda", "triton", "cpu", "reference"]
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+"""Every backend, in the order in which they are preferred."""
+
+FUSED_BACKENDS = ("cuda", "triton", "cpu")
+
+ON_DEVICE = ("cuda", "triton")
+"""The backends that keep every number of state on the parameters' device, where it is read without waiting."""
+
+Names = Callable[[int], str]
+"""What an error calls a parameter, by its position among all."""
+
+
+def _nameless(position: int) -> str:
+    return "a parameter"
+
+
+OLDEST_TRITON = (3, 6)
+_BUILD = {
+    "cpu": "`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`, which needs a C++ compiler",
+    "cuda": "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc",
+}
+
+
+def unavailable_reason(backend: str) -> str | None:
+    """Why ``backend`` cannot run here, with the remedy; None where it can.
+
+    Raises:
+        ValueError: when there is no backend of that name.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"unknown {backend=}; choose one of {', '.join(map(repr, BACKENDS))}, or None to let torchclip choose"
+        )
+    if backend == "triton":
+        return _triton_obstacle()
+    if backend in ("cuda", "cpu") and native.NATIVE is None:
+        return f"{native.WHY_NOT_LOADED}; build it beside the installed torch with {_BUILD[backend]}"
+    if backend == "cuda":
+        assert native.NATIVE is not None
+        if native.NATIVE.cuda_device is None:
+            return f"the compiled extension was built without its CUDA kernels; build it anew with {_BUILD['cuda']}"
+        return native.NATIVE.cuda_obstacle() or None
+    return None
+
+
+def interprets_triton() -> bool:
+    """Whether Triton's kernels are interpreted, on tensors on the CPU: for tests and for finding faults."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def _triton_obstacle() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed; `pip install triton`, on Linux"
+    if not interprets_triton() and not torch.cuda.is_available():
+        return (
+            "torch finds no GPU here; with TRITON_INTERPRET=1 in the environment when Python starts, Triton interprets "
+            "the kernels on the CPU, slowly"
+        )
+    try:
+        # The package goes by several names: torch for ROCm brings triton-rocm.
+        found: str = import_module("triton").__version__
+    except (ImportError, AttributeError) as error:
+        return f"Triton cannot be imported ({error}); `pip install --force-reinstall triton`"
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"Triton {found} is too old; `pip install 'triton>={oldest}'`"
+    return None
+
+
+def served_device(backend: str) -> str:
+    """The type of the devices whose tensors a fused backend updates."""
+    if backend == "triton":
+        return "cpu" if interprets_triton() else "cuda"
+    if backend == "cuda" and native.NATIVE is not None and native.NATIVE.cuda_device is not None:
+        device: str = native.NATIVE.cuda_device
+        return device
+    return "cpu" if backend == "cpu" else "cuda"
+
+
+def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _nameless) -> str | None:
+    """Why ``backend``, which is available, cannot update these parameters; None where it can."""
+    if backend == "reference":
+        return None
+    served = served_device(backend)
+    for position, parameter in enumerate(parameters):
+        if parameter.device.type != served:
+            return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
+        if is_wrapper(parameter):
+            kind = type(parameter).__name__
+            return f"{names(position)} is a {kind}, whose elements the {backend} backend cannot reach"
+        if stands_for_another(parameter):
+            return f"{names(position)} {unreachable_fault(parameter)}"
+        if parameter.dtype not in DTYPES:
+            return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
+    devices = sorted({str(parameter.device) for parameter in parameters})
+    if backend == "triton" and len(devices) > 1:
+        return f"the parameters are on {' and '.join(devices)}, and the triton backend updates those of one device"
+    return None
+
+
+def _why_not(backend: str, parameters: Sequence[Tensor], names: Names) -> str | None:
+    """Why ``backend`` cannot update these parameters here; None where it can."""
+    return unavailable_reason(backend) or unserved_reason(backend, parameters, names)
+
+
+def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless) -> str:
+    """The backend that runs: the one asked for, or the first that serves all parameters.
+
+    Raises:
+        ValueError: when there is no backend of that name.
+        RuntimeError: when the one asked for cannot run, with the reason and the remedy.
+    """
+    if requested is not None:
+        reason = _why_not(requested, parameters, names)
+        if reason is not None:
+            raise RuntimeError(f"backend={requested!r} is not available: {reason}")
+        return requested
+    return next(backend for backend in BACKENDS if _not_preferred(backend, parameters) is None)
+
+
+def holds_numbers(parameter: Tensor) -> bool:
+    """Whether it is a dense tensor of a type that a step computes with."""
+    is_dense = parameter.layout is torch.strided and not parameter.is_meta and not is_wrapper(parameter)
+    return is_dense and parameter.dtype in DTYPES
+
+
+def _deciding(param_groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Group and index of the parameters that the choice goes by.
+
+    Those that can step; where none can yet, those of a kind that a step could move; where there is no such, all.
+    """
+    places = [(number, index) for number, group in enumerate(param_groups) for index in range(len(group["params"]))]
+
+    def those(holds: Callable[[Tensor], bool]) -> list[tuple[int, int]]:
+        return [place for place in places if holds(param_groups[place[0]]["params"][place[1]])]
+
+    return those(can_step) or those(holds_numbers) or places
+
+
+def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tuple[int, int]]) -> list[Tensor]:
+    return [param_groups[number]["params"][index] for number, index in places]
+
+
+def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
+    """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
+    if backend == "triton" and interprets_triton():
+        return "it is interpreted here, and slower than all others: ask for it by name"
+    # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
+    return unserved_reason(backend, parameters) or unavailable_reason(backend)
+
+
+def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+    """Why the backend runs that :func:`choose_for_groups` chose."""
+    if requested is not None:
+        return f"backend={requested!r} was asked for"
+    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    if flags:
+        return f"{flags[0]} chooses the reference path"
+    return explain_choice(_tensors_at(param_groups, _deciding(param_groups)))
+
+
+def explain_choice(parameters: Sequence[Tensor]) -> str:
+    """Why the backend runs that is chosen for these parameters where none is asked for."""
+    reasons = []
+    for backend in BACKENDS:
+        reason = _not_preferred(backend, parameters)
+        if reason is None:
+            break
+        reasons.append(f"not {backend!r}: {reason}")
+    return "; ".join(["the first that serves the parameters", *reasons])
+
+
+def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+    """The backend of an optimizer, whose groups may say ``fused``, ``differentiable`` or ``capturable``.
+
+    A parameter that cannot step has no say: a frozen one may be of any kind.
+
+    Raises:
+        ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
+    """
+    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    if flags:
+        if any(group.get("capturable") for group in param_groups):
+            raise RuntimeError(f"capturable=True contradicts {flags[0]}, which chooses the reference path; drop one")
+        return "reference"
+    places = _deciding(param_groups)
+    parameters = _tensors_at(param_groups, places)
+
+    def names(position: int) -> str:
+        return describe_parameter(param_groups, *places[position])
+
+    chosen = choose(requested, parameters, names)
+    if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names) or 'not asked for'}" for name in ON_DEVICE)
+        raise RuntimeError(
+            f"capturable=True demands a step that a CUDA graph can capture, and no backend that takes one can run here "
+            f"({reasons}): leave capturable=False"
+        )
+    if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
+        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names)}" for name in FUSED_BACKENDS)
+        raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
+    return chosen
+
+
+def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
+    """Raises when a group's flags, or a flag and the backend asked for, contradict one another."""
+    if group.get("fused") and group.get("foreach"):
+        raise RuntimeError(
+            "`fused` and `foreach` cannot be `True` together. A fused backend serves both; where there is none, "
+            "foreach=True runs on the reference path and fused=True raises: drop one of them"
+        )
+    if group.get("fused") and group.get("differentiable"):
+        raise RuntimeError(
+            "`fused` does not support `differentiable`: a differentiable step runs on the reference path; "
+            "drop fused=True"
+        )
+    flag = _reference_flag(group)
+    if requested in FUSED_BACKENDS and flag is not None:
+        raise ValueError(
+            f"backend={requested!r} contradicts {flag}, which chooses the reference path; drop one of them"
+        )
+    if requested == "reference" and group.get("fused"):
+        raise ValueError("backend='reference' contradicts fused=True, which demands a fused backend; drop one of them")
+
+
+def _reference_flag(group: Mapping[str, Any]) -> str | None:
+    """The flag of a group that chooses the reference path, if there is one."""
+    for name, value in (("fused", False), ("differentiable", True)):
+        if group.get(name) is value:
+            return f"{name}={value}"
+    return None

@@ -1,0 +1,78 @@
+"""Loading the compiled extension, and in words why it is not loaded."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+NAME = "torchclip._C"
+MARK = b"torchclip._C for torch "
+"""What the version of torch that it was built for stands behind in the file: csrc/bindings.cpp."""
+
+
+def load() -> tuple[ModuleType | None, str]:
+    """The extension, or None and why it cannot be used.
+
+    Warns:
+        RuntimeWarning: when there is one, and it cannot be used.
+    """
+    spec = find_spec(NAME)
+    file = None if spec is None or spec.origin is None else Path(spec.origin)
+    reason = _obstacle(file)
+    if reason is None:
+        try:
+            return import_module(NAME), ""
+        except ImportError as error:
+            reason = f"the compiled extension {file} does not load ({error})"
+    if file is not None:
+        warnings.warn(
+            f"torchclip runs without its compiled passes: {reason}; build it anew with "
+            "`pip install --no-build-isolation .`, or run `python -m torchclip.info`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return None, reason
+
+
+def _obstacle(file: Path | None) -> str | None:
+    """Why the extension cannot be loaded, found out without loading it: one for another torch may crash at that."""
+    if "t" in getattr(sys, "abiflags", ""):
+        return f"this Python is free-threaded, and the compiled extension {NAME} relies on the GIL: use one with a GIL"
+    if file is None:
+        others = sorted(path.name for path in Path(__file__).parent.parent.glob("_C.*.so"))
+        found = f" for this Python ({', '.join(others)} is for another)" if others else ""
+        return f"the compiled extension {NAME} is not built{found}"
+    built_for = _torch_of(file)
+    if built_for is None:
+        return f"the compiled extension {file} does not say for which torch it was built"
+    if _release(built_for) != _release(torch.__version__):
+        return f"the compiled extension {file} was built for torch {built_for}, and torch {torch.__version__} is here"
+    return None
+
+
+def _torch_of(file: Path) -> str | None:
+    """The version of torch that an extension was built for; None where it does not say."""
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begin = content.find(MARK)
+        if begin < 0:
+            return None
+        begin += len(MARK)
+        return content[begin : content.find(b"\0", begin)].decode()
+
+
+def _release(version: str) -> str:
+    """What of a version decides about compiled code: builds of a release for the CPU and for a CUDA are alike, and of
+    what is no release every commit is different."""
+    public = version.partition("+")[0]
+    return public if public.replace(".", "").isdecimal() else version
+
+
+NATIVE, WHY_NOT_LOADED = load()
+"""The compiled passes, or None where there are none that can be used; and why."""

@@ -1,0 +1,237 @@
+"""What a step measures: the raw gradients for a clip policy, and the direction of a rule that clips itself.
+
+Nothing is written here. What a policy or a rule will remember of a step comes back as ``Writes``, for when it is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from torchclip.backends.reference import adaptive, policies
+from torchclip.backends.reference.policies import Norms
+from torchclip.backends.reference.rules import RULES
+from torchclip.backends.reference.run import (
+    Run,
+    Writes,
+    accumulated,
+    on_device,
+    prepared_gradient,
+    raw_gradient,
+    working_parameter,
+)
+from torchclip.policies.clip import (
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    ClipByValue,
+    Scope,
+    ZClip,
+)
+from torchclip.policies.step_size import AdaLossStep
+from torchclip.rules.norms import norm_dtype
+from torchclip.state.group_state import counted
+from torchclip.state.steppable import leading_device
+
+
+@dataclass(frozen=True)
+class PolicyMeasurement:
+    """What a clip policy has measured.
+
+    Args:
+        norm: of the raw gradients; in the shape of the policy's scope.
+        factor: what the policy multiplies with, or the share of the norm that it leaves; in the same shape.
+        clips: the factor of each parameter: 0-dim, or [rows, 1, …].
+        writes: what the policy remembers.
+    """
+
+    norm: Tensor
+    factor: Tensor
+    clips: Sequence[Tensor]
+    writes: Writes = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RuleMeasurement:
+    """What a rule that clips itself has measured.
+
+    Args:
+        norm: ‖g‖ as the rule sees it; in the shape of the scope.
+        direction: ‖m‖, in the same shape.
+        factor: on lr, in the same shape.
+        norms: what the rule is given, by the index of the parameter.
+        writes: the sums that parameters share.
+    """
+
+    norm: Tensor
+    direction: Tensor
+    factor: Tensor
+    norms: dict[int, Norms]
+    writes: Writes
+
+
+def measure_gradients(run: Run) -> PolicyMeasurement | None:
+    """The norms of the raw gradients, and what the clip policy makes of them; None for one that measures nothing."""
+    clip = run.modifiers.clip
+    if not run.modifiers.measures:
+        return None
+    if run.modifiers.group_clips:
+        return _measure_groups(run)
+    assert clip is not None and not isinstance(clip, ClipByValue)
+    if isinstance(clip, AdaptiveGradientClip):
+        return _measure_units(run, clip)
+    scope = Scope(clip.scope)
+    tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
+    for entry in run.entries():
+        tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
+    norm = policies.joint_norms(tensor_norms, run.group_sizes, scope)
+    present = policies.has_gradient(tensor_norms, run.group_sizes, scope)
+    factor, writes = _policy_factor(run, clip, norm)
+    factor = torch.where(present, factor, 1.0)
+    clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
+    return PolicyMeasurement(norm, factor, clips, writes)
+
+
+def _measure_groups(run: Run) -> PolicyMeasurement:
+    """The norm and the factor of each param group, where groups have policies of their own: [groups].
+
+    Groups in one norm show it alike; of one that is not measured the norm is 0.
+    """
+    clips, sizes = run.modifiers.group_clips, run.group_sizes
+    is_measured = [clip.policy is not None for clip, size in zip(clips, sizes, strict=True) for _ in range(size)]
+    tensor_norms: list[Tensor | None] = [None] * sum(sizes)
+    for entry in run.entries():
+        if is_measured[entry.index]:
+            tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
+    own = policies.joint_norms(tensor_norms, sizes, Scope.GROUP).unbind()
+    present = policies.has_gradient(tensor_norms, sizes, Scope.GROUP).unbind()
+    norms, factors = [], []
+    for clip in clips:
+        together = [index for index, other in enumerate(clips) if other.unit == clip.unit]
+        norm = torch.linalg.vector_norm(torch.stack([own[index] for index in together]))
+        factor = torch.ones_like(norm) if clip.policy is None else clip.policy.factor(norm)
+        norms.append(norm)
+        factors.append(torch.where(torch.stack([present[index] for index in together]).any(), factor, 1.0))
+    factor = torch.stack(factors)
+    return PolicyMeasurement(torch.stack(norms), factor, policies.per_parameter(factor, sizes, Scope.GROUP).unbind())
+
+
+def _policy_factor(
+    run: Run, clip: ClipByGlobalNorm | ClipByTensorNorm | AutoClip | ZClip, norm: Tensor
+) -> tuple[Tensor, Writes]:
+    """The factor of each norm, in the shape of the scope, and what the policy remembers."""
+    if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
+        return clip.factor(norm), []
+    if run.shared["norm_count"].device.type == "cpu" and not torch.compiler.is_compiling():
+        counted(run.shared, "norm_count")
+    # Under autograd a copy, since the graph keeps it and the original is written.
+    memory = {
+        name: number.to(norm, copy=torch.is_grad_enabled())
+        for name, number in run.shared.items()
+        if name.startswith("norm_")
+    }
+    if isinstance(clip, AutoClip):
+        factor, new = adaptive.auto_clip(clip, norm, memory)
+    else:
+        factor, new = adaptive.z_clip(clip, norm, memory)
+    return factor, [(run.shared[name], value) for name, value in new.items()]
+
+
+def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
+    """One factor for each unit; what is reported is the joint norm and the share of it that is left."""
+    one = torch.ones((), dtype=torch.float64)
+    clips: list[Tensor] = [one] * sum(run.group_sizes)
+    before, after = [one.new_zeros(0)], [one.new_zeros(0)]
+    for entry in run.entries():
+        # Not the working shape: a parameter of no dimensions is one unit, as one of a single dimension is.
+        gradients = adaptive.unit_norms(raw_gradient(run, entry).view_as(entry.parameter), entry.owner.ndim)
+        weights = adaptive.unit_norms(working_parameter(entry).view_as(entry.parameter), entry.owner.ndim)
+        factors = clips[entry.index] = adaptive.unit_factors(clip, weights, gradients)
+        if len(before) == 1:  # norms of several devices meet on the first one's
+            before, after = [gradients.new_zeros(0)], [gradients.new_zeros(0)]
+        before.append(gradients.flatten().to(before[0]))
+        after.append((factors * gradients).flatten().to(after[0]))
+    norm, left = torch.linalg.vector_norm(torch.cat(before)), torch.linalg.vector_norm(torch.cat(after))
+    return PolicyMeasurement(norm, torch.where(norm == 0, 1.0, left / torch.where(norm == 0, 1.0, norm)), clips)
+
+
+def measure_directions(run: Run) -> RuleMeasurement:
+    """The norms of a rule that clips itself: as the step reports them, and for each parameter by its index."""
+    sizes = run.group_sizes
+    # Rows are too many to report: their joint norm is.
+    scope = Scope.OPTIMIZER if run.scope is Scope.ROW else run.scope
+    of_gradients: list[Tensor | None] = [None] * sum(sizes)
+    of_directions: list[Tensor | None] = [None] * sum(sizes)
+    own_sums: list[Tensor | None] = [None] * sum(sizes)
+    for entry in run.entries():
+        gradient = prepared_gradient(run, entry)
+        new, _ = accumulated(run, entry, gradient)
+        of_gradients[entry.index] = policies.tensor_norm(gradient)
+        of_directions[entry.index] = policies.tensor_norm(new.get("momentum_buffer", gradient))
+        own_sums[entry.index] = new.get("sum")
+    gradient_norm = policies.joint_norms(of_gradients, sizes, scope)
+    direction_norm = policies.joint_norms(of_directions, sizes, scope)
+    sums, writes = _sums(run, own_sums, gradient_norm)
+
+    present = policies.has_gradient(of_gradients, sizes, scope)
+    factor = torch.where(present, _own_factor(run, scope, gradient_norm, direction_norm, sums), 1.0)
+    per_parameter = [
+        None if values is None else policies.per_parameter(values, sizes, scope)
+        for values in (gradient_norm, direction_norm, sums)
+    ]
+    norms = {}
+    for entry in run.entries():
+        device = entry.parameter.device
+        own = [None if values is None else values[entry.index].to(device) for values in per_parameter]
+        assert own[0] is not None and own[1] is not None
+        norms[entry.index] = Norms(own[0], own[1], run.scope, own[2])
+    return RuleMeasurement(gradient_norm, direction_norm, factor, norms, writes)
+
+
+def _sums(run: Run, own_sums: Sequence[Tensor | None], norm: Tensor) -> tuple[Tensor | None, Writes]:
+    """The new sums of squared norms in the shape of the scope, for a rule that keeps them, and those to be written.
+
+    Sums of tensors and rows are state of the parameters, and written with it.
+    """
+    if run.spec.by_scope is None or run.scope is Scope.ROW:
+        return None, []
+    if run.scope is Scope.TENSOR:
+        one = torch.ones_like(norm[0]) if len(norm) else norm
+        sums = [one if own is None else own.reshape(()).to(one) for own in own_sums]
+        return torch.stack(sums) if sums else norm, []
+    held = [group["shared"]["sum"] for group in run.param_groups[: norm.numel()]]
+    new = torch.stack([one.to(norm, copy=torch.is_grad_enabled()) for one in held]).reshape(norm.shape) + norm**2
+    return new, list(zip(held, new.reshape(-1), strict=True))
+
+
+def _own_factor(run: Run, scope: Scope, gradient: Tensor, direction: Tensor, sums: Tensor | None) -> Tensor:
+    """The factor on lr in the shape of the scope; 1 for all rows together."""
+    clip_factor = RULES[run.spec.name].clip_factor
+    assert clip_factor is not None, f"{run.spec.name} clips itself and has no clip factor in the reference"
+    if run.scope is Scope.ROW:
+        return torch.ones_like(direction)
+    groups = policies.per_scope(run.param_groups, run.group_sizes, scope)
+    factors = []
+    for index, group in enumerate(groups):
+        own_sum = None if sums is None else sums.reshape(-1)[index]
+        norms = Norms(gradient.reshape(-1)[index], direction.reshape(-1)[index], scope, own_sum)
+        factors.append(clip_factor(norms, on_device(group, direction.device)))
+    return torch.stack(factors).reshape(direction.shape) if factors else torch.ones_like(direction)
+
+
+def measure_step_size(run: Run, loss: Tensor | None) -> tuple[Tensor | None, Writes]:
+    """The step size's factor on every gradient, 0-dim, and what it remembers; None without a step size."""
+    step_size = run.modifiers.step_size
+    if step_size is None:
+        return None, []
+    if isinstance(step_size, AdaLossStep):
+        assert loss is not None, "the optimizer lets no step with AdaLossStep begin without a loss"
+        held = run.shared["b_squared"]
+        b_squared = step_size.accumulate(held, loss)
+        return 1 / b_squared.sqrt(), [(held, b_squared)]
+    device = leading_device(run.param_groups)
+    return torch.as_tensor(step_size.factor(run.number), dtype=norm_dtype(device), device=device), []

@@ -1,0 +1,104 @@
+"""The rules that divide an average of the gradient by the root of an average of its square: Adam's family.
+
+Each is the two functions that ``rule`` describes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchclip.backends.reference.policies import Norms
+from torchclip.backends.reference.rule import Group, State
+
+# Adam, and with amsgrad AMSGrad, as torch.optim.Adam:
+#
+#     m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   v_max ← max(v_max, v)
+#     p ← p − lr · (m / (1 − β₁ᵗ)) / (sqrt(v / (1 − β₂ᵗ)) + eps)      with v_max in place of v under amsgrad
+#
+# Kingma, Ba, Adam: A Method for Stochastic Optimization, ICLR 2015, arXiv 1412.6980, Algorithm 1; Reddi, Kale, Kumar,
+# On the Convergence of Adam and Beyond, ICLR 2018, arXiv 1904.09237, Algorithm 2 (torch adds the bias correction).
+
+
+def _moments(gradient: Tensor, state: State, group: Group) -> State:
+    beta1, beta2 = group["betas"]
+    return {
+        "step": state["step"] + 1,
+        "exp_avg": beta1 * state["exp_avg"] + (1 - beta1) * gradient,
+        "exp_avg_sq": beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient * gradient,
+    }
+
+
+def adam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+    new = _moments(gradient, state, group)
+    if group["amsgrad"]:
+        new["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], new["exp_avg_sq"])
+    return new
+
+
+def adam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+    beta1, beta2 = group["betas"]
+    second_moment = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
+    step_size = group["lr"] / (1 - beta1 ** state["step"])
+    denominator = second_moment.sqrt() / (1 - beta2 ** state["step"]).sqrt() + group["eps"]
+    return parameter - step_size * (state["exp_avg"] / denominator)
+
+
+# NAdam, Adam with Nesterov's momentum, as torch.optim.NAdam:
+#
+#     μ_t = β₁ (1 − ½ · 0.96^(t ψ)),   Π_t = μ_1 ⋯ μ_t,   m and v as Adam's
+#     p ← p − lr · (μ_{t+1} m / (1 − Π_{t+1}) + (1 − μ_t) g / (1 − Π_t)) / (sqrt(v / (1 − β₂ᵗ)) + eps)
+#
+# Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop; ψ is momentum_decay.
+
+
+def _nadam_momentum(step: Tensor, group: Group) -> Tensor:
+    return group["betas"][0] * (1 - 0.5 * 0.96 ** (step * group["momentum_decay"]))
+
+
+def nadam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+    new = _moments(gradient, state, group)
+    new["mu_product"] = state["mu_product"] * _nadam_momentum(new["step"], group)
+    return new
+
+
+def nadam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+    t, product = state["step"], state["mu_product"]
+    momentum, following = _nadam_momentum(t, group), _nadam_momentum(t + 1, group)
+    average = following * state["exp_avg"] / (1 - product * following) + (1 - momentum) * gradient / (1 - product)
+    return parameter - group["lr"] * average / (
+        (state["exp_avg_sq"] / _correction2(state, group)).sqrt() + group["eps"]
+    )
+
+
+def _correction2(state: State, group: Group) -> Tensor:
+    return 1 - group["betas"][1] ** state["step"]
+
+
+# RAdam, Adam with a rectified variance, as torch.optim.RAdam:
+#
+#     ρ_∞ = 2 / (1 − β₂) − 1,   ρ_t = ρ_∞ − 2 t β₂ᵗ / (1 − β₂ᵗ),   m and v as Adam's
+#     p ← p − lr · r_t · (m / (1 − β₁ᵗ)) · sqrt(1 − β₂ᵗ) / (sqrt(v) + eps)     where ρ_t > 5
+#     p ← p − lr · m / (1 − β₁ᵗ)                                             before
+#     r_t = sqrt((ρ_t − 4)(ρ_t − 2) ρ_∞ / ((ρ_∞ − 4)(ρ_∞ − 2) ρ_t))
+#
+# Liu, Jiang, He, Chen, Liu, Gao, Han, On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020,
+# arXiv 1908.03265, Algorithm 2.
+
+
+def radam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+    return _moments(gradient, state, group)
+
+
+def radam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+    beta1, beta2 = group["betas"]
+    t, correction2 = state["step"], _correction2(state, group)
+    average = state["exp_avg"] / (1 - beta1**t)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / correction2
+    rectified = rho > 5
+    # 1 under the roots that are not taken, of which one may be negative and the other 0: autograd would find their NaN.
+    ratio = torch.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1.0)
+    second_moment = torch.where(rectified, state["exp_avg_sq"], 1.0)
+    adaptive = correction2.sqrt() / (second_moment.sqrt() + group["eps"])
+    return parameter - group["lr"] * average * torch.where(rectified, ratio.sqrt() * adaptive, 1.0)

@@ -1,0 +1,103 @@
+"""The order of one step for one tensor: the one place of the reference path that writes it.
+
+g ← grad · inv_scale            raw_gradient
+g ← −g                          raw_gradient, if maximize
+g ← g · clip_factor             prepare: measured on the raw gradient; or clamped by ClipByValue
+g ← g · lr_scale                prepare: the step size's factor
+g ← 0                           prepare, where GradientDropout drops
+g ← g + σ · normal              prepare: GradientNoise
+g ← g + weight_decay · p        prepare, unless the decay is decoupled
+p ← p − lr · weight_decay · p   decay, if it is decoupled
+p ← rule(p, g, state)           except where LRDropout drops: in ``step``
+s ← s + α · (p − s), p ← s      look_ahead: Lookahead, after every k-th step, from the rounded p
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchclip.backends.reference.rule import Group
+from torchclip.policies.clip import ClipByValue
+
+
+@dataclass(frozen=True)
+class Alterations:
+    """What happens to the gradient of one parameter before the rule sees it; None for what does not.
+
+    Args:
+        clip: the factor of a clip policy, 0-dim or [rows, 1, …], or the policy that clamps.
+        lr_scale: 0-dim, the factor of a step size.
+        dropped: which elements become 0: booleans in the shape of the gradient.
+        noise: what is added, in the shape and the type of the gradient.
+    """
+
+    clip: Tensor | ClipByValue | None = None
+    lr_scale: Tensor | None = None
+    dropped: Tensor | None = None
+    noise: Tensor | None = None
+
+
+def compute_dtype(parameter: Tensor) -> torch.dtype:
+    """float64 for float64 parameters, float32 for all narrower ones."""
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def raw_gradient(gradient: Tensor, group: Group, inv_scale: Tensor | None) -> Tensor:
+    """The gradient, in the compute type, at the point where a clip policy measures it.
+
+    Args:
+        gradient: ``parameter.grad``, of the parameter's type.
+        group: the param group.
+        inv_scale: 0-dim; what undoes the scale of a GradScaler, or None.
+    """
+    gradient = gradient.to(compute_dtype(gradient))
+    if inv_scale is not None:
+        gradient = gradient * inv_scale
+    return -gradient if group.get("maximize", False) else gradient
+
+
+def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alterations) -> Tensor:
+    """The gradient as the rule sees it, from the raw one.
+
+    Args:
+        gradient: the raw gradient.
+        parameter: the parameter in the compute type, before any decay.
+        group: the param group.
+        alterations: of this gradient.
+    """
+    clip, lr_scale = alterations.clip, alterations.lr_scale
+    # Factors come in float64, and one for each row would promote a float32 gradient.
+    if isinstance(clip, ClipByValue):
+        gradient = gradient.clamp(-clip.max_value, clip.max_value)
+    elif clip is not None:
+        gradient = gradient * clip.to(gradient)
+    if lr_scale is not None:
+        gradient = gradient * lr_scale.to(gradient)
+    if alterations.dropped is not None:
+        gradient = torch.where(alterations.dropped, 0.0, gradient)
+    if alterations.noise is not None:
+        gradient = gradient + alterations.noise
+    if _decays(group) and not group.get("decoupled_weight_decay", False):
+        gradient = gradient + group["weight_decay"] * parameter
+    return gradient
+
+
+def decay(parameter: Tensor, group: Group) -> Tensor:
+    """The parameter, in the compute type, after decoupled decay: what the rule steps from."""
+    if _decays(group) and group.get("decoupled_weight_decay", False):
+        decayed: Tensor = parameter * (1 - group["lr"] * group["weight_decay"])
+        return decayed
+    return parameter
+
+
+def look_ahead(slow: Tensor, parameter: Tensor, alpha: float) -> Tensor:
+    """The new slow weights, which are also the new parameter, from the parameter as it was rounded to its type."""
+    return slow + alpha * (parameter - slow)
+
+
+def _decays(group: Group) -> bool:
+    """False for a decay of 0, which must not turn an infinite parameter into a NaN."""
+    return bool(group.get("weight_decay", 0) != 0)

@@ -1,0 +1,112 @@
+r"""From tensors to norms, and from norms to step sizes.
+
+.. math::
+    \lVert g \rVert = \Bigl(\sum_{i \in \text{scope}} \lVert g_i \rVert^2\Bigr)^{1/2}
+
+The factor of a clip policy is ``policy.factor(norm)`` in ``torchclip.policies.clip``; the step sizes :math:`h(r)` of
+the rules that clip their own direction are here, and the policies that look at past norms or at the weights are in
+``adaptive``. Values per scope have the shape [] for the optimizer, [groups] or [parameters].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.policies.clip import Scope
+from torchclip.rules.norms import norm_dtype
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The two norms, 0-dim, that a rule that clips itself measures over the scope of one parameter.
+
+    Args:
+        gradient: ‖g‖ of the gradient as the rule sees it.
+        direction: ‖m‖ of the new momentum, which is g where the momentum is 0.
+        scope: what they are taken over.
+        sum: 0-dim, the new sum of the squares of all steps' gradient norms, for a rule that keeps one; None where
+            its sums are more than one for a parameter.
+    """
+
+    gradient: Tensor
+    direction: Tensor
+    scope: Scope = Scope.OPTIMIZER
+    sum: Tensor | None = None
+
+
+def tensor_norm(tensor: Tensor) -> Tensor:
+    """The L2 norm of one tensor, in float64: the squares of a float16 gradient do not fit its own type."""
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=norm_dtype(tensor.device))
+    return norm
+
+
+def joint_norms(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope) -> Tensor:
+    """The norms over ``scope``, from those of every parameter in turn; None, for no gradient, counts as 0."""
+    measured = [norm for norm in tensor_norms if norm is not None]
+    zero = torch.zeros_like(measured[0]) if measured else torch.zeros((), dtype=torch.float64)
+    # The parameters may lie on several devices; their norms meet on the first one's.
+    norms = [zero if norm is None else norm.to(zero) for norm in tensor_norms]
+    joined = torch.stack(norms) if norms else zero.new_zeros(0)
+    if scope is Scope.TENSOR:
+        return joined
+    if scope is Scope.OPTIMIZER:
+        joint: Tensor = torch.linalg.vector_norm(joined)
+        return joint
+    return torch.stack([torch.linalg.vector_norm(group) for group in joined.split(list(group_sizes))])
+
+
+def has_gradient(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope) -> Tensor:
+    """Which entries of ``scope`` had a gradient to measure: a boolean tensor in the shape of the scope."""
+    presence = [None if norm is None else torch.ones_like(norm) for norm in tensor_norms]
+    return joint_norms(presence, group_sizes, scope) > 0
+
+
+def per_parameter(values: Tensor, group_sizes: Sequence[int], scope: Scope) -> Tensor:
+    """The entry of ``values``, in the shape of ``scope``, that holds for each parameter: [parameters]."""
+    if scope is Scope.TENSOR:
+        return values
+    if scope is Scope.OPTIMIZER:
+        return values.expand(sum(group_sizes))
+    return torch.cat([value.expand(size) for value, size in zip(values.unbind(), group_sizes, strict=True)])
+
+
+def per_scope(values: Sequence[Any], group_sizes: Sequence[int], scope: Scope) -> list[Any]:
+    """The entry of ``values``, one per group, that stands for each entry of ``scope``: the first group's for all."""
+    if scope is Scope.OPTIMIZER:
+        return list(values[:1])
+    if scope is Scope.GROUP:
+        return list(values)
+    return [value for value, size in zip(values, group_sizes, strict=True) for _ in range(size)]
+
+
+def clipped_step_size(norm: Tensor, lr: float | Tensor, gamma: float | Tensor, smooth: bool) -> Tensor:
+    r"""The step size of the clipping algorithms; a norm of 0 gives lr, and a NaN stays one.
+
+    .. math::
+        h(r) = \frac{\eta}{1 + \eta r / \gamma} \;\text{(smooth)}
+        \quad\text{or}\quad h(r) = \min\left(\eta, \frac{\gamma}{r}\right)
+
+    Source: Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519: Algorithm 1, and its smooth form in their code.
+    """
+    lr = torch.zeros_like(norm) + lr  # a changing float stays one in a compiled graph
+    # 1 in place of 0 keeps γ/0, and 0/0 with γ = 0, out of the branch not taken, whose NaN autograd would find.
+    positive = torch.where(norm == 0, 1.0, norm)
+    step_size = lr / (1.0 + lr * positive / gamma) if smooth else torch.minimum(lr, gamma / positive)
+    return torch.where(norm == 0, lr, step_size)
+
+
+def normalized_step_size(norm: Tensor, lr: float | Tensor, eps: float | Tensor) -> Tensor:
+    r"""The step size of normalized SGD; lr where the denominator is 0, and a NaN stays one.
+
+    .. math::
+        h(r) = \frac{\eta}{r + \epsilon}
+
+    Source: the code of Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519.
+    """
+    denominator = norm + eps
+    return lr / torch.where(denominator == 0, 1.0, denominator)

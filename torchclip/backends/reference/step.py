@@ -1,0 +1,180 @@
+"""One optimizer step in pure PyTorch: what ``FusedOptimizer`` runs on the reference path.
+
+Like the kernels, it goes over the parameters up to three times, keeping no more than one tensor's temporaries: once to
+measure the raw gradients for a clip policy, once to measure the direction of a rule that clips itself, and once to
+update. Only the last writes, so a step that is skipped has touched nothing.
+
+In a compiled graph nothing may depend on a value: there, whether the step is taken is a 0-dim tensor, and what is
+written where it is not is what was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.backends.reference import pipeline
+from torchclip.backends.reference.measure import (
+    PolicyMeasurement,
+    measure_directions,
+    measure_gradients,
+    measure_step_size,
+)
+from torchclip.backends.reference.policies import Norms
+from torchclip.backends.reference.report import StepReport, report_of
+from torchclip.backends.reference.rules import RULES
+from torchclip.backends.reference.run import (
+    Entry,
+    Flag,
+    Run,
+    accumulated,
+    chosen,
+    kept_step,
+    prepared_gradient,
+    working,
+    working_parameter,
+    write,
+    write_together,
+)
+from torchclip.policies.clip import ClipByValue, NonFinite, Scope
+from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.rules.norms import norm_dtype
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.parameter_state import Ledger, Made
+from torchclip.state.real_view import real_view
+
+PLAIN = Modifiers()
+"""Nothing around the rule."""
+
+
+def step(
+    spec: RuleSpec,
+    param_groups: list[dict[str, Any]],
+    state: dict[Tensor, dict[str, Any]],
+    *,
+    modifiers: Modifiers = PLAIN,
+    scope: Scope = Scope.OPTIMIZER,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+    loss: Tensor | None = None,
+    before: StepReport | None = None,
+    ledger: Ledger | None = None,
+) -> StepReport:
+    """Takes one step, writing parameters, state and shared numbers in place.
+
+    The caller has checked the gradients and turned autograd off, or left it on for a differentiable step.
+
+    Args:
+        spec: the rule, as it is over ``scope``, with a slot for the slow weights under Lookahead.
+        param_groups: as in ``optimizer.param_groups``, with the shared numbers that ``modifiers`` and the rule need.
+        state: as in ``optimizer.state``; what is missing is made, unless the step is skipped.
+        modifiers: clip policy, step size and extensions.
+        scope: over which elements a rule that clips itself takes its norms.
+        grad_scale: the scale of a GradScaler that has not been undone yet, one element.
+        found_inf: one element; when it is not 0 the step is skipped.
+        loss: 0-dim and detached, for ``AdaLossStep``.
+        before: the report of the previous step, whose counters go on.
+        ledger: where state that is made is written; None in a compiled graph, which nothing interrupts.
+    """
+    run = Run(spec, param_groups, state, modifiers, scope, _inverse(grad_scale))
+    by_policy = measure_gradients(run)
+    lr_scale, writes = measure_step_size(run, loss)
+    run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
+    by_rule = measure_directions(run) if spec.clips_itself else None
+
+    skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy.norm), found_inf)
+    taken = any(True for _ in run.entries()) and (~skipped if isinstance(skipped, Tensor) else not skipped)
+    if taken is not False:
+        for entry in run.entries():
+            _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken, ledger)
+        for measured in (by_policy, by_rule):
+            writes += [] if measured is None else measured.writes
+        if "step" in run.shared:
+            writes.append((run.shared["step"], run.shared["step"] + 1))
+        for target, value in writes:
+            write(target, value, taken)
+    report = report_of(by_policy, by_rule, lr_scale, taken, before)
+    return replace(report, skipped=skipped, nonfinite=raises)
+
+
+def _update(
+    run: Run,
+    state: dict[Tensor, dict[str, Any]],
+    entry: Entry,
+    norms: Norms | None,
+    taken: Flag,
+    ledger: Ledger | None,
+) -> None:
+    """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
+    gradient = prepared_gradient(run, entry)
+    new, stored = accumulated(run, entry, gradient)
+    decayed = pipeline.decay(working_parameter(entry), entry.group)
+    stepped = RULES[run.spec.name].apply(decayed, gradient, new, entry.group, norms)
+    kept = kept_step(run, entry, decayed, stepped)
+    lookahead = run.modifiers.lookahead
+    synchronises = lookahead is not None and lookahead.synchronises(run.number)
+    if lookahead is not None and synchronises is not False:
+        # From the parameter as it would be stored: a kernel has no other by then.
+        rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
+        slow = working(real_view(stored[SLOW.name]), kept.dtype)
+        ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
+        kept = chosen(synchronises, ahead, kept)
+        new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
+    held = state.get(entry.owner, {})
+    made = {name: tensor for name, tensor in stored.items() if held.get(name) is None}
+    for name in [name for name in made if name in new]:  # which nobody sees yet
+        write(real_view(made[name]), new[name], taken)
+    if ledger is None:
+        state.setdefault(entry.owner, {}).update(stored)
+    elif made:
+        ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
+    own = [(real_view(stored[name]), value) for name, value in new.items() if name not in made]
+    write_together([(entry.parameter, kept), *own], taken)
+
+
+def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:
+    """What clips the raw gradient of each parameter: its factor, or the policy that needs none."""
+    if measured is not None:
+        return measured.clips
+    clip = run.modifiers.clip
+    return [clip if isinstance(clip, ClipByValue) else None] * sum(run.group_sizes)
+
+
+def _handled(modifiers: Modifiers, norm: Tensor) -> list[tuple[NonFinite, Tensor]]:
+    """Norms, and what is done where one is not finite; ``norm`` is what the clip policies have measured."""
+    if modifiers.group_clips:
+        each = zip(modifiers.group_clips, norm.unbind(), strict=True)
+        return [(NonFinite(clip.policy.nonfinite), own) for clip, own in each if clip.policy is not None]
+    clip = modifiers.clip
+    assert clip is not None and not isinstance(clip, ClipByValue)
+    return [(NonFinite(clip.nonfinite), norm)]
+
+
+def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | None) -> tuple[Flag, bool]:
+    """Whether the step is skipped, and whether the caller raises."""
+    overflows: Flag = False if found_inf is None else (found_inf != 0).any()
+    skipped: Flag = overflows
+    raises: Flag = False
+    for handling, norm in measured:
+        if handling is NonFinite.PROPAGATE:
+            continue
+        nonfinite = ~norm.isfinite().all()
+        if handling is NonFinite.ERROR:
+            # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
+            raises = chosen(overflows, torch.zeros_like(nonfinite), nonfinite) | raises
+        skipped = nonfinite | skipped
+    if not torch.compiler.is_compiling():
+        return bool(skipped), bool(raises)
+    if isinstance(raises, Tensor):
+        torch._assert_async(~raises, 'the gradient norm is not finite, and nonfinite="error" says to raise')
+    return skipped, False
+
+
+def _inverse(grad_scale: Tensor | None) -> Tensor | None:
+    if grad_scale is None:
+        return None
+    return grad_scale.reshape(()).to(norm_dtype(grad_scale.device)).reciprocal()

@@ -1,0 +1,1 @@
+"""Options applied around an update rule: clipping, step sizes, extensions."""

@@ -1,0 +1,204 @@
+"""Step sizes: a factor on every gradient, from the loss or from the number of steps.
+
+A step size is a frozen dataclass that checks itself. The numbers that it keeps between steps lie in
+``param_groups[0]["shared"]`` and travel with ``state_dict``. It stands beside the clip policy, which measures the
+gradient before the step size scales it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchclip.policies.numbers import check_number
+from torchclip.rules.norms import Number, root
+
+
+@dataclass(frozen=True)
+class AdaLossStep:
+    r"""Divides the gradient by the root of the summed losses.
+
+    .. math::
+        b_t^2 = b_{t-1}^2 + \alpha\, \lvert \ell_t - c \rvert, \qquad g \leftarrow g / b_t
+
+    The loss :math:`\ell_t` comes with the step, ``step(closure)`` or ``step(loss=loss)``, stays on its device and is
+    not read by the host. A loss that is not finite leaves :math:`b` as it was.
+
+    Args:
+        b0: :math:`b_0`, above 0.
+        alpha: :math:`\alpha`, above 0.
+        c: :math:`c`, the loss to reach, finite.
+
+    Raises:
+        ValueError: when a field is out of range.
+
+    Example:
+        >>> import torch, torchclip
+        >>> weight = torch.nn.Parameter(torch.ones(3))
+        >>> optimizer = torchclip.Adam([weight], lr=1e-3, step_size=AdaLossStep(b0=1.0))
+        >>> loss = weight.square().sum()
+        >>> loss.backward()
+        >>> optimizer.step(loss=loss)
+        >>> optimizer.metrics()["lr_scale"]
+        tensor(0.5000)
+
+    Source: Wu, Xie, Du, Ward, AdaLoss: A Computationally-Efficient and Provably Convergent Adaptive Gradient Method,
+    AAAI 2022, arXiv 2109.08282, Algorithm 1.
+    """
+
+    b0: float = 1.0
+    alpha: float = 1.0
+    c: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("b0", self.b0, above=0)
+        check_number("alpha", self.alpha, above=0)
+        check_number("c", self.c)
+
+    def accumulate(self, b_squared: Tensor, loss: Tensor) -> Tensor:
+        """:math:`b_t^2` from :math:`b_{t-1}^2` and the loss, both 0-dim."""
+        gap = (loss.to(b_squared) - self.c).abs()
+        return b_squared + torch.where(gap.isfinite(), self.alpha * gap, 0.0)
+
+
+@dataclass(frozen=True)
+class SqrtDecay:
+    r"""Divides the gradient by a root that grows with the number of steps.
+
+    .. math::
+        g \leftarrow \frac{g}{\sqrt{b_0^2 + \alpha\, t}}, \qquad t = 1, 2, \ldots
+
+    Args:
+        b0: :math:`b_0`, above 0.
+        alpha: :math:`\alpha`, above 0.
+
+    Raises:
+        ValueError: when a field is out of range.
+
+    Example:
+        >>> import torch, torchclip
+        >>> optimizer = torchclip.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, step_size=SqrtDecay(b0=1.0))
+
+    Source: the baseline ``SGD_DecaySqrt`` of Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282.
+    """
+
+    b0: float = 1.0
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("b0", self.b0, above=0)
+        check_number("alpha", self.alpha, above=0)
+
+    def factor(self, step: Number) -> Number:
+        """The factor on the gradient in step number ``step`` (1, 2, …)."""
+        return 1.0 / root(self.b0**2 + self.alpha * step)
+
+
+StepSize = AdaLossStep | SqrtDecay
+
+
+class SqrtDecayLR(LRScheduler):
+    r"""The schedule of :class:`SqrtDecay` on the learning rate, for any optimizer.
+
+    .. math::
+        \eta_t = \frac{\eta_0}{\sqrt{b_0^2 + \alpha\, t}}, \qquad t = 1, 2, \ldots
+
+    It differs from the step size under momentum and weight decay: those see the gradient unscaled here.
+
+    Args:
+        optimizer: whose learning rates are set.
+        b0: :math:`b_0`, above 0.
+        alpha: :math:`\alpha`, above 0.
+        last_epoch: the number of steps taken less one; -1 to start.
+
+    Raises:
+        ValueError: when ``b0`` or ``alpha`` is not above 0.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=1.0)
+        >>> scheduler = SqrtDecayLR(optimizer, b0=1.0, alpha=3.0)
+        >>> scheduler.get_last_lr()
+        [0.5]
+
+    Source: the baseline ``SGD_DecaySqrt`` of Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282.
+    """
+
+    def __init__(self, optimizer: Optimizer, b0: float = 1.0, alpha: float = 1.0, last_epoch: int = -1) -> None:
+        decay = SqrtDecay(b0, alpha)
+        self.b0, self.alpha = decay.b0, decay.alpha
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rate of each group for the coming step."""
+        factor = SqrtDecay(self.b0, self.alpha).factor(self.last_epoch + 1)
+        return [base * factor for base in self.base_lrs]
+
+
+def checked_step_size(step_size: StepSize | None) -> StepSize | None:
+    """What an optimizer's ``step_size=`` argument stands for.
+
+    Raises:
+        TypeError: when it is something else.
+    """
+    if step_size is None or isinstance(step_size, (AdaLossStep, SqrtDecay)):
+        return step_size
+    raise TypeError(
+        f"step_size={step_size!r} must be None, AdaLossStep(...) or SqrtDecay(...), got {type(step_size).__name__}; "
+        "a learning rate goes into lr="
+    )
+
+
+def check_closure(closure: Any, optimizer: str) -> None:
+    """Raises TypeError for a ``closure`` of a step that is none, as a loss given by position is.
+
+    Args:
+        closure: what was given.
+        optimizer: the name of the class, for errors.
+    """
+    if not callable(closure):
+        kind = torch.typename(closure)
+        raise TypeError(
+            f"the closure of {optimizer}.step() must be a function that evaluates the model anew and returns the loss, "
+            f"got {kind}: pass a loss as step(loss=loss), or leave it out where nothing needs it"
+        )
+
+
+def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
+    """The loss of a step as a 0-dim tensor, detached; on a GPU it is not waited for.
+
+    Args:
+        loss: what the closure returned, or ``loss=``.
+        device: of the parameters.
+        optimizer: the name of the class, for errors.
+
+    Raises:
+        TypeError: when there is no loss, or something that is no real number.
+        ValueError: when it is no scalar, or on another device.
+    """
+    if loss is None:
+        raise TypeError(
+            f"{optimizer} takes its step size from the loss, and step() got none: call step(closure) with a closure "
+            "that returns the loss, or step(loss=loss)"
+        )
+    if isinstance(loss, (int, float)) and not isinstance(loss, bool):
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        return torch.full((), float(loss), dtype=dtype, device=device)  # torch.tensor would wait for a GPU
+    if not isinstance(loss, Tensor) or not loss.is_floating_point():
+        kind = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"the loss of {optimizer}.step() must be a floating-point tensor or a number, got {kind}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"the loss of {optimizer}.step() must be a scalar, got shape {tuple(loss.shape)}: reduce it, say by mean()"
+        )
+    if loss.device != device:
+        raise ValueError(
+            f"the loss of {optimizer}.step() is on {loss.device} and the parameters are on {device}: "
+            f"pass loss.to({str(device)!r})"
+        )
+    return loss.detach().reshape(())

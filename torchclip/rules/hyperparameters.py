@@ -1,0 +1,180 @@
+"""What the keys of a param group may hold, and how a value is read: the numbers that torch takes, and flags."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST = sys.float_info.max
+
+_OF_THE_RULE = ("maximize", "decoupled_weight_decay", "nesterov", "amsgrad", "centered", "smooth")
+RUN_FLAGS = ("foreach", "fused", "differentiable", "capturable")
+"""Keys of a param group that say how a step runs, and nothing of what it computes."""
+
+FLAGS = frozenset((*_OF_THE_RULE, *RUN_FLAGS))
+"""The keys that hold True or False, or None for no."""
+
+_TEXT = (str, bytes, bytearray)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a key may hold: a finite number within bounds, several in a sequence, or a flag.
+
+    Args:
+        phrase: what torch's errors call the number.
+        wanted: what it must be, in words.
+        least: the smallest that it may be.
+        most: the largest that it may be.
+        count: how many numbers the key stands for.
+        several: what is wanted where those are not as many, in words.
+        is_flag: True, False or None instead of a number.
+    """
+
+    phrase: str
+    wanted: str
+    least: float = -LARGEST
+    most: float = LARGEST
+    count: int = 1
+    several: str = ""
+    is_flag: bool = False
+
+    def fault(self, key: str, value: Any) -> str | None:
+        """What is wrong with the value of ``key``; None when it is right."""
+        if self.is_flag and value is None:
+            value = False
+        text = _text_fault(key, self, value)
+        if text is not None:
+            return text
+        if isinstance(value, Tensor) and self.count == 1 and value.numel() != 1 and self.phrase == "learning rate":
+            shape = tuple(value.shape)
+            return f"Tensor lr must be 1-element, got shape {shape}: give each param group a rate of its own"
+        parts = parts_of(value, self.count)
+        if parts is None:
+            return f"Invalid {self.phrase}s: {value!r}; {self.several} is wanted, each {self.wanted}"
+        for index, part in enumerate(parts):
+            if not self._admits(part):
+                place = "" if self.count == 1 else f" at index {index}"
+                return f"Invalid {self.phrase}{place}: {part}; it must be {self.wanted}{_not_one(part)}"
+        return None
+
+    def _admits(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or value.is_complex():
+                return False
+            if not _is_readable(value):
+                return True  # its range is the user's word
+            value = value.detach().item()
+        number = number_of(value)
+        if number is None or (self.is_flag and number not in (0, 1)):
+            return False
+        return self.least <= number <= self.most
+
+    def plain(self, value: Any) -> Any:
+        """A value that is right as the rules take it: a flag, a number or a tensor, or a tuple of those."""
+        if self.is_flag:
+            return bool(value)
+        parts = parts_of(value, self.count)
+        assert parts is not None, f"{self.phrase} was not checked"
+        plain = tuple(
+            part if type(part) in (float, int) or isinstance(part, Tensor) else number_of(part) for part in parts
+        )
+        return plain[0] if self.count == 1 else plain
+
+
+def number_of(value: Any) -> float | None:
+    """The number that a value is, one of numpy's say; None for what is none, text of a number included."""
+    if isinstance(value, _TEXT):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def parts_of(value: Any, count: int) -> Sequence[Any] | None:
+    """The values of a key that stands for ``count`` of them: of any sequence, or a tensor; None for another number."""
+    if count == 1:
+        return (value,)
+    if isinstance(value, Tensor):
+        return value.unbind() if value.shape == (count,) else None
+    if isinstance(value, (*_TEXT, Mapping)) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        return None
+    try:
+        parts = tuple(value)
+    except TypeError:  # an array without dimensions
+        return None
+    return parts if len(parts) == count else None
+
+
+def _text_fault(key: str, check: Check, value: Any) -> str | None:
+    """What to say of text in the place of a number, as a YAML file has it; None where there is none."""
+    if isinstance(value, Sequence) and not isinstance(value, _TEXT):
+        faults = (_text_fault(f"{key}[{index}]", check, part) for index, part in enumerate(value))
+        return next((fault for fault in faults if fault is not None), None)
+    if not isinstance(value, _TEXT):
+        return None
+    fault = f"{key}={value!r} is text ({type(value).__name__}), and must be {check.wanted}"
+    if check.is_flag:
+        return f"{fault}: leave out the quotes; bool(text) is True whatever it says"
+    try:
+        number = float(value)
+    except ValueError:
+        return f"{fault}: give a number"
+    return f"{fault}: write {key}={number:g} without quotes; YAML takes 1e-3 for text, and 1.0e-3 for a number"
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether its number can be looked at without waiting for a GPU, and outside of a graph."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    return tensor.device.type == "cpu"
+
+
+def _not_one(value: Any) -> str:
+    several = isinstance(value, (Sequence, Tensor)) and not isinstance(value, _TEXT)
+    return f", and a {type(value).__name__} came: give each param group a number of its own" if several else ""
+
+
+def non_negative(phrase: str) -> Check:
+    """A check for a finite number of at least 0; ``phrase`` is what torch's errors call it."""
+    return Check(phrase, "a finite number of at least 0", least=0.0)
+
+
+def positive(phrase: str) -> Check:
+    """A check for a finite number above 0."""
+    return Check(phrase, "a finite number above 0", least=math.nextafter(0.0, 1.0))
+
+
+def fraction(phrase: str) -> Check:
+    """A check for a number in [0, 1]."""
+    return Check(phrase, "between 0 and 1", least=0.0, most=1.0)
+
+
+def decay_rate(phrase: str) -> Check:
+    """A check for the weight of an exponential average, in [0, 1)."""
+    return Check(phrase, "at least 0 and below 1", least=0.0, most=_BELOW_1)
+
+
+def finite(phrase: str) -> Check:
+    """A check for a finite number."""
+    return Check(phrase, "a finite number")
+
+
+_BELOW_1 = math.nextafter(1.0, 0.0)
+
+FLAG = Check("flag", "True or False", is_flag=True)
+ABSENT = Check("value", "0", least=0.0, most=0.0)
+ABSENT_FLAG = Check("flag", "False", least=0.0, most=0.0, is_flag=True)
+WEIGHT_DECAY = non_negative("weight_decay value")
+MOMENTUM = non_negative("momentum value")
+AVERAGE = decay_rate("momentum value")
+EPS = non_negative("epsilon value")
+LEARNING_RATE = non_negative("learning rate")
+BETAS = Check("beta parameter", "at least 0 and below 1", 0.0, _BELOW_1, count=2, several="a pair (beta1, beta2)")

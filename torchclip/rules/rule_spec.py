@@ -1,0 +1,163 @@
+"""What an update rule is to the host: hyperparameters, state, coefficients, and where it comes from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.rules.norms import Scope
+from torchclip.rules.state_numbers import COUNT, Wanted
+
+Group = Mapping[str, Any]
+Coefficients = dict[str, float]
+
+
+class Extent(enum.Enum):
+    """How many numbers a state tensor holds."""
+
+    ELEMENT = "one for each element: the parameter's shape and strides"
+    TENSOR = "a single one: shape []"
+    ROW = "one for each row of the leading dimension, shape [rows, 1, ...]; below two dimensions, one for each element"
+
+    def is_apart(self, parameter: Tensor) -> bool:
+        """Whether such a state tensor of ``parameter`` holds other numbers than one for each element."""
+        return self is Extent.TENSOR or (self is Extent.ROW and parameter.ndim >= 2)
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        """The shape of such a state tensor of ``parameter``."""
+        if self is Extent.TENSOR:
+            return torch.Size()
+        if self is Extent.ROW and parameter.ndim >= 2:
+            return torch.Size([parameter.shape[0], *[1] * (parameter.ndim - 1)])
+        return parameter.shape
+
+
+@dataclass(frozen=True)
+class StateSlot:
+    """One state tensor.
+
+    Args:
+        name: the key in ``optimizer.state[parameter]``.
+        initial: ``group -> value`` that it holds everywhere at first; None for a copy of the parameter.
+        at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
+        extent: how many numbers it holds.
+        has_own_type: True where its type does not depend on that of the other slots.
+        optional: True where only some hyperparameters need it, so that a parameter may have other state without it.
+    """
+
+    name: str
+    initial: Callable[[Group], float] | None = lambda group: 0.0
+    at_least_float32: bool = False
+    extent: Extent = Extent.ELEMENT
+    has_own_type: bool = False
+    optional: bool = False
+
+    def create(self, parameter: Tensor, group: Group) -> Tensor:
+        """The tensor that this slot holds before the first step."""
+        dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
+        if self.initial is None:
+            return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
+        shape, number = self.extent.shape(parameter), self.initial(group)
+        value = complex(number, number) if dtype.is_complex else number  # the same in both parts
+        if shape != parameter.shape:
+            return torch.full(shape, value, dtype=dtype, device=parameter.device)
+        return torch.full_like(parameter, value, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+
+
+@dataclass(frozen=True)
+class ScalarSlot:
+    """One number of state per parameter, kept as a 0-dim tensor.
+
+    Args:
+        name: the key in ``optimizer.state[parameter]``.
+        dtype: its type, and float64, as torch's, where that is torch's default type.
+        initial: its value before the first step.
+        wanted: the values that it can have.
+    """
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    initial: float = 0.0
+    wanted: Wanted = COUNT
+
+    def create(self, device: torch.device | str) -> Tensor:
+        """The tensor that this slot holds before the first step; on a GPU it is not waited for."""
+        dtype = torch.promote_types(self.dtype, torch.get_default_dtype())
+        return torch.full((), self.initial, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """An update rule as the host sees it.
+
+    Args:
+        name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.backends.reference.rules``.
+        family: the functor that updates its elements, by its function in ``kernels/rules.py``.
+        hyperparameters: keys of a param group, in the order of the C++ struct.
+        slots: every state tensor the rule can have, in the order of the C++ functor.
+        used_slots: the names of the slots that a param group needs.
+        scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
+        coefficients: ``(group, step, first) -> {name: value}``: what the kernel multiplies with in the step numbered
+            ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
+            measured norm are given for a norm of 0, those that depend on another number of state for its initial value.
+        conflict: for a param group, what is wrong with values each of which is right by itself; None for nothing.
+        clips_itself: True when the rule measures its own direction and sets its step size by that norm.
+        by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
+            state that it has where those norms are taken over a scope. None for other rules.
+        takes_complex: whether it updates complex parameters, as their real view.
+        first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
+            another first step.
+        aliases: what state is called in the checkpoints of the rule's authors, and what it is called here.
+        citation: where the rule comes from.
+    """
+
+    name: str
+    family: str
+    hyperparameters: tuple[str, ...]
+    slots: tuple[StateSlot, ...]
+    used_slots: Callable[[Group], tuple[str, ...]]
+    scalars: tuple[ScalarSlot, ...]
+    coefficients: Callable[[Group, float, bool], Coefficients]
+    citation: str
+    conflict: Callable[[Group], str | None] | None = None
+    clips_itself: bool = False
+    first_differs: Callable[[Group], bool] = lambda group: False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    by_scope: Callable[[Scope], RuleSpec] | None = None
+    takes_complex: bool = True
+
+    def over(self, scope: Scope) -> RuleSpec:
+        """The rule with the state that it has where its norms are taken over ``scope``."""
+        return self if self.by_scope is None else self.by_scope(scope)
+
+    def with_slot(self, slot: StateSlot) -> RuleSpec:
+        """The rule with one more state tensor, which every param group needs."""
+        used = self.used_slots
+        return replace(self, slots=(*self.slots, slot), used_slots=lambda group: (*used(group), slot.name))
+
+    def missing_state(self, state: Mapping[str, Any], group: Group) -> list[str]:
+        """The names of the state entries that a parameter of ``group`` needs and ``state`` lacks."""
+        wanted = (*self.used_slots(group), *(scalar.name for scalar in self.scalars))
+        return [name for name in wanted if state.get(name) is None]
+
+    def create_state(
+        self, name: str, parameter: Tensor, group: Group, numbers_on: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The state entry called ``name`` as it is before the first step of ``parameter``, one of ``group``; a number
+        of state on the device ``numbers_on``."""
+        # What is made in inference mode could not be written to outside of it.
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self.create_state(name, parameter, group, numbers_on)
+        for slot in self.slots:
+            if slot.name == name:
+                return slot.create(parameter, group)
+        for scalar in self.scalars:
+            if scalar.name == name:
+                return scalar.create(numbers_on)
+        raise KeyError(f"{self.name} has no state called {name!r}")

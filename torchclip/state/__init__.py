@@ -1,0 +1,1 @@
+"""Parameters, their state and that of groups: what is there, what is made, and checks of both."""

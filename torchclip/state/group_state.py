@@ -1,0 +1,233 @@
+"""State that belongs to no single parameter.
+
+The numbers of state that belong to no single parameter are 0-dim tensors (one of them a vector) in the param group's
+dict ``"shared"``, so that they travel with ``state_dict``. All are float64, but for the int64 seed.
+
+    step            steps taken: for draws, Lookahead and SqrtDecay
+    seed            the key of every draw
+    b_squared       AdaLossStep's b²
+    norm_window     AutoClip's last norms, a ring: the norm of step t is at t mod window
+    norm_count      norms remembered by AutoClip and ZClip so far
+    norm_mean       ZClip's μ; during the warm-up the mean so far
+    norm_variance   ZClip's σ²; during the warm-up the variance so far
+    sum             AdaGradNorm's s: of the optimizer in the first group, or of each group in its own
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.policies.clip import AutoClip, ClipPolicy, ZClip
+from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.step_size import AdaLossStep
+from torchclip.rules.norms import Scope, norm_dtype
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
+from torchclip.state.steppable import leading_device
+
+NUMBERS = {
+    "step": COUNT,
+    "b_squared": POSITIVE,
+    "norm_count": COUNT,
+    "norm_mean": NON_NEGATIVE,
+    "norm_variance": NON_NEGATIVE,
+    "sum": POSITIVE,
+}
+NAMES = frozenset((*NUMBERS, "seed", "norm_window"))
+
+
+def numbers_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of state of a param group; empty where ``"shared"`` is a key of the user's own."""
+    held = group.get("shared")
+    return held if isinstance(held, dict) and held.keys() <= NAMES else {}
+
+
+def checked_shared(index: int, group: dict[str, Any]) -> dict[str, Any]:
+    """A param group of a checkpoint, with copies of its shared numbers.
+
+    Raises:
+        TypeError, ValueError: for one that is no number, not one number, or out of range.
+    """
+    held = numbers_of(group)
+    if not held:
+        return group
+    checked: dict[str, Tensor] = {}
+    for name, value in held.items():
+        called = f'the number {name!r} of param group {index}\'s "shared"'
+        if name == "seed":
+            checked[name] = _checked_seed_tensor(called, value)
+        elif name == "norm_window":
+            checked[name] = _checked_window(called, value)
+        else:
+            checked[name] = exact_number(called, value, NUMBERS[name], torch.float64)
+    return {**group, "shared": checked}
+
+
+def counted(shared: Mapping[str, Tensor], name: str) -> int:
+    """A shared number on the host that counts something, as the compiled step reads it.
+
+    Raises:
+        ValueError: when it is no count, for which the user has written it.
+    """
+    number = shared[name].item()
+    if not COUNT.holds(number):
+        raise ValueError(
+            f'param_groups\' "shared" number "{name}" is {number}, and {COUNT.words} is wanted; it is state of the '
+            "optimizer: load a state_dict, or make the optimizer anew, and do not assign to it"
+        )
+    return int(number)
+
+
+def _checked_window(called: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_complex() or value.ndim != 1:
+        what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{called} is {what}, and a vector of norms is wanted")
+    norms = value.detach().to(torch.float64, copy=True)
+    if not bool(((norms >= 0) & norms.isfinite()).all()):
+        raise ValueError(f"{called} holds norms that are negative or not finite: {norms.tolist()}")
+    return norms
+
+
+def _checked_seed_tensor(called: str, value: Any) -> Tensor:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+        raise TypeError(f"{called} is {value!r}, and an integer is wanted")
+    if not math.isfinite(plain) or plain != int(plain) or not -(2**63) <= plain < 2**64:
+        raise ValueError(f"{called} is {plain}; it must be an integer that fits into 64 bits")
+    return _seed_tensor(int(plain))
+
+
+def complete_shared(
+    param_groups: Sequence[dict[str, Any]],
+    modifiers: Modifiers,
+    spec: RuleSpec,
+    scope: Scope,
+    draw_seed: int | None,
+    *,
+    on_device: bool,
+) -> None:
+    """Makes the shared numbers that are needed and missing, and drops those that are not needed.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``; their ``"shared"`` is replaced.
+        modifiers: what needs them.
+        spec: the rule, which needs ``sum`` when it sums norms.
+        scope: over which parameters it does.
+        draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+        on_device: whether the number of steps, too, lies on the device of the leading parameter, as all but it and the
+            seed do.
+
+    Raises:
+        ValueError: for a param group that needs such numbers, and whose user keeps something else under ``"shared"``.
+    """
+    device = leading_device(param_groups)
+    for index, group in enumerate(param_groups):
+        have = numbers_of(group)
+        shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
+        if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
+            start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
+            shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
+        is_users = "shared" in group and not have
+        if shared and is_users:
+            raise ValueError(
+                f"param group {index} holds shared={group['shared']!r}, and this optimizer keeps its state in the key "
+                "'shared': call yours otherwise"
+            )
+        if shared:
+            group["shared"] = shared
+        elif not is_users:
+            group.pop("shared", None)
+
+
+def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
+    """Drops what a clip policy remembers."""
+    shared = numbers_of(param_groups[0])
+    for name in [name for name in shared if name.startswith("norm_")]:
+        del shared[name]
+    if not shared and shared is param_groups[0].get("shared"):
+        del param_groups[0]["shared"]
+
+
+def _complete(
+    modifiers: Modifiers, have: Mapping[str, Tensor], device: torch.device, draw_seed: int | None, on_device: bool
+) -> dict[str, Tensor]:
+    """The first group's shared numbers, but for AdaGradNorm's: those of ``have`` that are needed, and new ones.
+
+    Args:
+        have: the numbers so far.
+        device: of the leading parameter.
+        draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
+        on_device: whether the number of steps lies on ``device``.
+    """
+    numbers: dict[str, Tensor] = {}
+    memory = _memory_of(modifiers.clip)
+    have = _without_other_memory(modifiers.clip, memory, have)
+
+    def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
+        place = torch.device("cpu") if name == "step" and not on_device else device
+        made = have.get(name)
+        if made is None:
+            made = torch.full(shape, initial, dtype=norm_dtype(place), device=place)
+        numbers[name] = made.to(place, norm_dtype(place))
+
+    if modifiers.counts_steps:
+        need("step")
+    if modifiers.draws:
+        numbers["seed"] = have["seed"].cpu() if "seed" in have else _seed_tensor(draw_seed)
+    if isinstance(modifiers.step_size, AdaLossStep):
+        need("b_squared", modifiers.step_size.b0**2)
+    for name, shape in memory.items():
+        need(name, shape=shape)
+    return numbers
+
+
+def _memory_of(clip: ClipPolicy | None) -> dict[str, tuple[int, ...]]:
+    """What a clip policy remembers of past norms: names and shapes."""
+    if isinstance(clip, AutoClip):
+        return {"norm_window": (clip.window,), "norm_count": ()}
+    return {"norm_mean": (), "norm_variance": (), "norm_count": ()} if isinstance(clip, ZClip) else {}
+
+
+def _without_other_memory(
+    clip: ClipPolicy | None, memory: Mapping[str, tuple[int, ...]], have: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """``have`` without what another policy has remembered: a count says nothing of norms that are not there."""
+    remembered = [name for name in have if name.startswith("norm_")]
+    if all(name in have and have[name].shape == shape for name, shape in memory.items()) or not remembered:
+        return have
+    warnings.warn(
+        f"what was remembered of past norms ({', '.join(sorted(remembered))}) is not what {clip} remembers, which "
+        "starts anew",
+        stacklevel=2,
+    )
+    return {name: value for name, value in have.items() if name not in remembered}
+
+
+def _seed_tensor(seed: int | None) -> Tensor:
+    """The seed as a signed 64-bit integer, which is what a tensor holds; from torch's default generator for None."""
+    tensor = torch.empty((), dtype=torch.int64, device="cpu")
+    if seed is None:
+        return tensor.random_()
+    return tensor.fill_(seed - 2**64 if seed >= 2**63 else seed)
+
+
+def checked_seed(seed: int | None) -> int | None:
+    """What an optimizer's ``seed=`` argument stands for.
+
+    Raises:
+        TypeError: when it is no integer.
+        ValueError: when it does not fit into 64 bits.
+    """
+    if seed is None:
+        return None
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed={seed!r} must be an integer or None, got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"Invalid seed: {seed}; it must fit into 64 bits")
+    return seed

@@ -1,0 +1,219 @@
+"""The state of the parameters: made when it is first needed, and given up when the step is not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchclip.policies.clip import ClipPolicy
+from torchclip.policies.modifiers import SLOW
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.state_numbers import exact_number, is_kept_number
+from torchclip.rules.table import RULES
+from torchclip.state.reachable import check_reachable, check_writable
+from torchclip.state.tensor_checks import check_gradient, check_parameter, check_state
+
+OF_SOME_RULE = frozenset(
+    [slot.name for spec in RULES.values() for slot in spec.slots]
+    + [scalar.name for spec in RULES.values() for scalar in spec.scalars if scalar.name != "step"]
+    + ["acc_delta", "ax", "exp_inf", "prev"],
+)
+"""Names that tell whose state it is: those of the rules here, and of Adadelta, ASGD, Adamax and Rprop in torch."""
+
+Unstarted = list[tuple[Tensor, Mapping[str, Tensor]]]
+"""Parameters with whose state no step has been taken, and what of it they had then, by name."""
+
+
+class Made(NamedTuple):
+    """What one parameter was given.
+
+    Args:
+        position: the parameter's.
+        parameter: whose state it is.
+        tensors: state tensors by their names.
+        version: autograd's, of the parameter before it is written.
+    """
+
+    position: int
+    parameter: Tensor
+    tensors: dict[str, Tensor]
+    version: int
+
+
+@dataclass
+class Ledger:
+    """What a step makes, until it is known whether it was taken.
+
+    An exception may come at any time, Ctrl-C's between any two instructions: what is written here before it stands in
+    the optimizer's state is found by :meth:`drop` later, in the next step at the latest.
+    """
+
+    made: list[Made] = field(default_factory=list)
+
+    def give(self, state: MutableMapping[Tensor, dict[str, Any]], made: Made) -> None:
+        """Puts what was made into ``state``, all at once."""
+        self.made.append(made)
+        held = state.get(made.parameter)
+        if held is None:
+            state[made.parameter] = dict(made.tensors)
+        else:
+            held.update(made.tensors)
+
+    def drop(self, state: MutableMapping[Tensor, dict[str, Any]], *, written: bool = True) -> None:
+        """Takes it out again, so that the next step is a first step; not what the user has put in its place since.
+
+        Args:
+            state: as in ``optimizer.state``.
+            written: that of parameters, too, that have been written since.
+        """
+        for _, parameter, tensors, version in self.made:
+            if not written and parameter._version != version:
+                continue
+            held = state.get(parameter, {})
+            for name, tensor in tensors.items():
+                if held.get(name) is tensor:
+                    del held[name]
+            if not held:
+                state.pop(parameter, None)
+
+
+def create_state(
+    spec: RuleSpec,
+    named: Sequence[tuple[str, Tensor, Mapping[str, Any]]],
+    state: MutableMapping[Tensor, dict[str, Any]],
+    positions: Sequence[int],
+    ledger: Ledger | None = None,
+    *,
+    on_device: bool,
+) -> None:
+    """Checks the parameters at ``positions`` and makes the state they lack.
+
+    Args:
+        spec: the rule.
+        named: every parameter with what errors call it and its group.
+        state: as in ``optimizer.state``.
+        positions: of those to look at.
+        ledger: where what is made is written, if anywhere.
+        on_device: whether numbers of state lie on their parameter's device, or on the host.
+    """
+    ledger = Ledger() if ledger is None else ledger
+    wanted = [(position, *named[position]) for position in positions]
+    check_all(spec, (named[position] for position in positions), state)
+    for position, name, parameter, group in wanted:
+        check_reachable(name, parameter, state.get(parameter, {}))
+        numbers_on = parameter.device if on_device else "cpu"
+        missing = spec.missing_state(state.get(parameter, {}), group)
+        made = {slot: spec.create_state(slot, parameter, group, numbers_on) for slot in missing}
+        check_reachable(name, parameter, made)
+        if made:
+            ledger.give(state, Made(position, parameter, made, parameter._version))
+        held = state.get(parameter, {})
+        for slot in spec.slots:
+            # The kernels walk elements in any layout, and a number for each row in one alone.
+            if slot.name in spec.used_slots(group) and slot.extent.is_apart(parameter):
+                held[slot.name] = held[slot.name].contiguous()
+        for scalar in spec.scalars:
+            held[scalar.name] = held[scalar.name].to(numbers_on)
+
+
+def foreign_entries(spec: RuleSpec, held: Mapping[Any, Any]) -> list[str]:
+    """The entries of a parameter's state that other rules have, and this one has not."""
+    own = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars), SLOW.name}
+    return sorted(name for name in OF_SOME_RULE - own if held.get(name) is not None)
+
+
+def check_entries(spec: RuleSpec, name: str, held: Mapping[Any, Any]) -> None:
+    """Raises when a parameter has some of the state that the rule always has, and not all; ``name`` is its own."""
+    slots = [slot for slot in spec.slots if slot.name != SLOW.name]
+    entries = {slot.name: slot.optional for slot in slots} | {scalar.name: False for scalar in spec.scalars}
+    there = [entry for entry in entries if held.get(entry) is not None]
+    missing = [entry for entry, optional in entries.items() if not optional and held.get(entry) is None]
+    if there and missing:
+        raise RuntimeError(
+            f"the state of {name} has {there} and lacks {missing}, and {spec.name} needs both: load a checkpoint that "
+            "has all of it, or give it no state at all, with which it starts anew"
+        )
+
+
+def check_held_state(
+    spec: RuleSpec, name: str, parameter: Tensor, group: Mapping[str, Any], held: Mapping[str, Any]
+) -> None:
+    """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
+    check_entries(spec, name, held)
+    names = [slot for slot in spec.used_slots(group) if held.get(slot) is not None]
+    check_state(name, {slot: held[slot.name] for slot in spec.slots if slot.name in names}, parameter)
+
+
+def check_all(
+    spec: RuleSpec,
+    named: Iterable[tuple[str, Tensor, Mapping[str, Any]]],
+    state: Mapping[Tensor, Any],
+) -> None:
+    """Checks every parameter that has a gradient, the gradient and the state that is there.
+
+    Numbers of state that the user has given another type are converted.
+    """
+    for name, parameter, group in named:
+        if parameter.grad is not None:
+            held = state.get(parameter, {})
+            if not isinstance(held, dict):
+                raise TypeError(f"the state of {name} is {type(held).__name__}, and a dict is wanted")
+            check_parameter(name, parameter, takes_complex=spec.takes_complex)
+            check_writable(name, parameter, held)
+            check_gradient(name, parameter)
+            check_held_state(spec, name, parameter, group, held)
+            _convert_numbers(spec, name, held)
+
+
+def _convert_numbers(spec: RuleSpec, name: str, held: dict[str, Any]) -> None:
+    for scalar in spec.scalars:
+        value = held.get(scalar.name)
+        if value is not None and not is_kept_number(value):
+            held[scalar.name] = exact_number(f"state {scalar.name!r} of {name}", value, scalar.wanted, scalar.dtype)
+
+
+def still_unstarted(unstarted: Unstarted, state: Mapping[Tensor, Mapping[str, Any]]) -> Unstarted:
+    """Those of them whose state the user has not replaced since."""
+    return [
+        (parameter, slots)
+        for parameter, slots in unstarted
+        if slots and all(state.get(parameter, {}).get(name) is tensor for name, tensor in slots.items())
+    ]
+
+
+def positions_of(unstarted: Unstarted, param_groups: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Where those parameters stand among all."""
+    found = {id(parameter) for parameter, _ in unstarted}
+    everyone = [parameter for group in param_groups for parameter in group["params"]]
+    return {position for position, parameter in enumerate(everyone) if id(parameter) in found}
+
+
+def without_unstarted(
+    spec: RuleSpec, state: Mapping[Any, dict[str, Any]], keys: Sequence[Any]
+) -> dict[Any, dict[str, Any]]:
+    """The state without that of the rule under ``keys``, with which no step has been taken: the next one is a first."""
+    rule = {slot.name for slot in spec.slots} - {SLOW.name}
+    result = dict(state)
+    for key in keys:
+        result[key] = {name: value for name, value in state.get(key, {}).items() if name not in rule}
+        if not result[key]:
+            del result[key]
+    return result
+
+
+def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None) -> RuntimeError:
+    """The error of a step whose norm is not finite, with the parameters that it comes from."""
+    names = [
+        name
+        for name, parameter, _ in named
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+    ]
+    where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
+    return RuntimeError(
+        f"the gradient norm is not finite, and {clip} says to raise; not finite: {where}. Nothing was "
+        'written. Lower the learning rate or the loss scale, or choose nonfinite="skip"'
+    )

@@ -1,0 +1,197 @@
+"""Checks of tensors. An error names the tensor, what came, what was wanted, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.rules.rule_spec import StateSlot
+from torchclip.state.steppable import can_step
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+COMPLEX_DTYPES = (torch.complex64, torch.complex128)
+"""Updated as their real view: see :mod:`torchclip.state.real_view`."""
+
+DTYPES = (*FLOAT_DTYPES, *COMPLEX_DTYPES)
+"""Those that a parameter may have."""
+
+
+def describe_parameter(param_groups: Sequence[Mapping[str, Any]], group_index: int, index: int) -> str:
+    """How an error calls a parameter: by its name where the optimizer was given names, else by its place."""
+    group = param_groups[group_index]
+    shape = tuple(group["params"][index].shape)
+    if "param_names" in group:
+        return f"parameter {group['param_names'][index]!r} of shape {shape}"
+    return f"parameter {index} of param group {group_index}, of shape {shape}"
+
+
+def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> None:
+    """Raises when no backend can update ``parameter``; ``takes_complex`` says whether its rule takes complex ones."""
+    if parameter.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} is {parameter.dtype}; an optimizer needs float32, float64, bfloat16, float16, complex64 or "
+            "complex128 parameters: cast it, leave it out of the optimizer, or register it as a buffer"
+        )
+    if parameter.is_complex() and not takes_complex:
+        raise TypeError(
+            f"{name} is {parameter.dtype}, and of the optimizers here all but GRDA and AdaGradNorm take complex "
+            "parameters: choose another, or give this one real tensors and build the complex one with "
+            "torch.view_as_complex in forward()"
+        )
+    if parameter.layout is not torch.strided:
+        raise TypeError(f"{name} is sparse ({parameter.layout}): make the parameter of tensor.to_dense()")
+    fault = lazy_fault(parameter)
+    if fault is not None:
+        raise ValueError(f"{name} {fault}; make the parameter of tensor.resolve_conj().resolve_neg()")
+    if may_overlap(parameter):
+        raise ValueError(
+            f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
+            "one place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
+            "expanded from"
+        )
+
+
+def lazy_fault(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor whose memory holds other numbers than its elements; None for every other."""
+    if torch.compiler.is_compiling():
+        return None  # a graph has no such bits: torch itself refuses what it would have to view as real
+    if tensor.is_conj():
+        return "is lazily conjugated: its memory holds the conjugates of its elements, which a step would write over"
+    if tensor.is_neg():
+        return "is lazily negated: its memory holds the negatives of its elements, which a step would write over"
+    return None
+
+
+def may_overlap(tensor: Tensor) -> bool:
+    """Whether two elements may share a place in memory, going by the strides from the smallest up."""
+    if tensor.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def check_new_parameters(
+    params: Sequence[Any],
+    param_groups: Sequence[Mapping[str, Any]],
+    *,
+    differentiable: bool,
+    takes_complex: bool,
+) -> None:
+    """Raises for what is no parameter, stands in the new group twice or in another one, or no backend can update.
+
+    Args:
+        params: of the new group, tensors or ``(name, tensor)`` pairs.
+        param_groups: those that there are.
+        differentiable: whether autograd goes through the step, so that results of other operations can be optimized.
+        takes_complex: whether the rule takes complex parameters.
+    """
+    group_index = len(param_groups)
+    held = {
+        id(parameter): (number, position)
+        for number, group in enumerate(param_groups)
+        for position, parameter in enumerate(group["params"])
+    }
+    seen: set[int] = set()
+    for index, entry in enumerate(params):
+        parameter = entry[1] if isinstance(entry, tuple) else entry
+        name = (
+            f"parameter {entry[0]!r}" if isinstance(entry, tuple) else f"parameter {index} of param group {group_index}"
+        )
+        if not isinstance(parameter, Tensor):
+            hint = ": give it module.parameters()" if isinstance(parameter, torch.nn.Module) else ""
+            raise TypeError(f"optimizer can only optimize Tensors, but {name} is {torch.typename(parameter)}{hint}")
+        name += f" of shape {tuple(parameter.shape)}"
+        if not (differentiable or parameter.is_leaf or parameter.retains_grad):
+            raise ValueError(
+                f"can't optimize a non-leaf Tensor: {name} is the result of other operations; pass what they start from"
+            )
+        if id(parameter) in held:
+            raise ValueError(
+                f"some parameters appear in more than one parameter group: {name} is also "
+                f"{describe_parameter(param_groups, *held[id(parameter)])}"
+            )
+        if id(parameter) in seen:
+            raise ValueError(f"{name} is a duplicate: it stands twice in the group; pass each parameter once")
+        seen.add(id(parameter))
+        if can_step(parameter):  # others are checked when they have a gradient
+            check_parameter(name, parameter, takes_complex=takes_complex)
+
+
+def check_gradient(name: str, parameter: Tensor) -> None:
+    """Raises when the gradient of ``parameter`` is not a dense tensor of its shape, type and device."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout is not torch.strided:
+        raise RuntimeError(
+            f"{name} has a sparse gradient ({gradient.layout}), and torchclip updates dense gradients only: "
+            "use nn.Embedding(sparse=False), or give this parameter to torch.optim.SparseAdam"
+        )
+    for what, came, wanted in (
+        ("shape", tuple(gradient.shape), tuple(parameter.shape)),
+        ("device", gradient.device, parameter.device),
+        ("dtype", gradient.dtype, parameter.dtype),
+    ):
+        if came != wanted:
+            raise RuntimeError(
+                f"{name} has a gradient of {what} {came} where its own {what} is {wanted}: clear it with "
+                "zero_grad() and run backward again after moving or casting the model"
+            )
+    fault = lazy_fault(gradient)
+    if fault is not None:
+        raise RuntimeError(
+            f"the gradient of {name} {fault}; say p.grad = p.grad.resolve_conj().resolve_neg() before step(), which "
+            "autograd leaves to you where forward() has conjugated the parameter"
+        )
+
+
+def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) -> None:
+    """Raises when state tensors, from a checkpoint say, do not fit their parameter or one another.
+
+    Args:
+        name: what errors call the parameter.
+        slots: the state tensors that the rule uses, those that are there.
+        parameter: whose state it is.
+    """
+    for slot, value in slots.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"state {slot.name!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint "
+                "again"
+            )
+    full = torch.promote_types(parameter.dtype, torch.float32)
+    for slot, value in slots.items():
+        shape = slot.extent.shape(parameter)
+        # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
+        allowed = {full} if slot.has_own_type else {parameter.dtype, full}
+        if slot.extent.is_apart(parameter):  # no pass goes over these, which are read one by one
+            allowed = {torch.float32, torch.float64}
+        if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
+            raise RuntimeError(
+                f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
+                f"where shape {tuple(shape)} is wanted and the parameter is {parameter.dtype} on {parameter.device}: "
+                "move and cast the state together with the parameter, or load a checkpoint made for this model and "
+                "this optimizer"
+            )
+        if may_overlap(value):
+            raise RuntimeError(
+                f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
+                "cannot be written to; assign a clone()"
+            )
+        fault = lazy_fault(value)
+        if fault is not None:
+            raise RuntimeError(f"state {slot.name!r} of {name} {fault}; assign value.resolve_conj().resolve_neg()")
+    dtypes = {
+        slot.name: value.dtype
+        for slot, value in slots.items()
+        if not (slot.has_own_type or slot.extent.is_apart(parameter))
+    }
+    if len(set(dtypes.values())) > 1:
+        raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

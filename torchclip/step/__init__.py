@@ -1,0 +1,1 @@
+"""The step that all optimizers share, and what goes with it: persistence, torch.compile, hooks, measurements."""

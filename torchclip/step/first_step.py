@@ -1,0 +1,117 @@
+"""A step before which state or the plan is made: the state stays if the step was taken, and goes if it was not.
+
+An exception may come from anywhere, and Ctrl-C's between any two instructions of Python. What a step makes is written
+down first, and whether the step was taken is asked of what takes it: a compiled plan, whose steps nothing interrupts,
+counts them; the reference path writes each parameter and its state in one operation, which autograd counts. Between two
+parameters of the reference path, and between two kernels of Triton's, a step that is interrupted stays half taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from torchclip.backends import choice
+from torchclip.backends.codes import GROUPS_CHANGED, UNREADY
+from torchclip.backends.plan import Plan, make_plan
+from torchclip.policies.modifiers import SLOW
+from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
+from torchclip.state.reachable import refuse_transform
+
+if TYPE_CHECKING:
+    from torchclip.step.fused_optimizer import FusedOptimizer
+
+
+class Pending(NamedTuple):
+    """A step of which it is open whether it is taken.
+
+    Args:
+        ledger: what it has made.
+        plan: what takes it; None on the reference path.
+        steps: how many the plan had taken.
+    """
+
+    ledger: Ledger
+    plan: Plan | None
+    steps: int
+
+
+def first_step(
+    optimizer: FusedOptimizer, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None
+) -> int:
+    """Takes the step of a fused backend, with the plan and the state that it needs.
+
+    Returns:
+        The plan's outcome; UNREADY, with nothing done, when another backend or other policies run from now on.
+    """
+    refuse_transform()
+    groups, state = optimizer.param_groups, optimizer.state
+    plan = optimizer._plan
+    if plan is None:
+        plan = optimizer._plan = make_plan(
+            optimizer.backend, optimizer.spec, optimizer.clips_by, optimizer._modifiers, optimizer._keys
+        )
+    settle(optimizer)
+    attention = _refreshed(optimizer, plan)
+    if attention and attention[0] == GROUPS_CHANGED:
+        optimizer._set_clips(optimizer.clip)
+        return UNREADY
+    if attention and not optimizer._still_served():
+        return UNREADY
+    with recorded(optimizer, plan) as ledger:
+        if attention:
+            named = list(optimizer._named_parameters())
+            on_device = optimizer.backend in choice.ON_DEVICE
+            create_state(optimizer.spec, named, state, attention, ledger, on_device=on_device)
+            attention = plan.refresh(groups, state)
+            if attention and attention[0] == GROUPS_CHANGED:
+                return UNREADY  # by another thread
+            if attention:
+                raise AssertionError("a parameter still cannot step after its state was made")
+        # Slow weights that are made later, after loading say, make no first step of the rule.
+        fresh = {made.position for made in ledger.made if made.tensors.keys() != {SLOW.name}}
+        fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
+        plan.mark_fresh(sorted(fresh))
+        optimizer._unstarted = []
+        return plan.step(groups, state, grad_scale, found_inf, loss)
+
+
+def _refreshed(optimizer: FusedOptimizer, plan: Plan) -> list[int]:
+    try:
+        return plan.refresh(optimizer.param_groups, optimizer.state)
+    except Exception:
+        optimizer._keys.check_all(optimizer.param_groups)  # which says what is wrong in words
+        raise
+
+
+@contextmanager
+def recorded(optimizer: FusedOptimizer, plan: Plan | None) -> Iterator[Ledger]:
+    """A ledger for what a step makes, settled at the end."""
+    settle(optimizer)
+    ledger = Ledger()
+    optimizer._pending = Pending(ledger, plan, 0 if plan is None else plan.steps)
+    try:
+        yield ledger
+    finally:
+        settle(optimizer)
+
+
+def settle(optimizer: FusedOptimizer) -> None:
+    """Drops state that was made for a step which was not taken. Where this is interrupted, the next step does it."""
+    pending = optimizer._pending
+    if pending is None:
+        return
+    if pending.plan is None:
+        pending.ledger.drop(optimizer.state, written=False)
+    elif pending.plan.steps == pending.steps:
+        pending.ledger.drop(optimizer.state)
+    optimizer._pending = None
+
+
+def settle_when_idle(optimizer: FusedOptimizer) -> None:
+    """Not while another thread is in such a step."""
+    if not optimizer._lock.locked():
+        settle(optimizer)

@@ -1,0 +1,315 @@
+"""The step that all optimizers share: closure, checks, the fused plan or the reference path, and its report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from threading import Lock
+from typing import Any, ClassVar, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from torchclip.backends import choice, reference
+from torchclip.backends.choice import Backend
+from torchclip.backends.codes import NON_FINITE, UNREADY
+from torchclip.backends.step_lock import claimed
+from torchclip.policies.clip import ClipPolicy, Scope
+from torchclip.policies.extensions import Extension
+from torchclip.policies.group_clip import KEY as CLIP
+from torchclip.policies.group_clip import check_keys, clips_of
+from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.policies.step_size import AdaLossStep, StepSize, check_closure, checked_loss
+from torchclip.rules.hyperparameters import Check
+from torchclip.state.group_state import checked_seed, complete_shared
+from torchclip.state.group_values import GroupKeys
+from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
+from torchclip.state.sharded import refuse_sharded
+from torchclip.state.steppable import leading_device
+from torchclip.step import torch_compile as compiled
+from torchclip.step.amp import scaling_of
+from torchclip.step.checkpoint import all_or_nothing, unpacked
+from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
+from torchclip.step.hooks import hook_step
+from torchclip.step.in_backward import check_in_backward
+from torchclip.step.last_step import LastStep, MeasuredOptimizer
+from torchclip.step.new_group import check_params, checked_group
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Result = TypeVar("Result")
+
+
+class FusedOptimizer(MeasuredOptimizer):
+    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these:
+
+    Attributes:
+        spec: the update rule.
+        hyperparameter_checks: for each key of a param group, the check of its value.
+        clips_by: for rules that clip themselves, over which parameters their norms are taken.
+        fixed: what keys of a param group are in every optimizer of the class, whatever it loads.
+    """
+
+    hyperparameter_checks: ClassVar[Mapping[str, Check]]
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    clips_by: Scope = Scope.OPTIMIZER
+
+    _pending: Pending | None = None
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        clip: ClipPolicy | float | None,
+        step_size: StepSize | None,
+        extensions: Iterable[Extension] | None,
+        seed: int | None,
+        backend: Backend | None,
+    ) -> None:
+        check_params(params, type(self).__name__)
+        self._keys = self._keys_of(defaults)
+        self._keys.check(defaults, type(self).__name__)
+        choice.check_flags(defaults, backend)
+        if backend is not None:
+            choice.unavailable_reason(backend)  # an unknown name, before anything else
+        self._requested = backend
+        self._lock = Lock()
+        self._seed = checked_seed(seed)
+        self._modifiers = Modifiers.of(clip, step_size, extensions)
+        self._compose()
+        self._forget_plan()
+        super().__init__(params, defaults)
+        self._modifiers = self._modifiers.with_clips(self.clip, self.param_groups)
+        self._choose_backend()  # so that one that cannot run is an error of the constructor
+
+    def _compose(self) -> None:
+        """The rule with the state that scope and extensions ask for."""
+        spec = type(self).spec.over(self.clips_by)
+        refusal = self._modifiers.refusal(spec)
+        if refusal is not None:
+            raise ValueError(refusal)
+        self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
+        if "_number" not in vars(self):
+            self._number = compiled.register(self)
+
+    def _keys_of(self, defaults: Mapping[str, Any]) -> GroupKeys:
+        return GroupKeys.of(type(self).__name__, type(self).spec, self.hyperparameter_checks, defaults)
+
+    def _complete_shared(self) -> None:
+        refuse_sharded(self.param_groups, self._modifiers, self.spec)
+        with torch.inference_mode(False):
+            complete_shared(
+                self.param_groups,
+                self._modifiers,
+                self.spec,
+                self.clips_by,
+                self._seed,
+                on_device=self._backend in choice.ON_DEVICE,
+            )
+
+    # What a user sets and reads; what a step measured is in MeasuredOptimizer.
+
+    @property
+    def backend(self) -> str:
+        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
+        return self._choose_backend() if self._backend is None else self._backend
+
+    def _choose_backend(self) -> str:
+        self._backend = choice.choose_for_groups(self._requested, self.param_groups)
+        try:
+            self._complete_shared()  # whose numbers lie where the backend reads them
+        except BaseException:
+            self._backend = None
+            raise
+        return self._backend
+
+    @property
+    def backend_reason(self) -> str:
+        """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
+        return choice.explain(self._requested, self.param_groups)
+
+    # The step.
+
+    profile_hook_step = staticmethod(hook_step)
+
+    @overload
+    def step(self, closure: None = None, *, loss: Tensor | float | None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], Result], *, loss: Tensor | float | None = None) -> Result: ...
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; it runs with gradients enabled.
+            loss: the loss, one number on the parameters' device, for ``AdaLossStep``, which takes what the closure
+                returned where this is None. Nothing else looks at it.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
+                under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters; while another
+                step of this optimizer is being taken. Parameters and state are then as they were.
+            TypeError, ValueError: for a closure that cannot be called, a missing loss under ``AdaLossStep``, one that
+                is no scalar, or one on another device.
+        """
+        result = None
+        if closure is not None:
+            check_closure(closure, type(self).__name__)
+            with torch.enable_grad():
+                result = closure()
+        check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
+        scaled_by, step_size = None, self._modifiers.step_size
+        if isinstance(step_size, AdaLossStep):
+            given = result if loss is None else loss
+            if given is None and not any(group["lr"] for group in self.param_groups):
+                given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
+            scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
+        self._run(scaled_by, *scaling_of(self))
+        return result
+
+    def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        if self.backend != "reference":
+            if torch.compiler.is_compiling():
+                compiled.step(self, loss, grad_scale, found_inf)
+            else:
+                self._fused_step(loss, grad_scale, found_inf)
+        elif torch.compiler.is_compiling():
+            self._reference_step(loss, grad_scale, found_inf, None)
+        else:
+            with claimed(self._lock), recorded(self, None) as ledger:
+                self._reference_step(loss, grad_scale, found_inf, ledger)
+
+    def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        plan, outcome = self._plan, UNREADY
+        if plan is not None and not self._unstarted and self._pending is None:
+            try:
+                outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, loss)
+            except Exception:
+                self._keys.check_all(self.param_groups)  # which says what is wrong in words
+                raise
+        if outcome == UNREADY:
+            with claimed(self._lock):
+                outcome = first_step(self, loss, grad_scale, found_inf)
+            if outcome == UNREADY:  # for another backend
+                return self._run(loss, grad_scale, found_inf)
+        if outcome == NON_FINITE:
+            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+
+    def _reference_step(
+        self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
+    ) -> None:
+        groups = self._keys.read(self.param_groups)
+        check_all(self.spec, self._named_parameters(), self.state)
+        for index, group in enumerate(self.param_groups):
+            check_keys(group, index, clips_itself=self.spec.clips_itself)
+        if clips_of(self.param_groups, self.clip) != self._modifiers.group_clips:
+            self._set_clips(self.clip)
+        with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
+            self._last.report = reference.step(
+                self.spec,
+                groups,
+                self.state,
+                modifiers=self._modifiers,
+                scope=self.clips_by,
+                grad_scale=grad_scale,
+                found_inf=found_inf,
+                loss=loss,
+                before=self._last.report,
+                ledger=ledger,
+            )
+        if self._last.report.nonfinite:
+            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+
+    # The life of the plan.
+
+    def _forget_plan(self) -> None:
+        self._unstarted = self._all_unstarted()
+        self._plan = None
+        self._backend = None
+        self._last = LastStep()
+
+    def _choose_anew(self) -> None:
+        """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""
+        self._forget_plan()
+        with suppress(RuntimeError):
+            self._choose_backend()
+
+    def _still_served(self) -> bool:
+        """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
+        if choice.choose_for_groups(self._requested, self.param_groups) == self._backend:
+            return True
+        self._forget_plan()
+        return False
+
+    # The constructor's and torch's hooks into the above.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a param group, as :meth:`torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
+            TypeError: for a parameter of a type that the rule does not take.
+        """
+        group = checked_group(param_group, self.param_groups, self._requested, self._keys)
+        if isinstance(self.param_groups, tuple):
+            self.param_groups = list(self.param_groups)  # which torch appends to
+        super().add_param_group(group)
+        if self._backend is None:  # the constructor's: it chooses once, at its end
+            return
+        before = self._modifiers
+        try:
+            self._modifiers = before.with_clips(before.clip, self.param_groups)
+            self._choose_anew()
+        except BaseException:
+            self.param_groups.pop()
+            self._modifiers = before
+            self._choose_anew()
+            raise
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
+        with all_or_nothing(self):
+            super().load_state_dict(state_dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out.
+
+        So are clip policies: they are no state, neither the optimizer's nor those of param groups.
+        """
+        settle_when_idle(self)
+        saved = self._keys.saved(super().state_dict())
+        keys = positions_of(self._all_unstarted(), self.param_groups)
+        state = without_unstarted(self.spec, saved["state"], sorted(keys))
+        groups = [{key: value for key, value in group.items() if key != CLIP} for group in saved["param_groups"]]
+        return {**saved, "state": state, "param_groups": groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        has_flag = "differentiable" in {**vars(self), **state}["defaults"]
+        super().__setstate__(unpacked(state))
+        if not has_flag:
+            del self.defaults["differentiable"]  # torch gives it to every class, and not every one here has it
+        self.defaults.update(self.fixed)
+        for group in self.param_groups:
+            group.update(self.fixed)
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        if "_lock" not in vars(self):
+            self._lock = Lock()
+        for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
+            self.__dict__.setdefault(name, default)
+        self._keys = self._keys_of(self.defaults)
+        self._compose()
+        self._plan, self._unstarted = None, []  # what they know of is replaced
+        self._choose_anew()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_requested", "_seed", "_modifiers", "clips_by")
+        settle_when_idle(self)
+        started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
+        own = {name: vars(self)[name] for name in kept if name in vars(self)}
+        return {**super().__getstate__(), "state": defaultdict(dict, started), **own}

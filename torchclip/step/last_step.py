@@ -1,0 +1,180 @@
+"""Measurements of the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from torchclip.backends import reference
+from torchclip.backends.codes import configuration, group_numbers
+from torchclip.backends.plan import Plan
+from torchclip.policies.clip import ClipPolicy, as_clip_policy
+from torchclip.policies.extensions import Extension
+from torchclip.policies.group_clip import check_keys
+from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.step_size import StepSize
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.group_state import forget_norms
+from torchclip.state.parameter_state import Unstarted, still_unstarted
+from torchclip.state.real_view import real_dtype
+from torchclip.state.sharded import refuse_sharded
+from torchclip.state.steppable import leading_parameter
+from torchclip.state.tensor_checks import describe_parameter
+from torchclip.step.metrics import described, sparsity
+
+
+class LastStep:
+    """The report of the reference path's last step: held apart, as a compiled graph assigns nothing to optimizers."""
+
+    report: reference.StepReport | None = None
+
+
+class MeasuredOptimizer(Optimizer):
+    """Abstract base of :class:`~torchclip.FusedOptimizer`: norms, factors and counts, without taking a step.
+
+    Attributes:
+        spec: the update rule.
+    """
+
+    spec: RuleSpec
+
+    _modifiers: Modifiers
+    _backend: str | None
+    _plan: Plan | None = None
+    _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
+    _last: LastStep
+
+    def _all_unstarted(self) -> Unstarted:
+        """The parameters whose next step is the first that is taken with the state they have."""
+        told = [] if self._plan is None else self._plan.unstarted()
+        found = [*self._unstarted, *told]
+        return still_unstarted(found, self.state) if found else []
+
+    @property
+    def clip(self) -> ClipPolicy | None:
+        """The clip policy; assigning a number or a policy changes it from the next step on, and starts its memory.
+
+        A param group has a policy of its own under the key ``"clip"``, which can be assigned to as well.
+        """
+        return self._modifiers.clip
+
+    @clip.setter
+    def clip(self, clip: ClipPolicy | float | None) -> None:
+        self._set_clips(as_clip_policy(clip))
+
+    def _set_clips(self, clip: ClipPolicy | None) -> None:
+        """Takes the optimizer's policy, and those that param groups have of their own, from the next step on."""
+        for index, group in enumerate(self.param_groups):
+            check_keys(group, index, clips_itself=self.spec.clips_itself)
+        modifiers = self._modifiers.with_clips(clip, self.param_groups)
+        refuse_sharded(self.param_groups, modifiers, self.spec)
+        before = self._modifiers
+        self._modifiers = modifiers
+        try:
+            if clip != before.clip:
+                forget_norms(self.param_groups)
+            self._complete_shared()
+        except BaseException:
+            self._modifiers = before
+            raise
+        if self._last.report is not None:
+            self._last.report = self._last.report.without_measurements()
+        if self._plan is not None:
+            self._plan.configure(configuration(self._modifiers), group_numbers(self._modifiers))
+
+    def _complete_shared(self) -> None:
+        """Makes the numbers of state that the policies need."""
+        raise NotImplementedError
+
+    @property
+    def step_size(self) -> StepSize | None:
+        """The step size policy."""
+        return self._modifiers.step_size
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """The extensions, in the order in which they act."""
+        return self._modifiers.extensions
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm that the last step measured, before clipping.
+
+        The clip policy's norm; without one, for a rule that clips itself, the norm of the gradient as the rule sees it.
+        A 0-dim tensor, or one norm per param group or per parameter when the policy's scope says so (0 for a parameter
+        without a gradient). One per group, too, where a group has a clip policy of its own: groups without one show
+        the norm that they share, and a group whose policy is None shows 0.
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement("grad_norm")
+
+    @property
+    def clip_factor(self) -> Tensor:
+        """What the last step's gradient was multiplied with, shaped as :attr:`grad_norm`.
+
+        For a rule that clips itself, without a policy in front of it: the factor on lr times its direction; 1 over
+        rows, where there are too many to report.
+
+        Raises:
+            RuntimeError: when nothing was measured.
+        """
+        return self._measurement("clip_factor")
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the last step measured and counted, without waiting for the device.
+
+        Returns:
+            0-dim tensors, or one number per param group or per parameter where a norm is taken over those. Only what
+            there is:
+
+            ``grad_norm``, ``clip_factor``: as the attributes.
+            ``direction_norm``: the norm of the direction that a rule measures itself.
+            ``clipped_fraction``: the share of steps in which a clip factor was below 1, since the optimizer was made or
+            loaded.
+            ``lr_scale``: the factor of the step size on the gradient.
+            ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
+        """
+        return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
+            "sparsity": self._sparsity()
+        }
+
+    def __repr__(self) -> str:
+        return described(type(self).__name__, self.param_groups, self._modifiers, self._backend)
+
+    def _as_tensor(self, value: Any) -> Tensor:
+        leading = leading_parameter(self.param_groups)
+        dtype = torch.float32 if leading is None else torch.promote_types(real_dtype(leading.dtype), torch.float32)
+        if isinstance(value, Tensor):
+            return value.to(dtype, copy=True)  # the next step writes into it
+        return torch.as_tensor(value, dtype=dtype, device="cpu")  # whatever torch.set_default_device says
+
+    def _named_parameters(self) -> Iterable[tuple[str, Tensor, dict[str, Any]]]:
+        for group_index, group in enumerate(self.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield describe_parameter(self.param_groups, group_index, index), parameter, group
+
+    def _measurement(self, name: str) -> Tensor:
+        measured = self._measured()
+        if name in measured:
+            return self._as_tensor(measured[name])
+        if self._modifiers.measures or self.spec.clips_itself:
+            raise RuntimeError("no norm was measured yet: call step() first, with gradients in place")
+        raise RuntimeError(
+            f"{type(self).__name__} measures no norm with clip={self._modifiers.clip}: pass clip=max_norm, "
+            "or clip=torchclip.ClipByGlobalNorm(math.inf) to measure and clip nothing"
+        )
+
+    def _measured(self) -> Mapping[str, Any]:
+        """What the last step measured: numbers and lists of them, or tensors."""
+        if self._plan is not None:
+            return self._plan.report()
+        return {} if self._last.report is None else self._last.report.measured()
+
+    def _sparsity(self) -> Tensor:
+        return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])

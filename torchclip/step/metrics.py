@@ -1,0 +1,67 @@
+"""Sparsity, and the optimizer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.backends.choice import holds_numbers
+from torchclip.policies.modifiers import Modifiers
+from torchclip.state.group_state import numbers_of
+from torchclip.state.sharded import is_wrapper
+from torchclip.state.steppable import can_step, leading_device
+
+COUNTED_AT_ONCE = 1 << 20
+"""Elements whose zeros may be counted with a temporary for them all."""
+
+
+@torch.no_grad()
+def sparsity(param_groups: Sequence[Mapping[str, Any]], written: Sequence[int] | Tensor | None) -> Tensor:
+    """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
+
+    Frozen ones that hold no numbers as they are, quantised weights say, are left out.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``.
+        written: [parameters], how many zeros a step has counted in each while writing it, -1 where it is counted here;
+            or how many in all; or empty or None, when none has.
+    """
+    parameters: list[Tensor] = [parameter for group in param_groups for parameter in group["params"]]
+    counted = [can_step(parameter) or holds_numbers(parameter) for parameter in parameters]
+    total = max(sum(parameter.numel() for parameter, counts in zip(parameters, counted, strict=True) if counts), 1)
+    if isinstance(written, Tensor):
+        return written.to(torch.float32) / total
+    if written is None or len(written) != len(parameters):
+        written = [-1] * len(parameters)
+    device = leading_device(param_groups)
+    zeros = torch.zeros((), dtype=torch.int64, device=device)
+    for parameter, counts, count in zip(parameters, counted, written, strict=True):
+        if counts:
+            zeros += count if count >= 0 else _zeros_in(parameter).to(device)
+    return zeros.to(torch.float32) / total
+
+
+def _zeros_in(parameter: Tensor) -> Tensor:
+    """How many elements are exactly zero, 0-dim; in pieces, which need no memory the size of the parameter."""
+    if is_wrapper(parameter):
+        return (parameter == 0).sum()
+    if parameter.numel() <= COUNTED_AT_ONCE:  # without one on the CPU, where a sum would make int64 numbers first
+        return parameter.numel() - torch.count_nonzero(parameter)
+    longest = max(range(parameter.ndim), key=parameter.size)
+    pieces = parameter.chunk(min(-(-parameter.numel() // COUNTED_AT_ONCE), parameter.size(longest)), longest)
+    return torch.stack([_zeros_in(piece) for piece in pieces]).sum()
+
+
+def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, backend: str | None) -> str:
+    """The optimizer in torch's form, with its policies and its backend, and without its numbers of state."""
+    lines = [f"{name} ("]
+    for index, group in enumerate(param_groups):
+        lines.append(f"Parameter Group {index}")
+        hidden = ("params", "shared") if numbers_of(group) else ("params",)
+        lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in hidden]
+    policies = {"clip": modifiers.clip, "step_size": modifiers.step_size, "extensions": modifiers.extensions}
+    lines += [f"{key}: {policy}" for key, policy in policies.items() if policy]
+    return "\n".join([*lines, f"backend: {backend}", ")"])
