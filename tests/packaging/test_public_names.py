@@ -11,10 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from typing_extensions import Unpack
 
 import torchclip
 from torchclip import optimizers
 from torchclip.backends.choice import BACKENDS
+from torchclip.matrix import required_arguments
+from torchclip.step.options import Options
 
 PUBLIC = {name: getattr(torchclip, name) for name in torchclip.__all__}
 
@@ -46,6 +49,42 @@ def test_every_argument_has_a_line(name: str) -> None:
 def test_the_line_of_the_backend_names_every_one(name: str) -> None:
     line = next(line for line in (PUBLIC[name].__doc__ or "").splitlines() if line.strip().startswith("backend: "))
     assert re.findall(r'``"(\w+)"``', line) == list(BACKENDS)
+
+
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_an_unknown_option_is_refused(name: str) -> None:
+    needed = required_arguments(PUBLIC[name])
+    with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'clips'"):
+        PUBLIC[name]([torch.nn.Parameter(torch.ones(3))], **needed, clips=1.0)
+
+
+def test_a_class_of_the_users_own_shows_its_options() -> None:
+    class Own(torchclip.SGD):
+        """Own.
+
+        Args:
+            params: those.
+            seed: of its own.
+
+        Returns nothing.
+        """
+
+        def __init__(self, params: Any, **options: Unpack[Options]) -> None:
+            super().__init__(params, **options)
+
+    class Plain(torchclip.SGD):
+        """Plain."""
+
+        def __init__(self, params: Any, **kwargs: Any) -> None:
+            super().__init__(params, **kwargs)
+
+    assert list(inspect.signature(Own).parameters) == ["params", "clip", "step_size", "extensions", "seed", "backend"]
+    lines = [line for line in inspect.cleandoc(Own.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        *("params", "seed", "clip", "step_size", "extensions", "backend")
+    ]
+    assert lines[1] == "    seed: of its own."
+    assert list(inspect.signature(Plain).parameters) == ["params", "kwargs"] and Plain.__doc__ == "Plain."
 
 
 def words_of(hint: Any) -> list[str]:

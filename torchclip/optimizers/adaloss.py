@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
 from torchclip.optimizers.sgd import SGD
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import AdaLossStep, StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.policies.step_size import AdaLossStep
+from torchclip.rules import hyperparameters, table
 from torchclip.rules.norms import AnyScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options, OptionsButStepSize
 
 
 class AdaLoss(SGD):
@@ -39,11 +36,7 @@ class AdaLoss(SGD):
         dampening: of the momentum.
         nesterov: Nesterov's momentum.
         maximize: ascend.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
         step_size: must be None: it is ``AdaLossStep(b0, alpha, c)``.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -74,11 +67,8 @@ class AdaLoss(SGD):
         dampening: float = 0,
         nesterov: bool = False,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
         step_size: None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[OptionsButStepSize],
     ) -> None:
         if step_size is not None:
             raise ValueError(
@@ -93,11 +83,8 @@ class AdaLoss(SGD):
             weight_decay,
             nesterov,
             maximize=maximize,
-            clip=clip,
             step_size=AdaLossStep(b0, alpha, c),
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -123,10 +110,6 @@ class AdaGradNorm(FusedOptimizer):
         scope: over which elements a norm is taken: ``"optimizer"``, ``"group"``, ``"tensor"`` or ``"row"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -145,7 +128,7 @@ class AdaGradNorm(FusedOptimizer):
     Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282.
     """
 
-    spec = rule_specs.ADAGRAD_NORM
+    spec = table.ADAGRAD_NORM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "b0": hyperparameters.positive("b0 value"),
@@ -164,11 +147,7 @@ class AdaGradNorm(FusedOptimizer):
         scope: Scope | AnyScope = Scope.OPTIMIZER,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         self.clips_by = checked_scope(scope, tuple(Scope))
         defaults: dict[str, Any] = {
@@ -182,9 +161,5 @@ class AdaGradNorm(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )

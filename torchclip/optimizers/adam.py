@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class Adam(FusedOptimizer):
@@ -39,11 +35,6 @@ class Adam(FusedOptimizer):
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`AdamW`.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -60,7 +51,7 @@ class Adam(FusedOptimizer):
     and Beyond, ICLR 2018, arXiv 1904.09237, Algorithm 2.
     """
 
-    spec = rule_specs.ADAM
+    spec = table.ADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,
@@ -83,11 +74,7 @@ class Adam(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -105,11 +92,7 @@ class Adam(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -132,11 +115,6 @@ class AdamW(Adam):
         capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -169,11 +147,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -188,9 +162,5 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )

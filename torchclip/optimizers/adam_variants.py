@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class NAdam(FusedOptimizer):
@@ -39,11 +35,6 @@ class NAdam(FusedOptimizer):
         maximize: ascend.
         capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -59,7 +50,7 @@ class NAdam(FusedOptimizer):
     Source: Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop.
     """
 
-    spec = rule_specs.NADAM
+    spec = table.NADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,
@@ -82,11 +73,7 @@ class NAdam(FusedOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -103,11 +90,7 @@ class NAdam(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -134,11 +117,6 @@ class RAdam(FusedOptimizer):
         maximize: ascend.
         capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -155,7 +133,7 @@ class RAdam(FusedOptimizer):
     arXiv 1908.03265, Algorithm 2.
     """
 
-    spec = rule_specs.RADAM
+    spec = table.RADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,
@@ -176,11 +154,7 @@ class RAdam(FusedOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -196,11 +170,7 @@ class RAdam(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -219,11 +189,6 @@ class RAdamW(RAdam):
         maximize: ascend.
         capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
         differentiable: True chooses the reference path and lets autograd through the step.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -254,11 +219,7 @@ class RAdamW(RAdam):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -271,9 +232,5 @@ class RAdamW(RAdam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )

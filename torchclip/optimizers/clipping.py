@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.rules.norms import NormScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class _ClippedMomentum(FusedOptimizer):
     """Abstract base of the classes that MixClip's rule covers with some of its arguments fixed."""
 
-    spec = rule_specs.MIX_CLIP
+    spec = table.MIX_CLIP
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.AVERAGE,
@@ -36,21 +32,13 @@ class _ClippedMomentum(FusedOptimizer):
         defaults: dict[str, Any],
         *,
         scope: Scope | NormScope,
-        clip: ClipPolicy | float | None,
-        step_size: StepSize | None,
-        extensions: Iterable[Extension] | None,
-        seed: int | None,
-        backend: Backend | None,
+        **options: Unpack[Options],
     ) -> None:
         self.clips_by = checked_scope(scope)
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -74,10 +62,6 @@ class MixClip(_ClippedMomentum):
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -106,22 +90,14 @@ class MixClip(_ClippedMomentum):
         smooth: bool = True,
         scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, nu, weight_decay, smooth, maximize)
         super().__init__(
             params,
             defaults,
             scope=scope,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -145,10 +121,6 @@ class MomClip(_ClippedMomentum):
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -176,22 +148,14 @@ class MomClip(_ClippedMomentum):
         smooth: bool = True,
         scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
         super().__init__(
             params,
             defaults,
             scope=scope,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -212,10 +176,6 @@ class SGDClip(_ClippedMomentum):
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -243,22 +203,14 @@ class SGDClip(_ClippedMomentum):
         smooth: bool = False,
         scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
         super().__init__(
             params,
             defaults,
             scope=scope,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 

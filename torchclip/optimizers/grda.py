@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class GRDA(FusedOptimizer):
@@ -31,11 +27,7 @@ class GRDA(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0.
         c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
         mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
         extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -53,7 +45,7 @@ class GRDA(FusedOptimizer):
     Source: Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358.
     """
 
-    spec = rule_specs.GRDA
+    spec = table.GRDA
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "c": hyperparameters.non_negative("c value"),
@@ -66,21 +58,12 @@ class GRDA(FusedOptimizer):
         lr: float | Tensor = 0.01,
         c: float = 0.0,
         mu: float = 0.7,
-        *,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
             {"lr": lr, "c": c, "mu": mu},
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
     def sparsity(self) -> Tensor:

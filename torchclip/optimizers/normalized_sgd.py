@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.rules.norms import NormScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class NormalizedSGD(FusedOptimizer):
@@ -33,10 +29,6 @@ class NormalizedSGD(FusedOptimizer):
         scope: over which parameters the norm is taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -50,7 +42,7 @@ class NormalizedSGD(FusedOptimizer):
     arXiv 2010.02519.
     """
 
-    spec = rule_specs.NORMALIZED_SGD
+    spec = table.NORMALIZED_SGD
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.AVERAGE,
@@ -68,20 +60,12 @@ class NormalizedSGD(FusedOptimizer):
         *,
         scope: Scope | NormScope = Scope.OPTIMIZER,
         maximize: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         self.clips_by = checked_scope(scope)
         defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )

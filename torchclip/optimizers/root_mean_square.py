@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import ON_DEVICE, Backend
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.backends.choice import ON_DEVICE
+from torchclip.rules import hyperparameters, table
 from torchclip.state.parameter_state import create_state
 from torchclip.state.steppable import can_step
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class RMSprop(FusedOptimizer):
@@ -42,11 +39,6 @@ class RMSprop(FusedOptimizer):
         maximize: ascend.
         differentiable: True chooses the reference path and lets autograd through the step.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -63,7 +55,7 @@ class RMSprop(FusedOptimizer):
     Sequences With Recurrent Neural Networks, 2013, arXiv 1308.0850, equations (38) to (45).
     """
 
-    spec = rule_specs.RMSPROP
+    spec = table.RMSPROP
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "eps": hyperparameters.EPS,
@@ -87,11 +79,7 @@ class RMSprop(FusedOptimizer):
         differentiable: bool = False,
         *,
         decoupled_weight_decay: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -109,11 +97,7 @@ class RMSprop(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -136,11 +120,6 @@ class Adagrad(FusedOptimizer):
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -157,7 +136,7 @@ class Adagrad(FusedOptimizer):
     JMLR 2011.
     """
 
-    spec = rule_specs.ADAGRAD
+    spec = table.ADAGRAD
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "lr_decay": hyperparameters.non_negative("lr_decay value"),
@@ -180,11 +159,7 @@ class Adagrad(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -201,11 +176,7 @@ class Adagrad(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
     def share_memory(self) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from torchclip.backends.choice import Backend
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.extensions import Extension
-from torchclip.policies.step_size import StepSize
-from torchclip.rules import hyperparameters
-from torchclip.rules import table as rule_specs
+from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 
 class SGD(FusedOptimizer):
@@ -37,11 +33,6 @@ class SGD(FusedOptimizer):
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
         decoupled_weight_decay: True is :class:`SGDW`.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -60,7 +51,7 @@ class SGD(FusedOptimizer):
     ICML 2013.
     """
 
-    spec = rule_specs.SGD
+    spec = table.SGD
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.MOMENTUM,
@@ -82,11 +73,7 @@ class SGD(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         if hyperparameters.number_of(nesterov) and momentum == 0:  # text is refused below
             raise ValueError(
@@ -108,11 +95,7 @@ class SGD(FusedOptimizer):
         super().__init__(
             params,
             defaults,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )
 
 
@@ -132,11 +115,6 @@ class SGDW(SGD):
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         differentiable: True chooses the reference path and lets autograd through the step.
         fused: True demands a fused backend, False chooses the reference path.
-        clip: a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.
-        step_size: ``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.
-        extensions: gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.
-        seed: fixes the random draws of the extensions; None takes one from torch's default generator.
-        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.
 
     Raises:
         ValueError, TypeError: for an argument out of range, a parameter given twice, or one that is not floating point.
@@ -168,11 +146,7 @@ class SGDW(SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | float | None = None,
-        step_size: StepSize | None = None,
-        extensions: Iterable[Extension] | None = (),
-        seed: int | None = None,
-        backend: Backend | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -186,9 +160,5 @@ class SGDW(SGD):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
-            clip=clip,
-            step_size=step_size,
-            extensions=extensions,
-            seed=seed,
-            backend=backend,
+            **options,
         )

@@ -10,24 +10,23 @@ from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from torchclip.backends import choice, reference
-from torchclip.backends.choice import Backend
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
-from torchclip.policies.clip import ClipPolicy, Scope
-from torchclip.policies.extensions import Extension
+from torchclip.policies.clip import Scope
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import SLOW, Modifiers
-from torchclip.policies.step_size import AdaLossStep, StepSize, check_closure, checked_loss
+from torchclip.policies.step_size import AdaLossStep, check_closure, checked_loss
 from torchclip.rules.hyperparameters import Check
 from torchclip.state.group_state import checked_seed, complete_shared
 from torchclip.state.group_values import GroupKeys
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
 from torchclip.state.sharded import refuse_sharded
 from torchclip.state.steppable import leading_device
-from torchclip.step import torch_compile as compiled
+from torchclip.step import torch_compile
 from torchclip.step.amp import scaling_of
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
@@ -35,6 +34,7 @@ from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
 from torchclip.step.new_group import check_params, checked_group
+from torchclip.step.options import Options, check_known, show_options
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Result = TypeVar("Result")
@@ -58,17 +58,18 @@ class FusedOptimizer(MeasuredOptimizer):
 
     _step_supports_amp_scaling = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_options(cls)
+
     def __init__(
         self,
         params: ParamsT,
         defaults: dict[str, Any],
-        *,
-        clip: ClipPolicy | float | None,
-        step_size: StepSize | None,
-        extensions: Iterable[Extension] | None,
-        seed: int | None,
-        backend: Backend | None,
+        **options: Unpack[Options],
     ) -> None:
+        check_known(type(self).__name__, options)
+        backend = options.get("backend")
         check_params(params, type(self).__name__)
         self._keys = self._keys_of(defaults)
         self._keys.check(defaults, type(self).__name__)
@@ -77,8 +78,8 @@ class FusedOptimizer(MeasuredOptimizer):
             choice.unavailable_reason(backend)  # an unknown name, before anything else
         self._requested = backend
         self._lock = Lock()
-        self._seed = checked_seed(seed)
-        self._modifiers = Modifiers.of(clip, step_size, extensions)
+        self._seed = checked_seed(options.get("seed"))
+        self._modifiers = Modifiers.of(options.get("clip"), options.get("step_size"), options.get("extensions"))
         self._compose()
         self._forget_plan()
         super().__init__(params, defaults)
@@ -93,7 +94,7 @@ class FusedOptimizer(MeasuredOptimizer):
             raise ValueError(refusal)
         self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
         if "_number" not in vars(self):
-            self._number = compiled.register(self)
+            self._number = torch_compile.register(self)
 
     def _keys_of(self, defaults: Mapping[str, Any]) -> GroupKeys:
         return GroupKeys.of(type(self).__name__, type(self).spec, self.hyperparameter_checks, defaults)
@@ -175,7 +176,7 @@ class FusedOptimizer(MeasuredOptimizer):
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         if self.backend != "reference":
             if torch.compiler.is_compiling():
-                compiled.step(self, loss, grad_scale, found_inf)
+                torch_compile.step(self, loss, grad_scale, found_inf)
             else:
                 self._fused_step(loss, grad_scale, found_inf)
         elif torch.compiler.is_compiling():
