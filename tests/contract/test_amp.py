@@ -66,6 +66,23 @@ def test_grad_scaler(name: str, dtype: torch.dtype, unscale: bool, backend: str)
     assert scaler.get_scale() == 512.0
 
 
+@pytest.mark.parametrize("name, clip", [("adamw", 1.0), ("ada_grad_norm", None)])
+def test_a_gradient_whose_square_overflows_before_it_is_unscaled(name: str, clip: float | None, backend: str) -> None:
+    """The loss scale is undone before anything is squared."""
+    params = [torch.nn.Parameter(torch.randn(5_003))]
+    copies = copies_of(params)
+    scaled, plain = (build(name, group, clip=clip, backend=backend) for group in (params, copies))
+    scale = 2.0**80
+    scaled.grad_scale, scaled.found_inf = torch.tensor(scale), torch.tensor(0.0)
+    copies[0].grad = torch.randn_like(copies[0])
+    params[0].grad = scale * copies[0].grad
+    scaled.step()
+    plain.step()
+    assert scaled.grad_norm.isfinite()
+    torch.testing.assert_close(scaled.grad_norm, plain.grad_norm)
+    assert_same_params(params, copies)
+
+
 def test_rows_that_are_longer_than_a_piece_of_work(backend: str) -> None:
     """What the scaler decides comes before the rows' sums are there."""
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5000), (40, 5))]

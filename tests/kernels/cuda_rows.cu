@@ -15,9 +15,10 @@ struct Shape {
   int64_t count, inner, outer;
   int32_t rows;  // 0: parts of rows
 };
-// Many short rows, few long ones, parts of long ones, rows whose elements lie apart, the same in parts, and none.
-constexpr Shape kShapes[] = {{41, 27, 1, 16}, {3, 2001, 1, 3}, {2, 5001, 1, 0}, {5, 3, 700, 5},
-                             {2, 9, 601, 0},  {70, 1, 40, 35}, {64, 32, 1, 9},  {0, 3000, 1, 0}};
+// Many short rows, few long ones, parts of long ones, rows whose elements lie apart, the same in parts, more parts of a
+// row than a warp has lanes, and no rows.
+constexpr Shape kShapes[] = {{41, 27, 1, 16}, {3, 2001, 1, 3}, {2, 5001, 1, 0},  {5, 3, 700, 5}, {2, 9, 601, 0},
+                             {70, 1, 40, 35}, {64, 32, 1, 9},  {1, 70001, 1, 0}, {0, 3000, 1, 0}};
 
 struct Workload {
   std::vector<DeviceTensor> tensors;

@@ -1,5 +1,6 @@
 // Run by test_cuda_passes.py: the update kernels of csrc/cuda on tensors of awkward sizes, alignments and
 // layouts, beside a plain loop over the same pipeline. Prints what differs; exits with 0 when nothing does.
+#include "cuda/operands.cuh"
 #include "cuda_update_check.h"
 
 namespace torchclip::cuda {
@@ -80,6 +81,33 @@ void run_skipped() {
   for (const auto& tensor : tensors) TORCHCLIP_EXPECT(agrees(tensor, 3), "a skipped step wrote something");
 }
 
+__global__ void offsets_kernel(DeviceTensor tensor, int64_t element, Offsets* offsets) {
+  *offsets = offsets_of<(1u << kOperands) - 1>(tensor, element);
+}
+
+// Of a tensor of 2^34 elements, which nobody has to make for it.
+void run_large_offsets() {
+  constexpr int64_t kSizes[] = {3, int64_t{1} << 33, 2};
+  std::vector<int64_t> layout(kSizes, kSizes + 3);
+  for (int64_t operand = 0; operand < kOperands; ++operand)
+    layout.insert(layout.end(), {operand + 1, 7 + operand, (int64_t{1} << 40) + operand});
+  DeviceTensor tensor{};
+  tensor.dimensions = 3;
+  tensor.layout = on_device(layout);
+  Offsets* const offsets = on_device(std::vector<Offsets>(1));
+  const int64_t index[] = {2, (int64_t{1} << 33) - 5, 1};
+  const int64_t element = (index[0] * kSizes[1] + index[1]) * kSizes[2] + index[2];
+  TORCHCLIP_LAUNCH(offsets_kernel, 1, 1, 0, nullptr, tensor, element, offsets);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  const Offsets found = on_host(offsets, 1)[0];
+  for (int64_t operand = 0; operand < kOperands; ++operand) {
+    const int64_t* const strides = layout.data() + 3 * (1 + operand);
+    const int64_t wanted = index[0] * strides[0] + index[1] * strides[1] + index[2] * strides[2];
+    TORCHCLIP_EXPECT(found.of[operand] == wanted, "operand %d: offset %lld, wanted %lld", static_cast<int>(operand),
+                     static_cast<long long>(found.of[operand]), static_cast<long long>(wanted));
+  }
+}
+
 template <class Functor, unsigned Slots>
 void run_dtypes(const char* rule) {
   for (const Case& test : kCases) {
@@ -105,6 +133,7 @@ int main() {
   run_dtypes<RootMeanSquare, 7>("rmsprop");
   run_dtypes<SoftThreshold, 1>("grda");
   run_skipped();
+  run_large_offsets();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }
