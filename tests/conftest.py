@@ -124,11 +124,15 @@ def make_gatherer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     yield gatherer_runs.compiled if request.param == "compiled" else Gatherer
 
 
+seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+"""Without a GPU torch.manual_seed keeps three tracebacks, in case a device is used later, which takes milliseconds."""
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> Iterator[None]:
     """Every test draws the same numbers whatever ran before it, and hands the thread count back."""
     threads = torch.get_num_threads()
-    torch.manual_seed(0)
+    seed(0)
     yield
     torch.set_num_threads(threads)
 
