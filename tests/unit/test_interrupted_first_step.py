@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,13 @@ ONCE, TWICE = -1.0, -2.3
 """The parameter after one step and after two: with gradients of 1 the buffer is 1, then .8 + .5."""
 
 
+@functools.cache
+def is_traced(file: str) -> bool:
+    """Whether the lines of a file count."""
+    path = Path(file)
+    return PACKAGE in path.parents and path.name not in BETWEEN_LAUNCHES and path.parent.name != "kernels"
+
+
 class Stopped:
     """Raises at the line numbered ``at``, of those of torchclip that run within the block."""
 
@@ -41,10 +49,7 @@ class Stopped:
         return kind is self.error and self.has_raised
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
-        path = Path(frame.f_code.co_filename)
-        if PACKAGE not in path.parents or path.name in BETWEEN_LAUNCHES or path.parent.name == "kernels":
-            return None
-        return self.line
+        return self.line if is_traced(frame.f_code.co_filename) else None
 
     def line(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if event == "line":
