@@ -23,7 +23,8 @@ FUNCTIONAL = "aot_eager"
 """Traces, and makes every operator functional, as the default compiler does, but compiles no code."""
 
 TRACED = "eager"
-"""Traces alone, in a third of the time: enough where the tensors are written in the same way as in other tests."""
+"""Traces alone, in a third of the time: enough where the tensors are written in the same way as in other tests, and
+where what counts is what is traced, and how often."""
 
 MODIFIERS: dict[str, dict[str, Any]] = {
     "global_norm": {"clip": 0.5},
@@ -43,6 +44,14 @@ MODIFIERS: dict[str, dict[str, Any]] = {
     "tensor_lr": {"lr": torch.tensor(0.1)},
     "dampening": {"momentum": 0.9, "dampening": 0.5, "nesterov": False, "weight_decay": 0.1},
 }
+MODIFIERS["all"] = {
+    **MODIFIERS["units"],
+    **MODIFIERS["ada_loss"],
+    **MODIFIERS["dampening"],
+    "extensions": tuple(each for name in ("dropout", "lookahead") for each in MODIFIERS[name]["extensions"]),
+    "seed": 3,
+}
+"""In one graph; what is not in it has operators that others have too."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +69,9 @@ def compiled_step(
     return torch.compile(lambda: optimizer.step(loss=LOSS), backend=counter, fullgraph=True), counter
 
 
-def assert_same_run(name: str, backend: str, compiler: str = FUNCTIONAL, **options: Any) -> None:
+def assert_same_run(name: str, backend: str, compiler: str = FUNCTIONAL, count: int = 2, **options: Any) -> None:
     """Three steps, which are two graphs, of a compiled optimizer beside one that is not."""
-    params = [leaves(4)[index] for index in (0, 3)]
+    params = [leaves(4)[index] for index in (0, 3)[:count]]
     copies = copies_of(params)
     plain = build(name, params, backend=backend, **copy.deepcopy(options))
     tested = build(name, copies, backend=backend, **copy.deepcopy(options))
@@ -88,19 +97,20 @@ def test_one_graph_for_every_optimizer(name: str, backend: str) -> None:
     assert_same_run(name, backend)
 
 
-SHARED = ("global_norm", "group_norms", "skip", "error", "value", "auto_clip", "sqrt_decay", "noise", "tensor_lr")
+APART = ("tensor_norms", "z_clip", "all")
 """Whose operators those of the others are too."""
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(options, id=name, marks=[pytest.mark.thorough] if name in SHARED else [])
+        pytest.param(options, id=name, marks=[pytest.mark.thorough] if name not in APART else [])
         for name, options in MODIFIERS.items()
     ],
 )
 def test_one_graph_for_every_modifier(options: dict[str, Any], backend: str) -> None:
-    assert_same_run("sgd", backend, TRACED, **options)
+    # Every parameter is traced anew, all modifiers at once in seconds.
+    assert_same_run("sgd", backend, TRACED, count=1 if options is MODIFIERS["all"] else 2, **options)
 
 
 @pytest.mark.thorough
@@ -115,7 +125,7 @@ def test_a_schedule_compiles_nothing_anew(backend: str) -> None:
     lr = torch.tensor(0.5) if backend == "reference" else 0.5
     optimizer = build("adamw", params, lr=lr, clip=1.0, backend=backend)
     # Not a scheduler's doing: torch lets no graph have a step that one has wrapped.
-    step, counter = compiled_step(optimizer)
+    step, counter = compiled_step(optimizer, TRACED)
     for number in range(6):
         draw_gradients(number, params)
         before = params[0].detach().clone()
@@ -139,7 +149,7 @@ def test_a_training_step_breaks_where_torchs_does(backend: str) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
         optimizer = make(list(model.parameters()))
 
-        @torch.compile(backend=FUNCTIONAL)
+        @torch.compile(backend=TRACED)
         def train(inputs: Tensor) -> Tensor:
             optimizer.zero_grad()
             loss = model(inputs).square().mean()
@@ -160,7 +170,7 @@ def test_a_training_step_breaks_where_torchs_does(backend: str) -> None:
 def test_step_that_is_skipped_in_a_graph(backend: str) -> None:
     params = leaves(1)
     optimizer = build("ada_loss", params, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="skip"), backend=backend)
-    step, _ = compiled_step(optimizer)
+    step, _ = compiled_step(optimizer, TRACED)
     for number in range(3):
         draw_gradients(number, params)
         step()
@@ -203,12 +213,12 @@ def through_pickle(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def test_copies_step_for_themselves(duplicate: Callable[[Any], Any], backend: str) -> None:
     params = leaves(1)
     optimizer = build("adam", params, backend=backend)
-    compiled_step(optimizer)[0]()
+    compiled_step(optimizer, TRACED)[0]()
     before = [p.detach().clone() for p in params]
     twin = duplicate(optimizer)
     copies = twin.param_groups[0]["params"]
     draw_gradients(1, copies)
-    compiled_step(twin)[0]()
+    compiled_step(twin, TRACED)[0]()
     assert all(same_bits(p, b) for p, b in zip(params, before))
     assert not any(same_bits(p, b) for p, b in zip(copies, before))
 
@@ -216,7 +226,7 @@ def test_copies_step_for_themselves(duplicate: Callable[[Any], Any], backend: st
 def test_after_loading_and_another_group(backend: str) -> None:
     params, copies = leaves(1), leaves(1)
     first, second = (build("adamw", group, clip=1.0, backend=backend) for group in (params, copies))
-    step, _ = compiled_step(second)
+    step, _ = compiled_step(second, TRACED)
     first.step()
     step()
     second.load_state_dict(first.state_dict())
