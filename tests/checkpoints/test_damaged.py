@@ -4,6 +4,8 @@ loaded. Numbers that are written by hand, past every check, may spoil a step, an
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import math
 import os
 import subprocess
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+import emulated
 import torchclip
 from builders import assert_same_params, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
-from places import ROOT, SUPPORT
+from places import PYTHONPATH, ROOT
 from records import BACKENDS
 from torchclip import AdaLossStep, AutoClip, GradientDropout, Lookahead, ZClip
 
@@ -237,52 +240,67 @@ def test_numbers_of_another_kind_that_are_right_are_taken(backend: str) -> None:
 
 WRITTEN = {"nan": math.nan, "negative": -1.0, "very_negative": -1e18, "huge": 1e300, "infinite": math.inf}
 PROGRAM = """
-import math, sys, torch, torchclip
-sys.path.insert(0, {tests!r})
-{before}
-params = [torch.nn.Parameter(torch.ones(70, 3)), torch.nn.Parameter(torch.ones(17))]
-auto, long, z = torchclip.AutoClip(50.0, window=4), torchclip.AutoClip(50.0, window={window}), torchclip.ZClip()
-for name, clip in (("norm_count", auto), ("norm_window", long), ("norm_count", z), ("step", None)):
-    extensions = (torchclip.GradientDropout(.3), torchclip.GradientNoise(), torchclip.Lookahead(k=2))
-    optimizer = torchclip.NAdam(params, lr=.1, clip=clip, extensions=extensions, seed=1, backend={backend!r})
-    for value in {values}:
-        for written in range(2):
-            for param in params:
-                param.grad = torch.ones_like(param)
-            if written:
-                held = optimizer.param_groups[0]["shared"][name]
-                value = torch.tensor(value, dtype=torch.float64)
-                held.copy_(value)
-                if name == "norm_window":
-                    held[::3] = 1.0
-                    optimizer.param_groups[0]["shared"]["norm_count"].fill_(600.0)
+import contextlib, json, sys, torch, torchclip
+backends, given = json.loads(sys.argv[1]), [float(value) for value in sys.argv[2].split(',')]
+if 'triton' in backends:
+    import interpreted
+    interpreted.hasten()
+
+def write(backend):
+    # Interpreted, it takes long.
+    values, window = (given[:2], 8) if backend == 'triton' else (given, 512)
+    params = [torch.nn.Parameter(torch.ones(70, 3)), torch.nn.Parameter(torch.ones(17))]
+    auto, long, z = torchclip.AutoClip(50.0, window=4), torchclip.AutoClip(50.0, window=window), torchclip.ZClip()
+    for name, clip in (("norm_count", auto), ("norm_window", long), ("norm_count", z), ("step", None)):
+        extensions = (torchclip.GradientDropout(.3), torchclip.GradientNoise(), torchclip.Lookahead(k=2))
+        optimizer = torchclip.NAdam(params, lr=.1, clip=clip, extensions=extensions, seed=1, backend=backend)
+        for value in values:
+            for written in range(2):
                 for param in params:
-                    optimizer.state[param]["step"].copy_(value)
-            try:
-                optimizer.step()
-            except (ValueError, RuntimeError, OverflowError) as error:
-                print(type(error).__name__, error)
-        optimizer.param_groups[0]["shared"][name].fill_(1.0)
-print("alive")
+                    param.grad = torch.ones_like(param)
+                if written:
+                    held = optimizer.param_groups[0]["shared"][name]
+                    value = torch.tensor(value, dtype=torch.float64)
+                    held.copy_(value)
+                    if name == "norm_window":
+                        held[::3] = 1.0
+                        optimizer.param_groups[0]["shared"]["norm_count"].fill_(600.0)
+                    for param in params:
+                        optimizer.state[param]["step"].copy_(value)
+                try:
+                    optimizer.step()
+                except (ValueError, RuntimeError, OverflowError) as error:
+                    print(type(error).__name__, error)
+            optimizer.param_groups[0]["shared"][name].fill_(1.0)
+
+for backend in backends:
+    if backend == 'cuda':
+        import emulated
+    print(f'{backend}:', flush=True)
+    with emulated.emulated() if backend == 'cuda' else contextlib.nullcontext():
+        write(backend)
+    print('alive', flush=True)
 """
 
 
+@functools.cache
+def written() -> subprocess.CompletedProcess[str]:
+    """One process for all backends, since each would import torch again, with a heap that is checked."""
+    here = [name for name in BACKENDS if name != "cuda" and emulated.unavailable_reason(name) is None]
+    here = [name for name in here if not (name == "triton" and emulated.ON_GPU)]
+    here += ["cuda"] if emulated.obstacle() is None else []
+    environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165", "PYTHONPATH": PYTHONPATH}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(here), ",".join(map(str, WRITTEN.values()))]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=ROOT)
+
+
+@pytest.mark.xdist_group("written_by_hand")
 @each_backend
 def test_numbers_written_by_hand_kill_nothing(backend: str) -> None:
-    """In a process of its own, with a heap that is checked."""
-    before = {
-        "cuda": "import emulated; context = emulated.emulated(); context.__enter__()",
-        "triton": "import interpreted; interpreted.hasten()",
-    }.get(backend, "")
-    values, window = list(WRITTEN.values()), 512
-    if backend == "triton":  # it is interpreted
-        values, window = values[:2], 8
-    values = "[" + ", ".join(f"float('{value}')" for value in values) + "]"
-    program = PROGRAM.format(tests=str(SUPPORT), before=before, backend=backend, values=values, window=window)
-    environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300, cwd=ROOT
-    )
-    assert done.returncode == 0 and done.stdout.endswith("alive\n"), (done.returncode, done.stdout, done.stderr)
+    done = written()
+    began, _, rest = done.stdout.partition(f"{backend}:\n")
+    words, alive, _ = rest.partition("alive\n")
+    assert alive, (done.returncode, began[-200:], words, done.stderr)
+    assert done.returncode == 0, (done.returncode, done.stderr)
     if backend in ("cpu", "reference"):  # where the host reads them, it says what is wrong
-        assert 'ValueError param_groups\' "shared" number "norm_count" is nan' in done.stdout
+        assert 'ValueError param_groups\' "shared" number "norm_count" is nan' in words
