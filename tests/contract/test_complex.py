@@ -123,7 +123,8 @@ def test_triton_step_is_that_of_the_real_view(gatherer: str, backend: str, monke
         monkeypatch.setattr("torchclip.backends.native.NATIVE", None)
     elif native.NATIVE is None:
         pytest.skip("the extension is not built")
-    for dtype in DTYPES:
+    # A gatherer's view of the other types has a test of its own.
+    for dtype in DTYPES if gatherer == "compiled" else DTYPES[:1]:
         ComplexPair(FEW, dtype, lambda groups: optimizer_of("adamw", groups, **modified(backend))).steps((1, 2))
 
 
