@@ -1,5 +1,6 @@
 // Run by test_cuda_passes.py: the norms that rules take of their own directions, and the coefficients that come
 // of them, beside plain sums in double. Prints what differs; exits with 0 when nothing does.
+#include "cuda/finish_rule.cuh"
 #include "cuda_rule_check.h"
 
 namespace torchclip::cuda {
@@ -171,6 +172,24 @@ void run_rules(DType dtype, DType state) {
   }
 }
 
+__global__ void count_kernel(const __grid_constant__ FinishRuleArguments finish) { count_step(finish); }
+
+// Whichever thread finds the one factor below 1, and whenever it does.
+void test_counts() {
+  constexpr int kUnits = 2 * kThreads;
+  for (int clipped = 1; clipped < kUnits; clipped += 37) {
+    std::vector<double> factors(kUnits, 1.0);
+    factors[static_cast<size_t>(clipped)] = 0.5;
+    FinishRuleArguments finish{};
+    finish.sums.units = kUnits;
+    finish.clip_factor = on_device(factors);
+    finish.counters = numbers_on_device(2, 0.0);
+    TORCHCLIP_LAUNCH(count_kernel, 1, kThreads, 0, nullptr, finish);
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    TORCHCLIP_EXPECT(same_bits(on_host(finish.counters, 2), {1.0, 1.0}), "unit %d is clipped: counters", clipped);
+  }
+}
+
 }  // namespace
 }  // namespace torchclip::cuda
 
@@ -181,6 +200,7 @@ int main() {
   run_rules<double, double>(DType::kFloat64, DType::kFloat64);
   run_rules<BFloat16, float>(DType::kBFloat16, DType::kFloat32);
   run_rules<Float16, Float16>(DType::kFloat16, DType::kFloat16);
+  test_counts();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

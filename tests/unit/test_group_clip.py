@@ -79,6 +79,26 @@ def test_each_group_is_clipped_as_torch_clips_it(case: str, name: str, backend: 
         assert float(ours.metrics()["clipped_fraction"]) == 1.0
 
 
+def test_an_unmeasured_group_between_others_of_another_kind(backend: str) -> None:
+    """Three groups for three kernels, of which the norm pass leaves out the middle one."""
+    shapes, decays = [(5_003,), (70, 31), (3, 4_099)], (0.0, 0.1, 0.1)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    groups = groups_of(params, [OWN, None, OWN])
+    for group, decay in zip(groups, decays, strict=True):
+        group["weight_decay"] = decay
+    copies = copies_of(params)
+    theirs = [{"params": [twin], "weight_decay": decay} for twin, decay in zip(copies, decays, strict=True)]
+    ours, torchs = torchclip.SGD(groups, lr=0.1, clip=1.0, backend=backend), torch.optim.SGD(theirs, lr=0.1)
+    for step in range(2):
+        draw_gradients(step, params, copies)
+        ours.step()
+        norm = torch.nn.utils.clip_grad_norm_([copies[0], copies[2]], 1.0)
+        torchs.step()
+        assert ours.grad_norm.tolist() == pytest.approx([float(norm), 0.0, float(norm)], rel=1e-5)
+        for param, twin in zip(params, copies, strict=True):
+            torch.testing.assert_close(param, twin, rtol=2e-5, atol=1e-6)
+
+
 def test_groups_without_gradients(backend: str) -> None:
     """A group that shares a norm shows it; one that has its own and no gradient shows 0, and 1 for the factor."""
     params = [torch.nn.Parameter(torch.ones(1)) for _ in range(4)]
