@@ -151,8 +151,8 @@ def sanitizer_stage(tool: str, backend: str) -> Stage:
         "OMP_NUM_THREADS": "2",
         "TORCHCLIP_GPU_BACKEND": backend,
     }
-    obstacle = None if sanitizer else "no compute-sanitizer: it comes with the CUDA toolkit"
-    return Stage(tool if backend == "cuda" else f"{tool}, Triton", command, TEST_LIMIT, environment, obstacle)
+    reason = None if sanitizer else "no compute-sanitizer: it comes with the CUDA toolkit"
+    return Stage(tool if backend == "cuda" else f"{tool}, Triton", command, TEST_LIMIT, environment, reason)
 
 
 def benchmark_stage(results: Path) -> Stage:
@@ -200,7 +200,7 @@ def main() -> int:
     later = [check_stages()] if "tests" in options.only else []
     later += [[benchmark_stage(results)]] if "benchmark" in options.only else []
     if outcomes[-1].failed:
-        later = [[replace(stage, obstacle="backend='cuda' does not run here") for stage in group] for group in later]
+        later = [[replace(stage, reason="backend='cuda' does not run here") for stage in group] for group in later]
     outcomes += run_all(later, log)
     print("\n" + summarise(outcomes, machine, log, results), flush=True)
     return 1 if any(outcome.failed for outcome in outcomes) else 0

@@ -134,7 +134,7 @@ PEERS: tuple[Peer, ...] = (
 
 
 @torch.no_grad()
-def obstacle(peer: Peer, device: torch.device) -> str | None:
+def missing_reason(peer: Peer, device: torch.device) -> str | None:
     """Why it cannot be measured here, from an import and one step of each rule; None where it can."""
     if device.type not in peer.devices:
         return f"it does not serve {device.type}"
@@ -157,9 +157,9 @@ def _moved(parameter: Tensor) -> bool:
 @cache
 def peers_here(device: torch.device) -> tuple[tuple[Peer, ...], Mapping[str, str]]:
     """The peers that can be measured on the device, and why the others cannot."""
-    obstacles = {peer.name: obstacle(peer, device) for peer in PEERS}
-    here = tuple(peer for peer in PEERS if obstacles[peer.name] is None)
-    return here, {name: reason for name, reason in obstacles.items() if reason is not None}
+    reasons = {peer.name: missing_reason(peer, device) for peer in PEERS}
+    here = tuple(peer for peer in PEERS if reasons[peer.name] is None)
+    return here, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def with_peers(algorithm: Algorithm, peers: Sequence[Peer]) -> Algorithm:

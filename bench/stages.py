@@ -21,7 +21,7 @@ class Stage:
     command: Sequence[str]
     limit: float
     environment: Mapping[str, str] = field(default_factory=dict)
-    obstacle: str | None = None
+    reason: str | None = None
     folder: Path = ROOT
 
 
@@ -41,14 +41,14 @@ class Outcome:
     def line(self) -> str:
         """The row of the summary: the last line printed says most, with pytest and compute-sanitizer alike."""
         lines = [line for line in self.output.splitlines() if line.strip()]
-        last = self.stage.obstacle or (lines[-1].strip()[:90] if lines else "")
+        last = self.stage.reason or (lines[-1].strip()[:90] if lines else "")
         return f"{self.verdict:<9}{self.stage.name:<24}{self.seconds:6.1f} s  {last}"
 
 
 def run(stage: Stage) -> Outcome:
     """Runs the stage to its end or to its limit."""
-    if stage.obstacle is not None:
-        return Outcome(stage, "not run", 0.0, stage.obstacle)
+    if stage.reason is not None:
+        return Outcome(stage, "not run", 0.0, stage.reason)
     started = time.monotonic()
     process = subprocess.Popen(
         stage.command,

@@ -35,7 +35,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where this session comes to the tests that need every build of the emulated kernels, they are made meanwhile."""
     needs_all = any(item.path.name == "test_cuda_sanitized.py" for item in request.session.items)
-    if not needs_all or emulated.REQUESTED or emulated.obstacle() is not None:
+    if not needs_all or emulated.REQUESTED or emulated.unbuilt_reason() is not None:
         yield
         return
     emulated.load()
@@ -90,7 +90,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     the CPU with one."""
     on_gpu = emulated.ON_GPU and request.path.stem == "test_conformance"
     if request.param == "cuda" and not on_gpu:
-        reason = emulated.obstacle()
+        reason = emulated.unbuilt_reason()
         if reason is None:
             with emulated.emulated():
                 yield request.param
@@ -107,7 +107,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def emulator() -> Iterator[emulated.Emulator]:
     """The controls of the emulated module, on which backend "cuda" runs meanwhile."""
-    reason = emulated.obstacle()
+    reason = emulated.unbuilt_reason()
     if reason is not None:
         pytest.skip(reason)
     with emulated.emulated() as controls:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchclip.backends import native
 from torchclip.rules.norms import HARD_EPS, checked_bound
-from torchclip.state.tensor_checks import lazy_fault
+from torchclip.state.tensor_checks import lazy_reason
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -126,7 +126,7 @@ def clip_grad_norm_(
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach)
     if not _is_fused(gradients, float(norm_type)):
-        if all(lazy_fault(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
+        if all(lazy_reason(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)
             return norm
         factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)

@@ -50,7 +50,7 @@ def _cuda() -> str:
 
 def _extension() -> str:
     if native.NATIVE is None:
-        return native.WHY_NOT_LOADED
+        return native.UNLOADED_REASON
     build = getattr(native.NATIVE, "build", "how it was built is not recorded")
     return f"{native.NATIVE.__file__}\n{'':<{LABEL_WIDTH}}{build}"
 

@@ -55,7 +55,7 @@ def required_arguments(cls: OptimizerClass) -> dict[str, Any]:
     return {parameter.name: 1.0 for parameter in parameters if parameter.default is inspect.Parameter.empty}
 
 
-def refusal(cls: OptimizerClass, arguments: Mapping[str, Any]) -> str | None:
+def reason_against(cls: OptimizerClass, arguments: Mapping[str, Any]) -> str | None:
     """Why the constructor refuses these arguments; None where it takes them."""
     parameter = torch.nn.Parameter(torch.ones(1))
     try:
@@ -71,14 +71,14 @@ def argument(kind: str, part: type) -> dict[str, Any]:
 
 
 def table(kind: str, notes: list[str]) -> list[str]:
-    """The lines of the table of one kind of part; a reason for a refusal that is not yet in ``notes`` is added."""
+    """The lines of the table of one kind of part; a reason that is not yet in ``notes`` is added."""
     parts = KINDS[kind]
     lines = [
         "| optimizer | " + " | ".join(f"`{part.__name__}`" for part in parts) + " |",
         "|---" * (len(parts) + 1) + "|",
     ]
     for name, cls in optimizer_classes().items():
-        cells = [_cell(refusal(cls, argument(kind, part)), notes) for part in parts]
+        cells = [_cell(reason_against(cls, argument(kind, part)), notes) for part in parts]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines
 

@@ -46,10 +46,10 @@ if not TYPE_CHECKING:  # a type checker that saw this would take every name for 
         """
         asking = sys._getframe(1)
         is_import = asking.f_code.co_code[asking.f_lasti] == opmap["IMPORT_FROM"]
-        raise (ImportError if is_import else AttributeError)(_refusal(name))
+        raise (ImportError if is_import else AttributeError)(_reason_against(name))
 
 
-def _refusal(name: str) -> str:
+def _reason_against(name: str) -> str:
     torchs = None if name.startswith("_") else getattr(torch.optim, name, None)
     if isinstance(torchs, type) and issubclass(torchs, Optimizer):
         return (

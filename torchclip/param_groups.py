@@ -80,9 +80,9 @@ def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dic
     Source: ``param_groups_weight_decay`` of timm (Wightman, PyTorch Image Models), which lets norms over several
     dimensions decay.
     """
-    fault = hyperparameters.WEIGHT_DECAY.fault("weight_decay", weight_decay)
-    if fault is not None:
-        raise ValueError(fault)
+    reason = hyperparameters.WEIGHT_DECAY.reason_against("weight_decay", weight_decay)
+    if reason is not None:
+        raise ValueError(reason)
     decaying: list[NamedParameter] = []
     others: list[NamedParameter] = []
     for module, params in _trainable_layers(model):

@@ -20,7 +20,7 @@ from bench.bandwidth import BandwidthProbe
 from bench.beside import with_contenders
 from bench.cases import ALGORITHMS
 from bench.compiled import COMPILED
-from bench.peers import PEERS, Peer, obstacle, with_peers
+from bench.peers import PEERS, Peer, missing_reason, with_peers
 from tiny_bench import CPU, SETTINGS, shrink
 
 OPTIMI = next(peer for peer in PEERS if peer.name == "optimi")
@@ -56,7 +56,7 @@ def dynamo_settings() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["clip_sgd", "clip_adamw", "sgd", "adamw", "radam"])
 def test_a_peer_is_measured_and_checked(name: str, probe: BandwidthProbe, optimi: ModuleType) -> None:
-    assert obstacle(OPTIMI, CPU) is None
+    assert missing_reason(OPTIMI, CPU) is None
     algorithm = with_peers(ALGORITHMS[name], [OPTIMI])
     row = step.measure_row("small", algorithm, probe, SETTINGS, lambda fraction: None)
     assert not row.failures
@@ -89,7 +89,7 @@ def test_a_row_without_peers_stays_as_it_is() -> None:
 def test_why_a_peer_is_left_out(module: str | None, optimizer: Any, words: str, optimi: Any) -> None:
     optimi.SGD = optimizer
     peer = Peer("peer", module or "optimi", OPTIMI.make, devices=("cpu",))
-    assert words in str(obstacle(peer, torch.device("cuda") if module is None else CPU))
+    assert words in str(missing_reason(peer, torch.device("cuda") if module is None else CPU))
 
 
 def test_the_command_says_who_is_absent(

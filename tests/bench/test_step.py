@@ -159,7 +159,7 @@ def test_stages_go_on_after_failures_and_are_summed_up(tmp_path: Path) -> None:
     stages = [
         gpu.Stage("build", [python, "-c", "print('compiling'); raise SystemExit(1)"], 60),
         gpu.Stage("hangs", [python, "-c", "import time; print('started', flush=True); time.sleep(60)"], 2),
-        gpu.Stage("absent", ["nothing"], 60, obstacle="no compute-sanitizer"),
+        gpu.Stage("absent", ["nothing"], 60, reason="no compute-sanitizer"),
         gpu.Stage("benchmark", [python, "-c", "print('rows\\n\\nFloors\\npass  one\\nMISS  two')"], 60),
     ]
     outcomes = gpu.run_all([stages[:1], stages[1:3], stages[3:]], tmp_path / "log")

@@ -288,7 +288,7 @@ def written() -> subprocess.CompletedProcess[str]:
     """One process for all backends, since each would import torch again, with a heap that is checked."""
     here = [name for name in BACKENDS if name != "cuda" and emulated.unavailable_reason(name) is None]
     here = [name for name in here if not (name == "triton" and emulated.ON_GPU)]
-    here += ["cuda"] if emulated.obstacle() is None else []
+    here += ["cuda"] if emulated.unbuilt_reason() is None else []
     environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165", "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-c", PROGRAM, json.dumps(here), ",".join(map(str, WRITTEN.values()))]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=ROOT)

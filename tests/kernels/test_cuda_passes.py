@@ -43,8 +43,8 @@ def compiled(*command: object) -> None:
 @pytest.fixture(scope="module", params=["plain", pytest.param("sanitized", marks=pytest.mark.thorough)])
 def programs(request: pytest.FixtureRequest) -> dict[str, Path]:
     """The programs, each linked with the kernels and the emulator."""
-    if emulated.obstacle() is not None:
-        pytest.skip(str(emulated.obstacle()))
+    if emulated.unbuilt_reason() is not None:
+        pytest.skip(str(emulated.unbuilt_reason()))
     return emulated.built_programs(request.param)
 
 

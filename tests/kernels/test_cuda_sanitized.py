@@ -32,7 +32,7 @@ def _runtime(name: str) -> str:
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(emulated.obstacle() is not None, reason=str(emulated.obstacle()))
+@pytest.mark.skipif(emulated.unbuilt_reason() is not None, reason=str(emulated.unbuilt_reason()))
 @pytest.mark.skipif(emulated.REQUESTED != "", reason="this run has chosen its emulated module")
 @pytest.mark.parametrize("file", SELECTED)
 def test_steps_are_clean_under_sanitizers(file: str) -> None:

@@ -59,7 +59,7 @@ FAST = "few"
 """What is compiled where no thorough test is asked for; see ``triton_variants.py``."""
 
 
-def obstacle(target: str) -> str | None:
+def missing_reason(target: str) -> str | None:
     """Why Triton cannot compile for a target here."""
     if BACKENDS[target] not in backends:
         return f"Triton was built without its backend {BACKENDS[target]!r}"
@@ -105,7 +105,7 @@ def compile_here() -> tuple[str, list[Record]]:
         # An empty cache, or ptxas would have nothing to tell.
         environment |= {"TRITON_CACHE_DIR": str(Path(folder, "cache")), "TRITON_DUMP_PTXAS_LOG": "1"}
         path = Path(folder, "records.json")
-        targets = [FAST] if _few else [target for target in BACKENDS if obstacle(target) is None]
+        targets = [FAST] if _few else [target for target in BACKENDS if missing_reason(target) is None]
         command = [sys.executable, str(VARIANTS), str(path), *targets]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode != 0:
@@ -123,7 +123,7 @@ def all_records() -> list[Record]:
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
     """Each target in turn."""
-    reason = obstacle(request.param)
+    reason = missing_reason(request.param)
     if reason is not None:
         pytest.skip(reason)
     return request.param

@@ -265,7 +265,7 @@ def built() -> ModuleType:
 
 
 def built_with_cuda() -> ModuleType:
-    reason = emulated.obstacle()
+    reason = emulated.unbuilt_reason()
     if reason is not None:
         pytest.skip(reason)
     return emulated.load()

@@ -70,7 +70,7 @@ def _ninja() -> str | None:
     return shutil.which("ninja", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
 
 
-def obstacle() -> str | None:
+def unbuilt_reason() -> str | None:
     """Why the emulated module cannot be built here; None where it can."""
     if not sys.platform.startswith("linux"):
         return f"the emulator of CUDA is for Linux, and this is {sys.platform}"

@@ -66,6 +66,6 @@ def install() -> None:
     """For the rest of the process tensors on the CPU are those of a GPU to the Triton backend."""
     driver.set_active(_Driver())
     served = backends.served_device
-    backends._triton_obstacle = lambda: None
+    backends._triton_reason = lambda: None
     backends.served_device = lambda backend: "cpu" if backend == "triton" else served(backend)
     blocks.BLOCKS["cpu"] = blocks.BLOCKS["cuda"]

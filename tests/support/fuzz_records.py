@@ -68,7 +68,9 @@ def cases(draw: st.DrawFn, choices: list[Rule]) -> Case:
     chosen: Rule = draw(st.sampled_from(choices))
     pace = NO_STEP_SIZE if chosen.cls is AdaLoss else draw(st.sampled_from((NO_STEP_SIZE, *STEP_SIZES)))
     taken = [
-        extras for extras in EXTENSIONS if Modifiers.of(None, None, extras.extensions).refusal(chosen.cls.spec) is None
+        extras
+        for extras in EXTENSIONS
+        if Modifiers.of(None, None, extras.extensions).reason_against(chosen.cls.spec) is None
     ]
     drawn = draw(st.lists(st.sampled_from(taken), unique=True))
     extras = Extras("+".join(one.name for one in drawn), tuple(one.extensions[0] for one in drawn))

@@ -50,7 +50,7 @@ def sample(count: int, seed: int) -> list[Combination]:
         chosen = {kind: draw.choice((None, *matrix.KINDS[kind])) for kind in ("clip", "step_size")}
         parts = [(kind, part) for kind, part in chosen.items() if part is not None]
         parts += [("extensions", part) for part in matrix.KINDS["extensions"] if draw.random() < 0.5]
-        reasons = [matrix.refusal(cls, matrix.argument(kind, part)) for kind, part in parts]
+        reasons = [matrix.reason_against(cls, matrix.argument(kind, part)) for kind, part in parts]
         arguments: dict[str, Any] = {}
         for kind, part in parts:
             one = matrix.argument(kind, part)[kind]
@@ -113,7 +113,7 @@ def test_what_is_refused() -> None:
     refused = {
         (cls.__name__, part.__name__)
         for cls, kind, part in (param.values for param in EVERY_PAIR)
-        if matrix.refusal(cls, matrix.argument(kind, part)) is not None
+        if matrix.reason_against(cls, matrix.argument(kind, part)) is not None
     }
     assert refused == {
         ("AdaLoss", "AdaLossStep"),
@@ -126,7 +126,7 @@ def test_what_is_refused() -> None:
 @pytest.mark.parametrize("cls, kind, part", EVERY_PAIR)
 def test_every_pair_takes_a_step(cls: type[torch.optim.Optimizer], kind: str, part: type, backend: str) -> None:
     pair = Combination(cls, matrix.argument(kind, part), ())
-    if matrix.refusal(cls, pair.arguments) is not None:
+    if matrix.reason_against(cls, pair.arguments) is not None:
         pytest.skip("refused, with the reason that docs/matrix.md gives")
     params, copies = leaves(), leaves()
     for optimizer in (pair.build(params, backend), pair.build(copies, "reference")):

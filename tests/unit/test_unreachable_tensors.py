@@ -150,7 +150,7 @@ def ran() -> subprocess.CompletedProcess[str]:
     """All backends that run here."""
     here = [name for name in BACKENDS if name != "cuda" and emulated.unavailable_reason(name) is None]
     here = [name for name in here if not (name == "triton" and emulated.ON_GPU)]
-    here += ["cuda"] if emulated.obstacle() is None else []
+    here += ["cuda"] if emulated.unbuilt_reason() is None else []
     program = f"import sys; sys.path[:0] = {PYTHONPATH!r}.split({os.pathsep!r}); {PROGRAM}"
     return subprocess.run([sys.executable, "-c", program, *here], capture_output=True, text=True)
 

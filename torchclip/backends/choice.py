@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
-from torchclip.state.reachable import stands_for_another, unreachable_fault
+from torchclip.state.reachable import stands_for_another, unreachable_reason
 from torchclip.state.sharded import is_wrapper
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import DTYPES, describe_parameter
@@ -53,9 +53,9 @@ def unavailable_reason(backend: str) -> str | None:
             f"unknown {backend=}; choose one of {', '.join(map(repr, BACKENDS))}, or None to let torchclip choose"
         )
     if backend == "triton":
-        return _triton_obstacle()
+        return _triton_reason()
     if backend in ("cuda", "cpu") and native.NATIVE is None:
-        return f"{native.WHY_NOT_LOADED}; build it beside the installed torch with {_BUILD[backend]}"
+        return f"{native.UNLOADED_REASON}; build it beside the installed torch with {_BUILD[backend]}"
     if backend == "cuda":
         assert native.NATIVE is not None
         if native.NATIVE.cuda_device is None:
@@ -69,7 +69,7 @@ def interprets_triton() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
-def _triton_obstacle() -> str | None:
+def _triton_reason() -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed; `pip install triton`, on Linux"
     if not interprets_triton() and not torch.cuda.is_available():
@@ -110,7 +110,7 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
             kind = type(parameter).__name__
             return f"{names(position)} is a {kind}, whose elements the {backend} backend cannot reach"
         if stands_for_another(parameter):
-            return f"{names(position)} {unreachable_fault(parameter)}"
+            return f"{names(position)} {unreachable_reason(parameter)}"
         if parameter.dtype not in DTYPES:
             return f"{names(position)} is {parameter.dtype}, which the {backend} backend has no kernel for"
     devices = sorted({str(parameter.device) for parameter in parameters})
@@ -119,7 +119,7 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     return None
 
 
-def _why_not(backend: str, parameters: Sequence[Tensor], names: Names) -> str | None:
+def _missing_reason(backend: str, parameters: Sequence[Tensor], names: Names) -> str | None:
     """Why ``backend`` cannot update these parameters here; None where it can."""
     return unavailable_reason(backend) or unserved_reason(backend, parameters, names)
 
@@ -132,11 +132,11 @@ def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _
         RuntimeError: when the one asked for cannot run, with the reason and the remedy.
     """
     if requested is not None:
-        reason = _why_not(requested, parameters, names)
+        reason = _missing_reason(requested, parameters, names)
         if reason is not None:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
-    return next(backend for backend in BACKENDS if _not_preferred(backend, parameters) is None)
+    return next(backend for backend in BACKENDS if _unpreferred_reason(backend, parameters) is None)
 
 
 def holds_numbers(parameter: Tensor) -> bool:
@@ -162,7 +162,7 @@ def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tupl
     return [param_groups[number]["params"][index] for number, index in places]
 
 
-def _not_preferred(backend: str, parameters: Sequence[Tensor]) -> str | None:
+def _unpreferred_reason(backend: str, parameters: Sequence[Tensor]) -> str | None:
     """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
@@ -184,7 +184,7 @@ def explain_choice(parameters: Sequence[Tensor]) -> str:
     """Why the backend runs that is chosen for these parameters where none is asked for."""
     reasons = []
     for backend in BACKENDS:
-        reason = _not_preferred(backend, parameters)
+        reason = _unpreferred_reason(backend, parameters)
         if reason is None:
             break
         reasons.append(f"not {backend!r}: {reason}")
@@ -212,13 +212,15 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
 
     chosen = choose(requested, parameters, names)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
-        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names) or 'not asked for'}" for name in ON_DEVICE)
+        reasons = "; ".join(
+            f"{name}: {_missing_reason(name, parameters, names) or 'not asked for'}" for name in ON_DEVICE
+        )
         raise RuntimeError(
             f"capturable=True demands a step that a CUDA graph can capture, and no backend that takes one can run here "
             f"({reasons}): leave capturable=False"
         )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
-        reasons = "; ".join(f"{name}: {_why_not(name, parameters, names)}" for name in FUSED_BACKENDS)
+        reasons = "; ".join(f"{name}: {_missing_reason(name, parameters, names)}" for name in FUSED_BACKENDS)
         raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
     return chosen
 

@@ -25,7 +25,7 @@ def load() -> tuple[ModuleType | None, str]:
     """
     spec = find_spec(NAME)
     file = None if spec is None or spec.origin is None else Path(spec.origin)
-    reason = _obstacle(file)
+    reason = _unloaded_reason(file)
     if reason is None:
         try:
             return import_module(NAME), ""
@@ -41,7 +41,7 @@ def load() -> tuple[ModuleType | None, str]:
     return None, reason
 
 
-def _obstacle(file: Path | None) -> str | None:
+def _unloaded_reason(file: Path | None) -> str | None:
     """Why the extension cannot be loaded, found out without loading it: one for another torch may crash at that."""
     if "t" in getattr(sys, "abiflags", ""):
         return f"this Python is free-threaded, and the compiled extension {NAME} relies on the GIL: use one with a GIL"
@@ -74,5 +74,5 @@ def _release(version: str) -> str:
     return public if public.replace(".", "").isdecimal() else version
 
 
-NATIVE, WHY_NOT_LOADED = load()
+NATIVE, UNLOADED_REASON = load()
 """The compiled passes, or None where there are none that can be used; and why."""

@@ -104,7 +104,7 @@ class Modifiers:
         """Whether a step needs its number."""
         return self.draws or self.lookahead is not None or isinstance(self.step_size, SqrtDecay)
 
-    def refusal(self, spec: RuleSpec) -> str | None:
+    def reason_against(self, spec: RuleSpec) -> str | None:
         """Why ``spec``'s rule cannot be combined with these; None where it can."""
         if spec.name == "grda" and self.lr_dropout is not None:
             return (

@@ -45,11 +45,11 @@ class Check:
     several: str = ""
     is_flag: bool = False
 
-    def fault(self, key: str, value: Any) -> str | None:
-        """What is wrong with the value of ``key``; None when it is right."""
+    def reason_against(self, key: str, value: Any) -> str | None:
+        """Why a group cannot hold this value under ``key``; None where it can."""
         if self.is_flag and value is None:
             value = False
-        text = _text_fault(key, self, value)
+        text = _text_reason(key, self, value)
         if text is not None:
             return text
         if isinstance(value, Tensor) and self.count == 1 and value.numel() != 1 and self.phrase == "learning rate":
@@ -113,21 +113,21 @@ def parts_of(value: Any, count: int) -> Sequence[Any] | None:
     return parts if len(parts) == count else None
 
 
-def _text_fault(key: str, check: Check, value: Any) -> str | None:
+def _text_reason(key: str, check: Check, value: Any) -> str | None:
     """What to say of text in the place of a number, as a YAML file has it; None where there is none."""
     if isinstance(value, Sequence) and not isinstance(value, _TEXT):
-        faults = (_text_fault(f"{key}[{index}]", check, part) for index, part in enumerate(value))
-        return next((fault for fault in faults if fault is not None), None)
+        reasons = (_text_reason(f"{key}[{index}]", check, part) for index, part in enumerate(value))
+        return next((reason for reason in reasons if reason is not None), None)
     if not isinstance(value, _TEXT):
         return None
-    fault = f"{key}={value!r} is text ({type(value).__name__}), and must be {check.wanted}"
+    reason = f"{key}={value!r} is text ({type(value).__name__}), and must be {check.wanted}"
     if check.is_flag:
-        return f"{fault}: leave out the quotes; bool(text) is True whatever it says"
+        return f"{reason}: leave out the quotes; bool(text) is True whatever it says"
     try:
         number = float(value)
     except ValueError:
-        return f"{fault}: give a number"
-    return f"{fault}: write {key}={number:g} without quotes; YAML takes 1e-3 for text, and 1.0e-3 for a number"
+        return f"{reason}: give a number"
+    return f"{reason}: write {key}={number:g} without quotes; YAML takes 1e-3 for text, and 1.0e-3 for a number"
 
 
 def _is_readable(tensor: Tensor) -> bool:

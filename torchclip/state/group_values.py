@@ -70,20 +70,20 @@ class GroupKeys:
 
     def check(self, group: Mapping[str, Any], where: str) -> None:
         """Raises where a group does not hold what it must; ``where`` is what errors call it."""
-        fault = self._fault(group, where)
-        if fault is not None:
-            raise fault
+        error = self._error(group, where)
+        if error is not None:
+            raise error
 
     def check_all(self, param_groups: Any) -> None:
         """Raises where an optimizer's param groups are none, or do not hold what a step reads of them."""
         if not isinstance(param_groups, (list, tuple)):
             raise TypeError(f"param_groups is a {type(param_groups).__name__}, and must be a list of dicts")
         for index, group in enumerate(param_groups):
-            fault = structure_fault(group, index) or self._fault(group, f"param group {index}")
-            if fault is not None:
-                raise fault from None
+            error = structure_error(group, index) or self._error(group, f"param group {index}")
+            if error is not None:
+                raise error from None
 
-    def _fault(self, group: Mapping[str, Any], where: str) -> Exception | None:
+    def _error(self, group: Mapping[str, Any], where: str) -> Exception | None:
         for name, check in self.checks.items():
             value = group.get(name, _MISSING)  # which torch's compiler sees through, and not through `in`
             if value is _MISSING:
@@ -93,12 +93,12 @@ class GroupKeys:
                         f"{self.defaults[name]!r}"
                     )
                 continue
-            fault = check.fault(name, value)
-            if fault is not None and check in (ABSENT, ABSENT_FLAG):
-                fault = f"{self.optimizer} has no {name}, and {where} sets {name}={value!r}: leave it out"
-                return ValueError(fault)
-            if fault is not None:
-                return ValueError(f"{fault} ({where}, key {name!r})")
+            reason = check.reason_against(name, value)
+            if reason is not None and check in (ABSENT, ABSENT_FLAG):
+                reason = f"{self.optimizer} has no {name}, and {where} sets {name}={value!r}: leave it out"
+                return ValueError(reason)
+            if reason is not None:
+                return ValueError(f"{reason} ({where}, key {name!r})")
         conflict = self.spec.conflict
         found = None if conflict is None else conflict(group)
         return None if found is None else ValueError(f"{found} ({where})")
@@ -108,7 +108,7 @@ class GroupKeys:
         groups = []
         for group in state_dict["param_groups"]:
             odd = [name for name in self.checks if name in group and not _is_saved_as_it_is(group[name])]
-            right = [name for name in odd if self.checks[name].fault(name, group[name]) is None]
+            right = [name for name in odd if self.checks[name].reason_against(name, group[name]) is None]
             groups.append({**group, **{name: self.checks[name].plain(group[name]) for name in right}})
         return {**state_dict, "param_groups": groups}
 
@@ -142,7 +142,7 @@ def _is_saved_as_it_is(value: Any) -> bool:
     return value is None or isinstance(value, Tensor) or type(value) in (float, int, bool, str)
 
 
-def structure_fault(group: Any, index: int) -> Exception | None:
+def structure_error(group: Any, index: int) -> Exception | None:
     """What is wrong with what should be a param group, as the error to raise."""
     if not isinstance(group, dict):
         return TypeError(f"param group {index} is a {type(group).__name__}, and must be a dict with 'params'")

@@ -38,12 +38,12 @@ def check_reachable(name: str, parameter: Tensor, state: Mapping[str, Any]) -> N
     tensors = {name: parameter, f"the gradient of {name}": parameter.grad}
     tensors |= {f"state {key!r} of {name}": value for key, value in state.items()}
     for what, tensor in tensors.items():
-        fault = unreachable_fault(tensor) if isinstance(tensor, Tensor) else None
-        if fault is not None:
-            raise RuntimeError(f"{what} {fault}")
+        reason = unreachable_reason(tensor) if isinstance(tensor, Tensor) else None
+        if reason is not None:
+            raise RuntimeError(f"{what} {reason}")
 
 
-def unreachable_fault(tensor: Tensor) -> str | None:
+def unreachable_reason(tensor: Tensor) -> str | None:
     """Why the elements of a tensor cannot be reached through its memory; None where they can."""
     if stands_for_another(tensor):
         return (

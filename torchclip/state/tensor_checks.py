@@ -44,9 +44,9 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
         )
     if parameter.layout is not torch.strided:
         raise TypeError(f"{name} is sparse ({parameter.layout}): make the parameter of tensor.to_dense()")
-    fault = lazy_fault(parameter)
-    if fault is not None:
-        raise ValueError(f"{name} {fault}; make the parameter of tensor.resolve_conj().resolve_neg()")
+    reason = lazy_reason(parameter)
+    if reason is not None:
+        raise ValueError(f"{name} {reason}; make the parameter of tensor.resolve_conj().resolve_neg()")
     if may_overlap(parameter):
         raise ValueError(
             f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
@@ -55,7 +55,7 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
         )
 
 
-def lazy_fault(tensor: Tensor) -> str | None:
+def lazy_reason(tensor: Tensor) -> str | None:
     """What is wrong with a tensor whose memory holds other numbers than its elements; None for every other."""
     if torch.compiler.is_compiling():
         return None  # a graph has no such bits: torch itself refuses what it would have to view as real
@@ -144,10 +144,10 @@ def check_gradient(name: str, parameter: Tensor) -> None:
                 f"{name} has a gradient of {what} {came} where its own {what} is {wanted}: clear it with "
                 "zero_grad() and run backward again after moving or casting the model"
             )
-    fault = lazy_fault(gradient)
-    if fault is not None:
+    reason = lazy_reason(gradient)
+    if reason is not None:
         raise RuntimeError(
-            f"the gradient of {name} {fault}; say p.grad = p.grad.resolve_conj().resolve_neg() before step(), which "
+            f"the gradient of {name} {reason}; say p.grad = p.grad.resolve_conj().resolve_neg() before step(), which "
             "autograd leaves to you where forward() has conjugated the parameter"
         )
 
@@ -185,9 +185,9 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
                 f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
                 "cannot be written to; assign a clone()"
             )
-        fault = lazy_fault(value)
-        if fault is not None:
-            raise RuntimeError(f"state {slot.name!r} of {name} {fault}; assign value.resolve_conj().resolve_neg()")
+        reason = lazy_reason(value)
+        if reason is not None:
+            raise RuntimeError(f"state {slot.name!r} of {name} {reason}; assign value.resolve_conj().resolve_neg()")
     dtypes = {
         slot.name: value.dtype
         for slot, value in slots.items()

@@ -27,13 +27,13 @@ from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, 
 from torchclip.state.sharded import refuse_sharded
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
+from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import scaling_of
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
-from torchclip.step.new_group import check_params, checked_group
 from torchclip.step.options import Options, check_known, show_options
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -89,9 +89,9 @@ class FusedOptimizer(MeasuredOptimizer):
     def _compose(self) -> None:
         """The rule with the state that scope and extensions ask for."""
         spec = type(self).spec.over(self.clips_by)
-        refusal = self._modifiers.refusal(spec)
-        if refusal is not None:
-            raise ValueError(refusal)
+        reason = self._modifiers.reason_against(spec)
+        if reason is not None:
+            raise ValueError(reason)
         self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
         if "_number" not in vars(self):
             self._number = torch_compile.register(self)

@@ -36,12 +36,12 @@ def check_in_backward(
     if not is_in_backward():
         return
     modifiers = modifiers.with_clips(modifiers.clip, param_groups)  # as they are now
-    refusal = _refusal(name, modifiers, spec, scope, sum(len(group["params"]) for group in param_groups))
-    if refusal is not None:
-        raise RuntimeError(refusal)
+    reason = _reason_against(name, modifiers, spec, scope, sum(len(group["params"]) for group in param_groups))
+    if reason is not None:
+        raise RuntimeError(reason)
 
 
-def _refusal(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
+def _reason_against(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, parameters: int) -> str | None:
     there = "step() was called within backward(), where the gradients of other parameters are not there yet, and "
     for clip in modifiers.clips:
         if not measures(clip) or isinstance(clip, (ClipByTensorNorm, AdaptiveGradientClip)):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from torchclip.state.reachable import unreachable_fault
+from torchclip.state.reachable import unreachable_reason
 
 ABSENT = torch.empty(0, device="cpu")
 """Stands for a tensor that is not there: its address is 0."""
@@ -26,7 +26,7 @@ def addresses_of(tensors: Iterable[Tensor]) -> array[int]:
     if 0 in addresses:
         for position, (tensor, address) in enumerate(zip(tensors, addresses, strict=True)):
             if address == 0 and tensor.numel() > 0:
-                raise RuntimeError(f"parameter {position}, its gradient or its state {unreachable_fault(tensor)}")
+                raise RuntimeError(f"parameter {position}, its gradient or its state {unreachable_reason(tensor)}")
     return addresses
 
 

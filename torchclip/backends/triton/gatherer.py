@@ -22,7 +22,7 @@ from torchclip.backends.triton.kinds import Check, never_same, same_kinds_check,
 from torchclip.backends.triton.members import SUM_SLOT, Description, Member, Wanted, examine
 from torchclip.rules.norms import Scope
 from torchclip.rules.table import RULES
-from torchclip.state.group_values import Key, structure_fault
+from torchclip.state.group_values import Key, structure_error
 
 ADDRESSES = 10
 """Columns of the table of addresses: parameter, gradient, three state tensors, slow weights, two numbers of state,
@@ -190,9 +190,9 @@ class Gatherer:
 
     def _read_structure(self, param_groups: Sequence[Mapping[str, Any]]) -> None:
         for index, group in enumerate(param_groups):
-            fault = structure_fault(group, index)
-            if fault is not None:
-                raise fault
+            error = structure_error(group, index)
+            if error is not None:
+                raise error
         # Which policy is whose may be another now: refresh() says so until configure().
         if self._own_clips or any(group.clip is not NO_CLIP for group in self._groups):
             self._own_clips = -1

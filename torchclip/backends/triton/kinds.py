@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.state.reachable import unreachable_fault
+from torchclip.state.reachable import unreachable_reason
 from torchclip.state.sharded import is_wrapper
 
 TensorGuards: Any
@@ -32,7 +32,7 @@ def is_plain(tensor: Tensor, device: str) -> bool:
         tensor.device.type == device
         and tensor.layout is torch.strided
         and not is_wrapper(tensor)
-        and unreachable_fault(tensor) is None
+        and unreachable_reason(tensor) is None
         and not tensor.is_neg()
         and not tensor.is_conj()
     )
