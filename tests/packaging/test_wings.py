@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -106,6 +107,14 @@ def test_imports_make_no_circle(imports: list[Import]) -> None:
 def test_every_folder_is_a_wing() -> None:
     folders = {path.name for path in (ROOT / "torchclip").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(WINGS)
+
+
+def test_the_page_on_them_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:torchclip|csrc|kernels|tests)/[\w./]*)`", page)
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [wing for wing in WINGS if f"\n      {wing}/ " not in page] == []
 
 
 @pytest.mark.parametrize(
