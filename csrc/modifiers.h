@@ -1,5 +1,5 @@
 // What stands around the rule in a step: clip policy, step size and extensions. The numbering of the enumerations is
-// that of torchclip/backends/plan.py.
+// that of torchclip/backends/codes.py.
 #pragma once
 
 #include <cstdint>

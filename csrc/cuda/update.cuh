@@ -35,7 +35,8 @@ class UpdateWorker {
   static constexpr int kElements = kWidth<T>;
   // What float16 is widened to at once, here 64 numbers: more than there are registers for, but in a kernel that does
   // nothing else, and there up to sm_90.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1000
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
+  static_assert(kThreads != kUpdateThreads);
   static constexpr bool kHasRoom = kLanes == kUpdateThreads;
 #else
   static constexpr bool kHasRoom = false;

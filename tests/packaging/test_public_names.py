@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import re
 import typing
@@ -17,6 +18,7 @@ import torchclip
 from torchclip import optimizers
 from torchclip.backends.choice import BACKENDS
 from torchclip.matrix import required_arguments
+from torchclip.step import options
 from torchclip.step.options import Options
 
 PUBLIC = {name: getattr(torchclip, name) for name in torchclip.__all__}
@@ -51,11 +53,18 @@ def test_the_line_of_the_backend_names_every_one(name: str) -> None:
     assert re.findall(r'``"(\w+)"``', line) == list(BACKENDS)
 
 
+OF_SOME_CLASS = {argument for name in optimizers.__all__ for argument in inspect.signature(PUBLIC[name]).parameters}
+
+
 @pytest.mark.parametrize("name", optimizers.__all__)
-def test_an_unknown_option_is_refused(name: str) -> None:
-    needed = required_arguments(PUBLIC[name])
-    with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'clips'"):
-        PUBLIC[name]([torch.nn.Parameter(torch.ones(3))], **needed, clips=1.0)
+def test_an_argument_of_another_class_is_refused(name: str) -> None:
+    cls = PUBLIC[name]
+    needed = required_arguments(cls)
+    for foreign in (OF_SOME_CLASS | {"clips"}) - inspect.signature(cls).parameters.keys():
+        with pytest.raises(
+            TypeError, match=rf"{cls.__name__}.__init__\(\) got an unexpected keyword argument '{foreign}'"
+        ):
+            cls([torch.nn.Parameter(torch.ones(3))], **needed, **{foreign: True})
 
 
 def test_a_class_of_the_users_own_shows_its_options() -> None:
@@ -85,6 +94,59 @@ def test_a_class_of_the_users_own_shows_its_options() -> None:
     ]
     assert lines[1] == "    seed: of its own."
     assert list(inspect.signature(Plain).parameters) == ["params", "kwargs"] and Plain.__doc__ == "Plain."
+
+
+class OtherOptions(typing.TypedDict, total=False):
+    lr: float
+    clip: float
+
+
+def test_a_class_of_the_users_own_may_be_of_any_kind() -> None:
+    """Its constructor is looked at, and left alone where it does not take the options as the classes here do."""
+
+    def constructor(self: Any, params: Any, **options: Any) -> None:
+        torchclip.SGD.__init__(self, params, **options)
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        constructor(self, *args, **kwargs)
+
+    class Local(typing.TypedDict, total=False):
+        seed: int
+
+    for annotation, shows in (
+        (Unpack[Options], True),
+        ("Unpack[Options]", True),
+        (Unpack[Local], False),
+        ("Unpack[Local]", False),
+        (Unpack[OtherOptions], False),
+        ("Unpack[OtherOptions]", False),
+    ):
+        constructor.__annotations__ = {"options": annotation}
+        vars(constructor).pop("__signature__", None)
+        for written in (constructor, functools.wraps(constructor)(wrapper)):
+            cls = type("Own", (torchclip.SGD,), {"__init__": written})
+            assert ("clip" in inspect.signature(cls).parameters) is shows
+            assert cls([torch.nn.Parameter(torch.ones(3))], lr=0.5, clip=1.0).clip.max_norm == 1.0
+    for other in (functools.partialmethod(torchclip.SGD.__init__, lr=0.5), staticmethod(lambda: None)):
+        type("Own", (torchclip.SGD,), {"__init__": other})
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("Args:\n  a: one\n", "Args:\n  a: one\n  seed: S\n"),
+        ("Args:\n    a: one", "Args:\n    a: one\n    seed: S"),
+        (
+            "Args:\n    a: one\n\n    b: two\n\nElse:\n    c\n",
+            "Args:\n    a: one\n\n    b: two\n    seed: S\n\nElse:\n    c\n",
+        ),
+        ("Args:\n    a: one\n\n    seed: own\n", "Args:\n    a: one\n\n    seed: own\n"),
+        ("Nothing.", "Nothing."),
+    ],
+)
+def test_lines_go_to_the_end_of_the_arguments(text: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(options.MEANINGS, "seed", "S")
+    assert options._with_lines(text, ["seed"]) == wanted
 
 
 def words_of(hint: Any) -> list[str]:

@@ -12,7 +12,7 @@ from torchclip.policies.step_size import AdaLossStep
 from torchclip.rules import hyperparameters, table
 from torchclip.rules.norms import AnyScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
-from torchclip.step.options import Options, OptionsButStepSize
+from torchclip.step.options import Options, OptionsButStepSize, check_known
 
 
 class AdaLoss(SGD):
@@ -32,7 +32,7 @@ class AdaLoss(SGD):
         alpha: :math:`\alpha`, above 0.
         c: :math:`c`, the loss to reach, finite.
         momentum: at least 0; 0 keeps no buffer.
-        weight_decay: added to the scaled gradient times p, at least 0.
+        weight_decay: λ, at least 0; adds λ p to the scaled gradient.
         dampening: of the momentum.
         nesterov: Nesterov's momentum.
         maximize: ascend.
@@ -70,6 +70,7 @@ class AdaLoss(SGD):
         step_size: None = None,
         **options: Unpack[OptionsButStepSize],
     ) -> None:
+        check_known(type(self).__name__, options)
         if step_size is not None:
             raise ValueError(
                 f"AdaLoss is SGD with step_size=AdaLossStep(b0, alpha, c), and was given {step_size=} beside it: a "
@@ -105,7 +106,7 @@ class AdaGradNorm(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         b0: :math:`b_0`, above 0; it is read when an :math:`s` is made.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
-        weight_decay: added to the gradient times p.
+        weight_decay: λ; adds λ p to the gradient.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         scope: over which elements a norm is taken: ``"optimizer"``, ``"group"``, ``"tensor"`` or ``"row"``.
         maximize: ascend.

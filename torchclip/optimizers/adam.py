@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from torchclip.optimizers.fixed_values import fixed_values
 from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
-from torchclip.step.options import Options
+from torchclip.step.options import Options, check_known
 
 
 class Adam(FusedOptimizer):
@@ -27,7 +27,7 @@ class Adam(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         amsgrad: divide by the largest :math:`v` so far.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
@@ -149,6 +149,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_known(type(self).__name__, options)
         super().__init__(
             params,
             lr,

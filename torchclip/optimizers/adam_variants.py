@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from torchclip.optimizers.fixed_values import fixed_values
 from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
-from torchclip.step.options import Options
+from torchclip.step.options import Options, check_known
 
 
 class NAdam(FusedOptimizer):
@@ -28,7 +28,7 @@ class NAdam(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         momentum_decay: :math:`\psi`, at least 0.
         decoupled_weight_decay: shrink p instead of adding to the gradient.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
@@ -111,7 +111,7 @@ class RAdam(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         decoupled_weight_decay: True is :class:`RAdamW`.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
         maximize: ascend.
@@ -221,6 +221,7 @@ class RAdamW(RAdam):
         differentiable: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        check_known(type(self).__name__, options)
         super().__init__(
             params,
             lr,

@@ -57,7 +57,7 @@ class MixClip(_ClippedMomentum):
         gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
         nu: :math:`\nu`, in [0, 1]: the weight of the momentum step.
-        weight_decay: added to the gradient times p, before anything is measured.
+        weight_decay: λ; adds λ p to the gradient, before anything is measured.
         smooth: the smooth h of the authors' code; False is the paper's Algorithm 1.
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
@@ -116,7 +116,7 @@ class MomClip(_ClippedMomentum):
         lr: the step size :math:`\eta`, at least 0.
         gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
-        weight_decay: added to the gradient times p, before anything is measured.
+        weight_decay: λ; adds λ p to the gradient, before anything is measured.
         smooth: the smooth h of the authors' code; False is the paper's Algorithm 1.
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
@@ -171,7 +171,7 @@ class SGDClip(_ClippedMomentum):
         lr: the step size :math:`\eta`, at least 0.
         gamma: :math:`\gamma`, above 0: the longest step. Schedules that divide ``lr`` divide it too.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
-        weight_decay: added to the gradient times p, before anything is measured.
+        weight_decay: λ; adds λ p to the gradient, before anything is measured.
         smooth: the smooth h of :class:`MixClip` in place of the minimum.
         scope: over which parameters the norms are taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.

@@ -25,7 +25,7 @@ class NormalizedSGD(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
         eps: :math:`\epsilon`, at least 0.
-        weight_decay: added to the gradient times p.
+        weight_decay: λ; adds λ p to the gradient.
         scope: over which parameters the norm is taken: ``"optimizer"``, ``"group"`` or ``"tensor"``.
         maximize: ascend.
         clip: a clip policy for the gradient, in front of the rule; it costs one more pass over the gradients.

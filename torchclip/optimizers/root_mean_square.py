@@ -31,7 +31,7 @@ class RMSprop(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         alpha: :math:`\alpha`, at least 0.
         eps: :math:`\epsilon`, at least 0.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
         centered: divide by the root of the variance.
         capturable: True demands a backend whose step a CUDA graph can capture: ``"cuda"`` or ``"triton"``.
@@ -112,7 +112,7 @@ class Adagrad(FusedOptimizer):
         params: parameters, param groups, or ``(name, parameter)`` pairs.
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         lr_decay: :math:`\gamma`, at least 0.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         initial_accumulator_value: :math:`s_0`, at least 0.
         eps: :math:`\epsilon`, at least 0.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from torchclip.optimizers.fixed_values import fixed_values
 from torchclip.rules import hyperparameters, table
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
-from torchclip.step.options import Options
+from torchclip.step.options import Options, check_known
 
 
 class SGD(FusedOptimizer):
@@ -26,7 +26,7 @@ class SGD(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0; a 0-dim tensor works too.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
         dampening: :math:`\tau`.
-        weight_decay: added to the gradient times p, or, decoupled, shrinks p by ``lr * weight_decay``.
+        weight_decay: λ; adds λ p to the gradient, or, decoupled, shrinks p by ``lr * weight_decay``.
         nesterov: step along :math:`g_t + \mu\, m_t`.
         maximize: ascend.
         foreach: torch's wish for a multi-tensor step, which every fused backend takes; it chooses nothing.
@@ -148,6 +148,7 @@ class SGDW(SGD):
         fused: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_known(type(self).__name__, options)
         super().__init__(
             params,
             lr,

@@ -41,7 +41,8 @@ Result = TypeVar("Result")
 
 
 class FusedOptimizer(MeasuredOptimizer):
-    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and these:
+    """Abstract base of every optimizer here. A subclass is a signature, a docstring, and the attributes below. Its
+    constructor takes the common arguments as ``**options: Unpack[Options]``: see :mod:`torchclip.step.options`.
 
     Attributes:
         spec: the update rule.
@@ -314,3 +315,6 @@ class FusedOptimizer(MeasuredOptimizer):
         started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}
         return {**super().__getstate__(), "state": defaultdict(dict, started), **own}
+
+
+show_options(FusedOptimizer)

@@ -1,6 +1,6 @@
 """The arguments that every optimizer takes beside those of its rule.
 
-They stand here once. A class takes them as ``**options: Unpack[Options]``, and its signature and its help name each.
+Defined once here. A class takes them as ``**options: Unpack[Options]``, and its signature and its help name each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, TypedDict, get_type_hints
+from types import FunctionType
+from typing import Any, TypedDict, get_args, get_type_hints
 
 from torchclip.backends.choice import Backend
 from torchclip.policies.clip import ClipPolicy
@@ -40,8 +41,7 @@ MEANINGS = {
 }
 """In the order in which they are shown."""
 
-_UNPACKED = re.compile(r"Unpack\[(\w+)\]")
-_ARGUMENTS = re.compile(r"^( *)Args:\n(?:\1 +\S.*\n)+", re.MULTILINE)
+_ARGUMENTS = re.compile(r"^( *)Args:\n((?:[ \t]*\n|\1[ \t]+\S.*(?:\n|\Z))*)", re.MULTILINE)
 
 
 def check_known(optimizer: str, options: Iterable[str]) -> None:
@@ -53,30 +53,53 @@ def check_known(optimizer: str, options: Iterable[str]) -> None:
 
 def show_options(cls: type) -> None:
     """Names them in the signature of a class whose constructor takes them, and in its docstring where it has not."""
-    constructor = vars(cls).get("__init__")
-    if constructor is None:
+    constructor = inspect.unwrap(vars(cls).get("__init__", None))
+    if not isinstance(constructor, FunctionType):
         return
-    signature = inspect.signature(constructor)
-    *others, last = signature.parameters.values()
-    unpacked = _UNPACKED.fullmatch(str(last.annotation))
-    if unpacked is None:
+    last, options = _taken(constructor)
+    if options is None:
         return
-    options = constructor.__globals__[unpacked[1]]
     types = get_type_hints(options)
     shown = {name: types[name] for name in MEANINGS if name in types}
-    written = {name: options.__annotations__[name].__forward_arg__ for name in shown}  # as it stands above
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=text)
-        for name, text in written.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_WRITTEN[name])
+        for name in shown
     ]
-    constructor.__signature__ = signature.replace(parameters=[*others, *added])
-    kept: dict[str, Any] = {name: type_ for name, type_ in constructor.__annotations__.items() if name != last.name}
+    signature = inspect.signature(constructor)
+    others = [parameter for name, parameter in signature.parameters.items() if name != last]
+    constructor.__signature__ = signature.replace(parameters=[*others, *added])  # type: ignore[attr-defined]
+    kept: dict[str, Any] = {name: type_ for name, type_ in constructor.__annotations__.items() if name != last}
     constructor.__annotations__ = {**kept, **shown}
     if cls.__doc__ is not None:
-        cls.__doc__ = _ARGUMENTS.sub(lambda section: section[0] + _lines(section, shown), cls.__doc__, count=1)
+        cls.__doc__ = _with_lines(cls.__doc__, shown)
 
 
-def _lines(section: re.Match[str], names: Iterable[str]) -> str:
-    indent = section[1] + 4 * " "
-    missing = [name for name in names if f"\n{indent}{name}: " not in section[0]]
-    return "".join(f"{indent}{name}: {MEANINGS[name]}\n" for name in missing)
+_KINDS = {kind.__name__: kind for kind in (OptionsButStepSize, Options)}
+_WRITTEN = {name: reference.__forward_arg__ for name, reference in Options.__annotations__.items()}
+"""The types as they stand above."""
+
+
+def _taken(constructor: FunctionType) -> tuple[str, type | None]:
+    """What a constructor calls the options that it takes, and which they are; None where it takes none."""
+    try:
+        annotations = constructor.__annotations__
+    except NameError:  # of a name that only a type checker sees, which Python 3.14 asks for here
+        return "", None
+    for name, annotation in annotations.items():
+        arguments = (annotation,) if isinstance(annotation, str) else get_args(annotation)
+        for kind in _KINDS.values():
+            if arguments in ((f"Unpack[{kind.__name__}]",), (kind,)):
+                return name, kind
+    return "", None
+
+
+def _with_lines(text: str, names: Iterable[str]) -> str:
+    """A docstring with a line for each name that its section of arguments lacks."""
+    section = _ARGUMENTS.search(text)
+    if section is None:
+        return text
+    body = section[2].rstrip()
+    indent = re.match(r"[ \t]*", body.lstrip("\n"))[0]  # type: ignore[index]
+    missing = [name for name in names if f"\n{indent}{name}: " not in f"\n{body}"]
+    end = section.start(2) + len(body)
+    return text[:end] + "".join(f"\n{indent}{name}: {MEANINGS[name]}" for name in missing) + text[end:]
