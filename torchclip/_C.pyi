@@ -39,7 +39,7 @@ class Plan:
         keys: Sequence[Key],  # the pipeline's four, the rule's own, and those that are only checked
         slots: Sequence[str],  # without Lookahead's
         scalars: Sequence[str],
-        scope: int,  # a position in torchclip.backends.plan.SCOPES
+        scope: int,  # a position in torchclip.backends.codes.SCOPES
         /,
     ) -> None: ...
     # Positions of parameters that cannot step as they are.
@@ -58,7 +58,7 @@ class Plan:
         found_inf: Tensor | float | None,
         loss: Tensor | float | None,
         /,
-    ) -> int: ...  # STEPPED, SKIPPED, NON_FINITE or UNREADY of torchclip.backends.plan
+    ) -> int: ...  # STEPPED, SKIPPED, NON_FINITE or UNREADY of torchclip.backends.codes
     @property
     def steps(self) -> int: ...  # those that have written parameters and state
     # One number, or [groups] or [parameters] by the scope of the norm.

@@ -98,7 +98,7 @@ def test_one_graph_for_every_optimizer(name: str, backend: str) -> None:
 
 
 APART = ("tensor_norms", "z_clip", "all")
-"""Whose operators those of the others are too."""
+"""Those with operators that the others have not; the others are in "all" together."""
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_training_step_breaks_where_torchs_does(backend: str) -> None:
 def test_step_that_is_skipped_in_a_graph(backend: str) -> None:
     params = leaves(1)
     optimizer = build("ada_loss", params, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="skip"), backend=backend)
-    step, _ = compiled_step(optimizer, TRACED)
+    step, _ = compiled_step(optimizer)
     for number in range(3):
         draw_gradients(number, params)
         step()

@@ -231,7 +231,7 @@ def ways_to_split(backend: str) -> Iterator[None]:
 def test_steps_repeat_bitwise_however_they_are_split(case: Case, backend: str) -> None:
     if backend == "triton" and not ON_GPU:
         pytest.skip("the interpreter runs one program after the other, in one order")
-    layouts = (LARGE if case in LARGE_CASES else ROWS) + AWKWARD
+    layouts = (LARGE if case in LARGE_CASES else LARGE + ROWS if case.rule.name == "tensor" else ROWS) + AWKWARD
     runs = [awkward_run(case, layouts, torch.float32, backend, recorded=(2,)) for _ in ways_to_split(backend)]
     for other in runs[1:]:
         for key, value in runs[0].values.items():

@@ -105,7 +105,7 @@ def test_imports_make_no_circle(imports: list[Import]) -> None:
 
 
 def test_every_folder_is_a_wing() -> None:
-    folders = {path.name for path in (ROOT / "torchclip").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    folders = {path.name for path in (ROOT / "torchclip").iterdir() if any(path.rglob("*.py"))}
     assert folders == set(WINGS)
 
 

@@ -25,7 +25,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         backend: one of the fused.
         spec: the rule.
         scope: that of a rule that clips itself.
-        modifiers: what stands around the rule.
+        modifiers: the options applied around the rule.
         keys: what the param groups hold.
     """
     extension = native.NATIVE

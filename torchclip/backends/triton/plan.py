@@ -74,7 +74,7 @@ class TritonPlan:
     # The interface that the optimizer uses.
 
     def configure(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
-        """Takes the modifiers as ``torchclip.backends.plan.configuration`` and ``group_numbers`` give them."""
+        """Takes the modifiers as ``torchclip.backends.codes.configuration`` and ``group_numbers`` give them."""
         with self._alone():
             self._settings = Settings(numbers, groups)
             self._gatherer.configure(self._settings.looks_ahead, self._settings.clip == UNIT_CLIP, len(groups))

@@ -50,7 +50,7 @@ STAGES = {
 
 
 class Settings:
-    """The modifiers, from the numbers that ``torchclip.backends.plan.configuration`` and ``group_numbers`` give."""
+    """The modifiers, from the numbers that ``torchclip.backends.codes.configuration`` and ``group_numbers`` give."""
 
     def __init__(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
         self.groups = tuple(groups)
