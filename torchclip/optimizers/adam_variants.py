@@ -87,11 +87,7 @@ class NAdam(FusedOptimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
 
 class RAdam(FusedOptimizer):
@@ -167,11 +163,7 @@ class RAdam(FusedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "differentiable": differentiable,
         }
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
 
 class RAdamW(RAdam):

@@ -35,11 +35,7 @@ class _ClippedMomentum(FusedOptimizer):
         **options: Unpack[Options],
     ) -> None:
         self.clips_by = checked_scope(scope)
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
 
 class MixClip(_ClippedMomentum):
@@ -93,12 +89,7 @@ class MixClip(_ClippedMomentum):
         **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, nu, weight_decay, smooth, maximize)
-        super().__init__(
-            params,
-            defaults,
-            scope=scope,
-            **options,
-        )
+        super().__init__(params, defaults, scope=scope, **options)
 
 
 _FIXED: dict[str, Any] = {"nu": 1.0}
@@ -151,12 +142,7 @@ class MomClip(_ClippedMomentum):
         **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
-        super().__init__(
-            params,
-            defaults,
-            scope=scope,
-            **options,
-        )
+        super().__init__(params, defaults, scope=scope, **options)
 
 
 class SGDClip(_ClippedMomentum):
@@ -206,12 +192,7 @@ class SGDClip(_ClippedMomentum):
         **options: Unpack[Options],
     ) -> None:
         defaults = _clipped_defaults(lr, gamma, momentum, 1.0, weight_decay, smooth, maximize)
-        super().__init__(
-            params,
-            defaults,
-            scope=scope,
-            **options,
-        )
+        super().__init__(params, defaults, scope=scope, **options)
 
 
 def _clipped_defaults(

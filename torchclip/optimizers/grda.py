@@ -60,11 +60,7 @@ class GRDA(FusedOptimizer):
         mu: float = 0.7,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params,
-            {"lr": lr, "c": c, "mu": mu},
-            **options,
-        )
+        super().__init__(params, {"lr": lr, "c": c, "mu": mu}, **options)
 
     def sparsity(self) -> Tensor:
         """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].

@@ -64,8 +64,4 @@ class NormalizedSGD(FusedOptimizer):
     ) -> None:
         self.clips_by = checked_scope(scope)
         defaults = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)

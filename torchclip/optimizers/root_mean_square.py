@@ -94,11 +94,7 @@ class RMSprop(FusedOptimizer):
             "differentiable": differentiable,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
 
 class Adagrad(FusedOptimizer):
@@ -173,11 +169,7 @@ class Adagrad(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
     def share_memory(self) -> None:
         """Moves the sums of squares into shared memory, for processes that step the same parameters.

@@ -92,11 +92,7 @@ class SGD(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(
-            params,
-            defaults,
-            **options,
-        )
+        super().__init__(params, defaults, **options)
 
 
 class SGDW(SGD):

@@ -56,9 +56,10 @@ def show_options(cls: type) -> None:
     constructor = inspect.unwrap(vars(cls).get("__init__", None))
     if not isinstance(constructor, FunctionType):
         return
-    last, options = _taken(constructor)
-    if options is None:
+    taken = _taken(constructor)
+    if taken is None:
         return
+    last, options = taken
     types = get_type_hints(options)
     shown = {name: types[name] for name in MEANINGS if name in types}
     added = [
@@ -67,7 +68,7 @@ def show_options(cls: type) -> None:
     ]
     signature = inspect.signature(constructor)
     others = [parameter for name, parameter in signature.parameters.items() if name != last]
-    constructor.__signature__ = signature.replace(parameters=[*others, *added])  # type: ignore[attr-defined]
+    vars(constructor)["__signature__"] = signature.replace(parameters=[*others, *added])
     kept: dict[str, Any] = {name: type_ for name, type_ in constructor.__annotations__.items() if name != last}
     constructor.__annotations__ = {**kept, **shown}
     if cls.__doc__ is not None:
@@ -79,18 +80,18 @@ _WRITTEN = {name: reference.__forward_arg__ for name, reference in Options.__ann
 """The types as they stand above."""
 
 
-def _taken(constructor: FunctionType) -> tuple[str, type | None]:
+def _taken(constructor: FunctionType) -> tuple[str, type] | None:
     """What a constructor calls the options that it takes, and which they are; None where it takes none."""
     try:
         annotations = constructor.__annotations__
     except NameError:  # of a name that only a type checker sees, which Python 3.14 asks for here
-        return "", None
+        return None
     for name, annotation in annotations.items():
         arguments = (annotation,) if isinstance(annotation, str) else get_args(annotation)
         for kind in _KINDS.values():
             if arguments in ((f"Unpack[{kind.__name__}]",), (kind,)):
                 return name, kind
-    return "", None
+    return None
 
 
 def _with_lines(text: str, names: Iterable[str]) -> str:
@@ -99,7 +100,8 @@ def _with_lines(text: str, names: Iterable[str]) -> str:
     if section is None:
         return text
     body = section[2].rstrip()
-    indent = re.match(r"[ \t]*", body.lstrip("\n"))[0]  # type: ignore[index]
+    first = body.lstrip("\n")
+    indent = first[: len(first) - len(first.lstrip())]
     missing = [name for name in names if f"\n{indent}{name}: " not in f"\n{body}"]
     end = section.start(2) + len(body)
     return text[:end] + "".join(f"\n{indent}{name}: {MEANINGS[name]}" for name in missing) + text[end:]
