@@ -84,7 +84,7 @@ def compiled_parts() -> dict:
         raise SystemExit(f"TORCHCLIP_BUILD={choice} is not one of {', '.join(CHOICES)}")
     if choice == "none":
         return {}
-    reason = BUILD.obstacle()
+    reason = BUILD.unavailable_reason()
     if reason is None:
         return extension(choice)
     if choice != "auto":

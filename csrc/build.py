@@ -54,7 +54,7 @@ def keep_objects(folder: Path) -> None:
     os.environ["CXX"] = str(script)
 
 
-def obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Why nothing can be compiled here, with the remedy; None where they can."""
     if not sys.platform.startswith("linux"):
         return f"the compiled parts are for Linux, and this is {sys.platform}"

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "garbage_collection.h"
-#include "members.h"
+#include "parameter_reader.h"
 #include "rule_table.h"
 #include "step.h"
 #include "tensor_access.h"
@@ -31,77 +31,77 @@ T* checked_table(const at::Tensor& into, const char* what, int64_t rows, int64_t
   return into.mutable_data_ptr<T>();
 }
 
-py::object layout_of(const Member& member) {
-  if (member.layout == nullptr) return py::none();
+py::object layout_of(const ParameterRecord& record) {
+  if (record.layout == nullptr) return py::none();
   py::tuple layout(1 + kOperands);
-  layout[0] = py::tuple(py::cast(member.layout->sizes));
+  layout[0] = py::tuple(py::cast(record.layout->sizes));
   for (size_t operand = 0; operand < kOperands; ++operand)
-    layout[operand + 1] = py::tuple(py::cast(member.layout->strides[operand]));
+    layout[operand + 1] = py::tuple(py::cast(record.layout->strides[operand]));
   return layout;
 }
 
-py::object description_of(const Member& member) {
-  if (!member.can_step()) return py::none();
-  const MemberExtra none;
-  const MemberExtra& extra = member.extra == nullptr ? none : *member.extra;
-  return py::make_tuple(member.group, static_cast<int>(member.dtype), static_cast<int>(member.state_dtype),
-                        member.used_slots, count_of(member.parameter()), layout_of(member), extra.rows.count,
+py::object description_of(const ParameterRecord& record) {
+  if (!record.can_step()) return py::none();
+  const RecordExtra none;
+  const RecordExtra& extra = record.extra == nullptr ? none : *record.extra;
+  return py::make_tuple(record.group, static_cast<int>(record.dtype), static_cast<int>(record.state_dtype),
+                        record.used_slots, count_of(record.parameter()), layout_of(record), extra.rows.count,
                         extra.rows.inner, extra.sum_is_double,
-                        py::make_tuple(member.scalar_is_double[0], member.scalar_is_double[1]));
+                        py::make_tuple(record.scalar_is_double[0], record.scalar_is_double[1]));
 }
 
 int64_t address(const void* pointer) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(pointer)); }
 
-void write_addresses(const Member& member, int64_t* row) {
+void write_addresses(const ParameterRecord& record, int64_t* row) {
   std::fill_n(row, kAddressColumns, int64_t{0});
-  if (!member.can_step()) return;
+  if (!record.can_step()) return;
   for (size_t i = 0; i < kMaxScalars; ++i)
-    row[kScalarColumn + static_cast<int64_t>(i)] = address(member.scalar_values[i]);
-  const MemberExtra* const extra = member.extra.get();
+    row[kScalarColumn + static_cast<int64_t>(i)] = address(record.scalar_values[i]);
+  const RecordExtra* const extra = record.extra.get();
   if (extra != nullptr && extra->sums.defined() && extra->sums.numel() != 0)
     row[kSumsColumn] = address(extra->sum_values);
-  if (member.parameter().numel() == 0) return;  // as Tensor.data_ptr() has it
-  for (size_t operand = 0; operand < kSlow; ++operand) row[operand] = address(member.operands[operand]);
+  if (record.parameter().numel() == 0) return;  // as Tensor.data_ptr() has it
+  for (size_t operand = 0; operand < kSlow; ++operand) row[operand] = address(record.operands[operand]);
   if (extra != nullptr && extra->slow.defined()) row[kSlow] = address(extra->slow_values);
 }
 
 class Gatherer {
  public:
   Gatherer(const RuleEntry& rule, const Names& names, Scope scope, c10::DeviceType device)
-      : members_(rule, names, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
+      : reader_(rule, names, sums_of(rule, scope), device, /*reads_numbers=*/false) {}
 
-  void configure(bool lookahead, bool by_rows, size_t own_clips) { members_.configure(lookahead, by_rows, own_clips); }
+  void configure(bool lookahead, bool by_rows, size_t own_clips) { reader_.configure(lookahead, by_rows, own_clips); }
   std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
     held_.clear();
-    std::vector<int64_t> attention = members_.refresh(param_groups, state);
-    if (attention.empty()) members_.hold_gradients(held_);
+    std::vector<int64_t> attention = reader_.refresh(param_groups, state);
+    if (attention.empty()) reader_.hold_gradients(held_);
     return attention;
   }
   void let_go() { held_.clear(); }
-  bool take_changed() { return members_.take_changed(); }
-  int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
+  bool take_changed() { return reader_.take_changed(); }
+  int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() {
     held_.clear();
-    members_.clear();
+    reader_.clear();
   }
 
   py::list describe() const {
     py::list descriptions;
-    for (const Member& member : members_.all()) descriptions.append(description_of(member));
+    for (const ParameterRecord& record : reader_.records()) descriptions.append(description_of(record));
     return descriptions;
   }
 
   void addresses(const at::Tensor& into) const {
-    const std::vector<Member>& all = members_.all();
+    const std::vector<ParameterRecord>& all = reader_.records();
     int64_t* row = checked_table<int64_t>(into, "addresses", static_cast<int64_t>(all.size()), kAddressColumns);
-    for (const Member& member : all) {
-      write_addresses(member, row);
+    for (const ParameterRecord& record : all) {
+      write_addresses(record, row);
       row += kAddressColumns;
     }
   }
 
   void numbers(const at::Tensor& into) const {
-    const std::vector<Group>& groups = members_.groups();
+    const std::vector<Group>& groups = reader_.groups();
     double* row = checked_table<double>(into, "numbers", static_cast<int64_t>(groups.size()), kNumberColumns);
     for (const Group& group : groups) {
       std::fill_n(row, kNumberColumns, 0.0);
@@ -115,12 +115,12 @@ class Gatherer {
 
   py::list lrs() const {
     py::list tensors;
-    for (const Group& group : members_.groups()) tensors.append(group.lr.defined() ? py::cast(group.lr) : py::none());
+    for (const Group& group : reader_.groups()) tensors.append(group.lr.defined() ? py::cast(group.lr) : py::none());
     return tensors;
   }
 
  private:
-  Members members_;
+  ParameterReader reader_;
   // Of the last refresh: a plan in Python reads addresses, and other threads run before it has launched its kernels.
   std::vector<c10::Storage> held_;
 };

@@ -48,7 +48,7 @@ struct Group {
 
 class GroupReader {
  public:
-  // The device and `reads_numbers` as in Members.
+  // The device and `reads_numbers` as in ParameterReader.
   GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::DeviceType device, bool reads_numbers);
 
   // Brings the numbers of a group up to date. False when nothing was written there.

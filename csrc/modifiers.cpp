@@ -5,7 +5,7 @@ namespace {
 
 struct Field {
   const char* name;
-  double Modifiers::* member;
+  double Modifiers::* number;
 };
 
 #define TORCHCLIP_FIELD(name) \
@@ -42,7 +42,7 @@ constexpr Field kFields[] = {TORCHCLIP_FIELD(clip),
 bool Modifiers::set(const std::string& name, double value) {
   for (const Field& field : kFields) {
     if (name != field.name) continue;
-    this->*field.member = value;
+    this->*field.number = value;
     return true;
   }
   return false;

@@ -1,4 +1,4 @@
-// What stands around the rule in a step: clip policy, step size and extensions. The numbering of the enumerations is
+// Options applied around an update rule: clip policy, step size and extensions. The numbering of the enumerations is
 // that of torchclip/backends/codes.py.
 #pragma once
 

@@ -21,36 +21,36 @@ constexpr int64_t kElementsToHoldFor = 2048;
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
       scope_(scope),
-      members_(rule_, names, sums_of(rule_, scope), c10::kCPU, /*reads_numbers=*/true) {}
+      reader_(rule_, names, sums_of(rule_, scope), c10::kCPU, /*reads_numbers=*/true) {}
 
 void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
   group_clips_ = group_clips;
-  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
+  reader_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
   finished_ = Report{};
   rebuild_ = true;
 }
 
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
-  for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
+  for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
 void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
-  const std::vector<Member>& members = members_.all();
+  const std::vector<ParameterRecord>& records = reader_.records();
   stages_ = stages;
   rebuild_ = false;
   tables_ = Tables{};
   for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(clip.is_measured() ? 1 : 0);
   loops_.clear();
-  zeros_.resize(members.size());
+  zeros_.resize(records.size());
   const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
   const bool by_rows = clips_rows || (rule_.sums_norms && scope_ == Scope::kRow);
-  for (size_t position = 0; position < members.size(); ++position) {
-    const Member& member = members[position];
-    if (!member.active) continue;
-    const Bucket bucket{member.group, member.dtype, member.state_dtype, member.used_slots,
-                        stages[static_cast<size_t>(member.group)]};
+  for (size_t position = 0; position < records.size(); ++position) {
+    const ParameterRecord& record = records[position];
+    if (!record.active) continue;
+    const Bucket bucket{record.group, record.dtype, record.state_dtype, record.used_slots,
+                        stages[static_cast<size_t>(record.group)]};
     auto found = std::find(tables_.buckets.begin(), tables_.buckets.end(), bucket);
     if (found == tables_.buckets.end()) {
       loops_.push_back(cpu::find_loops(rule_.name, bucket));
@@ -58,32 +58,32 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.all.count = count_of(member.parameter());
-    tensor.strided = member.layout.get();
-    tensor.member = static_cast<int32_t>(position);
-    tensor.group = member.group;
+    tensor.all.count = count_of(record.parameter());
+    tensor.strided = record.layout.get();
+    tensor.parameter = static_cast<int32_t>(position);
+    tensor.group = record.group;
     tensor.bucket = static_cast<int32_t>(found - tables_.buckets.begin());
     tables_.tensors.push_back(tensor);
     if (!by_rows) continue;
     const Rows rows =
-        member.extra != nullptr && (clips_rows || member.extra->sums.defined()) ? member.extra->rows : Rows{};
+        record.extra != nullptr && (clips_rows || record.extra->sums.defined()) ? record.extra->rows : Rows{};
     tables_.row_maps.push_back({rows, tables_.row_total});
     tables_.row_total += rows.count;
   }
   tables_.map_chunks();
 }
 
-// This step's addresses and numbers of state, copied from the members by the threads that have just read them.
+// This step's addresses and numbers of state, copied from the records by the threads that have just read them.
 void Plan::fill_tensors() {
   standings_.resize(tables_.tensors.size());
   cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
     TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
-    const Member& member = members_.all()[static_cast<size_t>(tensor.member)];
-    for (int operand = 0; operand < kSlow; ++operand) tensor.all.pointer[operand] = member.operands[operand];
-    tensor.all.pointer[kSlow] = tables_.extras.synchronises ? member.extra->slow_values : nullptr;
+    const ParameterRecord& record = reader_.records()[static_cast<size_t>(tensor.parameter)];
+    for (int operand = 0; operand < kSlow; ++operand) tensor.all.pointer[operand] = record.operands[operand];
+    tensor.all.pointer[kSlow] = tables_.extras.synchronises ? record.extra->slow_values : nullptr;
     Standing& standing = standings_[static_cast<size_t>(index)];
-    standing = {member.group, member.fresh, {}};
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) standing.scalars[i] = member.scalar(i);
+    standing = {record.group, record.fresh, {}};
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) standing.scalars[i] = record.scalar(i);
   });
 }
 
@@ -99,11 +99,11 @@ int32_t Plan::cohort_of(const Standing& standing) {
 }
 
 const double* Plan::hyperparameters_of(const Cohort& cohort) const {
-  return members_.groups()[static_cast<size_t>(cohort.standing.group)].hyperparameters.data();
+  return reader_.groups()[static_cast<size_t>(cohort.standing.group)].hyperparameters.data();
 }
 
 Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
-  const std::vector<double>& group = members_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
+  const std::vector<double>& group = reader_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
   Row row = torchclip::make_row(group[kLr], group[kWeightDecay], group[kDecoupled] != 0, group[kMaximize] != 0,
                                 modifiers_, shared_.step, inverse_grad_scale);
   std::copy(cohort.coefficients, cohort.coefficients + kMaxCoefficients, row.rule);
@@ -132,8 +132,8 @@ void Plan::fill_rows(double inverse_grad_scale) {
 // What is decided before anything is measured: the number of the step, and what the loss makes of b^2.
 void Plan::read_shared(double loss) {
   shared_ = Shared{};
-  if (members_.groups().empty()) return;
-  const SharedNumbers shared(members_.groups().front().dict);
+  if (reader_.groups().empty()) return;
+  const GroupState shared(reader_.groups().front().dict);
   if (modifiers_.counts_steps()) shared_.step = shared.count("step") + 1;
   if (modifiers_.draws()) shared_.seed = shared.seed();
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss)
@@ -165,22 +165,22 @@ Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
 std::unique_ptr<py::gil_scoped_release> Plan::release_gil() {
   if (tables_.elements < std::max(kElementsWithGil, kElementsToHoldFor * static_cast<int64_t>(tables_.tensors.size())))
     return nullptr;
-  if (held_.empty()) members_.hold_memory(held_);
+  if (held_.empty()) reader_.hold_memory(held_);
   return std::make_unique<py::gil_scoped_release>();
 }
 
 Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
-  const std::vector<unsigned> stages = stages_of(modifiers_, members_.groups());
-  if (members_.take_changed() || rebuild_ || stages != stages_) rebuild_tables(stages);
+  const std::vector<unsigned> stages = stages_of(modifiers_, reader_.groups());
+  if (reader_.take_changed() || rebuild_ || stages != stages_) rebuild_tables(stages);
   report_ = Report{};
   read_shared(loss);
   fill_extras();
   fill_tensors();
   fill_rows(inverse_grad_scale);
-  const NonFinite refusal = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
-  if (refusal != NonFinite::kPropagate)
+  const NonFinite nonfinite = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
+  if (nonfinite != NonFinite::kPropagate)
     // When the loss scale has overflowed, such norms are expected: the scaler handles them.
-    return found_inf || refusal == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+    return found_inf || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
   if (found_inf) return Outcome::kSkipped;
@@ -211,21 +211,21 @@ double Plan::scale_gradients_by_step_size() {
 // What a step changes besides the elements: scalars, the count of zeros, and autograd's version counters.
 void Plan::commit() {
   cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
-    const size_t position = static_cast<size_t>(tables_.tensors[static_cast<size_t>(index)].member);
-    const Member& member = members_.all()[position];
+    const size_t position = static_cast<size_t>(tables_.tensors[static_cast<size_t>(index)].parameter);
+    const ParameterRecord& record = reader_.records()[position];
     const int32_t row = tables_.tensor_rows[static_cast<size_t>(index)];
     const Scalars& after = origins_[static_cast<size_t>(row)].after;
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) member.set_scalar(i, after[i]);
-    c10::TensorImpl* const parameter = member.parameter().unsafeGetTensorImpl();
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) record.set_scalar(i, after[i]);
+    c10::TensorImpl* const parameter = record.parameter().unsafeGetTensorImpl();
     parameter->bump_version();
     if (rule_.counts_zeros) zeros_[position] = {0, parameter->version_counter().current_version()};
   });
   if (std::exchange(any_fresh_, false))
-    for (Member& member : members_.all()) any_fresh_ |= (member.fresh = member.fresh && !member.active);
+    for (ParameterRecord& record : reader_.records()) any_fresh_ |= (record.fresh = record.fresh && !record.active);
   if (!rule_.counts_zeros) return;
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    zeros_[static_cast<size_t>(tensor.member)].count += chunk_zeros_[chunk];
+    zeros_[static_cast<size_t>(tensor.parameter)].count += chunk_zeros_[chunk];
   }
 }
 
@@ -235,7 +235,7 @@ void Plan::commit_shared() {
     ++measured_steps_;
     clipped_steps_ += std::any_of(factors.begin(), factors.end(), [](double factor) { return factor < 1; });
   }
-  const SharedNumbers shared(members_.groups().front().dict);
+  const GroupState shared(reader_.groups().front().dict);
   if (modifiers_.counts_steps()) *shared.numbers("step") = shared_.step;
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss) *shared.numbers("b_squared") = shared_.b_squared;
   if (modifiers_.clip_kind() == ClipKind::kPercentile) {
@@ -250,11 +250,11 @@ void Plan::commit_shared() {
   }
   if (!rule_.sums_norms) return;
   if (scope_ == Scope::kOptimizer) *shared.numbers("sum") = shared_.sums.front();
-  for (size_t group = 0; scope_ == Scope::kGroup && group < members_.groups().size(); ++group)
-    *SharedNumbers(members_.groups()[group].dict).numbers("sum") = shared_.sums[group];
+  for (size_t group = 0; scope_ == Scope::kGroup && group < reader_.groups().size(); ++group)
+    *GroupState(reader_.groups()[group].dict).numbers("sum") = shared_.sums[group];
   for (size_t index = 0; index < tables_.tensors.size(); ++index) {
-    const size_t position = static_cast<size_t>(tables_.tensors[index].member);
-    const MemberExtra* const extra = members_.all()[position].extra.get();
+    const size_t position = static_cast<size_t>(tables_.tensors[index].parameter);
+    const RecordExtra* const extra = reader_.records()[position].extra.get();
     if (extra == nullptr || !extra->sums.defined()) continue;
     if (scope_ == Scope::kTensor) extra->set_sum(0, shared_.sums[position]);
     for (int64_t row = 0; scope_ == Scope::kRow && row < tables_.row_maps[index].rows.count; ++row)
@@ -264,8 +264,8 @@ void Plan::commit_shared() {
 
 std::vector<int64_t> Plan::zeros() const {
   std::vector<int64_t> counts;
-  for (size_t position = 0; position < zeros_.size() && position < members_.all().size(); ++position) {
-    const auto& version = members_.all()[position].parameter().unsafeGetTensorImpl()->version_counter();
+  for (size_t position = 0; position < zeros_.size() && position < reader_.records().size(); ++position) {
+    const auto& version = reader_.records()[position].parameter().unsafeGetTensorImpl()->version_counter();
     counts.push_back(version.current_version() == zeros_[position].version ? zeros_[position].count : -1);
   }
   return counts;

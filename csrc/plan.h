@@ -6,11 +6,11 @@
 #include <optional>
 
 #include "cpu/passes.h"
-#include "members.h"
+#include "group_state.h"
 #include "modifiers.h"
+#include "parameter_reader.h"
 #include "policies.h"
 #include "rule_table.h"
-#include "shared_numbers.h"
 #include "step.h"
 
 namespace torchclip {
@@ -32,17 +32,17 @@ class Plan {
 
   // `group_clips`: one for each param group, where groups have policies of their own.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
-  // See Members::refresh.
+  // See ParameterReader::refresh.
   std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
-    return members_.refresh(param_groups, state);
+    return reader_.refresh(param_groups, state);
   }
-  int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
-  void clear() { members_.clear(); }
+  int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
+  void clear() { reader_.clear(); }
   // The state of these parameters holds nothing yet; positions are those of the last refresh.
   void mark_fresh(const std::vector<int64_t>& positions);
   // Those of them that have taken no step since, with their slots by name.
   py::list unstarted() const {
-    return members_.list_unstarted([](const Member& member) { return member.fresh; });
+    return reader_.list_unstarted([](const ParameterRecord& record) { return record.fresh; });
   }
 
   // Norm pass, factors, update pass, on what the last refresh found. `found_inf`: a GradScaler says to measure and
@@ -114,13 +114,13 @@ class Plan {
   Scope scope_;
   Modifiers modifiers_;
   std::vector<GroupClip> group_clips_;  // [groups], or empty
-  Members members_;
+  ParameterReader reader_;
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
-  bool any_fresh_ = false;           // some member is
+  bool any_fresh_ = false;           // some record is
   std::vector<c10::Storage> held_;   // what passes without the GIL read and write
   std::vector<Cohort> cohorts_;
   std::vector<RowOrigin> origins_;  // [rows]

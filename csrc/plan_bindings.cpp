@@ -139,7 +139,7 @@ void bind_plans(py::module_& module) {
 #if defined(TORCHCLIP_CUDA)
   bind_plan<cuda::Plan>(module, "CudaPlan");
   module.attr("cuda_device") = c10::DeviceTypeName(cuda::kDeviceType, /*lower_case=*/true);
-  module.def("cuda_obstacle", &cuda::obstacle);
+  module.def("cuda_reason", &cuda::unavailable_reason);
   module.def("cuda_versions", [] { return py::make_tuple(cuda::versions().driver, cuda::versions().runtime); });
 #else
   module.attr("cuda_device") = py::none();

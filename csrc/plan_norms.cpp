@@ -29,10 +29,10 @@ std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
     const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, false, partials_);
   }
-  std::vector<Partial> sums(unit_count(scope, members_));
+  std::vector<Partial> sums(unit_count(scope, reader_));
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    sums[unit_of(scope, tensor.group, tensor.member)].add(partials_[chunk]);
+    sums[unit_of(scope, tensor.group, tensor.parameter)].add(partials_[chunk]);
   }
   return sums;
 }
@@ -91,12 +91,12 @@ NonFinite Plan::clip_by_norm() {
   const Scope scope = modifiers_.scope();
   std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, scope);
   std::vector<char> seen(sums.size(), 0);
-  for (const TensorEntry& tensor : tables_.tensors) seen[unit_of(scope, tensor.group, tensor.member)] = 1;
+  for (const TensorEntry& tensor : tables_.tensors) seen[unit_of(scope, tensor.group, tensor.parameter)] = 1;
   if (!group_clips_.empty()) join_groups(sums, seen);
   report_.is_single = scope == Scope::kOptimizer;
   report_.grad_norm.assign(sums.size(), 0.0);
   report_.clip_factor.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
-  NonFinite refusal = NonFinite::kPropagate;
+  NonFinite nonfinite = NonFinite::kPropagate;
   for (size_t unit = 0; unit < sums.size(); ++unit) {
     if (seen[unit] == 0) continue;
     const GroupClip clip = clip_of(unit);
@@ -104,18 +104,18 @@ NonFinite Plan::clip_by_norm() {
     report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
                                     ? clip_factor(norm, clip.limit, clip.smooth != 0)
                                     : adaptive_factor(norm);
-    if (!std::isfinite(norm)) refusal = std::max(refusal, static_cast<NonFinite>(clip.nonfinite));
+    if (!std::isfinite(norm)) nonfinite = std::max(nonfinite, static_cast<NonFinite>(clip.nonfinite));
   }
   for (size_t row = 0; row < tables_.rows.size(); ++row) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
-    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.member)];
+    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.parameter)];
   }
-  return refusal;
+  return nonfinite;
 }
 
 // The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
 double Plan::adaptive_factor(double norm) {
-  const SharedNumbers shared(members_.groups().front().dict);
+  const GroupState shared(reader_.groups().front().dict);
   const double count = shared.count("norm_count");
   if (modifiers_.clip_kind() == ClipKind::kZScore) {
     const ZClipSettings settings{modifiers_.z_alpha, modifiers_.z_threshold, modifiers_.z_warmup, modifiers_.z_eps,
@@ -172,10 +172,10 @@ void Plan::clip_direction(bool report) {
     for (size_t unit = 0; unit < sums.size(); ++unit) {
       double sum = 1;
       if (scope_ == Scope::kTensor) {
-        const Member& member = members_.all()[unit];
-        if (member.active) sum = member.extra->sum(0);
+        const ParameterRecord& record = reader_.records()[unit];
+        if (record.active) sum = record.extra->sum(0);
       } else {
-        sum = *SharedNumbers(members_.groups()[unit].dict).numbers("sum");
+        sum = *GroupState(reader_.groups()[unit].dict).numbers("sum");
       }
       shared_.sums[unit] = sum + sums[unit].gradient;
     }
@@ -191,7 +191,7 @@ void Plan::clip_direction(bool report) {
     RowOrigin& origin = origins_[row];
     const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origin.tensor)];
-    const size_t unit = unit_of(scope_, tensor.group, tensor.member);
+    const size_t unit = unit_of(scope_, tensor.group, tensor.parameter);
     const DirectionNorms norms = norms_of(unit, sums[unit]);
     origin.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,
@@ -200,7 +200,7 @@ void Plan::clip_direction(bool report) {
   }
   if (report && report_.is_single && !tables_.tensors.empty())
     report_.clip_factor[0] =
-        rule_.direction_factor(members_.groups().front().hyperparameters.data(), norms_of(0, sums[0]));
+        rule_.direction_factor(reader_.groups().front().hyperparameters.data(), norms_of(0, sums[0]));
 }
 
 // The same for a rule that has a sum for each row: a factor on the step of each. Below two dimensions the update pass
@@ -212,7 +212,8 @@ void Plan::clip_row_steps(bool report) {
   tables_.row_step_factors.assign(sums.size(), 1.0);
   for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {
     const RowMap& map = tables_.row_maps[tensor];
-    const MemberExtra* const extra = members_.all()[static_cast<size_t>(tables_.tensors[tensor].member)].extra.get();
+    const RecordExtra* const extra =
+        reader_.records()[static_cast<size_t>(tables_.tensors[tensor].parameter)].extra.get();
     for (int64_t row = 0; extra != nullptr && extra->sums.defined() && row < map.rows.count; ++row) {
       const size_t index = static_cast<size_t>(map.first + row);
       shared_.sums[index] = extra->sum(row) + sums[index].gradient;

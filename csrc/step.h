@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "members.h"
 #include "modifiers.h"
+#include "parameter_reader.h"
 #include "pipeline.h"
 #include "rule_table.h"
 
@@ -20,9 +20,9 @@ inline Sums sums_of(const RuleEntry& rule, Scope scope) {
 }
 
 // How many units a scope has, each of which has norms of its own; rows are kept apart elsewhere and are one unit here.
-inline size_t unit_count(Scope scope, const Members& members) {
-  if (scope == Scope::kGroup) return members.groups().size();
-  return scope == Scope::kTensor ? members.all().size() : 1;
+inline size_t unit_count(Scope scope, const ParameterReader& reader) {
+  if (scope == Scope::kGroup) return reader.groups().size();
+  return scope == Scope::kTensor ? reader.records().size() : 1;
 }
 // The unit of the parameter at `position` among all, of a group.
 inline size_t unit_of(Scope scope, int32_t group, int32_t position) {

@@ -53,7 +53,7 @@ struct Operands {
 struct TensorEntry {
   Operands all;                            // of the whole tensor
   const StridedLayout* strided = nullptr;  // null when every operand is dense in the same order
-  int32_t member = 0;                      // position among all parameters of the optimizer
+  int32_t parameter = 0;                   // position among all parameters of the optimizer
   int32_t group = 0;
   int32_t bucket = 0;
 };

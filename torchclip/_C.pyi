@@ -97,7 +97,7 @@ class CudaPlan:
     @property
     def zeros(self) -> Tensor | None: ...  # [], those of all parameters together
 
-def cuda_obstacle() -> str: ...  # why no device can be used; "" where one can
+def cuda_reason() -> str: ...  # why no device can be used; "" where one can
 def cuda_versions() -> tuple[int, int]: ...  # of the driver and of the runtime, 1000 * major + 10 * minor
 
 class Gatherer:

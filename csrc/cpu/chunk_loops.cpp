@@ -6,8 +6,8 @@ namespace torchclip::cpu {
 namespace {
 
 // Calls `part(offset, count, row index)` for the parts of a run that lie in one row each.
-template <class Part>
-void for_each_row(const Rows& rows, int64_t begin, int64_t count, const Part& part) {
+template <class DeviceStep>
+void for_each_row(const Rows& rows, int64_t begin, int64_t count, const DeviceStep& part) {
   for (int64_t offset = 0; offset < count;) {
     const int64_t element = begin + offset;
     const int64_t length = std::min(rows.inner - element % rows.inner, count - offset);
@@ -21,11 +21,11 @@ Partial measure_perturbed(const Work& work, const Operands& operands, const Row&
   alignas(64) char gradients[kPiece * sizeof(double)];
   Row prepared = row;
   prepared.pipeline.gradient_scale = 1.0;
-  const Around around = work.around(begin);
+  const Extensions extensions = work.extensions(begin);
   Partial total;
   for (int64_t done = 0; done < operands.count;) {
-    Operands piece = work.moved(operands, done, around.piece_count(done, operands.count));
-    around.prepare(piece.pointer[kGradient], done, piece.count, row, gradients);
+    Operands piece = work.moved(operands, done, extensions.piece_count(done, operands.count));
+    extensions.prepare(piece.pointer[kGradient], done, piece.count, row, gradients);
     piece.pointer[kGradient] = gradients;
     total.add(work.loops.direction_prepared(piece, prepared));
     done += piece.count;
@@ -58,7 +58,7 @@ Row Work::row_at(int64_t row_index, bool step_factor) const {
 int64_t update_apart(const Work& work, const Operands& operands, int64_t begin) {
   const bool in_pieces = work.in_pieces();
   const auto update = [&](const Operands& part, const Row& row, int64_t first) {
-    return in_pieces ? work.loops.update_pieces(part, row, work.around(first)) : work.loops.update(part, row);
+    return in_pieces ? work.loops.update_pieces(part, row, work.extensions(first)) : work.loops.update(part, row);
   };
   if (!work.has_row_factors()) return update(operands, work.row, begin);
   int64_t zeros = 0;

@@ -2,7 +2,7 @@
 // is different from row to row, over the parts of it that lie in one row each.
 #pragma once
 
-#include "around.h"
+#include "extensions.h"
 
 namespace torchclip::cpu {
 
@@ -30,8 +30,8 @@ struct Work {
   bool in_pieces() const { return (bucket.stages & (kPerturbations | kLRDropout)) != 0 || tables.extras.synchronises; }
   // The row of coefficients with the factors of one of the tensor's rows in it.
   Row row_at(int64_t row_index, bool step_factor) const;
-  Around around(int64_t begin) const {
-    return {loops, tables.extras, bucket.stages, static_cast<uint32_t>(tensor.member), begin};
+  Extensions extensions(int64_t begin) const {
+    return {loops, tables.extras, bucket.stages, static_cast<uint32_t>(tensor.parameter), begin};
   }
 };
 

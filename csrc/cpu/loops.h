@@ -6,8 +6,8 @@
 
 #include "../coefficients.h"
 #include "../rules/registry.h"
-#include "around.h"
 #include "clones.h"
+#include "extensions.h"
 
 namespace torchclip::cpu {
 
@@ -59,7 +59,7 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
 
 // The same a piece at a time, with what happens around the rule.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
-TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row& row, const Around& around) {
+TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row& row, const Extensions& extensions) {
   using C = ComputeType<T>;
   auto pipeline = narrow<C>(row.pipeline);
   pipeline.gradient_scale = C(1);  // the prepared gradients have it
@@ -68,14 +68,14 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
   const Streams<Functor, Slots, T, S> streams(operands);
   alignas(64) C gradients[kPiece];
   alignas(64) uint32_t words[kPiece] = {};
-  const bool drops_steps = around.drops_steps();
-  const uint32_t threshold = around.extras().lr_threshold;
+  const bool drops_steps = extensions.drops_steps();
+  const uint32_t threshold = extensions.extras().lr_threshold;
   int64_t zeros = 0;
   for (int64_t done = 0; done < operands.count;) {
-    const int64_t count = around.piece_count(done, operands.count);
+    const int64_t count = extensions.piece_count(done, operands.count);
     T* const parameter = static_cast<T*>(operands.pointer[kParameter]) + done;
-    around.prepare(gradient + done, done, count, row, gradients);
-    if (drops_steps) around.draw_steps(done, count, words);
+    extensions.prepare(gradient + done, done, count, row, gradients);
+    if (drops_steps) extensions.draw_steps(done, count, words);
     // A loop for each: the compiler vectorises none of those that it would have to make two of.
     const auto pass = [&](auto drops) __attribute__((always_inline)) {
       int32_t piece_zeros = 0;
@@ -96,7 +96,7 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
       return piece_zeros;
     };
     zeros += drops_steps ? pass(std::true_type{}) : pass(std::false_type{});
-    around.synchronise(static_cast<C*>(operands.pointer[kSlow]) + done, count, parameter);
+    extensions.synchronise(static_cast<C*>(operands.pointer[kSlow]) + done, count, parameter);
     done += count;
   }
   return zeros;

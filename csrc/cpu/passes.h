@@ -24,8 +24,8 @@ using NormLoop = Partial (*)(const Operands&, const Row&);
 constexpr int64_t kPiece = 128;
 
 // What is done around the rule, a piece at a time.
-class Around;
-using PiecesLoop = int64_t (*)(const Operands&, const Row&, const Around&);  // as UpdateLoop
+class Extensions;
+using PiecesLoop = int64_t (*)(const Operands&, const Row&, const Extensions&);  // as UpdateLoop
 // The gradients of `count` elements up to coupled decay, into a buffer of the compute type. `words` and `normals` are
 // there for the stages that use them.
 using PerturbLoop = void (*)(const void* gradient, int64_t count, const Row&, const uint32_t* words, uint32_t threshold,

@@ -38,7 +38,7 @@ bool is_served(int architecture) {
 }
 
 // Why a device cannot run the kernels.
-std::string obstacle_of_device(int device) {
+std::string reason_of_device(int device) {
   int major = 0, minor = 0;
   cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
@@ -50,7 +50,7 @@ std::string obstacle_of_device(int device) {
          ", and torchclip was built for others: " + remedy(cudaErrorNoKernelImageForDevice);
 }
 
-std::string find_obstacle() {
+std::string find_reason() {
   int driver = 0, runtime = 0, count = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
@@ -64,7 +64,7 @@ std::string find_obstacle() {
   if (error != cudaSuccess) return std::string("CUDA does not start: ") + cudaGetErrorString(error);
   std::string first;
   for (int device = 0; device < count; ++device) {
-    const std::string reason = obstacle_of_device(device);
+    const std::string reason = reason_of_device(device);
     if (reason.empty()) return "";
     if (device == 0) first = reason;
   }
@@ -102,8 +102,8 @@ bool is_capturing(void* stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-std::string obstacle() {
-  const std::string reason = find_obstacle();
+std::string unavailable_reason() {
+  const std::string reason = find_reason();
   cudaGetLastError();  // what was found out here must not fail the next call
   return reason;
 }

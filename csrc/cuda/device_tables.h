@@ -26,7 +26,7 @@ struct DeviceTensor {
   void* pointer[kOperands];  // null where absent; the gradient's always is, since gradients move: see PassArguments
   int64_t numel;
   int32_t row;            // of the coefficients
-  int32_t member;         // position among all parameters
+  int32_t parameter;      // position among all parameters
   int32_t dimensions;     // of `layout`; 0 when every operand lies as the parameter does, without gaps
   int32_t sum_is_double;  // float otherwise
   const int64_t* layout;  // [1 + kOperands, dimensions]: sizes, then the strides of each operand in elements; outermost

@@ -24,8 +24,9 @@ int32_t pieces_of(int64_t count, DType dtype) {
 
 class Builder {
  public:
-  Builder(const RuleEntry& rule, const Members& members, const Shape& shape, const std::vector<size_t>& positions)
-      : rule_(rule), members_(members), shape_(shape) {
+  Builder(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
+          const std::vector<size_t>& positions)
+      : rule_(rule), reader_(reader), shape_(shape) {
     tables_.positions = positions;
   }
 
@@ -46,31 +47,31 @@ class Builder {
   }
 
  private:
-  const Member& member_of(size_t tensor) const { return members_.all()[tables_.positions[tensor]]; }
+  const ParameterRecord& record_of(size_t tensor) const { return reader_.records()[tables_.positions[tensor]]; }
 
   void add_tensor(size_t position) {
-    const Member& member = members_.all()[position];
+    const ParameterRecord& record = reader_.records()[position];
     DeviceTensor tensor{};
-    tensor.numel = count_of(member.parameter());
-    tensor.member = static_cast<int32_t>(position);
+    tensor.numel = count_of(record.parameter());
+    tensor.parameter = static_cast<int32_t>(position);
     tensor.row = row_of(position);
-    if (shape_.by_rows() && member.extra != nullptr) add_rows(member, tensor);
-    tables_.layout_offsets.push_back(member.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
-    if (member.layout != nullptr) add_layout(*member.layout, tensor);
-    const int64_t state = element_size(member.state_dtype), own = element_size(member.dtype);
+    if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
+    tables_.layout_offsets.push_back(record.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
+    if (record.layout != nullptr) add_layout(*record.layout, tensor);
+    const int64_t state = element_size(record.state_dtype), own = element_size(record.dtype);
     for (int slot = 0; slot < kMaxSlots; ++slot)
-      if ((member.used_slots >> slot & 1u) != 0) tables_.bytes += tensor.numel * state;
+      if ((record.used_slots >> slot & 1u) != 0) tables_.bytes += tensor.numel * state;
     tables_.bytes += 2 * tensor.numel * own;
     tables_.gradient_bytes += tensor.numel * own;
-    runs_of_tensors_.push_back(run_of(member));
+    runs_of_tensors_.push_back(run_of(record));
     tables_.tensors.push_back(tensor);
   }
 
-  void add_rows(const Member& member, DeviceTensor& tensor) {
-    const bool sums = shape_.rule_rows && member.extra->sums.defined();
-    if (shape_.clips_rows || sums) tensor.rows = member.extra->rows;
+  void add_rows(const ParameterRecord& record, DeviceTensor& tensor) {
+    const bool sums = shape_.rule_rows && record.extra->sums.defined();
+    if (shape_.clips_rows || sums) tensor.rows = record.extra->rows;
     tensor.first_row = tables_.row_total;
-    tensor.sum_is_double = member.extra->sum_is_double ? 1 : 0;
+    tensor.sum_is_double = record.extra->sum_is_double ? 1 : 0;
     tables_.row_total += tensor.rows.count;
   }
 
@@ -86,15 +87,15 @@ class Builder {
 
   // The row of coefficients: one for each group, or for each tensor.
   int32_t row_of(size_t position) {
-    const Member& member = members_.all()[position];
+    const ParameterRecord& record = reader_.records()[position];
     const auto unit = [&](Scope scope) {
-      return static_cast<int32_t>(unit_of(scope, member.group, static_cast<int32_t>(position)));
+      return static_cast<int32_t>(unit_of(scope, record.group, static_cast<int32_t>(position)));
     };
-    if (!shape_.row_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == member.group)
+    if (!shape_.row_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == record.group)
       return static_cast<int32_t>(tables_.sources.size()) - 1;
     RowSource source{};
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalar_is_double[i] = member.scalar_is_double[i] ? 1 : 0;
-    source.group = member.group;
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalar_is_double[i] = record.scalar_is_double[i] ? 1 : 0;
+    source.group = record.group;
     source.clip_unit = shape_.clips_norms ? unit(shape_.clip_scope) : -1;
     source.rule_unit = unit(shape_.rule_scope);
     source.fresh = shape_.fresh ? static_cast<int32_t>(position) : -1;
@@ -102,10 +103,10 @@ class Builder {
     return static_cast<int32_t>(tables_.sources.size()) - 1;
   }
 
-  size_t run_of(const Member& member) {
-    const unsigned stages = shape_.stages[static_cast<size_t>(member.group)] | (shape_.by_rows() ? kRowFactors : 0u);
-    const Bucket bucket{0, member.dtype, member.state_dtype, member.used_slots, stages};
-    const bool is_measured = shape_.measures(member.group);
+  size_t run_of(const ParameterRecord& record) {
+    const unsigned stages = shape_.stages[static_cast<size_t>(record.group)] | (shape_.by_rows() ? kRowFactors : 0u);
+    const Bucket bucket{0, record.dtype, record.state_dtype, record.used_slots, stages};
+    const bool is_measured = shape_.measures(record.group);
     const auto same = [&](const Run& run) { return run.bucket == bucket && run.is_measured == is_measured; };
     const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
     if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
@@ -134,18 +135,19 @@ class Builder {
     for (size_t& run : runs_of_tensors_) run = places[run];
   }
 
-  // Where the partial sums of each unit begin, in the order of the members.
+  // Where the partial sums of each unit begin, in the order of the parameters.
   std::vector<int32_t> units(Scope scope) const {
-    std::vector<int32_t> begins(unit_count(scope, members_) + 1, 0);
+    std::vector<int32_t> begins(unit_count(scope, reader_) + 1, 0);
     for (const DeviceTensor& tensor : tables_.tensors) {
-      const size_t unit = unit_of(scope, members_.all()[static_cast<size_t>(tensor.member)].group, tensor.member);
+      const size_t unit =
+          unit_of(scope, reader_.records()[static_cast<size_t>(tensor.parameter)].group, tensor.parameter);
       begins[unit + 1] += static_cast<int32_t>((tensor.numel + size_ - 1) / size_);
     }
     for (size_t unit = 1; unit < begins.size(); ++unit) begins[unit] += begins[unit - 1];
     return begins;
   }
 
-  // Partial sums are numbered in the order of the members; chunks lie in the order of the runs.
+  // Partial sums are numbered in the order of the parameters; chunks lie in the order of the runs.
   void add_chunks() {
     std::vector<std::vector<DeviceChunk>> by_run(tables_.runs.size());
     int32_t partial = 0;
@@ -204,7 +206,7 @@ class Builder {
   }
 
   const RuleEntry& rule_;
-  const Members& members_;
+  const ParameterReader& reader_;
   const Shape& shape_;
   HostTables tables_;
   std::vector<size_t> runs_of_tensors_;  // [tensors]
@@ -213,9 +215,9 @@ class Builder {
 
 }  // namespace
 
-HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
+HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
                         const std::vector<size_t>& positions) {
-  return Builder(rule, members, shape, positions).build();
+  return Builder(rule, reader, shape, positions).build();
 }
 
 }  // namespace torchclip::cuda

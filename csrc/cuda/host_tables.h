@@ -10,7 +10,7 @@
 
 namespace torchclip::cuda {
 
-// What the tables depend on besides the members.
+// What the tables depend on besides the parameters.
 struct Shape {
   Scope rule_scope = Scope::kOptimizer;
   bool clips_norms = false;  // a policy measures norms over a scope
@@ -45,7 +45,7 @@ struct Run {
 };
 
 struct HostTables {
-  std::vector<size_t> positions;  // [tensors], among all members
+  std::vector<size_t> positions;  // [tensors], among all parameters
   std::vector<DeviceTensor> tensors;
   std::vector<int64_t> layouts;         // of strided tensors, one after the other
   std::vector<int64_t> layout_offsets;  // [tensors], where each begins there; -1: it has none
@@ -73,8 +73,8 @@ struct HostTables {
   }
 };
 
-// `positions`: of the members with a gradient on the device.
-HostTables build_tables(const RuleEntry& rule, const Members& members, const Shape& shape,
+// `positions`: of the parameters with a gradient on the device.
+HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
                         const std::vector<size_t>& positions);
 
 }  // namespace torchclip::cuda

@@ -113,7 +113,7 @@ class DirectionMeter {
     const C gradient = load(gradient_[offsets.of[kGradient]]);
     const C parameter = kReadsParameter ? load(parameter_[offsets.of[kParameter]]) : C(0);
     const C state = kReadsState ? load(state_[offsets.of[kState0]]) : C(0);
-    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
+    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.parameter, element);
     measure(element, draws.at(0), gradient, parameter, state, sums_);
   }
 
@@ -127,7 +127,7 @@ class DirectionMeter {
       if constexpr (kReadsParameter) read_vector(parameter_ + place, parameter[i], policy_);
       if constexpr (kReadsState) read_vector(state_ + place, state[i], policy_);
     }
-    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
+    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.parameter, element);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       C own[2] = {};

@@ -58,6 +58,6 @@ struct Versions {
 Versions versions();
 
 // Why no device here can run the kernels, with the remedy; empty when one can.
-std::string obstacle();
+std::string unavailable_reason();
 
 }  // namespace torchclip::cuda

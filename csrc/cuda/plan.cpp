@@ -26,10 +26,10 @@ at::Tensor tensor_or_none(const py::object& value) {
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
       scope_(scope),
-      members_(rule_, names, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
+      reader_(rule_, names, sums_of(rule_, scope), kDeviceType, /*reads_numbers=*/false) {}
 
 std::vector<int64_t> Plan::refresh(const py::object& param_groups, const py::dict& state) {
-  std::vector<int64_t> attention = members_.refresh(param_groups, state);
+  std::vector<int64_t> attention = reader_.refresh(param_groups, state);
   // Before Python makes state, which would spoil the capture.
   TORCH_CHECK(attention.empty() || !capturing(), kNotReady);
   return attention;
@@ -38,13 +38,13 @@ std::vector<int64_t> Plan::refresh(const py::object& param_groups, const py::dic
 void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
   group_clips_ = group_clips;
-  members_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
+  reader_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
   reports_ = false;
   rebuild_ = true;
 }
 
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
-  for (const int64_t position : positions) members_.all()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
+  for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
 
 Shape Plan::shape() const {
@@ -55,8 +55,8 @@ Shape Plan::shape() const {
   shape.rule_rows = rule_.sums_norms && scope_ == Scope::kRow;
   shape.clip_scope = shape.clips_norms ? modifiers_.scope() : Scope::kOptimizer;
   shape.group_clips = group_clips_;
-  shape.stages = stages_of(modifiers_, members_.groups());
-  for (const Group& group : members_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
+  shape.stages = stages_of(modifiers_, reader_.groups());
+  for (const Group& group : reader_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
   shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
                          (rule_.clips_itself && scope_ == Scope::kTensor);
   shape.lookahead = modifiers_.lookahead_k != 0;
@@ -65,54 +65,57 @@ Shape Plan::shape() const {
 
 // That of the first parameter that can step, where the shared numbers lie too. See torchclip/state/steppable.py.
 Place Plan::main_place() const {
-  const std::vector<Member>& members = members_.all();
-  const auto can_step = [](const Member& member) { return member.active || member.parameter().requires_grad(); };
-  const auto leading = std::find_if(members.begin(), members.end(), can_step);
-  return place_of((leading == members.end() ? members.front() : *leading).parameter());
+  const std::vector<ParameterRecord>& records = reader_.records();
+  const auto can_step = [](const ParameterRecord& record) {
+    return record.active || record.parameter().requires_grad();
+  };
+  const auto leading = std::find_if(records.begin(), records.end(), can_step);
+  return place_of((leading == records.end() ? records.front() : *leading).parameter());
 }
 
 // The devices' flags go with the parameters where these have another position, and are not those of other state.
 void Plan::move_fresh_flags() {
   std::vector<int64_t> from;
-  for (Member& member : members_.all()) {
-    from.push_back(std::exchange(member.replaced, false) ? -1 : member.last_position);
-    member.last_position = static_cast<int32_t>(from.size()) - 1;
+  for (ParameterRecord& record : reader_.records()) {
+    from.push_back(std::exchange(record.replaced, false) ? -1 : record.last_position);
+    record.last_position = static_cast<int32_t>(from.size()) - 1;
   }
-  on_each_device([&](Part& part) { part.move_fresh(from); });
+  on_each_device([&](DeviceStep& device) { device.move_fresh(from); });
 }
 
 void Plan::rebuild(const Shape& shape) {
   move_fresh_flags();
-  const std::vector<Member>& members = members_.all();
+  const std::vector<ParameterRecord>& records = reader_.records();
   std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
-  for (size_t position = 0; position < members.size(); ++position) {
-    if (!members[position].active) continue;
-    const Place place = place_of(members[position].parameter());
+  for (size_t position = 0; position < records.size(); ++position) {
+    if (!records[position].active) continue;
+    const Place place = place_of(records[position].parameter());
     const auto is_here = [&](const auto& other) { return other.first.number == place.number; };
     auto found = std::find_if(places.begin(), places.end(), is_here);
     if (found == places.end()) found = places.insert(places.end(), {place, {}});
     found->second.push_back(position);
   }
-  std::vector<std::shared_ptr<Part>> parts;
+  std::vector<std::shared_ptr<DeviceStep>> devices;
   for (const auto& [place, positions] : places) {
     const DeviceGuard guard(place);
-    const auto is_here = [number = place.number](const auto& part) { return part->place().number == number; };
-    const auto known = std::find_if(parts_.begin(), parts_.end(), is_here);
-    parts.push_back(known != parts_.end() ? *known : std::make_shared<Part>(place, rule_, members.size()));
-    parts.back()->build(members_, shape, positions, places.size());
+    const auto is_here = [number = place.number](const auto& device) { return device->place().number == number; };
+    const auto known = std::find_if(devices_.begin(), devices_.end(), is_here);
+    devices.push_back(known != devices_.end() ? *known : std::make_shared<DeviceStep>(place, rule_, records.size()));
+    devices.back()->build(reader_, shape, positions, places.size());
   }
   // What a graph uses must outlive it, and of graphs nothing is known here.
-  for (const auto& part : parts_)
-    if (part->is_in_graph() && std::find(parts.begin(), parts.end(), part) == parts.end()) in_graphs_.push_back(part);
-  parts_ = std::move(parts);
+  for (const auto& device : devices_)
+    if (device->is_in_graph() && std::find(devices.begin(), devices.end(), device) == devices.end())
+      in_graphs_.push_back(device);
+  devices_ = std::move(devices);
   shape_ = shape;
   counted_ = proven_ = false;
-  versions_.assign(members.size(), 0);
+  versions_.assign(records.size(), 0);
   rebuild_ = false;
 }
 
 Outcome Plan::step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
-  if (members_.all().empty()) return Outcome::kStepped;
+  if (reader_.records().empty()) return Outcome::kStepped;
   const Inputs inputs{tensor_or_none(grad_scale), tensor_or_none(found_inf), tensor_or_none(loss)};
   try {
     return try_step(inputs);
@@ -124,7 +127,7 @@ Outcome Plan::step(const py::object& grad_scale, const py::object& found_inf, co
 }
 
 bool Plan::capturing() const {
-  if (members_.all().empty()) return false;
+  if (reader_.records().empty()) return false;
   const Place place = main_place();
   if (place.device.type() != kDeviceType) return false;  // the model was moved
   const DeviceGuard guard(place);
@@ -133,9 +136,9 @@ bool Plan::capturing() const {
 
 template <class Body>
 void Plan::on_each_device(const Body& body) {
-  for (const auto& part : parts_) {
-    const DeviceGuard guard(part->place());
-    body(*part);
+  for (const auto& device : devices_) {
+    const DeviceGuard guard(device->place());
+    body(*device);
   }
 }
 
@@ -145,17 +148,17 @@ Outcome Plan::try_step(const Inputs& inputs) {
               "nonfinite=\"error\" waits for the device, and a graph that is being captured cannot: choose "
               "nonfinite=\"skip\" or \"propagate\"");
   const Shape wanted = shape();
-  if (members_.take_changed() || rebuild_ || wanted != shape_) {
+  if (reader_.take_changed() || rebuild_ || wanted != shape_) {
     rebuild_ = true;
     TORCH_CHECK(!capturing(), kNotReady);
     rebuild(wanted);
   }
-  on_each_device([&](Part& part) {
-    part.begin(members_, modifiers_, inputs, any_fresh_, &part == &main_part(), current_stream(part.place()));
+  on_each_device([&](DeviceStep& device) {
+    device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), current_stream(device.place()));
   });
   told_of_fresh();
-  const auto has_tensors = [](const auto& part) { return !part->tables().tensors.empty(); };
-  updates_ = std::any_of(parts_.begin(), parts_.end(), has_tensors);
+  const auto has_tensors = [](const auto& device) { return !device->tables().tensors.empty(); };
+  updates_ = std::any_of(devices_.begin(), devices_.end(), has_tensors);
   if (updates_) {
     // A kernel that runs for the first time may be refused, when others have counted the step already.
     const auto numbers = proven_ ? decltype(counted_numbers()){} : counted_numbers();
@@ -170,7 +173,7 @@ Outcome Plan::try_step(const Inputs& inputs) {
     }
     proven_ = true;
   } else {
-    main_part().measure_nothing();
+    main_device().measure_nothing();
   }
   reports_ = true;
   // A step that the device may have skipped has counted nothing.
@@ -184,30 +187,30 @@ Outcome Plan::try_step(const Inputs& inputs) {
 
 void Plan::told_of_fresh() {
   if (std::exchange(any_fresh_, false))
-    for (Member& member : members_.all()) member.fresh = false;
+    for (ParameterRecord& record : reader_.records()) record.fresh = false;
 }
 
 // Whether numbers on the device decide about the rows before anything is measured.
 bool Plan::finishes_first(const Inputs& inputs) const {
-  const auto fits = [](const auto& part) { return part->rows_fit_inline(); };
+  const auto fits = [](const auto& device) { return device->rows_fit_inline(); };
   const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
                        inputs.grad_scale.defined() || inputs.found_inf.defined();
-  if (decides || !std::all_of(parts_.begin(), parts_.end(), fits)) return true;
+  if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
   const auto has_lr = [](const Group& group) { return group.lr.defined(); };
-  const std::vector<Group>& groups = members_.groups();
+  const std::vector<Group>& groups = reader_.groups();
   return !rule_.scalars.empty() || shape_.fresh || std::any_of(groups.begin(), groups.end(), has_lr);
 }
 
 void Plan::measure_and_update(const Inputs& inputs) {
   const bool measures = modifiers_.measures(), first = finishes_first(inputs);
-  if (parts_.size() == 1 && main_part().fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
-    const DeviceGuard guard(main_part().place());
-    return measures ? main_part().norm_and_update() : main_part().direction_and_update();
+  if (devices_.size() == 1 && main_device().fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
+    const DeviceGuard guard(main_device().place());
+    return measures ? main_device().norm_and_update() : main_device().direction_and_update();
   }
   if (measures || first) measure(measures);
   if (rule_.clips_itself) measure_directions();
-  on_each_device([&](Part& part) { part.update_pass(written_); });
+  on_each_device([&](DeviceStep& device) { device.update_pass(written_); });
 }
 
 // What the end of a norm pass writes, with a copy of each.
@@ -216,58 +219,58 @@ std::vector<std::pair<at::Tensor, at::Tensor>> Plan::counted_numbers() const {
   const auto keep = [&](const at::Tensor& number) {
     if (number.defined()) numbers.emplace_back(number, number.clone());
   };
-  for (const Member& member : members_.all()) {
-    if (!member.active) continue;
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep(member.scalars[i]);
-    if (member.extra != nullptr) keep(member.extra->sums);
+  for (const ParameterRecord& record : reader_.records()) {
+    if (!record.active) continue;
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep(record.scalars[i]);
+    if (record.extra != nullptr) keep(record.extra->sums);
   }
   static const py::handle shared_key = PyUnicode_InternFromString("shared");
-  for (const Group& group : members_.groups()) {
+  for (const Group& group : reader_.groups()) {
     PyObject* const shared = lookup(group.dict, py::reinterpret_borrow<py::object>(shared_key));
     if (shared == nullptr || !PyDict_Check(shared)) continue;
     for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(shared))
       if (THPVariable_Check(value.ptr())) keep(THPVariable_Unpack(value.ptr()));
   }
-  for (const auto& part : parts_) {
-    keep(part->counters());
-    keep(part->fresh());
+  for (const auto& device : devices_) {
+    keep(device->counters());
+    keep(device->fresh());
   }
   return numbers;
 }
 
 // Norms, factors and rows; without a policy that measures, what else decides about the rows.
 void Plan::measure(bool measures) {
-  const bool alone = parts_.size() == 1;
+  const bool alone = devices_.size() == 1;
   if (measures) {
-    on_each_device([&](Part& part) { part.norm_pass(alone); });
+    on_each_device([&](DeviceStep& device) { device.norm_pass(alone); });
     if (alone) return;
     gather(shape_.clip_scope);
   }
-  on_each_device([](Part& part) { part.finish(); });
+  on_each_device([](DeviceStep& device) { device.finish(); });
 }
 
 void Plan::measure_directions() {
-  const bool alone = parts_.size() == 1;
-  on_each_device([&](Part& part) { part.direction_pass(alone); });
+  const bool alone = devices_.size() == 1;
+  on_each_device([&](DeviceStep& device) { device.direction_pass(alone); });
   if (alone) return;
   gather(scope_);
-  on_each_device([](Part& part) { part.finish_rule(); });
+  on_each_device([](DeviceStep& device) { device.finish_rule(); });
 }
 
 // Every device gets the sums of all, in the same order, so that they decide alike. `scope`: over which they are taken.
 void Plan::gather(Scope scope) {
-  const int64_t numbers = static_cast<int64_t>(unit_count(scope, members_) * sizeof(Partial) / sizeof(double));
-  for (const auto& part : parts_)
-    for (size_t from = 0; from < parts_.size(); ++from)
-      part->gathered_sums()
+  const int64_t numbers = static_cast<int64_t>(unit_count(scope, reader_) * sizeof(Partial) / sizeof(double));
+  for (const auto& device : devices_)
+    for (size_t from = 0; from < devices_.size(); ++from)
+      device->gathered_sums()
           .narrow(0, static_cast<int64_t>(from) * numbers, numbers)
-          .copy_(parts_[from]->unit_sums().narrow(0, 0, numbers), /*non_blocking=*/true);
+          .copy_(devices_[from]->unit_sums().narrow(0, 0, numbers), /*non_blocking=*/true);
 }
 
 // Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler handles
 // them.
 bool Plan::refuses_norm(const Inputs& inputs) const {
-  const at::Tensor& norms = main_part().measured().grad_norm;
+  const at::Tensor& norms = main_device().measured().grad_norm;
   at::Tensor nonfinite = at::isfinite(norms).logical_not();
   for (size_t group = 0; group < group_clips_.size(); ++group)
     if (static_cast<NonFinite>(group_clips_[group].nonfinite) != NonFinite::kError)
@@ -279,10 +282,10 @@ bool Plan::refuses_norm(const Inputs& inputs) const {
 }
 
 void Plan::commit() {
-  for (size_t position = 0; position < members_.all().size(); ++position) {
-    const Member& member = members_.all()[position];
-    if (!member.active) continue;
-    c10::TensorImpl* const parameter = member.parameter().unsafeGetTensorImpl();
+  for (size_t position = 0; position < reader_.records().size(); ++position) {
+    const ParameterRecord& record = reader_.records()[position];
+    if (!record.active) continue;
+    c10::TensorImpl* const parameter = record.parameter().unsafeGetTensorImpl();
     parameter->bump_version();
     versions_[position] = parameter->version_counter().current_version();
   }

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "part.h"
+#include "device_step.h"
 
 namespace torchclip::cuda {
 
@@ -16,8 +16,8 @@ class Plan {
   Plan(const std::string& rule, const Names& names, Scope scope);
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state);
-  int traverse(visitproc visit, void* arg) const { return members_.traverse(visit, arg); }
-  void clear() { members_.clear(); }
+  int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
+  void clear() { reader_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);
   // Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits for
   // the device.
@@ -43,7 +43,7 @@ class Plan {
   void told_of_fresh();
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
-  // Calls `body(part)` for every part, with its device current.
+  // Calls `body(device)` for every device, which is current meanwhile.
   template <class Body>
   void on_each_device(const Body& body);
   void measure_and_update(const Inputs& inputs);
@@ -54,18 +54,18 @@ class Plan {
   void commit();
   at::Tensor rule_clip_factor() const;
   Place main_place() const;
-  Part& main_part() const { return *parts_.front(); }
+  DeviceStep& main_device() const { return *devices_.front(); }
 
   const RuleEntry& rule_;
   Scope scope_;
   Modifiers modifiers_;
   std::vector<GroupClip> group_clips_;  // [groups], or empty
-  Members members_;
+  ParameterReader reader_;
   Shape shape_;
   bool rebuild_ = true;
-  std::vector<std::shared_ptr<Part>> parts_;      // the main one first
-  std::vector<std::shared_ptr<Part>> in_graphs_;  // those that take no part any more
-  bool any_fresh_ = false;                        // some member is, of which the device has not been told
+  std::vector<std::shared_ptr<DeviceStep>> devices_;    // the main one first
+  std::vector<std::shared_ptr<DeviceStep>> in_graphs_;  // those that take no part any more
+  bool any_fresh_ = false;                              // some record is, of which the device has not been told
   int64_t steps_ = 0;
   bool proven_ = false;             // every kernel of these tables has run
   bool written_ = false;            // the step has come as far as writing parameters

@@ -79,7 +79,7 @@ class UpdateWorker {
     for (int slot = 0; slot < kSlots; ++slot)
       if (uses(slot)) own.state[slot][0] = load(state_[slot][offsets.of[kState0 + slot]]);
     if (synchronises_) own.slow[0] = slow()[offsets.of[kSlow]];
-    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.member, element);
+    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.parameter, element);
     zeros += advance(element, draws, own);
     if (synchronises_) slow()[offsets.of[kSlow]] = own.slow[0];
     *parameter = store<T>(own.parameter[0]);
@@ -94,7 +94,7 @@ class UpdateWorker {
     Elements<C, kSlots, kElements> own[kVectors];
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) read(element + i * stride < end ? element + i * stride : element, own[i]);
-    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.member, element);
+    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.parameter, element);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t place = element + i * stride;

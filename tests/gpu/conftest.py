@@ -10,7 +10,7 @@ from torchclip.backends import native
 from torchclip.backends.choice import unavailable_reason
 
 
-def obstacle() -> str | None:
+def reason_to_skip() -> str | None:
     """Why these tests cannot run here."""
     if not torch.cuda.is_available():
         return "torch sees no GPU"
@@ -21,6 +21,6 @@ def obstacle() -> str | None:
 
 @pytest.fixture(autouse=True)
 def _needs_a_gpu() -> None:
-    reason = obstacle()
+    reason = reason_to_skip()
     if reason is not None:
         pytest.skip(reason)

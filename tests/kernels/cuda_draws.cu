@@ -52,13 +52,13 @@ void test_draws(double step, int32_t parameter, int64_t element) {
   const std::vector<float> drawn = on_host(normals, kDraws * kCount);
   const std::vector<int> kept = on_host(keeps, kDraws * kCount);
   const auto number = static_cast<uint32_t>(static_cast<uint64_t>(step));
-  const auto member = static_cast<uint32_t>(parameter);
+  const auto place = static_cast<uint32_t>(parameter);
   int wrong = 0;
   for (int i = 0; i < kDraws * kCount; ++i) {
     const int64_t own = element + i;
-    const bool gradient = word(number, member, own, kGradientDropoutStream, own % 4) >= kThreshold;
-    const bool is_taken = word(number, member, own, kLRDropoutStream, own % 4) >= kLRThreshold;
-    wrong += drawn[static_cast<size_t>(i)] != normal_of(number, member, own);
+    const bool gradient = word(number, place, own, kGradientDropoutStream, own % 4) >= kThreshold;
+    const bool is_taken = word(number, place, own, kLRDropoutStream, own % 4) >= kLRThreshold;
+    wrong += drawn[static_cast<size_t>(i)] != normal_of(number, place, own);
     wrong += kept[static_cast<size_t>(i)] != ((gradient ? 1 : 0) | (is_taken ? 2 : 0));
   }
   TORCHCLIP_EXPECT(wrong == 0, "%d neighbours from element %lld of parameter %d in step %.0f: %d differ", kCount,

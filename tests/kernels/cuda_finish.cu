@@ -154,30 +154,30 @@ void test_uploads() {
 }
 
 void test_device() {
-  TORCHCLIP_EXPECT(obstacle().empty(), "an obstacle: %s", obstacle().c_str());
+  TORCHCLIP_EXPECT(unavailable_reason().empty(), "a reason: %s", unavailable_reason().c_str());
   TORCHCLIP_EXPECT(device_info(0).cache_bytes > 0, "the size of the cache");
   TORCHCLIP_EXPECT(!is_capturing(nullptr), "a stream that captures nothing");
   TORCHCLIP_EXPECT(versions().driver >= 12000 && versions().runtime >= 12000, "versions");
 }
 
 #if defined(TORCHCLIP_CUDA_EMULATOR)
-void expect_obstacle(const std::vector<const char*>& words) {
-  const std::string reason = obstacle();
+void expect_reason(const std::vector<const char*>& words) {
+  const std::string reason = unavailable_reason();
   for (const char* const word : words)
     TORCHCLIP_EXPECT(reason.find(word) != std::string::npos, "\"%s\" is not in \"%s\"", word, reason.c_str());
-  TORCHCLIP_EXPECT(cudaGetLastError() == cudaSuccess, "an obstacle leaves an error behind");
+  TORCHCLIP_EXPECT(cudaGetLastError() == cudaSuccess, "a reason leaves an error behind");
 }
 
-void test_obstacles() {
+void test_reasons() {
   torchclip_emulator_set_driver_version(12020);
-  expect_obstacle({"12.2", "13.0", "update the driver"});
+  expect_reason({"12.2", "13.0", "update the driver"});
   torchclip_emulator_set_driver_version(0);
-  expect_obstacle({"no NVIDIA driver"});
+  expect_reason({"no NVIDIA driver"});
   torchclip_emulator_set_driver_version(13000);
   torchclip_emulator_set_devices(0);
-  expect_obstacle({"no GPU", "CUDA_VISIBLE_DEVICES"});
+  expect_reason({"no GPU", "CUDA_VISIBLE_DEVICES"});
   torchclip_emulator_set_devices(2);
-  TORCHCLIP_EXPECT(obstacle().empty() && torchclip_emulator_current_device() == 0, "two devices");
+  TORCHCLIP_EXPECT(unavailable_reason().empty() && torchclip_emulator_current_device() == 0, "two devices");
 }
 #endif
 
@@ -190,7 +190,7 @@ int main() {
   test_uploads();
   test_device();
 #if defined(TORCHCLIP_CUDA_EMULATOR)
-  test_obstacles();
+  test_reasons();
 #endif
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;

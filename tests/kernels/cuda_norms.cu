@@ -29,9 +29,9 @@ struct Workload {
     gradients.push_back(on_device(gradient, offset));
     DeviceTensor tensor{};
     tensor.numel = numel;
-    tensor.member = static_cast<int32_t>(tensors.size());
+    tensor.parameter = static_cast<int32_t>(tensors.size());
     for (int64_t begin = 0; begin < numel; begin += 4 * kChunkGrain)
-      chunks.push_back({tensor.member, static_cast<int32_t>(std::min(4 * kChunkGrain, numel - begin)),
+      chunks.push_back({tensor.parameter, static_cast<int32_t>(std::min(4 * kChunkGrain, numel - begin)),
                         static_cast<int32_t>(chunks.size()), begin});
     tensor_chunks.push_back(static_cast<int32_t>(chunks.size()));
     if (sizeof(T) == sizeof(float)) float_chunks = static_cast<int64_t>(chunks.size());

@@ -203,7 +203,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   std::vector<double> gradient_factors, step_factors;
   for (auto& tensor : tensors) {
     const Rows shapes[] = {{3, 5}, {7, 1}, {0, 1}, {1, std::max<int64_t>(tensor.device.numel, 1)}};
-    tensor.device.rows = shapes[tensor.device.member % 4];
+    tensor.device.rows = shapes[tensor.device.parameter % 4];
     tensor.device.first_row = static_cast<int64_t>(gradient_factors.size());
     for (int64_t row = 0; row < tensor.device.rows.count; ++row) {
       gradient_factors.push_back(1.0 / static_cast<double>(row + 3));
@@ -240,7 +240,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
     };
     update_on_host<Slots>(tensor, row_at, arguments, 3, true);
     TORCHCLIP_EXPECT(agrees(tensor, Slots), "%s dtypes %d %d: tensor %d differs", rule, static_cast<int>(dtype),
-                     static_cast<int>(state), tensor.device.member);
+                     static_cast<int>(state), tensor.device.parameter);
   }
 }
 

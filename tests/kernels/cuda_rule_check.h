@@ -40,7 +40,7 @@ DirectionTensor add_tensor(std::mt19937& generator, int64_t numel, const Row& ro
   tensor.pointer[kParameter] = on_device(parameter, offset);
   tensor.pointer[kState0] = on_device(momentum_buffer, offset);
   tensor.numel = numel;
-  tensor.member = static_cast<int32_t>(tensors.size());
+  tensor.parameter = static_cast<int32_t>(tensors.size());
   tensors.push_back(tensor);
   gradients.push_back(on_device(gradient, offset));
   return sums;

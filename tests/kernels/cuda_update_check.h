@@ -42,7 +42,7 @@ struct TestTensor {
   DeviceTensor device{};
 
   // `sizes`: of a tensor whose operands are all laid out differently; empty where it is dense.
-  TestTensor(std::mt19937& generator, int64_t numel, int64_t offset, bool same_offset, unsigned slots, int32_t member,
+  TestTensor(std::mt19937& generator, int64_t numel, int64_t offset, bool same_offset, unsigned slots, int32_t position,
              const std::vector<int64_t>& sizes = {}) {
     std::uniform_real_distribution<double> uniform(-1, 1);
     const auto fill = [&](auto& values, auto stored, double least) {
@@ -72,7 +72,7 @@ struct TestTensor {
     put(laid_slow, slow, kSlow, offset);
     device.pointer[kGradient] = nullptr;  // gradients have a table of their own
     device.numel = numel;
-    device.member = member;
+    device.parameter = position;
     device.dimensions = static_cast<int32_t>(sizes.size());
     device.layout = on_device(layout);
   }
@@ -87,7 +87,8 @@ void update_on_host(TestTensor<Functor, T, S>& tensor, const RowAt& row_at, cons
     C state[Functor::kSlots] = {};
     for (int slot = 0; slot < Functor::kSlots; ++slot)
       if ((Slots >> slot & 1u) != 0) state[slot] = load(tensor.state[slot][i]);
-    const Draws draws = draws_of(arguments, step, static_cast<uint32_t>(tensor.device.member), static_cast<int64_t>(i));
+    const Draws draws =
+        draws_of(arguments, step, static_cast<uint32_t>(tensor.device.parameter), static_cast<int64_t>(i));
     const C value =
         update<Functor, Slots, kEveryStage>(narrow<C>(row.pipeline), narrow_rule<Functor, C>(row),
                                             load(tensor.parameter[i]), load(tensor.gradient[i]), draws, state);
@@ -117,18 +118,18 @@ template <class Functor, class T, class S>
 std::vector<TestTensor<Functor, T, S>> awkward_tensors(unsigned slots) {
   std::mt19937 generator(7);
   std::vector<TestTensor<Functor, T, S>> tensors;
-  int32_t member = 0;
+  int32_t position = 0;
   for (const int64_t numel : {0, 1, 3, 7, 8, 33, 1023, 1024, 1025, 3 * 1024 + 5}) {
     for (const int64_t offset : {0, 1, 3}) {
-      tensors.emplace_back(generator, numel, offset, member % 5 != 4, slots, member);
-      ++member;
+      tensors.emplace_back(generator, numel, offset, position % 5 != 4, slots, position);
+      ++position;
     }
   }
   for (const std::vector<int64_t>& sizes :
        {std::vector<int64_t>{17, 9, 10}, std::vector<int64_t>{2, 1, 3, 1, 2, 2, 1, 2, 1, 3}, std::vector<int64_t>{5}}) {
     const int64_t numel = std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
-    tensors.emplace_back(generator, numel, 1, true, slots, member, sizes);
-    ++member;
+    tensors.emplace_back(generator, numel, 1, true, slots, position, sizes);
+    ++position;
   }
   return tensors;
 }

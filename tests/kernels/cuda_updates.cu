@@ -52,7 +52,7 @@ void run_case(const char* rule, DType parameter, DType state, const Case& test) 
   for (auto& tensor : tensors) {
     update_on_host<Slots>(tensor, [&](int64_t) { return row; }, arguments, kStep, test.synchronises);
     TORCHCLIP_EXPECT(agrees(tensor, Slots), "%s %s slots %u dtypes %d %d: tensor %d of %zu elements differs", rule,
-                     test.name, Slots, static_cast<int>(parameter), static_cast<int>(state), tensor.device.member,
+                     test.name, Slots, static_cast<int>(parameter), static_cast<int>(state), tensor.device.parameter,
                      tensor.parameter.size());
     for (const T value : tensor.parameter) zeros += load(value) == 0;
   }

@@ -32,7 +32,7 @@ def is_gcc() -> bool:
 @pytest.mark.skipif(not is_gcc(), reason="what is vectorised is read from the report of GCC, for x86-64")
 @pytest.mark.parametrize("types", [*TYPES, *(pytest.param(each, marks=pytest.mark.thorough) for each in MORE_TYPES)])
 def test_loops_of_every_functor(types: str, tmp_path: Path) -> None:
-    arguments = {"update_loop": "", "update_pieces_loop": ", const Around&"}
+    arguments = {"update_loop": "", "update_pieces_loop": ", const Extensions&"}
     lines = ["#include <iterator>", '#include "cpu/loops.h"', "namespace torchclip::cpu {"]
     lines += [
         f"template int64_t {loop}<{functor}, *(std::end({functor}::kSlotMasks) - 1), 0, {types}>"

@@ -84,12 +84,12 @@ def test_cpu_fails_with_a_compiler_that_fails(tree: Path, tmp_path: Path, broken
     assert not list(out.iterdir())
 
 
-def test_a_python_without_a_gil_is_an_obstacle() -> None:
+def test_a_python_without_a_gil_is_a_reason() -> None:
     script = """
 import runpy, sysconfig
 asked = sysconfig.get_config_var
 sysconfig.get_config_var = lambda name: 1 if name == "Py_GIL_DISABLED" else asked(name)
-print(runpy.run_path("csrc/build.py")["obstacle"]())
+print(runpy.run_path("csrc/build.py")["unavailable_reason"]())
 """
     command = [sys.executable, "-c", script]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

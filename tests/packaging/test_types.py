@@ -207,7 +207,7 @@ def test_the_program_runs_and_uses_every_public_name() -> None:
 
 # The stub. It describes an extension with CUDA kernels: without a GPU that is the emulated module.
 
-OF_CUDA = {"CudaPlan", "cuda_obstacle", "cuda_versions"}
+OF_CUDA = {"CudaPlan", "cuda_reason", "cuda_versions"}
 
 
 @dataclass(frozen=True)

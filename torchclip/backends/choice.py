@@ -60,7 +60,7 @@ def unavailable_reason(backend: str) -> str | None:
         assert native.NATIVE is not None
         if native.NATIVE.cuda_device is None:
             return f"the compiled extension was built without its CUDA kernels; build it anew with {_BUILD['cuda']}"
-        return native.NATIVE.cuda_obstacle() or None
+        return native.NATIVE.cuda_reason() or None
     return None
 
 

@@ -23,7 +23,7 @@ ARGUMENTS = {
     "skip": 'a step is skipped for all of them together, as clip=ClipByGlobalNorm(max_norm, nonfinite="skip") does',
 }
 """Keys that mean nothing in a param group though they look as if they did, and where they belong. Those of
-``Members::argument_keys_`` in csrc/members.cpp."""
+``Members::argument_keys_`` in csrc/parameter_reader.cpp."""
 
 
 @dataclass(frozen=True)

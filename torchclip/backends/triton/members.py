@@ -1,6 +1,6 @@
 """What a fused step reads of a parameter: its gradient, its state, and how to walk them.
 
-The rules are those of ``csrc/members.cpp`` and ``csrc/examine.cpp``, for where there is no extension.
+The rules are those of ``csrc/parameter_reader.cpp`` and ``csrc/examine.cpp``, for where there is no extension.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ inline void write_number(void* values, bool is_double, int64_t i, double value) 
   }
 }
 
-// What a member has besides in an optimizer that looks ahead, sums norms or clips by rows.
-struct MemberExtra {
+// What a parameter has besides in an optimizer that looks ahead, sums norms or clips by rows.
+struct RecordExtra {
   at::Tensor slow;  // Lookahead's weights
   at::Tensor sums;  // of squared norms: a number, or one for each row
   void* slow_values = nullptr;
@@ -41,7 +41,7 @@ struct MemberExtra {
 
 // One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
 // except for a strided parameter's layout: a step walks over all of them.
-struct Member {
+struct ParameterRecord {
   py::object object;  // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
   int32_t group = 0;
   bool active = false;  // has a gradient in this step
@@ -62,7 +62,7 @@ struct Member {
   void* scalar_values[kMaxScalars] = {};
   bool scalar_is_double[kMaxScalars] = {};  // float otherwise
   std::unique_ptr<StridedLayout> layout;    // null when all operands share one dense layout
-  std::unique_ptr<MemberExtra> extra;
+  std::unique_ptr<RecordExtra> extra;
 
   const at::Tensor& parameter() const { return THPVariable_Unpack(object.ptr()); }
   // It has a gradient, and was found to be served by the last refresh.
@@ -88,11 +88,11 @@ struct Names {
 // The slot of a rule that sums norms that holds a sum for each element, of parameters below two dimensions.
 constexpr size_t kSumSlot = 1;
 
-class Members {
+class ParameterReader {
  public:
   // `sums`: of the rule over its scope. `device`: where the parameters, their gradients and their state lie.
   // `reads_numbers`: numbers of state and a tensor lr are read on the host, which a device would have to be waited for.
-  Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers);
+  ParameterReader(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers);
 
   // `by_rows`: the step clips by rows. `own_clips`: how many param groups have their policies in the plan; 0 where no
   // group has one of its own.
@@ -100,9 +100,9 @@ class Members {
     changed_ |= lookahead != lookahead_ || by_rows != by_rows_;
     lookahead_ = lookahead;
     by_rows_ = by_rows;
-    for (Member& member : members_) {
-      member.fingerprint = 0;
-      member.extra.reset();
+    for (ParameterRecord& record : records_) {
+      record.fingerprint = 0;
+      record.extra.reset();
     }
     remember_groups(own_clips);
   }
@@ -115,8 +115,8 @@ class Members {
   template <class Unstarted>
   py::list list_unstarted(const Unstarted& unstarted) const {
     py::list result;
-    for (const Member& member : members_)
-      if (unstarted(member)) result.append(py::make_tuple(member.object, slots_of(member)));
+    for (const ParameterRecord& record : records_)
+      if (unstarted(record)) result.append(py::make_tuple(record.object, slots_of(record)));
     return result;
   }
 
@@ -125,8 +125,8 @@ class Members {
   void hold_memory(std::vector<c10::Storage>& held) const;
   void hold_gradients(std::vector<c10::Storage>& held) const;  // alone, of those that were found to be plain
 
-  std::vector<Member>& all() { return members_; }
-  const std::vector<Member>& all() const { return members_; }
+  std::vector<ParameterRecord>& records() { return records_; }
+  const std::vector<ParameterRecord>& records() const { return records_; }
   const std::vector<Group>& groups() const { return groups_; }
   // For Python's garbage collector: the objects held here, and letting go of them.
   int traverse(visitproc visit, void* arg) const;
@@ -144,22 +144,22 @@ class Members {
   bool is_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
   bool is_state_beside(const at::Tensor& tensor, const at::Tensor& parameter) const;
   void bind_states(const py::dict& state);
-  bool bind_state(Member& member);
-  py::dict slots_of(const Member& member) const;
+  bool bind_state(ParameterRecord& record);
+  py::dict slots_of(const ParameterRecord& record) const;
   void prefetch(size_t position) const;
   bool has_extra() const { return lookahead_ || by_rows_ || sums_ == Sums::kTensor || sums_ == Sums::kRow; }
   bool needs_state(unsigned used_slots) const {
     return used_slots != 0 || !scalar_keys_.empty() || lookahead_ || sums_ == Sums::kTensor || sums_ == Sums::kRow;
   }
-  unsigned used_slots_of(const Member& member) const;
-  bool sums_apart(const Member& member) const;
-  bool refresh_unchanged(Member& member) const;
-  bool has_memory(const Member& member) const;
-  bool refresh_changed(Member& member);
-  uint64_t fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const;
-  bool examine(Member& member, const at::Tensor& gradient);
-  bool examine_extras(Member& member) const;
-  bool map_layout(Member& member, const at::Tensor& gradient) const;
+  unsigned used_slots_of(const ParameterRecord& record) const;
+  bool sums_apart(const ParameterRecord& record) const;
+  bool refresh_unchanged(ParameterRecord& record) const;
+  bool has_memory(const ParameterRecord& record) const;
+  bool refresh_changed(ParameterRecord& record);
+  uint64_t fingerprint_of(const ParameterRecord& record, unsigned used, const at::Tensor& gradient) const;
+  bool can_serve(ParameterRecord& record, const at::Tensor& gradient);
+  bool examine_extras(ParameterRecord& record) const;
+  bool map_layout(ParameterRecord& record, const at::Tensor& gradient) const;
 
   GroupReader group_reader_;
   std::vector<py::object> slot_keys_, scalar_keys_, argument_keys_;
@@ -173,9 +173,9 @@ class Members {
   bool by_rows_ = false;
   size_t own_clips_ = 0;
   std::vector<Group> groups_;
-  std::vector<Member> members_;
+  std::vector<ParameterRecord> records_;
   std::vector<PyObject*> state_dicts_;  // the values of optimizer.state in order, to notice a change
-  std::vector<char> unchanged_;         // [members], scratch of refresh(); not bool, whose elements share bytes
+  std::vector<char> unchanged_;         // [records], scratch of refresh(); not bool, whose elements share bytes
   bool changed_ = true;
 };
 

@@ -1,4 +1,4 @@
-#include "part.h"
+#include "device_step.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -9,31 +9,31 @@
 
 namespace torchclip::cuda {
 
-void Part::begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh, bool is_main,
-                 void* stream) {
+void DeviceStep::begin(const ParameterReader& reader, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh,
+                       bool is_main, void* stream) {
   follow_stream(stream);
   is_main_ = is_main;
   modifiers_ = modifiers;
   held_.clear();
-  read_tensors(members);
-  if (rule_sums_.count > 0) read_rule_sums(members);
+  read_tensors(reader);
+  if (rule_sums_.count > 0) read_rule_sums(reader);
   write_tables();
   finish_.modifiers = finish_rule_.modifiers = modifiers;
   finish_rule_.numbers = nullptr;
   pass_.numbers = nullptr;
   pass_.rows = nullptr;
   follows_own_pass_ = false;
-  read_gradients(members);
-  read_groups(members);
-  read_shared(members, inputs);
+  read_gradients(reader);
+  read_groups(reader);
+  read_shared(reader, inputs);
   image_.write(stream_);
-  if (shape_.fresh && any_fresh) upload_fresh(members.all());
-  if (rows_fit_inline()) fill_inline_rows(members);
+  if (shape_.fresh && any_fresh) upload_fresh(reader.records());
+  if (rows_fit_inline()) fill_inline_rows(reader);
 }
 
 // The allocator must know of every stream that uses a buffer, so that it gives none away too early; and what a graph
 // that is being captured will use must stay.
-void Part::follow_stream(void* stream) {
+void DeviceStep::follow_stream(void* stream) {
   stream_ = stream;
   capturing_ = is_capturing(stream);
   is_in_graph_ |= capturing_;
@@ -44,25 +44,25 @@ void Part::follow_stream(void* stream) {
   for (const at::Tensor& buffer : buffers()) buffer.record_stream(current);
 }
 
-void Part::read_tensors(const Members& members) {
+void DeviceStep::read_tensors(const ParameterReader& reader) {
   for (size_t index = 0; index < tables_.tensors.size(); ++index) {
-    const Member& member = members.all()[tables_.positions[index]];
+    const ParameterRecord& record = reader.records()[tables_.positions[index]];
     DeviceTensor& tensor = tables_.tensors[index];
     for (int operand = 0; operand < kSlow; ++operand)
-      tensor.pointer[operand] = operand == kGradient ? nullptr : member.operands[operand];
-    if (member.extra != nullptr) {
-      tensor.pointer[kSlow] = shape_.lookahead ? member.extra->slow_values : nullptr;
-      tensor.sums = shape_.rule_rows ? member.extra->sum_values : nullptr;
+      tensor.pointer[operand] = operand == kGradient ? nullptr : record.operands[operand];
+    if (record.extra != nullptr) {
+      tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
+      tensor.sums = shape_.rule_rows ? record.extra->sum_values : nullptr;
     }
     RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = member.scalar_values[i];
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = record.scalar_values[i];
   }
 }
 
 // The tables that name tensors, which change when a tensor moves. A graph records no writing of them where they are
 // right, as they nearly always are, so that a replay has nothing to do about them: what it reads must stay as it is,
 // and other steps get tables of their own.
-void Part::write_tables() {
+void DeviceStep::write_tables() {
   const auto differ = [this] {
     return image_.differs(tensors_, tables_.tensors) || image_.differs(sources_, tables_.sources) ||
            image_.differs(rule_sums_, rule_sum_places_) || image_.differs(sum_is_double_, rule_sum_is_double_);
@@ -79,7 +79,7 @@ void Part::write_tables() {
 }
 
 // To memory that no graph reads.
-void Part::move_image() {
+void DeviceStep::move_image() {
   kept_.push_back(image_.memory());
   image_.allocate(place_.device);
   // The other streams are to be told of it too.
@@ -88,18 +88,18 @@ void Part::move_image() {
   set_static_arguments();
 }
 
-void Part::read_gradients(const Members& members) {
+void DeviceStep::read_gradients(const ParameterReader& reader) {
   std::vector<const void*> addresses(static_cast<size_t>(gradients_.count));
   const void** const place = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
   for (size_t index = 0; index < tables_.tensors.size(); ++index)
-    place[index] = members.all()[tables_.positions[index]].operands[kGradient];
+    place[index] = reader.records()[tables_.positions[index]].operands[kGradient];
   image_.set(gradients_, addresses, stream_, /*changes_by_step=*/true);
 }
 
-void Part::read_groups(const Members& members) {
-  std::vector<GroupNumbers> all(members.groups().size());
+void DeviceStep::read_groups(const ParameterReader& reader) {
+  std::vector<GroupNumbers> all(reader.groups().size());
   for (size_t index = 0; index < all.size(); ++index) {
-    const Group& group = members.groups()[index];
+    const Group& group = reader.groups()[index];
     GroupNumbers& numbers = all[index];
     std::copy(group.hyperparameters.begin(), group.hyperparameters.end(), numbers.hyperparameters);
     numbers.weight_decay = group.pipeline[kWeightDecay];
@@ -117,35 +117,35 @@ void Part::read_groups(const Members& members) {
 }
 
 // AdaGradNorm's sums, where they are not taken over rows.
-void Part::read_rule_sums(const Members& members) {
+void DeviceStep::read_rule_sums(const ParameterReader& reader) {
   std::vector<void*>& places = rule_sum_places_;
   std::vector<int32_t>& is_double = rule_sum_is_double_;
   places.assign(static_cast<size_t>(rule_sums_.count), nullptr);
   is_double.assign(places.size(), 1);
   if (shape_.rule_scope == Scope::kTensor) {
     for (const size_t position : tables_.positions) {
-      const MemberExtra& extra = *members.all()[position].extra;
+      const RecordExtra& extra = *reader.records()[position].extra;
       places[position] = extra.sum_values;
       is_double[position] = extra.sum_is_double ? 1 : 0;
     }
   } else {
-    for (const Member& member : members.all()) {
-      const size_t unit = unit_of(shape_.rule_scope, member.group, 0);
+    for (const ParameterRecord& record : reader.records()) {
+      const size_t unit = unit_of(shape_.rule_scope, record.group, 0);
       // A group without a gradient has no place: its sum stays, and its factor is 1.
-      if (!member.active || places[unit] != nullptr) continue;
-      const SharedNumbers shared = shared_of(members.groups()[unit]);
+      if (!record.active || places[unit] != nullptr) continue;
+      const GroupState shared = shared_of(reader.groups()[unit]);
       places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
     }
   }
 }
 
 // They lie on the main device, that of the first parameter; the others take copies.
-SharedNumbers Part::shared_of(const Group& group) const {
-  return SharedNumbers(group.dict, is_main_ ? place_.device : c10::Device(kDeviceType));
+GroupState DeviceStep::shared_of(const Group& group) const {
+  return GroupState(group.dict, is_main_ ? place_.device : c10::Device(kDeviceType));
 }
 
-void Part::read_shared(const Members& members, const Inputs& inputs) {
-  const SharedNumbers shared = shared_of(members.groups().front());
+void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs) {
+  const GroupState shared = shared_of(reader.groups().front());
   const auto number = [&](const char* name, int64_t count = 1) {
     return beside(name, shared.tensor(name, count)).mutable_data_ptr<double>();
   };
@@ -174,9 +174,9 @@ void Part::read_shared(const Members& members, const Inputs& inputs) {
 }
 
 // The rows as they are before any norm and any number on the device is known: for passes that come before a finish.
-void Part::fill_inline_rows(const Members& members) {
+void DeviceStep::fill_inline_rows(const ParameterReader& reader) {
   for (size_t index = 0; index < tables_.sources.size(); ++index) {
-    const Group& group = members.groups()[static_cast<size_t>(tables_.sources[index].group)];
+    const Group& group = reader.groups()[static_cast<size_t>(tables_.sources[index].group)];
     Row& row = pass_.inline_rows[index];
     row = make_row(group.pipeline[kLr], group.pipeline[kWeightDecay], group.pipeline[kDecoupled] != 0,
                    group.pipeline[kMaximize] != 0, modifiers_, 0.0, 1.0);
@@ -185,10 +185,10 @@ void Part::fill_inline_rows(const Members& members) {
   }
 }
 
-void Part::upload_fresh(const std::vector<Member>& members) {
-  for (size_t begin = 0; begin < members.size();) {
+void DeviceStep::upload_fresh(const std::vector<ParameterRecord>& records) {
+  for (size_t begin = 0; begin < records.size();) {
     size_t end = begin;
-    while (end < members.size() && members[end].fresh) ++end;
+    while (end < records.size() && records[end].fresh) ++end;
     const std::vector<int32_t> ones(end - begin, 1);
     if (!ones.empty())
       upload(fresh_.mutable_data_ptr<int32_t>() + begin, ones.data(),
@@ -197,7 +197,7 @@ void Part::upload_fresh(const std::vector<Member>& members) {
   }
 }
 
-at::Tensor Part::beside(const std::string& name, const at::Tensor& tensor) {
+at::Tensor DeviceStep::beside(const std::string& name, const at::Tensor& tensor) {
   if (is_main_) return tensor;
   at::Tensor& copy = copies_[name];
   if (!copy.defined() || copy.numel() != tensor.numel())
@@ -206,7 +206,7 @@ at::Tensor Part::beside(const std::string& name, const at::Tensor& tensor) {
   return copy;
 }
 
-at::Tensor Part::on_device(const at::Tensor& tensor, at::ScalarType dtype) const {
+at::Tensor DeviceStep::on_device(const at::Tensor& tensor, at::ScalarType dtype) const {
   return tensor.to(tensor.options().device(place_.device).dtype(dtype), /*non_blocking=*/true);
 }
 

@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "../shared_numbers.h"
+#include "../group_state.h"
 #include "device_image.h"
 #include "host_tables.h"
 
@@ -29,17 +29,17 @@ constexpr const char* kNotReady =
     "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
     "one step with the same parameters, gradients and settings before the capture";
 
-class Part {
+class DeviceStep {
  public:
-  Part(Place place, const RuleEntry& rule, size_t members);
+  DeviceStep(Place place, const RuleEntry& rule, size_t parameters);
 
-  // Makes the tables anew. `positions`: of the members with a gradient here; `devices`: that take part in the step.
-  void build(const Members& members, const Shape& shape, const std::vector<size_t>& positions, size_t devices);
+  // Makes the tables anew. `positions`: of the parameters with a gradient here; `devices`: that take part in the step.
+  void build(const ParameterReader& reader, const Shape& shape, const std::vector<size_t>& positions, size_t devices);
   // Reads this step's addresses and numbers; tables that are no longer right are written anew. Shared numbers lie on
-  // the main device; the others work on copies. `any_fresh`: there are members that are.
-  void begin(const Members& members, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh, bool is_main,
-             void* stream);
-  // [members]: where the flag of each is so far, -1 where it has none that holds.
+  // the main device; the others work on copies. `any_fresh`: there are parameters that are.
+  void begin(const ParameterReader& reader, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh,
+             bool is_main, void* stream);
+  // [parameters]: where the flag of each is so far, -1 where it has none that holds.
   void move_fresh(const std::vector<int64_t>& from);
 
   // The passes, in this order. `alone`: no other device takes part, and the last block of a norm pass decides.
@@ -57,7 +57,7 @@ class Part {
   const Place& place() const { return place_; }
   const Measured& measured() const { return measured_; }
   const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
-  const at::Tensor& fresh() const { return fresh_; }        // [members], 1: no step has been taken with the state
+  const at::Tensor& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
   const at::Tensor& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
   // [devices], those of all.
@@ -92,22 +92,22 @@ class Part {
 
   std::vector<at::Tensor> buffers() const;
   void follow_stream(void* stream);
-  void reserve_tables(const Members& members);
+  void reserve_tables(const ParameterReader& reader);
   void set_layouts();
-  void reserve_scratch(const Members& members, size_t devices);
+  void reserve_scratch(const ParameterReader& reader, size_t devices);
   void plan_launches();
   bool plan_one_launch();
   void set_static_arguments();
-  void read_tensors(const Members& members);
-  void read_gradients(const Members& members);
-  void read_groups(const Members& members);
-  void read_rule_sums(const Members& members);
+  void read_tensors(const ParameterReader& reader);
+  void read_gradients(const ParameterReader& reader);
+  void read_groups(const ParameterReader& reader);
+  void read_rule_sums(const ParameterReader& reader);
   void write_tables();
   void move_image();
-  void read_shared(const Members& members, const Inputs& inputs);
-  void fill_inline_rows(const Members& members);
-  void upload_fresh(const std::vector<Member>& members);
-  SharedNumbers shared_of(const Group& group) const;
+  void read_shared(const ParameterReader& reader, const Inputs& inputs);
+  void fill_inline_rows(const ParameterReader& reader);
+  void upload_fresh(const std::vector<ParameterRecord>& records);
+  GroupState shared_of(const Group& group) const;
   // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
   at::Tensor beside(const std::string& name, const at::Tensor& tensor);
   at::Tensor on_device(const at::Tensor& tensor, at::ScalarType dtype) const;

@@ -1,4 +1,4 @@
-#include "members.h"
+#include "parameter_reader.h"
 
 #include <algorithm>
 #include <limits>
@@ -22,7 +22,8 @@ PyObject* list_item(PyObject* list, size_t index) {
 
 }  // namespace
 
-Members::Members(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device, bool reads_numbers)
+ParameterReader::ParameterReader(const RuleEntry& rule, const Names& names, Sums sums, c10::DeviceType device,
+                                 bool reads_numbers)
     : group_reader_(rule, names.keys, device, reads_numbers),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
@@ -35,17 +36,17 @@ Members::Members(const RuleEntry& rule, const Names& names, Sums sums, c10::Devi
       reads_numbers_(reads_numbers),
       takes_complex_(rule.takes_complex()) {}
 
-// Whether the sums of a member are not elements like its own.
-bool Members::sums_apart(const Member& member) const {
-  return sums_ == Sums::kTensor || (sums_ == Sums::kRow && member.parameter().dim() >= 2);
+// Whether the sums of a record are not elements like its own.
+bool ParameterReader::sums_apart(const ParameterRecord& record) const {
+  return sums_ == Sums::kTensor || (sums_ == Sums::kRow && record.parameter().dim() >= 2);
 }
 
-unsigned Members::used_slots_of(const Member& member) const {
-  const unsigned used = groups_[static_cast<size_t>(member.group)].used_slots;
-  return sums_ == Sums::kRow && !sums_apart(member) ? used | 1u << kSumSlot : used;
+unsigned ParameterReader::used_slots_of(const ParameterRecord& record) const {
+  const unsigned used = groups_[static_cast<size_t>(record.group)].used_slots;
+  return sums_ == Sums::kRow && !sums_apart(record) ? used | 1u << kSumSlot : used;
 }
 
-bool Members::structure_matches(const py::object& param_groups) const {
+bool ParameterReader::structure_matches(const py::object& param_groups) const {
   if (!is_list(param_groups.ptr()) || list_size(param_groups.ptr()) != groups_.size()) return false;
   static PyObject* const params_key = PyUnicode_InternFromString("params");
   size_t position = 0;
@@ -56,18 +57,18 @@ bool Members::structure_matches(const py::object& param_groups) const {
     if (params == nullptr || !is_list(params)) return false;
     const size_t count = list_size(params);
     PyObject* const* const items = PySequence_Fast_ITEMS(params);
-    if (position + count > members_.size()) return false;
+    if (position + count > records_.size()) return false;
     for (size_t i = 0; i < count; ++i, ++position) {
-      const Member& member = members_[position];
-      if (member.object.ptr() != items[i] || member.group != static_cast<int32_t>(index)) return false;
+      const ParameterRecord& record = records_[position];
+      if (record.object.ptr() != items[i] || record.group != static_cast<int32_t>(index)) return false;
     }
   }
-  return position == members_.size();
+  return position == records_.size();
 }
 
 // Nothing is taken of a structure in which something is not what it must be. What is known of a parameter stays with
 // it, wherever it now stands.
-void Members::read_structure(const py::object& param_groups) {
+void ParameterReader::read_structure(const py::object& param_groups) {
   if (!is_list(param_groups.ptr())) throw py::type_error("param_groups must be a list of dicts");
   std::vector<Group> groups;
   std::vector<std::pair<py::object, int32_t>> parameters;  // with the group of each
@@ -88,26 +89,26 @@ void Members::read_structure(const py::object& param_groups) {
   // Which policy is whose may be another now: groups_changed() says so until configure().
   const auto has_clip = [](const Group& group) { return static_cast<bool>(group.clip); };
   const bool had_clips = own_clips_ != 0 || std::any_of(groups_.begin(), groups_.end(), has_clip);
-  std::unordered_map<PyObject*, Member> known;
-  for (Member& member : members_) known.try_emplace(member.object.ptr(), std::move(member));
+  std::unordered_map<PyObject*, ParameterRecord> known;
+  for (ParameterRecord& record : records_) known.try_emplace(record.object.ptr(), std::move(record));
   clear();
   for (auto& [parameter, group] : parameters) {
-    Member member;
+    ParameterRecord record;
     if (const auto found = known.find(parameter.ptr()); found != known.end()) {
-      member = std::move(found->second);
+      record = std::move(found->second);
       known.erase(found);
-      member.fingerprint = 0;
+      record.fingerprint = 0;
     } else {
-      member.object = std::move(parameter);
+      record.object = std::move(parameter);
     }
-    member.group = group;
-    members_.push_back(std::move(member));
+    record.group = group;
+    records_.push_back(std::move(record));
   }
   groups_ = std::move(groups);
   if (had_clips) own_clips_ = std::numeric_limits<size_t>::max();
 }
 
-void Members::remember_groups(size_t own_clips) {
+void ParameterReader::remember_groups(size_t own_clips) {
   own_clips_ = own_clips;
   for (Group& group : groups_) {
     PyObject* const clip = lookup(group.dict, clip_key_);
@@ -118,7 +119,7 @@ void Members::remember_groups(size_t own_clips) {
 
 // Python knows what the values mean: here it is only seen that they are others. Assigning to a key that is there
 // already, other than clip, is not.
-bool Members::groups_changed() {
+bool ParameterReader::groups_changed() {
   if (own_clips_ != 0 && own_clips_ != groups_.size()) return true;
   for (Group& group : groups_) {
     if (lookup(group.dict, clip_key_) != group.clip.ptr()) return true;
@@ -131,7 +132,7 @@ bool Members::groups_changed() {
   return false;
 }
 
-void Members::read_groups() {
+void ParameterReader::read_groups() {
   for (size_t index = 0; index < groups_.size(); ++index) {
     Group& group = groups_[index];
     if (!group_reader_.read(group, index)) continue;
@@ -142,7 +143,7 @@ void Members::read_groups() {
 }
 
 // Which dict belongs to which parameter. Hashing a tensor calls Python, so the values alone are compared, in order.
-void Members::bind_states(const py::dict& state) {
+void ParameterReader::bind_states(const py::dict& state) {
   Py_ssize_t cursor = 0;
   PyObject *key = nullptr, *value = nullptr;
   size_t count = 0;
@@ -156,151 +157,152 @@ void Members::bind_states(const py::dict& state) {
   std::vector<PyObject*> dicts;
   cursor = 0;
   while (PyDict_Next(state.ptr(), &cursor, &key, &value) != 0) dicts.push_back(value);
-  for (Member& member : members_) {
-    PyObject* dict = lookup(state, member.object);
-    TORCH_CHECK_TYPE(dict == nullptr || PyDict_Check(dict), "the state of parameter ", &member - members_.data(),
+  for (ParameterRecord& record : records_) {
+    PyObject* dict = lookup(state, record.object);
+    TORCH_CHECK_TYPE(dict == nullptr || PyDict_Check(dict), "the state of parameter ", &record - records_.data(),
                      " is ", Py_TYPE(dict)->tp_name, ", and a dict is wanted");
-    member.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
-    member.state_seen = DictSeen();
+    record.state = dict == nullptr ? py::object() : py::reinterpret_borrow<py::object>(dict);
+    record.state_seen = DictSeen();
   }
   state_dicts_ = std::move(dicts);
 }
 
-// Brings a member up to date when nothing but addresses changed since it was last examined; false otherwise. Runs
-// without the GIL's thread, which waits meanwhile: it reads Python objects and neither calls Python nor changes a
+// Brings a record up to date when nothing but addresses changed since it was last found to be served; false otherwise.
+// Runs without the GIL's thread, which waits meanwhile: it reads Python objects and neither calls Python nor changes a
 // reference count.
-bool Members::refresh_unchanged(Member& member) const {
-  const at::Tensor& parameter = member.parameter();
+bool ParameterReader::refresh_unchanged(ParameterRecord& record) const {
+  const at::Tensor& parameter = record.parameter();
   const at::Tensor& gradient = parameter.unsafeGetTensorImpl()->grad();
-  if (member.active != gradient.defined()) return false;
-  if (!member.active) return true;
-  const unsigned used = used_slots_of(member);
-  if (needs_state(used) && (!member.state || member.state_seen.changed(member.state.ptr()))) return false;
-  if (fingerprint_of(member, used, gradient) != member.fingerprint) return false;
-  member.last_gradient = gradient.unsafeGetTensorImpl();
+  if (record.active != gradient.defined()) return false;
+  if (!record.active) return true;
+  const unsigned used = used_slots_of(record);
+  if (needs_state(used) && (!record.state || record.state_seen.changed(record.state.ptr()))) return false;
+  if (fingerprint_of(record, used, gradient) != record.fingerprint) return false;
+  record.last_gradient = gradient.unsafeGetTensorImpl();
   bool missing = false;
-  member.operands[kParameter] = first_element(parameter, missing);
-  member.operands[kGradient] = const_cast<void*>(first_element_read(gradient, missing));
+  record.operands[kParameter] = first_element(parameter, missing);
+  record.operands[kGradient] = const_cast<void*>(first_element_read(gradient, missing));
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-    member.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(member.slots[slot], missing) : nullptr;
-  for (size_t i = 0; i < scalar_keys_.size(); ++i) member.scalar_values[i] = first_element(member.scalars[i], missing);
-  if (MemberExtra* const extra = member.extra.get(); extra != nullptr) {
+    record.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? first_element(record.slots[slot], missing) : nullptr;
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) record.scalar_values[i] = first_element(record.scalars[i], missing);
+  if (RecordExtra* const extra = record.extra.get(); extra != nullptr) {
     if (extra->slow.defined()) extra->slow_values = first_element(extra->slow, missing);
     if (extra->sums.defined()) extra->sum_values = first_element(extra->sums, missing);
   }
-  return !missing || has_memory(member);
+  return !missing || has_memory(record);
 }
 
-uint64_t Members::fingerprint_of(const Member& member, unsigned used, const at::Tensor& gradient) const {
+uint64_t ParameterReader::fingerprint_of(const ParameterRecord& record, unsigned used,
+                                         const at::Tensor& gradient) const {
   Fingerprint fingerprint;
   fingerprint.add(used);
-  fingerprint.add(member.parameter());
+  fingerprint.add(record.parameter());
   fingerprint.add(gradient);
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
-    if ((used >> slot & 1u) != 0 && member.slots[slot].defined()) fingerprint.add(member.slots[slot]);
-  if (member.extra != nullptr && member.extra->slow.defined()) fingerprint.add(member.extra->slow);
-  if (member.extra != nullptr && member.extra->sums.defined()) fingerprint.add(member.extra->sums);
+    if ((used >> slot & 1u) != 0 && record.slots[slot].defined()) fingerprint.add(record.slots[slot]);
+  if (record.extra != nullptr && record.extra->slow.defined()) fingerprint.add(record.extra->slow);
+  if (record.extra != nullptr && record.extra->sums.defined()) fingerprint.add(record.extra->sums);
   return fingerprint.value();
 }
 
 // Finds out what changed. Returns false when the parameter cannot step as it is.
-bool Members::refresh_changed(Member& member) {
-  const at::Tensor& gradient = member.parameter().unsafeGetTensorImpl()->grad();
-  const bool was_active = std::exchange(member.active, gradient.defined());
-  const uint64_t seen = std::exchange(member.fingerprint, 0);
-  if (member.active != was_active) changed_ = true;
-  if (!member.active) return true;
-  member.used_slots = used_slots_of(member);
-  if (has_extra() && member.extra == nullptr) member.extra = std::make_unique<MemberExtra>();
-  bool same = member.active == was_active && seen != 0;
-  if (needs_state(member.used_slots)) {
-    if (!member.state) {
-      changed_ = member.replaced = true;
-      member.fresh = false;
-      for (at::Tensor& slot : member.slots) slot.reset();
+bool ParameterReader::refresh_changed(ParameterRecord& record) {
+  const at::Tensor& gradient = record.parameter().unsafeGetTensorImpl()->grad();
+  const bool was_active = std::exchange(record.active, gradient.defined());
+  const uint64_t seen = std::exchange(record.fingerprint, 0);
+  if (record.active != was_active) changed_ = true;
+  if (!record.active) return true;
+  record.used_slots = used_slots_of(record);
+  if (has_extra() && record.extra == nullptr) record.extra = std::make_unique<RecordExtra>();
+  bool same = record.active == was_active && seen != 0;
+  if (needs_state(record.used_slots)) {
+    if (!record.state) {
+      changed_ = record.replaced = true;
+      record.fresh = false;
+      for (at::Tensor& slot : record.slots) slot.reset();
       return false;
     }
-    same &= !bind_state(member);
+    same &= !bind_state(record);
   }
-  if (!same || fingerprint_of(member, member.used_slots, gradient) != seen) {
+  if (!same || fingerprint_of(record, record.used_slots, gradient) != seen) {
     changed_ = true;
-    if (!examine(member, gradient)) return false;
+    if (!can_serve(record, gradient)) return false;
   }
-  member.fingerprint = fingerprint_of(member, member.used_slots, gradient);
-  if (refresh_unchanged(member)) return true;
+  record.fingerprint = fingerprint_of(record, record.used_slots, gradient);
+  if (refresh_unchanged(record)) return true;
   changed_ = true;
-  member.fingerprint = 0;
+  record.fingerprint = 0;
   return false;
 }
 
 // A thousand small tensors are ten thousand objects scattered over the heap, and after a pass over their elements each
 // of them is a cache miss. Their addresses are known ahead: first the objects, then what those point to.
-void Members::prefetch(size_t position) const {
+void ParameterReader::prefetch(size_t position) const {
   constexpr size_t kFar = 16, kNear = 8;
   const auto prefetch_tensor = [](const void* impl) {  // two cache lines hold what is read of a TensorImpl
     __builtin_prefetch(impl);
     __builtin_prefetch(static_cast<const char*>(impl) + 64);
   };
-  if (position + kFar < members_.size()) {
-    const Member& member = members_[position + kFar];
-    __builtin_prefetch(member.object.ptr());
-    __builtin_prefetch(member.state.ptr());
-    prefetch_tensor(member.last_gradient);
-    for (size_t slot = 0; slot < slot_keys_.size(); ++slot) prefetch_tensor(member.slots[slot].unsafeGetTensorImpl());
-    for (size_t i = 0; i < scalar_keys_.size(); ++i) prefetch_tensor(member.scalars[i].unsafeGetTensorImpl());
+  if (position + kFar < records_.size()) {
+    const ParameterRecord& record = records_[position + kFar];
+    __builtin_prefetch(record.object.ptr());
+    __builtin_prefetch(record.state.ptr());
+    prefetch_tensor(record.last_gradient);
+    for (size_t slot = 0; slot < slot_keys_.size(); ++slot) prefetch_tensor(record.slots[slot].unsafeGetTensorImpl());
+    for (size_t i = 0; i < scalar_keys_.size(); ++i) prefetch_tensor(record.scalars[i].unsafeGetTensorImpl());
   }
-  if (position + kNear < members_.size()) {
-    const Member& member = members_[position + kNear];
-    prefetch_tensor(member.parameter().unsafeGetTensorImpl());
+  if (position + kNear < records_.size()) {
+    const ParameterRecord& record = records_[position + kNear];
+    prefetch_tensor(record.parameter().unsafeGetTensorImpl());
     const auto prefetch_storage = [](const at::Tensor& tensor) {
       if (tensor.defined()) __builtin_prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
     };
-    for (size_t slot = 0; slot < slot_keys_.size(); ++slot) prefetch_storage(member.slots[slot]);
-    for (size_t i = 0; i < scalar_keys_.size(); ++i) prefetch_storage(member.scalars[i]);
+    for (size_t slot = 0; slot < slot_keys_.size(); ++slot) prefetch_storage(record.slots[slot]);
+    for (size_t i = 0; i < scalar_keys_.size(); ++i) prefetch_storage(record.scalars[i]);
   }
 }
 
-std::vector<int64_t> Members::refresh(const py::object& param_groups, const py::dict& state) {
+std::vector<int64_t> ParameterReader::refresh(const py::object& param_groups, const py::dict& state) {
   if (!structure_matches(param_groups)) read_structure(param_groups);
   if (groups_changed()) return {kGroupsChanged};
   read_groups();
   bind_states(state);
   // A thousand parameters are many cache misses, which two threads wait for in half the time. On the CPU the passes
   // wake all of them anyway; beside a GPU they sleep, and to wake sixteen takes longer than hundreds of parameters do.
-  const int64_t count = static_cast<int64_t>(members_.size());
+  const int64_t count = static_cast<int64_t>(records_.size());
   const int64_t threads = reads_numbers_ ? std::numeric_limits<int>::max() : 1 + count / kItemsToWakeFor;
-  unchanged_.resize(members_.size());
+  unchanged_.resize(records_.size());
   cpu::for_each_item(
       count,
       [this](int64_t position) {
         prefetch(static_cast<size_t>(position));
-        unchanged_[static_cast<size_t>(position)] = refresh_unchanged(members_[static_cast<size_t>(position)]);
+        unchanged_[static_cast<size_t>(position)] = refresh_unchanged(records_[static_cast<size_t>(position)]);
       },
       threads);
   std::vector<int64_t> attention;
   for (int64_t position = 0; position < count; ++position)
-    if (unchanged_[static_cast<size_t>(position)] == 0 && !refresh_changed(members_[static_cast<size_t>(position)]))
+    if (unchanged_[static_cast<size_t>(position)] == 0 && !refresh_changed(records_[static_cast<size_t>(position)]))
       attention.push_back(position);
   return attention;
 }
 
-int Members::traverse(visitproc visit, void* arg) const {
+int ParameterReader::traverse(visitproc visit, void* arg) const {
   for (const Group& group : groups_) {
     Py_VISIT(group.dict.ptr());
     Py_VISIT(group.clip.ptr());
   }
-  for (const Member& member : members_) {
-    Py_VISIT(member.object.ptr());
-    Py_VISIT(member.state.ptr());
+  for (const ParameterRecord& record : records_) {
+    Py_VISIT(record.object.ptr());
+    Py_VISIT(record.state.ptr());
   }
   return 0;
 }
 
 // What is let go of may call Python, which may come back here: it finds nothing any more.
-void Members::clear() {
+void ParameterReader::clear() {
   changed_ = true;
   state_dicts_.assign(1, nullptr);  // equal to no state, an empty one included
-  const auto members = std::exchange(members_, {});
+  const auto records = std::exchange(records_, {});
   const auto groups = std::exchange(groups_, {});
 }
 

@@ -1,4 +1,4 @@
-#include "shared_numbers.h"
+#include "group_state.h"
 
 #include "scalar_ops.h"
 #include "tensor_access.h"
@@ -11,13 +11,13 @@ constexpr const char* kRemedy =
 
 }  // namespace
 
-SharedNumbers::SharedNumbers(const py::object& group, c10::Device device) : device_(device) {
+GroupState::GroupState(const py::object& group, c10::Device device) : device_(device) {
   static PyObject* const key = PyUnicode_InternFromString("shared");
   dict_ = PyDict_GetItemWithError(group.ptr(), key);
   if (dict_ != nullptr && !PyDict_Check(dict_)) dict_ = nullptr;
 }
 
-const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const {
+const at::Tensor& GroupState::find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
   TORCH_CHECK(found != nullptr && THPVariable_Check(found), "param_groups' \"shared\" has no tensor \"", name, "\"",
               kRemedy);
@@ -30,18 +30,18 @@ const at::Tensor& SharedNumbers::find(const char* name, at::ScalarType dtype, c1
   return value;
 }
 
-double* SharedNumbers::numbers(const char* name, int64_t count) const {
+double* GroupState::numbers(const char* name, int64_t count) const {
   return tensor(name, count).mutable_data_ptr<double>();
 }
 
-double SharedNumbers::count(const char* name) const {
+double GroupState::count(const char* name) const {
   const double value = *numbers(name);
   TORCH_CHECK_VALUE(is_count(value), "param_groups' \"shared\" number \"", name, "\" is ", value,
                     ", and a whole number from 0 to 2**53 is wanted", kRemedy);
   return value;
 }
 
-uint64_t SharedNumbers::seed() const {
+uint64_t GroupState::seed() const {
   return static_cast<uint64_t>(*find("seed", at::kLong, c10::kCPU, 1).const_data_ptr<int64_t>());
 }
 

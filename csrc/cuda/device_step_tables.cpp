@@ -1,7 +1,7 @@
 // The tables and the memory of one device's share of a step, made when its structure changes.
 #include <algorithm>
 
-#include "part.h"
+#include "device_step.h"
 
 namespace torchclip::cuda {
 namespace {
@@ -12,13 +12,13 @@ int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule -
 
 }  // namespace
 
-Part::Part(Place place, const RuleEntry& rule, size_t members) : place_(place), rule_(rule) {
+DeviceStep::DeviceStep(Place place, const RuleEntry& rule, size_t parameters) : place_(place), rule_(rule) {
   const auto options = at::TensorOptions().device(place_.device);
   counters_ = at::zeros({2}, options.dtype(at::kDouble));
-  fresh_ = at::zeros({static_cast<int64_t>(members)}, options.dtype(at::kInt));
+  fresh_ = at::zeros({static_cast<int64_t>(parameters)}, options.dtype(at::kInt));
 }
 
-void Part::move_fresh(const std::vector<int64_t>& from) {
+void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
   const int64_t count = static_cast<int64_t>(from.size());
   bool moves = fresh_.numel() != count;
   for (int64_t position = 0; position < count; ++position) moves |= from[static_cast<size_t>(position)] != position;
@@ -39,7 +39,7 @@ void Part::move_fresh(const std::vector<int64_t>& from) {
 }
 
 // What a kernel writes or reads here, all of it allocated by build().
-std::vector<at::Tensor> Part::buffers() const {
+std::vector<at::Tensor> DeviceStep::buffers() const {
   return {image_.memory(),
           scratch_,
           zeros_,
@@ -53,21 +53,22 @@ std::vector<at::Tensor> Part::buffers() const {
           measured_.lr_scale};
 }
 
-void Part::build(const Members& members, const Shape& shape, const std::vector<size_t>& positions, size_t devices) {
+void DeviceStep::build(const ParameterReader& reader, const Shape& shape, const std::vector<size_t>& positions,
+                       size_t devices) {
   if (is_in_graph_)
     for (const at::Tensor& buffer : buffers()) kept_.push_back(buffer);
   is_in_graph_ = false;
   streams_.clear();
   shape_ = shape;
-  tables_ = build_tables(rule_, members, shape, positions);
-  reserve_tables(members);
-  reserve_scratch(members, devices);
+  tables_ = build_tables(rule_, reader, shape, positions);
+  reserve_tables(reader);
+  reserve_scratch(reader, devices);
   pass_ = PassArguments{};
   plan_launches();
   set_static_arguments();
 }
 
-void Part::reserve_tables(const Members& members) {
+void DeviceStep::reserve_tables(const ParameterReader& reader) {
   image_ = DeviceImage();
   tensors_ = image_.reserve<DeviceTensor>(tables_.tensors.size());
   layouts_ = image_.reserve<int64_t>(tables_.layouts.size());
@@ -79,10 +80,10 @@ void Part::reserve_tables(const Members& members) {
   rule_units_ = image_.reserve<int32_t>(tables_.rule_units.size());
   row_unit_ = image_.reserve<int32_t>(tables_.row_unit.size());
   group_clips_ = image_.reserve<GroupClip>(shape_.group_clips.size());
-  const size_t sums = rule_.sums_norms && !shape_.rule_rows ? unit_count(shape_.rule_scope, members) : 0;
+  const size_t sums = rule_.sums_norms && !shape_.rule_rows ? unit_count(shape_.rule_scope, reader) : 0;
   rule_sums_ = image_.reserve<void*>(sums);
   sum_is_double_ = image_.reserve<int32_t>(sums);
-  const size_t tensors = tables_.tensors.size(), groups = members.groups().size();
+  const size_t tensors = tables_.tensors.size(), groups = reader.groups().size();
   gradients_ = image_.reserve<const void*>(tensors > kInlineGradients ? tensors : 0);
   groups_ = image_.reserve<GroupNumbers>(groups > kInlineGroups ? groups : 0);
   image_.allocate(place_.device);
@@ -100,13 +101,13 @@ void Part::reserve_tables(const Members& members) {
 }
 
 // Where the layouts of strided tensors lie.
-void Part::set_layouts() {
+void DeviceStep::set_layouts() {
   for (size_t index = 0; index < tables_.tensors.size(); ++index)
     if (tables_.layout_offsets[index] >= 0)
       tables_.tensors[index].layout = image_.at(layouts_) + tables_.layout_offsets[index];
 }
 
-void Part::reserve_scratch(const Members& members, size_t devices) {
+void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) {
   int64_t bytes = 0;
   const auto reserve = [&]<class T>(Section<T>& section, int64_t count) {
     section = {bytes, count};
@@ -124,7 +125,7 @@ void Part::reserve_scratch(const Members& members, size_t devices) {
   scratch_ = at::zeros({bytes}, options.dtype(at::kByte));
   zeros_ = at::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, options.dtype(at::kLong));
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
-  const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, members));
+  const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, reader));
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units),
                zeros(rule_units), zeros(rule_units), at::zeros({}, options.dtype(at::kDouble))};
   devices_ = static_cast<int32_t>(devices);
@@ -135,8 +136,8 @@ void Part::reserve_scratch(const Members& members, size_t devices) {
 
 // Of the launches for the clip policy the first has a block more, which makes the rows.
 template <class Launcher>
-void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
-                       std::vector<Planned<Launcher>>& planned) {
+void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
+                             std::vector<Planned<Launcher>>& planned) {
   if (count == 0) return;
   if (merges && !planned.empty() && planned.back().launch == launch.launch) {
     count += planned.back().count;
@@ -151,7 +152,7 @@ void Part::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t co
 // of it, since what the update alone reads and writes goes through it too. Where all operands fit, they stay anyway,
 // and should be no harder to replace by what comes after the step. `bytes`: that the pass reads.
 template <class Launcher>
-void Part::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
+void DeviceStep::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
   const int64_t room = pass_.overflows_cache != 0 ? cache_bytes_ / 2 : 0;
   int64_t chunks = 0;
   for (const Planned<Launcher>& launch : planned) chunks += launch.count;
@@ -164,7 +165,7 @@ void Part::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) con
 }
 
 // Norms of the raw gradients ask for the type alone, so that neighbouring runs share a launch.
-void Part::plan_launches() {
+void DeviceStep::plan_launches() {
   norms_.clear();
   directions_.clear();
   for (const Run& run : tables_.runs) {
@@ -188,7 +189,7 @@ void Part::plan_launches() {
 }
 
 // Not every set of stages is compiled as one launch.
-bool Part::plan_one_launch() {
+bool DeviceStep::plan_one_launch() {
   const Run* const only = tables_.only_run();
   if (only == nullptr) return false;
   const Run& run = *only;
@@ -201,7 +202,7 @@ bool Part::plan_one_launch() {
                             : plan(run.launchers.direction_and_update, run.count, direction_and_update_);
 }
 
-void Part::set_static_arguments() {
+void DeviceStep::set_static_arguments() {
   pass_.tensors = image_.at(tensors_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
   pass_.partials = scratch(partials_);

@@ -1,15 +1,15 @@
-#include "around.h"
+#include "extensions.h"
 
 namespace torchclip::cpu {
 
-Around::Around(const Loops& loops, const Extras& extras, unsigned stages, uint32_t parameter, int64_t begin)
+Extensions::Extensions(const Loops& loops, const Extras& extras, unsigned stages, uint32_t parameter, int64_t begin)
     : loops_(loops), extras_(extras), begin_(begin) {
   if ((stages & kGradientNoise) != 0) noise_.emplace(extras.seed, extras.step, parameter, kNoiseStream);
   if ((stages & kGradientDropout) != 0) gradients_.emplace(extras.seed, extras.step, parameter, kGradientDropoutStream);
   if ((stages & kLRDropout) != 0) steps_.emplace(extras.seed, extras.step, parameter, kLRDropoutStream);
 }
 
-void Around::prepare(const void* gradient, int64_t done, int64_t count, const Row& row, void* out) const {
+void Extensions::prepare(const void* gradient, int64_t done, int64_t count, const Row& row, void* out) const {
   alignas(64) uint32_t words[kPiece];
   alignas(64) float normals[kPiece];
   const int64_t begin = piece_begin(done), skipped = begin_ + done - begin;
@@ -21,7 +21,7 @@ void Around::prepare(const void* gradient, int64_t done, int64_t count, const Ro
   loops_.perturb(gradient, count, row, words + skipped, extras_.gradient_threshold, normals + skipped, out);
 }
 
-void Around::draw_steps(int64_t done, int64_t count, uint32_t* words) const {
+void Extensions::draw_steps(int64_t done, int64_t count, uint32_t* words) const {
   const int64_t begin = piece_begin(done), skipped = begin_ + done - begin;
   if (skipped == 0) return steps_->fill(begin, kPiece, words);
   alignas(64) uint32_t piece[kPiece];

@@ -5,11 +5,11 @@
 
 namespace torchclip {
 
-class SharedNumbers {
+class GroupState {
  public:
   // Of a param group's dict; the numbers lie on that device, or on one of its kind where it has no index, but for the
   // seed, which is always on the host.
-  explicit SharedNumbers(const py::object& group, c10::Device device = c10::kCPU);
+  explicit GroupState(const py::object& group, c10::Device device = c10::kCPU);
 
   // The float64 numbers of that name: [count].
   const at::Tensor& tensor(const char* name, int64_t count = 1) const {

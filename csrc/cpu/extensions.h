@@ -12,10 +12,10 @@ namespace torchclip::cpu {
 static_assert(kPiece % kDrawGrain == 0 && kNormBlock % kPiece == 0);
 
 // For one run of elements of a tensor.
-class Around {
+class Extensions {
  public:
   // `stages`: of the bucket; `parameter`: position among all parameters; `begin`: number of the first element.
-  Around(const Loops& loops, const Extras& extras, unsigned stages, uint32_t parameter, int64_t begin);
+  Extensions(const Loops& loops, const Extras& extras, unsigned stages, uint32_t parameter, int64_t begin);
 
   // Elements from `done` on in the run that belong to one piece.
   int64_t piece_count(int64_t done, int64_t count) const {

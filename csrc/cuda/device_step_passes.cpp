@@ -1,18 +1,18 @@
 // The launches of one device's share of a step.
 #include <utility>
 
-#include "part.h"
+#include "device_step.h"
 
 namespace torchclip::cuda {
 
 // Where the sums over the units come from: this pass's own partial sums, or what all devices have gathered.
-UnitSums Part::sums_of(Section<int32_t> units, bool alone) const {
+UnitSums DeviceStep::sums_of(Section<int32_t> units, bool alone) const {
   UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1, 0, nullptr};
   if (!alone) sums.write_to = static_cast<Partial*>(unit_sums_.data_ptr());
   return sums;
 }
 
-void Part::norm_pass(bool alone) {
+void DeviceStep::norm_pass(bool alone) {
   finish_.sums = sums_of(shape_.clips_rows ? row_unit_ : clip_units_, alone);
   pass_.row_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_gradient_factors = nullptr;
@@ -27,14 +27,14 @@ void Part::norm_pass(bool alone) {
 }
 
 template <class Launcher>
-void Part::set_pass(const Planned<Launcher>& planned) {
+void DeviceStep::set_pass(const Planned<Launcher>& planned) {
   pass_.chunks = image_.at(chunks_) + planned.first;
   pass_.row_chunks = image_.at(row_chunks_) + planned.first;
   pass_.chunk_count = planned.count;
   pass_.first_kept = planned.first_kept;
 }
 
-void Part::finish() {
+void DeviceStep::finish() {
   if (!shape_.clips_norms && !shape_.clips_rows) {
     finish_.sums = UnitSums{};
   } else {
@@ -47,23 +47,23 @@ void Part::finish() {
 }
 
 // The rows are made already where there was a norm pass.
-void Part::launch_finish_alone() {
+void DeviceStep::launch_finish_alone() {
   finish_.makes_rows = norms_.empty() ? 1 : 0;
   launch_finish(finish_, stream_);
 }
 
-UnitSums Part::gathered(int32_t units) const {
+UnitSums DeviceStep::gathered(int32_t units) const {
   return {static_cast<const Partial*>(gathered_sums_.const_data_ptr()), nullptr, units, devices_, nullptr};
 }
 
 // From here on the rows and the numbers of the step are on the device.
-void Part::after_finish() {
+void DeviceStep::after_finish() {
   follows_own_pass_ = true;
   pass_.rows = scratch(rows_);
   pass_.numbers = finish_rule_.numbers = scratch(numbers_);
 }
 
-void Part::direction_pass(bool alone) {
+void DeviceStep::direction_pass(bool alone) {
   finish_rule_.sums = sums_of(shape_.rule_rows ? row_unit_ : rule_units_, alone);
   pass_.row_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
   pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
@@ -74,7 +74,7 @@ void Part::direction_pass(bool alone) {
   pass_.rows = scratch(rows_);
 }
 
-void Part::launch_directions() {
+void DeviceStep::launch_directions() {
   size_t index = 0;
   for (const Run& run : tables_.runs) {
     if ((shape_.rule_rows ? run.row_count : run.count) == 0) continue;
@@ -85,7 +85,7 @@ void Part::launch_directions() {
   }
 }
 
-void Part::finish_rule() {
+void DeviceStep::finish_rule() {
   finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
   finish_rule_.row_sums.long_row_count = 0;
   launch_finish_rule(finish_rule_, stream_);
@@ -94,7 +94,7 @@ void Part::finish_rule() {
   pass_.rows = scratch(rows_);
 }
 
-void Part::update_pass(bool& written) {
+void DeviceStep::update_pass(bool& written) {
   pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
   pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
   // In the reverse order of the norm pass, as within a launch.
@@ -107,7 +107,7 @@ void Part::update_pass(bool& written) {
   }
 }
 
-void Part::set_update(const Run& run) {
+void DeviceStep::set_update(const Run& run) {
   pass_.chunks = image_.at(chunks_) + run.first;
   pass_.chunk_count = pass_.first_kept = run.count;
   pass_.pieces = run.pieces;
@@ -115,12 +115,12 @@ void Part::set_update(const Run& run) {
   pass_.stages = run.bucket.stages;
 }
 
-void Part::measure_nothing() {
+void DeviceStep::measure_nothing() {
   for (const at::Tensor& norm : {measured_.grad_norm, measured_.rule_grad_norm, measured_.direction_norm}) norm.zero_();
   for (const at::Tensor& factor : {measured_.clip_factor, measured_.rule_clip_factor}) factor.fill_(1.0);
 }
 
-void Part::norm_and_update() {
+void DeviceStep::norm_and_update() {
   set_update(*tables_.only_run());
   finish_.sums = sums_of(clip_units_, true);
   finish_.blocks = norm_and_update_.blocks;
@@ -130,7 +130,7 @@ void Part::norm_and_update() {
   finish_.blocks = total_blocks(norms_);
 }
 
-void Part::direction_and_update() {
+void DeviceStep::direction_and_update() {
   set_update(*tables_.only_run());
   finish_rule_.sums = sums_of(rule_units_, true);
   finish_rule_.blocks = direction_and_update_.blocks;
