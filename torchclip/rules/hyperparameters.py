@@ -21,6 +21,7 @@ FLAGS = frozenset((*_OF_THE_RULE, *RUN_FLAGS))
 """The keys that hold True or False, or None for no."""
 
 _TEXT = (str, bytes, bytearray)
+_PLAIN = (float, int)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Check:
         """Why a group cannot hold this value under ``key``; None where it can."""
         if self.is_flag and value is None:
             value = False
+        in_bounds = self.count == 1 and type(value) in (*_PLAIN, bool) and self.least <= value <= self.most
+        if in_bounds and (not self.is_flag or value in (0, 1)):
+            return None
         text = _text_reason(key, self, value)
         if text is not None:
             return text
@@ -80,11 +84,11 @@ class Check:
         """A value that is right as the rules take it: a flag, a number or a tensor, or a tuple of those."""
         if self.is_flag:
             return bool(value)
+        if type(value) in _PLAIN and self.count == 1:
+            return value
         parts = parts_of(value, self.count)
         assert parts is not None, f"{self.phrase} was not checked"
-        plain = tuple(
-            part if type(part) in (float, int) or isinstance(part, Tensor) else number_of(part) for part in parts
-        )
+        plain = tuple(part if type(part) in _PLAIN or isinstance(part, Tensor) else number_of(part) for part in parts)
         return plain[0] if self.count == 1 else plain
 
 

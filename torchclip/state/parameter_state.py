@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.modifiers import SLOW
-from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.rule_spec import RuleSpec, ScalarSlot, StateSlot
 from torchclip.rules.state_numbers import exact_number, is_kept_number
 from torchclip.rules.table import RULES
 from torchclip.state.reachable import check_reachable, check_writable
@@ -128,10 +128,14 @@ def foreign_entries(spec: RuleSpec, held: Mapping[Any, Any]) -> list[str]:
 
 def check_entries(spec: RuleSpec, name: str, held: Mapping[Any, Any]) -> None:
     """Raises when a parameter has some of the state that the rule always has, and not all; ``name`` is its own."""
-    slots = [slot for slot in spec.slots if slot.name != SLOW.name]
-    entries = {slot.name: slot.optional for slot in slots} | {scalar.name: False for scalar in spec.scalars}
-    there = [entry for entry in entries if held.get(entry) is not None]
-    missing = [entry for entry, optional in entries.items() if not optional and held.get(entry) is None]
+    there, missing = [], []
+    entries: tuple[StateSlot | ScalarSlot, ...] = (*spec.slots, *spec.scalars)
+    for entry in entries:
+        if held.get(entry.name) is None:
+            if isinstance(entry, ScalarSlot) or not entry.optional:
+                missing.append(entry.name)
+        elif entry.name != SLOW.name:
+            there.append(entry.name)
     if there and missing:
         raise RuntimeError(
             f"the state of {name} has {there} and lacks {missing}, and {spec.name} needs both: load a checkpoint that "
@@ -144,8 +148,11 @@ def check_held_state(
 ) -> None:
     """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
     check_entries(spec, name, held)
-    names = [slot for slot in spec.used_slots(group) if held.get(slot) is not None]
-    check_state(name, {slot: held[slot.name] for slot in spec.slots if slot.name in names}, parameter)
+    used, slots = spec.used_slots(group), []
+    for slot in spec.slots:
+        if slot.name in used and held.get(slot.name) is not None:
+            slots.append((slot, held[slot.name]))
+    check_state(name, slots, parameter)
 
 
 def check_all(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.rule_spec import StateSlot
+from torchclip.rules.rule_spec import Extent, StateSlot
 from torchclip.state.steppable import can_step
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -47,7 +47,7 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
     reason = lazy_reason(parameter)
     if reason is not None:
         raise ValueError(f"{name} {reason}; make the parameter of tensor.resolve_conj().resolve_neg()")
-    if may_overlap(parameter):
+    if not parameter.is_contiguous() and may_overlap(parameter):
         raise ValueError(
             f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
             "one place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
@@ -152,27 +152,29 @@ def check_gradient(name: str, parameter: Tensor) -> None:
         )
 
 
-def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) -> None:
+def check_state(name: str, slots: Sequence[tuple[StateSlot, Any]], parameter: Tensor) -> None:
     """Raises when state tensors, from a checkpoint say, do not fit their parameter or one another.
 
     Args:
         name: what errors call the parameter.
-        slots: the state tensors that the rule uses, those that are there.
+        slots: those that the rule uses and that are there, each with its state tensor.
         parameter: whose state it is.
     """
-    for slot, value in slots.items():
+    full = torch.promote_types(parameter.dtype, torch.float32)
+    dtypes: dict[str, torch.dtype] = {}
+    for slot, value in slots:
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"state {slot.name!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint "
                 "again"
             )
-    full = torch.promote_types(parameter.dtype, torch.float32)
-    for slot, value in slots.items():
-        shape = slot.extent.shape(parameter)
+        shape = parameter.shape if slot.extent is Extent.ELEMENT else slot.extent.shape(parameter)
         # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
-        allowed = {full} if slot.has_own_type else {parameter.dtype, full}
-        if slot.extent.is_apart(parameter):  # no pass goes over these, which are read one by one
-            allowed = {torch.float32, torch.float64}
+        allowed = (full,) if slot.has_own_type else (parameter.dtype, full)
+        if slot.extent is not Extent.ELEMENT and slot.extent.is_apart(parameter):
+            allowed = (torch.float32, torch.float64)  # no pass goes over these, which are read one by one
+        elif not slot.has_own_type:
+            dtypes[slot.name] = value.dtype
         if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
             raise RuntimeError(
                 f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
@@ -180,7 +182,7 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
                 "move and cast the state together with the parameter, or load a checkpoint made for this model and "
                 "this optimizer"
             )
-        if may_overlap(value):
+        if not value.is_contiguous() and may_overlap(value):
             raise RuntimeError(
                 f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
                 "cannot be written to; assign a clone()"
@@ -188,10 +190,5 @@ def check_state(name: str, slots: Mapping[StateSlot, Any], parameter: Tensor) ->
         reason = lazy_reason(value)
         if reason is not None:
             raise RuntimeError(f"state {slot.name!r} of {name} {reason}; assign value.resolve_conj().resolve_neg()")
-    dtypes = {
-        slot.name: value.dtype
-        for slot, value in slots.items()
-        if not (slot.has_own_type or slot.extent.is_apart(parameter))
-    }
     if len(set(dtypes.values())) > 1:
         raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")

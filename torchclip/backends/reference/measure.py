@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference import adaptive, policies
+from torchclip.backends.reference import adaptive, pipeline, policies
 from torchclip.backends.reference.policies import Norms
 from torchclip.backends.reference.rules import RULES
 from torchclip.backends.reference.run import (
@@ -20,8 +20,7 @@ from torchclip.backends.reference.run import (
     accumulated,
     on_device,
     prepared_gradient,
-    raw_gradient,
-    working_parameter,
+    working,
 )
 from torchclip.policies.clip import (
     AdaptiveGradientClip,
@@ -86,8 +85,10 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
         return _measure_units(run, clip)
     scope = Scope(clip.scope)
     tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
-    for entry in run.entries():
-        tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
+    for entry in run.entries:
+        tensor_norms[entry.index] = policies.tensor_norm(
+            pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
+        )
     norm = policies.joint_norms(tensor_norms, run.group_sizes, scope)
     present = policies.has_gradient(tensor_norms, run.group_sizes, scope)
     factor, writes = _policy_factor(run, clip, norm)
@@ -104,9 +105,11 @@ def _measure_groups(run: Run) -> PolicyMeasurement:
     clips, sizes = run.modifiers.group_clips, run.group_sizes
     is_measured = [clip.policy is not None for clip, size in zip(clips, sizes, strict=True) for _ in range(size)]
     tensor_norms: list[Tensor | None] = [None] * sum(sizes)
-    for entry in run.entries():
+    for entry in run.entries:
         if is_measured[entry.index]:
-            tensor_norms[entry.index] = policies.tensor_norm(raw_gradient(run, entry))
+            tensor_norms[entry.index] = policies.tensor_norm(
+                pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
+            )
     own = policies.joint_norms(tensor_norms, sizes, Scope.GROUP).unbind()
     present = policies.has_gradient(tensor_norms, sizes, Scope.GROUP).unbind()
     norms, factors = [], []
@@ -146,10 +149,12 @@ def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
     one = torch.ones((), dtype=torch.float64)
     clips: list[Tensor] = [one] * sum(run.group_sizes)
     before, after = [one.new_zeros(0)], [one.new_zeros(0)]
-    for entry in run.entries():
+    for entry in run.entries:
         # Not the working shape: a parameter of no dimensions is one unit, as one of a single dimension is.
-        gradients = adaptive.unit_norms(raw_gradient(run, entry).view_as(entry.parameter), entry.owner.ndim)
-        weights = adaptive.unit_norms(working_parameter(entry).view_as(entry.parameter), entry.owner.ndim)
+        raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale).view_as(entry.parameter)
+        weight = working(entry.parameter, entry.dtype).view_as(entry.parameter)
+        gradients = adaptive.unit_norms(raw, entry.owner.ndim)
+        weights = adaptive.unit_norms(weight, entry.owner.ndim)
         factors = clips[entry.index] = adaptive.unit_factors(clip, weights, gradients)
         if len(before) == 1:  # norms of several devices meet on the first one's
             before, after = [gradients.new_zeros(0)], [gradients.new_zeros(0)]
@@ -167,7 +172,7 @@ def measure_directions(run: Run) -> RuleMeasurement:
     of_gradients: list[Tensor | None] = [None] * sum(sizes)
     of_directions: list[Tensor | None] = [None] * sum(sizes)
     own_sums: list[Tensor | None] = [None] * sum(sizes)
-    for entry in run.entries():
+    for entry in run.entries:
         gradient = prepared_gradient(run, entry)
         new, _ = accumulated(run, entry, gradient)
         of_gradients[entry.index] = policies.tensor_norm(gradient)
@@ -184,7 +189,7 @@ def measure_directions(run: Run) -> RuleMeasurement:
         for values in (gradient_norm, direction_norm, sums)
     ]
     norms = {}
-    for entry in run.entries():
+    for entry in run.entries:
         device = entry.parameter.device
         own = [None if values is None else values[entry.index].to(device) for values in per_parameter]
         assert own[0] is not None and own[1] is not None

@@ -40,22 +40,18 @@ class Alterations:
     noise: Tensor | None = None
 
 
-def compute_dtype(parameter: Tensor) -> torch.dtype:
-    """float64 for float64 parameters, float32 for all narrower ones."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
 def raw_gradient(gradient: Tensor, group: Group, inv_scale: Tensor | None) -> Tensor:
     """The gradient, in the compute type, at the point where a clip policy measures it.
 
     Args:
-        gradient: ``parameter.grad``, of the parameter's type.
+        gradient: ``parameter.grad``, of the parameter's type; the compute type is float64 for float64, and float32 for
+            all narrower ones.
         group: the param group.
         inv_scale: 0-dim; what undoes the scale of a GradScaler, or None.
     """
-    gradient = gradient.to(compute_dtype(gradient))
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if inv_scale is not None:
-        gradient = gradient * inv_scale
+        gradient = gradient * inv_scale.to(gradient.device)
     return -gradient if group.get("maximize", False) else gradient
 
 
@@ -80,14 +76,15 @@ def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alte
         gradient = torch.where(alterations.dropped, 0.0, gradient)
     if alterations.noise is not None:
         gradient = gradient + alterations.noise
-    if _decays(group) and not group.get("decoupled_weight_decay", False):
+    # A decay of 0 is left out: it would turn an infinite parameter into a NaN.
+    if group.get("weight_decay", 0) != 0 and not group.get("decoupled_weight_decay", False):
         gradient = gradient + group["weight_decay"] * parameter
     return gradient
 
 
 def decay(parameter: Tensor, group: Group) -> Tensor:
     """The parameter, in the compute type, after decoupled decay: what the rule steps from."""
-    if _decays(group) and group.get("decoupled_weight_decay", False):
+    if group.get("weight_decay", 0) != 0 and group.get("decoupled_weight_decay", False):
         decayed: Tensor = parameter * (1 - group["lr"] * group["weight_decay"])
         return decayed
     return parameter
@@ -96,8 +93,3 @@ def decay(parameter: Tensor, group: Group) -> Tensor:
 def look_ahead(slow: Tensor, parameter: Tensor, alpha: float) -> Tensor:
     """The new slow weights, which are also the new parameter, from the parameter as it was rounded to its type."""
     return slow + alpha * (parameter - slow)
-
-
-def _decays(group: Group) -> bool:
-    """False for a decay of 0, which must not turn an infinite parameter into a NaN."""
-    return bool(group.get("weight_decay", 0) != 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,12 @@ class Entry:
 
     Args:
         index: counts through all groups, parameters without gradient included.
-        group: its param group.
+        group: its param group, with hyperparameters that are tensors on the parameter's device.
         parameter: the real view of a complex one, as everything that is computed here.
-        gradient: likewise.
+        gradient: likewise, of at least one dimension.
         owner: the parameter as the optimizer has it, whose state is found by it.
+        held: what state it has before the step.
+        dtype: the compute type.
     """
 
     index: int
@@ -47,6 +49,8 @@ class Entry:
     parameter: Tensor
     gradient: Tensor
     owner: Tensor
+    held: Mapping[str, Any]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Run:
     Args:
         spec: the rule, with a slot for the slow weights under Lookahead.
         param_groups: the optimizer's.
-        state: the optimizer's.
+        group_sizes: the number of parameters in each group.
+        entries: every parameter that has a gradient.
         modifiers: clip policy, step size and extensions.
         scope: over which elements a rule that clips itself takes its norms.
         inv_scale: 0-dim; what undoes the scale of a GradScaler, or None.
@@ -66,17 +71,13 @@ class Run:
 
     spec: RuleSpec
     param_groups: Sequence[Group]
-    state: Mapping[Tensor, Mapping[str, Any]]
+    group_sizes: Sequence[int]
+    entries: Sequence[Entry]
     modifiers: Modifiers
     scope: Scope
     inv_scale: Tensor | None
     clips: Sequence[Tensor | ClipByValue | None] = ()
     lr_scale: Tensor | None = None
-
-    @property
-    def group_sizes(self) -> list[int]:
-        """The number of parameters in each group."""
-        return [len(group["params"]) for group in self.param_groups]
 
     @property
     def shared(self) -> Mapping[str, Tensor]:
@@ -97,27 +98,30 @@ class Run:
         seed = self.shared["seed"]
         return Draws(seed if torch.compiler.is_compiling() else int(seed), self.number)
 
-    def entries(self) -> Iterator[Entry]:
-        """Every parameter that has a gradient."""
-        index = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is not None:
-                    there = on_device(group, parameter.device)
-                    yield Entry(index, there, real_view(parameter), real_view(gradient), parameter)
-                index += 1
 
-
-def raw_gradient(run: Run, entry: Entry) -> Tensor:
-    """The gradient as a clip policy measures it."""
-    inv_scale = None if run.inv_scale is None else run.inv_scale.to(entry.gradient.device)
-    return pipeline.raw_gradient(torch.atleast_1d(entry.gradient), entry.group, inv_scale)
+def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str, Any]]) -> list[Entry]:
+    """Every parameter that has a gradient: the one walk over the optimizer that a step takes."""
+    entries, index = [], 0
+    for group in param_groups:
+        there: dict[str, Group] = {}
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None:
+                device = str(parameter.device)
+                if device not in there:
+                    there[device] = on_device(group, parameter.device)
+                own = real_view(parameter)
+                gradient = torch.atleast_1d(gradient if own is parameter else real_view(gradient))
+                # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
+                held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
+                entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype))
+            index += 1
+    return entries
 
 
 def prepared_gradient(run: Run, entry: Entry) -> Tensor:
     """The gradient as the rule sees it."""
-    raw = raw_gradient(run, entry)
+    raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
     dropout, noise = run.modifiers.gradient_dropout, run.modifiers.gradient_noise
     dropped, normal = None, None
     if dropout is not None:
@@ -127,7 +131,7 @@ def prepared_gradient(run: Run, entry: Entry) -> Tensor:
         drawn = run.draws.normals(entry.parameter, entry.index).to(raw.dtype)
         normal = (noise.sigma(run.number - 1) * drawn).view_as(raw)
     alterations = pipeline.Alterations(run.clips[entry.index], run.lr_scale, dropped, normal)
-    return pipeline.prepare(raw, working_parameter(entry), entry.group, alterations)
+    return pipeline.prepare(raw, working(entry.parameter, entry.dtype), entry.group, alterations)
 
 
 def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tensor:
@@ -156,31 +160,29 @@ def write(target: Tensor, value: Tensor, taken: Flag) -> None:
 
 
 def write_together(writes: Writes, taken: Flag) -> None:
-    """The same for several tensors, in one operation where nothing is compiled or recorded; DTensor has none such."""
-    wrapped = any(is_wrapper(target) for target, _ in writes)
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or wrapped:
+    """The same for a parameter and its state, in one operation where nothing is compiled or recorded; DTensor has none
+    such."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_wrapper(writes[0][0]):
         for target, value in writes:
-            write(target, value, taken)
+            write(real_view(target), value, taken)
         return
-    targets = [target.view(1) if target.ndim == 0 else target for target, _ in writes]
-    values = [
-        chosen(taken, value.reshape(target.shape), target) for target, (_, value) in zip(targets, writes, strict=True)
-    ]
+    targets, values = [], []
+    for target, value in writes:
+        target = torch.atleast_1d(torch.view_as_real(target) if target.is_complex() else target)
+        value = value.reshape(target.shape)
+        targets.append(target)
+        values.append(chosen(taken, value, target) if isinstance(taken, Tensor) else value)
     torch._foreach_copy_(targets, values)
 
 
-def working_parameter(entry: Entry) -> Tensor:
-    """The parameter as the rules take it."""
-    return working(entry.parameter, pipeline.compute_dtype(entry.parameter))
-
-
 def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` as the rules take it, in their type and with at least one dimension.
+    """``tensor`` as the rules take it: real, in their type and with at least one dimension.
 
     A 0-dim one would be promoted by the float64 scalars that it meets, and be computed differently from the rest. Under
     autograd it is always a copy, since the graph keeps it and the original is written.
     """
-    taken: Tensor = torch.atleast_1d(tensor.to(dtype, copy=torch.is_grad_enabled()))
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    taken: Tensor = torch.atleast_1d(real.to(dtype, copy=torch.is_grad_enabled()))
     return taken
 
 
@@ -190,32 +192,37 @@ def accumulated(run: Run, entry: Entry, gradient: Tensor) -> tuple[State, State]
     Those are the tensors of ``state``, and new ones, which ``state`` does not know yet, for what is missing there: of a
     complex parameter, complex ones. The slow weights are among the tensors, and the rule does not see them.
     """
-    spec, group, parameter = run.spec, entry.group, entry.owner
-    # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
-    held = run.state.get(parameter, {})
-    missing = spec.missing_state(held, group)
-    scalars = [scalar.name for scalar in spec.scalars]
-    names = (*spec.used_slots(group), *scalars)
-    stored = {name: spec.create_state(name, parameter, group) if name in missing else held[name] for name in names}
-    dtype = pipeline.compute_dtype(entry.parameter)
-    # The numbers of the state are computed in float64: 1 - beta2**step has no digits to spare.
-    old = {
-        name: tensor.to(norm_dtype(tensor.device), copy=True) if name in scalars else working(real_view(tensor), dtype)
-        for name, tensor in stored.items()
-        if name != SLOW.name
-    }
-    first = any(name in old for name in missing)
+    spec, group, held = run.spec, entry.group, entry.held
+    stored: State = {}
+    old: State = {}
+    first = False
+    for name in spec.used_slots(group):
+        is_missing = held.get(name) is None
+        stored[name] = spec.create_state(name, entry.owner, group) if is_missing else held[name]
+        if name != SLOW.name:
+            old[name] = working(stored[name], entry.dtype)
+            first |= is_missing
+    for scalar in spec.scalars:
+        number = held.get(scalar.name)
+        first |= number is None
+        if number is None:
+            number = spec.create_state(scalar.name, entry.owner, group)
+        stored[scalar.name] = number
+        # In float64: 1 - beta2**step has no digits to spare.
+        old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
     return RULES[spec.name].accumulate(gradient, old, group, first), stored
 
 
 def on_device(group: Group, device: torch.device) -> Group:
     """The group with hyperparameters that are tensors, of shape [] or [1], made 0-dim and put on ``device``."""
-    return {name: _number(value, device) for name, value in group.items()}
+    moved: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Tensor):
+            moved[name] = _number(value, device)
+        elif isinstance(value, tuple):  # betas
+            moved[name] = tuple(_number(part, device) if isinstance(part, Tensor) else part for part in value)
+    return {**group, **moved} if moved else group
 
 
-def _number(value: Any, device: torch.device) -> Any:
-    if isinstance(value, tuple):  # betas
-        return tuple(_number(part, device) for part in value)
-    if isinstance(value, Tensor):
-        return value.reshape(()).to(device, norm_dtype(device))
-    return value
+def _number(value: Tensor, device: torch.device) -> Tensor:
+    return value.reshape(()).to(device, norm_dtype(device))

@@ -33,10 +33,10 @@ from torchclip.backends.reference.run import (
     Run,
     accumulated,
     chosen,
+    entries_of,
     kept_step,
     prepared_gradient,
     working,
-    working_parameter,
     write,
     write_together,
 )
@@ -80,16 +80,17 @@ def step(
         before: the report of the previous step, whose counters go on.
         ledger: where state that is made is written; None in a compiled graph, which nothing interrupts.
     """
-    run = Run(spec, param_groups, state, modifiers, scope, _inverse(grad_scale))
+    sizes = [len(group["params"]) for group in param_groups]
+    run = Run(spec, param_groups, sizes, entries_of(param_groups, state), modifiers, scope, _inverse(grad_scale))
     by_policy = measure_gradients(run)
     lr_scale, writes = measure_step_size(run, loss)
     run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
     by_rule = measure_directions(run) if spec.clips_itself else None
 
     skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy.norm), found_inf)
-    taken = any(True for _ in run.entries()) and (~skipped if isinstance(skipped, Tensor) else not skipped)
+    taken = bool(run.entries) and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
-        for entry in run.entries():
+        for entry in run.entries:
             _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken, ledger)
         for measured in (by_policy, by_rule):
             writes += [] if measured is None else measured.writes
@@ -112,7 +113,7 @@ def _update(
     """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
     gradient = prepared_gradient(run, entry)
     new, stored = accumulated(run, entry, gradient)
-    decayed = pipeline.decay(working_parameter(entry), entry.group)
+    decayed = pipeline.decay(working(entry.parameter, entry.dtype), entry.group)
     stepped = RULES[run.spec.name].apply(decayed, gradient, new, entry.group, norms)
     kept = kept_step(run, entry, decayed, stepped)
     lookahead = run.modifiers.lookahead
@@ -120,19 +121,18 @@ def _update(
     if lookahead is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        slow = working(real_view(stored[SLOW.name]), kept.dtype)
+        slow = working(stored[SLOW.name], kept.dtype)
         ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
         kept = chosen(synchronises, ahead, kept)
         new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
-    held = state.get(entry.owner, {})
-    made = {name: tensor for name, tensor in stored.items() if held.get(name) is None}
+    made = {name: tensor for name, tensor in stored.items() if entry.held.get(name) is None}
     for name in [name for name in made if name in new]:  # which nobody sees yet
         write(real_view(made[name]), new[name], taken)
     if ledger is None:
         state.setdefault(entry.owner, {}).update(stored)
     elif made:
         ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
-    own = [(real_view(stored[name]), value) for name, value in new.items() if name not in made]
+    own = [(stored[name], value) for name, value in new.items() if name not in made]
     write_together([(entry.parameter, kept), *own], taken)
 
 
