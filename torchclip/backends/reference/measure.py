@@ -17,9 +17,9 @@ from torchclip.backends.reference.rules import RULES
 from torchclip.backends.reference.run import (
     Run,
     Writes,
-    accumulated,
     on_device,
     prepared_gradient,
+    state_of,
     working,
 )
 from torchclip.policies.clip import (
@@ -166,7 +166,8 @@ def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
 
 def measure_directions(run: Run) -> RuleMeasurement:
     """The norms of a rule that clips itself: as the step reports them, and for each parameter by its index."""
-    sizes = run.group_sizes
+    sizes, accumulate = run.group_sizes, RULES[run.spec.name].accumulate
+    assert accumulate is not None, f"{run.spec.name} clips itself and measures no direction in the reference"
     # Rows are too many to report: their joint norm is.
     scope = Scope.OPTIMIZER if run.scope is Scope.ROW else run.scope
     of_gradients: list[Tensor | None] = [None] * sum(sizes)
@@ -174,7 +175,8 @@ def measure_directions(run: Run) -> RuleMeasurement:
     own_sums: list[Tensor | None] = [None] * sum(sizes)
     for entry in run.entries:
         gradient = prepared_gradient(run, entry)
-        new, _ = accumulated(run, entry, gradient)
+        state, _, first = state_of(run, entry)
+        new = accumulate(gradient, state, entry.group, first)
         of_gradients[entry.index] = policies.tensor_norm(gradient)
         of_directions[entry.index] = policies.tensor_norm(new.get("momentum_buffer", gradient))
         own_sums[entry.index] = new.get("sum")

@@ -1,6 +1,6 @@
 """The rules that divide an average of the gradient by the root of an average of its square: Adam's family.
 
-Each is the two functions that ``rule`` describes.
+Each is the function that ``rule`` describes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference.policies import Norms
-from torchclip.backends.reference.rule import Group, State
+from torchclip.backends.reference.rule import Group, State, Stepped
 
 # Adam, and with amsgrad AMSGrad, as torch.optim.Adam:
 #
@@ -29,19 +29,15 @@ def _moments(gradient: Tensor, state: State, group: Group) -> State:
     }
 
 
-def adam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    new = _moments(gradient, state, group)
-    if group["amsgrad"]:
-        new["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], new["exp_avg_sq"])
-    return new
-
-
-def adam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+def adam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     beta1, beta2 = group["betas"]
-    second_moment = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    step_size = group["lr"] / (1 - beta1 ** state["step"])
-    denominator = second_moment.sqrt() / (1 - beta2 ** state["step"]).sqrt() + group["eps"]
-    return parameter - step_size * (state["exp_avg"] / denominator)
+    new = _moments(gradient, state, group)
+    t, second_moment = new["step"], new["exp_avg_sq"]
+    if group["amsgrad"]:
+        new["max_exp_avg_sq"] = second_moment = torch.maximum(state["max_exp_avg_sq"], second_moment)
+    step_size = group["lr"] / (1 - beta1**t)
+    denominator = second_moment.sqrt() / (1 - beta2**t).sqrt() + group["eps"]
+    return parameter - step_size * (new["exp_avg"] / denominator), new
 
 
 # NAdam, Adam with Nesterov's momentum, as torch.optim.NAdam:
@@ -56,23 +52,14 @@ def _nadam_momentum(step: Tensor, group: Group) -> Tensor:
     return group["betas"][0] * (1 - 0.5 * 0.96 ** (step * group["momentum_decay"]))
 
 
-def nadam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+def nadam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     new = _moments(gradient, state, group)
-    new["mu_product"] = state["mu_product"] * _nadam_momentum(new["step"], group)
-    return new
-
-
-def nadam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    t, product = state["step"], state["mu_product"]
+    t = new["step"]
     momentum, following = _nadam_momentum(t, group), _nadam_momentum(t + 1, group)
-    average = following * state["exp_avg"] / (1 - product * following) + (1 - momentum) * gradient / (1 - product)
-    return parameter - group["lr"] * average / (
-        (state["exp_avg_sq"] / _correction2(state, group)).sqrt() + group["eps"]
-    )
-
-
-def _correction2(state: State, group: Group) -> Tensor:
-    return 1 - group["betas"][1] ** state["step"]
+    new["mu_product"] = product = state["mu_product"] * momentum
+    average = following * new["exp_avg"] / (1 - product * following) + (1 - momentum) * gradient / (1 - product)
+    denominator = (new["exp_avg_sq"] / (1 - group["betas"][1] ** t)).sqrt() + group["eps"]
+    return parameter - group["lr"] * average / denominator, new
 
 
 # RAdam, Adam with a rectified variance, as torch.optim.RAdam:
@@ -86,19 +73,16 @@ def _correction2(state: State, group: Group) -> Tensor:
 # arXiv 1908.03265, Algorithm 2.
 
 
-def radam_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    return _moments(gradient, state, group)
-
-
-def radam_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+def radam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     beta1, beta2 = group["betas"]
-    t, correction2 = state["step"], _correction2(state, group)
-    average = state["exp_avg"] / (1 - beta1**t)
+    new = _moments(gradient, state, group)
+    t, correction2 = new["step"], 1 - beta2 ** new["step"]
+    average = new["exp_avg"] / (1 - beta1**t)
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t * beta2**t / correction2
     rectified = rho > 5
     # 1 under the roots that are not taken, of which one may be negative and the other 0: autograd would find their NaN.
     ratio = torch.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1.0)
-    second_moment = torch.where(rectified, state["exp_avg_sq"], 1.0)
+    second_moment = torch.where(rectified, new["exp_avg_sq"], 1.0)
     adaptive = correction2.sqrt() / (second_moment.sqrt() + group["eps"])
-    return parameter - group["lr"] * average * torch.where(rectified, ratio.sqrt() * adaptive, 1.0)
+    return parameter - group["lr"] * average * torch.where(rectified, ratio.sqrt() * adaptive, 1.0), new

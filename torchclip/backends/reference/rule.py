@@ -12,6 +12,8 @@ from torchclip.backends.reference.policies import Norms
 
 Group = Mapping[str, Any]
 State = dict[str, Tensor]
+Stepped = tuple[Tensor, State]
+"""The new parameter and the new state."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,14 @@ class ReferenceRule:
     """An update rule.
 
     Args:
-        accumulate: ``(gradient, state, group, first) -> new state``; ``first`` says that the state was made in this
-            very step. The numbers of the state (``step``, ``l1``) are 0-dim float64 tensors.
-        apply: ``(parameter, gradient, new state, group, norms) -> new parameter``; ``norms`` is None unless the rule
-            clips itself.
+        step: ``(parameter, gradient, state, group, first, norms) -> (new parameter, new state)``; ``first`` says that
+            the state was made in this very step, and ``norms`` is None unless the rule clips itself. The numbers of the
+            state (``step``, ``l1``) are 0-dim float64 tensors.
+        accumulate: ``(gradient, state, group, first) -> new state``, of which a rule that clips itself measures the
+            direction before it steps; None for others.
         clip_factor: ``(norms, group) -> factor on lr``, 0-dim, what a rule that clips itself reports; None for others.
     """
 
-    accumulate: Callable[[Tensor, State, Group, bool], State]
-    apply: Callable[[Tensor, Tensor, State, Group, Norms | None], Tensor]
+    step: Callable[[Tensor, Tensor, State, Group, bool, Norms | None], Stepped]
+    accumulate: Callable[[Tensor, State, Group, bool], State] | None = None
     clip_factor: Callable[[Norms, Group], Tensor] | None = None

@@ -1,9 +1,9 @@
 """The update rules, each in the form of its paper: the reference that every kernel is checked against.
 
-A rule is two functions, both without side effects, on tensors of the compute type. ``accumulate`` takes the gradient
-into the state, and ``apply`` moves the parameter; norms are measured in between. The gradient has been through
-``pipeline.prepare``, and the parameter through ``pipeline.decay``, so neither knows of clip policies or of decay.
-Hyperparameters are numbers or 0-dim tensors. Adam's family is in ``moment_rules``.
+A rule is a function without side effects, on tensors of the compute type, from the parameter, the gradient and the old
+state to the new parameter and the new state. The gradient has been through ``pipeline.prepare``, and the parameter
+through ``pipeline.decay``, so that no rule knows of clip policies or of decay. Hyperparameters are numbers or 0-dim
+tensors. Adam's family is in ``moment_rules``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchclip.backends.reference import moment_rules
 from torchclip.backends.reference.policies import Norms, clipped_step_size, normalized_step_size
-from torchclip.backends.reference.rule import Group, ReferenceRule, State
+from torchclip.backends.reference.rule import Group, ReferenceRule, State, Stepped
 from torchclip.policies.clip import Scope
 from torchclip.rules.norms import norm_dtype
 
@@ -26,20 +26,13 @@ from torchclip.rules.norms import norm_dtype
 # equations (1) to (4), with lr taken out of the momentum as torch does.
 
 
-def _sgd_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    if group["momentum"] == 0:
-        return {}
-    if first:
-        return {"momentum_buffer": gradient}
-    return {"momentum_buffer": group["momentum"] * state["momentum_buffer"] + (1 - group["dampening"]) * gradient}
-
-
-def _sgd_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    if group["momentum"] == 0:
-        return parameter - group["lr"] * gradient
-    if group["nesterov"]:
-        return parameter - group["lr"] * (gradient + group["momentum"] * state["momentum_buffer"])
-    return parameter - group["lr"] * state["momentum_buffer"]
+def _sgd(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+    lr, momentum = group["lr"], group["momentum"]
+    if momentum == 0:
+        return parameter - lr * gradient, {}
+    buffer = gradient if first else momentum * state["momentum_buffer"] + (1 - group["dampening"]) * gradient
+    direction = gradient + momentum * buffer if group["nesterov"] else buffer
+    return parameter - lr * direction, {"momentum_buffer": buffer}
 
 
 # Normalized SGD with momentum:
@@ -58,12 +51,13 @@ def _averaged_momentum(gradient: Tensor, state: State, group: Group, first: bool
     return {"momentum_buffer": beta * state["momentum_buffer"] + (1 - beta) * gradient}
 
 
-def _normalized_sgd_apply(
-    parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None
-) -> Tensor:
+def _normalized_sgd(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     assert norms is not None, "normalized_sgd steps by the norm of its direction"
-    momentum = state.get("momentum_buffer", gradient)
-    return parameter - normalized_step_size(norms.direction, group["lr"], group["eps"]) * momentum
+    new = _averaged_momentum(gradient, state, group, first)
+    momentum = new.get("momentum_buffer", gradient)
+    return parameter - normalized_step_size(norms.direction, group["lr"], group["eps"]) * momentum, new
 
 
 def _normalized_sgd_factor(norms: Norms, group: Group) -> Tensor:
@@ -82,13 +76,15 @@ def _mix_clip_step_size(norm: Tensor, group: Group) -> Tensor:
     return clipped_step_size(norm, group["lr"], group["gamma"], group["smooth"])
 
 
-def _mix_clip_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+def _mix_clip(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     assert norms is not None, "mix_clip steps by the norms of its momentum and its gradient"
-    nu = group["nu"]
-    momentum = state.get("momentum_buffer", gradient)
+    nu, new = group["nu"], _averaged_momentum(gradient, state, group, first)
+    momentum = new.get("momentum_buffer", gradient)
     momentum_step = nu * _mix_clip_step_size(norms.direction, group) * momentum
     gradient_step = (1 - nu) * _mix_clip_step_size(norms.gradient, group) * gradient
-    return parameter - momentum_step - gradient_step
+    return parameter - momentum_step - gradient_step, new
 
 
 def _mix_clip_factor(norms: Norms, group: Group) -> Tensor:
@@ -117,12 +113,15 @@ def _adagrad_norm_accumulate(gradient: Tensor, state: State, group: Group, first
     return new
 
 
-def _adagrad_norm_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
+def _adagrad_norm(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     assert norms is not None, "adagrad_norm needs the scope of its sum"
-    total = state.get("sum", norms.sum)
+    new = _adagrad_norm_accumulate(gradient, state, group, first)
+    total = new.get("sum", norms.sum)
     assert total is not None, f"adagrad_norm has no sum over the scope {norms.scope.value!r}"
     root = total.sqrt() + 1e-10 if norms.scope is Scope.ROW else total.sqrt()
-    return parameter - group["lr"] * (state.get("momentum_buffer", gradient) / root)
+    return parameter - group["lr"] * (new.get("momentum_buffer", gradient) / root), new
 
 
 def _adagrad_norm_factor(norms: Norms, group: Group) -> Tensor:
@@ -139,28 +138,19 @@ def _adagrad_norm_factor(norms: Norms, group: Group) -> Tensor:
 # Recurrent Neural Networks, 2013, arXiv 1308.0850, equations (38) to (45).
 
 
-def _rmsprop_denominator(state: State, group: Group) -> Tensor:
-    variance = state["square_avg"]
-    if group["centered"]:  # which rounding takes below zero where the gradient hardly varies
-        variance = (variance - state["grad_avg"] ** 2).clamp(min=0)
-    return variance.sqrt() + group["eps"]
-
-
-def _rmsprop_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+def _rmsprop(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     alpha = group["alpha"]
-    new = {"step": state["step"] + 1, "square_avg": alpha * state["square_avg"] + (1 - alpha) * gradient * gradient}
+    variance = alpha * state["square_avg"] + (1 - alpha) * gradient * gradient
+    new = {"step": state["step"] + 1, "square_avg": variance}
     if group["centered"]:
         new["grad_avg"] = alpha * state["grad_avg"] + (1 - alpha) * gradient
+        variance = (variance - new["grad_avg"] ** 2).clamp(min=0)  # rounding takes it below 0 where g hardly varies
+    direction = gradient / (variance.sqrt() + group["eps"])
     if group["momentum"] > 0:
-        direction = gradient / _rmsprop_denominator(new, group)
-        new["momentum_buffer"] = group["momentum"] * state["momentum_buffer"] + direction
-    return new
-
-
-def _rmsprop_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    if group["momentum"] > 0:
-        return parameter - group["lr"] * state["momentum_buffer"]
-    return parameter - group["lr"] * (gradient / _rmsprop_denominator(state, group))
+        new["momentum_buffer"] = direction = group["momentum"] * state["momentum_buffer"] + direction
+    return parameter - group["lr"] * direction, new
 
 
 # Adagrad, as torch.optim.Adagrad:
@@ -171,13 +161,12 @@ def _rmsprop_apply(parameter: Tensor, gradient: Tensor, state: State, group: Gro
 # Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, JMLR 2011.
 
 
-def _adagrad_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
-    return {"step": state["step"] + 1, "sum": state["sum"] + gradient * gradient}
-
-
-def _adagrad_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
-    return parameter - lr * (gradient / (state["sum"].sqrt() + group["eps"]))
+def _adagrad(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
+    t, total = state["step"] + 1, state["sum"] + gradient * gradient
+    lr = group["lr"] / (1 + (t - 1) * group["lr_decay"])
+    return parameter - lr * (gradient / (total.sqrt() + group["eps"])), {"step": t, "sum": total}
 
 
 # gRDA, the generalized regularized dual averaging of directional pruning:
@@ -190,28 +179,25 @@ def _adagrad_apply(parameter: Tensor, gradient: Tensor, state: State, group: Gro
 # recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
 
 
-def _grda_accumulate(gradient: Tensor, state: State, group: Group, first: bool) -> State:
+def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     lr, mu = group["lr"], group["mu"]
     t = state["step"] + 1
-    growth = group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
-    return {"step": t, "l1": state["l1"] + growth, "accumulator": state["accumulator"] - lr * gradient}
-
-
-def _grda_apply(parameter: Tensor, gradient: Tensor, state: State, group: Group, norms: Norms | None) -> Tensor:
-    accumulator = state["accumulator"]
-    return accumulator.sign() * (accumulator.abs() - state["l1"]).clamp(min=0)
+    l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
+    accumulator = state["accumulator"] - lr * gradient
+    stepped = accumulator.sign() * (accumulator.abs() - l1).clamp(min=0)
+    return stepped, {"step": t, "l1": l1, "accumulator": accumulator}
 
 
 RULES: dict[str, ReferenceRule] = {
-    "sgd": ReferenceRule(_sgd_accumulate, _sgd_apply),
-    "normalized_sgd": ReferenceRule(_averaged_momentum, _normalized_sgd_apply, _normalized_sgd_factor),
-    "mix_clip": ReferenceRule(_averaged_momentum, _mix_clip_apply, _mix_clip_factor),
-    "adam": ReferenceRule(moment_rules.adam_accumulate, moment_rules.adam_apply),
-    "nadam": ReferenceRule(moment_rules.nadam_accumulate, moment_rules.nadam_apply),
-    "radam": ReferenceRule(moment_rules.radam_accumulate, moment_rules.radam_apply),
-    "rmsprop": ReferenceRule(_rmsprop_accumulate, _rmsprop_apply),
-    "adagrad": ReferenceRule(_adagrad_accumulate, _adagrad_apply),
-    "adagrad_norm": ReferenceRule(_adagrad_norm_accumulate, _adagrad_norm_apply, _adagrad_norm_factor),
-    "grda": ReferenceRule(_grda_accumulate, _grda_apply),
+    "sgd": ReferenceRule(_sgd),
+    "normalized_sgd": ReferenceRule(_normalized_sgd, _averaged_momentum, _normalized_sgd_factor),
+    "mix_clip": ReferenceRule(_mix_clip, _averaged_momentum, _mix_clip_factor),
+    "adam": ReferenceRule(moment_rules.adam),
+    "nadam": ReferenceRule(moment_rules.nadam),
+    "radam": ReferenceRule(moment_rules.radam),
+    "rmsprop": ReferenceRule(_rmsprop),
+    "adagrad": ReferenceRule(_adagrad),
+    "adagrad_norm": ReferenceRule(_adagrad_norm, _adagrad_norm_accumulate, _adagrad_norm_factor),
+    "grda": ReferenceRule(_grda),
 }
 """Every rule by its name in ``torchclip.rules.table``."""

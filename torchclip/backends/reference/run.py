@@ -12,7 +12,6 @@ from torch import Tensor
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
 from torchclip.backends.reference.rule import Group, State
-from torchclip.backends.reference.rules import RULES
 from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import SLOW, Modifiers
@@ -186,11 +185,12 @@ def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return taken
 
 
-def accumulated(run: Run, entry: Entry, gradient: Tensor) -> tuple[State, State]:
-    """The new state of one parameter, unrounded, and the tensors that it is to be written to.
+def state_of(run: Run, entry: Entry) -> tuple[State, State, bool]:
+    """The state of one parameter as its rule takes it, the tensors that the new one is to be written to, and whether
+    some of it was made here.
 
-    Those are the tensors of ``state``, and new ones, which ``state`` does not know yet, for what is missing there: of a
-    complex parameter, complex ones. The slow weights are among the tensors, and the rule does not see them.
+    Those are the tensors of ``held``, and new ones, which the optimizer does not know yet, for what is missing there;
+    of a complex parameter, complex ones. The slow weights are among them, and the rule does not see them.
     """
     spec, group, held = run.spec, entry.group, entry.held
     stored: State = {}
@@ -210,7 +210,7 @@ def accumulated(run: Run, entry: Entry, gradient: Tensor) -> tuple[State, State]
         stored[scalar.name] = number
         # In float64: 1 - beta2**step has no digits to spare.
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
-    return RULES[spec.name].accumulate(gradient, old, group, first), stored
+    return old, stored, first
 
 
 def on_device(group: Group, device: torch.device) -> Group:

@@ -31,11 +31,11 @@ from torchclip.backends.reference.run import (
     Entry,
     Flag,
     Run,
-    accumulated,
     chosen,
     entries_of,
     kept_step,
     prepared_gradient,
+    state_of,
     working,
     write,
     write_together,
@@ -112,9 +112,9 @@ def _update(
 ) -> None:
     """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
     gradient = prepared_gradient(run, entry)
-    new, stored = accumulated(run, entry, gradient)
+    old, stored, first = state_of(run, entry)
     decayed = pipeline.decay(working(entry.parameter, entry.dtype), entry.group)
-    stepped = RULES[run.spec.name].apply(decayed, gradient, new, entry.group, norms)
+    stepped, new = RULES[run.spec.name].step(decayed, gradient, old, entry.group, first, norms)
     kept = kept_step(run, entry, decayed, stepped)
     lookahead = run.modifiers.lookahead
     synchronises = lookahead is not None and lookahead.synchronises(run.number)
