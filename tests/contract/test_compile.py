@@ -70,14 +70,17 @@ def compiled_step(
 
 
 def assert_same_run(name: str, backend: str, compiler: str = FUNCTIONAL, count: int = 2, **options: Any) -> None:
-    """Three steps, which are two graphs, of a compiled optimizer beside one that is not."""
-    params = [leaves(4)[index] for index in (0, 3)[:count]]
+    """Three steps, which are two graphs, of a compiled optimizer beside one that is not.
+
+    Of two parameters the last ``count`` have gradients: draws go by the place among all.
+    """
+    params = [leaves(4)[index] for index in (3, 0)]
     copies = copies_of(params)
     plain = build(name, params, backend=backend, **copy.deepcopy(options))
     tested = build(name, copies, backend=backend, **copy.deepcopy(options))
     step, _ = compiled_step(tested, compiler)
     for number in range(3):
-        draw_gradients(number, params, copies)
+        draw_gradients(number, params[-count:], copies[-count:])
         plain.step(loss=LOSS)
         step()
     # A compiler may contract a product and a sum; in these steps nothing is rounded more often than some ten times.
