@@ -3,6 +3,7 @@
 from torchclip import optim
 from torchclip.backends.choice import Backend
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
+from torchclip.create import create_optimizer
 from torchclip.optimizers import (
     GRDA,
     SGD,
@@ -78,6 +79,7 @@ __all__ = [
     "StepSize",
     "ZClip",
     "clip_grad_norm_",
+    "create_optimizer",
     "gRDA",
     "get_total_norm",
     "optim",

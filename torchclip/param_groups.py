@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -48,7 +48,9 @@ def param_groups_per_layer(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": params} for _, params in _trainable_layers(model)]
 
 
-def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups_weight_decay(
+    model: nn.Module, weight_decay: float, *, no_weight_decay: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Two param groups: the weights, which decay, and the biases and norms, which do not.
 
     Without decay are the parameters of at most one dimension, those named ``bias``, and those of a
@@ -59,6 +61,7 @@ def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dic
             share belongs to the first of them.
         weight_decay: of the first group, at least 0; coupled or decoupled as the optimizer has it.
             :class:`~torchclip.GRDA` has none, and does not read it.
+        no_weight_decay: names of further parameters that do not decay, as ``"pos_embed"``.
 
     Returns:
         The group with decay, then the group without, each with its ``weight_decay``; an empty one is left out.
@@ -88,7 +91,7 @@ def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dic
     for module, params in _trainable_layers(model):
         for name, parameter in params:
             is_bias = name.rpartition(".")[2] == "bias"
-            is_exempt = parameter.ndim <= 1 or is_bias or isinstance(module, _NORMS)
+            is_exempt = parameter.ndim <= 1 or is_bias or isinstance(module, _NORMS) or name in no_weight_decay
             (others if is_exempt else decaying).append((name, parameter))
     groups: list[dict[str, Any]] = [
         {"params": decaying, "weight_decay": weight_decay},

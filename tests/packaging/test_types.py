@@ -81,6 +81,7 @@ optimizers = [
     torchclip.AdaLoss(parameters, lr=0.1, b0=1.0, c=0.0),
     torchclip.AdaGradNorm(parameters, lr=0.1, b0=1.0, scope="row"),
     torchclip.gRDA(parameters, lr=0.1, c=0.005, mu=0.51),
+    torchclip.create_optimizer("mix_clip", model, filter_bias_and_bn=True, lr=0.1, gamma=1.0, clip=1.0),
     optim.SGD(parameters, clip=torchclip.ClipByGlobalNorm(math.inf, nonfinite="error", scope="group")),
 ]
 for each in optimizers:
