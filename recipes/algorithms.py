@@ -3,69 +3,60 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 import torchclip
+from torchclip.create import optimizer_class
 from torchclip.step.fused_optimizer import FusedOptimizer
 
-
-def _constant(params: Any, lr: float, b0: float = 1.0, **others: Any) -> FusedOptimizer:
-    """SGD_Constant of the AdaLoss paper: the step size is lr / b0 for ever. Raises ValueError unless b0 > 0."""
-    if not b0 > 0:
-        raise ValueError(f"Invalid b0: {b0}; it must be above 0")
-    return torchclip.SGD(params, lr=lr / b0, **others)
-
-
-def _sqrt_decay(params: Any, lr: float, b0: float = 1.0, alpha: float = 1.0, **others: Any) -> FusedOptimizer:
-    """SGD_DecaySqrt of the AdaLoss paper: the step size is lr / sqrt(b0² + alpha t)."""
-    return torchclip.SGD(params, lr=lr, step_size=torchclip.SqrtDecay(b0=b0, alpha=alpha), **others)
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What a name stands for."""
-
-    make: Callable[..., FusedOptimizer]
-    options: tuple[str, ...]  # the command line's options that are its arguments
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # where it should differ from the class's own
-
-
-_SGD = ("momentum", "dampening", "weight_decay", "nesterov")
-_ADAM = ("betas", "eps", "weight_decay")
-_CLIPPED = ("gamma", "momentum", "weight_decay", "smooth", "scope")
-_NESTEROV = {"momentum": 0.9, "nesterov": True}
-
-ALGORITHMS: Mapping[str, Algorithm] = {
+# Each with its defaults where they should differ from the class's own.
+ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     # Zhang et al. 2020
-    "sgd": Algorithm(torchclip.SGD, _SGD, {"lr": 0.1}),
-    "normalized_sgd": Algorithm(torchclip.NormalizedSGD, ("momentum", "eps", "weight_decay", "scope"), {"lr": 0.1}),
-    "sgd_clip": Algorithm(torchclip.SGDClip, _CLIPPED, {"lr": 0.1, "gamma": 1.0}),
-    "mom_clip": Algorithm(torchclip.MomClip, _CLIPPED, {"lr": 1.0, "gamma": 1.0}),
-    "mix_clip": Algorithm(torchclip.MixClip, (*_CLIPPED, "nu"), {"lr": 1.0, "gamma": 1.0}),
+    "sgd": {"lr": 0.1},
+    "normalized_sgd": {"lr": 0.1},
+    "sgd_clip": {"lr": 0.1, "gamma": 1.0},
+    "mom_clip": {"lr": 1.0, "gamma": 1.0},
+    "mix_clip": {"lr": 1.0, "gamma": 1.0},
     # The collection
-    "momentum": Algorithm(torchclip.SGD, _SGD, {"lr": 0.1, "momentum": 0.9}),
-    "nesterov": Algorithm(torchclip.SGD, _SGD, {"lr": 0.1, **_NESTEROV}),
-    "sgdw": Algorithm(torchclip.SGDW, _SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}),
-    "rmsprop": Algorithm(torchclip.RMSprop, ("alpha", "eps", "weight_decay", "momentum"), {"lr": 1e-3, "alpha": 0.9}),
-    "adam": Algorithm(torchclip.Adam, _ADAM),
-    "adam_l2": Algorithm(torchclip.Adam, _ADAM, {"weight_decay": 1e-4}),
-    "adamw": Algorithm(torchclip.AdamW, _ADAM),
-    "nadam": Algorithm(torchclip.NAdam, _ADAM, {"lr": 1e-3}),
-    "radam": Algorithm(torchclip.RAdam, _ADAM),
-    "radamw": Algorithm(torchclip.RAdamW, _ADAM),
-    "adagrad": Algorithm(torchclip.Adagrad, ("eps", "weight_decay")),
+    "momentum": {"lr": 0.1},
+    "nesterov": {"lr": 0.1},
+    "sgdw": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+    "rmsprop": {"lr": 1e-3, "alpha": 0.9},
+    **{name: {} for name in ("adam", "adamw", "radam", "radamw", "adagrad")},
+    "adam_l2": {"weight_decay": 1e-4},
+    "nadam": {"lr": 1e-3},
     # Chao et al. 2020
-    "grda": Algorithm(torchclip.GRDA, ("c", "mu"), {"lr": 0.1, "c": 0.005, "mu": 0.51}),
+    "grda": {"lr": 0.1, "c": 0.005, "mu": 0.51},
     # Wu et al. 2022
-    "adaloss": Algorithm(torchclip.AdaLoss, ("b0", "alpha", "c", "momentum", "weight_decay")),
-    "adagrad_norm": Algorithm(torchclip.AdaGradNorm, ("b0", "momentum", "weight_decay", "scope")),
-    "sgd_constant": Algorithm(_constant, ("b0", "momentum", "weight_decay"), {"lr": 0.1}),
-    "sgd_sqrt": Algorithm(_sqrt_decay, ("b0", "alpha", "momentum", "weight_decay"), {"lr": 0.1}),
+    **{name: {} for name in ("adaloss", "adagrad_norm")},
+    **{name: {"lr": 0.1} for name in ("sgd_constant", "sgd_sqrt")},
 }
+
+# Names that create_optimizer does not have: what they are of it, and their options beside its own. sgd_constant steps
+# by lr / b0 for ever, and sgd_sqrt by lr / sqrt(b0² + alpha t).
+_OTHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "adam_l2": ("adam", ()),
+    "sgd_constant": ("sgd", ("b0",)),
+    "sgd_sqrt": ("sgd", ("b0", "alpha")),
+}
+
+_OPTIONS = {  # the arguments that the command line has, with their flags
+    "weight_decay": "--wd",
+    "smooth": "--hard",
+    "scope": "--layer",
+    **{name: f"--{name}" for name in ("momentum", "dampening", "nesterov", "betas", "eps", "gamma", "nu", "c", "mu")},
+    **{name: f"--{name}" for name in ("b0", "alpha")},
+}
+
+
+def options_of(algo: str) -> set[str]:
+    """The arguments of the algorithm that the command line has."""
+    name, more = _OTHERS.get(algo, (algo, ()))
+    return _OPTIONS.keys() & {*inspect.signature(optimizer_class(name)[0]).parameters, *more}
 
 
 def add_algorithm_options(parser: argparse.ArgumentParser, algo: str = "sgd") -> None:
@@ -96,42 +87,18 @@ def add_algorithm_options(parser: argparse.ArgumentParser, algo: str = "sgd") ->
     add("--backend", help="cpu, cuda, triton or reference; chosen by torchclip if not given")
 
 
-_ARGUMENTS = (*_SGD, *_CLIPPED, "nu", "c", "mu", "b0", "alpha", "betas", "eps")
-_FLAGS = {"weight_decay": "--wd", "smooth": "--hard", "scope": "--layer"}
-
-
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """The algorithm's arguments. Raises ValueError for an option that it does not have."""
-    algorithm = ALGORITHMS[options.algo]
-    arguments = dict(algorithm.defaults)
-    if options.lr is not None:
-        arguments["lr"] = options.lr
-    for name in dict.fromkeys(_ARGUMENTS):
+    arguments = {**ALGORITHMS[options.algo], **({} if options.lr is None else {"lr": options.lr})}
+    has = options_of(options.algo)
+    for name, flag in _OPTIONS.items():
         value = getattr(options, name)
-        if value is None:
-            continue
-        if name not in algorithm.options:
-            flag = _FLAGS.get(name, f"--{name}")
-            having = [other for other, one in ALGORITHMS.items() if name in one.options]
-            raise ValueError(
-                f"{flag} is no option of --algo {options.algo}: those that have it are {', '.join(having)}"
-            )
-        arguments[name] = tuple(value) if name == "betas" else value
+        if value is not None and name not in has:
+            having = ", ".join(other for other in ALGORITHMS if name in options_of(other))
+            raise ValueError(f"{flag} is no option of --algo {options.algo}: those that have it are {having}")
+        if value is not None:
+            arguments[name] = tuple(value) if name == "betas" else value
     return arguments
-
-
-def extensions_of(options: argparse.Namespace) -> tuple[torchclip.Extension, ...]:
-    """The extensions that were asked for, in the order in which a step applies them."""
-    made: list[torchclip.Extension] = []
-    if options.gradient_dropout is not None:
-        made.append(torchclip.GradientDropout(options.gradient_dropout))
-    if options.gradient_noise is not None:
-        made.append(torchclip.GradientNoise(eta=options.gradient_noise))
-    if options.lr_dropout is not None:
-        made.append(torchclip.LRDropout(options.lr_dropout))
-    if options.lookahead is not None:
-        made.append(torchclip.Lookahead(k=options.lookahead))
-    return tuple(made)
 
 
 def make_optimizer(options: argparse.Namespace, model: nn.Module) -> FusedOptimizer:
@@ -146,17 +113,26 @@ def make_optimizer(options: argparse.Namespace, model: nn.Module) -> FusedOptimi
             here.
     """
     arguments = _chosen(options)
-    params: Iterable[Any] = model.named_parameters()
-    if arguments.get("scope") == "group":
-        params = torchclip.param_groups_per_layer(model)
+    params = torchclip.param_groups_per_layer(model) if arguments.get("scope") == "group" else model
+    if options.algo == "sgd_constant":
+        b0 = arguments.pop("b0", 1.0)
+        if not b0 > 0:
+            raise ValueError(f"Invalid b0: {b0}; it must be above 0")
+        arguments["lr"] /= b0
+    if options.algo == "sgd_sqrt":
+        given = {name: arguments.pop(name) for name in ("b0", "alpha") if name in arguments}
+        arguments["step_size"] = torchclip.SqrtDecay(**given)
+    extensions = (
+        (options.gradient_dropout, torchclip.GradientDropout),
+        (options.gradient_noise, torchclip.GradientNoise),
+        (options.lr_dropout, torchclip.LRDropout),
+        (options.lookahead, torchclip.Lookahead),
+    )
+    arguments["extensions"] = tuple(make(value) for value, make in extensions if value is not None)
+    name, _ = _OTHERS.get(options.algo, (options.algo, ()))
     try:
-        return ALGORITHMS[options.algo].make(
-            params,
-            **arguments,
-            clip=options.clip,
-            extensions=extensions_of(options),
-            seed=options.seed,
-            backend=options.backend,
+        return torchclip.create_optimizer(
+            name, params, clip=options.clip, seed=options.seed, backend=options.backend, **arguments
         )
     except RuntimeError as error:  # what torchclip raises for a backend that cannot run
         raise ValueError(str(error)) from error

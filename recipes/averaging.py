@@ -27,39 +27,33 @@ class NonMonotonicAverage:
         if nonmono < 0:
             raise ValueError(f"{nonmono=}, expected at least 0, the epochs whose losses are not looked at")
         self._nonmono = nonmono
-        self._losses: list[float] = []
-        self._started = False
-        self._count = 0
-        self._means: list[Tensor] = []
+        self._state: dict[str, Any] = {"losses": [], "started": False, "count": 0, "means": []}
 
     @torch.no_grad()
     def including(self, parameters: Sequence[Tensor]) -> tuple[int, list[Tensor]]:
         """How many epochs the mean has when these weights are added to it, and that mean; (0, []) before it starts."""
-        if not self._started:
+        if not self._state["started"]:
             return 0, []
-        count = self._count + 1
-        if count == 1:
-            return count, [parameter.clone() for parameter in parameters]
-        return count, [
-            torch.lerp(mean, parameter, 1 / count) for mean, parameter in zip(self._means, parameters, strict=True)
-        ]
+        count = self._state["count"] + 1
+        means = self._state["means"] or parameters
+        return count, [torch.lerp(mean, one, 1 / count) for mean, one in zip(means, parameters, strict=True)]
 
     def end_epoch(self, parameters: Sequence[Tensor], valid_loss: float) -> None:
         """Adds the weights, or hears the validation loss and decides whether the next epoch's are the first."""
-        if self._started:
-            self._count, self._means = self.including(parameters)
+        state = self._state
+        if state["started"]:
+            state["count"], state["means"] = self.including(parameters)
             return
-        earlier = self._losses[: max(len(self._losses) - self._nonmono, 0)]
-        self._started = bool(earlier) and valid_loss > min(earlier)
-        self._losses.append(valid_loss)
+        earlier = state["losses"][: max(len(state["losses"]) - self._nonmono, 0)]
+        state["started"] = bool(earlier) and valid_loss > min(earlier)
+        state["losses"].append(valid_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self._losses, "started": self._started, "count": self._count, "means": self._means}
+        return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a :meth:`state_dict`."""
-        self._losses, self._started = list(state["losses"]), state["started"]
-        self._count, self._means = state["count"], list(state["means"])
+        self._state = state
 
 
 @contextmanager
@@ -68,16 +62,18 @@ def substituted(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Itera
 
     In place, since an optimizer that runs over their storage must find them where they were.
     """
+
+    @torch.no_grad()
+    def set_to(others: Sequence[Tensor]) -> None:
+        for parameter, other in zip(parameters, others, strict=True):
+            parameter.copy_(other)
+
     if not values:
         yield
         return
-    with torch.no_grad():
-        own = [parameter.clone() for parameter in parameters]
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
+    own = [parameter.detach().clone() for parameter in parameters]
+    set_to(values)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, own, strict=True):
-                parameter.copy_(value)
+        set_to(own)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from recipes.command import positive
-from recipes.data.batches import ImageBatches
+from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import IMAGE_DATASETS, Images
 from recipes.training import Loss, Task
 from recipes.world import World
-
-EVALUATION_BATCH = 500
 
 Batch = tuple[Tensor, Tensor]  # float32 [batch, channels, height, width], int64 [batch]
 
@@ -50,33 +47,58 @@ def classification_metrics(
 
 
 class ClassificationTask(Task):
-    """Cross-entropy on normalised images, in batches whose order and crops the seed alone decides."""
+    """Cross-entropy on normalised images, in batches whose order and crops the seed alone decides.
 
-    def __init__(self, model: nn.Module, training: ImageBatches) -> None:
-        self.model = model
-        self._training = training
+    Args:
+        options: of :func:`add_image_options`.
+        images: the first ``--train-images`` and ``--test-images`` of them are used.
+        moments: mean and standard deviation by which pixels in [0, 1] are normalised, [channels] each; None: those of
+            the training images.
+        evaluation_batch: how many images are evaluated at a time.
+        size: side to which square images are resized; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        model: nn.Module,
+        images: Images,
+        device: torch.device,
+        moments: tuple[Tensor, Tensor] | None = None,
+        evaluation_batch: int = 500,
+        size: int | None = None,
+    ) -> None:
+        self.model = model.to(device)
+        self._size, self._device = size, device
+        images = images.first(options.train_images, options.test_images)
+        training, moments = (images.train_images, images.train_labels), moments or images.moments()
+        self._training = ImageBatches(*training, options.batch_size, options.seed, *moments, options.augment, device)
+        self._evaluation = (evaluation_batch, *moments, device)
+        self.held_out = {"test": (images.test_images, images.test_labels)}
+
+    def _resized(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for images, labels in batches:
+            if self._size is not None and images.shape[2:] != (self._size, self._size):
+                images = interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
+            yield images, labels
 
     def steps(self, epoch: int) -> int:
         return len(self._training)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        return (self._training.batch(epoch, step) for step in range(start, len(self._training)))
+        return self._resized(self._training.batch(epoch, step) for step in range(start, len(self._training)))
 
     def loss(self, batch: Batch) -> Loss:
         images, labels = batch
         loss = cross_entropy(self.model(images), labels)
         return Loss(loss, loss, len(labels))
 
-
-def limited(images: Images, training: int | None, test: int | None) -> Images:
-    """The first ``training`` and ``test`` images; None takes all."""
-    return dataclasses.replace(
-        images,
-        train_images=images.train_images[:training],
-        train_labels=images.train_labels[:training],
-        test_images=images.test_images[:test],
-        test_labels=images.test_labels[:test],
-    )
+    def evaluate(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for part, (images, labels) in self.held_out.items():
+            batches = self._resized(evaluation_batches(images, labels, *self._evaluation))
+            metrics |= classification_metrics(self.model, batches, part)
+        return metrics
 
 
 def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse._ArgumentGroup:

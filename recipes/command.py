@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 
 import torchclip
 from recipes.algorithms import add_algorithm_options, make_optimizer
-from recipes.data.errors import RecipeDataError
+from recipes.data import RecipeDataError
 from recipes.run_folder import CHECKPOINT, LOG, RunFolder, folder_name, read_log
-from recipes.schedules import SCHEDULES, epochs_of, make_schedule
+from recipes.schedules import SCHEDULES, Schedule, epochs_of
 from recipes.training import Task, Training, refuse_changes
 from recipes.world import World
 
@@ -38,7 +39,7 @@ def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=epochs_of, default=epochs_of(epochs), metavar="80,120,150", help="milestones, then the end")
     add("--schedule", choices=SCHEDULES, default="milestones", help="of lr and gamma (default milestones)")
-    add("--seed", type=int, default=0, help="of weights, batches and draws (default 0)")
+    add("--seed", type=partial(positive, least=0), default=0, help="of weights, batches and draws (default 0)")
     add("--precision", choices=tuple(PRECISIONS), default="float32", help="of autocast (default float32: none)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda where there is one, or cpu")
     add("--quick", action="store_true", help="less of everything: a run of a minute")
@@ -53,10 +54,10 @@ def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -
     return parser
 
 
-def positive(text: str) -> int:
+def positive(text: str, least: int = 1) -> int:
     """A number of things, of which there must be one. For argparse."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
@@ -64,29 +65,6 @@ def lower(options: argparse.Namespace, **limits: int) -> None:
     """Lowers the options above these limits, and those that are not set, for ``--quick``."""
     for name, limit in limits.items():
         setattr(options, name, min(getattr(options, name) or limit, limit))
-
-
-def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that make a run what it is, as JSON has them."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in sorted(vars(options).items())
-        if name not in _FREE
-    }
-
-
-def _header(recipe: str, options: argparse.Namespace, task: Task, training: Training) -> dict[str, Any]:
-    device = training.device
-    return {
-        "kind": "run",
-        "recipe": recipe,
-        "arguments": training.arguments,
-        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
-        "backend": training.optimizer.backend,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "torch": torch.__version__,
-        "torchclip": torchclip.__version__,
-    }
 
 
 def _device(name: str) -> torch.device:
@@ -121,27 +99,31 @@ def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: Ma
     """The run, at its start or where its checkpoint left it. None when it has already ended."""
     device = _device(options.device)
     world = World.join(device)
-    arguments = json.loads(json.dumps(_arguments(options)))
+    # The options that make a run what it is, as JSON has them.
+    arguments = {name: value for name, value in sorted(vars(options).items()) if name not in _FREE}
+    arguments = json.loads(json.dumps(arguments, default=str))
     if _has_ended(options, folder, arguments, world):
         world.leave()
         return None
     torch.manual_seed(options.seed)
     task = make_task(options, device, world)
     optimizer = make_optimizer(options, task.model)
-    training = Training(
-        task,
-        optimizer,
-        make_schedule(options.schedule, optimizer, options.epochs),
-        RunFolder(folder, writes=world.rank == 0),
-        device,
-        PRECISIONS[options.precision],
-        arguments,
-        world,
-        options.quiet,
-    )
+    schedule = Schedule(options.schedule, optimizer, options.epochs)
+    writer = RunFolder(folder, writes=world.rank == 0)
+    precision = PRECISIONS[options.precision]
+    training = Training(task, optimizer, schedule, writer, device, precision, arguments, world, options.quiet)
     if not (options.resume and training.resume()):
         training.folder.clear()
-        training.folder.append(_header(recipe, options, task, training))
+        training.folder.append({
+            "kind": "run",
+            "recipe": recipe,
+            "arguments": arguments,
+            "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+            "backend": optimizer.backend,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "torch": torch.__version__,
+            "torchclip": torchclip.__version__,
+        })  # fmt: skip
         training.save()
     return training
 

@@ -17,13 +17,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.command import INTERRUPTED, positive
 from recipes.comparison.figures import draw
 from recipes.comparison.results import results_of, table
 from recipes.comparison.runs import execute, runs_of
-from recipes.comparison.studies import STUDIES, Drawing, Line, Study
+from recipes.comparison.studies import STUDIES, Line, Study
 from recipes.run_folder import folder_name
-
-_INTERRUPTED = 130
 
 
 def _line(text: str) -> Line:
@@ -36,29 +35,6 @@ def _line(text: str) -> Line:
     if not equals or not series or not given or not given[0].startswith("-"):
         raise argparse.ArgumentTypeError(f'{text!r} is not NAME=OPTIONS, as in "SGD=--algo sgd --lr 0.1"')
     return Line(series, options)
-
-
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Ends with a message where options exclude each other."""
-    own = {
-        "--recipe": options.recipe,
-        "--run": options.lines,
-        "--metric": options.metric,
-        "--sparsity": options.sparsity,
-    }
-    given = [flag for flag, value in own.items() if value]
-    if options.study is not None and given:
-        parser.error(f"{given[0]} is of lines of one's own, and {options.study} is a study: drop one of them")
-    if options.study is None and (options.lines is None or options.recipe is None):
-        parser.error("name a study, or give --recipe and a --run for every line")
-    if options.study is None and options.only is not None:
-        parser.error("--only is of a study: leave out the --run that is not wanted")
-    names = [folder_name(line.label) for line in options.lines or ()]
-    if len(set(names)) < len(names):
-        twice = next(line.label for line in options.lines if names.count(folder_name(line.label)) > 1)
-        parser.error(f"two lines would share the folder of {twice!r}: name them apart")
-    if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: at least 1")
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -75,34 +51,27 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("study", nargs="?", choices=tuple(STUDIES), metavar="STUDY", help="one of the studies below")
     add("--recipe", help="instead of a study: the recipe of one's own lines")
     add("--run", dest="lines", type=_line, action="append", metavar="NAME=OPTIONS", help="a line; may be repeated")
-    add("--metric", help="of one's own lines (default test_accuracy)")
-    add("--sparsity", action="store_true", help="draw one's own lines over their sparsity")
-    add("--only", nargs="+", metavar="NAME", help="only these series of the study")
+    add("--metric", default="test_accuracy", help="of one's own lines (default test_accuracy)")
     add("--seeds", type=int, nargs="+", help="default: the study's, or 0 1 2")
-    add("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
+    add("--jobs", type=positive, default=1, help="runs at a time (default 1); the cores are shared out")
     add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default data)")
     add("--result-dir", type=Path, help="default results/compare/STUDY")
     add("--draw", action="store_true", help="run nothing: figure and table of what there is")
     options = parser.parse_args(given[:split])
-    _check(parser, options)
+    own = options.recipe is not None and options.lines is not None
+    if own == (options.study is not None) or (options.recipe is None) != (options.lines is None):
+        parser.error("name a study, or give --recipe and a --run for every line")
     return options, given[split + 1 :]
 
 
 def _study(options: argparse.Namespace) -> Study:
-    """Raises ValueError when nothing of the study is left."""
-    if options.study is None:
-        drawing = Drawing.SPARSITY if options.sparsity else Drawing.CURVES
-        title = f"{options.recipe}: " + ", ".join(line.series for line in options.lines)
-        return Study(options.recipe, title, "", "", tuple(options.lines), drawing, options.metric or "test_accuracy")
-    study = STUDIES[options.study]
-    if options.only is None:
-        return study
-    unknown = set(options.only) - {line.series for line in study.lines}
-    if unknown:
-        known = ", ".join(dict.fromkeys(line.series for line in study.lines))
-        raise ValueError(f"{', '.join(sorted(unknown))}: not in the study, which has {known}")
-    lines = tuple(line for line in study.lines if line.series in options.only)
-    return Study(**{**vars(study), "lines": lines})
+    """Raises ValueError for two lines that would share a folder."""
+    if options.study is not None:
+        return STUDIES[options.study]
+    title = f"{options.recipe}: " + ", ".join(line.series for line in options.lines)
+    if len({folder_name(line.series) for line in options.lines}) < len(options.lines):
+        raise ValueError(f"two lines of {title} would share a folder: name them apart")
+    return Study(options.recipe, title, "", "", tuple(options.lines), metric=options.metric)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failures = execute(study, runs, options.data_dir, options.jobs, others)
         except KeyboardInterrupt:
             print(f"interrupted; the same command goes on with {folder}", file=sys.stderr)
-            return _INTERRUPTED
+            return INTERRUPTED
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     results = results_of(study, runs)

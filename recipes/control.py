@@ -6,12 +6,8 @@ The policy π(a | s) is a network of one hidden layer. A step is a batch of whol
     loss = −Σ A_t log π(a_t | s_t) / (number of time steps in the batch)
 
 Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", with the
-mean as the baseline, for every time step its own.
-
-What AdaLoss sees is this loss: b² grows by |loss − c|. It is not a distance to an optimum, as cross-entropy is: its
-gradient is the policy's, but its value is how much the batch's episodes differ, times how surprising the actions were.
-Where all episodes are alike, as when all reach the limit of 500 steps, it is 0, and b² stays: the default c = 0 lets
-the step size fall only as long as there is something to learn from. Another c would make it fall also then.
+mean as the baseline. AdaLoss sees this loss, which is no distance to an optimum: where all episodes are alike, as when
+all reach the limit of 500 steps, it is 0, and the step size stays.
 
     python -m recipes control
     python -m recipes compare --recipe control --metric test_return --run "AdaLoss=--algo adaloss" \\
@@ -29,106 +25,72 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recipes.algorithms import ALGORITHMS
-from recipes.command import make_parser, run_recipe
-from recipes.packages import GYMNASIUM, package
+from recipes.algorithms import options_of
+from recipes.command import make_parser, positive, run_recipe
+from recipes.packages import package
 from recipes.training import Loss, Task
 from recipes.world import World
 
-_ENVIRONMENT, _OBSERVATION, _ACTIONS = "CartPole-v1", 4, 2
-_STEPS = 10  # in an epoch
-_TEST_EPISODES = 10
+_STEPS, _TEST_EPISODES = 10, 10  # of an epoch; of its evaluation
 _TRAINING, _TEST = 3, 4  # what seeds are for, beside those of recipes.data (0, 1, 2)
 
 
-def seeds(count: int, *key: int) -> list[int]:
-    """``count`` numbers below 2³¹, drawn from the key alone."""
-    return [int(number) >> 1 for number in np.random.SeedSequence(key).generate_state(count)]
-
-
 class Episodes(NamedTuple):
-    """Whole episodes, whose time steps stand one after another, first all episodes' first ones."""
+    """Episodes that were played at the same time; ``alive`` until each has ended."""
 
-    observations: Tensor  # float32 [time steps, 4]
-    actions: Tensor  # int64 [time steps]
-    times: Tensor  # int64 [time steps], from 0
-    numbers: Tensor  # int64 [time steps], of the episode
+    observations: Tensor  # float32 [times, episodes, 4]
+    actions: Tensor  # int64 [times, episodes]
     rewards: Tensor  # float32 [times, episodes], 0 after an episode's end
-
-    @property
-    def returns(self) -> Tensor:
-        """[episodes], undiscounted."""
-        return self.rewards.sum(0)
+    alive: Tensor  # bool [times, episodes]
 
 
 @torch.no_grad()
-def play(
-    policy: nn.Module, environments: Sequence[Any], starts: Sequence[int], draws: torch.Generator | None
-) -> Episodes:
-    """One episode in every environment, all at once, so that the policy is asked once for a time step.
+def play(policy: nn.Module, environments: Any, key: tuple[int, ...], greedy: bool = False) -> Episodes:
+    """One episode in every environment, by states and actions that the key alone decides.
 
     Args:
-        policy: [n, 4] -> logits [n, 2].
-        starts: the seeds of the first states.
-        draws: of the actions, on the CPU; None takes the likeliest action.
+        policy: [episodes, 4] -> logits [episodes, 2].
+        environments: of gymnasium.make_vec.
+        greedy: takes the likeliest action.
     """
+    draws_seed, states_seed = (int(seed) >> 1 for seed in np.random.SeedSequence(key).generate_state(2))
+    draws = torch.Generator().manual_seed(draws_seed)
+    states, _ = environments.reset(seed=states_seed)
+    alive, times = torch.ones(environments.num_envs, dtype=torch.bool), []
     device = next(policy.parameters()).device
-    states = {number: environments[number].reset(seed=start)[0] for number, start in enumerate(starts)}
-    observations, actions, times, numbers = [], [], [], []
-    rewards: list[Tensor] = []
-    while states:
-        seen = torch.from_numpy(np.stack(list(states.values())).astype(np.float32))
-        logits = policy(seen.to(device)).float().cpu()
-        chosen = logits.argmax(1) if draws is None else torch.multinomial(logits.softmax(1), 1, generator=draws)[:, 0]
-        observations.append(seen)
-        actions.append(chosen)
-        times.append(torch.full_like(chosen, len(rewards)))
-        numbers.append(torch.tensor(list(states)))
-        row = torch.zeros(len(environments))
-        for number, action in zip(list(states), chosen.tolist(), strict=True):
-            states[number], reward, terminated, truncated, _ = environments[number].step(action)
-            row[number] = reward
-            if terminated or truncated:
-                del states[number]
-        rewards.append(row)
-    return Episodes(
-        torch.cat(observations), torch.cat(actions), torch.cat(times), torch.cat(numbers), torch.stack(rewards)
-    )
+    while alive.any():
+        seen = torch.from_numpy(states.astype(np.float32))
+        chances = policy(seen.to(device)).float().cpu().softmax(1)
+        actions = chances.argmax(1) if greedy else torch.multinomial(chances, 1, generator=draws)[:, 0]
+        states, rewards, terminated, truncated, _ = environments.step(actions.numpy())
+        times.append((seen, actions, torch.from_numpy(rewards).float() * alive, alive))
+        alive = alive & ~torch.from_numpy(terminated | truncated)
+    return Episodes(*map(torch.stack, zip(*times, strict=True)))
 
 
-def advantages(episodes: Episodes, discount: float) -> Tensor:
-    """[time steps]: the discounted return from each on, less the mean of all episodes' at the same time."""
-    to_go = torch.zeros_like(episodes.rewards)
-    later = torch.zeros_like(episodes.rewards[0])
-    for time in range(len(to_go) - 1, -1, -1):
-        later = episodes.rewards[time] + discount * later
-        to_go[time] = later
-    return (to_go - to_go.mean(1, keepdim=True))[episodes.times, episodes.numbers]
+def advantages(rewards: Tensor, discount: float) -> Tensor:
+    """[times, episodes]: the discounted return from each time on, less the mean of all episodes' at the same time."""
+    returns = rewards.clone()
+    for time in range(len(returns) - 2, -1, -1):
+        returns[time] += discount * returns[time + 1]
+    return returns - returns.mean(1, keepdim=True)
 
 
 class ControlTask(Task):
     """REINFORCE. The episodes are played when their step comes, by the policy as it then is."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
-        gymnasium = package("gymnasium", GYMNASIUM)
-        if options.episodes < 2:
-            raise ValueError(f"--episodes {options.episodes}: wanted at least 2, whose mean is the baseline")
-        if not 0 <= options.discount <= 1:
-            raise ValueError(f"--discount {options.discount}: wanted in [0, 1]")
-        if options.hidden < 1:
-            raise ValueError(f"--hidden {options.hidden}: wanted at least 1")
-        hidden = options.hidden
-        self.model = nn.Sequential(nn.Linear(_OBSERVATION, hidden), nn.ReLU(), nn.Linear(hidden, _ACTIONS)).to(device)
-        self._environments = [
-            gymnasium.make(_ENVIRONMENT, disable_env_checker=True) for _ in range(max(options.episodes, _TEST_EPISODES))
-        ]
-        self._seed, self._episodes, self._discount, self._device = (
-            options.seed,
-            options.episodes,
-            options.discount,
-            device,
+        gymnasium = package("gymnasium", "pip install gymnasium")
+        if options.episodes < 2 or not 0 <= options.discount <= 1:
+            values = f"--episodes {options.episodes}, --discount {options.discount}"
+            raise ValueError(f"{values}: wanted at least 2, whose mean is the baseline, and a number in [0, 1]")
+        self.model = nn.Sequential(nn.Linear(4, options.hidden), nn.ReLU(), nn.Linear(options.hidden, 2)).to(device)
+        counts = (options.episodes, _TEST_EPISODES)
+        self._training, self._test = (
+            gymnasium.make_vec("CartPole-v1", num_envs=count, vectorization_mode="sync") for count in counts
         )
-        self._return_sum, self._played = 0.0, 0
+        self._seed, self._discount, self._device = options.seed, options.discount, device
+        self._returns: list[float] = []  # of the epoch's episodes
 
     def steps(self, epoch: int) -> int:
         return _STEPS
@@ -137,29 +99,27 @@ class ControlTask(Task):
         return ((epoch, step) for step in range(start, _STEPS))
 
     def loss(self, batch: tuple[int, int]) -> Loss:
-        draws, *starts = seeds(1 + self._episodes, _TRAINING, self._seed, *batch)
-        episodes = play(self.model, self._environments[: self._episodes], starts, torch.Generator().manual_seed(draws))
-        self._return_sum += float(episodes.returns.sum())
-        self._played += self._episodes
-        weights = advantages(episodes, self._discount).to(self._device)
-        logits = self.model(episodes.observations.to(self._device))
-        loss = (weights * cross_entropy(logits, episodes.actions.to(self._device), reduction="none")).mean()
-        return Loss(loss, loss, self._episodes)
+        played = play(self.model, self._training, (_TRAINING, self._seed, *batch))
+        self._returns += played.rewards.sum(0).tolist()
+        weights = advantages(played.rewards, self._discount)[played.alive].to(self._device)
+        logits = self.model(played.observations[played.alive].to(self._device))
+        taken = played.actions[played.alive].to(self._device)
+        loss = (weights * cross_entropy(logits, taken, reduction="none")).mean()
+        return Loss(loss, loss, self._training.num_envs)
 
     def evaluate(self) -> dict[str, float]:
         """The mean return in training, and that of ten episodes in which the likeliest action is taken."""
-        starts = seeds(_TEST_EPISODES, _TEST, self._seed)
-        test = play(self.model, self._environments[:_TEST_EPISODES], starts, draws=None)
-        return {"mean_return": self._return_sum / max(self._played, 1), "test_return": float(test.returns.mean())}
+        test = play(self.model, self._test, (_TEST, self._seed), greedy=True).rewards.sum(0).mean()
+        return {"mean_return": float(np.mean(self._returns)), "test_return": float(test)}
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        self._return_sum, self._played = 0.0, 0
+        self._returns = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"return_sum": self._return_sum, "played": self._played}
+        return {"returns": self._returns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._return_sum, self._played = state["return_sum"], state["played"]
+        self._returns = state["returns"]
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ControlTask:
@@ -172,9 +132,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("control").add_argument
     add("--episodes", type=int, default=8, help="in a step (default 8)")
     add("--discount", type=float, default=0.99, help="of later rewards, in [0, 1] (default 0.99)")
-    add("--hidden", type=int, default=128, help="units of the policy (default 128)")
+    add("--hidden", type=positive, default=128, help="units of the policy (default 128)")
     options = parser.parse_args(arguments)
-    if options.lr is None and "b0" in ALGORITHMS[options.algo].options:
+    if options.lr is None and "b0" in options_of(options.algo):
         options.lr = 1.0  # of AdaLoss and its baselines: the steps are then lr / b0 and shorter
     if options.quick:
         options.epochs = [5]

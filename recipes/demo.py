@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import torchclip
-from recipes.contestants import CONTESTANTS, Contestant
-from recipes.digits import Digits, accuracy, exact_zeros, make_model, train
-from recipes.plot import draw
-from recipes.timing import step_times
+from recipes.digits import Digits, accuracy, exact_zeros, make_model
 
 FLOAT64_EPOCHS = 2
 SEED = 0
 PICTURE = Path("results/demo.png")
+MAX_NORM = 1.0
+TIMED_STEPS = 200  # of each optimizer
 
 # Training amplifies rounding errors. In float32 torch's own two implementations can part by hundredths, so ours may
 # part from torch by a few times as much, which shows gross errors only. In float64 the curves stay within 1e-14 of each
@@ -32,8 +38,43 @@ FLOAT64_BOUND = 1e-11
 FLOAT32_FACTOR = 10
 FLOAT32_FLOOR = 0.01
 
-BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
-REPEATS = {contestant.name: contestant.repeats for contestant in CONTESTANTS if contestant.repeats}
+
+@dataclass(frozen=True)
+class Contestant:
+    make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    against: str | None = None  # the name of the contestant whose step time is the yardstick
+    repeats: str | None = None  # the name of the contestant whose loss curve this one must repeat, to rounding
+    clips: bool = False  # torch's own optimizers clip by a call before the step
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What follows the backward pass."""
+        if self.clips:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], MAX_NORM)
+        optimizer.step()
+
+
+SGD: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
+ADAMW: dict[str, Any] = {"lr": 2e-3, "weight_decay": 1e-2}
+AVERAGED: dict[str, Any] = {"gamma": 0.5, "weight_decay": 5e-4}  # momentum is an average there, so lr is larger
+
+TORCH_SGD, TORCH_SGD_LOOP = "torch SGD fused + clip_grad_norm_", "torch SGD + clip_grad_norm_"
+TORCH_ADAMW, TORCH_ADAMW_LOOP = "torch AdamW fused + clip_grad_norm_", "torch AdamW + clip_grad_norm_"
+TORCH_PLAIN = "torch SGD fused, no clip, no momentum"
+
+CONTESTANTS = {
+    TORCH_SGD_LOOP: Contestant(lambda p: torch.optim.SGD(p, **SGD), clips=True),
+    TORCH_SGD: Contestant(lambda p: torch.optim.SGD(p, **SGD, fused=True), clips=True),
+    "SGD(clip=1.0)": Contestant(lambda p: torchclip.SGD(p, **SGD, clip=MAX_NORM), TORCH_SGD, TORCH_SGD_LOOP),
+    "SGDClip": Contestant(lambda p: torchclip.SGDClip(p, lr=0.5, momentum=0.9, **AVERAGED), TORCH_SGD),
+    "MomClip": Contestant(lambda p: torchclip.MomClip(p, lr=0.5, momentum=0.9, **AVERAGED), TORCH_SGD),
+    "MixClip": Contestant(lambda p: torchclip.MixClip(p, lr=1.0, momentum=0.99, nu=0.7, **AVERAGED), TORCH_SGD),
+    TORCH_ADAMW_LOOP: Contestant(lambda p: torch.optim.AdamW(p, **ADAMW), clips=True),
+    TORCH_ADAMW: Contestant(lambda p: torch.optim.AdamW(p, **ADAMW, fused=True), clips=True),
+    "AdamW(clip=1.0)": Contestant(lambda p: torchclip.AdamW(p, **ADAMW, clip=MAX_NORM), TORCH_ADAMW, TORCH_ADAMW_LOOP),
+    TORCH_PLAIN: Contestant(lambda p: torch.optim.SGD(p, lr=0.1, fused=True)),
+    "GRDA": Contestant(lambda p: torchclip.GRDA(p, lr=0.1, c=0.05, mu=0.51), TORCH_PLAIN),
+}
+REPEATS = {name: contestant.repeats for name, contestant in CONTESTANTS.items() if contestant.repeats}
 
 
 @dataclass(frozen=True)
@@ -43,18 +84,23 @@ class Run:
     losses: list[float]  # [steps]
     zeros: list[float]  # [steps], the fraction of parameters that are exactly 0
     test_accuracy: float
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer  # with the gradients of its last step
 
 
-def train_one(contestant: Contestant, digits: Digits, epochs: int, progress: tqdm) -> Run:
-    progress.set_description(f"{contestant.name:<35}")
+def train(name: str, digits: Digits, epochs: int, progress: tqdm) -> Run:
+    progress.set_description(f"{name:<35}")
+    contestant = CONTESTANTS[name]
     model = make_model(SEED, digits.train_images.dtype)
     optimizer = contestant.make(model.parameters())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * digits.steps_per_epoch)
     losses, zeros = [], []
-    for loss in train(model, optimizer, digits.batches(epochs, SEED), contestant.step(optimizer)):
+    for images, labels in digits.batches(epochs, SEED):
+        loss = cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        contestant.step(optimizer)
         scheduler.step()
-        losses.append(loss)
+        losses.append(loss.item())
         zeros.append(exact_zeros(model))
         progress.update()
     return Run(losses, zeros, accuracy(model, digits.test_images, digits.test_labels), optimizer)
@@ -62,30 +108,27 @@ def train_one(contestant: Contestant, digits: Digits, epochs: int, progress: tqd
 
 def train_all(digits: Digits, epochs: int) -> tuple[dict[str, Run], dict[str, Run]]:
     """Every contestant in float32, and in float64 the pairs that must agree."""
-    in_pairs = [BY_NAME[name] for pair in REPEATS.items() for name in pair]
+    in_pairs = [name for pair in REPEATS.items() for name in pair]
     steps = digits.steps_per_epoch * (epochs * len(CONTESTANTS) + FLOAT64_EPOCHS * len(in_pairs))
     with tqdm(total=steps, unit="step", mininterval=0.5, dynamic_ncols=True) as progress:
-        runs = {contestant.name: train_one(contestant, digits, epochs, progress) for contestant in CONTESTANTS}
+        runs = {name: train(name, digits, epochs, progress) for name in CONTESTANTS}
         double = Digits.load(torch.float64)
-        doubles = {contestant.name: train_one(contestant, double, FLOAT64_EPOCHS, progress) for contestant in in_pairs}
+        doubles = {name: train(name, double, FLOAT64_EPOCHS, progress) for name in in_pairs}
         progress.set_description("trained")
     return runs, doubles
 
 
-def largest_difference(ours: Run, theirs: Run) -> float:
-    """Between two loss curves; NaN, which no bound admits, where either has one."""
-    differences = torch.tensor(ours.losses, dtype=torch.float64) - torch.tensor(theirs.losses, dtype=torch.float64)
-    return float(differences.abs().max())
+def agreement(runs: Mapping[str, Run], doubles: Mapping[str, Run]) -> bool:
+    """Prints how far our curves are from torch's, and whether that is rounding; NaN in one of them is not."""
 
+    def largest(of: Mapping[str, Run], one: str, other: str) -> float:
+        return float(np.abs(np.subtract(of[one].losses, of[other].losses)).max())
 
-def agreement(runs: dict[str, Run], doubles: dict[str, Run]) -> bool:
-    """Prints how far our curves are from torch's, and whether that is rounding."""
     agree = True
     print("\nLargest difference between the loss curves of torchclip and torch:")
     for ours, torchs in REPEATS.items():
-        double = largest_difference(doubles[ours], doubles[torchs])
-        single = largest_difference(runs[ours], runs[torchs])
-        between_torchs = largest_difference(runs[BY_NAME[ours].against or torchs], runs[torchs])
+        double, single = largest(doubles, ours, torchs), largest(runs, ours, torchs)
+        between_torchs = largest(runs, CONTESTANTS[ours].against or torchs, torchs)
         fine = double <= FLOAT64_BOUND and single <= FLOAT32_FACTOR * max(between_torchs, FLOAT32_FLOOR)
         agree &= fine
         print(
@@ -95,26 +138,62 @@ def agreement(runs: dict[str, Run], doubles: dict[str, Run]) -> bool:
     return agree
 
 
-def sparsity_is_right(grda: torchclip.GRDA, counted: float) -> bool:
-    """Prints GRDA's own count of exact zeros if it is not what was counted in the model."""
-    reported = float(grda.sparsity())
-    if abs(counted - reported) < 1e-6:
-        return True
-    print(f"FAILS: GRDA.sparsity() says {reported:.6f}, and the model has {counted:.6f} exact zeros")
-    return False
+def step_times(runs: Mapping[str, Run]) -> dict[str, float]:
+    """The median step in microseconds. They step in turns, as a hot loop of one would not be like training."""
+    times: dict[str, list[int]] = {name: [] for name in runs}
+    for _ in range(TIMED_STEPS):
+        for name, run in runs.items():
+            start = time.perf_counter_ns()
+            CONTESTANTS[name].step(run.optimizer)
+            times[name].append(time.perf_counter_ns() - start)
+    return {name: median(values) / 1e3 for name, values in times.items()}
 
 
-def table(runs: dict[str, Run], times: dict[str, float]) -> str:
+def table(runs: Mapping[str, Run], times: Mapping[str, float]) -> str:
     columns = f"{'optimizer':<38}{'test accuracy':>14}{'exact zeros':>13}{'step':>10}   torch's time / ours"
     rows = [columns, "-" * (len(columns) + 30)]
     for name, run in runs.items():
-        contestant = BY_NAME[name]
-        label = f"torchclip {name}" if contestant.against else name
+        against = CONTESTANTS[name].against
+        label = f"torchclip {name}" if against else name
         row = f"{label:<38}{run.test_accuracy:>13.1%} {run.zeros[-1]:>11.1%} {times[name]:>8.0f} µs"
-        if contestant.against:
-            row += f"{times[contestant.against] / times[name]:>8.1f} x  {contestant.against}"
-        rows.append(row)
+        rows.append(row + (f"{times[against] / times[name]:>8.1f} x  {against}" if against else ""))
     return "\n".join(rows)
+
+
+def draw(runs: Mapping[str, Run], steps: int) -> None:
+    """results/demo.png: the loss curves, torch's under ours, and the exact zeros over time; an epoch has ``steps``."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(1.6, 1), layout="constrained")
+    mean = np.full(steps, 1 / steps)
+    ours = [name for name, contestant in CONTESTANTS.items() if contestant.against]
+    # Paul Tol's "bright" colours, which colour-blind readers can tell apart; paler ones lie under the dashed curves.
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": color, "linewidth": 7, "label": name}
+        for name, color in zip(REPEATS.values(), ("#BBCCEE", "#FFCCCC"), strict=True)
+    }
+    for name, color in zip(ours, ("#4477AA", "#228833", "#CCBB44", "#66CCEE", "#EE6677", "#AA3377"), strict=True):
+        styles[name] = {"color": color, "linestyle": "--" if name in REPEATS else "-", "label": f"torchclip {name}"}
+    for name, style in styles.items():
+        smooth = np.convolve(runs[name].losses, mean, mode="valid")
+        left.plot(np.arange(steps, len(runs[name].losses) + 1) / steps, smooth, **style)
+    left.set(yscale="log", ylabel="training loss, mean over the last epoch")
+    left.set_title("Training loss (wide: torch; dashed on it: torchclip with the same arguments)")
+    left.legend(fontsize=9, frameon=False, ncols=2, loc="upper right")
+    others = np.max([run.zeros for name, run in runs.items() if name != "GRDA"], axis=0)
+    for label, zeros, color in (
+        ("GRDA", runs["GRDA"].zeros, "#AA3377"),
+        ("the largest of all the others", others, "#777777"),
+    ):
+        percent = 100 * np.asarray(zeros)
+        right.plot(np.arange(1, len(percent) + 1) / steps, percent, color=color, label=f"{label}: {percent[-1]:.0f} %")
+    right.set(ylim=(-3, 100), ylabel="parameters that are exactly 0 (%)", title="Exact zeros")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, dpi=130)
+    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,26 +208,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # enough for images of 8 × 8, and the same result whatever the number of cores
     runs, doubles = train_all(digits, epochs)
     torch.set_num_threads(threads)
-    times = step_times(digits, SEED)
     grda = runs["GRDA"].optimizer
     assert isinstance(grda, torchclip.GRDA)
 
-    correct = agreement(runs, doubles) & sparsity_is_right(grda, runs["GRDA"].zeros[-1])
+    correct = agreement(runs, doubles)
+    counted, reported = runs["GRDA"].zeros[-1], float(grda.sparsity())
+    if abs(counted - reported) > 1e-6:
+        correct = False
+        print(f"FAILS: GRDA.sparsity() says {reported:.6f}, and the model has {counted:.6f} exact zeros")
     print(f"\ntorch {torch.__version__}, {threads} threads; torchclip {torchclip.__version__}, backend {grda.backend}")
-    print("A step is everything after the backward pass, clipping included; the median of interleaved steps.\n")
-    print(table(runs, times))
+    print("A step is everything after the backward pass, clipping included; the median of steps in turns.\n")
+    print(table(runs, step_times(runs)))
     if grda.backend == "reference":
         print("\nThe compiled kernels are missing, so the times are the reference path's: see python -m torchclip.info")
-
-    others = [run.zeros for name, run in runs.items() if name != "GRDA"]
-    ours_and_repeated = [name for name in runs if BY_NAME[name].against or name in REPEATS.values()]
-    draw(
-        PICTURE,
-        losses={name: runs[name].losses for name in ours_and_repeated},
-        repeats=REPEATS,
-        zeros={"GRDA": runs["GRDA"].zeros, "the largest of all the others": list(map(max, *others))},
-        steps_per_epoch=digits.steps_per_epoch,
-    )
+    draw(runs, digits.steps_per_epoch)
     print(f"\n{PICTURE}: the loss curves, and the exact zeros over time")
     return 0 if correct else 1
 

@@ -1,19 +1,16 @@
-"""scikit-learn's 1,797 handwritten digits, a small convolutional network for them, and its training loop."""
+"""scikit-learn's 1,797 handwritten digits, and a small convolutional network for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 BATCH_SIZE = 64
 TEST_FRACTION = 0.2
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -71,19 +68,3 @@ def exact_zeros(model: nn.Module) -> float:
     """The fraction of parameters that are exactly 0."""
     zeros = sum(int((parameter == 0).sum()) for parameter in model.parameters())
     return zeros / sum(parameter.numel() for parameter in model.parameters())
-
-
-def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    step: Callable[[], object],
-) -> Iterator[float]:
-    """Trains on the batches, yielding the loss of each; ``step`` is what follows the backward pass."""
-    model.train()
-    for images, labels in batches:
-        loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        step()
-        yield loss.item()

@@ -16,99 +16,104 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from torch import nn
 
-from recipes.algorithms import ALGORITHMS
-from recipes.classification import Batch, ClassificationTask, add_image_options, classification_metrics, limited
+from recipes.algorithms import options_of
+from recipes.classification import ClassificationTask, add_image_options
 from recipes.command import lower, make_parser, positive, run_recipe
-from recipes.data.batches import ImageBatches, evaluation_batches
-from recipes.data.images import Images, load_images
-from recipes.models import is_model
-from recipes.pretrained import Pretrained, load_weights, own_model, timm_model
+from recipes.data import RecipeDataError
+from recipes.data.images import load_images
+from recipes.models import MODELS, is_model, make_model
+from recipes.packages import TIMM, MissingPackageError, package
 from recipes.world import World
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """The training images in two parts."""
+def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
+    """A model of timm with a new last layer of ``classes``, its weights from ``--weights``, the hub, or at random.
 
-    images: Images  # without those held out
-    valid_images: Tensor  # uint8 [n, channels, height, width]
-    valid_labels: Tensor  # int64 [n]
-
-
-def hold_out(images: Images, count: int) -> HeldOut:
-    """The last ``count`` training images are kept from training. Raises ValueError when that leaves none."""
-    kept = len(images.train_images) - count
-    if count < 0 or kept < 1:
-        raise ValueError(f"--validation {count} of {len(images.train_images)} training images: wanted fewer than all")
-    return HeldOut(limited(images, kept, None), images.train_images[kept:], images.train_labels[kept:])
-
-
-def with_channels(images: Images, channels: int) -> Images:
-    """Grey images as colour images, where ``channels`` is 3. Raises ValueError for other ways to differ."""
-    has = images.shape[0]
-    if has == channels:
-        return images
-    if has != 1:
-        raise ValueError(f"{images.name} has images of {has} channels, and the model wants {channels}")
-    train, test = (part.expand(-1, channels, -1, -1) for part in (images.train_images, images.test_images))
-    return dataclasses.replace(images, train_images=train, test_images=test)
-
-
-class FinetuneTask(ClassificationTask):
-    """Cross-entropy on images of the size and the moments that the model was trained with."""
-
-    def __init__(self, options: argparse.Namespace, held_out: HeldOut, start: Pretrained, device: torch.device) -> None:
-        images = held_out.images
-        mean, std = (start.mean, start.std) if start.mean is not None and start.std is not None else images.moments()
-        batch = options.batch_size
-        training = ImageBatches(
-            images.train_images, images.train_labels, batch, options.seed, mean, std, options.augment, device
-        )
-        super().__init__(start.model.to(device), training)
-        self._size = start.size
-        self._test = (images.test_images, images.test_labels, batch, mean, std, device)
-        self._valid = (held_out.valid_images, held_out.valid_labels, batch, mean, std, device)
-
-    def _resized(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for images, labels in batches:
-            if self._size is not None and images.shape[2:] != (self._size, self._size):
-                images = interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
-            yield images, labels
-
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        return self._resized(super().batches(epoch, start))
-
-    def evaluate(self) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        if len(self._valid[0]):
-            metrics |= classification_metrics(self.model, self._resized(evaluation_batches(*self._valid)), "valid")
-        return metrics | classification_metrics(self.model, self._resized(evaluation_batches(*self._test)))
+    Raises:
+        MissingPackageError: timm does not import.
+        ValueError: timm has no such model.
+        RecipeDataError: its weights cannot be had.
+    """
+    name = options.model
+    try:
+        timm = package("timm", TIMM)
+    except MissingPackageError as error:
+        ours = 'a model of recipes.models, as --model "resnet(8,1)", needs nothing but torch'
+        raise MissingPackageError(f"--model {name} is of timm, and {error}; {ours}") from error
+    if not timm.is_model(name):
+        raise ValueError(f"--model {name}: timm has no such model, nor is it one of {MODELS}")
+    others: dict[str, Any] = {}
+    wanted = timm.models.get_pretrained_cfg(name)
+    if options.image_size is not None and wanted is not None and wanted.fixed_input_size:
+        others["img_size"] = options.image_size
+    if options.weights is not None:
+        others["pretrained_cfg_overlay"] = {"file": str(options.weights)}
+    pretrained = options.pretrained or options.weights is not None
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes, **others)
+    except Exception as error:  # the download's errors have no base in common
+        if not pretrained:
+            raise
+        raise RecipeDataError(
+            f"the pretrained weights of {name} could not be had ({type(error).__name__}: {error}): put them into "
+            "Hugging Face's cache (HF_HOME), give their file by --weights, or start at random by --no-pretrained"
+        ) from error
+    return model
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> FinetuneTask:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a recipe's checkpoint or a bare ``state_dict``; a last layer of other classes stays as it is, at random.
+
+    Raises:
+        RecipeDataError: no such file, one that cannot be read, or one of another model.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state)
+        last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+        own = model.state_dict()
+        other = {key for key in (f"{last}.weight", f"{last}.bias") if key in state and len(state[key]) != len(own[key])}
+        model.load_state_dict({**state, **{key: own[key] for key in other}})
+    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeDataError(f"--weights {path} are not those of this model, or cannot be read: {reason}") from error
+
+
+def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
     world.refuse_others()
-    held_out = hold_out(load_images(options.dataset, options.data_dir), options.validation)
-    images = limited(held_out.images, options.train_images, options.test_images)
+    images = load_images(options.dataset, options.data_dir)
+    kept = len(images.train_images) - options.validation
+    if options.validation < 0 or kept < 1:
+        raise ValueError(f"--validation {options.validation} of {len(images.train_images)} training images: too many")
+    moments, size = None, options.image_size
     if is_model(options.model):
-        start = own_model(options.model, images.shape, images.classes, options.image_size)
-        if options.weights is None and not options.quiet:
+        shape = images.shape if size is None else (images.shape[0], size, size)
+        model = make_model(options.model, shape, images.classes)
+        if options.weights is not None:
+            load_weights(model, options.weights)
+        elif not options.quiet:
             print(f"{options.model} starts from random weights: --weights FILE starts from a checkpoint")
     else:
-        pretrained = options.pretrained and options.weights is None
-        start = timm_model(options.model, images.classes, pretrained, options.image_size)
-        images = with_channels(images, len(start.mean) if start.mean is not None else images.shape[0])
-    if options.weights is not None:
-        load_weights(start.model, options.weights, options.model)
-    valid = held_out.valid_images.expand(-1, images.shape[0], -1, -1)
-    held_out = HeldOut(images, valid[: options.valid_images], held_out.valid_labels[: options.valid_images])
-    return FinetuneTask(options, held_out, start, device)
+        model = timm_model(options, images.classes)
+        wanted: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        moments = torch.tensor(wanted["mean"]), torch.tensor(wanted["std"])
+        size = size or wanted["input_size"][-1]
+        if images.shape[0] == 1:  # grey images as colour images
+            train, test = (part.expand(-1, 3, -1, -1) for part in (images.train_images, images.test_images))
+            images = dataclasses.replace(images, train_images=train, test_images=test)
+    valid = images.train_images[kept:][: options.valid_images], images.train_labels[kept:][: options.valid_images]
+    task = ClassificationTask(options, model, images.first(kept, None), device, moments, options.batch_size, size)
+    if options.validation:
+        task.held_out = {"valid": valid, **task.held_out}
+    return task
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -121,10 +126,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="timm's weights; default yes")
     add("--weights", type=Path, metavar="FILE", help="start from a recipe's checkpoint, or a state_dict")
     options = parser.parse_args(arguments)
-    algorithm = ALGORITHMS[options.algo]
-    if options.lr is None and "b0" in algorithm.options:
+    if options.lr is None and "b0" in options_of(options.algo):
         options.lr = 0.1
-    if options.weight_decay is None and "weight_decay" in algorithm.options:
+    if options.weight_decay is None and "weight_decay" in options_of(options.algo):
         options.weight_decay = 1e-4
     options.valid_images = None
     if options.quick:

@@ -16,15 +16,8 @@ from pathlib import Path
 
 import torch
 
-from recipes.classification import (
-    EVALUATION_BATCH,
-    ClassificationTask,
-    add_image_options,
-    classification_metrics,
-    limited,
-)
+from recipes.classification import ClassificationTask, add_image_options
 from recipes.command import lower, make_parser, run_recipe
-from recipes.data.batches import ImageBatches, evaluation_batches
 from recipes.data.images import Images, load_images
 from recipes.models import MODELS, make_model
 from recipes.sparsity import export
@@ -35,17 +28,9 @@ class ImageTask(ClassificationTask):
     """A model of the papers on an image data set."""
 
     def __init__(self, options: argparse.Namespace, images: Images, device: torch.device) -> None:
-        mean, std = images.moments()
-        model = make_model(options.model, images.shape, images.classes).to(device)
-        parts = (images.train_images, images.train_labels)
-        super().__init__(
-            model, ImageBatches(*parts, options.batch_size, options.seed, mean, std, options.augment, device)
-        )
+        model = make_model(options.model, images.shape, images.classes)
+        super().__init__(options, model, images, device)
         self._export = options.export
-        self._test = (images.test_images, images.test_labels, EVALUATION_BATCH, mean, std, device)
-
-    def evaluate(self) -> dict[str, float]:
-        return classification_metrics(self.model, evaluation_batches(*self._test))
 
     def finish(self, folder: Path) -> None:
         if self._export:
@@ -56,14 +41,13 @@ class ImageTask(ClassificationTask):
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
     world.refuse_others()
-    images = load_images(options.dataset, options.data_dir)
-    return ImageTask(options, limited(images, options.train_images, options.test_images), device)
+    return ImageTask(options, load_images(options.dataset, options.data_dir), device)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("image", "Image classification with any algorithm of the four papers.", epochs="80,120,150")
     add = add_image_options(parser, "mnist").add_argument
-    add("--model", default="lenet", metavar="MODEL", help=", ".join(MODELS))
+    add("--model", default="lenet", metavar="MODEL", help=MODELS)
     add("--export", action="store_true", help="write the trained model dense and sparse, and say how large they are")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -17,7 +17,6 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,74 +24,65 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from recipes.algorithms import ALGORITHMS
+from recipes.algorithms import options_of
 from recipes.classification import Batch, classification_metrics
 from recipes.command import lower, make_parser, positive, run_recipe
+from recipes.data import RecipeDataError
 from recipes.data.batches import normalised
-from recipes.data.errors import RecipeDataError
-from recipes.data.image_folder import MEAN, STD, EvaluationImages, ImageFolder, TrainingImages
-from recipes.data.shards import ShardedEpochs, read, shard
+from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
 from recipes.models import MODELS, is_model, make_model
-from recipes.packages import TIMM, TORCHVISION, MissingPackageError, package
+from recipes.packages import TORCHVISION, MissingPackageError, package
 from recipes.training import Loss, Task
 from recipes.world import World
 
 
 def architecture(name: str, side: int, classes: int) -> nn.Module:
-    """A model of recipes.models, torchvision or timm, whichever has it, with random weights.
+    """A model of recipes.models or of torchvision, with random weights.
 
     Raises:
-        MissingPackageError: when neither torchvision nor timm imports.
-        ValueError: when those that import have no such model.
+        ValueError: there is no such model, or torchvision does not import.
     """
     if is_model(name):
         return make_model(name, (3, side, side), classes)
-    asked: list[str] = []
-    failures: list[str] = []
-    for library, remedy, find in (("torchvision", TORCHVISION, _of_torchvision), ("timm", TIMM, _of_timm)):
-        try:
-            model = find(package(library, remedy), name, classes)
-        except MissingPackageError as error:
-            failures.append(str(error))
-            continue
-        if model is not None:
-            return model
-        asked.append(library)
-    own = "; ".join(MODELS.values())
-    if not asked:
-        told = "; ".join(failures)
-        raise MissingPackageError(f"--arch {name} wants torchvision or timm: {told}. Without them there are {own}")
-    raise ValueError(f"--arch {name}: no such model in {' or '.join(asked)}, nor is it one of {own}")
-
-
-def _of_torchvision(torchvision: Any, name: str, classes: int) -> nn.Module | None:
-    known = name in torchvision.models.list_models()
-    return torchvision.models.get_model(name, num_classes=classes) if known else None
-
-
-def _of_timm(timm: Any, name: str, classes: int) -> nn.Module | None:
-    return timm.create_model(name, pretrained=False, num_classes=classes) if timm.is_model(name) else None
+    try:
+        model: nn.Module = package("torchvision.models", TORCHVISION).get_model(name, num_classes=classes)
+    except MissingPackageError as error:
+        raise MissingPackageError(
+            f"--arch {name} is of torchvision, and {error}. Without it there are {MODELS}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"--arch {name}: no such model in torchvision, nor is it one of {MODELS}") from error
+    return model
 
 
 class ImageNetTask(Task):
-    """Cross-entropy on random crops; the batch is shared by the processes, whose gradients are averaged."""
+    """Cross-entropy on random crops; the batch is shared by the processes, whose gradients are averaged.
+
+    Raises:
+        ValueError: a batch that the processes cannot share evenly, or fewer images than one batch.
+    """
 
     def __init__(
         self, options: argparse.Namespace, train: ImageFolder, val: ImageFolder, device: torch.device, world: World
     ) -> None:
-        self.model = architecture(options.arch, options.image_size, len(train.classes)).to(device)
+        self._batch_size: int = options.batch_size
+        self._side, self._seed = options.image_size, options.seed
+        if self._batch_size % world.size:
+            raise ValueError(
+                f"a batch of {self._batch_size} for {world.size} processes: wanted a multiple of their number"
+            )
+        if len(train) < self._batch_size:
+            raise ValueError(f"{len(train)} training images are less than one batch of {self._batch_size}: lower -b")
+        self.model = architecture(options.arch, self._side, len(train.classes)).to(device)
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
-        self._training = TrainingImages(train, options.image_size, options.seed)
-        self._epochs = ShardedEpochs(len(train), options.batch_size, options.seed, world)
-        self._evaluation = EvaluationImages(val, options.image_size)
-        self._evaluated, self._batch_size = len(val), options.batch_size // world.size
+        self._training, self._evaluation = Crops(train, self._side, self._seed), Crops(val, self._side)
         self._device, self._world, self._workers = device, world, options.workers
-        self._parallel = self.model if world.size == 1 else self._distributed(options.image_size)
+        self._parallel = self.model if world.size == 1 else self._distributed()
         if world.size > 1:  # the weights were the same everywhere; dropout should not be
-            torch.manual_seed(int(np.random.SeedSequence((options.seed, world.rank)).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence((self._seed, world.rank)).generate_state(1)[0]))
 
-    def _distributed(self, side: int) -> nn.Module:
+    def _distributed(self) -> nn.Module:
         """The model with averaged gradients, after a backward pass of black images that changes nothing of it.
 
         By the first one DistributedDataParallel decides in which order gradients lie in memory, and so in which order
@@ -100,7 +90,7 @@ class ImageNetTask(Task):
         """
         parallel = DistributedDataParallel(self.model)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        images = torch.zeros(2, 3, side, side, device=self._device).contiguous(memory_format=self._layout)
+        images = torch.zeros(2, 3, self._side, self._side, device=self._device).contiguous(memory_format=self._layout)
         parallel(images).sum().backward()
         self.model.zero_grad()
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
@@ -108,37 +98,35 @@ class ImageNetTask(Task):
         return parallel
 
     def steps(self, epoch: int) -> int:
-        return len(self._epochs)
+        return len(self._training.folder) // self._batch_size
 
-    def _moved(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-        for images, labels in batches:
-            images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
+    def _read(self, crops: Crops, draws: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
+        for pixels, classes in read(crops, draws, self._workers, pin=self._device.type == "cuda"):
+            images, labels = (part.to(self._device, non_blocking=True) for part in (pixels, classes))
             yield normalised(images, MEAN, STD).contiguous(memory_format=self._layout), labels
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        draws = self._epochs.draws(epoch, start)
-        return self._moved(read(self._training, draws, self._workers, pin=self._device.type == "cuda"))
+        count = len(self._training.folder)
+        draws = training_draws(count, self._batch_size, self._world, self._seed, epoch, start)
+        return self._read(self._training, draws)
 
-    def loss(self, batch: Batch) -> Loss:
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
         images, labels = batch
         loss = cross_entropy(self._parallel(images), labels)
         return Loss(loss, loss, len(labels))
 
     def evaluate(self) -> dict[str, float]:
         self._world.share(self.model.buffers())  # batch norm's averages, as the checkpoint will have them
-        mine = shard(self._evaluated, self._batch_size, self._world)
-        batches = self._moved(read(self._evaluation, mine, self._workers, pin=self._device.type == "cuda"))
+        mine = evaluation_draws(len(self._evaluation.folder), self._batch_size // self._world.size, self._world)
+        batches = self._read(self._evaluation, mine)
         return classification_metrics(self.model, batches, top=(1, 5), world=self._world)
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageNetTask:
     train, val = (ImageFolder.find(options.data / part) for part in ("train", "val"))
     if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise RecipeDataError(
-            f"{train.path} and {val.path} have not the same classes: {', '.join(differing[:5])} "
-            f"{'and others ' if differing[5:] else ''}are in one of them only"
-        )
+        differing = ", ".join(sorted(set(train.classes) ^ set(val.classes))[:5])
+        raise RecipeDataError(f"{train.path} and {val.path} have not the same classes: {differing} are in one only")
     return ImageNetTask(options, train.spread(options.train_images), val.spread(options.test_images), device, world)
 
 
@@ -146,7 +134,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("imagenet", "A network on a folder of images.", epochs="30,60,80,90", algo="mix_clip")
     add = parser.add_argument_group("images").add_argument
     add("--data", type=Path, metavar="DIR", required=True, help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
-    add("--arch", default="resnet50", metavar="MODEL", help=f"of torchvision or timm, or {', '.join(MODELS)}")
+    add("--arch", default="resnet50", metavar="MODEL", help=f"of torchvision, or {MODELS}")
     add("-b", "--batch-size", type=positive, default=256, help="of all processes together (default 256)")
     add("--image-size", type=positive, default=224, metavar="SIDE", help="of the crops (default 224)")
     add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="that read images, for every process")
@@ -154,7 +142,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train-images", type=positive, metavar="N", help="only N, evenly over the classes")
     add("--test-images", type=positive, metavar="N", help="only N, evenly over the classes")
     options = parser.parse_args(arguments)
-    if options.weight_decay is None and "weight_decay" in ALGORITHMS[options.algo].options:
+    if options.weight_decay is None and "weight_decay" in options_of(options.algo):
         options.weight_decay = 1e-4
     if options.quick:
         options.epochs = [1]

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recipes.averaging import NonMonotonicAverage, substituted
-from recipes.command import lower, make_parser, run_recipe
+from recipes.command import lower, make_parser, positive, run_recipe
+from recipes.data import RecipeDataError
 from recipes.data.batches import generator
-from recipes.data.corpus import Corpus, Level, columns
-from recipes.data.errors import RecipeDataError
+from recipes.data.corpus import LEVELS, Corpus, columns
 from recipes.models.awd_lstm import AWDLSTM, Hidden
 from recipes.training import Loss, Task
 from recipes.world import World
@@ -78,12 +78,9 @@ def mean_loss(model: AWDLSTM, text: Tensor, bptt: int) -> float:
     return float(loss_sum) / text[1:].numel()
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that is beyond a float's range."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
+def losses(part: str, loss: float) -> dict[str, float]:
+    """The loss and exp(loss), the perplexity: infinite where that is beyond a float's range."""
+    return {f"{part}_loss": loss, f"{part}_perplexity": math.exp(loss) if loss < 700 else math.inf}
 
 
 class LanguageModelTask(Task):
@@ -97,9 +94,8 @@ class LanguageModelTask(Task):
     model: AWDLSTM
 
     def __init__(self, options: argparse.Namespace, corpus: Corpus, device: torch.device) -> None:
-        if options.bptt < 1 or options.seed < 0 or min(options.ar, options.tar) < 0:
-            values = f"bptt={options.bptt}, seed={options.seed}, ar={options.ar}, tar={options.tar}"
-            raise ValueError(f"{values}: expected --bptt of at least 1, and the others of at least 0")
+        if min(options.ar, options.tar) < 0:
+            raise ValueError(f"--ar {options.ar}, --tar {options.tar}: wanted at least 0")
         self.model = AWDLSTM(
             len(corpus.vocabulary),
             options.emsize,
@@ -115,8 +111,7 @@ class LanguageModelTask(Task):
         self._valid = _text("validation", corpus.valid[: options.test_tokens], _VALID_COLUMNS).to(device)
         self._test = _text("test", corpus.test[: options.test_tokens], _TEST_COLUMNS).to(device)
         self._bptt: int = options.bptt
-        self._seed: int = options.seed
-        self._ar, self._tar = options.ar, options.tar
+        self._seed, self._ar, self._tar = options.seed, options.ar, options.tar
         self._parameters = list(self.model.parameters())
         self._average = NonMonotonicAverage(options.nonmono)
         self._last_epoch, self._epoch = options.epochs[-1] - 1, 0
@@ -156,16 +151,10 @@ class LanguageModelTask(Task):
     def evaluate(self) -> dict[str, float]:
         count, means = self._average.including(self._parameters)
         with substituted(self._parameters, means):
-            metrics = self._losses()
+            metrics = losses("valid", mean_loss(self.model, self._valid, self._bptt))
+            if self._epoch == self._last_epoch:
+                metrics |= losses("test", mean_loss(self.model, self._test, self._bptt))
         return metrics | {"averaged_epochs": float(count)}
-
-    def _losses(self) -> dict[str, float]:
-        valid_loss = mean_loss(self.model, self._valid, self._bptt)
-        metrics = {"valid_loss": valid_loss, "valid_perplexity": perplexity(valid_loss)}
-        if self._epoch == self._last_epoch:
-            test_loss = mean_loss(self.model, self._test, self._bptt)
-            metrics |= {"test_loss": test_loss, "test_perplexity": perplexity(test_loss)}
-        return metrics
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         self._average.end_epoch(self._parameters, metrics["valid_loss"])
@@ -180,27 +169,26 @@ class LanguageModelTask(Task):
 
 def _text(part: str, tokens: Tensor, batch: int) -> Tensor:
     """[rows, batch]. Raises RecipeDataError where there is nothing to predict."""
-    if batch >= 1 and len(tokens) < _FEWEST_ROWS * batch:
-        raise RecipeDataError(
-            f"the {part} text has {len(tokens)} tokens, expected at least {_FEWEST_ROWS * batch}, {_FEWEST_ROWS} for "
-            f"each of {batch} columns: give more text" + (", or a smaller --batch-size" if part == "training" else "")
-        )
+    if len(tokens) < _FEWEST_ROWS * batch:
+        wanted = f"{_FEWEST_ROWS * batch}, {_FEWEST_ROWS} for each of {batch} columns"
+        raise RecipeDataError(f"the {part} text has {len(tokens)} tokens, expected at least {wanted}: give more text")
     return columns(tokens, batch)
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> LanguageModelTask:
     world.refuse_others()
     path = options.data if options.data.exists() else options.data_dir / options.data
-    return LanguageModelTask(options, Corpus.load(path, Level(options.level)), device)
+    return LanguageModelTask(options, Corpus.load(path, options.level), device)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser("lm", "Language models: AWD-LSTM with any algorithm.", epochs="250", algo="sgd_clip")
     add = parser.add_argument_group("text").add_argument
     where = "folder of {train,valid,test}.txt, or a text; here or in --data-dir (default ptb)"
     add("--data", type=Path, default=Path("ptb"), metavar="PATH", help=where)
-    add("--level", choices=[level.value for level in Level], default=Level.WORD.value, help="what a token is")
-    add("-b", "--batch-size", type=int, default=20, help="default 20")
-    add("--bptt", type=int, default=70, help="mean length of a batch (default 70)")
+    add("--level", choices=LEVELS, default="word", help="what a token is")
+    add("-b", "--batch-size", type=positive, default=20, help="default 20")
+    add("--bptt", type=positive, default=70, help="mean length of a batch (default 70)")
     add("--train-tokens", type=int, metavar="N", help="only the first N")
     add("--test-tokens", type=int, metavar="N", help="only the first N of the validation and the test text")
     add = parser.add_argument_group("model").add_argument
@@ -214,14 +202,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--wdrop", type=float, default=0.5, metavar="P", help="of hidden-to-hidden weights (default 0.5)")
     add("--ar", type=float, default=2.0, help="activation regularisation, AWD-LSTM's alpha (default 2)")
     add("--tar", type=float, default=1.0, help="temporal activation regularisation, AWD-LSTM's beta (default 1)")
-    add(
-        "--nonmono", type=int, default=5, metavar="N", help="epochs of patience before weights are averaged (default 5)"
-    )
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser("lm", "Language models: AWD-LSTM with any algorithm.", epochs="250", algo="sgd_clip")
-    _add_options(parser)
+    add("--nonmono", type=int, default=5, metavar="N", help="epochs of patience before weights are averaged: 5")
     options = parser.parse_args(arguments)
     if options.algo in _GAMMA:
         for name, value in (("lr", _LR), ("weight_decay", _WEIGHT_DECAY), ("gamma", _GAMMA[options.algo])):
@@ -235,6 +216,5 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    return run_recipe(
-        "lm", options, f"{options.data.stem}-{options.level}-{options.algo}-seed{options.seed}", make_task
-    )
+    name = f"{options.data.stem}-{options.level}-{options.algo}-seed{options.seed}"
+    return run_recipe("lm", options, name, make_task)

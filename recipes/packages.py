@@ -8,7 +8,6 @@ from types import ModuleType
 # They import only beside the torch that they were built for, so pip must be told of both.
 TIMM = "pip install timm, with a torchvision that fits torch"
 TORCHVISION = "pip install a torchvision that fits torch"
-GYMNASIUM = "pip install gymnasium"
 
 
 class MissingPackageError(ValueError):

@@ -1,4 +1,4 @@
-"""The folder of a run: its log in JSON lines, its checkpoint, TensorBoard's events."""
+"""The folder of a run: its log in JSON lines, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -38,13 +38,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN: what is not finite becomes null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -57,25 +53,16 @@ class RunFolder:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
+        self.rows = len(read_log(path))  # of the log
         self._writes = writes
-        self._rows = len(read_log(path))
-        self._board: Any = None
         if writes:
             path.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def rows(self) -> int:
-        """How many rows the log has."""
-        return self._rows
-
     def append(self, row: Mapping[str, Any]) -> None:
-        self._rows += 1
-        if not self._writes:
-            return
-        with (self.path / LOG).open("a") as file:
-            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
-        if row["kind"] == "epoch":
-            self._show(row)
+        self.rows += 1
+        if self._writes:
+            with (self.path / LOG).open("a") as file:
+                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
     def cut(self, rows: int) -> None:
         """Leaves the first ``rows`` rows of the log. Raises ValueError when it has fewer."""
@@ -85,16 +72,18 @@ class RunFolder:
                 f"{self.path / LOG} has {len(kept)} whole rows, and its checkpoint was written after {rows}: "
                 "it was changed since; put it back, or start anew with --overwrite"
             )
-        self._rows = rows
+        self.rows = rows
         if self._writes:
-            _replace(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            part = self.path / (LOG + ".part")
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(part, self.path / LOG)
 
     def clear(self) -> None:
-        """Removes the log, the checkpoint and TensorBoard's events of a run that was here before."""
-        self._rows = 0
+        """Removes the log and the checkpoint of a run that was here before."""
+        self.rows = 0
         if self._writes:
-            for path in (self.path / CHECKPOINT, self.path / LOG, *self.path.glob("events.out.tfevents.*")):
-                path.unlink(missing_ok=True)
+            for name in (CHECKPOINT, LOG):
+                (self.path / name).unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """The checkpoint. It takes the place of the last one only when it is wholly written."""
@@ -114,24 +103,3 @@ class RunFolder:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{path} cannot be read ({reason}): start anew with --overwrite") from error
         return state
-
-    def _show(self, row: Mapping[str, Any]) -> None:
-        """The row's numbers in TensorBoard, where it is installed."""
-        if self._board is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._board = False
-            else:
-                self._board = SummaryWriter(str(self.path))  # type: ignore[no-untyped-call, unused-ignore]
-        if self._board:
-            for key, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    self._board.add_scalar(key, value, row["epoch"])
-            self._board.flush()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)

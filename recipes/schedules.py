@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import argparse
-from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
 
+SCHEDULES = ("milestones", "linear", "plateau")
 _SCALED = ("lr", "gamma")
+_PATIENCE = 5  # epochs, of plateau
 
 
-class Schedule(ABC):
-    """Multiplies lr and gamma of every param group by :meth:`factor`, once an epoch."""
+class Schedule:
+    """Multiplies lr and gamma of every param group by :meth:`factor`, once an epoch.
 
-    def __init__(self, optimizer: Optimizer, epochs: int) -> None:
-        self.epochs = epochs
-        self._optimizer = optimizer
+    - ``milestones`` divides by ten at every milestone, as the clipping paper does: 80,120,150 is 150 epochs and two
+      divisions.
+    - ``linear`` is constant for half of the epochs, then falls to a hundredth at nine tenths: gRDA's CIFAR code.
+    - ``plateau`` divides by ten after more than five epochs without a training loss lower by a ten-thousandth: the
+      collection's ``torch.optim.lr_scheduler.ReduceLROnPlateau(patience=5)``.
+
+    Raises:
+        ValueError: milestones under another schedule.
+    """
+
+    def __init__(self, name: str, optimizer: Optimizer, epochs: list[int]) -> None:
+        if name != "milestones" and len(epochs) > 1:
+            raise ValueError(f"--schedule {name} has no milestones: give --epochs {epochs[-1]}, not {epochs}")
+        *self._milestones, self.epochs = epochs
+        self._name, self._optimizer = name, optimizer
         self._initial = [{key: group[key] for key in _SCALED if key in group} for group in optimizer.param_groups]
+        self._state: dict[str, Any] = {"best": float("inf"), "bad_epochs": 0, "factor": 1.0}
 
-    @abstractmethod
     def factor(self, epoch: int) -> float:
         """The factor during this epoch, the first being 0."""
+        if self._name == "plateau":
+            return float(self._state["factor"])
+        if self._name == "linear":
+            return 1.0 - 0.99 * min(max(((epoch + 1) / self.epochs - 0.5) / 0.4, 0.0), 1.0)
+        return 0.1 ** sum(epoch >= milestone for milestone in self._milestones)
 
     def start_epoch(self, epoch: int, factor: float = 1.0) -> None:
         """Sets lr and gamma for this epoch, times ``factor``."""
@@ -32,86 +50,27 @@ class Schedule(ABC):
 
     def end_epoch(self, train_loss: float) -> None:
         """Hears the mean training loss of the epoch."""
-        return
+        state = self._state
+        if train_loss < state["best"] * (1 - 1e-4):
+            state |= {"best": train_loss, "bad_epochs": 0}
+            return
+        state["bad_epochs"] += 1
+        if state["bad_epochs"] > _PATIENCE:
+            state |= {"factor": state["factor"] * 0.1, "bad_epochs": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a :meth:`state_dict`."""
-        return
-
-
-class Milestones(Schedule):
-    """Divides by ten at every milestone, as the clipping paper does: ``80,120,150`` is 150 epochs and two divisions."""
-
-    def __init__(self, optimizer: Optimizer, epochs: list[int]) -> None:
-        super().__init__(optimizer, epochs[-1])
-        self._milestones = epochs[:-1]
-
-    def factor(self, epoch: int) -> float:
-        return 0.1 ** sum(epoch >= milestone for milestone in self._milestones)
-
-
-class Linear(Schedule):
-    """Constant for half of the epochs, then down to a hundredth at nine tenths: the schedule of gRDA's CIFAR code."""
-
-    def factor(self, epoch: int) -> float:
-        progress = (epoch + 1) / self.epochs
-        return 1.0 - 0.99 * min(max((progress - 0.5) / 0.4, 0.0), 1.0)
-
-
-class Plateau(Schedule):
-    """Divides by ten after more than ``patience`` epochs without a training loss lower by a ten-thousandth.
-
-    The collection's schedule: ``torch.optim.lr_scheduler.ReduceLROnPlateau(patience=5)`` with gamma taken along.
-    """
-
-    def __init__(self, optimizer: Optimizer, epochs: int, patience: int = 5) -> None:
-        super().__init__(optimizer, epochs)
-        self._patience = patience
-        self._best = float("inf")
-        self._bad_epochs = 0
-        self._factor = 1.0
-
-    def factor(self, epoch: int) -> float:
-        return self._factor
-
-    def end_epoch(self, train_loss: float) -> None:
-        if train_loss < self._best * (1 - 1e-4):
-            self._best, self._bad_epochs = train_loss, 0
-            return
-        self._bad_epochs += 1
-        if self._bad_epochs > self._patience:
-            self._factor, self._bad_epochs = self._factor * 0.1, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "bad_epochs": self._bad_epochs, "factor": self._factor}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._best, self._bad_epochs, self._factor = state["best"], state["bad_epochs"], state["factor"]
+        self._state |= state
 
 
 def epochs_of(text: str) -> list[int]:
     """``"80,120,150"``: increasing numbers, the last that of the epochs. For argparse."""
-    try:
-        epochs = [int(number) for number in text.split(",")]
-    except ValueError:
-        epochs = []
-    if not epochs or epochs[0] < 1 or any(later <= earlier for earlier, later in pairwise(epochs)):
+    epochs = [int(number) if number.strip().isdecimal() else 0 for number in text.split(",")]
+    if epochs[0] < 1 or any(later <= earlier for earlier, later in pairwise(epochs)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of increasing epochs: 80,120,150 divides by ten after 80 and 120 and ends at 150"
         )
     return epochs
-
-
-SCHEDULES = ("milestones", "linear", "plateau")
-
-
-def make_schedule(name: str, optimizer: Optimizer, epochs: list[int]) -> Schedule:
-    """One of :data:`SCHEDULES`. Raises ValueError for milestones under another schedule."""
-    if name == "milestones":
-        return Milestones(optimizer, epochs)
-    if len(epochs) > 1:
-        raise ValueError(f"--schedule {name} has no milestones: give --epochs {epochs[-1]}, not {epochs}")
-    return (Linear if name == "linear" else Plateau)(optimizer, epochs[-1])

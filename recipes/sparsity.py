@@ -36,7 +36,7 @@ def export(model: nn.Module, folder: Path) -> Sizes:
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # what is used of it is tested
-        packed = {name: _packed(value) for name, value in state.items()}
+        packed = {name: (_packed(value), list(value.shape)) for name, value in state.items()}
     torch.save(state, folder / DENSE)
     torch.save(packed, folder / SPARSE)
     return Sizes((folder / DENSE).stat().st_size, (folder / SPARSE).stat().st_size)
@@ -45,21 +45,15 @@ def export(model: nn.Module, folder: Path) -> Sizes:
 def load_sparse(path: Path) -> dict[str, Tensor]:
     """The dense ``state_dict`` of a file that :func:`export` wrote."""
     packed = torch.load(path, weights_only=True)
-    return {name: _unpacked(*value) for name, value in packed.items()}
+    return {name: value.to_dense().reshape(shape) for name, (value, shape) in packed.items()}
 
 
-def _packed(value: Tensor) -> tuple[Tensor, list[int]]:
-    shape = list(value.shape)
+def _packed(value: Tensor) -> Tensor:
     if value.dim() < 2 or value.numel() == 0 or not value.is_floating_point():
-        return value.clone(), shape
-    matrix = value.reshape(shape[0], -1).to_sparse_csr()
+        return value.clone()
+    matrix = value.reshape(len(value), -1).to_sparse_csr()
     nonzeros = matrix.values().numel()
-    if 4 * (nonzeros + shape[0] + 1) + value.element_size() * nonzeros >= value.element_size() * value.numel():
-        return value.clone(), shape
+    if 4 * (nonzeros + len(value) + 1) + value.element_size() * nonzeros >= value.element_size() * value.numel():
+        return value.clone()
     indices = matrix.crow_indices().int(), matrix.col_indices().int()
-    size = (shape[0], value[0].numel())
-    return torch.sparse_csr_tensor(*indices, matrix.values(), size=size, check_invariants=False), shape
-
-
-def _unpacked(value: Tensor, shape: list[int]) -> Tensor:
-    return value.to_dense().reshape(shape) if value.layout == torch.sparse_csr else value
+    return torch.sparse_csr_tensor(*indices, matrix.values(), size=matrix.shape, check_invariants=False)

@@ -1,7 +1,7 @@
 """``python -m recipes text``: classification of texts by an LSTM, AdaLoss's text experiment in small.
 
-Wu et al. 2022 (arXiv 2109.08282) train an LSTM on texts with AdaLoss and its baselines; here on IMDB's reviews, or on
-any folder of .txt files, to tell which of them a piece is from::
+Wu et al. 2022 (arXiv 2109.08282) train an LSTM on texts with AdaLoss and its baselines; here on IMDB's reviews (Maas et
+al. 2011), by Hugging Face ``datasets``, or on a folder of .txt files, to tell which of them a piece is from::
 
     python -m recipes text --dataset imdb --epochs 10 --b0 0.1
     python -m recipes text --dataset some_folder --algo adagrad_norm
@@ -10,53 +10,124 @@ any folder of .txt files, to tell which of them a piece is from::
 from __future__ import annotations
 
 import argparse
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from recipes.classification import classification_metrics
-from recipes.command import lower, make_parser, run_recipe
+from recipes.command import lower, make_parser, positive, run_recipe
+from recipes.data import RecipeDataError
 from recipes.data.batches import generator
-from recipes.data.texts import Texts, load_texts
-from recipes.models.text_classifier import TextClassifier
+from recipes.data.corpus import read_lines
+from recipes.models.half_lstm import kernels_for
+from recipes.packages import package
 from recipes.training import Loss, Task
 from recipes.world import World
 
+_PADDING, _UNKNOWN, _FIRST_WORD = 0, 1, 2  # indices; the last is that of the most frequent word
+_WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]")  # with what an apostrophe joins to it; or one punctuation mark
 _EVALUATION_BATCH = 500
 
 # Three epochs on two classes took the loss to 0.64 with AdaLoss's own 0.1, to 0.03 with 1.
 _ADALOSS_LR = 1.0
 
+Examples = list[tuple[list[str], int]]  # the words of a text, and its class
 
-class TextTask(Task):
-    """Cross-entropy on texts, in batches whose order (seed, epoch) alone decides.
+
+def read_imdb(length: int) -> tuple[Examples, Examples]:
+    """The first ``length`` words of every review, negative 0 and positive 1, for training and for testing."""
+    datasets = package("datasets", "pip install datasets, or give --dataset a folder of .txt files")
+    reviews = datasets.load_dataset("stanfordnlp/imdb")
+    train, test = (
+        [(_WORD.findall(row["text"].replace("<br />", " ").lower())[:length], row["label"]) for row in reviews[part]]
+        for part in ("train", "test")
+    )
+    return train, test
+
+
+def read_folder(folder: Path, length: int) -> tuple[Examples, Examples]:
+    """Every .txt file is a class, each ``length`` words of it an example; the first 80 % of them are for training.
 
     Raises:
-        ValueError: for a batch size below 1 or a seed below 0.
+        RecipeDataError: fewer than two files, or one with fewer than two examples.
     """
+    files = sorted(folder.glob("*.txt"))
+    if len(files) < 2:
+        found = f"has {len(files)} .txt files" if folder.is_dir() else "does not exist"
+        raise RecipeDataError(f"--dataset {folder} is not imdb, and as a folder it {found}: wanted two, each a class")
+    train: Examples = []
+    test: Examples = []
+    for label, file in enumerate(files):
+        text = _WORD.findall("".join(read_lines(file)).lower())
+        windows = [(text[at : at + length], label) for at in range(0, len(text) - length + 1, length)]
+        if len(windows) < 2:
+            raise RecipeDataError(f"{file} has {len(text)} words, expected at least {2 * length}: lower --length")
+        split = len(windows) * 80 // 100  # in order, so that no test example stands between two training examples
+        train, test = train + windows[:split], test + windows[split:]
+    return train, test
 
-    def __init__(self, options: argparse.Namespace, texts: Texts, device: torch.device) -> None:
-        if options.batch_size < 1 or options.seed < 0:
-            values = f"batch_size={options.batch_size}, seed={options.seed}"
-            raise ValueError(f"{values}: expected --batch-size of at least 1, and --seed of at least 0")
-        self.model = TextClassifier(texts.vocabulary, len(texts.classes)).to(device)
-        self._tokens = texts.train_tokens[: options.train_texts].to(device)
-        self._labels = texts.train_labels[: options.train_texts].to(device)
-        self._test_tokens = texts.test_tokens[: options.test_texts].to(device)
-        self._test_labels = texts.test_labels[: options.test_texts].to(device)
+
+def indexed(parts: Sequence[Examples], length: int, words: int) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    """How many indices there are, and of every part the tokens [n, length] and the labels [n], int64, shuffled.
+
+    The ``words`` most frequent words of the first part have an index of their own. Texts are padded at their end.
+    """
+    counts = Counter(word for text, _ in parts[0] for word in text)
+    indices = {word: index for index, (word, _) in enumerate(counts.most_common(words), start=_FIRST_WORD)}
+    draws = torch.Generator().manual_seed(0)  # the sources have all examples of a class in a row
+    tensors = []
+    for part in parts:
+        rows = [[indices.get(word, _UNKNOWN) for word in text] + [_PADDING] * (length - len(text)) for text, _ in part]
+        order = torch.randperm(len(part), generator=draws)
+        tensors.append((torch.tensor(rows)[order], torch.tensor([label for _, label in part])[order]))
+    return _FIRST_WORD + len(indices), tensors
+
+
+class TextClassifier(nn.Module):
+    """logits = W · mean over the real tokens of LSTM(embedding(tokens)) + b: [batch, steps] -> [batch, classes]."""
+
+    def __init__(self, vocabulary: int, classes: int, embedding: int = 100, hidden: int = 128) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=_PADDING)
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.classifier = nn.Linear(hidden, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        real = (tokens != _PADDING).unsqueeze(2)  # padding is at the end, where no real token's output depends on it
+        with kernels_for(tokens.device):
+            outputs, _ = self.lstm(self.embedding(tokens))
+        mean = outputs.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)
+        logits: Tensor = self.classifier(mean)
+        return logits
+
+
+class TextTask(Task):
+    """Cross-entropy on texts, in batches whose order (seed, epoch) alone decides."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        length = options.length
+        imdb = options.dataset == "imdb"
+        parts = read_imdb(length) if imdb else read_folder(Path(options.dataset), length)
+        vocabulary, ((tokens, labels), (test_tokens, test_labels)) = indexed(parts, length, options.words)
+        self._train = tokens[: options.train_texts].to(device), labels[: options.train_texts].to(device)
+        self._test = test_tokens[: options.test_texts].to(device), test_labels[: options.test_texts].to(device)
         self._batch_size: int = options.batch_size
         self._seed: int = options.seed
+        self.model = TextClassifier(vocabulary, int(labels.max()) + 1).to(device)
 
     def steps(self, epoch: int) -> int:
-        return -(-len(self._labels) // self._batch_size)
+        return -(-len(self._train[1]) // self._batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self._labels), generator=generator(self._seed, epoch)).to(self._labels.device)
+        tokens, labels = self._train
+        order = torch.randperm(len(labels), generator=generator(self._seed, epoch)).to(labels.device)
         for chosen in order.split(self._batch_size)[start:]:
-            yield self._tokens[chosen], self._labels[chosen]
+            yield tokens[chosen], labels[chosen]
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
         tokens, labels = batch
@@ -64,26 +135,24 @@ class TextTask(Task):
         return Loss(loss, loss, len(labels))
 
     def evaluate(self) -> dict[str, float]:
-        batches = zip(
-            self._test_tokens.split(_EVALUATION_BATCH), self._test_labels.split(_EVALUATION_BATCH), strict=True
-        )
+        batches = zip(*(part.split(_EVALUATION_BATCH) for part in self._test), strict=True)
         return classification_metrics(self.model, batches)
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> TextTask:
     world.refuse_others()
-    return TextTask(options, load_texts(options.dataset, options.data_dir, options.length, options.words), device)
+    return TextTask(options, device)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("text", "Classification of texts by an LSTM.", epochs="10", algo="adaloss")
     add = parser.add_argument_group("texts").add_argument
     add("--dataset", default="imdb", metavar="NAME", help="imdb, or a folder of .txt files, each a class")
-    add("--length", type=int, default=200, help="words of a text (default 200)")
-    add("--words", type=int, default=20_000, help="size of the vocabulary (default 20000)")
-    add("-b", "--batch-size", type=int, default=64, help="default 64")
-    add("--train-texts", type=int, metavar="N", help="only the first N")
-    add("--test-texts", type=int, metavar="N", help="only the first N")
+    add("--length", type=positive, default=200, help="words of a text (default 200)")
+    add("--words", type=positive, default=20_000, help="size of the vocabulary (default 20000)")
+    add("-b", "--batch-size", type=positive, default=64, help="default 64")
+    add("--train-texts", type=positive, metavar="N", help="only the first N")
+    add("--test-texts", type=positive, metavar="N", help="only the first N")
     options = parser.parse_args(arguments)
     if options.algo == "adaloss" and options.lr is None:
         options.lr = _ADALOSS_LR

@@ -101,13 +101,6 @@ class Progress:
         self.epoch, self.step, self.items, self.seconds = self.epoch + 1, 0, 0, 0.0
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError, and says what changed, unless the folder's run began with the arguments of now."""
     changed = [key for key in now if now[key] != before.get(key)]
@@ -139,6 +132,14 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.progress = Progress(torch.zeros((), dtype=torch.float64, device=self.device))
         self._interrupted = False
+        # Whose state_dict() is in a checkpoint, beside what every process has of its own.
+        self._parts: dict[str, Any] = {
+            "model": self.task.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+            "task": self.task,
+        }
 
     def run(self) -> bool:
         """Trains to the end. False if it was interrupted, and saved, before."""
@@ -167,18 +168,10 @@ class Training:
     def _epoch(self) -> None:
         """One epoch, from the step the run is at; the rest of it only if nobody interrupts."""
         progress, start = self.progress, time.perf_counter()
-        self.schedule.start_epoch(progress.epoch)
         self.task.model.train()
-        with tqdm(
-            total=self.task.steps(progress.epoch),
-            initial=progress.step,
-            desc=f"epoch {progress.epoch + 1}/{self.schedule.epochs}",
-            unit="step",
-            leave=False,
-            disable=self.quiet or self.world.rank > 0,
-            dynamic_ncols=True,
-            mininterval=0.5,
-        ) as bar:
+        about = {"desc": f"epoch {progress.epoch + 1}/{self.schedule.epochs}", "total": self.task.steps(progress.epoch)}
+        hidden = self.quiet or self.world.rank > 0
+        with tqdm(**about, initial=progress.step, leave=False, disable=hidden, mininterval=0.5) as bar:
             for batch in self.task.batches(progress.epoch, progress.step):
                 # Before a step, not after it: what the last step of an epoch measured is lost when a run is stopped.
                 if self._stopped():
@@ -210,9 +203,8 @@ class Training:
     def _end_epoch(self) -> None:
         progress = self.progress
         self.schedule.start_epoch(progress.epoch)  # as the log should show them, without the last batch's factor
-        loss_sum, items = self.world.mean(
-            torch.stack((progress.loss_sum, progress.loss_sum.new_tensor(progress.items)))
-        )
+        items = progress.loss_sum.new_tensor(progress.items)
+        loss_sum, items = self.world.mean(torch.stack((progress.loss_sum, items)))
         train_loss = float(loss_sum / items.clamp_min(1))
         metrics = self.task.evaluate()
         group = self.optimizer.param_groups[0]
@@ -246,13 +238,10 @@ class Training:
         """The checkpoint of everything the rest of the run depends on."""
         progress = self.progress
         self.folder.save({
-            "model": self.task.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "task": self.task.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "processes": self.world.gather({
-                "random": _random_state(self.device),
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
                 "progress": {**vars(progress), "loss_sum": progress.loss_sum.cpu()},
             }),
             "rows": self.folder.rows,
@@ -274,16 +263,13 @@ class Training:
                 f"{self.folder.path} is a run of {len(state['processes'])} processes, which are now {self.world.size}: "
                 "start as many, or give another folder"
             )
-        self.task.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.task.load_state_dict(state["task"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         process = state["processes"][self.world.rank]
-        random = process["random"]
-        torch.set_rng_state(random["cpu"].cpu())
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)
-        self.progress = Progress(**{**process["progress"], "loss_sum": process["progress"]["loss_sum"].to(self.device)})
+        torch.set_rng_state(process["cpu"].cpu())
+        if process["cuda"] is not None:
+            torch.cuda.set_rng_state(process["cuda"].cpu(), self.device)
+        self.progress = Progress(**process["progress"])
+        self.progress.loss_sum = self.progress.loss_sum.to(self.device)
         self.folder.cut(state["rows"])
         return True

@@ -33,9 +33,7 @@ class World:
     def refuse_others(self) -> None:
         """For a recipe that trains in one process. Raises ValueError where there are more."""
         if self.size > 1:
-            raise ValueError(
-                f"this recipe trains in one process, and {self.size} were started: start it without torchrun"
-            )
+            raise ValueError(f"this recipe trains in one process, of which {self.size} run: start it without torchrun")
 
     def leave(self) -> None:
         if self.size > 1 and distributed.is_initialized():
@@ -53,22 +51,16 @@ class World:
 
     def share(self, values: Iterable[Tensor]) -> None:
         """Overwrites the values of every process by those of the first one."""
-        if self.size > 1:
-            for value in values:
-                distributed.broadcast(value, 0)
+        for value in values if self.size > 1 else ():
+            distributed.broadcast(value, 0)
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in any process."""
-        if self.size == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=device)
-        distributed.all_reduce(flags)
-        return bool(flags > 0)
+        return bool(self.sum(torch.tensor(float(flag), device=device)) > 0) if self.size > 1 else flag
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(values, value)
         return values

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from recipes.comparison.runs import Run
 from recipes.comparison.studies import Drawing, Line, Study
-
-
-class Curve(NamedTuple):
-    """Over epochs: the mean over seeds, and the lowest and the highest of them."""
-
-    epochs: list[int]  # counted from 1
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-
-
-def _has(row: Mapping[str, Any], key: str) -> bool:
-    """Whether the epoch has a finite value of this."""
-    return row.get(key) is not None
 
 
 @dataclass(frozen=True)
@@ -33,33 +19,20 @@ class Result:
     seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
     unfinished: int  # how many of the seeds' runs have not ended yet
 
-    def curve(self, key: str) -> Curve:
-        """Over the seeds, for the epochs that every seed has with a finite value."""
+    def curve(self, key: str) -> tuple[list[int], list[list[float]]]:
+        """The epochs, from 1, of which every seed has a finite value, and for each the values of the seeds."""
         columns = enumerate(zip(*self.seeds, strict=False), start=1)
-        finite = [(epoch, [row[key] for row in rows]) for epoch, rows in columns if all(_has(row, key) for row in rows)]
-        values = [row for _, row in finite]
-        return Curve(
-            [epoch for epoch, _ in finite],
-            [statistics.mean(row) for row in values],
-            [min(row) for row in values],
-            [max(row) for row in values],
-        )
+        found = [
+            (epoch, [row[key] for row in rows])
+            for epoch, rows in columns
+            if all(row.get(key) is not None for row in rows)
+        ]
+        return [epoch for epoch, _ in found], [values for _, values in found]
 
-    def last(self, key: str) -> list[float]:
-        """The last value of every seed whose last value is finite."""
-        return [epochs[-1][key] for epochs in self.seeds if _has(epochs[-1], key)]
-
-    def last_pairs(self, key: str, other: str) -> list[tuple[float, float]]:
-        """Both last values of every seed of which both are finite."""
-        rows = [epochs[-1] for epochs in self.seeds]
-        return [(row[key], row[other]) for row in rows if _has(row, key) and _has(row, other)]
-
-    def at(self, key: str, epoch: int | None) -> list[float]:
-        """The value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""
-        if epoch is None:
-            return self.last(key)
-        rows = [epochs[epoch - 1] for epochs in self.seeds if len(epochs) >= epoch]
-        return [row[key] for row in rows if _has(row, key)]
+    def at(self, key: str, epoch: int | None = None) -> list[float]:
+        """The finite value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""
+        rows = [epochs[-1 if epoch is None else epoch - 1] for epochs in self.seeds if len(epochs) >= (epoch or 1)]
+        return [row[key] for row in rows if row.get(key) is not None]
 
     @property
     def diverged(self) -> int:
@@ -86,39 +59,31 @@ def _spread(values: Sequence[float], percent: bool) -> str:
     return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
 
 
-def _published(line: Line, values: Sequence[float], percent: bool) -> list[str]:
-    if line.published is None:
-        return ["", ""]
+def _row(study: Study, result: Result) -> dict[str, str]:
+    """The cells of a line by their columns. Accuracies and sparsities are in percent."""
+    line, values = result.line, result.at(study.metric)
+    percent = study.metric.endswith("accuracy")
     scale = 100 if percent else 1
-    difference = f"{scale * (statistics.mean(values) - line.published):+.2f}" if values else ""
-    return [f"{scale * line.published:.2f}", difference]
+    when = "" if study.milestone is None else f" after epoch {study.milestone}"
+    row = {"": line.label, "published": "" if line.published is None else f"{scale * line.published:.2f}"}
+    row[study.metric.replace("_", " ") + (", %" if percent else "") + ": ours"] = _spread(values, percent)
+    compared = values and line.published is not None
+    row["difference"] = f"{scale * (statistics.mean(values) - (line.published or 0)):+.2f}" if compared else ""
+    row[f"training loss{when}"] = _spread(result.at("train_loss", study.milestone), percent=False)
+    if study.drawing is Drawing.SPARSITY:
+        theirs = line.published_sparsity
+        row["exact zeros, %: published"] = "" if theirs is None else f"{100 * theirs:.2f}"
+        row["exact zeros, %: ours"] = _spread(result.at("sparsity"), percent=True)
+    counts = {"diverged": result.diverged, "unfinished": result.unfinished}
+    row["seeds"] = ", ".join([f"{len(result.seeds)}", *(f"{count} {what}" for what, count in counts.items() if count)])
+    return row
 
 
 def table(study: Study, results: Sequence[Result]) -> str:
-    """Published, ours, difference; the training loss; gRDA's sparsity. Accuracies and sparsities are in percent."""
-    percent = study.metric.endswith("accuracy")
-    name = study.metric.replace("_", " ") + (", %" if percent else "")
-    published = any(result.line.published is not None for result in results)
-    sparse = study.drawing is Drawing.SPARSITY
-    when = "" if study.milestone is None else f" after epoch {study.milestone}"
-    columns = ["", *(["published"] if published else []), f"{name}: ours", *(["difference"] if published else [])]
-    zeros = [
-        *(["exact zeros, %: published"] if published else []),
-        "exact zeros, %: ours" if published else "exact zeros, %",
-    ]
-    columns += [f"training loss{when}", *(zeros if sparse else []), "seeds"]
-    rows = [columns, ["---"] * len(columns)]
-    for result in results:
-        values = result.last(study.metric)
-        theirs, difference = _published(result.line, values, percent)
-        row = [result.line.label, *([theirs] if published else []), _spread(values, percent)]
-        row += [difference] if published else []
-        row.append(_spread(result.at("train_loss", study.milestone), percent=False))
-        if sparse:
-            zero = result.line.published_sparsity
-            row += [] if not published else ["" if zero is None else f"{100 * zero:.2f}"]
-            row.append(_spread(result.last("sparsity"), percent=True))
-        counts = {"diverged": result.diverged, "unfinished": result.unfinished}
-        row.append(", ".join([f"{len(result.seeds)}", *(f"{count} {what}" for what, count in counts.items() if count)]))
-        rows.append(row)
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    """Published, ours, difference; the training loss; gRDA's sparsity. Without published numbers, no column of them."""
+    rows = [_row(study, result) for result in results]
+    columns = list(rows[0])
+    if all(result.line.published is None for result in results):
+        columns = [column for column in columns if "published" not in column and column != "difference"]
+    cells = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in cells)

@@ -20,7 +20,7 @@ from recipes.comparison.studies import Line, Study
 from recipes.run_folder import folder_name, read_log
 
 _POLL_SECONDS = 0.2
-_RAN = "ran.txt"  # in the folder of a run: the options with which it ended
+_RAN, _SAID = "ran.txt", "said.txt"  # in the folder of a run: the options with which it ended; what it printed
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,6 @@ def runs_of(study: Study, seeds: Sequence[int], folder: Path) -> list[Run]:
     return [Run(line, seed, folder / folder_name(line.label) / f"seed{seed}") for seed in seeds for line in study.lines]
 
 
-def _options(study: Study, run: Run, others: Sequence[str]) -> str:
-    """What makes the run what it is, as a shell has it."""
-    given = [*shlex.split(study.common), *shlex.split(run.line.options), *others, "--seed", str(run.seed)]
-    return shlex.join([study.recipe, *given])
-
-
-def _command(options: str, run: Run, data_dir: Path) -> list[str]:
-    places = ["--result-dir", str(run.folder), "--data-dir", str(data_dir)]
-    return [sys.executable, "-m", "recipes", *shlex.split(options), *places, "--resume", "--quiet"]
-
-
 def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others: Sequence[str]) -> list[str]:
     """Runs what has not ended yet, ``jobs`` at a time on as many threads as that leaves to each.
 
@@ -68,9 +57,11 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
     Raises:
         KeyboardInterrupt: when interrupted, after the runs under way have saved themselves.
     """
-    options = {run: _options(study, run, others) for run in runs}
+    given = {run: [*shlex.split(study.common), *shlex.split(run.line.options), *others] for run in runs}
+    options = {run: shlex.join([study.recipe, *given[run], "--seed", str(run.seed)]) for run in runs}
     waiting = [run for run in runs if not run.ended_with(options[run])]
-    environment = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), **os.environ}  # the user's own word comes first
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ}  # the user's own word comes first
     under_way: list[tuple[Run, subprocess.Popen[str]]] = []
     failures: list[str] = []
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True)
@@ -80,14 +71,14 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
                 while waiting and len(under_way) < jobs:
                     run = waiting.pop(0)
                     bar.set_postfix_str(f"{run.line.label}, seed {run.seed}")
-                    under_way.append((run, _popen(_command(options[run], run, data_dir), run, environment)))
-                for run, process in list(_done(under_way)):
+                    under_way.append((run, _started(options[run], run, data_dir, environment)))
+                for run, process in [one for one in under_way if one[1].poll() is not None]:
                     under_way.remove((run, process))
                     bar.update()
                     if process.returncode == 0:
                         (run.folder / _RAN).write_text(options[run])
                     else:
-                        said = (run.folder / "said.txt").read_text().strip().splitlines()
+                        said = (run.folder / _SAID).read_text().strip().splitlines()
                         failures.append(f"{run.line.label}, seed {run.seed}: {said[-1] if said else 'no word'}")
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
@@ -99,10 +90,15 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
     return failures
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use them all
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _started(options: str, run: Run, data_dir: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    places = ["--result-dir", str(run.folder), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "recipes", *shlex.split(options), *places, "--resume", "--quiet"]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / _SAID).open("w") as said:
+        # In a session of its own, a run does not get the terminal's Ctrl-C beside the one that it is sent: two end it.
+        return subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True, start_new_session=True
+        )
 
 
 @contextmanager
@@ -119,16 +115,3 @@ def _signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _popen(command: list[str], run: Run, environment: dict[str, str]) -> subprocess.Popen[str]:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / "said.txt").open("w") as said:
-        # In a session of its own, a run does not get the terminal's Ctrl-C beside the one that it is sent: two end it.
-        return subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True, start_new_session=True
-        )
-
-
-def _done(under_way: Sequence[tuple[Run, subprocess.Popen[str]]]) -> Iterator[tuple[Run, subprocess.Popen[str]]]:
-    return ((run, process) for run, process in under_way if process.poll() is not None)

@@ -1,1 +1,7 @@
-"""What the recipes train on: images, language corpora and labelled texts, found on disk or downloaded and checked."""
+"""What the recipes train on: images and running text, from files or by torchvision."""
+
+from __future__ import annotations
+
+
+class RecipeDataError(RuntimeError):
+    """A data set is missing, damaged, or in a form that the recipes do not read; the message says what to do."""

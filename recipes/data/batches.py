@@ -39,17 +39,14 @@ def augmented(images: Tensor, draws: torch.Generator) -> Tensor:
     """
     n, _, height, width = images.shape
     offsets = torch.randint(2 * _PADDING + 1, (2, n), generator=draws)
-    flips = torch.randint(2, (1, n), generator=draws)
-    top, left, flips = _without_waiting(torch.cat((offsets, flips)), images.device)
+    drawn = torch.cat((offsets, torch.randint(2, (1, n), generator=draws)))
+    # A GPU copies page-locked memory alone without making the host wait for its queue.
+    drawn = drawn.pin_memory().to(images.device, non_blocking=True) if images.is_cuda else drawn
+    top, left, flips = drawn
     # Views of every crop there is, [n, channels, 9, 9, height, width], of which one an image is copied.
     crops = pad(images, (_PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     cropped = crops[torch.arange(n, device=images.device), :, top, left]
     return torch.where(flips.view(n, 1, 1, 1) == 1, cropped.flip(3), cropped)
-
-
-def _without_waiting(drawn: Tensor, device: torch.device) -> Tensor:
-    """The same on the device. A GPU copies page-locked memory alone without making the host wait for its queue."""
-    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 @dataclass
@@ -70,16 +67,6 @@ class ImageBatches:
     _order: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise ValueError(
-                f"images are {self.images.dtype} {list(self.images.shape)}, expected uint8 [n, channels, height, width]"
-            )
-        if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images and {len(self.labels)} labels, expected as many of each")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}, expected at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}, expected at least 0")
         if not bool((self.std > 0).all()):
             raise ValueError(f"std={self.std.tolist()}, expected above 0: a channel of one colour cannot be normalised")
         self.images, self.labels = self.images.to(self.device), self.labels.to(self.device)
@@ -90,31 +77,18 @@ class ImageBatches:
         return math.ceil(len(self.images) / self.batch_size)
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32 [b, channels, height, width], and their labels, int64 [b].
-
-        Raises: IndexError for a step outside [0, len(self)).
-        """
-        if not 0 <= step < len(self):
-            raise IndexError(f"{step=}, expected at least 0 and below {len(self)}, the batches in an epoch")
-        chosen = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        """Normalised images, float32 [b, channels, height, width], and their labels, int64 [b]; step < len(self)."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(len(self.images), self.seed, epoch).to(self.images.device)
+        chosen = self._order[1][step * self.batch_size : (step + 1) * self.batch_size]
         images = self.images[chosen]
         if self.augment:
             images = augmented(images, generator(_AUGMENTATION, self.seed, epoch, step))
         return normalised(images, self.mean, self.std), self.labels[chosen]
 
-    def _epoch_order(self, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(len(self.images), self.seed, epoch).to(self.images.device)
-        return self._order[1]
-
 
 def evaluation_batches(
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int,
-    mean: Tensor,
-    std: Tensor,
-    device: torch.device | str | None = None,
+    images: Tensor, labels: Tensor, batch_size: int, mean: Tensor, std: Tensor, device: torch.device | str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once and in order, normalised as in training, with its label; images uint8 [n, channels, h, w]."""
     for some, their in zip(images.split(batch_size), labels.split(batch_size), strict=True):

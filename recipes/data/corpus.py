@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from recipes.data.errors import RecipeDataError
+from recipes.data import RecipeDataError
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
-_PARTS = ("train", "valid", "test")
+LEVELS = ("word", "character")  # what a token is
 _FEWEST_LINES = 20  # of a single file: fewer leave no line for a part of 5 %
-
-
-class Level(Enum):
-    """What a token is."""
-
-    WORD = "word"
-    CHARACTER = "character"
 
 
 @dataclass(frozen=True)
@@ -35,30 +26,23 @@ class Corpus:
     test: Tensor  # int64 [tokens]
 
     @classmethod
-    def load(cls, path: Path, level: Level) -> Corpus:
+    def load(cls, path: Path, level: str) -> Corpus:
         """A folder with train.txt, valid.txt and test.txt, or one file, whose lines are split 90 to 5 to 5 in order.
 
         Words end at white space, and every line ends in ``<eos>``.
 
-        Raises: RecipeDataError if a file is missing, empty, too short to be split, or not UTF-8.
+        Raises:
+            RecipeDataError: a file is missing, empty, too short to be split, or not UTF-8.
         """
         texts = [_tokens(lines, level) for lines in _lines(path)]
-        vocabulary = list(dict.fromkeys(texts[0]))  # in order of first appearance
-        if UNKNOWN not in vocabulary:
-            vocabulary.append(UNKNOWN)
+        vocabulary = list(dict.fromkeys([*texts[0], UNKNOWN]))  # in order of first appearance
         indices = {token: index for index, token in enumerate(vocabulary)}
         unknown = indices[UNKNOWN]
-        train, valid, test = (torch.tensor([indices.get(token, unknown) for token in text]) for text in texts)
-        return cls(vocabulary, train, valid, test)
+        return cls(vocabulary, *(torch.tensor([indices.get(token, unknown) for token in text]) for text in texts))
 
 
 def columns(tokens: Tensor, batch: int) -> Tensor:
-    """[steps, batch] from [tokens]: each column a stretch of the text; the rest that fills no row is cut off.
-
-    Raises: ValueError for a batch below 1 or above the number of tokens.
-    """
-    if not 1 <= batch <= len(tokens):
-        raise ValueError(f"{batch=}, expected at least 1 and at most {len(tokens)}, the tokens there are")
+    """[steps, batch] from [tokens]: each column a stretch of the text; the rest that fills no row is cut off."""
     steps = len(tokens) // batch
     return tokens[: steps * batch].view(batch, steps).t().contiguous()
 
@@ -66,14 +50,12 @@ def columns(tokens: Tensor, batch: int) -> Tensor:
 def _lines(path: Path) -> list[list[str]]:
     """The lines of the training, validation and test text."""
     if path.is_file():
-        lines = _read(path)
+        lines = read_lines(path)
         if len(lines) < _FEWEST_LINES:
-            raise RecipeDataError(
-                f"{path} has {len(lines)} lines, expected at least {_FEWEST_LINES}, to split them 90 to 5 to 5"
-            )
+            raise RecipeDataError(f"{path} has {len(lines)} lines: at least {_FEWEST_LINES} are split 90 to 5 to 5")
         train, valid = len(lines) * 90 // 100, len(lines) * 95 // 100
         return [lines[:train], lines[train:valid], lines[valid:]]
-    files = [path / f"{part}.txt" for part in _PARTS]
+    files = [path / f"{part}.txt" for part in ("train", "valid", "test")]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise RecipeDataError(
@@ -81,10 +63,11 @@ def _lines(path: Path) -> list[list[str]]:
             "Give a folder with train.txt, valid.txt and test.txt (those of Penn Treebank or WikiText-2 under these "
             "names), or one text file, which is split 90 to 5 to 5"
         )
-    return [_read(file) for file in files]
+    return [read_lines(file) for file in files]
 
 
-def _read(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Raises RecipeDataError for a file that is empty or no UTF-8 text."""
     try:
         with path.open(encoding="utf-8") as file:
             lines = file.readlines()
@@ -95,7 +78,7 @@ def _read(path: Path) -> list[str]:
     return lines
 
 
-def _tokens(lines: Iterable[str], level: Level) -> list[str]:
-    if level is Level.CHARACTER:
+def _tokens(lines: list[str], level: str) -> list[str]:
+    if level == "character":
         return list(chain.from_iterable(lines))
     return [word for line in lines for word in (*line.split(), END_OF_LINE)]

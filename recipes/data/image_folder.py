@@ -7,31 +7,33 @@ process, or whether the run was stopped before.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from recipes.data.errors import RecipeDataError
+from recipes.data import RecipeDataError
+from recipes.data.batches import epoch_order
+from recipes.world import World
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet's pixels in [0, 1]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_AREA = (0.08, 1.0)  # of the crop, as a fraction of the image's
-_RATIO = (3 / 4, 4 / 3)  # of the crop's width to its height
 _ATTEMPTS = 10
 _CROPPING = 2  # what the draws are for, beside the order (0) and the augmentation (1) of recipes.data.batches
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+Item = tuple[Tensor, int] | RecipeDataError
 
 
 class Draw(NamedTuple):
-    """An image in an epoch of the training."""
+    """An image in an epoch of the training, or in an evaluation."""
 
     epoch: int
     image: int  # its place in the folder
@@ -43,26 +45,21 @@ class ImageFolder:
 
     path: Path
     classes: tuple[str, ...]
-    files: tuple[Path, ...]
-    labels: tuple[int, ...]  # of the files
+    files: tuple[tuple[Path, int], ...]  # with their labels
 
     @classmethod
     def find(cls, path: Path) -> ImageFolder:
         """Raises RecipeDataError when there is no folder, no class in it, or a class without images."""
-        if not path.is_dir():
-            raise RecipeDataError(f"{path} is no folder: wanted {path}/CLASS/*.jpg, a folder for every class")
-        classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+        classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
         if len(classes) < 2:
-            raise RecipeDataError(f"{path} has {len(classes)} folders: wanted one for every class, at least two")
-        files: list[Path] = []
-        labels: list[int] = []
+            raise RecipeDataError(f"{path} has {len(classes)} folders: wanted CLASS/*.jpg, at least two classes")
+        files: list[tuple[Path, int]] = []
         for label, name in enumerate(classes):
             found = sorted(file for file in (path / name).iterdir() if file.suffix.lower() in _SUFFIXES)
             if not found:
                 raise RecipeDataError(f"{path / name} has no image: wanted files that end in {', '.join(_SUFFIXES)}")
-            files += found
-            labels += [label] * len(found)
-        return cls(path, tuple(classes), tuple(files), tuple(labels))
+            files += [(file, label) for file in found]
+        return cls(path, tuple(classes), tuple(files))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,80 +68,113 @@ class ImageFolder:
         """``count`` of the images, evenly over all of them and so over the classes; None takes all."""
         if count is None or count >= len(self):
             return self
-        chosen = [number * len(self) // count for number in range(count)]
-        files, labels = tuple(self.files[index] for index in chosen), tuple(self.labels[index] for index in chosen)
-        return ImageFolder(self.path, self.classes, files, labels)
-
-    def image(self, index: int) -> Image.Image:
-        """In RGB. Raises RecipeDataError for a file that is broken or no image."""
-        try:
-            with Image.open(self.files[index]) as image:
-                converted: Image.Image = image.convert("RGB")
-        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise RecipeDataError(
-                f"{self.files[index]} is no image that can be read ({error}): replace or remove it"
-            ) from error
-        return converted
+        return replace(self, files=tuple(self.files[number * len(self) // count] for number in range(count)))
 
 
-def random_box(width: int, height: int, random: np.random.Generator) -> Box:
-    """A crop of random area and shape: the area uniform in [0.08, 1] of the image's, log(width / height) uniform.
+def random_box(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """A crop (left, top, right, bottom) of random area and shape: the area uniform in [0.08, 1] of the image's.
 
-    The shape is between 3 : 4 and 4 : 3. Where ten draws do not fit into the image, the largest crop from its middle
-    whose shape is allowed. Szegedy et al. 2015, arXiv 1409.4842, section 6.
+    log(width / height) of it is uniform between 3 : 4 and 4 : 3. Where ten draws do not fit into the image, the largest
+    crop from its middle whose shape is allowed. Szegedy et al. 2015, arXiv 1409.4842, section 6.
     """
     for _ in range(_ATTEMPTS):
-        area = width * height * random.uniform(*_AREA)
-        ratio = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        area = width * height * random.uniform(0.08, 1.0)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = (int(random.integers(rest + 1)) for rest in (width - w, height - h))
             return left, top, left + w, top + h
-    w, h = min(width, max(1, round(height * _RATIO[1]))), min(height, max(1, round(width / _RATIO[0])))
+    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
 
-def pixels(image: Image.Image) -> Tensor:
-    """uint8 [3, height, width]"""
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+@dataclass(frozen=True)
+class Crops(Dataset[Item]):
+    """uint8 [3, side, side] and the label, for a :class:`Draw`; the error, for a file that is no image.
 
-
-class TrainingImages(Dataset[tuple[Tensor, int] | RecipeDataError]):
-    """Random crops, flipped at random: uint8 [3, side, side] and the label, for a :class:`Draw`.
-
-    A broken image is returned as the error, not raised: raised in a worker, it would come with the worker's traceback.
+    In training random crops, flipped at random. In evaluation the middle of the image, scaled so that its shorter side
+    is 8/7 of ``side`` (256 for 224). An error is returned, not raised: from a worker it would come with its traceback.
     """
 
-    def __init__(self, folder: ImageFolder, side: int, seed: int) -> None:
-        self._folder, self._side, self._seed = folder, side, seed
+    folder: ImageFolder
+    side: int
+    seed: int | None = None  # of the training; None in an evaluation
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | RecipeDataError:
+    def __getitem__(self, draw: Draw) -> Item:
+        file, label = self.folder.files[draw.image]
         try:
-            image = self._folder.image(draw.image)
-        except RecipeDataError as error:
-            return error
-        random = np.random.default_rng(np.random.SeedSequence((_CROPPING, self._seed, *draw)))
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            return RecipeDataError(f"{file} is no image that can be read ({error}): replace or remove it")
+        crop = self._middle(image) if self.seed is None else self._random(image, self.seed, draw)
+        return torch.from_numpy(np.array(crop).transpose(2, 0, 1).copy()), label
+
+    def _random(self, image: Image.Image, seed: int, draw: Draw) -> Image.Image:
+        random = np.random.default_rng(np.random.SeedSequence((_CROPPING, seed, *draw)))
         box = random_box(*image.size, random)
-        crop = image.resize((self._side, self._side), Image.Resampling.BILINEAR, box=box)
-        if random.random() < 0.5:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return pixels(crop), self._folder.labels[draw.image]
+        crop = image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else crop
 
-
-class EvaluationImages(Dataset[tuple[Tensor, int] | RecipeDataError]):
-    """The middle ``side`` × ``side`` of the image, scaled so that its shorter side is 8/7 of that (256 for 224)."""
-
-    def __init__(self, folder: ImageFolder, side: int) -> None:
-        self._folder, self._side = folder, side
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | RecipeDataError:
-        try:
-            image = self._folder.image(index)
-        except RecipeDataError as error:
-            return error
-        scale = max(round(self._side * 8 / 7), self._side) / min(image.size)
-        width, height = (max(self._side, round(length * scale)) for length in image.size)
-        left, top = (width - self._side) // 2, (height - self._side) // 2
+    def _middle(self, image: Image.Image) -> Image.Image:
+        scale = max(round(self.side * 8 / 7), self.side) / min(image.size)
+        width, height = (max(self.side, round(length * scale)) for length in image.size)
+        left, top = (width - self.side) // 2, (height - self.side) // 2
         scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-        return pixels(scaled.crop((left, top, left + self._side, top + self._side))), self._folder.labels[index]
+        return scaled.crop((left, top, left + self.side, top + self.side))
+
+
+def training_draws(
+    count: int, batch_size: int, world: World, seed: int, epoch: int, start: int
+) -> Iterator[list[Draw]]:
+    """This process's part of every batch of the epoch from ``start`` on, the order drawn from (seed, epoch).
+
+    An epoch is its full batches: what is left at its end, other images every time, the processes cannot share evenly.
+    """
+    order = epoch_order(count, seed, epoch).tolist()
+    for step in range(start, count // batch_size):
+        batch = order[step * batch_size : (step + 1) * batch_size]
+        yield [Draw(epoch, index) for index in batch[world.rank :: world.size]]
+
+
+def evaluation_draws(count: int, batch_size: int, world: World) -> Iterator[list[Draw]]:
+    """This process's part of ``count`` images, in lists of ``batch_size`` and a shorter one at the end."""
+    mine = [Draw(0, index) for index in range(world.rank, count, world.size)]
+    return (mine[first : first + batch_size] for first in range(0, len(mine), batch_size))
+
+
+def read(crops: Crops, batches: Iterable[Sequence[Draw]], workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches as (uint8 [batch, 3, height, width], int64 [batch]), read by ``workers`` processes; 0: by this one.
+
+    Raises:
+        RecipeDataError: for an image that cannot be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        crops,
+        batch_sampler=batches,  # type: ignore[arg-type, unused-ignore]
+        num_workers=workers,
+        collate_fn=_stacked,
+        worker_init_fn=_ignore_interruption,
+        pin_memory=pin,
+        # The loader seeds its workers, which draw nothing from it: torch's own generator must not advance, or a
+        # resumed run, which starts one loader more, would draw other dropout.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, RecipeDataError):
+            raise batch
+        yield batch
+
+
+def _stacked(items: list[Item]) -> tuple[Tensor, Tensor] | RecipeDataError:
+    for item in items:
+        if isinstance(item, RecipeDataError):
+            return item
+    images, labels = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _ignore_interruption(worker: int) -> None:
+    """Ctrl-C reaches the workers too; the run that they read for ends its step and saves first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,27 +1,25 @@
-"""Image data sets by name: from an .npz file, from their authors' files, or from their authors' servers."""
+"""Image data sets by name: from an .npz file, which anyone can write with numpy, or by torchvision."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.data.cifar import CIFAR10, CIFAR100, CifarFiles
-from recipes.data.download import fetch, put_by_hand
-from recipes.data.errors import RecipeDataError
-from recipes.data.idx import FASHION_MNIST, MNIST, IdxFiles
-from recipes.data.npz import KEYS, read_npz
-from recipes.data.parts import Parts
+from recipes.data import RecipeDataError
+from recipes.packages import TORCHVISION, MissingPackageError, package
 
-_OFFICIAL: dict[str, IdxFiles | CifarFiles] = {
-    "mnist": MNIST,
-    "fashion_mnist": FASHION_MNIST,
-    "cifar10": CIFAR10,
-    "cifar100": CIFAR100,
-}
-IMAGE_DATASETS = tuple(_OFFICIAL)
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+_OF_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+IMAGE_DATASETS = tuple(_OF_TORCHVISION)
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Images:
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
+    def first(self, training: int | None, test: int | None) -> Images:
+        """The first ``training`` and ``test`` images; None takes all."""
+        some = self.train_images[:training], self.train_labels[:training]
+        return Images(self.name, self.classes, *some, self.test_images[:test], self.test_labels[:test])
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, float32 [channels], of the training images' pixels in [0, 1]."""
         values = torch.arange(256, dtype=torch.float64) / 255
@@ -54,58 +57,61 @@ class Images:
         return torch.stack(means).float(), torch.stack(deviations).float()
 
 
-def load_images(name: str, data_dir: Path, download: bool = True) -> Images:
-    """The data set ``data_dir``/name.npz, or a known one's official files in ``data_dir``/name/, fetched if missing.
+def load_images(name: str, data_dir: Path) -> Images:
+    """The data set ``data_dir``/name.npz, or one that torchvision knows, in ``data_dir``/name/ and fetched if missing.
 
-    Raises: RecipeDataError if it is not there and cannot be fetched, or is not what its format says.
+    Raises:
+        RecipeDataError: it is not there and cannot be fetched, or is of another form.
     """
     npz = data_dir / f"{name}.npz"
+    put = f"put an .npz with the arrays {', '.join(KEYS)} at {npz}, or give --data-dir"
     if npz.is_file():
-        return _checked(name, npz, read_npz(npz), None)
-    if name not in _OFFICIAL:
+        return _checked(name, npz, _read_npz(npz))
+    if name not in _OF_TORCHVISION:
+        there = ", ".join(sorted(path.name for path in data_dir.glob("*.npz"))) or "none"
         raise RecipeDataError(
             f"no image data set {name!r}: known by name are {', '.join(IMAGE_DATASETS)}; the .npz files in {data_dir} "
-            f"are {_npz_files(data_dir)}. Put one with the arrays {KEYS} at {npz}, or give --data-dir"
+            f"are {there}. Else {put}"
         )
-    source, folder = _OFFICIAL[name], data_dir / name
-    alternatives = f"or an .npz with {KEYS} at {npz}, or give --data-dir"
-    missing = source.missing(folder)
-    if missing and not download:
-        raise RecipeDataError(
-            f"{name} is neither {npz} nor whole in {folder}, and is not to be downloaded: "
-            f"{put_by_hand(missing, folder)}, {alternatives}"
-        )
-    for file in missing:
-        fetch(file, folder, alternatives)
-    return _checked(name, folder, source.read(folder), source.classes)
+    try:
+        make = getattr(package("torchvision.datasets", TORCHVISION), _OF_TORCHVISION[name])
+        parts = [make(data_dir / name, train=train, download=True) for train in (True, False)]
+    except (MissingPackageError, OSError, RuntimeError) as error:  # of the network and the disk; of a wrong checksum
+        raise RecipeDataError(f"{name} cannot be had by torchvision ({error}): mend that, or {put}") from error
+    arrays = [np.asarray(values) for part in parts for values in (part.data, part.targets)]
+    return _checked(name, data_dir / name, dict(zip(KEYS, arrays, strict=True)))
 
 
-def _npz_files(data_dir: Path) -> str:
-    return ", ".join(sorted(path.name for path in data_dir.glob("*.npz"))) or "none"
+def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        # Without pickles, so that reading a file from elsewhere runs no code of it.
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in KEYS}
+    # A KeyError names an array that is missing; a single array, an .npy, is no context manager.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise RecipeDataError(f"{path} is no .npz file with the arrays {', '.join(KEYS)}: {error}") from error
 
 
-def _checked(name: str, origin: Path, parts: Parts, classes: int | None) -> Images:
-    """What no reader can see from one array; without a known number of classes, it is the largest label + 1."""
-    train, test = parts.train_images.shape, parts.test_images.shape
-    for part, images, labels in (("training", *parts[:2]), ("test", *parts[2:])):
-        if len(images) != len(labels) or len(images) == 0:
-            raise RecipeDataError(
-                f"{origin}: the {part} part has {len(images):,} images and {len(labels):,} labels, "
-                "expected as many of each, and at least one"
-            )
-    if train[1:] != test[1:]:
-        raise RecipeDataError(
-            f"{origin}: the training images are {_sizes(train)}, and the test images {_sizes(test)}, expected the same"
-        )
-    labels = torch.cat((parts.train_labels, parts.test_labels))
-    lowest, highest = int(labels.min()), int(labels.max())
-    classes = classes or highest + 1
-    if lowest < 0 or highest >= classes:
-        raise RecipeDataError(
-            f"{origin}: the labels go from {lowest} to {highest}, expected them in [0, {max(classes, 1)})"
-        )
-    return Images(name, classes, *parts)
+def _checked(name: str, origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Images:
+    """x: uint8 [n, h, w] or [n, h, w, channels] with at most 4 channels; y: integers from 0, n of them.
 
-
-def _sizes(shape: torch.Size) -> str:
-    return "×".join(str(size) for size in shape[1:])
+    The number of classes is the largest label + 1.
+    """
+    images: dict[str, Tensor] = {}
+    labels: dict[str, Tensor] = {}
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        x = x[..., None] if x.ndim == 3 else x
+        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] > 4:
+            wanted = "uint8 [n, height, width] or [n, height, width, channels] with at most 4 channels"
+            raise RecipeDataError(f"{origin}: x_{part} is {x.dtype} {list(x.shape)}, expected {wanted}")
+        if not np.issubdtype(y.dtype, np.integer) or y.size != len(x) or not y.size or y.min() < 0:
+            wanted = f"integers from 0, one for each of {len(x)} images"
+            raise RecipeDataError(f"{origin}: y_{part} is {y.dtype} {list(y.shape)}, expected {wanted}")
+        images[part] = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+        labels[part] = torch.from_numpy(y.reshape(-1).astype(np.int64))
+    if images["train"].shape[1:] != images["test"].shape[1:]:
+        sizes = [list(one.shape[1:]) for one in images.values()]
+        raise RecipeDataError(f"{origin}: training images are {sizes[0]}, and test images {sizes[1]}")
+    classes = 1 + max(int(one.max()) for one in labels.values())
+    return Images(name, classes, images["train"], labels["train"], images["test"], labels["test"])

@@ -48,28 +48,15 @@ class WeightDropLSTM(nn.Module):
     def forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[steps, batch, inputs], (h, c) -> [steps, batch, outputs], (h, c)."""
         with kernels_for(inputs.device):
-            return self._forward(inputs, hidden)
-
-    def _forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if not self.training or self.weight_dropout == 0:
-            outputs, (h, c) = self.lstm(inputs, hidden)
-            return outputs, (h, c)
-        # The function behind nn.LSTM, one kernel call for all steps. Substituting the weight in the module itself would
-        # make it move all its weights to another buffer on CUDA, at every pass, under the optimizer's feet. As it is,
-        # cuDNN copies them to a buffer of its own, and may warn of that once.
-        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
-        dropped_hh = independent_dropout(weight_hh, self.weight_dropout)
-        outputs, h, c = torch.lstm(
-            inputs,
-            hidden,
-            [weight_ih, dropped_hh, bias_ih, bias_hh],
-            has_biases=True,
-            num_layers=1,
-            dropout=0.0,
-            train=True,
-            bidirectional=False,
-            batch_first=False,
-        )
+            if not self.training or self.weight_dropout == 0:
+                outputs, (h, c) = self.lstm(inputs, hidden)
+                return outputs, (h, c)
+            # The function behind nn.LSTM, one kernel call for all steps. Substituting the weight in the module itself
+            # would make it move all its weights to another buffer on CUDA, at every pass, under the optimizer's feet.
+            weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
+            weights = [weight_ih, independent_dropout(weight_hh, self.weight_dropout), bias_ih, bias_hh]
+            # The numbers: with biases, one layer, no dropout between layers, in training, one direction, steps first.
+            outputs, h, c = torch.lstm(inputs, hidden, weights, True, 1, 0.0, True, False, False)
         return outputs, (h, c)
 
 
@@ -106,8 +93,7 @@ class AWDLSTM(nn.Module):
         super().__init__()
         if min(vocabulary, embedding, hidden, layers) < 1:
             raise ValueError(f"{vocabulary=}, {embedding=}, {hidden=}, {layers=}: wanted at least 1 of each")
-        probabilities = (dropout, dropout_hidden, dropout_input, dropout_embedding, weight_dropout)
-        if not all(0 <= p < 1 for p in probabilities):
+        if not all(0 <= p < 1 for p in (dropout, dropout_hidden, dropout_input, dropout_embedding, weight_dropout)):
             raise ValueError(
                 f"{dropout=}, {dropout_hidden=}, {dropout_input=}, {dropout_embedding=}, {weight_dropout=}:"
                 " wanted probabilities in [0, 1); 0 switches one off"
@@ -125,19 +111,16 @@ class AWDLSTM(nn.Module):
 
     def initial_hidden(self, batch: int) -> Hidden:
         """Zeros for each layer, of the weights' type and on their device."""
-        weight = self.embedding.weight
-        zeros = [weight.new_zeros(1, batch, size) for size in self._sizes[1:]]
+        zeros = [self.embedding.weight.new_zeros(1, batch, size) for size in self._sizes[1:]]
         return [(h, torch.zeros_like(h)) for h in zeros]
 
     def forward(self, tokens: Tensor, hidden: Hidden) -> AWDLSTMOutput:
-        """[steps, batch] -> logits [steps, batch, vocabulary], and what the two regularisations need.
-
-        Raises:
-            ValueError: tokens is not of two dimensions, or hidden does not fit it.
-        """
-        self._check(tokens, hidden)
-        outputs = locked_dropout(self._word_vectors(tokens), self.dropout_input, self.training)
-        raw = outputs
+        """[steps, batch] -> logits [steps, batch, vocabulary], and what the two regularisations need."""
+        vectors: Tensor = self.embedding(tokens)
+        if self.training and self.dropout_embedding > 0:  # masking the vectors spares masking the whole embedding
+            words = independent_dropout(torch.ones_like(self.embedding.weight[:, :1]), self.dropout_embedding)
+            vectors = vectors * words[tokens]
+        raw = outputs = locked_dropout(vectors, self.dropout_input, self.training)
         states = []
         for index, (layer, state) in enumerate(zip(self.layers, hidden, strict=True)):
             raw, new_state = layer(outputs, state)
@@ -146,19 +129,3 @@ class AWDLSTM(nn.Module):
             outputs = locked_dropout(raw, self.dropout if last else self.dropout_hidden, self.training)
         logits = linear(outputs, self.embedding.weight, self.decoder_bias)
         return AWDLSTMOutput(logits, states, raw, outputs)
-
-    def _word_vectors(self, tokens: Tensor) -> Tensor:
-        """[steps, batch, embedding]; masking the vectors looked up spares masking the whole embedding."""
-        vectors: Tensor = self.embedding(tokens)
-        if not self.training or self.dropout_embedding == 0:
-            return vectors
-        words = independent_dropout(torch.ones_like(self.embedding.weight[:, :1]), self.dropout_embedding)
-        return vectors * words[tokens]
-
-    def _check(self, tokens: Tensor, hidden: Hidden) -> None:
-        if tokens.dim() != 2:
-            raise ValueError(f"tokens is of shape {tuple(tokens.shape)}: wanted [steps, batch]")
-        wanted = [[tuple(zeros.shape) for zeros in state] for state in self.initial_hidden(tokens.shape[1])]
-        came = [[tuple(tensor.shape) for tensor in state] for state in hidden]
-        if came != wanted:
-            raise ValueError(f"hidden is of shapes {came}: wanted {wanted}; initial_hidden(batch) makes such a state")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recipes.models.initialisation import kaiming_normal_convolutions
+
+def kaiming_normal_convolutions(model: nn.Module) -> nn.Module:
+    """Every convolution's weight ~ N(0, 2 / (kernel height · kernel width · out channels)), its bias 0.
+
+    The variance keeps the scale of the gradients through a layer and its ReLU (He et al., 2015, arXiv 1502.01852).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
 
 
 class BasicBlock(nn.Module):
@@ -26,9 +37,8 @@ class BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            projection = nn.Conv2d(channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.relu(self.body(images) + self.shortcut(images))
@@ -54,6 +64,5 @@ def resnet(shape: tuple[int, int, int], classes: int, depth: int, width: int) ->
         for block in range((depth - 2) // 6):
             layers.append(BasicBlock(channels, out_channels, stride if block == 0 else 1))
             channels = out_channels
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-    kaiming_normal_convolutions(model)
-    return model
+    last = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return kaiming_normal_convolutions(nn.Sequential(*layers, *last))

@@ -6,8 +6,6 @@ import argparse
 import ast
 import re
 import shlex
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from places import ROOT
 from recipes.__main__ import RECIPES, main
 from recipes.algorithms import ALGORITHMS, make_optimizer
 from recipes.comparison.studies import STUDIES
-from recipes.schedules import make_schedule
+from recipes.schedules import Schedule
 
 # What trains through recipes.command has the options of every recipe.
 OWN_OPTIONS = ("demo", "compare")
@@ -90,7 +88,7 @@ def test_examples_can_be_run(name: str, options: str, monkeypatch: pytest.Monkey
 
     def run_recipe(recipe: str, options: argparse.Namespace, *_: Any) -> int:
         optimizer = make_optimizer(options, nn.Linear(2, 2))
-        make_schedule(options.schedule, optimizer, options.epochs)
+        Schedule(options.schedule, optimizer, options.epochs)
         checked.append(options)
         return 0
 
@@ -112,8 +110,3 @@ def test_examples_can_be_run(name: str, options: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(recipe, "run_recipe", run_recipe)
         assert recipe.main(words) == 0
     assert checked
-
-
-def test_the_module_is_a_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "recipes", "nothing"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.strip() == "'nothing' is no recipe"

@@ -75,12 +75,6 @@ def cells(folder: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_a_run_is_a_process_of_its_own(data: Path, tmp_path: Path) -> None:
-    assert study(data, tmp_path, "--seeds", "1", lines=LINES[:1]) == 0
-    assert [row["kind"] for row in rows(tmp_path / FOLDERS[2])] == ["run", "epoch", "epoch", "end"]
-    assert (tmp_path / FOLDERS[2] / "said.txt").read_text() == ""
-
-
 def test_runs_draws_and_does_not_run_again(
     data: Path, tmp_path: Path, fake: type[InProcess], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +177,6 @@ def test_a_diverged_run_is_drawn_and_counted(data: Path, tmp_path: Path, fake: t
     assert study(data, tmp_path, lines=lines) == 0
     assert (tmp_path / "figure.png").exists()
     assert cells(tmp_path)[2][2:] == ["", "2, 2 diverged"]
-    assert study(data, tmp_path / "alone", "--sparsity", lines=lines[:1]) == 0
 
 
 def test_the_cores_are_shared_out(
@@ -205,20 +198,6 @@ def test_the_cores_are_shared_out(
     assert threads == ["2", "2", "5", "5"]
 
 
-def test_only_some_series_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[Any] = []
-
-    def execute(study: Any, runs: Any, *_: Any) -> list[str]:
-        ran.extend(runs)
-        return []
-
-    monkeypatch.setattr(compare, "execute", execute)
-    arguments = ["clipping", "--result-dir", str(tmp_path), "--only", "MixClip", "SGD"]
-    assert compare.main([*arguments, "--seeds", "4", "4", "7"]) == 1, "nothing has run"
-    assert [(run.line.series, run.seed) for run in ran] == [("SGD", 4), ("MixClip", 4), ("SGD", 7), ("MixClip", 7)]
-    assert len({run.folder for run in ran}) == 4
-
-
 def test_draw_runs_nothing(
     data: Path, tmp_path: Path, fake: type[InProcess], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,17 +216,12 @@ def test_draw_runs_nothing(
         ([], "name a study, or give --recipe and a --run for every line"),
         (["--recipe", "image"], "name a study, or give --recipe and a --run for every line"),
         (["nothing"], "invalid choice: 'nothing'"),
-        (["clipping", "--recipe", "image"], "--recipe is of lines of one's own, and clipping is a study"),
-        (["clipping", "--metric", "test_loss"], "--metric is of lines of one's own, and clipping is a study"),
-        (["clipping", "--sparsity"], "--sparsity is of lines of one's own, and clipping is a study"),
-        (["clipping", "--jobs", "0"], "--jobs 0: at least 1"),
-        (["clipping", "--only", "Adam"], "Adam: not in the study, which has SGD, NormalizedSGD, SGDClip, MomClip"),
+        (["clipping", "--recipe", "image"], "name a study, or give --recipe and a --run for every line"),
+        (["clipping", "--jobs", "0"], "'0' is not a whole number of at least 1"),
         (["--recipe", "image", "--run", "SGD"], "'SGD' is not NAME=OPTIONS"),
         (["--recipe", "image", "--run", "=--algo sgd"], "is not NAME=OPTIONS"),
-        (["--recipe", "image", "--run", "SGD=sgd"], "is not NAME=OPTIONS"),
         (["--recipe", "image", "--run", 'SGD=--algo "sgd'], "is not NAME=OPTIONS"),
-        (["--recipe", "image", "--run", "a b=--lr 1", "--run", "a/b=--lr 2"], "two lines would share the folder"),
-        (["--recipe", "image", "--run", "a=--lr 1", "--only", "a"], "--only is of a study"),
+        (["--recipe", "image", "--run", "a b=--lr 1", "--run", "a/b=--lr 2"], "would share a folder"),
     ],
 )  # fmt: skip
 def test_mistakes(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

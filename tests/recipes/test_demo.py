@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
 
-from recipes import demo, timing
+from recipes import demo
 from recipes.digits import BATCH_SIZE, Digits
 
 STEPS = 5
@@ -29,8 +29,7 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Digits, "load", load_few)
     monkeypatch.setattr(demo, "FLOAT64_EPOCHS", 1)
-    monkeypatch.setattr(timing, "WARM_UP", 1)
-    monkeypatch.setattr(timing, "ROUNDS", 3)
+    monkeypatch.setattr(demo, "TIMED_STEPS", 3)
 
 
 def test_it_finds_the_curves_equal(
@@ -40,21 +39,21 @@ def test_it_finds_the_curves_equal(
     assert demo.main(["--epochs", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("agrees") == 2 and "FAILS" not in printed
-    assert all(f"{name} " in printed for name in demo.BY_NAME)
+    assert all(f"{name} " in printed for name in demo.CONTESTANTS)
     assert demo.PICTURE.stat().st_size > 10_000
 
 
 def test_another_formula_is_found_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In float64, an epsilon of AdamW's that float32 would not show."""
     ours = "AdamW(clip=1.0)"
-    contestant = demo.BY_NAME[ours]
+    contestant = demo.CONTESTANTS[ours]
 
     def make(parameters: Any) -> torch.optim.Optimizer:
         optimizer = contestant.make(parameters)
         optimizer.param_groups[0]["eps"] *= 2
         return optimizer
 
-    monkeypatch.setitem(demo.BY_NAME, ours, dataclasses.replace(contestant, make=make))
+    monkeypatch.setitem(demo.CONTESTANTS, ours, dataclasses.replace(contestant, make=make))
     assert not demo.agreement(*demo.train_all(Digits.load(), 1))
     said = capsys.readouterr().out
     assert said.count("FAILS") == 1 and said.count("agrees") == 1

@@ -34,10 +34,12 @@ def write_images(data_dir: Path, name: str = "made", classes: int = 3, channels:
 class FakeTimm(types.ModuleType):
     """As much of timm as the recipe asks for."""
 
-    def __init__(self, fixed: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__("timm")
         self.calls: list[dict[str, Any]] = []
-        self.fixed = fixed
+        config = {"input_size": (3, 8, 8), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "fixed_input_size": True}
+        self.models = types.SimpleNamespace(get_pretrained_cfg=lambda name: types.SimpleNamespace(**config))
+        self.config = config
 
     def is_model(self, name: str) -> bool:
         return name.startswith("tiny")
@@ -54,15 +56,13 @@ class FakeTimm(types.ModuleType):
                 return super().forward(images)
 
         model = Tiny(nn.Flatten(), nn.Linear(3 * side * side, arguments["num_classes"]))
-        model.default_cfg = {
-            "input_size": (3, 8, 8), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "fixed_input_size": self.fixed
-        }  # fmt: skip
+        model.pretrained_cfg = self.config
         return model
 
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> FakeTimm:
-    fake = FakeTimm(fixed=True)
+    fake = FakeTimm()
     monkeypatch.setitem(sys.modules, "timm", fake)
     return fake
 
@@ -101,10 +101,13 @@ def test_batches_have_the_models_size_and_moments(timm: FakeTimm, common: list[s
     torch.testing.assert_close(brightness, expected, atol=0.02, rtol=0)
 
 
-def test_image_size_reaches_a_model_that_has_only_one(timm: FakeTimm, common: list[str]) -> None:
-    options = finetune.parse([*common, "--model", "tiny_a", "--image-size", "12"])
+def test_image_size_and_weights_reach_timm(timm: FakeTimm, common: list[str]) -> None:
+    options = finetune.parse(
+        [*common, "--model", "tiny_a", "--image-size", "12", "--no-pretrained", "--weights", "a.pt"]
+    )
     task = finetune.make_task(options, torch.device("cpu"), finetune.World())
-    assert timm.calls[-1] == {"name": "tiny_a", "pretrained": True, "num_classes": 3, "img_size": 12}
+    wanted = {"pretrained": True, "pretrained_cfg_overlay": {"file": "a.pt"}, "num_classes": 3, "img_size": 12}
+    assert timm.calls[-1] == {"name": "tiny_a", **wanted}
     assert next(task.batches(0, 0))[0].shape == (8, 3, 12, 12)
 
 
@@ -115,17 +118,15 @@ def test_grey_images_become_coloured(timm: FakeTimm, common: list[str], tmp_path
 
 def test_held_out_images_are_the_last_ones(common: list[str], tmp_path: Path) -> None:
     images = load_images("made", tmp_path / "data")
-    held_out = finetune.hold_out(images, 8)
-    assert torch.equal(held_out.valid_images, images.train_images[32:])
-    assert torch.equal(held_out.images.train_labels, images.train_labels[:32])
+    task = finetune.make_task(finetune.parse([*common, "--model", "mlp(4)"]), torch.device("cpu"), finetune.World())
+    assert torch.equal(task.held_out["valid"][0], images.train_images[32:])
+    assert torch.equal(task._training.labels, images.train_labels[:32])
     for count in (40, -1):
+        options = finetune.parse([*common, "--model", "mlp(4)", "--validation", str(count)])
         with pytest.raises(ValueError, match=f"--validation {count} of 40 training images"):
-            finetune.hold_out(images, count)
-
-
-def test_without_validation_there_is_no_such_metric(common: list[str], tmp_path: Path) -> None:
-    assert run([*common, "--model", "mlp(4)", "--validation", "0"], tmp_path / "run") == 0
-    assert "valid_accuracy" not in read_log(tmp_path / "run")[1]
+            finetune.make_task(options, torch.device("cpu"), finetune.World())
+    options = finetune.parse([*common, "--model", "mlp(4)", "--validation", "0"])
+    assert "valid" not in finetune.make_task(options, torch.device("cpu"), finetune.World()).held_out
 
 
 def test_random_weights_are_told(common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,17 +158,15 @@ def test_stopped_run_goes_on(
 def test_mistakes_are_told(
     timm: FakeTimm, common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bare, other, torn = tmp_path / "bare.pt", tmp_path / "other.pt", tmp_path / "torn.pt"
+    bare, torn = tmp_path / "bare.pt", tmp_path / "torn.pt"
     torch.save({"weight": torch.zeros(2)}, bare)
-    torch.save({"model": {}, "arguments": {"model": "cnn"}}, other)
     torn.write_bytes(b"PK")
     cases = {
         ("--model", "huge"): "--model huge: timm has no such model, nor is it one of mlp",
         ("--model", "tiny_offline"): "could not be had (ConnectionError: no route to the hub)",
-        ("--model", "mlp", "--weights", str(bare)): "has not the weights of mlp: the shape of 1.bias is None in the",
-        ("--model", "mlp", "--weights", str(other)): "has the weights of --model 'cnn', and this is 'mlp'",
-        ("--model", "mlp", "--weights", str(torn)): f"--weights {torn} cannot be read",
-        ("--model", "mlp", "--weights", str(tmp_path / "none.pt")): "none.pt cannot be read",
+        ("--model", "mlp", "--weights", str(bare)): 'Missing key(s) in state_dict: "1.weight"',
+        ("--model", "mlp", "--weights", str(torn)): f"--weights {torn} are not those of this model, or cannot be read",
+        ("--model", "mlp", "--weights", str(tmp_path / "none.pt")): "No such file or directory",
     }
     for number, (arguments, words) in enumerate(cases.items()):
         assert run([*common, *arguments], tmp_path / f"run{number}") == 2

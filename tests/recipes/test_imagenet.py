@@ -18,9 +18,8 @@ import ranks
 from image_folders import CLASSES, write_pictures
 from memory_guard import same_bits
 from recipes import imagenet
-from recipes.data.errors import RecipeDataError
-from recipes.data.image_folder import Draw, EvaluationImages, ImageFolder, TrainingImages, random_box
-from recipes.data.shards import ShardedEpochs, shard
+from recipes.data import RecipeDataError
+from recipes.data.image_folder import Crops, Draw, ImageFolder, evaluation_draws, random_box, training_draws
 from recipes.run_folder import read_log
 from recipes.world import World
 from stopped_runs import check_stopped_run, weights
@@ -41,9 +40,9 @@ def test_folder_lists_its_images_by_class(pictures: Path) -> None:
     (pictures / "train" / "cat" / "notes.txt").write_text("no image")
     folder = ImageFolder.find(pictures / "train")
     assert folder.classes == CLASSES and len(folder) == 24
-    assert all(file.parent.name == CLASSES[label] for file, label in zip(folder.files, folder.labels))
+    assert all(file.parent.name == CLASSES[label] for file, label in folder.files)
     few = folder.spread(6)
-    assert few.labels == (0, 0, 1, 1, 2, 2) and few.classes == CLASSES
+    assert [label for _, label in few.files] == [0, 0, 1, 1, 2, 2] and few.classes == CLASSES
     assert folder.spread(None) is folder and folder.spread(99) is folder
 
 
@@ -62,12 +61,12 @@ def test_crops_are_drawn_as_they_should_be() -> None:
 
 def test_training_crops_depend_on_seed_epoch_and_image_alone(pictures: Path) -> None:
     folder = ImageFolder.find(pictures / "train")
-    images = TrainingImages(folder, 16, seed=0)
+    images = Crops(folder, 16, seed=0)
     crop, label = images[Draw(0, 9)]  # type: ignore[misc]
     assert crop.shape == (3, 16, 16) and crop.dtype == torch.uint8 and label == 1
     images[Draw(1, 3)]
     assert torch.equal(crop, images[Draw(0, 9)][0])  # type: ignore[index]
-    for other in (images[Draw(1, 9)], TrainingImages(folder, 16, seed=1)[Draw(0, 9)]):
+    for other in (images[Draw(1, 9)], Crops(folder, 16, seed=1)[Draw(0, 9)]):
         assert not torch.equal(crop, other[0])  # type: ignore[index]
 
 
@@ -77,22 +76,22 @@ def test_evaluation_takes_the_middle(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / "one.png")
-    crop, label = EvaluationImages(ImageFolder.find(tmp_path), 56)[1]  # type: ignore[misc]
+    crop, label = Crops(ImageFolder.find(tmp_path), 56)[Draw(0, 1)]  # type: ignore[misc]
     assert label == 1 and crop.shape == (3, 56, 56)
     assert (crop == torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)).all()
 
 
 def test_processes_share_every_batch() -> None:
-    whole = list(ShardedEpochs(50, 12, 0, World()).draws(3, 0))
-    parts = [list(ShardedEpochs(50, 12, 0, World(rank, 3)).draws(3, 0)) for rank in range(3)]
+    def draws(world: World, epoch: int = 3, start: int = 0) -> list[list[Draw]]:
+        return list(training_draws(50, 12, world, 0, epoch, start))
+
+    whole, parts = draws(World()), [draws(World(rank, 3)) for rank in range(3)]
     assert [len(batch) for batch in whole] == [12] * 4
-    assert all(len(batch) == 4 for part in parts for batch in part)
     for step, batch in enumerate(whole):
         assert sorted(batch) == sorted(draw for part in parts for draw in part[step])
     assert len({draw.image for batch in whole for draw in batch}) == 48
-    assert list(ShardedEpochs(50, 12, 0, World()).draws(3, 2)) == whole[2:]
-    assert list(ShardedEpochs(50, 12, 0, World()).draws(4, 0)) != whole
-    numbers = [number for rank in range(3) for part in shard(11, 2, World(rank, 3)) for number in part]
+    assert draws(World(), start=2) == whole[2:] and draws(World(), epoch=4) != whole
+    numbers = [draw.image for rank in range(3) for part in evaluation_draws(11, 2, World(rank, 3)) for draw in part]
     assert sorted(numbers) == list(range(11))
 
 
@@ -148,11 +147,14 @@ def test_two_processes_do_what_one_does(
     assert "is a run of 2 processes, which are now 1" in capsys.readouterr().err
 
 
-def test_a_batch_that_cannot_be_shared() -> None:
-    with pytest.raises(ValueError, match="a batch of 5 for 2 processes: wanted a multiple of their number"):
-        ShardedEpochs(10, 5, 0, World(0, 2))
-    with pytest.raises(ValueError, match="3 training images are less than one batch of 4"):
-        ShardedEpochs(3, 4, 0, World())
+def test_a_batch_that_cannot_be_shared(pictures: Path) -> None:
+    for batch, world, words in (
+        ("5", World(0, 2), "a batch of 5 for 2 processes: wanted a multiple of their number"),
+        ("25", World(), "24 training images are less than one batch of 25"),
+    ):
+        options = imagenet.parse([*arguments_for(pictures), "-b", batch])
+        with pytest.raises(ValueError, match=words):
+            imagenet.make_task(options, torch.device("cpu"), world)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -168,41 +170,35 @@ def test_broken_image_is_named(
 
 
 def test_folders_that_are_not_as_they_should_be(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeDataError, match=r"none is no folder: wanted .*CLASS"):
+    with pytest.raises(RecipeDataError, match=r"none has 0 folders: wanted CLASS"):
         ImageFolder.find(tmp_path / "none")
     (tmp_path / "empty" / "one").mkdir(parents=True)
-    with pytest.raises(RecipeDataError, match="empty has 1 folders: wanted one for every class"):
+    with pytest.raises(RecipeDataError, match="empty has 1 folders: wanted CLASS"):
         ImageFolder.find(tmp_path / "empty")
     (tmp_path / "empty" / "two").mkdir()
     with pytest.raises(RecipeDataError, match="one has no image"):
         ImageFolder.find(tmp_path / "empty")
     (pictures / "val" / "eel").rename(pictures / "val" / "elk")
-    with pytest.raises(RecipeDataError, match="have not the same classes: eel, elk are in one of them only"):
+    with pytest.raises(RecipeDataError, match="have not the same classes: eel, elk are in one only"):
         imagenet.make_task(imagenet.parse(arguments_for(pictures)), torch.device("cpu"), World())
 
 
-def test_networks_come_from_the_library_that_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_networks_are_torchvisions_or_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str, num_classes: int) -> nn.Module:
+        if name != "resnet50":
+            raise ValueError(f"Unknown model {name}")
+        return nn.Linear(1, num_classes)
 
-    def make(name: str, **arguments: Any) -> nn.Module:
-        asked.append((name, arguments))
-        return nn.Linear(1, 1)
-
-    torchvision: Any = types.ModuleType("torchvision")
-    torchvision.models = types.SimpleNamespace(list_models=lambda: ["resnet50"], get_model=make)
-    timm: Any = types.ModuleType("timm")
-    timm.is_model, timm.create_model = (lambda name: name in ("resnet50", "vit")), make
-    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
-    monkeypatch.setitem(sys.modules, "timm", timm)
-    imagenet.architecture("resnet50", 224, 7)
-    imagenet.architecture("vit", 224, 7)
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    imagenet.architecture("resnet50", 224, 7)
-    of_timm = {"pretrained": False, "num_classes": 7}
-    assert asked == [("resnet50", {"num_classes": 7}), ("vit", of_timm), ("resnet50", of_timm)]
-    with pytest.raises(ValueError, match="--arch huge: no such model in timm, nor is it one of mlp"):
+    models: Any = types.ModuleType("torchvision.models")
+    models.get_model = make
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    assert imagenet.architecture("resnet50", 224, 7).out_features == 7
+    with pytest.raises(ValueError, match="--arch huge: no such model in torchvision, nor is it one of mlp"):
         imagenet.architecture("huge", 224, 7)
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"resnet50 wants torchvision or timm: torchvision does not import .* there"):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(
+        ValueError, match=r"resnet50 is of torchvision, and torchvision.models does not import .* are mlp"
+    ):
         imagenet.architecture("resnet50", 224, 7)
     assert sum(p.numel() for p in imagenet.architecture("resnet(8,1)", 32, 7).parameters()) > 1000

@@ -146,7 +146,7 @@ def test_two_steps_are_what_a_hand_writes(text: Path, tmp_path: Path, monkeypatc
     given = arguments(text, *PLAIN, *UNREGULARISED, "--epochs", "1", "--lr", "3", "--gamma", "0.7", "--wd", "0.01")
     task = make_task(given)
     model = task.model.double()
-    data = lm.columns(lm.Corpus.load(text, lm.Level.WORD).train, 4)
+    data = lm.columns(lm.Corpus.load(text, "word").train, 4)
     hidden, losses = model.initial_hidden(4), []
     for tokens, targets in ((data[:12], data[1:13]), (data[12:21], data[13:22])):
         scale = len(tokens) / 12
@@ -164,7 +164,7 @@ def test_two_steps_are_what_a_hand_writes(text: Path, tmp_path: Path, monkeypatc
         torch.testing.assert_close(value.double(), model.state_dict()[name], rtol=1e-5, atol=1e-6)
     (row,) = epochs(tmp_path / "run")
     assert row["train_loss"] == pytest.approx((12 * losses[0].item() + 9 * losses[1].item()) / 21, rel=1e-5)
-    valid = lm.columns(lm.Corpus.load(text, lm.Level.WORD).valid, 10)
+    valid = lm.columns(lm.Corpus.load(text, "word").valid, 10)
     assert row["valid_loss"] == pytest.approx(lm.mean_loss(model, valid, 12), rel=1e-5)
 
 
@@ -184,14 +184,14 @@ def test_regularisation_is_of_what_was_dropped_and_of_how_the_rest_moves(text: P
 
 def test_the_loss_per_token_does_not_depend_on_the_pieces(text: Path) -> None:
     task = make_task(arguments(text, "--wdrop", "0.9"))
-    data = lm.columns(lm.Corpus.load(text, lm.Level.WORD).train, 5)
+    data = lm.columns(lm.Corpus.load(text, "word").train, 5)
     with torch.no_grad():
         logits = task.model.eval()(data[:-1], task.model.initial_hidden(5)).logits
     whole = float(cross_entropy(logits.flatten(0, 1), data[1:].flatten()))
     for bptt in (1, 7, 1000):
         assert lm.mean_loss(task.model.train(), data, bptt) == pytest.approx(whole, rel=1e-5)
-    assert lm.perplexity(math.log(50)) == pytest.approx(50)
-    assert lm.perplexity(1e4) == math.inf
+    assert lm.losses("a", math.log(50)) == {"a_loss": math.log(50), "a_perplexity": pytest.approx(50)}
+    assert lm.losses("a", 1e4)["a_perplexity"] == math.inf
 
 
 def test_evaluation_is_of_the_average_and_training_is_not(
@@ -217,7 +217,7 @@ def test_evaluation_is_of_the_average_and_training_is_not(
     task = make_task(given)
     mean = {name: torch.stack([state[name] for state in after[-count:]]).mean(0) for name in after[0]}
     task.model.load_state_dict(mean)
-    corpus = lm.Corpus.load(text, lm.Level.WORD)
+    corpus = lm.Corpus.load(text, "word")
     assert rows[-1]["valid_loss"] == pytest.approx(lm.mean_loss(task.model, lm.columns(corpus.valid, 10), 12), rel=1e-5)
     assert rows[-1]["test_loss"] == pytest.approx(lm.mean_loss(task.model, lm.columns(corpus.test, 2), 12), rel=1e-5)
     assert "test_loss" not in rows[-2]
@@ -269,9 +269,7 @@ ERRORS = {
     "an empty folder": (("--data", "."), "lacks train.txt, valid.txt, test.txt"),
     "too few tokens": (("--train-tokens", "11"), "the training text has 11 tokens, expected at least 12"),
     "too few to validate": (("--test-tokens", "20"), "the validation text has 20 tokens, expected at least 30"),
-    "no batch": (("-b", "0"), "expected at least 1"),
-    "no bptt": (("--bptt", "0"), "expected --bptt of at least 1"),
-    "a negative seed": (("--seed", "-1"), "seed=-1"),
+    "a negative weight": (("--tar", "-1"), r"--ar 2\.0, --tar -1\.0: wanted at least 0"),
     "a negative patience": (("--nonmono", "-1"), "nonmono=-1"),
     "a probability": (("--wdrop", "1"), r"weight_dropout=1\.0.*wanted probabilities"),
     "another algorithm's option": (("--algo", "sgd", "--gamma", "1"), "--gamma is no option of --algo sgd"),

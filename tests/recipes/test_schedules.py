@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import torchclip
-from recipes.schedules import SCHEDULES, Schedule, epochs_of, make_schedule
+from recipes.schedules import SCHEDULES, Schedule, epochs_of
 
 LOSSES = (3.0, 2.0, 1.0, *[1.0] * 7, 0.99995, 0.5, *[0.6] * 13, math.nan, 0.4, *[0.39999] * 8)
 """Falls, stands, falls by less than a ten-thousandth, and stands again for longer than two patiences."""
@@ -44,7 +44,7 @@ def factors(schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int) ->
 )
 def test_lr_and_gamma_of_every_group_follow(name: str, epochs: str, wanted: list[float]) -> None:
     optimizer = mix_clip()
-    schedule = make_schedule(name, optimizer, epochs_of(epochs))
+    schedule = Schedule(name, optimizer, epochs_of(epochs))
     assert schedule.epochs == len(wanted)
     for epoch, factor in enumerate(wanted):
         assert factors(schedule, optimizer, epoch) == pytest.approx([factor] * 4)
@@ -52,14 +52,14 @@ def test_lr_and_gamma_of_every_group_follow(name: str, epochs: str, wanted: list
 
 def test_an_algorithm_without_gamma_gets_none() -> None:
     optimizer = torchclip.AdamW([nn.Parameter(torch.ones(2))], lr=0.5)
-    make_schedule("milestones", optimizer, [1, 2]).start_epoch(1)
+    Schedule("milestones", optimizer, [1, 2]).start_epoch(1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert "gamma" not in optimizer.param_groups[0]
 
 
 def test_the_factor_of_a_step_is_on_top_and_lasts_for_one_call() -> None:
     optimizer = mix_clip()
-    schedule = make_schedule("milestones", optimizer, [1, 2])
+    schedule = Schedule("milestones", optimizer, [1, 2])
     schedule.start_epoch(1, 0.5)
     assert optimizer.param_groups[0]["gamma"] == pytest.approx(0.25)
     schedule.start_epoch(1)
@@ -68,7 +68,7 @@ def test_the_factor_of_a_step_is_on_top_and_lasts_for_one_call() -> None:
 
 def test_plateau_is_torchs_with_gamma_taken_along() -> None:
     optimizer = mix_clip()
-    schedule = make_schedule("plateau", optimizer, [len(LOSSES)])
+    schedule = Schedule("plateau", optimizer, [len(LOSSES)])
     theirs = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(2))], "lr": lr} for lr in (2.0, 0.3)])
     torchs = ReduceLROnPlateau(theirs, patience=5)
     seen = set()
@@ -88,12 +88,12 @@ def test_plateau_is_torchs_with_gamma_taken_along() -> None:
 def test_goes_on_from_its_state(name: str, cut: int) -> None:
     def lrs(stopped: bool) -> list[float]:
         optimizer = mix_clip()
-        schedule, seen = make_schedule(name, optimizer, [len(LOSSES)]), []
+        schedule, seen = Schedule(name, optimizer, [len(LOSSES)]), []
         for epoch, loss in enumerate(LOSSES):
             if stopped and epoch == cut:
                 state = schedule.state_dict()
                 optimizer = mix_clip()
-                schedule = make_schedule(name, optimizer, [len(LOSSES)])
+                schedule = Schedule(name, optimizer, [len(LOSSES)])
                 schedule.load_state_dict(state)
             schedule.start_epoch(epoch)
             seen.append(optimizer.param_groups[1]["lr"])
@@ -117,4 +117,4 @@ def test_what_is_no_list_of_epochs_is_an_error(text: str) -> None:
 @pytest.mark.parametrize("name", ["linear", "plateau"])
 def test_milestones_under_another_schedule_are_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=f"--schedule {name} has no milestones: give --epochs 5, not"):
-        make_schedule(name, mix_clip(), [2, 5])
+        Schedule(name, mix_clip(), [2, 5])

@@ -14,7 +14,7 @@ from torch import nn
 from recipes.__main__ import RECIPES
 from recipes.algorithms import make_optimizer
 from recipes.comparison.studies import STUDIES, Line, Study
-from recipes.schedules import make_schedule
+from recipes.schedules import Schedule
 
 
 def lines() -> list[Any]:
@@ -39,7 +39,7 @@ def test_every_line_of_every_study_can_be_run(study: Study, line: Line, monkeypa
     assert recipe.main([*shlex.split(study.common), *shlex.split(line.options), "--seed", "1"]) == 0
     (options,) = parsed_options
     optimizer = make_optimizer(options, nn.Linear(2, 2))
-    assert make_schedule(options.schedule, optimizer, options.epochs).epochs == options.epochs[-1]
+    assert Schedule(options.schedule, optimizer, options.epochs).epochs == options.epochs[-1]
     assert study.milestone is None or study.milestone in options.epochs
     if line.value is not None:
         varied = ("b0", "c", "mu")

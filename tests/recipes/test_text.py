@@ -1,8 +1,10 @@
-"""A classifier of texts trains with AdaLoss's own step, and a run that was stopped ends as if it had not been."""
+"""`python -m recipes text`: what is read, a step by hand, a run that goes on, and mistakes in a line."""
 
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +41,57 @@ def make_task(given: list[str]) -> text.TextTask:
     return text.make_task(options, torch.device("cpu"), World())
 
 
+def test_a_file_for_each_class(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" ".join(f"a{number}" for number in range(21)))
+    (tmp_path / "b.txt").write_text(" ".join(f"b{number}" for number in range(10)))
+    parts = text.read_folder(tmp_path, 2)
+    # 16 words of a and 8 of b are for training, the next 4 and 2, which no training example has, for testing.
+    wanted = [([f"a{n}", f"a{n + 1}"], 0) for n in range(0, 16, 2)] + [
+        ([f"b{n}", f"b{n + 1}"], 1) for n in (0, 2, 4, 6)
+    ]
+    assert parts[0] == wanted
+    vocabulary, ((tokens, labels), (test_tokens, test_labels)) = text.indexed(parts, 2, 20_000)
+    assert vocabulary == 2 + 24 and sorted(tokens.flatten().tolist()) == list(range(2, 26))
+    assert (tokens[labels == 0] < 18).all() and (tokens[labels == 1] >= 18).all()
+    assert test_tokens.tolist() == [[1, 1]] * 3 and sorted(test_labels.tolist()) == [0, 0, 1]
+    assert labels.tolist() != sorted(labels.tolist())
+
+
+def test_imdb_is_hugging_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 4 words a review: indices fall with the frequency in training, and then as the words were met."""
+    train = [{"text": "Bad, bad film.", "label": 0}, {"text": "It's BAD<br /><br />Truly", "label": 0}]
+    rows = {"train": [*train, {"text": "good film", "label": 1}], "test": [{"text": "bad unheard", "label": 0}]}
+    module: Any = types.ModuleType("datasets")
+    module.load_dataset = {"stanfordnlp/imdb": rows}.__getitem__
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    vocabulary, (tokens, tests) = text.indexed(text.read_imdb(4), 4, words=20_000)
+    bad, film, comma, its, truly, good = range(2, 8)
+    wanted = [([bad, comma, bad, film], 0), ([its, bad, truly, 0], 0), ([good, film, 0, 0], 1)]
+    assert vocabulary == 8 and sorted(zip(tokens[0].tolist(), tokens[1].tolist())) == sorted(wanted)
+    assert tests[0].tolist() == [[bad, 1, 0, 0]]
+    assert text.indexed(text.read_imdb(4), 4, words=2)[0] == 4  # only the most frequent ones
+
+
+def test_padding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = text.TextClassifier(12, 3, embedding=6, hidden=5).double()
+    texts = torch.tensor([[5, 3, 9, 2], [7, 8, 0, 0], [0, 0, 0, 0]])
+    padded = model(texts)
+    for row, logits in zip(texts[:2], padded):
+        torch.testing.assert_close(model(row[None, row != 0])[0], logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(padded[2], model.classifier.bias)
+
+
 @pytest.mark.parametrize("algo", ["adaloss", "adagrad_norm"])
 def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(algo: str, folder: Path, tmp_path: Path) -> None:
-    given = arguments(folder, "--algo", algo, "--momentum", "0.9", "--epochs", "3")
+    given = arguments(folder, "--algo", algo, "--momentum", "0.9", "--epochs", "2")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert text.main([*given, "--result-dir", str(whole)]) == 0
     given += ["--result-dir", str(stopped)]
-    with interrupted_after(3, 14):
+    with interrupted_after(3):
         assert text.main(given) == 130
-        assert [text.main([*given, "--resume"]) for _ in range(2)] == [130, 0]
+    assert text.main([*given, "--resume"]) == 0
     assert_same_run(whole, stopped)
-
-
-def test_an_epoch_has_every_text_once_and_can_start_anywhere(folder: Path) -> None:
-    task = make_task(arguments(folder))
-
-    def texts(epoch: int, start: int = 0) -> list[tuple[Any, ...]]:
-        batches = list(task.batches(epoch, start))
-        return [(*tokens, label) for batch in batches for tokens, label in zip(batch[0].tolist(), batch[1].tolist())]
-
-    assert len(texts(0)) == 160 and len(list(task.batches(0, 0))) == task.steps(0) == 10
-    plain = sorted(map(str, texts(0)))
-    assert sorted(map(str, texts(1))) == plain and texts(1) != texts(0)
-    assert texts(1, start=4) == texts(1)[4 * 16 :]
-    other, _ = next(make_task(arguments(folder, "--seed", "1")).batches(0, 0))
-    assert not torch.equal(other, next(task.batches(0, 0))[0])
 
 
 def test_a_step_is_what_a_hand_writes(folder: Path, tmp_path: Path) -> None:
@@ -87,39 +115,36 @@ def test_it_learns(folder: Path, tmp_path: Path) -> None:
     given = arguments(folder, "--epochs", "8", "--lr", "1", "--result-dir", str(tmp_path / "run"))
     assert text.main(given) == 0
     rows = epochs(tmp_path / "run")
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert rows[-1]["test_accuracy"] > 0.8
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] and rows[-1]["test_accuracy"] > 0.8
     task = make_task(given)
     task.model.load_state_dict(checkpoint(tmp_path / "run")["model"])
-    texts = text.load_texts(str(folder), Path("data"), length=10)
+    tokens, labels = task._test
     with torch.no_grad():
-        right = task.model.eval()(texts.test_tokens).argmax(1) == texts.test_labels
+        right = task.model.eval()(tokens).argmax(1) == labels
     assert rows[-1]["test_accuracy"] == pytest.approx(float(right.float().mean()))
 
 
-def test_adaloss_has_the_recipes_learning_rate_and_others_their_own() -> None:
-    assert text.parse([]).lr == 1
-    assert text.parse(["--lr", "0.3"]).lr == 0.3
+def test_defaults() -> None:
+    assert text.parse([]).lr == 1 and text.parse(["--lr", "0.3"]).lr == 0.3
     assert text.parse(["--algo", "adam"]).lr is None
-
-
-def test_quick_is_less_of_everything() -> None:
-    options = text.parse(["--quick", "--train-texts", "50"])
-    assert (options.dataset, options.algo, options.epochs, options.length) == ("imdb", "adaloss", [2], 64)
-    assert (options.train_texts, options.test_texts) == (50, 2000)
+    quick = text.parse(["--quick", "--train-texts", "50"])
+    assert (quick.dataset, quick.algo, quick.epochs, quick.length) == ("imdb", "adaloss", [2], 64)
+    assert (quick.train_texts, quick.test_texts) == (50, 2000)
 
 
 ERRORS = {
-    "a missing folder": (("--dataset", "nowhere"), "'nowhere' is not 'imdb', and as a folder it does not exist"),
-    "no batch": (("-b", "0"), "batch_size=0"),
-    "a negative seed": (("--seed", "-1"), "seed=-1"),
-    "no length": (("--length", "0"), "length=0"),
+    "a missing folder": (("--dataset", "nowhere"), "--dataset nowhere is not imdb, and as a folder it does not exist"),
+    "too long": (("--length", "900"), "one.txt has 1000 words, expected at least 1800: lower --length"),
+    "no datasets": (("--dataset", "imdb"), "pip install datasets, or give --dataset a folder of .txt files"),
     "another algorithm's option": (("--gamma", "1"), "--gamma is no option of --algo adaloss"),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_mistake_is_one_line(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
     others, message = ERRORS[name]
     assert text.main(arguments(folder, *others, "--result-dir", str(tmp_path / "run"))) == 2
     said = capsys.readouterr().err

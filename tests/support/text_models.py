@@ -23,7 +23,3 @@ def words() -> Tensor:
 
 def run(model: AWDLSTM) -> AWDLSTMOutput:
     return model(words(), model.initial_hidden(BATCH))
-
-
-def texts() -> Tensor:
-    return torch.tensor([[5, 3, 9, 2], [7, 8, 0, 0], [0, 0, 0, 0]])

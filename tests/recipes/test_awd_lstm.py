@@ -1,4 +1,4 @@
-"""AWD-LSTM's dropouts are what its paper says, and padding does not change what a text is classified as."""
+"""AWD-LSTM's dropouts are what its paper says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from recipes.models.awd_lstm import AWDLSTM, WeightDropLSTM, locked_dropout
-from recipes.models.text_classifier import TextClassifier
-from text_models import BATCH, STEPS, WORDS, language_model, run, texts, words
+from text_models import BATCH, STEPS, WORDS, language_model, run, words
 
 
 def test_awd_lstm_has_the_papers_size() -> None:
@@ -133,27 +132,3 @@ def test_awd_lstm_refusals() -> None:
         language_model(dropout_hidden=1.0)
     with pytest.raises(ValueError, match="layers=0: wanted at least 1"):
         AWDLSTM(WORDS, layers=0)
-    model = language_model()
-    with pytest.raises(ValueError, match=r"tokens is of shape \(4,\): wanted \[steps, batch\]"):
-        model(words()[0], model.initial_hidden(BATCH))
-    with pytest.raises(ValueError, match=r"initial_hidden\(batch\) makes such a state"):
-        model(words(), model.initial_hidden(BATCH + 1))
-    with pytest.raises(ValueError, match=r"initial_hidden\(batch\) makes such a state"):
-        model(words(), model.initial_hidden(BATCH)[:2])
-
-
-def test_padding_changes_nothing() -> None:
-    torch.manual_seed(0)
-    model = TextClassifier(12, 3, embedding=6, hidden=5).double()
-    padded = model(texts())
-    for text, logits in zip(texts(), padded):
-        if real := int((text != 0).sum()):
-            torch.testing.assert_close(model(text[None, :real])[0], logits, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(padded[2], model.classifier.bias)
-    # The mean over all positions would differ: the second text has two of four.
-    assert not torch.allclose(padded[1], model.classifier(model.lstm(model.embedding(texts()))[0].mean(1))[1])
-
-
-def test_text_classifier_refuses_one_text_without_a_batch() -> None:
-    with pytest.raises(ValueError, match=r"tokens is of shape \(4,\): wanted \[batch, steps\]"):
-        TextClassifier(12, 3)(texts()[0])
