@@ -7,7 +7,8 @@ AWD-LSTM (Merity et al. 2018, arXiv 1708.02182) as trained by Zhang et al. 2020 
     python -m recipes lm --data some_text.txt --level character --emsize 128 --nhid 256 --nlayers 2 --epochs 20
 
 Batches are of varied length, and lr and gamma vary with it; the hidden state goes on from batch to batch; and when the
-validation loss stops falling, evaluation goes on with the average of the weights (:mod:`recipes.averaging`).
+validation loss stops falling, evaluation goes on with the average of the weights after each epoch, which training does
+not see: NT-ASGD's (Merity et al., section 3), taken once an epoch.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
 
-from recipes.averaging import NonMonotonicAverage, substituted
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import RecipeDataError
 from recipes.data.batches import generator
@@ -94,8 +95,8 @@ class LanguageModelTask(Task):
     model: AWDLSTM
 
     def __init__(self, options: argparse.Namespace, corpus: Corpus, device: torch.device) -> None:
-        if min(options.ar, options.tar) < 0:
-            raise ValueError(f"--ar {options.ar}, --tar {options.tar}: wanted at least 0")
+        if min(options.ar, options.tar, options.nonmono) < 0:
+            raise ValueError(f"--ar {options.ar}, --tar {options.tar}, --nonmono {options.nonmono}: wanted at least 0")
         self.model = AWDLSTM(
             len(corpus.vocabulary),
             options.emsize,
@@ -112,8 +113,10 @@ class LanguageModelTask(Task):
         self._test = _text("test", corpus.test[: options.test_tokens], _TEST_COLUMNS).to(device)
         self._bptt: int = options.bptt
         self._seed, self._ar, self._tar = options.seed, options.ar, options.tar
-        self._parameters = list(self.model.parameters())
-        self._average = NonMonotonicAverage(options.nonmono)
+        self._nonmono: int = options.nonmono
+        self._average = AveragedModel(self.model)
+        self._losses: list[float] = []  # of validation, until one of them starts the average
+        self._averages = False
         self._last_epoch, self._epoch = options.epochs[-1] - 1, 0
         self._hidden: Hidden = self.model.initial_hidden(options.batch_size)
 
@@ -149,21 +152,24 @@ class LanguageModelTask(Task):
         return Loss(backward, reported, batch.targets.numel())
 
     def evaluate(self) -> dict[str, float]:
-        count, means = self._average.including(self._parameters)
-        with substituted(self._parameters, means):
-            metrics = losses("valid", mean_loss(self.model, self._valid, self._bptt))
-            if self._epoch == self._last_epoch:
-                metrics |= losses("test", mean_loss(self.model, self._test, self._bptt))
-        return metrics | {"averaged_epochs": float(count)}
-
-    def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        self._average.end_epoch(self._parameters, metrics["valid_loss"])
+        """Of the average, from the epoch on that follows a loss above the lowest of all before the last ``nonmono``."""
+        if self._averages:
+            self._average.update_parameters(self.model)
+        model: AWDLSTM = self._average.module if self._averages else self.model  # type: ignore[assignment]
+        metrics = losses("valid", mean_loss(model, self._valid, self._bptt))
+        if self._epoch == self._last_epoch:
+            metrics |= losses("test", mean_loss(model, self._test, self._bptt))
+        earlier = self._losses[: max(len(self._losses) - self._nonmono, 0)]
+        self._averages = self._averages or (bool(earlier) and metrics["valid_loss"] > min(earlier))
+        self._losses.append(metrics["valid_loss"])
+        return metrics | {"averaged_epochs": float(self._average.n_averaged)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"hidden": self._hidden, "average": self._average.state_dict()}
+        state = {"hidden": self._hidden, "losses": self._losses, "averages": self._averages}
+        return state | {"average": self._average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._hidden = state["hidden"]
+        self._hidden, self._losses, self._averages = state["hidden"], state["losses"], state["averages"]
         self._average.load_state_dict(state["average"])
 
 

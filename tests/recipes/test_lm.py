@@ -67,8 +67,9 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(name: str, text: Pa
         assert [lm.main([*given, "--resume"]) for _ in range(4)] == [130, 130, 130, 0]
     assert_same_run(whole, stopped)
     first = checkpoint(whole)
-    assert first["task"]["average"]["count"] == epochs(whole)[-1]["averaged_epochs"] >= 2
-    assert differences(first["task"]["average"]["means"], list(first["model"].values()))
+    average = first["task"]["average"]
+    assert int(average.pop("n_averaged")) == epochs(whole)[-1]["averaged_epochs"] >= 2
+    assert differences(list(average.values()), list(first["model"].values()))
 
 
 def test_the_state_is_saved_in_mid_epoch(text: Path, tmp_path: Path) -> None:
@@ -194,20 +195,39 @@ def test_the_loss_per_token_does_not_depend_on_the_pieces(text: Path) -> None:
     assert lm.losses("a", 1e4)["a_perplexity"] == math.inf
 
 
+@pytest.mark.parametrize(
+    ("nonmono", "values", "started"),
+    [
+        (0, (3.0, 2.0, 2.5, 9.0), 2),
+        (0, (3.0, 2.0, 2.0, 1.0), None),
+        (2, (5.0, 3.0, 3.5, 3.6, 3.2, 1.0), 4),  # 3.6 is above 3.0, but that is one of the last two
+        (5, (1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.5), 6),
+    ],
+)
+def test_the_average_starts_after_a_loss_above_the_earlier_ones(
+    nonmono: int, values: tuple[float, ...], started: int | None, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(arguments(text, "--nonmono", str(nonmono)))
+    coming = iter(values)
+    monkeypatch.setattr(lm, "mean_loss", lambda *_: next(coming))
+    counts = [int(task.evaluate()["averaged_epochs"]) for _ in values]
+    assert counts == [max(0, epoch - started) if started is not None else 0 for epoch in range(len(values))]
+
+
 def test_evaluation_is_of_the_average_and_training_is_not(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The average's validation loss is logged, and the weights are those of a run that never averages."""
     after: list[dict[str, torch.Tensor]] = []
-    end_epoch = lm.LanguageModelTask.end_epoch
+    evaluate = lm.LanguageModelTask.evaluate
 
-    def keep(self: lm.LanguageModelTask, metrics: Any) -> None:
+    def keep(self: lm.LanguageModelTask) -> dict[str, float]:
         after.append({name: value.clone() for name, value in self.model.state_dict().items()})
-        end_epoch(self, metrics)
+        return evaluate(self)
 
     given = arguments(text, "--epochs", "5", "--lr", "100", "--train-tokens", "500")
     with monkeypatch.context() as patch:
-        patch.setattr(lm.LanguageModelTask, "end_epoch", keep)
+        patch.setattr(lm.LanguageModelTask, "evaluate", keep)
         assert lm.main([*given, "--nonmono", "0", "--result-dir", str(tmp_path / "averaged")]) == 0
     assert lm.main([*given, "--nonmono", "9", "--result-dir", str(tmp_path / "plain")]) == 0
     rows = epochs(tmp_path / "averaged")
@@ -269,8 +289,7 @@ ERRORS = {
     "an empty folder": (("--data", "."), "lacks train.txt, valid.txt, test.txt"),
     "too few tokens": (("--train-tokens", "11"), "the training text has 11 tokens, expected at least 12"),
     "too few to validate": (("--test-tokens", "20"), "the validation text has 20 tokens, expected at least 30"),
-    "a negative weight": (("--tar", "-1"), r"--ar 2\.0, --tar -1\.0: wanted at least 0"),
-    "a negative patience": (("--nonmono", "-1"), "nonmono=-1"),
+    "a negative weight": (("--tar", "-1"), r"--ar 2\.0, --tar -1\.0, --nonmono 5: wanted at least 0"),
     "a probability": (("--wdrop", "1"), r"weight_dropout=1\.0.*wanted probabilities"),
     "another algorithm's option": (("--algo", "sgd", "--gamma", "1"), "--gamma is no option of --algo sgd"),
 }
