@@ -71,7 +71,7 @@ def _study(options: argparse.Namespace) -> Study:
     title = f"{options.recipe}: " + ", ".join(line.series for line in options.lines)
     if len({folder_name(line.series) for line in options.lines}) < len(options.lines):
         raise ValueError(f"two lines of {title} would share a folder: name them apart")
-    return Study(options.recipe, title, "", "", tuple(options.lines), metric=options.metric)
+    return Study("", options.recipe, title, "", tuple(options.lines), metric=options.metric)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from recipes.algorithms import options_of
 from recipes.command import make_parser, positive, run_recipe
-from recipes.packages import package
+from recipes.data import package
 from recipes.training import Loss, Task
 from recipes.world import World
 

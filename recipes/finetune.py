@@ -27,10 +27,9 @@ from torch import nn
 from recipes.algorithms import options_of
 from recipes.classification import ClassificationTask, add_image_options
 from recipes.command import lower, make_parser, positive, run_recipe
-from recipes.data import RecipeDataError
+from recipes.data import TIMM, RecipeDataError, package
 from recipes.data.images import load_images
 from recipes.models import MODELS, is_model, make_model
-from recipes.packages import TIMM, MissingPackageError, package
 from recipes.world import World
 
 
@@ -38,16 +37,15 @@ def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
     """A model of timm with a new last layer of ``classes``, its weights from ``--weights``, the hub, or at random.
 
     Raises:
-        MissingPackageError: timm does not import.
         ValueError: timm has no such model.
-        RecipeDataError: its weights cannot be had.
+        RecipeDataError: timm does not import, or its weights cannot be had.
     """
     name = options.model
     try:
         timm = package("timm", TIMM)
-    except MissingPackageError as error:
+    except RecipeDataError as error:
         ours = 'a model of recipes.models, as --model "resnet(8,1)", needs nothing but torch'
-        raise MissingPackageError(f"--model {name} is of timm, and {error}; {ours}") from error
+        raise RecipeDataError(f"--model {name} is of timm, and {error}; {ours}") from error
     if not timm.is_model(name):
         raise ValueError(f"--model {name}: timm has no such model, nor is it one of {MODELS}")
     others: dict[str, Any] = {}

@@ -27,11 +27,10 @@ from torch.nn.parallel import DistributedDataParallel
 from recipes.algorithms import options_of
 from recipes.classification import Batch, classification_metrics
 from recipes.command import lower, make_parser, positive, run_recipe
-from recipes.data import RecipeDataError
+from recipes.data import TORCHVISION, RecipeDataError, package
 from recipes.data.batches import normalised
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
 from recipes.models import MODELS, is_model, make_model
-from recipes.packages import TORCHVISION, MissingPackageError, package
 from recipes.training import Loss, Task
 from recipes.world import World
 
@@ -40,16 +39,15 @@ def architecture(name: str, side: int, classes: int) -> nn.Module:
     """A model of recipes.models or of torchvision, with random weights.
 
     Raises:
-        ValueError: there is no such model, or torchvision does not import.
+        ValueError: there is no such model.
+        RecipeDataError: torchvision does not import.
     """
     if is_model(name):
         return make_model(name, (3, side, side), classes)
     try:
         model: nn.Module = package("torchvision.models", TORCHVISION).get_model(name, num_classes=classes)
-    except MissingPackageError as error:
-        raise MissingPackageError(
-            f"--arch {name} is of torchvision, and {error}. Without it there are {MODELS}"
-        ) from error
+    except RecipeDataError as error:
+        raise RecipeDataError(f"--arch {name} is of torchvision, and {error}. Without it there are {MODELS}") from error
     except ValueError as error:
         raise ValueError(f"--arch {name}: no such model in torchvision, nor is it one of {MODELS}") from error
     return model

@@ -21,11 +21,10 @@ from torch.nn.functional import cross_entropy
 
 from recipes.classification import classification_metrics
 from recipes.command import lower, make_parser, positive, run_recipe
-from recipes.data import RecipeDataError
+from recipes.data import RecipeDataError, package
 from recipes.data.batches import generator
 from recipes.data.corpus import read_lines
-from recipes.models.half_lstm import kernels_for
-from recipes.packages import package
+from recipes.models.awd_lstm import lstm_kernels
 from recipes.training import Loss, Task
 from recipes.world import World
 
@@ -99,7 +98,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         real = (tokens != _PADDING).unsqueeze(2)  # padding is at the end, where no real token's output depends on it
-        with kernels_for(tokens.device):
+        with lstm_kernels():
             outputs, _ = self.lstm(self.embedding(tokens))
         mean = outputs.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)
         logits: Tensor = self.classifier(mean)

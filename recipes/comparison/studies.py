@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 
 class Drawing(Enum):
@@ -34,9 +35,9 @@ class Line:
 class Study:
     """An experiment: its lines, each run with several seeds."""
 
+    source: str
     recipe: str
     title: str
-    source: str
     common: str  # options of every line
     lines: tuple[Line, ...]
     drawing: Drawing = Drawing.CURVES
@@ -162,110 +163,95 @@ _EIGHTEEN = (
     Line("Gradient Dropout (Adam)", "--algo adam --lr 1e-3 --gradient-dropout 0.1"),
 )
 
+_zhang = partial(Study, _ZHANG, "image")
+_chao = partial(Study, _CHAO, "image")
+_wu = partial(Study, _WU, "image")
+_collection = partial(Study, _COLLECTION, "image")
+
 STUDIES: Mapping[str, Study] = {
-    "clipping": Study(
-        "image",
+    "clipping": _zhang(
         "Clipping algorithms, ResNet-32 on CIFAR-10",
-        _ZHANG,
         '--dataset cifar10 --augment --model "resnet(32,1)" -b 128 --wd 5e-4 --epochs 80,120,150',
         _CLIPPING_CIFAR,
         milestone=80,
     ),
-    "clipping-subset": Study(
-        "image",
+    "clipping-subset": _zhang(
         "Clipping algorithms, ResNet-32 on a fifth of CIFAR-10",
-        _ZHANG,
         '--dataset cifar10_subset --augment --model "resnet(32,1)" -b 128 --wd 5e-4 --epochs 80,120,150',
         _CLIPPING_CIFAR,
         seeds=(0,),
         milestone=80,
     ),
-    "pruning": Study(
-        "image",
+    "pruning": _chao(
         "Directional pruning, VGG16 on CIFAR-10",
-        _CHAO,
         "--dataset cifar10 --augment --model vgg16 -b 128 --epochs 600 --schedule linear",
         _pruning(0.0005, _PRUNING_PUBLISHED),
         Drawing.SPARSITY,
     ),
     "adaloss": Study(
+        _WU,
         "finetune",
         "Fine-tuning ViT-S/16 on CIFAR-100",
-        _WU,
         "--dataset cifar100 --model vit_small_patch16_224 -b 128 --wd 1e-4 --epochs 10",
         _adaloss(lr=0.1, published=True),
         Drawing.SENSITIVITY,
         varies="b0",
     ),
-    "collection": Study(
-        "image",
+    "collection": _collection(
         "The collection's eighteen optimizers, the 808,458-parameter CNN on CIFAR-10",
-        _COLLECTION,
         "--dataset cifar10 --model cnn -b 128 --epochs 30 --schedule plateau",
         _EIGHTEEN,
         seeds=(0,),
     ),
-    "clipping-small": Study(
-        "image",
+    "clipping-small": _zhang(
         "Clipping algorithms, LeNet on a fifth of CIFAR-10",
-        _ZHANG,
         "--dataset cifar10_subset --augment --model lenet -b 128 --wd 5e-4 --epochs 20,26,30",
         _CLIPPING_SMALL,
         milestone=20,
     ),
-    "clipping-mnist": Study(
-        "image",
+    "clipping-mnist": _zhang(
         "Clipping algorithms, LeNet on MNIST",
-        _ZHANG,
         "--dataset mnist --model lenet -b 128 --wd 5e-4 --epochs 4,5,6",
         _CLIPPING_SMALL,
         milestone=4,
     ),
-    "adaloss-small": Study(
-        "image",
+    "adaloss-small": _wu(
         "AdaLoss and its baselines, LeNet on a fifth of CIFAR-10",
-        _WU,
         "--dataset cifar10_subset --model lenet -b 128 --epochs 10",
         _adaloss(lr=1.0, published=False),
         Drawing.SENSITIVITY,
         varies="b0",
     ),
-    "collection-mnist": Study(
-        "image",
+    "collection-mnist": _collection(
         "The collection's eighteen optimizers, MLP of 64 hidden units on 16,384 images of MNIST",
-        _COLLECTION,
         "--dataset mnist --train-images 16384 --model mlp -b 128 --epochs 30 --schedule plateau",
         _EIGHTEEN,
     ),
-    "pruning-small": Study(
-        "image",
+    "pruning-small": _chao(
         "Directional pruning, LeNet on a fifth of CIFAR-10",
-        _CHAO,
         "--dataset cifar10_subset --augment --model lenet -b 128 --epochs 40 --schedule linear",
         _pruning(0.003, _PRUNING_SMALL),
         Drawing.SPARSITY,
     ),
-    "pruning-mnist": Study(
-        "image",
+    "pruning-mnist": _chao(
         "Directional pruning, LeNet on MNIST",
-        _CHAO,
         "--dataset mnist --model lenet -b 128 --epochs 6 --schedule linear",
         _pruning(0.005, _PRUNING_SMALL),
         Drawing.SPARSITY,
     ),
     "lm": Study(
+        _ZHANG,
         "lm",
         "Clipping algorithms, AWD-LSTM on the Penn Treebank",
-        _ZHANG,
         "--data ptb -b 20 --epochs 250 --wd 1.2e-6",
         _LANGUAGE,
         metric="valid_perplexity",
         seeds=(0,),
     ),
     "lm-small": Study(
+        _ZHANG,
         "lm",
         "Clipping algorithms, a small AWD-LSTM on the first 300,000 characters of tiny Shakespeare",
-        _ZHANG,
         "--data tiny_shakespeare.txt --level character --train-tokens 300000 --emsize 100 --nhid 200 --nlayers 2 "
         "--dropout 0.2 --dropouth 0.1 --dropouti 0.1 --dropoute 0 --wdrop 0.2 --bptt 35 --epochs 6",
         _LANGUAGE_SMALL,

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.data import RecipeDataError
-from recipes.packages import TORCHVISION, MissingPackageError, package
+from recipes.data import TORCHVISION, RecipeDataError, package
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -76,7 +75,7 @@ def load_images(name: str, data_dir: Path) -> Images:
     try:
         make = getattr(package("torchvision.datasets", TORCHVISION), _OF_TORCHVISION[name])
         parts = [make(data_dir / name, train=train, download=True) for train in (True, False)]
-    except (MissingPackageError, OSError, RuntimeError) as error:  # of the network and the disk; of a wrong checksum
+    except (OSError, RuntimeError) as error:  # of the import, the network or the disk; of a wrong checksum
         raise RecipeDataError(f"{name} cannot be had by torchvision ({error}): mend that, or {put}") from error
     arrays = [np.asarray(values) for part in parts for values in (part.data, part.targets)]
     return _checked(name, data_dir / name, dict(zip(KEYS, arrays, strict=True)))

@@ -5,14 +5,13 @@ Section numbers are the paper's. Its averaged SGD is an optimizer's matter; this
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as independent_dropout
 from torch.nn.functional import linear
-
-from recipes.models.half_lstm import kernels_for
 
 Hidden = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [1, batch, size of the layer]
 
@@ -33,6 +32,11 @@ def locked_dropout(inputs: Tensor, p: float, training: bool) -> Tensor:
     return inputs * independent_dropout(torch.ones_like(inputs[:1]), p)
 
 
+def lstm_kernels() -> AbstractContextManager[None]:
+    """Under autocast on a CPU, torch's own: oneDNN has no LSTM of half precision for many processors."""
+    return torch.backends.mkldnn.flags(enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+
+
 class WeightDropLSTM(nn.Module):
     """One LSTM layer with DropConnect on its hidden-to-hidden weights (section 2).
 
@@ -47,7 +51,7 @@ class WeightDropLSTM(nn.Module):
 
     def forward(self, inputs: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[steps, batch, inputs], (h, c) -> [steps, batch, outputs], (h, c)."""
-        with kernels_for(inputs.device):
+        with lstm_kernels():
             if not self.training or self.weight_dropout == 0:
                 outputs, (h, c) = self.lstm(inputs, hidden)
                 return outputs, (h, c)

@@ -40,7 +40,7 @@ def made(study: Study, folder: Path, logs: Sequence[Sequence[Sequence[Row]]], en
 
 
 def study(*lines: Line, drawing: Drawing = Drawing.CURVES, **others: Any) -> Study:
-    return Study("image", "A title", "A source", "", lines, drawing, **others)
+    return Study("A source", "image", "A title", "", lines, drawing, **others)
 
 
 def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
