@@ -17,7 +17,7 @@ all reach the limit of 500 steps, it is 0, and the step size stays.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,10 +110,8 @@ class ControlTask(Task):
     def evaluate(self) -> dict[str, float]:
         """The mean return in training, and that of ten episodes in which the likeliest action is taken."""
         test = play(self.model, self._test, (_TEST, self._seed), greedy=True).rewards.sum(0).mean()
-        return {"mean_return": float(np.mean(self._returns)), "test_return": float(test)}
-
-    def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        self._returns = []
+        mean, self._returns = float(np.mean(self._returns)), []
+        return {"mean_return": mean, "test_return": float(test)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"returns": self._returns}

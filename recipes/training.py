@@ -57,15 +57,11 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """The metrics after an epoch, by name."""
+        """The metrics after an epoch, by name; called once after every one."""
 
     def scale(self, batch: Any) -> float:
         """A factor of lr and gamma in the step of this batch."""
         return 1.0
-
-    def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        """Hears the metrics of the epoch. Most tasks need not."""
-        return
 
     def finish(self, folder: Path) -> None:
         """Called after the last epoch; in a distributed run, in the first process alone."""
@@ -216,7 +212,6 @@ class Training:
         if isinstance(self.optimizer, torchclip.GRDA):
             row["layers"] = layer_sparsity(self.task.model)
         self.schedule.end_epoch(train_loss)
-        self.task.end_epoch(metrics)
         progress.next_epoch()
         progress.diverged = not math.isfinite(train_loss)
         self.folder.append(row)
