@@ -16,7 +16,6 @@ from torch import nn
 from places import ROOT
 from recipes.__main__ import RECIPES, main
 from recipes.algorithms import ALGORITHMS, make_optimizer
-from recipes.comparison.studies import STUDIES
 from recipes.schedules import Schedule
 
 # What trains through recipes.command has the options of every recipe.
@@ -51,22 +50,6 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert {"optimizer:", "training:", "files:"} <= set(groups)
         words = " ".join(said.split())
         assert all(algo in words for algo in ALGORITHMS)
-
-
-def test_the_help_of_compare_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["compare", "--help"])
-    text = "".join(capsys.readouterr().out.split())  # lines are broken at hyphens too
-    for name in STUDIES:
-        assert f"{name}:" in text
-
-
-def test_every_recipe_says_what_it_is() -> None:
-    for name in RECIPES:
-        if name == "demo":
-            pytest.importorskip("sklearn")
-        module = import_module(f"recipes.{name}")
-        assert module.__doc__ and f"python -m recipes{'.' if name == 'demo' else ' '}{name}" in module.__doc__
 
 
 def examples() -> list[Any]:

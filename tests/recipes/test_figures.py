@@ -168,9 +168,3 @@ def test_a_table_of_sparsity_and_of_another_metric(tmp_path: Path) -> None:
     header, body = cells(table(words, made(words, tmp_path / "words", logs, ended=False)))
     assert header[2] == "valid perplexity: ours"
     assert body == ["A", "60.00", "64.500", "+4.50", "4.000", "1, 1 unfinished"]
-
-
-def test_lines_without_a_run_are_left_out(tmp_path: Path) -> None:
-    of = study(Line("A", "-a"), Line("B", "-b"), Line("C", "-c"))
-    results = made(of, tmp_path, [[[row(1.0, 0.5)]], [], [[]]])
-    assert [result.line.series for result in results] == ["A"]

@@ -111,11 +111,6 @@ def test_image_size_and_weights_reach_timm(timm: FakeTimm, common: list[str]) ->
     assert next(task.batches(0, 0))[0].shape == (8, 3, 12, 12)
 
 
-def test_grey_images_become_coloured(timm: FakeTimm, common: list[str], tmp_path: Path) -> None:
-    write_images(tmp_path / "data", channels=1)
-    assert run([*common, "--model", "tiny_a"], tmp_path / "run") == 0
-
-
 def test_held_out_images_are_the_last_ones(common: list[str], tmp_path: Path) -> None:
     images = load_images("made", tmp_path / "data")
     task = finetune.make_task(finetune.parse([*common, "--model", "mlp(4)"]), torch.device("cpu"), finetune.World())

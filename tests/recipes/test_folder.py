@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from recipe_runs import (
     assert_same_run,
     assert_valid_json,
-    checkpoint,
-    epochs,
     interrupted_after,
     rows,
     run,
 )
-from recipes import image
 from recipes.command import MakeTask
 from recipes.run_folder import CHECKPOINT, LOG, RunFolder, folder_name, read_log
 from recipes.world import World
@@ -91,14 +87,6 @@ def test_a_run_that_has_ended_says_so(data: Path, tmp_path: Path, capsys: pytest
     assert content(tmp_path) == before
 
 
-def test_resume_and_overwrite_exclude_each_other(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(data, tmp_path, "--resume --overwrite")
-    assert caught.value.code == 2 and "not allowed with" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("left", ["half a row", "a row more", "a row and a half more"])
 def test_a_log_that_is_ahead_is_cut_back(left: str, data: Path, tmp_path: Path) -> None:
     """As after a crash between the row of an epoch and its checkpoint, or within the row."""
@@ -134,17 +122,6 @@ def test_a_checkpoint_that_is_none_is_an_error(data: Path, tmp_path: Path, capsy
         assert f"{tmp_path / CHECKPOINT} cannot be read (" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_other_processes_is_an_error(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with interrupted_after(2):
-        assert run(data, tmp_path) == 130
-    state = checkpoint(tmp_path)
-    torch.save({**state, "processes": state["processes"] * 3}, tmp_path / CHECKPOINT)
-    assert run(data, tmp_path, "--resume") == 2
-    assert "is a run of 3 processes, which are now 1: start as many" in capsys.readouterr().err
-
-
 def test_a_resume_without_a_run_starts_one(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "new", "--epochs 1 --resume") == 0
     assert run(data, tmp_path / "plain", "--epochs 1") == 0
@@ -163,16 +140,6 @@ def test_the_end_is_written_after_what_comes_last(data: Path, tmp_path: Path, mo
             run(data, tmp_path, "--epochs 1 --export")
     assert run(data, tmp_path, "--epochs 1 --export --resume") == 0
     assert (tmp_path / "model_sparse.pt").exists() and rows(tmp_path)[-1]["kind"] == "end"
-
-
-def test_the_default_folder_needs_no_quotes(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    options = ["--dataset", "made", "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--seed", "3"]
-    assert image.main([*options, "--model", "resnet(32,1)"]) == 0
-    folder = Path("results/image/made-resnet_32_1_-sgd-seed3")
-    assert epochs(folder) and f"{folder}/{LOG}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from places import ROOT
-from recipe_runs import checkpoint, epochs, rows, run
+from recipe_runs import checkpoint, epochs, run
 from recipes import image
 from recipes.classification import classification_metrics
 from recipes.data.images import load_images
 from recipes.models import make_model
-from recipes.sparsity import DENSE, SPARSE, export, layer_sparsity, load_sparse
+from recipes.sparsity import DENSE, SPARSE, load_sparse
 from recipes.world import World
 
 
@@ -46,16 +45,6 @@ def test_the_metrics_are_those_of_the_checkpoint(data: Path, tmp_path: Path) -> 
     assert row["test_accuracy"] == float((outputs.argmax(1) == images.test_labels).double().mean())
     loss = nn.functional.cross_entropy(outputs, images.test_labels)
     assert row["test_loss"] == pytest.approx(loss.item(), rel=1e-2)  # std has a divisor of n, or of n - 1
-
-
-def test_the_header_says_what_ran(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path, "--model mlp(16) --epochs 1 --algo adamw --betas 0.8 0.9") == 0
-    header = rows(tmp_path)[0]
-    assert header["parameters"] == 8 * 8 * 3 * 16 + 16 + 16 * 4 + 4
-    assert (header["recipe"], header["torch"]) == ("image", torch.__version__)
-    arguments = header["arguments"]
-    assert (arguments["algo"], arguments["betas"], arguments["model"]) == ("adamw", [0.8, 0.9], "mlp(16)")
-    assert arguments["lr"] is None and "result_dir" not in arguments
 
 
 def test_grdas_zeros_are_counted_layer_by_layer(data: Path, tmp_path: Path) -> None:
@@ -90,31 +79,6 @@ def test_exports_what_was_pruned(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert "beta" not in said.err
 
 
-def test_what_is_not_sparse_is_exported_as_it_is(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(2, 2).double())
-    model.register_buffer("empty", torch.empty(0, 3))
-    with torch.no_grad():
-        model[0].weight[1:] = 0
-        model[0].weight[0, 0, 0, 0] = float("nan")
-    sizes = export(model, tmp_path)
-    packed = torch.load(tmp_path / SPARSE, weights_only=True)
-    assert [name for name, (value, _) in packed.items() if value.layout == torch.sparse_csr] == ["0.weight"]
-    restored = load_sparse(tmp_path / SPARSE)
-    for name, value in model.state_dict().items():
-        assert restored[name].dtype == value.dtype
-        torch.testing.assert_close(restored[name], value, rtol=0, atol=0, equal_nan=True)
-    assert sizes == tuple((tmp_path / name).stat().st_size for name in (DENSE, SPARSE))
-
-
-def test_layer_sparsity_names_every_parameter() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[0.0, -0.0], [1.0, 0.0]]))
-        model[1].bias.zero_()
-    wanted = {"0.weight": 0.75, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 1.0}
-    assert layer_sparsity(model) == wanted
-
-
 def test_weights_that_are_not_numbers_have_metrics() -> None:
     model = nn.Linear(2, 4)
     with torch.no_grad():
@@ -145,13 +109,6 @@ def test_only_the_first_images(data: Path) -> None:
     options = parse(f"--dataset made --data-dir {data} --train-images 20 --test-images 8 --model mlp(4)")
     task = image.make_task(options, torch.device("cpu"), World())
     assert len(task._training.images) == 20 and len(task.held_out["test"][1]) == 8
-
-
-@pytest.mark.usefixtures("tiny_model")
-def test_augmented_images_are_others(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path / "plain", "--epochs 1") == 0
-    assert run(data, tmp_path / "augmented", "--epochs 1 --augment") == 0
-    assert epochs(tmp_path / "plain")[0]["train_loss"] != epochs(tmp_path / "augmented")[0]["train_loss"]
 
 
 @pytest.mark.parametrize(
@@ -202,13 +159,6 @@ def test_several_processes_are_refused(
     monkeypatch.setattr(World, "gather", lambda self, value: [value, value])
     assert run(data, tmp_path) == 2
     assert "trains in one process, of which 2 run: start it without torchrun" in capsys.readouterr().err
-
-
-def test_images_of_one_colour_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grey = np.full((6, 4, 4), 7, np.uint8)
-    np.savez(tmp_path / "made.npz", x_train=grey, x_test=grey, y_train=np.arange(6) % 2, y_test=np.arange(6) % 2)
-    assert run(tmp_path, tmp_path / "run", "--model mlp(4)") == 2
-    assert "a channel of one colour cannot be normalised" in capsys.readouterr().err
 
 
 def test_the_command_itself(data: Path) -> None:

@@ -95,17 +95,6 @@ def test_lengths_vary_about_bptt_and_are_an_epochs_own() -> None:
     assert set(lm.draw_lengths(1000, 1, generator(0, 0))[:-1]) <= set(range(5, 40))  # never below 5
 
 
-def test_an_epoch_starts_from_no_hidden_state(text: Path) -> None:
-    task = make_task(arguments(text))
-    for _, batch in zip(range(2), task.batches(0, 0)):
-        task.loss(batch)
-    left = task.state_dict()["hidden"]
-    next(task.batches(1, 3))  # of a run that goes on
-    assert task.state_dict()["hidden"] is left
-    next(task.batches(1, 0))
-    assert not any(state.any() for layer in task.state_dict()["hidden"] for state in layer)
-
-
 @pytest.mark.parametrize("rows", range(3, 30))
 def test_no_batch_is_too_short_for_temporal_regularisation(rows: int) -> None:
     lengths = lm.draw_lengths(rows, 6, generator(0, 0))
@@ -276,12 +265,6 @@ def test_quick_is_less_of_everything() -> None:
     options = lm.parse(["--quick", "--test-tokens", "100"])
     assert (options.emsize, options.nhid, options.nlayers, options.epochs) == (64, 128, 2, [2])
     assert (options.train_tokens, options.test_tokens) == (20_000, 100)
-
-
-def test_a_name_is_looked_for_in_the_data_folder(text: Path, tmp_path: Path) -> None:
-    given = arguments(Path("text.txt"), "--epochs", "1", "--data-dir", str(text.parent))
-    assert lm.main([*given, "--result-dir", str(tmp_path / "run")]) == 0
-    assert len(epochs(tmp_path / "run")) == 1
 
 
 ERRORS = {

@@ -50,13 +50,6 @@ def test_lr_and_gamma_of_every_group_follow(name: str, epochs: str, wanted: list
         assert factors(schedule, optimizer, epoch) == pytest.approx([factor] * 4)
 
 
-def test_an_algorithm_without_gamma_gets_none() -> None:
-    optimizer = torchclip.AdamW([nn.Parameter(torch.ones(2))], lr=0.5)
-    Schedule("milestones", optimizer, [1, 2]).start_epoch(1)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
-    assert "gamma" not in optimizer.param_groups[0]
-
-
 def test_the_factor_of_a_step_is_on_top_and_lasts_for_one_call() -> None:
     optimizer = mix_clip()
     schedule = Schedule("milestones", optimizer, [1, 2])

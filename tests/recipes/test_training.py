@@ -14,7 +14,6 @@ from recipe_runs import (
     assert_same_run,
     assert_valid_json,
     checkpoint,
-    differences,
     epochs,
     interrupted_after,
     rows,
@@ -99,23 +98,6 @@ def test_milestones_are_in_the_log(data: Path, tmp_path: Path) -> None:
     assert logged == [pytest.approx(pair) for pair in [(0.5, 2.0), (0.05, 0.2), (0.005, 0.02)]]
 
 
-def test_the_mean_loss_weighs_batches_by_their_size(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    losses = []
-    original = Training._step
-
-    def watched(self: Training, batch: Any) -> Any:
-        loss = original(self, batch)
-        losses.append((loss.reported.item(), len(batch[1])))
-        return loss
-
-    monkeypatch.setattr(Training, "_step", watched)
-    assert run(data, tmp_path, "--epochs 1") == 0
-    assert [count for _, count in losses] == [16, 16, 16, 12]
-    assert epochs(tmp_path)[0]["train_loss"] == pytest.approx(sum(loss * n for loss, n in losses) / 60, rel=1e-6)
-
-
 def test_the_scale_of_a_batch_is_of_its_step_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second batch is scaled; those after it, of scale 1, are not."""
     scales, seen = iter([1.0, 0.25, 1.0, 1.0]), []
@@ -139,15 +121,6 @@ def test_a_second_interruption_ends_at_once(data: Path, tmp_path: Path) -> None:
         run(data, tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     assert checkpoint(tmp_path)["processes"][0]["progress"]["step"] == 0, "what was there before is still there"
-
-
-def test_seconds_are_those_of_all_parts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(1000))
-    monkeypatch.setattr("recipes.training.time.perf_counter", lambda: next(clock))
-    with interrupted_after(2):
-        assert run(data, tmp_path, "--epochs 1") == 130
-    assert run(data, tmp_path, "--epochs 1 --resume") == 0
-    assert epochs(tmp_path)[0]["seconds"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -200,12 +173,6 @@ def test_what_an_epoch_tells(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert said.out.splitlines()[-1] == f"{tmp_path}/{LOG}"
     assert image.main([*options, "--algo", "sgd", "--lr", "1e30", "--epochs", "2", "--overwrite"]) == 0
     assert "the loss is not finite: the run has diverged and ends here" in capsys.readouterr().out
-
-
-def test_another_seed_is_another_run(data: Path, tmp_path: Path) -> None:
-    for seed in (1, 2):
-        assert run(data, tmp_path / str(seed), f"--seed {seed} --epochs 1") == 0
-    assert differences(checkpoint(tmp_path / "1")["model"], checkpoint(tmp_path / "2")["model"])
 
 
 def test_the_checkpoint_holds_plain_data(data: Path, tmp_path: Path) -> None:
