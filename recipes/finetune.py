@@ -34,7 +34,7 @@ from recipes.world import World
 
 
 def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
-    """A model of timm with a new last layer of ``classes``, its weights from ``--weights``, the hub, or at random.
+    """A model of timm with a new last layer of ``classes``, its weights from the hub or at random.
 
     Raises:
         ValueError: timm has no such model.
@@ -52,9 +52,7 @@ def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
     wanted = timm.models.get_pretrained_cfg(name)
     if options.image_size is not None and wanted is not None and wanted.fixed_input_size:
         others["img_size"] = options.image_size
-    if options.weights is not None:
-        others["pretrained_cfg_overlay"] = {"file": str(options.weights)}
-    pretrained = options.pretrained or options.weights is not None
+    pretrained = options.pretrained and options.weights is None
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes, **others)
     except Exception as error:  # the download's errors have no base in common
@@ -74,7 +72,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         RecipeDataError: no such file, one that cannot be read, or one of another model.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = package("safetensors.torch", "pip install safetensors").load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
         last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
         own = model.state_dict()
@@ -95,9 +96,7 @@ def make_task(options: argparse.Namespace, device: torch.device, world: World) -
     if is_model(options.model):
         shape = images.shape if size is None else (images.shape[0], size, size)
         model = make_model(options.model, shape, images.classes)
-        if options.weights is not None:
-            load_weights(model, options.weights)
-        elif not options.quiet:
+        if options.weights is None and not options.quiet:
             print(f"{options.model} starts from random weights: --weights FILE starts from a checkpoint")
     else:
         model = timm_model(options, images.classes)
@@ -107,6 +106,8 @@ def make_task(options: argparse.Namespace, device: torch.device, world: World) -
         if images.shape[0] == 1:  # grey images as colour images
             train, test = (part.expand(-1, 3, -1, -1) for part in (images.train_images, images.test_images))
             images = dataclasses.replace(images, train_images=train, test_images=test)
+    if options.weights is not None:
+        load_weights(model, options.weights)
     valid = images.train_images[kept:][: options.valid_images], images.train_labels[kept:][: options.valid_images]
     task = ClassificationTask(options, model, images.first(kept, None), device, moments, options.batch_size, size)
     if options.validation:

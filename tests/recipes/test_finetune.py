@@ -101,13 +101,13 @@ def test_batches_have_the_models_size_and_moments(timm: FakeTimm, common: list[s
     torch.testing.assert_close(brightness, expected, atol=0.02, rtol=0)
 
 
-def test_image_size_and_weights_reach_timm(timm: FakeTimm, common: list[str]) -> None:
-    options = finetune.parse(
-        [*common, "--model", "tiny_a", "--image-size", "12", "--no-pretrained", "--weights", "a.pt"]
-    )
+def test_image_size_and_weights_of_a_file(timm: FakeTimm, common: list[str], tmp_path: Path) -> None:
+    state = {"1.weight": torch.ones(3, 432), "1.bias": torch.ones(3)}
+    torch.save({"model": state}, tmp_path / "a.pt")
+    options = finetune.parse([*common, "--model", "tiny_a", "--image-size", "12", "--weights", str(tmp_path / "a.pt")])
     task = finetune.make_task(options, torch.device("cpu"), finetune.World())
-    wanted = {"pretrained": True, "pretrained_cfg_overlay": {"file": "a.pt"}, "num_classes": 3, "img_size": 12}
-    assert timm.calls[-1] == {"name": "tiny_a", **wanted}
+    assert timm.calls == [{"name": "tiny_a", "pretrained": False, "num_classes": 3, "img_size": 12}]
+    assert torch.equal(task.model.state_dict()["1.weight"], state["1.weight"])
     assert next(task.batches(0, 0))[0].shape == (8, 3, 12, 12)
 
 
