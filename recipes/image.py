@@ -12,43 +12,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from recipes.classification import ClassificationTask, add_image_options
 from recipes.command import lower, make_parser, run_recipe
-from recipes.data.images import Images, load_images
+from recipes.data.images import load_images
 from recipes.models import MODELS, make_model
-from recipes.sparsity import export
 from recipes.world import World
 
 
-class ImageTask(ClassificationTask):
-    """A model of the papers on an image data set."""
-
-    def __init__(self, options: argparse.Namespace, images: Images, device: torch.device) -> None:
-        model = make_model(options.model, images.shape, images.classes)
-        super().__init__(options, model, images, device)
-        self._export = options.export
-
-    def finish(self, folder: Path) -> None:
-        if self._export:
-            sizes = export(self.model, folder)
-            ratio = sizes.dense / sizes.sparse
-            print(f"{folder}: dense {sizes.dense:,} bytes, sparse {sizes.sparse:,} bytes, {ratio:.2f} times less")
-
-
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageTask:
+def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
     world.refuse_others()
-    return ImageTask(options, load_images(options.dataset, options.data_dir), device)
+    images = load_images(options.dataset, options.data_dir)
+    return ClassificationTask(options, make_model(options.model, images.shape, images.classes), images, device)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("image", "Image classification with any algorithm of the four papers.", epochs="80,120,150")
     add = add_image_options(parser, "mnist").add_argument
     add("--model", default="lenet", metavar="MODEL", help=MODELS)
-    add("--export", action="store_true", help="write the trained model dense and sparse, and say how large they are")
     options = parser.parse_args(arguments)
     if options.quick:
         if options.epochs == parser.get_default("epochs"):

@@ -19,7 +19,6 @@ from tqdm import tqdm
 import torchclip
 from recipes.run_folder import RunFolder
 from recipes.schedules import Schedule
-from recipes.sparsity import layer_sparsity
 from recipes.world import World
 from torchclip.step.fused_optimizer import FusedOptimizer
 
@@ -63,10 +62,6 @@ class Task(ABC):
         """A factor of lr and gamma in the step of this batch."""
         return 1.0
 
-    def finish(self, folder: Path) -> None:
-        """Called after the last epoch; in a distributed run, in the first process alone."""
-        return
-
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the model."""
         return {}
@@ -95,6 +90,14 @@ class Progress:
     def next_epoch(self) -> None:
         self.loss_sum.zero_()
         self.epoch, self.step, self.items, self.seconds = self.epoch + 1, 0, 0, 0.0
+
+
+@torch.no_grad()
+def exact_zeros(model: nn.Module) -> dict[str, float]:
+    """The fraction of elements that are exactly 0, for every parameter by name."""
+    parameters = dict(model.named_parameters())
+    zeros = torch.stack([(parameter == 0).sum() for parameter in parameters.values()]).tolist()
+    return {name: zero / max(one.numel(), 1) for (name, one), zero in zip(parameters.items(), zeros, strict=True)}
 
 
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -149,9 +152,6 @@ class Training:
                     return False
         finally:
             signal.signal(signal.SIGINT, previous)
-        if self.world.rank == 0:
-            self.task.finish(self.folder.path)
-        # Last, so that a run which was killed in finish() does it when it goes on.
         self.folder.append({"kind": "end", "epochs": self.progress.epoch})
         return True
 
@@ -210,7 +210,7 @@ class Training:
         row.pop("clipped_fraction", None)  # an optimizer counts it anew from where it was loaded
         row["seconds"] = round(progress.seconds, 3)
         if isinstance(self.optimizer, torchclip.GRDA):
-            row["layers"] = layer_sparsity(self.task.model)
+            row["layers"] = exact_zeros(self.task.model)
         self.schedule.end_epoch(train_loss)
         progress.next_epoch()
         progress.diverged = not math.isfinite(train_loss)

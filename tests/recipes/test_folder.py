@@ -128,20 +128,6 @@ def test_a_resume_without_a_run_starts_one(data: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "new", tmp_path / "plain")
 
 
-def test_the_end_is_written_after_what_comes_last(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that fails while it exports goes on with the export."""
-
-    def fails(*_: Any) -> None:
-        raise OSError("no space left")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("recipes.image.export", fails)
-        with pytest.raises(OSError, match="no space left"):
-            run(data, tmp_path, "--epochs 1 --export")
-    assert run(data, tmp_path, "--epochs 1 --export --resume") == 0
-    assert (tmp_path / "model_sparse.pt").exists() and rows(tmp_path)[-1]["kind"] == "end"
-
-
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

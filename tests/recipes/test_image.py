@@ -1,4 +1,4 @@
-"""`python -m recipes image`: it learns, exports what gRDA pruned, counts zeros right, and has a line for mistakes."""
+"""`python -m recipes image`: it learns, counts the zeros of gRDA right, and has a line for mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from recipes import image
 from recipes.classification import classification_metrics
 from recipes.data.images import load_images
 from recipes.models import make_model
-from recipes.sparsity import DENSE, SPARSE, load_sparse
 from recipes.world import World
 
 
@@ -61,22 +60,6 @@ def test_grdas_zeros_are_counted_layer_by_layer(data: Path, tmp_path: Path) -> N
 def epochs_of_sgd(data: Path, folder: Path) -> list[dict[str, Any]]:
     assert run(data, folder / "sgd", "--model mlp(16) --epochs 1") == 0
     return epochs(folder / "sgd")
-
-
-def test_exports_what_was_pruned(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(data, tmp_path, "--model mlp(256) --epochs 3 --algo grda --c 0.2 --export") == 0
-    dense = torch.load(tmp_path / DENSE, weights_only=True)
-    sparse = load_sparse(tmp_path / SPARSE)
-    model = checkpoint(tmp_path)["model"]
-    assert list(sparse) == list(dense) == list(model)
-    for name, value in model.items():
-        assert torch.equal(sparse[name], value) and torch.equal(dense[name], value), name
-        assert sparse[name].dtype == value.dtype and sparse[name].shape == value.shape
-    sizes = [(tmp_path / name).stat().st_size for name in (DENSE, SPARSE)]
-    assert sizes[1] < 0.7 * sizes[0]
-    said = capsys.readouterr()
-    assert f"dense {sizes[0]:,} bytes, sparse {sizes[1]:,} bytes, {sizes[0] / sizes[1]:.2f} times less" in said.out
-    assert "beta" not in said.err
 
 
 def test_weights_that_are_not_numbers_have_metrics() -> None:

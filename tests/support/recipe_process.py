@@ -22,6 +22,7 @@ from torch import nn
 
 from recipe_runs import interrupted_after, run
 from recipes import image
+from recipes.classification import ClassificationTask
 from recipes.data.images import load_images
 from recipes.world import World
 
@@ -32,14 +33,14 @@ def dropout(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> image.ImageTask:
+def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
     """30 images for the first process and 29 for the second: 15 batches each, and means that weigh differently."""
     images = load_images(options.dataset, options.data_dir)
     own = slice(0, 30) if world.rank == 0 else slice(30, 59)
     own_images = dataclasses.replace(
         images, train_images=images.train_images[own], train_labels=images.train_labels[own]
     )
-    task = image.ImageTask(options, own_images, device)
+    task = ClassificationTask(options, dropout("", images.shape, images.classes), own_images, device)
     torch.manual_seed(options.seed + world.rank)  # as of processes whose draws differ
     return task
 
@@ -48,7 +49,7 @@ def train(rank: int, data: Path, result: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     # The group is joined once: to leave and to join again needs another port.
     leave, World.leave = World.leave, lambda self: None  # type: ignore[method-assign]
-    image.make_model, image.make_task = dropout, make_task  # type: ignore[assignment]
+    image.make_task = make_task  # type: ignore[assignment]
     assert run(data, result / "whole", TEXT) == 0
     # The second process alone is interrupted: first within an epoch; then where none asks until its end. The third time
     # it gets two signals, its own and the one that torchrun passes on.
