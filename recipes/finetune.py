@@ -77,10 +77,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
-        last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-        own = model.state_dict()
-        other = {key for key in (f"{last}.weight", f"{last}.bias") if key in state and len(state[key]) != len(own[key])}
-        model.load_state_dict({**state, **{key: own[key] for key in other}})
+        last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
+        own = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[0] in last}
+        other = {key: value for key, value in own.items() if key in state and len(state[key]) != len(value)}
+        model.load_state_dict({**state, **other})
     except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())
         raise RecipeDataError(f"--weights {path} are not those of this model, or cannot be read: {reason}") from error

@@ -115,7 +115,7 @@ class LanguageModelTask(Task):
         self._seed, self._ar, self._tar = options.seed, options.ar, options.tar
         self._nonmono: int = options.nonmono
         self._average = AveragedModel(self.model)
-        self._losses: list[float] = []  # of validation, until one of them starts the average
+        self._losses: list[float] = []  # of validation, by epoch
         self._averages = False
         self._last_epoch, self._epoch = options.epochs[-1] - 1, 0
         self._hidden: Hidden = self.model.initial_hidden(options.batch_size)
