@@ -59,21 +59,25 @@ def _spread(values: Sequence[float], percent: bool) -> str:
     return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
 
 
-def _row(study: Study, result: Result) -> dict[str, str]:
+def _row(study: Study, result: Result, published: bool) -> dict[str, str]:
     """The cells of a line by their columns. Accuracies and sparsities are in percent."""
     line, values = result.line, result.at(study.metric)
     percent = study.metric.endswith("accuracy")
     scale = 100 if percent else 1
-    when = "" if study.milestone is None else f" after epoch {study.milestone}"
-    row = {"": line.label, "published": "" if line.published is None else f"{scale * line.published:.2f}"}
+    row = {"": line.label}
+    if published:
+        row["published"] = "" if line.published is None else f"{scale * line.published:.2f}"
     row[study.metric.replace("_", " ") + (", %" if percent else "") + ": ours"] = _spread(values, percent)
-    compared = values and line.published is not None
-    row["difference"] = f"{scale * (statistics.mean(values) - (line.published or 0)):+.2f}" if compared else ""
+    if published:
+        compared = values and line.published is not None
+        row["difference"] = f"{scale * (statistics.mean(values) - (line.published or 0)):+.2f}" if compared else ""
+    when = "" if study.milestone is None else f" after epoch {study.milestone}"
     row[f"training loss{when}"] = _spread(result.at("train_loss", study.milestone), percent=False)
     if study.drawing is Drawing.SPARSITY:
-        theirs = line.published_sparsity
-        row["exact zeros, %: published"] = "" if theirs is None else f"{100 * theirs:.2f}"
-        row["exact zeros, %: ours"] = _spread(result.at("sparsity"), percent=True)
+        if published:
+            theirs = line.published_sparsity
+            row["exact zeros, %: published"] = "" if theirs is None else f"{100 * theirs:.2f}"
+        row["exact zeros, %" + (": ours" if published else "")] = _spread(result.at("sparsity"), percent=True)
     counts = {"diverged": result.diverged, "unfinished": result.unfinished}
     row["seeds"] = ", ".join([f"{len(result.seeds)}", *(f"{count} {what}" for what, count in counts.items() if count)])
     return row
@@ -81,9 +85,7 @@ def _row(study: Study, result: Result) -> dict[str, str]:
 
 def table(study: Study, results: Sequence[Result]) -> str:
     """Published, ours, difference; the training loss; gRDA's sparsity. Without published numbers, no column of them."""
-    rows = [_row(study, result) for result in results]
-    columns = list(rows[0])
-    if all(result.line.published is None for result in results):
-        columns = [column for column in columns if "published" not in column and column != "difference"]
-    cells = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    published = any(result.line.published is not None for result in results)
+    rows = [_row(study, result, published) for result in results]
+    cells = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "".join("| " + " | ".join(row) + " |\n" for row in cells)

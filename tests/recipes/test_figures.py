@@ -163,6 +163,9 @@ def test_a_table_of_sparsity_and_of_another_metric(tmp_path: Path) -> None:
     header, body = cells(table(of, made(of, tmp_path / "sparse", [[[row(1.0, 0.8, 0.125)]]])))
     assert header[-3:] == ["exact zeros, %: published", "exact zeros, %: ours", "seeds"]
     assert body[-3:] == ["25.00", "12.50", "1"]
+    alone = study(Line("A", "-a", 0.5), drawing=Drawing.SPARSITY)
+    header, _ = cells(table(alone, made(alone, tmp_path / "alone", [[[row(1.0, 0.8, 0.125)]]])))
+    assert header == ["", "test accuracy, %: ours", "training loss", "exact zeros, %", "seeds"]
     words = study(Line("A", "-a", published=60.0), metric="valid_perplexity")
     logs = [[[{"train_loss": 4.0, "valid_perplexity": 64.5}]]]
     header, body = cells(table(words, made(words, tmp_path / "words", logs, ended=False)))
