@@ -25,10 +25,10 @@ import torch
 from torch import nn
 
 from recipes.algorithms import options_of
-from recipes.classification import ClassificationTask, add_image_options
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TIMM, RecipeDataError, package
 from recipes.data.images import load_images
+from recipes.image import ClassificationTask, add_image_options
 from recipes.models import MODELS, is_model, make_model
 from recipes.world import World
 

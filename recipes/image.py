@@ -1,5 +1,7 @@
 """``python -m recipes image``: image classification with any algorithm of the four papers.
 
+What other recipes that classify share with it is here too: the task, its options and its metrics.
+
 The clipping paper's CIFAR-10 run, the collection's, and gRDA's::
 
     python -m recipes image --dataset cifar10 --augment --model "resnet(32,1)" --epochs 80,120,150 --wd 5e-4 \\
@@ -11,15 +13,116 @@ The clipping paper's CIFAR-10 run, the collection's, and gRDA's::
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
 
-from recipes.classification import ClassificationTask, add_image_options
-from recipes.command import lower, make_parser, run_recipe
-from recipes.data.images import load_images
+from recipes.command import lower, make_parser, positive, run_recipe
+from recipes.data.batches import ImageBatches, evaluation_batches
+from recipes.data.images import IMAGE_DATASETS, Images, load_images
 from recipes.models import MODELS, make_model
+from recipes.training import Loss, Task
 from recipes.world import World
+
+Batch = tuple[Tensor, Tensor]  # float32 [batch, channels, height, width], int64 [batch]
+
+
+@torch.no_grad()
+def classification_metrics(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    part: str = "test",
+    top: tuple[int, ...] = (1,),
+    world: World | None = None,
+) -> dict[str, float]:
+    """The mean loss and the accuracies over the batches of all processes, the model in evaluation mode.
+
+    Args:
+        part: what the names begin with: test_loss, test_accuracy.
+        top: an accuracy counts a label among the k likeliest classes; those but the first are named test_accuracy5.
+    """
+    model.eval()
+    sums = torch.zeros(2 + len(top), dtype=torch.float64, device=next(model.parameters(), torch.empty(0)).device)
+    for images, labels in batches:
+        outputs = model(images)
+        likeliest = outputs.topk(min(max(top), outputs.shape[1]), dim=1).indices == labels[:, None]
+        sums[0] += cross_entropy(outputs, labels, reduction="sum")
+        sums[1] += len(labels)
+        for index, k in enumerate(top):
+            sums[2 + index] += likeliest[:, :k].sum()
+    loss, count, *correct = (world or World()).sum(sums).tolist()
+    named = {f"{part}_accuracy{'' if k == top[0] else k}": right / count for k, right in zip(top, correct, strict=True)}
+    return {f"{part}_loss": loss / count, **named}
+
+
+class ClassificationTask(Task):
+    """Cross-entropy on normalised images, in batches whose order and crops the seed alone decides.
+
+    Args:
+        options: of :func:`add_image_options`.
+        images: the first ``--train-images`` and ``--test-images`` of them are used.
+        moments: mean and standard deviation by which pixels in [0, 1] are normalised, [channels] each; None: those of
+            the training images.
+        evaluation_batch: how many images are evaluated at a time.
+        size: side to which square images are resized; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        model: nn.Module,
+        images: Images,
+        device: torch.device,
+        moments: tuple[Tensor, Tensor] | None = None,
+        evaluation_batch: int = 500,
+        size: int | None = None,
+    ) -> None:
+        self.model = model.to(device)
+        self._size, self._device = size, device
+        images = images.first(options.train_images, options.test_images)
+        training, moments = (images.train_images, images.train_labels), moments or images.moments()
+        self._training = ImageBatches(*training, options.batch_size, options.seed, *moments, options.augment, device)
+        self._evaluation = (evaluation_batch, *moments, device)
+        self.held_out = {"test": (images.test_images, images.test_labels)}
+
+    def _resized(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for images, labels in batches:
+            if self._size is not None and images.shape[2:] != (self._size, self._size):
+                images = interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
+            yield images, labels
+
+    def steps(self, epoch: int) -> int:
+        return len(self._training)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        return self._resized(self._training.batch(epoch, step) for step in range(start, len(self._training)))
+
+    def loss(self, batch: Batch) -> Loss:
+        images, labels = batch
+        loss = cross_entropy(self.model(images), labels)
+        return Loss(loss, loss, len(labels))
+
+    def evaluate(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for part, (images, labels) in self.held_out.items():
+            batches = self._resized(evaluation_batches(images, labels, *self._evaluation))
+            metrics |= classification_metrics(self.model, batches, part)
+        return metrics
+
+
+def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse._ArgumentGroup:
+    """``--dataset`` with its default, the batches' options and the limits; returns their group, for more of them."""
+    group = parser.add_argument_group("images")
+    add = group.add_argument
+    known = ", ".join(IMAGE_DATASETS)
+    add("--dataset", default=dataset, metavar="NAME", help=f"{known}, or the name of an .npz in --data-dir")
+    add("-b", "--batch-size", type=positive, default=128, help="default 128")
+    add("--augment", action="store_true", help="crop and flip at random")
+    add("--train-images", type=positive, metavar="N", help="only the first N")
+    add("--test-images", type=positive, metavar="N", help="only the first N")
+    return group
 
 
 def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:

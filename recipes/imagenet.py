@@ -25,11 +25,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from recipes.algorithms import options_of
-from recipes.classification import Batch, classification_metrics
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TORCHVISION, RecipeDataError, package
 from recipes.data.batches import normalised
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
+from recipes.image import Batch, classification_metrics
 from recipes.models import MODELS, is_model, make_model
 from recipes.training import Loss, Task
 from recipes.world import World

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recipes.classification import classification_metrics
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import RecipeDataError, package
 from recipes.data.batches import generator
 from recipes.data.corpus import read_lines
+from recipes.image import classification_metrics
 from recipes.models.awd_lstm import lstm_kernels
 from recipes.training import Loss, Task
 from recipes.world import World

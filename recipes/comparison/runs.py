@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,10 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
     under_way: list[tuple[Run, subprocess.Popen[str]]] = []
     failures: list[str] = []
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True)
-    with bar, _signals_interrupt():
+    # What would end this process interrupts it, as Ctrl-C does: its children, which do not hear it, would go on.
+    ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # as of nohup
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in ends}
+    with bar:
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < jobs:
@@ -87,6 +89,9 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
             for _, process in under_way:
                 process.wait()
             raise
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     return failures
 
 
@@ -99,19 +104,3 @@ def _started(options: str, run: Run, data_dir: Path, environment: dict[str, str]
         return subprocess.Popen(
             command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True, start_new_session=True
         )
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """What would end this process interrupts it, as Ctrl-C does: its children, which do not hear it, would go on."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # as of nohup
-    previous = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -15,8 +15,8 @@ from torch import nn
 from places import ROOT
 from recipe_runs import checkpoint, epochs, run
 from recipes import image
-from recipes.classification import classification_metrics
 from recipes.data.images import load_images
+from recipes.image import classification_metrics
 from recipes.models import make_model
 from recipes.world import World
 

@@ -108,7 +108,7 @@ def test_the_scale_of_a_batch_is_of_its_step_alone(data: Path, tmp_path: Path, m
         seen.append((self.optimizer.param_groups[0]["lr"], self.optimizer.param_groups[0]["gamma"]))
         return loss
 
-    monkeypatch.setattr("recipes.classification.ClassificationTask.scale", lambda self, batch: next(scales))
+    monkeypatch.setattr("recipes.image.ClassificationTask.scale", lambda self, batch: next(scales))
     monkeypatch.setattr(Training, "_step", watched)
     assert run(data, tmp_path, "--algo mix_clip --lr 0.8 --gamma 4 --epochs 1") == 0
     assert seen == [(0.8, 4.0), (0.2, 1.0), (0.8, 4.0), (0.8, 4.0)]

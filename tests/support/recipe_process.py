@@ -22,8 +22,8 @@ from torch import nn
 
 from recipe_runs import interrupted_after, run
 from recipes import image
-from recipes.classification import ClassificationTask
 from recipes.data.images import load_images
+from recipes.image import ClassificationTask
 from recipes.world import World
 
 TEXT = "-b 2 --epochs 2 --lr 0"
