@@ -1,13 +1,17 @@
-"""What a row of the comparison is made of."""
+"""What a row of a comparison is made of: rules with what is added to them, and the words that a step of them moves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
+import torch
 from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
-from bench.workload import GRADIENT_AMPLITUDE
+import torchclip
+from torchclip.policies.extensions import Extension
 
 Step = Callable[[], object]
 Build = Callable[[Sequence[Parameter], float], Step]
@@ -16,16 +20,137 @@ Build = Callable[[Sequence[Parameter], float], Step]
 Thresholds are multiples of ‖G‖, so that the same build on a sample of the tensors takes exactly the steps that those
 tensors take inside the whole set (bench/check.py relies on it).
 """
+Clip = Callable[[Sequence[Parameter], float], object]
 
 OURS = "ours"
 AUTHORS = "authors"
-TORCH_FORMS = ("loop", "foreach", "fused", "scaled", "compiled")  # of torch's own optimizers
 PLAIN = "plain"  # ours too, without the feature that the row is about
+PREFERRED = "preferred"  # what runs where no backend is asked for: on a GPU the CUDA kernels
+REFERENCE: torchclip.Backend = "reference"
 
-# Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one
-# to a hundred. All but AdamW's are per unit of gradient.
-SGD_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3 / GRADIENT_AMPLITUDE, "momentum": 0.9})
-ADAMW_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-2})
+_SEED = 20
+_LOSS = 2.0
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """What is added to a rule."""
+
+    name: str
+    clips: bool = False
+    extension: Extension | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether it changes gradients at random."""
+        return isinstance(self.extension, (torchclip.GradientNoise, torchclip.GradientDropout))
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the work repeats."""
+        return self.extension.k if isinstance(self.extension, torchclip.Lookahead) else 1
+
+
+def modifiers(amplitude: float) -> Mapping[str, Modifier]:
+    """By name, for gradients of this size: a run that draws no noise, or other noise, must not pass the check."""
+    found = (
+        Modifier("plain"),
+        Modifier("clip", clips=True),
+        Modifier("gradient_noise", extension=torchclip.GradientNoise(eta=0.3 * amplitude**2)),
+        Modifier("gradient_dropout", extension=torchclip.GradientDropout(0.1)),
+        Modifier("lr_dropout", extension=torchclip.LRDropout(0.5)),
+        Modifier("lookahead", extension=torchclip.Lookahead(k=5)),
+    )
+    return {each.name: each for each in found}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimizer class of ours with its arguments.
+
+    Args:
+        title: for people.
+        cls: the class.
+        arguments: of the class; a callable makes them from ‖G‖.
+        state: tensors of state, each as large as its parameter.
+        namesake: torch's class of the same arguments.
+        own_norm: it takes a norm of its own direction, in a pass that reads the gradient and the momentum.
+        squares: its state holds squares of gradients, which in float16 are 0 for many: the step is infinite there.
+        accumulates: gRDA's parameter is written from its accumulator, of float32 at the least, and is not read.
+    """
+
+    title: str
+    cls: Callable[..., Optimizer]
+    arguments: Mapping[str, Any] | Callable[[float], Mapping[str, Any]]
+    state: int
+    namesake: Callable[..., Optimizer] | None = None
+    own_norm: bool = False
+    squares: bool = False
+    accumulates: bool = False
+
+    def of(self, norm: float) -> Mapping[str, Any]:
+        """The arguments."""
+        return self.arguments(norm) if callable(self.arguments) else self.arguments
+
+    def bytes_per_element(self, modifier: Modifier, dtype: torch.dtype) -> float:
+        """What a step must move: every pass reads the gradient, the last one reads and writes parameter and state.
+
+        A mean over a cycle: Lookahead's slow weights are read and written by the one step in k that synchronises.
+        """
+        size = dtype.itemsize
+        state = self.state * (max(size, 4) if self.accumulates else size)
+        passes = 1 + self.own_norm + modifier.clips
+        moved = passes * size + (2 - self.accumulates) * size + (2 + self.own_norm) * state
+        return moved + (2 * size / modifier.cycle if modifier.cycle > 1 else 0)
+
+
+def ours(rule: Rule, modifier: Modifier, backend: torchclip.Backend | None = None) -> Build:
+    """Our step; None takes the fastest backend."""
+
+    def build(parameters: Sequence[Parameter], norm: float) -> Step:
+        extended = {"extensions": (modifier.extension,), "seed": _SEED} if modifier.extension else {}
+        clip = {"clip": norm} if modifier.clips else {}
+        optimizer = rule.cls(parameters, **rule.of(norm), **clip, **extended, backend=backend)
+        if isinstance(optimizer, torchclip.AdaLoss):
+            return partial(optimizer.step, loss=torch.tensor(_LOSS, device=parameters[0].device))
+        return optimizer.step
+
+    return build
+
+
+def behind(clip: Clip, step: Step, parameters: Sequence[Parameter], norm: float) -> Step:
+    """The step after a clip of the gradients."""
+
+    def clip_and_step() -> None:
+        clip(parameters, norm)
+        step()
+
+    return clip_and_step
+
+
+FORMS: Mapping[str, Mapping[str, bool]] = {
+    "loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+"""The arguments that choose one of torch's forms; not every class has a fused one."""
+
+TORCH_FORMS = (*FORMS, "scaled", "compiled")
+
+
+def torchs(rule: Rule, clips: bool, form: str) -> Build:
+    """torch's own optimizer in one of its forms, after torch's own clip_grad_norm_ if the row clips.
+
+    clip_grad_norm_ picks its foreach form by itself, the faster one; only the plain loop turns it off.
+    """
+
+    def build(parameters: Sequence[Parameter], norm: float) -> Step:
+        assert rule.namesake is not None
+        step = rule.namesake(parameters, **rule.of(norm), **FORMS[form]).step
+        clip = partial(clip_grad_norm_, foreach=form != "loop")
+        return behind(clip, step, parameters, norm) if clips else step
+
+    return build
 
 
 @dataclass(frozen=True)
@@ -42,8 +167,8 @@ class Algorithm:
     state_words: int  # per parameter, for the memory estimate
     contenders: Mapping[str, Build]  # ours first
     reference: str | None = None
-    yardsticks: Mapping[str, Build] = field(default_factory=lambda: MappingProxyType({}))  # by contender, ours first
-    different: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    yardsticks: Mapping[str, Build] = field(default_factory=dict)  # by contender, ours first
+    different: Mapping[str, str] = field(default_factory=dict)
     """Contenders that compute something else than the reference, and what: only their time is of interest."""
     checked_alone: bool = False
     """Ours is run on the sample alone to be checked, since inside the whole set it does something else to it."""
@@ -55,6 +180,17 @@ class Algorithm:
         if self.reference == OURS:
             raise ValueError(f"{self.name}: the reference must be a competitor, not ours")
 
-    @property
-    def bytes_per_element(self) -> float:
-        return 4 * self.words
+
+def row_of(
+    name: str,
+    title: str,
+    rule: Rule,
+    modifier: Modifier,
+    contenders: Mapping[str, Build],
+    dtype: torch.dtype = torch.float32,
+    **more: Any,
+) -> Algorithm:
+    """The row of a rule with what is added to it."""
+    words = rule.bytes_per_element(modifier, dtype) / 4
+    state = rule.state + (modifier.cycle > 1)
+    return Algorithm(name, title, words, state, contenders, cycle=modifier.cycle, **more)

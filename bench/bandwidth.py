@@ -7,7 +7,6 @@ it by its two words, although a processor may read the line of a before it write
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
@@ -15,7 +14,7 @@ from bench.measure import Timed
 
 TRIAD = "triad"
 COPY = "copy"
-WORDS: Mapping[str, int] = MappingProxyType({TRIAD: 3, COPY: 2})
+WORDS: Mapping[str, int] = {TRIAD: 3, COPY: 2}
 
 _FALLBACK_CACHE_BYTES = 32 << 20
 _CACHE_MULTIPLE = 4  # each array, so that the last-level cache holds less than an eighth of what a sweep touches
@@ -52,6 +51,10 @@ class BandwidthProbe:
     def sweep(self) -> None:
         """Leaves none of the caches with what was in them."""
         self._a.add_(1e-6)
+
+    def write(self) -> None:
+        """Writes 64 MB, as the forward and backward pass of a small model do before its step."""
+        self._a[: _MIN_ARRAY_BYTES // 4].fill_(1.0)
 
     def entries(self) -> Sequence[Timed]:
         return (

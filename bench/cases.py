@@ -1,127 +1,159 @@
-"""What is compared: each algorithm, its competitors, and the words it has to move."""
+"""The rows of `python -m bench step`: what is compared with what, on the CPU and on a CUDA device.
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+Where torch has no form of a feature the contender is ours as well: the same step without it, so that the ratio is what
+it costs. On CUDA torch's foreach form and loop are left out: its fused form is the faster one there, and beside ours
+two sets of 1.5 billion parameters with their state are what an 80 GB device holds besides one more.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 import torchclip
-from bench.algorithm import ADAMW_ARGUMENTS, AUTHORS, OURS, SGD_ARGUMENTS, Algorithm, Build, Step
+from bench.algorithm import (
+    AUTHORS,
+    FORMS,
+    OURS,
+    PLAIN,
+    PREFERRED,
+    REFERENCE,
+    Algorithm,
+    Build,
+    Modifier,
+    Rule,
+    Step,
+    modifiers,
+    ours,
+    row_of,
+    torchs,
+)
 from bench.authors import AuthorsGRDA, AuthorsMixClip
-from bench.modifier_cases import modifier_algorithms
 from bench.workload import GRADIENT_AMPLITUDE
 
-MIXCLIP_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPLITUDE, "momentum": 0.999, "nu": 0.7})
-GRDA_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-2 / GRADIENT_AMPLITUDE, "c": 1000.0, "mu": 0.7})
-ADAPTIVE_ARGUMENTS: Mapping[str, Any] = MappingProxyType({"lr": 1e-3})
+SCALED = "scaled"
 
-# The arguments that choose one of torch's forms; not every class has a fused one, nor the argument for it.
-FORMS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
-    {
-        "loop": {"foreach": False, "fused": False},
-        "foreach": {"foreach": True, "fused": False},
-        "fused": {"foreach": False, "fused": True},
-    }
-)
-_FORMS_WITHOUT_FUSED: Mapping[str, Mapping[str, bool]] = MappingProxyType(
-    {"loop": {"foreach": False}, "foreach": {"foreach": True}}
-)
+# Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one
+# to a hundred. All but the adaptive rules' are per unit of gradient.
+_PER_UNIT = 1 / GRADIENT_AMPLITUDE
+_ADAPTIVE = {"lr": 1e-3}
+SGD_ARGUMENTS: Mapping[str, Any] = {"lr": 1e-3 * _PER_UNIT, "momentum": 0.9}
+ADAMW_ARGUMENTS: Mapping[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-2}
+_GRDA_ARGUMENTS = {"lr": 1e-2 * _PER_UNIT, "c": 1000.0, "mu": 0.7}
 
 
-def _torch_form(
-    optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], clips: bool, form: str, flags: Mapping[str, bool]
-) -> Build:
-    """torch's own optimizer in one of its forms, after torch's own clip_grad_norm_ if the row clips.
+def _mixclip(norm: float) -> Mapping[str, Any]:
+    return {"lr": 1e-2 * _PER_UNIT, "gamma": 1e-2 * _PER_UNIT * norm, "momentum": 0.999, "nu": 0.7}
 
-    clip_grad_norm_ picks its foreach form by itself, the faster one; only the plain loop turns it off.
+
+def _adagrad_norm(norm: float) -> Mapping[str, Any]:
+    # Both per unit of the norm, which cancels in lr g / sqrt(s). b takes another root of the number of steps.
+    return {"lr": 1e-1 * _PER_UNIT * norm, "b0": norm}
+
+
+RULES: Mapping[str, Rule] = {
+    "sgd": Rule("SGD momentum", torchclip.SGD, SGD_ARGUMENTS, 1, torch.optim.SGD),
+    "adamw": Rule("AdamW", torchclip.AdamW, ADAMW_ARGUMENTS, 2, torch.optim.AdamW),
+    "mixclip": Rule("MixClip", torchclip.MixClip, _mixclip, 1, own_norm=True),
+    "grda": Rule("gRDA", torchclip.GRDA, _GRDA_ARGUMENTS, 1, accumulates=True),
+    "nadam": Rule("NAdam", torchclip.NAdam, _ADAPTIVE, 2, torch.optim.NAdam),
+    "radam": Rule("RAdam", torchclip.RAdam, _ADAPTIVE, 2, torch.optim.RAdam),
+    "rmsprop": Rule("RMSprop", torchclip.RMSprop, _ADAPTIVE, 1, torch.optim.RMSprop),
+    "adaloss": Rule("AdaLoss", torchclip.AdaLoss, {"lr": 1e-1 * _PER_UNIT, "b0": 1.0}, 0),
+    "adagrad_norm": Rule("AdaGradNorm", torchclip.AdaGradNorm, _adagrad_norm, 0, own_norm=True),
+}
+_AUTHORS: Mapping[str, Callable[..., Optimizer]] = {"mixclip": AuthorsMixClip, "grda": AuthorsGRDA}
+_WITHOUT_MOMENTUM = Rule("SGD", torchclip.SGD, {"lr": 1e-2 * _PER_UNIT}, 0)
+MODIFIERS = modifiers(GRADIENT_AMPLITUDE)
+_NONE, CLIP = MODIFIERS["plain"], MODIFIERS["clip"]
+_EXTENSIONS = {  # in the order of the rows
+    "gradient_dropout": "gradient dropout",
+    "lr_dropout": "LR dropout",
+    "gradient_noise": "gradient noise",
+    "lookahead": "Lookahead",
+}
+BOUND_BY_MEMORY = ("clip_sgd", "clip_adamw", "sgd", "adamw", "mixclip", "grda")
+
+
+def rule_and_clip(name: str) -> tuple[str, bool]:
+    """The rule of a row such as `clip_sgd`, and whether it clips."""
+    return name.removeprefix("clip_"), name.startswith("clip_")
+
+
+def _scaled(rule: Rule) -> Build:
+    """torch's fused step that clips by itself: it divides by `grad_scale`, which is there for a GradScaler.
+
+    The fastest that torch can do without a kernel of one's own, though hardly anybody writes it: clip_grad_norm_ is
+    spared its sweep over the gradients.
     """
 
-    def build(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        step = optimizer(parameters, **arguments, **flags).step
+    def build(parameters: Sequence[Parameter], norm: float) -> Step:
+        assert rule.namesake is not None
+        stepped: Any = rule.namesake(parameters, **rule.of(norm), **FORMS["fused"])
 
-        def clip_and_step() -> None:
-            clip_grad_norm_(parameters, grad_norm, foreach=form != "loop")
-            step()
+        def scale_and_step() -> None:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            stepped.grad_scale = (get_total_norm(gradients, foreach=True) / norm).clamp(min=1.0)
+            stepped.step()
 
-        return clip_and_step if clips else step
+        return scale_and_step
 
     return build
 
 
-def torch_contenders(
-    ours: Callable[..., Optimizer],
-    theirs: Callable[..., Optimizer],
-    arguments: Mapping[str, Any],
-    clips: bool,
-    forms: Mapping[str, Mapping[str, bool]] = FORMS,
-) -> Mapping[str, Build]:
-    """Ours and forms of torch's, with the same arguments and, if the row clips, the same threshold."""
-
-    def build_ours(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        return ours(parameters, **arguments, clip=grad_norm if clips else None).step
-
-    torch_forms = {form: _torch_form(theirs, arguments, clips, form, flags) for form, flags in forms.items()}
-    return MappingProxyType({OURS: build_ours} | torch_forms)
+def _beside_others(name: str, *forms: str) -> Algorithm:
+    """A row of torch's rules beside its forms, or of the papers' beside the authors' loops."""
+    bare, clips = rule_and_clip(name)
+    rule, modifier = RULES[bare], CLIP if clips else _NONE
+    contenders: dict[str, Build] = {OURS: ours(rule, modifier)}
+    for form in forms:
+        contenders[form] = torchs(rule, clips, form) if form in FORMS else _scaled(rule)
+    if not forms:
+        contenders[AUTHORS] = lambda parameters, norm: _AUTHORS[name](parameters, **rule.of(norm)).step
+    title = f"clip + {rule.title}" if clips else rule.title
+    return row_of(name, title, rule, modifier, contenders, reference=forms[0] if forms else AUTHORS)
 
 
-def _sgd(name: str, title: str, words: int, clips: bool) -> Algorithm:
-    contenders = torch_contenders(torchclip.SGD, torch.optim.SGD, SGD_ARGUMENTS, clips)
-    return Algorithm(name, title, words, state_words=1, contenders=contenders, reference="loop")
+def _beside_plain(
+    name: str, title: str, rule: Rule, modifier: Modifier, plain: Rule, clip: Modifier = _NONE
+) -> Algorithm:
+    contenders = {OURS: ours(rule, modifier), PLAIN: ours(plain, clip)}
+    yardsticks = {OURS: ours(rule, modifier, REFERENCE), PLAIN: ours(plain, clip, REFERENCE)}
+    return row_of(name, title, rule, modifier, contenders, yardsticks=yardsticks)
 
 
-def _adamw(name: str, title: str, words: int, clips: bool) -> Algorithm:
-    contenders = torch_contenders(torchclip.AdamW, torch.optim.AdamW, ADAMW_ARGUMENTS, clips)
-    return Algorithm(name, title, words, state_words=2, contenders=contenders, reference="loop")
+def _cpu_rows() -> Iterator[Algorithm]:
+    for name in BOUND_BY_MEMORY:
+        yield _beside_others(name, *(FORMS if rule_and_clip(name)[0] in ("sgd", "adamw") else ()))
+    for name in ("nadam", "radam", "rmsprop"):
+        yield _beside_others(name, "loop", "foreach")
+    yield _beside_plain("adaloss", "AdaLoss", RULES["adaloss"], _NONE, _WITHOUT_MOMENTUM)
+    yield _beside_plain("adagrad_norm", "AdaGradNorm", RULES["adagrad_norm"], _NONE, _WITHOUT_MOMENTUM, CLIP)
+    for rule in ("sgd", "adamw"):
+        for extension, title in _EXTENSIONS.items():
+            title = f"{'SGD' if rule == 'sgd' else 'AdamW'} + {title}"
+            yield _beside_plain(f"{rule}_{extension}", title, RULES[rule], MODIFIERS[extension], RULES[rule])
 
 
-def _without_fused_form(title: str, words: int, state_words: int) -> Algorithm:
-    """A class of torch's, called `title` there and here, that has no fused form."""
-    ours, theirs = getattr(torchclip, title), getattr(torch.optim, title)
-    contenders = torch_contenders(ours, theirs, ADAPTIVE_ARGUMENTS, clips=False, forms=_FORMS_WITHOUT_FUSED)
-    return Algorithm(title.lower(), title, words, state_words, contenders, reference="loop")
+def _cuda_rows() -> Iterator[Algorithm]:
+    for name in ("clip_sgd", "clip_adamw"):
+        yield _beside_others(name, "fused", SCALED)
+    for name in ("mixclip", "grda"):
+        yield _beside_others(name)
+    for name in ("sgd", "adamw"):
+        yield _beside_others(name, "fused")
+    for name in BOUND_BY_MEMORY:  # where the Triton backend should keep up with the CUDA one
+        row = ALGORITHMS[name]
+        bare, clips = rule_and_clip(name)
+        rule, modifier = RULES[bare], CLIP if clips else _NONE
+        contenders = {OURS: ours(rule, modifier, "triton"), PREFERRED: ours(rule, modifier)}
+        title = f"{row.title}, Triton"
+        yield replace(row, name=f"{name}_triton", title=title, contenders=contenders, reference=PREFERRED)
 
 
-def _mixclip() -> Algorithm:
-    def ours(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        return torchclip.MixClip(parameters, gamma=MIXCLIP_ARGUMENTS["lr"] * grad_norm, **MIXCLIP_ARGUMENTS).step
-
-    def authors(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        return AuthorsMixClip(parameters, gamma=MIXCLIP_ARGUMENTS["lr"] * grad_norm, **MIXCLIP_ARGUMENTS).step
-
-    contenders = MappingProxyType({OURS: ours, AUTHORS: authors})
-    return Algorithm("mixclip", "MixClip", 7, 1, contenders, reference=AUTHORS)
-
-
-def _grda() -> Algorithm:
-    def ours(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        return torchclip.GRDA(parameters, **GRDA_ARGUMENTS).step
-
-    def authors(parameters: Sequence[Parameter], grad_norm: float) -> Step:
-        return AuthorsGRDA(parameters, **GRDA_ARGUMENTS).step
-
-    return Algorithm("grda", "gRDA", 4, 1, MappingProxyType({OURS: ours, AUTHORS: authors}), reference=AUTHORS)
-
-
-def _algorithms() -> Mapping[str, Algorithm]:
-    # Words: parameter and state are read and written, the gradient is read, and once more where its norm comes first.
-    # gRDA writes its parameter without reading it.
-    rows = (
-        _sgd("clip_sgd", "clip + SGD momentum", words=6, clips=True),
-        _adamw("clip_adamw", "clip + AdamW", words=8, clips=True),
-        _sgd("sgd", "SGD momentum", words=5, clips=False),
-        _adamw("adamw", "AdamW", words=7, clips=False),
-        _mixclip(),
-        _grda(),
-        _without_fused_form("NAdam", words=7, state_words=2),
-        _without_fused_form("RAdam", words=7, state_words=2),
-        _without_fused_form("RMSprop", words=5, state_words=1),
-        *modifier_algorithms(),
-    )
-    return MappingProxyType({row.name: row for row in rows})
-
-
-ALGORITHMS: Mapping[str, Algorithm] = _algorithms()
+ALGORITHMS: Mapping[str, Algorithm] = {row.name: row for row in _cpu_rows()}
+CUDA_ALGORITHMS: Mapping[str, Algorithm] = {row.name: row for row in _cuda_rows()}

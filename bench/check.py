@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bench.algorithm import Algorithm, Build
+from bench.algorithm import OURS, Algorithm, Build
 from bench.shapes import sample_indices
 from bench.workload import SCALES, Workload, norm_of
 
@@ -65,7 +65,7 @@ def _largest_difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> floa
 
 
 @dataclass(frozen=True)
-class Sample:
+class _Sample:
     """A part of the workload on which the reference can be run by itself.
 
     Args:
@@ -80,23 +80,6 @@ class Sample:
     start: Sequence[Tensor]
     source: Sequence[Tensor]
     positions: int
-
-    @classmethod
-    def of_tensors(cls, workload: Workload) -> "Sample":
-        """Whole tensors, spread evenly over the set; the optimizer does not know of the others."""
-        indices = sample_indices(workload.shapes, _SAMPLE_TENSORS, _SAMPLE_ELEMENTS)
-        return cls(
-            indices, workload.starting_values(indices), [workload.source[index] for index in indices], len(indices)
-        )
-
-    @classmethod
-    def of_beginnings(cls, workload: Workload) -> "Sample":
-        """The first elements of some tensors, flattened: an elementwise rule does to them what it does to all."""
-        count = len(workload.shapes)
-        indices = range(0, count, max(1, count // _YARDSTICK_TENSORS))[:_YARDSTICK_TENSORS]
-        # One at a time, because the largest tensors take a hundred megabytes.
-        start = [_beginning(workload.starting_values([index])[0]) for index in indices]
-        return cls(indices, start, [_beginning(workload.source[index]) for index in indices], count)
 
     def run(self, build: Build, steps: int, dtype: torch.dtype) -> list[Tensor]:
         """The sample's parameters after `steps` steps, computed in `dtype`."""
@@ -114,104 +97,82 @@ class Sample:
             step()
         return [parameter.detach() for parameter in sample]
 
+    def check(
+        self,
+        steps: int,
+        exact: Sequence[Tensor],
+        errors: Mapping[str, float],
+        differences: Mapping[str, float],
+        reference: str,
+    ) -> Check:
+        own = self.start[0].dtype
+        rounding = torch.finfo(own).eps * max(float(value.abs().max()) for value in exact)
+        if own is torch.float64:  # there is no wider type to measure its error by
+            rounding *= steps
+        travel = _largest_difference(exact, [value.double() for value in self.start])
+        min_travel = _MIN_TRAVEL_16_BITS if own.itemsize == 2 else _MIN_TRAVEL
+        return Check(steps, errors, differences, 4 * errors[reference] + rounding, travel, min_travel)
+
 
 def _beginning(tensor: Tensor) -> Tensor:
     return tensor.detach().flatten()[:_YARDSTICK_LENGTH].clone()
 
 
-@torch.no_grad()
-def check_agreement(
-    algorithm: Algorithm, workload: Workload, parameters: Mapping[str, Sequence[Parameter]], steps: int
-) -> Check:
-    """Compare all contenders' parameters after `steps` steps from the same start with the same gradients.
+class Checker:
+    """Compares the contenders of a row.
 
-    Args:
-        algorithm: the row, with one of the contenders as reference.
-        workload: its gradients and starting point.
-        parameters: by contender, as they are now.
-        steps: how many each has taken, the warm-up included.
+    Contenders that have a yardstick are looked at in passing, after `_YARDSTICK_STEPS` steps or else at the end; the
+    others are compared at the end.
     """
-    assert algorithm.reference is not None
-    sample = Sample.of_tensors(workload)
-    exact = sample.run(algorithm.contenders[algorithm.reference], steps, torch.float64)
-    reference = parameters[algorithm.reference]
-    errors = {
-        name: _largest_difference([values[index] for index in sample.indices], exact)
-        for name, values in parameters.items()
-    }
-    differences = {
-        name: _largest_difference(values, reference)
-        for name, values in parameters.items()
-        if name != algorithm.reference
-    }
-    return _check(sample, steps, exact, errors, differences, algorithm.reference)
 
+    def __init__(self, algorithm: Algorithm, workload: Workload, parameters: Mapping[str, Sequence[Parameter]]) -> None:
+        self._algorithm, self._workload, self._parameters = algorithm, workload, parameters
+        self._seen: dict[str, tuple[int, list[Tensor]]] = {}
+        count = len(workload.shapes)
+        if algorithm.yardsticks:
+            # The first elements of some tensors: an elementwise rule does to them what it does to all. One at a time,
+            # because the largest tensors take a hundred megabytes.
+            indices: Sequence[int] = range(0, count, max(1, count // _YARDSTICK_TENSORS))[:_YARDSTICK_TENSORS]
+            start = [_beginning(workload.starting_values([index])[0]) for index in indices]
+            source = [_beginning(workload.source[index]) for index in indices]
+            self._sample = _Sample(indices, start, source, count)
+        else:  # whole tensors, spread evenly over the set; the optimizer does not know of the others
+            indices = sample_indices(workload.shapes, _SAMPLE_TENSORS, _SAMPLE_ELEMENTS)
+            source = [workload.source[index] for index in indices]
+            self._sample = _Sample(indices, workload.starting_values(indices), source, len(indices))
 
-class Snapshot:
-    """The sample's part of one contender's parameters as it is after `_YARDSTICK_STEPS` steps, or else at the end."""
+    def look(self, name: str, steps: int, last: bool = False) -> None:
+        """To be called between the steps of a contender, with the number of those taken."""
+        if name in self._algorithm.yardsticks and name not in self._seen and (last or steps == _YARDSTICK_STEPS):
+            values = [_beginning(self._parameters[name][index]) for index in self._sample.indices]
+            self._seen[name] = steps, values
 
-    def __init__(self, sample: Sample, parameters: Sequence[Parameter]) -> None:
-        self.sample = sample
-        self.steps = 0
-        self.values: list[Tensor] = []
-        self._parameters = parameters
-
-    def look(self, steps: int) -> None:
-        """To be called between steps, with the number of those taken."""
-        if steps == _YARDSTICK_STEPS:
-            self._take(steps)
-
-    def finish(self, steps: int) -> None:
-        """To be called after the last step, with their number."""
-        if steps <= _YARDSTICK_STEPS:
-            self._take(steps)
-
-    def _take(self, steps: int) -> None:
-        self.steps = steps
-        self.values = [_beginning(self._parameters[index]) for index in self.sample.indices]
-
-
-@torch.no_grad()
-def check_against_yardsticks(algorithm: Algorithm, snapshots: Mapping[str, Snapshot], steps: int) -> dict[str, Check]:
-    """Compare each contender with the reference path's run of the same.
-
-    Args:
-        algorithm: the row.
-        snapshots: by contender.
-        steps: how many each has taken in the end, the warm-up included.
-    """
-    checks = {}
-    for name, build in algorithm.yardsticks.items():
-        seen = snapshots[name]
-        seen.finish(steps)
-        own = seen.sample.start[0].dtype
-        single, exact = (seen.sample.run(build, seen.steps, dtype) for dtype in (own, torch.float64))
-        values = seen.values
-        if algorithm.checked_alone:
-            values = seen.sample.run(algorithm.contenders[name], seen.steps, own)
+    @torch.no_grad()
+    def checks(self, steps: int) -> Mapping[str, Check]:
+        """What came out, ours first, when each has taken so many steps, the warm-up included."""
+        if self._algorithm.yardsticks:
+            return {name: self._beside_yardstick(name, steps) for name in self._algorithm.yardsticks}
+        algorithm, sample = self._algorithm, self._sample
+        assert algorithm.reference is not None
+        same = {name: values for name, values in self._parameters.items() if name not in algorithm.different}
+        exact = sample.run(algorithm.contenders[algorithm.reference], steps, torch.float64)
         errors = {
-            name: _largest_difference(values, exact),
-            _REFERENCE_PATH: _largest_difference(single, exact),
+            name: _largest_difference([values[index] for index in sample.indices], exact)
+            for name, values in same.items()
         }
+        reference = same.pop(algorithm.reference)
+        differences = {name: _largest_difference(values, reference) for name, values in same.items()}
+        return {OURS: sample.check(steps, exact, errors, differences, algorithm.reference)}
+
+    def _beside_yardstick(self, name: str, steps: int) -> Check:
+        """One contender beside the reference path's run of the same."""
+        self.look(name, steps, last=True)
+        algorithm, sample = self._algorithm, self._sample
+        steps, values = self._seen[name]
+        own = sample.start[0].dtype
+        single, exact = (sample.run(algorithm.yardsticks[name], steps, dtype) for dtype in (own, torch.float64))
+        if algorithm.checked_alone:
+            values = sample.run(algorithm.contenders[name], steps, own)
+        errors = {name: _largest_difference(values, exact), _REFERENCE_PATH: _largest_difference(single, exact)}
         differences = {name: _largest_difference(values, single)}
-        checks[name] = _check(seen.sample, seen.steps, exact, errors, differences, _REFERENCE_PATH)
-    return checks
-
-
-def _check(
-    sample: Sample,
-    steps: int,
-    exact: Sequence[Tensor],
-    errors: Mapping[str, float],
-    differences: Mapping[str, float],
-    reference: str,
-) -> Check:
-    own = sample.start[0].dtype
-    rounding = torch.finfo(own).eps * max(float(value.abs().max()) for value in exact)
-    if own is torch.float64:  # there is no wider type to measure its error by
-        rounding *= steps
-    tolerance = 4 * errors[reference] + rounding
-    travel = _largest_difference(exact, [value.double() for value in sample.start])
-    return Check(
-        steps, errors, differences, tolerance, travel, _MIN_TRAVEL_16_BITS if own.itemsize == 2 else _MIN_TRAVEL
-    )
+        return sample.check(steps, exact, errors, differences, _REFERENCE_PATH)

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+Run = Callable[[], object]
+
 
 class Elapsed(NamedTuple):
     """Seconds. On the CPU, which is host and device at once, all three are the same."""
@@ -18,13 +20,13 @@ class Elapsed(NamedTuple):
 class Clock(Protocol):
     """Times a run on one kind of device."""
 
-    def time(self, run: Callable[[], object]) -> Elapsed: ...
+    def time(self, run: Run) -> Elapsed: ...
 
 
 class HostClock:
     """For runs that have finished when they return."""
 
-    def time(self, run: Callable[[], object]) -> Elapsed:
+    def time(self, run: Run) -> Elapsed:
         before = time.perf_counter_ns()
         run()
         seconds = (time.perf_counter_ns() - before) * 1e-9
@@ -38,17 +40,26 @@ class CudaClock:
         self._before = torch.cuda.Event(enable_timing=True)
         self._after = torch.cuda.Event(enable_timing=True)
 
-    def time(self, run: Callable[[], object]) -> Elapsed:
+    def time(self, run: Run) -> Elapsed:
         torch.cuda.synchronize()
+        return self.time_behind(run, lambda: None)[0]
+
+    def time_behind(self, run: Run, ask: Callable[[], object]) -> tuple[Elapsed, object]:
+        """The time of a run behind what is queued, and what `ask` says of the device when the call has returned."""
         self._before.record()
         called = time.perf_counter_ns()
         run()
         returned = time.perf_counter_ns()
+        answer = ask()
         self._after.record()
         self._after.synchronize()
         finished = time.perf_counter_ns()
         device = self._before.elapsed_time(self._after) * 1e-3
-        return Elapsed(device, (finished - called) * 1e-9, (returned - called) * 1e-9)
+        return Elapsed(device, (finished - called) * 1e-9, (returned - called) * 1e-9), answer
+
+    def came_to_it(self) -> bool:
+        """Whether the device has begun with the last run, or could."""
+        return bool(self._before.query())
 
 
 class NeverQueuedError(RuntimeError):
@@ -67,10 +78,9 @@ class QueuedCudaClock:
         self.cycles = cycles
         """How long the device is kept busy."""
         self._longest = cycles << (self._TRIES - 1)
-        self._before = torch.cuda.Event(enable_timing=True)
-        self._after = torch.cuda.Event(enable_timing=True)
+        self._clock = CudaClock()
 
-    def time(self, run: Callable[[], object]) -> Elapsed:
+    def time(self, run: Run) -> Elapsed:
         """The time of the run that was queued.
 
         Raises:
@@ -79,17 +89,9 @@ class QueuedCudaClock:
         for _ in range(self._TRIES):
             torch.cuda.synchronize()
             torch.cuda._sleep(self.cycles)
-            self._before.record()
-            called = time.perf_counter_ns()
-            run()
-            returned = time.perf_counter_ns()
-            was_queued = not self._before.query()
-            self._after.record()
-            self._after.synchronize()
-            finished = time.perf_counter_ns()
-            if was_queued:
-                device = self._before.elapsed_time(self._after) * 1e-3
-                return Elapsed(device, (finished - called) * 1e-9, (returned - called) * 1e-9)
+            elapsed, too_late = self._clock.time_behind(run, self._clock.came_to_it)
+            if not too_late:
+                return elapsed
             self.cycles = min(2 * self.cycles, self._longest)
         raise NeverQueuedError(f"not queued within {self.cycles:,} cycles of the device")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from bench.clock import Clock, Elapsed, NeverQueuedError, QueuedCudaClock
 
 Samples = Mapping[str, Sequence[float]]  # name -> seconds, one per round
+Percentiles = dict[str, float]  # p20, p50, p80
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,8 @@ class Settings:
     cold: bool = False  # every step starts with its tensors outside the cache
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"expected a positive time, got {self.seconds=}")
-        if not 2 <= self.min_rounds <= self.max_rounds or self.warmup < 1:
-            raise ValueError(f"expected 2 <= min_rounds <= max_rounds and warmup >= 1, got {self}")
+        if not self.seconds > 0 or not 2 <= self.min_rounds <= self.max_rounds or self.warmup < 1:
+            raise ValueError(f"expected seconds > 0, 2 <= min_rounds <= max_rounds and warmup >= 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -62,24 +61,14 @@ class Timed:
         return Elapsed(*(sum(parts) / self.counted for parts in zip(*times, strict=True)))
 
 
-@dataclass(frozen=True)
-class Percentiles:
-    p20: float
-    p50: float
-    p80: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Percentiles":
-        deciles = statistics.quantiles(values, n=10, method="inclusive")
-        return cls(deciles[1], deciles[4], deciles[7])
-
-    def scaled(self, factor: float) -> "Percentiles":
-        return Percentiles(self.p20 * factor, self.p50 * factor, self.p80 * factor)
+def percentiles(values: Sequence[float], factor: float = 1.0) -> Percentiles:
+    deciles = statistics.quantiles(values, n=10, method="inclusive")
+    return {"p20": factor * deciles[1], "p50": factor * deciles[4], "p80": factor * deciles[7]}
 
 
 def round_ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Percentiles:
     """Percentiles of the ratios within each round."""
-    return Percentiles.of([a / b for a, b in zip(numerator, denominator, strict=True)])
+    return percentiles([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
 @contextmanager
@@ -104,10 +93,22 @@ class Measured:
     host: Samples
     rounds: int  # with the warm-up
 
-    @classmethod
-    def of(cls, times: Mapping[str, Sequence[Elapsed]], rounds: int) -> "Measured":
-        device, wall, host = ({name: [t[part] for t in entry] for name, entry in times.items()} for part in range(3))
-        return cls(device, wall, host, rounds)
+
+def interleave(entries: Sequence[Timed], settings: Settings, clock: Clock) -> Measured:
+    """Time every entry once per round, in the order of the entries."""
+    samples: dict[str, list[Elapsed]] = {entry.name: [] for entry in entries}
+    with _no_garbage_collection():
+        for index in range(settings.warmup):
+            for entry in entries:
+                entry.turn(index, clock)
+        started = time.perf_counter()
+        for rounds in range(1, settings.max_rounds + 1):
+            for entry in entries:
+                samples[entry.name].append(entry.turn(settings.warmup + rounds - 1, clock))
+            if rounds >= settings.min_rounds and time.perf_counter() - started >= settings.seconds:
+                break
+    device, wall, host = ({name: [t[part] for t in times] for name, times in samples.items()} for part in range(3))
+    return Measured(device, wall, host, settings.warmup + rounds)
 
 
 # Of warm_host_seconds: enough for a median, and what a step of a fifth of a second can be given.
@@ -126,45 +127,18 @@ def warm_host_seconds(run: Callable[[], object], clock: Clock) -> float:
     return statistics.median(samples)
 
 
-def interleave(
-    entries: Sequence[Timed], settings: Settings, on_round: Callable[[float], None], clock: Clock
-) -> Measured:
-    """Time every entry once per round.
-
-    Args:
-        entries: what is timed, in the order of their turns.
-        settings: when to stop.
-        on_round: called after each timed round with the fraction of the work that is done, in [0, 1].
-        clock: of the device that the entries run on.
-    """
-    samples: dict[str, list[Elapsed]] = {entry.name: [] for entry in entries}
-    with _no_garbage_collection():
-        for index in range(settings.warmup):
-            for entry in entries:
-                entry.turn(index, clock)
-        started = time.perf_counter()
-        for rounds in range(1, settings.max_rounds + 1):
-            for entry in entries:
-                samples[entry.name].append(entry.turn(settings.warmup + rounds - 1, clock))
-            elapsed = time.perf_counter() - started
-            done = min(elapsed / settings.seconds, rounds / settings.min_rounds)
-            on_round(min(1.0, done))
-            if done >= 1:
-                break
-    return Measured.of(samples, settings.warmup + rounds)
+_FURTHER_PART = 1 / 3  # of a row's time, for each further form of it
 
 
-_QUEUED_PART = 1 / 3  # of a row's time
+def interleave_further(entries: Sequence[Timed], settings: Settings, clock: Clock) -> Samples:
+    """A further form of a row, on a part of its time: the device's seconds of every entry, once per round."""
+    return interleave(entries, replace(settings, seconds=_FURTHER_PART * settings.seconds), clock).device
 
 
 def interleave_queued(entries: Sequence[Timed], settings: Settings) -> Samples:
     """The CUDA device's own seconds of every entry, once per round, with the host's time hidden.
 
     Entries that cannot be queued are left out; see `QueuedCudaClock`.
-
-    Args:
-        entries: what is timed, in the order of their turns.
-        settings: of the row, which are for more time.
     """
     queued, cycles = [], [QueuedCudaClock().cycles]
     for entry in entries:
@@ -175,5 +149,4 @@ def interleave_queued(entries: Sequence[Timed], settings: Settings) -> Samples:
             continue
         queued.append(entry)
         cycles.append(clock.cycles)
-    settings = replace(settings, seconds=_QUEUED_PART * settings.seconds)
-    return interleave(queued, settings, lambda fraction: None, QueuedCudaClock(max(cycles))).device
+    return interleave_further(queued, settings, QueuedCudaClock(max(cycles)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import stages
+from bench import gpu, stages
 from bench.stages import Outcome, Stage, run_all
 
 # pytest does the same with what has failed until then.
@@ -47,7 +47,7 @@ def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
     """Where interruptions are ignored too, as nohup and a shell's & leave it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        late = run(stage(TELLS_WHEN_INTERRUPTED, limit=6), tmp_path)
+        late = run(stage(TELLS_WHEN_INTERRUPTED, limit=3), tmp_path)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (late.verdict, late.output) == ("TIME OUT", "started\none test failed\n")
@@ -55,6 +55,27 @@ def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
 
 def test_a_stage_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "GRACE", 0.5)
-    late = run(stage(NEVER_ENDS, limit=6), tmp_path)
+    late = run(stage(NEVER_ENDS, limit=3), tmp_path)
     assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
     assert late.seconds < 20
+
+
+def test_stages_go_on_after_failures_and_are_summed_up(tmp_path: Path) -> None:
+    build = Stage("build", [sys.executable, "-c", "print('compiling'); raise SystemExit(1)"], 30)
+    absent = Stage("absent", ["nothing"], 30, reason="no compute-sanitizer")
+    benchmark = Stage("benchmark", [sys.executable, "-c", "print('rows\\n\\nFloors\\npass  one\\nMISS  two')"], 30)
+    outcomes = run_all([[build], [absent], [benchmark]], tmp_path / "log")
+    assert [outcome.verdict for outcome in outcomes] == ["FAIL", "not run", "pass"]
+    assert [outcome.failed for outcome in outcomes] == [True, False, False]
+    machine = {"gpu": "GPU", "torch": "2.13", "cuda": "13.0"}
+    text = gpu.summarise(outcomes, machine, tmp_path / "log", tmp_path / "rows.json")
+    assert "MISS  two" in text and "rows\n" not in text
+    assert "----- build\ncompiling\n" in text and text.endswith("results: none")
+    assert "compiling" in (tmp_path / "log").read_text()
+
+
+def test_the_time_limits_add_up_to_less_than_ten_minutes() -> None:
+    machine = {"capability": "90", "setuptools": 80}
+    limits = [stage.limit for stage in gpu.build_stages(machine)]
+    limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
+    assert sum(limits) < 600

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from bench import clock, step
+from bench import clock
 from bench.algorithm import OURS
-from bench.bandwidth import COPY, TRIAD, BandwidthProbe
+from bench.bandwidth import COPY, TRIAD
+from bench.cases import CUDA_ALGORITHMS
 from bench.clock import NeverQueuedError, QueuedCudaClock, clock_of
-from bench.cuda_cases import CUDA_ALGORITHMS
-from bench.markdown.tables import step_tables
 from bench.measure import Settings, Timed, interleave_queued
-from bench.row_json import row_as_json, row_from_json
-from bench.text import format_row
-from tiny_bench import SETTINGS, as_on_cuda, shrink
+from bench.measurement import format_contenders
+from bench.report import tables_of
+from tiny_bench import as_on_cuda, measured, shrink
 
 US = 1e-6
 
@@ -133,29 +133,20 @@ def test_a_row_leaves_out_what_is_never_queued(device: Device) -> None:
 
 
 def test_a_row_reports_its_queued_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe: BandwidthProbe = shrink(monkeypatch)
-    algorithm = CUDA_ALGORITHMS["mixclip"]
-    row = as_on_cuda(step.measure_row("medium", algorithm, probe, SETTINGS, lambda fraction: None))
-    assert not row.queued
-    plain = format_row(row)
-    assert "queued" not in plain and "queued_seconds" not in row_as_json(row)["contenders"][OURS]
+    row = as_on_cuda(measured(CUDA_ALGORITHMS["mixclip"], shrink(monkeypatch)))
+    plain = row.entry()
+    assert "queued" not in format_contenders(plain) and "queued_seconds" not in plain["contenders"][OURS]
 
     # Of ours alone, which takes as long for a byte as four fifths of the triad's bandwidth does.
     triad = 1e-3
-    ours = triad * row.bytes_of(OURS) / row.bytes_of(TRIAD) / 0.8
-    row = as_on_cuda(row, queued={OURS: [ours] * 4, TRIAD: [triad] * 4, COPY: [triad] * 4})
-    assert row.queued_share(OURS) == pytest.approx(0.8)
-    lines = format_row(row).splitlines()
-    assert "queued us" in lines[1] and " 80.0 " in lines[2]
-    authors = next(line for line in lines if line.startswith("  authors"))
-    assert authors.split().count("-") == 2
-    entry = row_as_json(row)
+    ours = triad * row._bytes(OURS) / row._bytes(TRIAD) / 0.8
+    entry = as_on_cuda(row, queued={OURS: [ours] * 4, TRIAD: [triad] * 4, COPY: [triad] * 4}).entry()
     assert entry["contenders"][OURS]["queued_seconds"]["p50"] == pytest.approx(ours)
     assert entry["contenders"][OURS]["queued_share_of_triad"] == pytest.approx(0.8)
     assert "queued_seconds" not in entry["contenders"]["authors"]
-    assert row_from_json(entry, algorithm).queued[TRIAD] == [triad] * 4
-    header, _, first = [line for line in step_tables([entry]) if line.startswith("|")]
-    cells = dict(zip(header.split(" | "), first.split(" | "), strict=True))
+    assert entry["samples_queued_seconds"][TRIAD] == [triad] * 4
+    text = format_contenders(entry)
+    assert "queued us" in text and " 80.0 " in text
+    header, _, first = [line for line in tables_of("step", [entry]) if line.startswith("|")]
+    cells = dict(zip(re.split(r" +\| +", header), re.split(r" +\| +", first), strict=True))
     assert cells["% of triad, queued"] == "80"
-    del entry["samples_queued_seconds"]
-    assert row_from_json(entry, algorithm).queued == {}

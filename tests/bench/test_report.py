@@ -1,18 +1,36 @@
-"""`python -m bench report`: the document has the numbers of the files and their machine, and mixes no machines."""
+"""`python -m bench report` and `plot`: the numbers of the files and their machine, in tables and figures with units."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 import bench_documents as documents
 from bench import __main__ as command
-from bench.store import write_document
+from bench import plots
+from bench.results import write_document
 from tiny_bench import edited
+
+FIGURES = {
+    "step": ["run-large.png", "run-small.png"],
+    "kernels": ["run-kernels.png"],
+    "scaling": ["run-parameters.png", "run-tensors.png"],
+    "train": ["run-adaloss.png", "run-grda.png", "run-speed.png"],
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures of a command, which are not written: that takes half a second each."""
+    found: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *arguments, **options: found.append(self))
+    return found
 
 
 def written(folder: Path, name: str, document: dict[str, Any]) -> str:
@@ -20,23 +38,27 @@ def written(folder: Path, name: str, document: dict[str, Any]) -> str:
     return str(folder / f"{name}.json")
 
 
+def report(folder: Path, documents: Sequence[dict[str, Any]]) -> str:
+    """The document over these files."""
+    files = [written(folder, f"run{index}", document) for index, document in enumerate(documents)]
+    assert command.main(["report", *files, "--out", str(folder / "docs" / "benchmarks.md")]) == 0
+    # Of the spaces that pad a table.
+    return re.sub(r" +", " ", (folder / "docs" / "benchmarks.md").read_text())
+
+
 def test_a_document_of_every_command(tmp_path: Path) -> None:
-    names = ("step", "kernels", "scaling", "train")
-    files = [written(tmp_path, name, getattr(documents, name)()) for name in names]
-    files.append(written(tmp_path, "gpu", documents.step(gpu="NVIDIA H200", threads=4)))
-    out = tmp_path / "docs" / "benchmarks.md"
-    assert command.main(["report", *files, "--out", str(out)]) == 0
-    text = out.read_text()
-    assert text.index("## NVIDIA H200") < text.index(f"## {documents.step()['environment']['cpu']}")
+    runs = [getattr(documents, name)() for name in FIGURES]
+    text = report(tmp_path, [*runs, documents.step(gpu="NVIDIA H200", threads=4)])
+    assert text.index("## NVIDIA H200") < text.index(f"## {runs[0]['environment']['cpu']}")
     for title in ("### Steps", "### Kernels", "### Scaling, imports and first steps", "### Training"):
         assert title in text
     assert "| title of clip_sgd | 100 µs (90 to 120) | 40.0 | 80 | 0.00 | 4.00 (3.60 to 4.80) | 2.00" in text
-    assert "| adamw+clip | 1000 (900 to 1200), 80 % | 1000 (900 to 1200), 80 % |" in text
+    assert "| adamw+clip | 1,000 (900 to 1,200), 80 % | 1,000 (900 to 1,200), 80 % |" in text
     assert "| gRDA | c = 0.01 | 90.5 (90.2 to 90.8) | 50.0 (50.0 to 50.0) | 2 |" in text
-    assert text.count("commit 0123456789ab") == len(files)
+    assert text.count("commit 0123456789ab") == 5
     figures = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert len(figures) == 2 + 1 + 2 + 3 + 2
-    assert all((out.parent / figure).stat().st_size > 1000 for figure in figures)
+    assert all((tmp_path / "docs" / figure).stat().st_size > 1000 for figure in figures)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, "a table with rows of different lengths"
 
@@ -44,7 +66,6 @@ def test_a_document_of_every_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        ("environment.cpu", "another processor", "measured on different machines (cpu"),
         ("environment.torch", "1.0", "measured on different machines (torch"),
         ("environment.threads", 64, "measured on different machines (threads"),
         ("environment.python", documents.step()["environment"]["python"], "both have small/clip_sgd"),
@@ -64,23 +85,57 @@ def test_what_a_document_refuses(
     assert not out.exists()
 
 
-def test_two_runs_of_one_machine_share_a_table(tmp_path: Path) -> None:
-    first, second = documents.step(), documents.step()
-    for row in second["rows"]:
+def test_runs_share_tables_or_have_their_own(tmp_path: Path, drawn: list[Figure]) -> None:
+    """With those of their machine, unless they were measured beside more competitors or on another processor."""
+    same, more, other = documents.step(), documents.step(), documents.step(cpu="another processor")
+    for row in same["rows"]:
         row["algorithm"] = row["title"] = f"other {row['algorithm']}"
-    out = tmp_path / "benchmarks.md"
-    files = [written(tmp_path, "first", first), written(tmp_path, "second", second)]
-    assert command.main(["report", *files, "--out", str(out)]) == 0
-    text = out.read_text()
-    assert text.count("#### small") == 1
-    assert "| other clip_sgd |" in text and "| title of clip_sgd |" in text
-
-
-def test_a_run_beside_more_competitors_has_tables_of_its_own(tmp_path: Path) -> None:
-    more = edited(documents.step(), "settings.beside", ["compiled", "peers"])
-    out = tmp_path / "benchmarks.md"
-    files = [written(tmp_path, "more", more), written(tmp_path, "first", documents.step())]
-    assert command.main(["report", *files, "--out", str(out)]) == 0
-    text = out.read_text()
+    edited(more, "settings.beside", ["compiled", "peers"])
+    swept = {"swept_seconds": documents.time(3e-4), "swept_speedup_of_ours": documents.time(1.5)}
+    for contender in other["rows"][0]["contenders"].values():
+        contender |= swept
+    text = report(tmp_path, [documents.step(), more, same, other])
     assert text.index("### Steps\n") < text.index("### Steps, beside compiled and peers too\n")
-    assert text.count("| title of clip_sgd | ") == 2 * 2
+    assert text.count("#### small") == 3
+    assert "| other clip_sgd |" in text and text.count("| title of clip_sgd | ") == 2 * 3
+    assert "## another processor" in text
+    assert "| 80 | 300 µs (270 to 360) | 0.00 |" in text and "| fused, swept |" in text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_a_file(name: str, tmp_path: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "run", getattr(documents, name)())
+    assert command.main(["plot", path, "--out", str(tmp_path)]) == 0
+    assert sorted(Path(line).name for line in capsys.readouterr().out.splitlines()) == FIGURES[name]
+    units = ("µs", "ms", "GB/s", "%", "per second")
+    for figure in drawn:
+        for axes in figure.axes:
+            assert any(unit in axes.get_xlabel() + axes.get_ylabel() for unit in units), axes.get_title()
+        assert any("commit 0123456789" in text.get_text() for text in figure.texts)
+
+
+def test_bars_have_the_lengths_of_the_medians(tmp_path: Path, drawn: list[Figure]) -> None:
+    assert command.main(["plot", written(tmp_path, "run", documents.step()), "--out", str(tmp_path)]) == 0
+    axes = drawn[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([100.0, 400.0, 200.0])  # µs
+    assert [text.get_text() for text in axes.texts] == ["100 µs", "4.00 ×", "2.00 ×"]
+    assert axes.get_xlim()[0] == 0
+
+
+def test_curves_run_from_left_to_right_whatever_the_order_of_rows(tmp_path: Path, drawn: list[Figure]) -> None:
+    document = documents.scaling()
+    document["rows"].reverse()
+    assert command.main(["plot", written(tmp_path, "run", document), "--out", str(tmp_path)]) == 0
+    lines = [container.lines[0] for figure in drawn for axes in figure.axes for container in axes.containers]
+    assert any(len(line.get_xdata()) > 1 for line in lines)
+    for line in lines:
+        assert list(line.get_xdata()) == sorted(line.get_xdata())
+
+
+def test_colours_tell_apart_what_stands_in_one_figure() -> None:
+    for together in (
+        ("ours", "loop", "foreach", "fused", "compiled"),
+        ("ours", "fused", "scaled"),
+        ("ours", "authors"),
+    ):
+        assert len({plots.color_of(name) for name in together}) == len(together)

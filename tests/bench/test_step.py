@@ -1,10 +1,8 @@
-"""The benchmark of CUDA devices, as far as a machine without one shows it: the same code on the CPU, on tiny shapes."""
+"""Rows of `python -m bench step`: contenders agree, what differs is found; CUDA's on the CPU, on tiny shapes."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,70 +11,75 @@ import torch
 from torch.autograd import DeviceType
 
 from bench import __main__ as command
-from bench import bandwidth, blocks, clock, gpu, launches, step
-from bench.algorithm import OURS
-from bench.commands.step import _run as run_rows
-from bench.cuda_cases import CUDA_ALGORITHMS, SCALED
-from bench.environment import describe_environment
-from bench.floors import CUDA_FLOORS, Quantity, check_floors
-from bench.launches import Launches
+from bench import blocks, clock, counts, measurement
+from bench.algorithm import OURS, Rule
+from bench.bandwidth import BandwidthProbe
+from bench.cases import ALGORITHMS, CUDA_ALGORITHMS, RULES, SCALED
+from bench.counts import Launches
+from bench.kernels import MODIFIERS
+from bench.kernels import RULES as KERNEL_RULES
 from bench.measure import interleave
-from bench.row_json import KEYS, row_as_json
-from bench.shapes import CUDA_SETS
-from bench.store import Header, Results
-from bench.text import format_row
-from bench.triton_cases import TRITON_ALGORITHMS
-from tiny_bench import CPU, SETTINGS, as_on_cuda, shrink
+from bench.measurement import format_contenders
+from bench.shapes import SHAPE_SETS, element_count
+from tiny_bench import CPU, SETTINGS, SHAPES, as_on_cuda, measured, shrink
 from torchclip.backends.choice import unavailable_reason
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> bandwidth.BandwidthProbe:
+def probe(monkeypatch: pytest.MonkeyPatch) -> BandwidthProbe:
     return shrink(monkeypatch)
 
 
-def measured(set_name: str, algorithm: str, probe: bandwidth.BandwidthProbe) -> step.Row:
-    return step.measure_row(set_name, CUDA_ALGORITHMS[algorithm], probe, SETTINGS, lambda fraction: None)
+# Triton's kernels are interpreted here, and two of the rows stand for all.
+CUDA_ROWS = [name for name in CUDA_ALGORITHMS if not name.endswith("_triton")] + ["clip_adamw_triton", "grda_triton"]
 
 
-@pytest.mark.parametrize("algorithm", CUDA_ALGORITHMS)
-def test_contenders_agree(algorithm: str, probe: bandwidth.BandwidthProbe) -> None:
-    # Triton's kernels are interpreted here, and in a cold row no step leads in to the one that counts.
-    settings = dataclasses.replace(SETTINGS, cold=algorithm in TRITON_ALGORITHMS)
-    row = step.measure_row("thousands", CUDA_ALGORITHMS[algorithm], probe, settings, lambda fraction: None)
+@pytest.mark.parametrize("name", [*ALGORITHMS, *(f"cuda-{name}" for name in CUDA_ROWS)])
+def test_contenders_agree(name: str, probe: BandwidthProbe) -> None:
+    on_cuda, name = name.startswith("cuda-"), name.removeprefix("cuda-")
+    # In a cold row no step leads in to the one that counts.
+    row = measured((CUDA_ALGORITHMS if on_cuda else ALGORITHMS)[name], probe, cold=name.endswith("_triton"))
     assert not row.failures
     assert next(iter(row.algorithm.contenders)) == OURS
-    assert row.rounds == 4
-    assert (SCALED in row.algorithm.contenders) == (algorithm in ("clip_sgd", "clip_adamw"))
+    assert len(row.measured.device[OURS]) == 4
+    assert (SCALED in row.algorithm.contenders) == (on_cuda and name in ("clip_sgd", "clip_adamw"))
 
 
-def test_a_row_is_reported_with_launches_and_host_time(probe: bandwidth.BandwidthProbe) -> None:
-    row = as_on_cuda(measured("medium", "clip_sgd", probe))
-    text = format_row(row)
-    assert "host us" in text
-    assert text.count("2 + 0") == len(row.algorithm.contenders)
-    written = row_as_json(row)
-    assert written["contenders"][OURS]["launches"] == {"kernels": 2, "copies": 0}
-    assert len(written["samples_host_seconds"][OURS]) == len(written["samples_wall_seconds"][OURS]) == 4
+@pytest.mark.parametrize("name", ["clip_sgd", "sgd_gradient_noise", "sgd_lookahead"])
+def test_a_wrong_contender_is_found(name: str, probe: BandwidthProbe) -> None:
+    wrong = {**ALGORITHMS[name].contenders, OURS: ALGORITHMS["sgd"].contenders[OURS]}
+    row = measured(dataclasses.replace(ALGORITHMS[name], contenders=wrong), probe)
+    assert any(failure.startswith("ours is") for failure in row.failures)
 
 
-@pytest.mark.thorough
-def test_every_floor_is_checked(probe: bandwidth.BandwidthProbe) -> None:
-    wanted = {(floor.set_name, floor.algorithm) for floor in CUDA_FLOORS}
-    rows = [as_on_cuda(measured(set_name, algorithm, probe)) for set_name, algorithm in sorted(wanted)]
-    lines, _ = check_floors(rows, CUDA_FLOORS)
-    assert len(lines) == len(CUDA_FLOORS)
-    assert all(line.startswith(("pass", "MISS")) for line in lines)
-    assert {set_name for set_name, _ in wanted} <= set(CUDA_SETS)
+def test_a_step_that_writes_nothing_is_found(probe: BandwidthProbe) -> None:
+    still = dict.fromkeys(ALGORITHMS["sgd"].contenders, lambda parameters, norm: lambda: None)
+    (failure,) = measured(dataclasses.replace(ALGORITHMS["sgd"], contenders=still), probe).failures
+    assert "parameters moved only 0: agreement" in failure
 
 
-@pytest.mark.parametrize(("kernels", "holds"), [(0, False), (1, True), (2, True), (3, False)])
-def test_launches_have_a_floor_and_none_seen_is_no_count(
-    probe: bandwidth.BandwidthProbe, kernels: int, holds: bool
-) -> None:
-    floor = next(floor for floor in CUDA_FLOORS if floor.quantity is Quantity.LAUNCHES)
-    row = as_on_cuda(measured(floor.set_name, floor.algorithm, probe), kernels)
-    assert floor.holds(floor.value(row)) == holds
+def test_sets_in_the_cache_have_a_swept_form(probe: BandwidthProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which every step follows a write: here of a known number of steps."""
+    writes: list[None] = []
+    monkeypatch.setattr(probe, "write", lambda: writes.append(None))
+    row = measured(ALGORITHMS["grda"], probe)
+    assert row.in_cache and list(row.swept) == ["ours", "authors"]
+    assert len(writes) == 2 * (SETTINGS.warmup + SETTINGS.max_rounds)
+    entry = row.entry()
+    assert entry["contenders"]["authors"]["swept_speedup_of_ours"]["p50"] > 0
+    assert len(entry["samples_swept_seconds"][OURS]) == 4
+    assert "swept us" in format_contenders(entry)
+    row = measured(ALGORITHMS["grda"], probe, cold=True)
+    assert not row.in_cache and not row.swept
+
+
+def test_a_row_is_reported_with_launches_and_host_time(probe: BandwidthProbe) -> None:
+    entry = as_on_cuda(measured(CUDA_ALGORITHMS["clip_sgd"], probe)).entry()
+    text = format_contenders(entry)
+    assert "host us" in text and "swept" not in text
+    assert text.count("2 + 0") == len(entry["contenders"])
+    assert entry["contenders"][OURS]["launches"] == {"kernels": 2, "copies": 0}
+    assert len(entry["samples_host_seconds"][OURS]) == len(entry["samples_wall_seconds"][OURS]) == 4
 
 
 def test_launches_are_kernels_and_copies_of_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +96,11 @@ def test_launches_are_kernels_and_copies_of_the_last_step(monkeypatch: pytest.Mo
             on_host = SimpleNamespace(name="cudaLaunchKernel", device_type=DeviceType.CPU)
             return [on_host, *(SimpleNamespace(name=name, device_type=DeviceType.CUDA) for name in names)]
 
-    monkeypatch.setattr(launches, "profile", Profiler)
+    monkeypatch.setattr(counts, "profile", Profiler)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     steps: list[int] = []
-    assert launches.count_launches(lambda: steps.append(1), torch.device("cuda")) == Launches(2, 2)
-    assert launches.count_launches(lambda: steps.append(1), CPU) is None
+    assert counts.count_launches(lambda: steps.append(1), torch.device("cuda")) == Launches(2, 2)
+    assert counts.count_launches(lambda: steps.append(1), CPU) is None
     assert len(steps) == 2
 
 
@@ -126,68 +129,71 @@ def test_the_device_is_timed_by_its_own_marks(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "cuda"], "would time the reference path, since backend='cuda' is not available: "),
+        (["--algorithms", "clip_sgd_triton"], "--device cpu has no row clip_sgd_triton"),
+        (["--beside", "graphs"], "--beside graphs needs --device cuda"),
+        (["--seconds", "0"], "expected a positive number, got 0"),
+        (["--threads", "1", "2"], "step runs with one number of threads"),
+    ],
+)
+def test_what_the_command_refuses(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["step", "--device", "cuda"])
-    assert "would time the reference path, since backend='cuda' is not available: " in capsys.readouterr().err
+        command.main(["step", *arguments])
+    assert words in capsys.readouterr().err
 
 
-def test_a_row_that_cuda_does_not_have_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command.main(["step", "--device", "cuda", "--algorithms", "clip_sgd", "nadam"])
-    assert "--device cuda has no row nadam" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command.main(["step", "--algorithms", "clip_sgd_triton"])
-    assert "--device cpu has no row clip_sgd_triton" in capsys.readouterr().err
+def test_what_does_not_fit_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(measurement, "available_bytes", lambda device: 1)
+    assert command.main(["scaling", "--sets", "tensors-1", "--threads", "1", "--seconds", "0.001"]) == 1
+    assert "tensors-1 clip_sgd 1 FAILED: it needs 0.0 GB of memory" in capsys.readouterr().out
 
 
-def test_a_row_that_fails_stops_no_other(
-    probe: bandwidth.BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def build(*arguments: object) -> None:
-        raise RuntimeError("launch failed")
-
-    broken = dataclasses.replace(CUDA_ALGORITHMS["grda"], contenders={OURS: build, "authors": build})
-    results = Results(Header("step", describe_environment(CPU), "commit", {}), keys=KEYS)
-    rows = run_rows([("medium", broken), ("medium", CUDA_ALGORITHMS["sgd"])], SETTINGS, probe, results)
-    assert [row.algorithm.name for row in rows] == ["sgd"]
-    assert "medium: gRDA FAILED" in capsys.readouterr().out
+ALL_RULES = [*RULES.values(), *KERNEL_RULES.values()]
 
 
-def test_stages_go_on_after_failures_and_are_summed_up(tmp_path: Path) -> None:
-    python = sys.executable
-    stages = [
-        gpu.Stage("build", [python, "-c", "print('compiling'); raise SystemExit(1)"], 60),
-        gpu.Stage("hangs", [python, "-c", "import time; print('started', flush=True); time.sleep(60)"], 2),
-        gpu.Stage("absent", ["nothing"], 60, reason="no compute-sanitizer"),
-        gpu.Stage("benchmark", [python, "-c", "print('rows\\n\\nFloors\\npass  one\\nMISS  two')"], 60),
-    ]
-    outcomes = gpu.run_all([stages[:1], stages[1:3], stages[3:]], tmp_path / "log")
-    assert [outcome.verdict for outcome in outcomes] == ["FAIL", "TIME OUT", "not run", "pass"]
-    assert [outcome.failed for outcome in outcomes] == [True, True, False, False]
-    machine = {"gpu": "GPU", "torch": "2.13", "cuda": "13.0"}
-    text = gpu.summarise(outcomes, machine, tmp_path / "log", tmp_path / "rows.json")
-    assert "MISS  two" in text and "rows\n" not in text
-    assert "----- build\ncompiling\n" in text and "----- hangs\nstarted\n" in text
-    assert text.endswith("results: none")
-    assert "compiling" in (tmp_path / "log").read_text()
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.title)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_state_that_is_counted_is_there(rule: Rule, dtype: torch.dtype) -> None:
+    """As the optimizer itself has made it."""
+    parameter = torch.nn.Parameter(torch.ones(8, 2, dtype=dtype))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = rule.cls([parameter], **rule.of(1.0))
+    optimizer.step(**({"loss": 2.0} if rule.title == "AdaLoss" else {}))
+    state = sum(
+        value.element_size()
+        for value in optimizer.state[parameter].values()
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    )
+    plain = rule.bytes_per_element(MODIFIERS["plain"], dtype)
+    read, passes = 2 - rule.accumulates, 1 + rule.own_norm
+    assert plain == (passes + read) * dtype.itemsize + (2 + rule.own_norm) * state
 
 
-def test_the_time_limits_add_up_to_less_than_ten_minutes() -> None:
-    machine = {"capability": "90", "setuptools": 80}
-    limits = [stage.limit for stage in gpu.build_stages(machine)]
-    limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
-    assert sum(limits) < 600
+def test_named_models_have_their_parameters() -> None:
+    found = {name: (len(make()), element_count(make())) for name, make in SHAPE_SETS.items()}
+    assert found == {
+        "host": (1000, 1000),
+        "small": (1000, 512_000),
+        "medium": (300, 6_000_000),
+        "large": (50, 50_000_000),
+        "resnet50": (161, 25_557_032),
+        "gpt2": (148, 124_439_808),
+        "thousands": (2000, 1_024_000),
+        "gpt2_xl": (580, 1_557_611_200),
+        "vit_s16": (152, 22_050_664),
+        "llama_1b": (146, 1_235_814_400),
+    }
 
 
-def test_blocks_are_compared(probe: bandwidth.BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    reason = unavailable_reason("triton")
-    if reason is not None:
+def test_blocks_are_compared(probe: BandwidthProbe, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    if (reason := unavailable_reason("triton")) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(blocks, "SHAPE_SETS", step.SHAPE_SETS)
+    monkeypatch.setattr(blocks, "SHAPE_SETS", {"gpt2": lambda: SHAPES[:1]})
     monkeypatch.setattr(blocks, "interleave", lambda entries, _, *others: interleave(entries, SETTINGS, *others))
     small = ["--sets", "gpt2", "--steps", "clip_sgd", "--elements", "64", "128", "--warps", "1", "--seconds", "0.01"]
-    assert blocks.main(small) == 0
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert sorted(line[22:42].strip() for line in lines) == ["(128, 1, 16384)", "(64, 1, 16384)"]
-    assert all(line.endswith(" % of copy") for line in lines)
+    assert command.main(["blocks", *small]) == 0
+    out = capsys.readouterr().out
+    assert "% of copy" in out and "(64, 1, 16384)" in out and "(128, 1, 16384)" in out

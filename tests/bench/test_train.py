@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench.commands import train as train_command
+from bench import train
 from bench.measure import Settings
-from bench.store import read_document
-from bench.train.curves import points
-from bench.train.models import TASKS, loss_of
-from bench.train.speed import OPTIMIZERS, Trained, losses_agree, measure_speed
+from bench.results import read_document
+from bench.train import points
+from bench.training import OPTIMIZERS, TASKS, Trained, losses_agree, measure_speed, take_step
 from tiny_bench import CPU
 
 FAST = Settings(seconds=1e-3, warmup=2, min_rounds=2, max_rounds=2)
@@ -23,7 +22,7 @@ FAST = Settings(seconds=1e-3, warmup=2, min_rounds=2, max_rounds=2)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_command, "Settings", lambda **others: FAST)
+    monkeypatch.setattr(train.Train, "settings", lambda self: FAST)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -31,13 +30,7 @@ def test_models_learn(name: str) -> None:
     model = TASKS[name].model(CPU)
     (batch,) = TASKS[name].batches(1, CPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(8):
-        loss = loss_of(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = [float(take_step(model, optimizer, batch)) for _ in range(6)]
     assert losses[-1] < 0.9 * losses[0]
     assert [p.shape for p in model.parameters()] == [p.shape for p in TASKS[name].model(CPU).parameters()]
     assert name != "resnet20" or sum(p.numel() for p in model.parameters()) == 272_474
@@ -46,7 +39,7 @@ def test_models_learn(name: str) -> None:
 # Two of them, since each takes seconds: a run of the command itself checks every one.
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_the_first_losses_are_those_of_the_reference_path(name: str) -> None:
-    entry, wrong = measure_speed(TASKS["transformer"], OPTIMIZERS[name], CPU, FAST, lambda fraction: None)
+    entry, wrong = measure_speed(TASKS["transformer"], OPTIMIZERS[name], CPU, FAST)
     assert not wrong
     assert entry["contenders"]["ours"]["steps_per_second"] > 0
     assert len(entry["samples_seconds"]["torch"]) == 2
@@ -72,7 +65,7 @@ def test_the_command_measures_resumes_and_fails(
     path = tmp_path / "train.json"
     arguments = ["train", "--models", "transformer", "--optimizers", "SGD", "--epochs", "1", "--seeds", "2"]
     few = [point for point in points(["grda", "adaloss"]) if point.value in (0.01, 1.0)]
-    monkeypatch.setattr(train_command, "points", lambda parts: [p for p in few if p.curve in parts])
+    monkeypatch.setattr(train, "points", lambda parts: [p for p in few if p.curve in parts])
     assert command.main([*arguments, "--json", str(path)]) == 0
     entries = read_document(path, "train")["rows"]
     assert [entry["set"] for entry in entries[:2]] == ["transformer", "grda"]
@@ -89,10 +82,10 @@ def test_the_command_measures_resumes_and_fails(
             return drifted.ours(parameters, backend)
 
     drifting = Drifting(**{f.name: getattr(OPTIMIZERS["SGD"], f.name) for f in dataclasses.fields(Trained)})
-    monkeypatch.setattr(train_command, "OPTIMIZERS", {"SGD": drifting})
+    monkeypatch.setattr(train, "OPTIMIZERS", {"SGD": drifting})
     capsys.readouterr()
     assert command.main([*arguments, "--parts", "speed", "--json", str(tmp_path / "wrong.json")]) == 1
-    assert "transformer SGD  WRONG RESULT: the loss of step" in capsys.readouterr().out
+    assert "transformer SGD WRONG RESULT: the loss of step" in capsys.readouterr().out
 
 
 def test_one_seed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

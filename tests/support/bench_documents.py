@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.environment import describe_environment
-from bench.store import VERSION
+from bench.machine import describe_environment
+from bench.results import VERSION
 from tiny_bench import CPU
 
 SPEEDUPS = {"ours": 1.0, "loop": 4.0, "fused": 2.0}
@@ -15,7 +15,7 @@ def header(command: str, **environment: Any) -> dict[str, Any]:
     return {
         "version": VERSION,
         "command": command,
-        "environment": {**vars(describe_environment(CPU)), **environment},
+        "environment": {**describe_environment(CPU), **environment},
         "commit": "0123456789abcdef",
         "settings": {"seconds": 1.0, "epochs": 2, "seeds": 2, "repeats": 2},
     }
@@ -46,6 +46,7 @@ def row(set_name: str, algorithm: str, elements: int = 1000, **more: Any) -> dic
         "words_per_element": 6.0,
         "rounds": 4,
         "in_cache": True,
+        "different": {},
         "contenders": contenders,
         "bandwidth": {name: {"bytes": 10**9, "seconds": time(0.02)} for name in ("triad", "copy")},
         **more,

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from bench import bandwidth, step
-from bench.launches import Launches
+from bench.algorithm import Algorithm
+from bench.counts import Launches
 from bench.measure import Samples, Settings
+from bench.row import Row, Tensors, measure_row
 from bench.shapes import SHAPE_SETS
 
 CPU = torch.device("cpu")
@@ -26,6 +28,10 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> bandwidth.BandwidthProbe:
     return bandwidth.BandwidthProbe(CPU)
 
 
+def measured(algorithm: Algorithm, probe: bandwidth.BandwidthProbe, **settings: Any) -> Row:
+    return measure_row("tiny", algorithm, probe, dataclasses.replace(SETTINGS, **settings), Tensors(SHAPES))
+
+
 def edited(document: dict[str, Any], place: str, value: object) -> dict[str, Any]:
     """The document with another value at a place such as "rows.0.rounds"; in place."""
     *path, last = place.split(".")
@@ -36,8 +42,10 @@ def edited(document: dict[str, Any], place: str, value: object) -> dict[str, Any
     return document
 
 
-def as_on_cuda(row: step.Row, kernels: int = 2, queued: Samples | None = None) -> step.Row:
-    """The row with launches counted."""
+def as_on_cuda(row: Row, kernels: int = 2, queued: Samples | None = None) -> Row:
+    """The row with launches counted, and no swept form."""
     names = row.algorithm.contenders
     launches_of = dict.fromkeys(names, Launches(kernels, 0))
-    return dataclasses.replace(row, launches=launches_of, warm_host=dict.fromkeys(names, 1e-5), queued=queued or {})
+    return dataclasses.replace(
+        row, launches=launches_of, warm_host=dict.fromkeys(names, 1e-5), queued=queued or {}, swept={}
+    )

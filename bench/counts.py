@@ -1,9 +1,11 @@
-"""How much memory a step takes beside what is there before it: its temporaries, at their most."""
+"""What a step takes besides time: memory for its temporaries, kernels and copies on a CUDA device."""
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 _MARK = "the step whose memory is measured"
@@ -38,7 +40,22 @@ def temporary_bytes(step: Callable[[], object], device: torch.device) -> int:
     return largest
 
 
-def free_cached_memory() -> None:
-    """Between rows: blocks that torch keeps from one row are of the wrong sizes for the next."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+@dataclass(frozen=True)
+class Launches:
+    """What one step starts on the device."""
+
+    kernels: int
+    copies: int  # memory copied or filled
+
+
+def count_launches(step: Callable[[], object], device: torch.device) -> Launches | None:
+    """The launches of one more step, after one that the profiler warms up with; None where nothing is launched."""
+    if device.type != "cuda":
+        return None
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            step()
+            torch.cuda.synchronize(device)
+    names = [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    copies = sum(name.startswith(("Memcpy", "Memset")) for name in names)
+    return Launches(len(names) - copies, copies)

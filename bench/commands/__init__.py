@@ -1,1 +1,0 @@
-"""The commands of `python -m bench`: each has `add_parser` and `run`."""

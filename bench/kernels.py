@@ -1,0 +1,205 @@
+"""`python -m bench kernels`: the norm pass, and the update pass of each rule, type and extension.
+
+On a few large tensors that no cache holds, so that a step is bound by the kernel and not by what is done for each.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import get_total_norm
+
+import torchclip
+from bench.algorithm import OURS, REFERENCE, Algorithm, Build, Modifier, Rule, modifiers, ours, row_of, torchs
+from bench.bandwidth import BandwidthProbe
+from bench.check import Check
+from bench.clock import clock_of
+from bench.counts import temporary_bytes
+from bench.measure import Settings, Timed, interleave, percentiles
+from bench.measurement import Measurement, Planned, format_contenders, spread
+from bench.options import option, positive
+from bench.results import Entry
+from bench.row import Row, Tensors, measure_row
+from bench.shapes import Shapes
+from bench.workload import Workload
+
+NORM = "norm"
+TORCH = "torch"
+DTYPES: Mapping[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
+}
+AMPLITUDE = 1.0
+"""Of the gradients: what float16 holds the products of."""
+
+SHAPES: Mapping[str, Shapes] = {"cpu": ((1 << 20,),) * 8, "cuda": ((1 << 22,),) * 32}
+MODIFIERS = modifiers(AMPLITUDE)
+
+# Steps are long enough for bfloat16 parameters to travel by many roundings within the steps that are checked.
+_ADAPTIVE = {"lr": 0.1}
+
+
+def _adaptive(name: str, state: int, **arguments: Any) -> Rule:
+    namesake = getattr(torch.optim, name)
+    return Rule(name, getattr(torchclip, name), {**_ADAPTIVE, **arguments}, state, namesake, squares=True)
+
+
+def _clipping(name: str) -> Rule:
+    def arguments(norm: float) -> Mapping[str, Any]:
+        return {"lr": 0.3, "gamma": 0.3 * norm, "momentum": 0.9}
+
+    return Rule(name, getattr(torchclip, name), arguments, 1, own_norm=True)
+
+
+RULES: Mapping[str, Rule] = {
+    "sgd": Rule("SGD", torchclip.SGD, {"lr": 0.1}, 0, torch.optim.SGD),
+    "sgd_momentum": Rule("SGD momentum", torchclip.SGD, {"lr": 1e-2, "momentum": 0.9}, 1, torch.optim.SGD),
+    "adamw": _adaptive("AdamW", 2),
+    "adamw_amsgrad": _adaptive("AdamW", 3, amsgrad=True),
+    "nadam": _adaptive("NAdam", 2),
+    "radam": _adaptive("RAdam", 2),
+    "rmsprop": _adaptive("RMSprop", 1),
+    "adagrad": _adaptive("Adagrad", 1, lr=0.3),
+    "normalized_sgd": Rule(
+        "NormalizedSGD", torchclip.NormalizedSGD, lambda norm: {"lr": 0.1 * norm, "momentum": 0.9}, 1, own_norm=True
+    ),
+    "sgd_clip": _clipping("SGDClip"),
+    "mom_clip": _clipping("MomClip"),
+    "mix_clip": _clipping("MixClip"),
+    "adaloss": Rule("AdaLoss", torchclip.AdaLoss, {"lr": 0.5, "b0": 1.0}, 0),
+    "adagrad_norm": Rule(
+        "AdaGradNorm", torchclip.AdaGradNorm, lambda norm: {"lr": 0.5 * norm, "b0": norm}, 0, own_norm=True
+    ),
+    "grda": Rule("gRDA", torchclip.GRDA, {"lr": 0.1, "c": 0.3, "mu": 0.7}, 1, accumulates=True),
+}
+
+
+def combine(rule: Rule, modifier: Modifier, dtype: torch.dtype) -> bool:
+    """Whether the rule takes the addition, docs/matrix.md says why some do not, and the type its state."""
+    if rule.squares and dtype is torch.float16:
+        return False
+    try:
+        ours(rule, modifier)([Parameter(torch.ones(2))], 1.0)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_fused(rule: Rule, device: torch.device) -> bool:
+    """Whether torch has a fused form of the rule there: not every class has the argument, nor every device the form."""
+    try:
+        torchs(rule, False, "fused")([Parameter(torch.ones(1, device=device))], 1.0)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def kernel_algorithm(name: str, rule: Rule, modifier: Modifier, dtype: torch.dtype, device: torch.device) -> Algorithm:
+    """Ours with this addition, beside torch's foreach and fused form and the reference path.
+
+    torch has the forms without extensions. The reference path, whose draws take seconds for as many elements, is timed
+    where there are none, and in float32, since it does the same in every type.
+    """
+    contenders: dict[str, Build] = {OURS: ours(rule, modifier)}
+    if not modifier.extension:
+        if dtype is torch.float32:
+            contenders[REFERENCE] = ours(rule, modifier, REFERENCE)
+        if rule.namesake is not None:
+            contenders["foreach"] = torchs(rule, modifier.clips, "foreach")
+            # On the CPU it leaves tensors of 16 bits as they are.
+            if _has_fused(rule, device) and not (device.type == "cpu" and dtype.itemsize == 2):
+                contenders["fused"] = torchs(rule, modifier.clips, "fused")
+    full = name if modifier.name == "plain" else f"{name}+{modifier.name}"
+    yardsticks = {OURS: ours(rule, modifier, REFERENCE)}
+    alone = (rule.own_norm and modifier.draws) or dtype is torch.float64
+    return row_of(
+        full, f"{name}, {modifier.name}", rule, modifier, contenders, dtype, yardsticks=yardsticks, checked_alone=alone
+    )
+
+
+def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, shapes: Shapes) -> Row:
+    """The pass that reads every gradient once, beside torch's norms, which make one for each tensor first."""
+    workload = Workload.create(shapes, probe.device, DTYPES[dtype_name], AMPLITUDE)
+    found: dict[str, Tensor] = {}
+    norms: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
+        OURS: torchclip.get_total_norm,
+        TORCH: partial(get_total_norm, foreach=True),
+    }
+
+    def prepare(index: int) -> None:
+        workload.refill(index)
+        probe.sweep()
+
+    def keep(name: str) -> None:
+        found[name] = norms[name](workload.gradients)
+
+    entries = [Timed(name, prepare, partial(keep, name)) for name in norms]
+    measured = interleave([*entries, *probe.entries()], settings, clock_of(probe.device))
+    unused: Build = lambda parameters, norm: lambda: None  # noqa: E731  # norms are no optimizer's contenders
+    words = DTYPES[dtype_name].itemsize / 4
+    algorithm = Algorithm(NORM, "norm pass", words, 0, dict.fromkeys(norms, unused), reference=TORCH)
+    check = _check_norm(workload, found[OURS], measured.rounds)
+    temporary = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
+    return Row(dtype_name, algorithm, shapes, probe, measured, {OURS: check}, temporary)
+
+
+def _check_norm(workload: Workload, found: Tensor, rounds: int) -> Check:
+    """Of ours alone: torch's norm of 16-bit gradients is rounded to their type, and infinite above 65504 in float16."""
+    parts = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in workload.gradients]
+    exact = math.sqrt(math.fsum(float(part) ** 2 for part in parts))
+    # Sums of squares are added up in float64: what is left is a rounding of each partial sum and of the result.
+    tolerance = 4 * torch.finfo(torch.float32).eps * exact
+    return Check(rounds, {OURS: abs(float(found) - exact)}, {}, tolerance, travel=exact)
+
+
+@dataclass(kw_only=True)
+class Kernels(Measurement):
+    """the norm pass, and the update pass of each rule, type and extension"""
+
+    name: ClassVar[str] = "kernels"
+    seconds: float = option(0.3, "time for one row, of ten rounds at least", type=positive(float))
+    rules: Sequence[str] = option((NORM, *RULES), "what is measured", choices=(NORM, *RULES))
+    modifiers: Sequence[str] = option(tuple(MODIFIERS), "what is added to a rule", choices=tuple(MODIFIERS))
+    dtypes: Sequence[str] = option((), "types (default: float32 bfloat16, on cuda all)", choices=tuple(DTYPES))
+
+    def settings(self) -> Settings:
+        return Settings(seconds=self.seconds, min_rounds=10, max_rounds=200, cold=True)
+
+    def more_settings(self) -> Mapping[str, Any]:
+        return {"shapes": SHAPES[self.device]}
+
+    def plan(self, probe: BandwidthProbe) -> Iterable[Planned]:
+        settings, shapes = self.settings(), SHAPES[self.device]
+        for dtype_name in self.dtypes or (DTYPES if self.device == "cuda" else ("float32", "bfloat16")):
+            dtype = DTYPES[dtype_name]
+            if NORM in self.rules:
+                norm = partial(measure_norm, dtype_name, probe, settings, shapes)
+                yield _planned((dtype_name, NORM), norm)
+            for name, rule in RULES.items():
+                for modifier in MODIFIERS.values():
+                    chosen = name in self.rules and modifier.name in self.modifiers
+                    if chosen and combine(rule, modifier, dtype):
+                        algorithm = kernel_algorithm(name, rule, modifier, dtype, probe.device)
+                        tensors = Tensors(shapes, dtype, AMPLITUDE)
+                        update = partial(measure_row, dtype_name, algorithm, probe, settings, tensors)
+                        yield _planned((dtype_name, algorithm.name), update)
+
+    def format(self, entry: Entry) -> str:
+        each = spread(entry["seconds_per_element"], 1e12, 1)
+        return f"{format_contenders(entry)}\n{entry['bytes_per_element']:g} B and {each} ps an element"
+
+
+def _planned(key: tuple[str, str], measure: Callable[[], Row]) -> Planned:
+    def entry() -> tuple[Entry, Sequence[str]]:
+        row = measure()
+        if row.failures:
+            return {}, row.failures
+        found = row.entry()
+        each = percentiles(found["samples_seconds"][OURS], 1 / found["elements"])
+        return {**found, "bytes_per_element": 4 * row.algorithm.words, "seconds_per_element": each}, ()
+
+    return Planned(key, entry)

@@ -1,1 +1,0 @@
-"""docs/benchmarks.md, written from the files of runs."""

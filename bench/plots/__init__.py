@@ -1,1 +1,0 @@
-"""Figures, drawn from the files of runs alone."""

@@ -1,0 +1,144 @@
+"""The file of a run: what it was measured with, its rows with their raw samples, and how it goes on after a break.
+
+A row is a dictionary of plain values. Files hold finite numbers only: a run that produced another kind of number has
+measured nothing, so it is refused when it is written and when it is read.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.machine import describe_commit, describe_environment
+from bench.options import Refused
+
+VERSION = 2
+
+Entry = Mapping[str, Any]
+
+
+def header_of(command: str, device: torch.device, settings: Entry) -> dict[str, Any]:
+    """What all rows of a file have in common."""
+    return {
+        "version": VERSION,
+        "command": command,
+        "environment": describe_environment(device),
+        "commit": describe_commit(),
+        "settings": dict(settings),
+    }
+
+
+def refuse_nonfinite(value: Any, where: str) -> None:
+    """Goes through dictionaries and lists.
+
+    Raises:
+        Refused: at the first number that is infinite or NaN, or null where a number should be, with its place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_nonfinite(item, f"{where}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, item in enumerate(value):
+            refuse_nonfinite(item, f"{where}[{index}]")
+    elif value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise Refused(f"{where} is {value}: measure that row again")
+
+
+def read_document(path: Path, command: str | None = None) -> dict[str, Any]:
+    """The document in the file.
+
+    Args:
+        path: of the file.
+        command: whose results are expected; None takes any.
+
+    Raises:
+        Refused: when it is none of ours, of another version or command, or has a number that is not finite.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} holds no results: {error}") from error
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise Refused(f"{path} holds no results of version {VERSION}: measure them again")
+    if command is not None and document["command"] != command:
+        raise Refused(f"{path} holds results of `{document['command']}`, expected those of `{command}`")
+    refuse_nonfinite(document["rows"], f"{path}: rows")
+    return document
+
+
+def write_document(path: Path, document: Entry) -> None:
+    """Whoever reads the file sees the old document or the new one, never half of one."""
+    refuse_nonfinite(document["rows"], "rows")
+    text = json.dumps(document, indent=1, allow_nan=False)
+    # A list of numbers on one line: a file has tens of thousands of them.
+    text = re.sub(r"\[[^\[\]{}\"]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text + "\n")
+    draft.replace(path)
+
+
+def differences(ours: Entry, theirs: Entry, parts: Sequence[str]) -> list[str]:
+    """In words, what these parts of a header have otherwise than ours."""
+    found = []
+    for part in parts:
+        here, there = ours.get(part), theirs.get(part)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            found += differences(here, there, list({**here, **there}))
+        elif here != there:
+            found.append(f"{part} {there} instead of {here}")
+    return found
+
+
+class Results:
+    """The rows measured so far. Each is on disk as soon as it is there, so that an interrupted run can go on.
+
+    Args:
+        header: of this run.
+        path: of the file; None keeps everything in memory.
+        keys: the entries that tell one row from another.
+        fresh: drop what the file holds.
+
+    Raises:
+        Refused: when the file was measured with something else, with the remedy.
+    """
+
+    def __init__(self, header: Entry, path: Path | None, keys: Sequence[str], fresh: bool = False) -> None:
+        self.rows: list[Entry] = []
+        self._wrong: list[Entry] = []  # named in the file, not among the rows, and measured anew by the next run
+        self._header = json.loads(json.dumps(header))  # what the file went through
+        self._path, self._keys = path, keys
+        if path is None or fresh or not path.exists():
+            return
+        remedy = f"choose another file, or give --fresh to replace {path}"
+        try:
+            document = read_document(path)
+        except Refused as error:
+            raise Refused(f"{error}; {remedy}") from error
+        if found := differences(self._header, document, list(header)):
+            raise Refused(f"{path} cannot be continued, it has {', '.join(found)}: {remedy}")
+        self.rows = list(document["rows"])
+
+    def find(self, key: Sequence[object]) -> Entry | None:
+        """The row with these entries, if there is one."""
+        return next((row for row in self.rows if [row[name] for name in self._keys] == list(key)), None)
+
+    def add(self, row: Entry) -> None:
+        """Takes in a row and writes the file."""
+        refuse_nonfinite(row, "/".join(str(row[name]) for name in self._keys))
+        self.rows.append(row)
+        self._write()
+
+    def add_wrong(self, key: Sequence[object], failures: Sequence[str]) -> None:
+        """Takes in the entries that name a row whose results were wrong, with why, and writes the file."""
+        self._wrong.append({**dict(zip(self._keys, key, strict=True)), "failures": list(failures)})
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            wrong = {"wrong": self._wrong} if self._wrong else {}
+            write_document(self._path, {**self._header, **wrong, "rows": self.rows})
