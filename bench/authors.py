@@ -1,9 +1,8 @@
 """The papers' own optimizers as their authors run them: a torch loop over tensors, one operation at a time.
 
-These are competitors to time and the formulas to agree with, so they keep what costs the originals their speed:
-a Python loop per tensor, a temporary per operation, a host synchronisation per norm. Formulas: MixClip is
-Algorithm 1 of Zhang, Jin, Fang and Wang (NeurIPS 2020, arXiv 2010.02519) with the smooth clipping of their code;
-gRDA is Chao, Wang, Xing and Cheng (NeurIPS 2020, Directional Pruning).
+They keep what costs the originals their speed: a Python loop per tensor, a temporary per operation, a host
+synchronisation per norm. Formulas: MixClip is Algorithm 1 of Zhang, Jin, Fang and Wang (NeurIPS 2020, arXiv 2010.02519)
+with the smooth clipping of their code; gRDA is Chao, Wang, Xing and Cheng (NeurIPS 2020, Directional Pruning).
 """
 
 import math

@@ -55,7 +55,7 @@ def _adagrad_norm(norm: float) -> Mapping[str, Any]:
     return {"lr": 1e-1 * _PER_UNIT * norm, "b0": norm}
 
 
-RULES: Mapping[str, Rule] = {
+RULES: dict[str, Rule] = {
     "sgd": Rule("SGD momentum", torchclip.SGD, SGD_ARGUMENTS, 1, torch.optim.SGD),
     "adamw": Rule("AdamW", torchclip.AdamW, ADAMW_ARGUMENTS, 2, torch.optim.AdamW),
     "mixclip": Rule("MixClip", torchclip.MixClip, _mixclip, 1, own_norm=True),
@@ -69,13 +69,9 @@ RULES: Mapping[str, Rule] = {
 _AUTHORS: Mapping[str, Callable[..., Optimizer]] = {"mixclip": AuthorsMixClip, "grda": AuthorsGRDA}
 _WITHOUT_MOMENTUM = Rule("SGD", torchclip.SGD, {"lr": 1e-2 * _PER_UNIT}, 0)
 MODIFIERS = modifiers(GRADIENT_AMPLITUDE)
-_NONE, CLIP = MODIFIERS["plain"], MODIFIERS["clip"]
-_EXTENSIONS = {  # in the order of the rows
-    "gradient_dropout": "gradient dropout",
-    "lr_dropout": "LR dropout",
-    "gradient_noise": "gradient noise",
-    "lookahead": "Lookahead",
-}
+_NONE, _CLIP = MODIFIERS["plain"], MODIFIERS["clip"]
+_EXTENSIONS = {"gradient_dropout": "gradient dropout", "lr_dropout": "LR dropout", "gradient_noise": "gradient noise",
+               "lookahead": "Lookahead"}  # fmt: skip
 BOUND_BY_MEMORY = ("clip_sgd", "clip_adamw", "sgd", "adamw", "mixclip", "grda")
 
 
@@ -108,8 +104,8 @@ def _scaled(rule: Rule) -> Build:
 def _beside_others(name: str, *forms: str) -> Algorithm:
     """A row of torch's rules beside its forms, or of the papers' beside the authors' loops."""
     bare, clips = rule_and_clip(name)
-    rule, modifier = RULES[bare], CLIP if clips else _NONE
-    contenders: dict[str, Build] = {OURS: ours(rule, modifier)}
+    rule, modifier = RULES[bare], _CLIP if clips else _NONE
+    contenders = {OURS: ours(rule, modifier)}
     for form in forms:
         contenders[form] = torchs(rule, clips, form) if form in FORMS else _scaled(rule)
     if not forms:
@@ -118,12 +114,10 @@ def _beside_others(name: str, *forms: str) -> Algorithm:
     return row_of(name, title, rule, modifier, contenders, reference=forms[0] if forms else AUTHORS)
 
 
-def _beside_plain(
-    name: str, title: str, rule: Rule, modifier: Modifier, plain: Rule, clip: Modifier = _NONE
-) -> Algorithm:
-    contenders = {OURS: ours(rule, modifier), PLAIN: ours(plain, clip)}
-    yardsticks = {OURS: ours(rule, modifier, REFERENCE), PLAIN: ours(plain, clip, REFERENCE)}
-    return row_of(name, title, rule, modifier, contenders, yardsticks=yardsticks)
+def _beside_plain(name: str, title: str, rule: Rule, added: Modifier, plain: Rule, clip: Modifier = _NONE) -> Algorithm:
+    contenders = {OURS: ours(rule, added), PLAIN: ours(plain, clip)}
+    yardsticks = {OURS: ours(rule, added, REFERENCE), PLAIN: ours(plain, clip, REFERENCE)}
+    return row_of(name, title, rule, added, contenders, yardsticks=yardsticks)
 
 
 def _cpu_rows() -> Iterator[Algorithm]:
@@ -132,11 +126,10 @@ def _cpu_rows() -> Iterator[Algorithm]:
     for name in ("nadam", "radam", "rmsprop"):
         yield _beside_others(name, "loop", "foreach")
     yield _beside_plain("adaloss", "AdaLoss", RULES["adaloss"], _NONE, _WITHOUT_MOMENTUM)
-    yield _beside_plain("adagrad_norm", "AdaGradNorm", RULES["adagrad_norm"], _NONE, _WITHOUT_MOMENTUM, CLIP)
-    for rule in ("sgd", "adamw"):
-        for extension, title in _EXTENSIONS.items():
-            title = f"{'SGD' if rule == 'sgd' else 'AdamW'} + {title}"
-            yield _beside_plain(f"{rule}_{extension}", title, RULES[rule], MODIFIERS[extension], RULES[rule])
+    yield _beside_plain("adagrad_norm", "AdaGradNorm", RULES["adagrad_norm"], _NONE, _WITHOUT_MOMENTUM, _CLIP)
+    for rule, of in (("sgd", "SGD"), ("adamw", "AdamW")):
+        for name, title in _EXTENSIONS.items():
+            yield _beside_plain(f"{rule}_{name}", f"{of} + {title}", RULES[rule], MODIFIERS[name], RULES[rule])
 
 
 def _cuda_rows() -> Iterator[Algorithm]:
@@ -147,9 +140,8 @@ def _cuda_rows() -> Iterator[Algorithm]:
     for name in ("sgd", "adamw"):
         yield _beside_others(name, "fused")
     for name in BOUND_BY_MEMORY:  # where the Triton backend should keep up with the CUDA one
-        row = ALGORITHMS[name]
-        bare, clips = rule_and_clip(name)
-        rule, modifier = RULES[bare], CLIP if clips else _NONE
+        row, (bare, clips) = ALGORITHMS[name], rule_and_clip(name)
+        rule, modifier = RULES[bare], _CLIP if clips else _NONE
         contenders = {OURS: ours(rule, modifier, "triton"), PREFERRED: ours(rule, modifier)}
         title = f"{row.title}, Triton"
         yield replace(row, name=f"{name}_triton", title=title, contenders=contenders, reference=PREFERRED)

@@ -13,6 +13,7 @@ both stop after the first steps. Two kinds of row have ours run on the sample al
 draws have changed, which is in no proportion to the whole; and float64, in which the 1e-6 beside a norm shows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from bench.algorithm import OURS, Algorithm, Build
-from bench.shapes import sample_indices
+from bench.shapes import Shapes
 from bench.workload import SCALES, Workload, norm_of
 
 _SAMPLE_TENSORS = 64
@@ -64,54 +65,16 @@ def _largest_difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> floa
     return float(torch.tensor(differences, dtype=torch.float64).max())
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A part of the workload on which the reference can be run by itself.
-
-    Args:
-        indices: of the tensors that are in it.
-        start: where their parameters start.
-        source: their part of the unscaled gradient.
-        positions: the number of parameters that the optimizer is given. With more than there are indices, the tensors
-            of the sample stand at their own positions among empty ones, since random draws depend on the position.
-    """
-
-    indices: Sequence[int]
-    start: Sequence[Tensor]
-    source: Sequence[Tensor]
-    positions: int
-
-    def run(self, build: Build, steps: int, dtype: torch.dtype) -> list[Tensor]:
-        """The sample's parameters after `steps` steps, computed in `dtype`."""
-        source = [tensor.to(dtype) for tensor in self.source]
-        sample = [Parameter(tensor.to(dtype, copy=True)) for tensor in self.start]
-        parameters = sample
-        if self.positions > len(sample):
-            placed = dict(zip(self.indices, sample, strict=True))
-            empty = source[0].new_empty(0)
-            parameters = [placed.get(index, Parameter(empty.clone())) for index in range(self.positions)]
-        step = build(parameters, norm_of(source))
-        for index in range(steps):
-            for parameter, gradient in zip(sample, source, strict=True):
-                parameter.grad = gradient * SCALES[index % len(SCALES)]
-            step()
-        return [parameter.detach() for parameter in sample]
-
-    def check(
-        self,
-        steps: int,
-        exact: Sequence[Tensor],
-        errors: Mapping[str, float],
-        differences: Mapping[str, float],
-        reference: str,
-    ) -> Check:
-        own = self.start[0].dtype
-        rounding = torch.finfo(own).eps * max(float(value.abs().max()) for value in exact)
-        if own is torch.float64:  # there is no wider type to measure its error by
-            rounding *= steps
-        travel = _largest_difference(exact, [value.double() for value in self.start])
-        min_travel = _MIN_TRAVEL_16_BITS if own.itemsize == 2 else _MIN_TRAVEL
-        return Check(steps, errors, differences, 4 * errors[reference] + rounding, travel, min_travel)
+def sample_indices(shapes: Shapes) -> list[int]:
+    """Indices of tensors, spread evenly over the set, that together stay within both limits of a sample."""
+    chosen: list[int] = []
+    left = _SAMPLE_ELEMENTS
+    for index in range(0, len(shapes), max(1, len(shapes) // _SAMPLE_TENSORS)):
+        if len(chosen) < _SAMPLE_TENSORS and (size := math.prod(shapes[index])) <= left:
+            chosen.append(index)
+            left -= size
+    assert chosen, "every tensor is larger than a sample may be"
+    return chosen
 
 
 def _beginning(tensor: Tensor) -> Tensor:
@@ -119,60 +82,92 @@ def _beginning(tensor: Tensor) -> Tensor:
 
 
 class Checker:
-    """Compares the contenders of a row.
+    """Compares the contenders of a row on a sample on which the reference can be run by itself.
 
     Contenders that have a yardstick are looked at in passing, after `_YARDSTICK_STEPS` steps or else at the end; the
     others are compared at the end.
     """
 
     def __init__(self, algorithm: Algorithm, workload: Workload, parameters: Mapping[str, Sequence[Parameter]]) -> None:
-        self._algorithm, self._workload, self._parameters = algorithm, workload, parameters
+        self._algorithm, self._parameters = algorithm, parameters
         self._seen: dict[str, tuple[int, list[Tensor]]] = {}
-        count = len(workload.shapes)
+        self._positions = count = len(workload.shapes)
         if algorithm.yardsticks:
             # The first elements of some tensors: an elementwise rule does to them what it does to all. One at a time,
             # because the largest tensors take a hundred megabytes.
-            indices: Sequence[int] = range(0, count, max(1, count // _YARDSTICK_TENSORS))[:_YARDSTICK_TENSORS]
-            start = [_beginning(workload.starting_values([index])[0]) for index in indices]
-            source = [_beginning(workload.source[index]) for index in indices]
-            self._sample = _Sample(indices, start, source, count)
+            self._indices: Sequence[int] = range(0, count, max(1, count // _YARDSTICK_TENSORS))[:_YARDSTICK_TENSORS]
+            self._start = [_beginning(workload.starting_values([index])[0]) for index in self._indices]
+            self._source = [_beginning(workload.source[index]) for index in self._indices]
         else:  # whole tensors, spread evenly over the set; the optimizer does not know of the others
-            indices = sample_indices(workload.shapes, _SAMPLE_TENSORS, _SAMPLE_ELEMENTS)
-            source = [workload.source[index] for index in indices]
-            self._sample = _Sample(indices, workload.starting_values(indices), source, len(indices))
+            self._indices = sample_indices(workload.shapes)
+            self._start = workload.starting_values(self._indices)
+            self._source = [workload.source[index] for index in self._indices]
+            self._positions = len(self._indices)
+        self._dtype = self._start[0].dtype
 
     def look(self, name: str, steps: int, last: bool = False) -> None:
         """To be called between the steps of a contender, with the number of those taken."""
         if name in self._algorithm.yardsticks and name not in self._seen and (last or steps == _YARDSTICK_STEPS):
-            values = [_beginning(self._parameters[name][index]) for index in self._sample.indices]
-            self._seen[name] = steps, values
+            self._seen[name] = steps, [_beginning(self._parameters[name][index]) for index in self._indices]
 
     @torch.no_grad()
     def checks(self, steps: int) -> Mapping[str, Check]:
         """What came out, ours first, when each has taken so many steps, the warm-up included."""
-        if self._algorithm.yardsticks:
-            return {name: self._beside_yardstick(name, steps) for name in self._algorithm.yardsticks}
-        algorithm, sample = self._algorithm, self._sample
+        algorithm = self._algorithm
+        if algorithm.yardsticks:
+            return {name: self._beside_yardstick(name, steps) for name in algorithm.yardsticks}
         assert algorithm.reference is not None
         same = {name: values for name, values in self._parameters.items() if name not in algorithm.different}
-        exact = sample.run(algorithm.contenders[algorithm.reference], steps, torch.float64)
+        exact = self._run(algorithm.contenders[algorithm.reference], steps, torch.float64)
         errors = {
-            name: _largest_difference([values[index] for index in sample.indices], exact)
+            name: _largest_difference([values[index] for index in self._indices], exact)
             for name, values in same.items()
         }
         reference = same.pop(algorithm.reference)
         differences = {name: _largest_difference(values, reference) for name, values in same.items()}
-        return {OURS: sample.check(steps, exact, errors, differences, algorithm.reference)}
+        return {OURS: self._check(steps, exact, errors, differences, algorithm.reference)}
 
     def _beside_yardstick(self, name: str, steps: int) -> Check:
         """One contender beside the reference path's run of the same."""
         self.look(name, steps, last=True)
-        algorithm, sample = self._algorithm, self._sample
         steps, values = self._seen[name]
-        own = sample.start[0].dtype
-        single, exact = (sample.run(algorithm.yardsticks[name], steps, dtype) for dtype in (own, torch.float64))
-        if algorithm.checked_alone:
-            values = sample.run(algorithm.contenders[name], steps, own)
+        build = self._algorithm.yardsticks[name]
+        single, exact = self._run(build, steps, self._dtype), self._run(build, steps, torch.float64)
+        if self._algorithm.checked_alone:
+            values = self._run(self._algorithm.contenders[name], steps, self._dtype)
         errors = {name: _largest_difference(values, exact), _REFERENCE_PATH: _largest_difference(single, exact)}
-        differences = {name: _largest_difference(values, single)}
-        return sample.check(steps, exact, errors, differences, _REFERENCE_PATH)
+        return self._check(steps, exact, errors, {name: _largest_difference(values, single)}, _REFERENCE_PATH)
+
+    def _run(self, build: Build, steps: int, dtype: torch.dtype) -> list[Tensor]:
+        """The sample's parameters after `steps` steps, computed in `dtype`.
+
+        Among more positions the tensors of the sample stand at their own, the others being empty, since random draws
+        depend on the position.
+        """
+        source = [tensor.to(dtype) for tensor in self._source]
+        sample = [Parameter(tensor.to(dtype, copy=True)) for tensor in self._start]
+        parameters = sample
+        if self._positions > len(sample):
+            placed = dict(zip(self._indices, sample, strict=True))
+            parameters = [placed.get(index, Parameter(source[0].new_empty(0))) for index in range(self._positions)]
+        step = build(parameters, norm_of(source))
+        for index in range(steps):
+            for parameter, gradient in zip(sample, source, strict=True):
+                parameter.grad = gradient * SCALES[index % len(SCALES)]
+            step()
+        return [parameter.detach() for parameter in sample]
+
+    def _check(
+        self,
+        steps: int,
+        exact: Sequence[Tensor],
+        errors: Mapping[str, float],
+        differences: Mapping[str, float],
+        reference: str,
+    ) -> Check:
+        rounding = torch.finfo(self._dtype).eps * max(float(value.abs().max()) for value in exact)
+        if self._dtype is torch.float64:  # there is no wider type to measure its error by
+            rounding *= steps
+        travel = _largest_difference(exact, [value.double() for value in self._start])
+        min_travel = _MIN_TRAVEL_16_BITS if self._dtype.itemsize == 2 else _MIN_TRAVEL
+        return Check(steps, errors, differences, 4 * errors[reference] + rounding, travel, min_travel)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -17,20 +17,16 @@ class Elapsed(NamedTuple):
     host: float  # from the call until it returns
 
 
-class Clock(Protocol):
-    """Times a run on one kind of device."""
-
-    def time(self, run: Run) -> Elapsed: ...
+Clock = Callable[[Run], Elapsed]
+"""Times a run on one kind of device."""
 
 
-class HostClock:
+def time_on_host(run: Run) -> Elapsed:
     """For runs that have finished when they return."""
-
-    def time(self, run: Run) -> Elapsed:
-        before = time.perf_counter_ns()
-        run()
-        seconds = (time.perf_counter_ns() - before) * 1e-9
-        return Elapsed(seconds, seconds, seconds)
+    before = time.perf_counter_ns()
+    run()
+    seconds = (time.perf_counter_ns() - before) * 1e-9
+    return Elapsed(seconds, seconds, seconds)
 
 
 class CudaClock:
@@ -40,26 +36,22 @@ class CudaClock:
         self._before = torch.cuda.Event(enable_timing=True)
         self._after = torch.cuda.Event(enable_timing=True)
 
-    def time(self, run: Run) -> Elapsed:
+    def __call__(self, run: Run) -> Elapsed:
         torch.cuda.synchronize()
-        return self.time_behind(run, lambda: None)[0]
+        return self.time_behind(run, lambda before: False)[0]
 
-    def time_behind(self, run: Run, ask: Callable[[], object]) -> tuple[Elapsed, object]:
-        """The time of a run behind what is queued, and what `ask` says of the device when the call has returned."""
+    def time_behind(self, run: Run, ask: Callable[[torch.cuda.Event], bool]) -> tuple[Elapsed, bool]:
+        """The time of a run behind what is queued, and what `ask` says when the call has returned."""
         self._before.record()
         called = time.perf_counter_ns()
         run()
         returned = time.perf_counter_ns()
-        answer = ask()
+        answer = ask(self._before)
         self._after.record()
         self._after.synchronize()
         finished = time.perf_counter_ns()
         device = self._before.elapsed_time(self._after) * 1e-3
         return Elapsed(device, (finished - called) * 1e-9, (returned - called) * 1e-9), answer
-
-    def came_to_it(self) -> bool:
-        """Whether the device has begun with the last run, or could."""
-        return bool(self._before.query())
 
 
 class NeverQueuedError(RuntimeError):
@@ -80,7 +72,7 @@ class QueuedCudaClock:
         self._longest = cycles << (self._TRIES - 1)
         self._clock = CudaClock()
 
-    def time(self, run: Run) -> Elapsed:
+    def __call__(self, run: Run) -> Elapsed:
         """The time of the run that was queued.
 
         Raises:
@@ -89,8 +81,8 @@ class QueuedCudaClock:
         for _ in range(self._TRIES):
             torch.cuda.synchronize()
             torch.cuda._sleep(self.cycles)
-            elapsed, too_late = self._clock.time_behind(run, self._clock.came_to_it)
-            if not too_late:
+            elapsed, came_too_early = self._clock.time_behind(run, lambda before: before.query())
+            if not came_too_early:
                 return elapsed
             self.cycles = min(2 * self.cycles, self._longest)
         raise NeverQueuedError(f"not queued within {self.cycles:,} cycles of the device")
@@ -98,4 +90,4 @@ class QueuedCudaClock:
 
 def clock_of(device: torch.device) -> Clock:
     """The clock for runs on the device."""
-    return CudaClock() if device.type == "cuda" else HostClock()
+    return CudaClock() if device.type == "cuda" else time_on_host

@@ -12,10 +12,7 @@ _MARK = "the step whose memory is measured"
 
 
 def temporary_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """The most that a further step holds at once of what it allocates through torch.
-
-    The step should not be the first, which allocates state that stays.
-    """
+    """The most that a further step, which should not be the first, holds at once of what it allocates through torch."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -48,14 +45,12 @@ class Launches:
     copies: int  # memory copied or filled
 
 
-def count_launches(step: Callable[[], object], device: torch.device) -> Launches | None:
-    """The launches of one more step, after one that the profiler warms up with; None where nothing is launched."""
-    if device.type != "cuda":
-        return None
+def count_launches(step: Callable[[], object]) -> Launches:
+    """Those of one more step on a CUDA device, after one that the profiler warms up with."""
     for _ in range(2):
         with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             step()
-            torch.cuda.synchronize(device)
+            torch.cuda.synchronize()
     names = [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]
     copies = sum(name.startswith(("Memcpy", "Memset")) for name in names)
     return Launches(len(names) - copies, copies)

@@ -57,11 +57,7 @@ raise SystemExit(unavailable_reason("cuda") or (native.NATIVE.cuda_device != "cu
 
 
 def probe_machine() -> dict[str, Any]:
-    """What the machine has.
-
-    Raises:
-        SystemExit: when it has not what every stage needs, with the remedy.
-    """
+    """What the machine has; the end, with the remedy, where it has not what every stage needs."""
     finished = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         reason = (finished.stderr.strip().splitlines() or ["it failed"])[-1]

@@ -23,8 +23,8 @@ from bench.counts import temporary_bytes
 from bench.measure import Settings, Timed, interleave, percentiles
 from bench.measurement import Measurement, Planned, format_contenders, spread
 from bench.options import option, positive
-from bench.results import Entry
-from bench.row import Row, Tensors, measure_row
+from bench.results import Entry, Found
+from bench.row import Tensors, entry_of, measure_row
 from bench.shapes import Shapes
 from bench.workload import Workload
 
@@ -121,7 +121,7 @@ def kernel_algorithm(name: str, rule: Rule, modifier: Modifier, dtype: torch.dty
     )
 
 
-def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, shapes: Shapes) -> Row:
+def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, shapes: Shapes) -> Found:
     """The pass that reads every gradient once, beside torch's norms, which make one for each tensor first."""
     workload = Workload.create(shapes, probe.device, DTYPES[dtype_name], AMPLITUDE)
     found: dict[str, Tensor] = {}
@@ -143,8 +143,8 @@ def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, sha
     words = DTYPES[dtype_name].itemsize / 4
     algorithm = Algorithm(NORM, "norm pass", words, 0, dict.fromkeys(norms, unused), reference=TORCH)
     check = _check_norm(workload, found[OURS], measured.rounds)
-    temporary = {entry.name: temporary_bytes(entry.run, probe.device) for entry in entries}
-    return Row(dtype_name, algorithm, shapes, probe, measured, {OURS: check}, temporary)
+    counts = {entry.name: {"temporary_bytes": temporary_bytes(entry.run, probe.device)} for entry in entries}
+    return entry_of((dtype_name, algorithm, shapes), probe, measured, {OURS: check}, counts)
 
 
 def _check_norm(workload: Workload, found: Tensor, rounds: int) -> Check:
@@ -161,7 +161,7 @@ class Kernels(Measurement):
     """the norm pass, and the update pass of each rule, type and extension"""
 
     name: ClassVar[str] = "kernels"
-    seconds: float = option(0.3, "time for one row, of ten rounds at least", type=positive(float))
+    seconds: float = option(0.3, "time for one row, of ten rounds at least", positive(float))
     rules: Sequence[str] = option((NORM, *RULES), "what is measured", choices=(NORM, *RULES))
     modifiers: Sequence[str] = option(tuple(MODIFIERS), "what is added to a rule", choices=tuple(MODIFIERS))
     dtypes: Sequence[str] = option((), "types (default: float32 bfloat16, on cuda all)", choices=tuple(DTYPES))
@@ -193,13 +193,11 @@ class Kernels(Measurement):
         return f"{format_contenders(entry)}\n{entry['bytes_per_element']:g} B and {each} ps an element"
 
 
-def _planned(key: tuple[str, str], measure: Callable[[], Row]) -> Planned:
-    def entry() -> tuple[Entry, Sequence[str]]:
-        row = measure()
-        if row.failures:
-            return {}, row.failures
-        found = row.entry()
-        each = percentiles(found["samples_seconds"][OURS], 1 / found["elements"])
-        return {**found, "bytes_per_element": 4 * row.algorithm.words, "seconds_per_element": each}, ()
+def _planned(key: tuple[str, str], measure: Callable[[], Found]) -> Planned:
+    def with_elements() -> Found:
+        entry, wrong = measure()
+        each = percentiles(entry["samples_seconds"][OURS], 1 / entry["elements"])
+        more = {"bytes_per_element": 4 * entry["words_per_element"], "seconds_per_element": each}
+        return {**entry, **more}, wrong
 
-    return Planned(key, entry)
+    return Planned(key, with_elements)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 _MEASURED = ("bench", "csrc", "kernels", "recipes", "setup.py", "torchclip", ":(exclude)bench/results")
 
 
-def _first_field(path: Path, name: str) -> str | None:
-    lines = path.read_text().splitlines() if path.is_file() else []
-    found = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name)
-    return next(found, None)
+def _first_field(path: str, name: str) -> str | None:
+    text = Path(path).read_text() if Path(path).is_file() else ""
+    found = re.search(rf"^{name}\s*: *(.*)$", text, re.MULTILINE)
+    return found and found[1].strip()
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchclip": torchclip.__version__,
         "backend": torchclip.SGD([Parameter(torch.zeros(1, device=device))], lr=0.1).backend,
-        "cpu": _first_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        "cpu": _first_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -49,7 +50,7 @@ def available_bytes(device: torch.device) -> float:
     """Memory that can be had without swapping; infinite where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = _first_field(Path("/proc/meminfo"), "MemAvailable")
+    found = _first_field("/proc/meminfo", "MemAvailable")
     return float("inf") if found is None else int(found.split()[0]) * 1024
 
 

@@ -2,10 +2,10 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -17,8 +17,7 @@ from bench.check import Check
 from bench.machine import available_bytes
 from bench.measure import Percentiles, Settings
 from bench.options import Command, Refused, option, positive
-from bench.results import Entry, Results, header_of
-from bench.row import KEYS, Row
+from bench.results import Entry, Found, Results, header_of
 from torchclip.backends.choice import unavailable_reason
 
 LEGEND = """\
@@ -40,42 +39,27 @@ ours is      how many times as fast as this line ours is: median (p20 to p80) of
              (in place, 3 words) and copy (2 words)"""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A row to come: its entries under the keys of the results, what measures it, the memory that takes."""
+class Planned(NamedTuple):
+    """A row to come: its entries under the keys of the results, what measures it, and the memory that takes."""
 
     key: tuple[str | int, ...]
-    measure: Callable[[], tuple[Entry, Sequence[str]]]
-    """The entry, and what is wrong with it."""
+    measure: Callable[[], Found]
     bytes: float = 0.0
-
-    @classmethod
-    def of(cls, key: tuple[str | int, ...], measure: Callable[[], Row], bytes: float = 0.0, **more: Any) -> "Planned":
-        """A row of contenders; `more` goes into its entry."""
-
-        def entry() -> tuple[Entry, Sequence[str]]:
-            row = measure()
-            return ({**row.entry(), **more}, ()) if not row.failures else ({}, row.failures)
-
-        return cls(key, entry, bytes)
 
 
 @dataclass(kw_only=True)
 class Measurement(Command):
     """A command that measures rows."""
 
-    keys: ClassVar[Sequence[str]] = KEYS
+    keys: ClassVar[Sequence[str]] = ("set", "algorithm")  # what tells one row from another
     legend: ClassVar[str] = LEGEND
-    seconds: float = option(Settings.seconds, "time for one row", type=positive(float))
+    seconds: float = option(Settings.seconds, "time for one row", positive(float))
     device: str = option("cpu", "where the parameters lie", choices=("cpu", "cuda"))
     threads: Sequence[int] = option(
-        (), "threads for torch and ours (default: torch's own choice)", type=positive(int), metavar="N"
+        (), "threads for torch and ours (default: torch's own choice)", positive(int), metavar="N"
     )
     json: Path | None = option(
-        None,
-        "write versions, commit, settings, statistics and raw samples; rows that are there already are kept",
-        type=Path,
-        metavar="PATH",
+        None, "write versions, commit, settings and samples; rows that are there already are kept", Path, metavar="PATH"
     )
     fresh: bool = option(False, "replace what the file of --json holds")
 
@@ -83,7 +67,7 @@ class Measurement(Command):
         """How rows are measured."""
         return Settings(seconds=self.seconds)
 
-    def more_settings(self) -> Mapping[str, Any]:
+    def more_settings(self) -> Entry:
         """What else a file is not continued without."""
         return {}
 
@@ -95,11 +79,7 @@ class Measurement(Command):
             torch.set_num_threads(self.threads[0])
 
     def plan(self, probe: BandwidthProbe) -> Iterable[Planned]:
-        """The rows.
-
-        Raises:
-            Refused: when there is one that cannot be had.
-        """
+        """The rows; raises `Refused` when there is one that cannot be had."""
         raise NotImplementedError
 
     def format(self, entry: Entry) -> str:
@@ -111,11 +91,8 @@ class Measurement(Command):
         return True
 
     def run(self) -> int:
-        reason = unavailable_reason("cuda") if self.device == "cuda" else None
-        if reason is not None:
-            raise Refused(
-                f"--device cuda would time the reference path, since backend='cuda' is not available: {reason}"
-            )
+        if self.device == "cuda" and (reason := unavailable_reason("cuda")) is not None:
+            raise Refused(f"--device cuda would time the reference path: backend='cuda' is not available: {reason}")
         self.set_threads()
         device = torch.device(self.device)
         header = header_of(self.name, device, {**asdict(self.settings()), **self.more_settings()})
@@ -131,39 +108,36 @@ def measure_rows(
 ) -> list[Entry]:
     """The rows that could be measured, now or before, each printed as it comes; the others say why."""
     entries = []
-    with tqdm(total=len(planned), disable=None, leave=False) as bar:  # no bar where the output is no terminal
-        for each in planned:
-            bar.set_description(" ".join(map(str, each.key)))
-            found = results.find(each.key)
-            entry = found or _measure(each, results, device, bar.write)
+    with tqdm(planned, disable=None, leave=False) as bar:  # no bar where the output is no terminal
+        for each in bar:
+            title = " ".join(map(str, each.key))
+            bar.set_description(title)
+            entry, said = results.find(each.key), "  measured before"
+            if entry is None:
+                entry, said = _measure(each, results, device)
             if entry is not None:
                 entries.append(entry)
-                bar.write(f"\n{form(entry)}{'  measured before' if found else ''}")
+            bar.write(f"\n{title} {said}" if entry is None else f"\n{form(entry)}{said}")
             sys.stdout.flush()
-            bar.update()
     return entries
 
 
-def _measure(planned: Planned, results: Results, device: torch.device, say: Callable[[str], object]) -> Entry | None:
-    """The row's entry; None, having said why, when there is none. What comes after is worth having all the same."""
-    title = "\n" + " ".join(map(str, planned.key))
+def _measure(planned: Planned, results: Results, device: torch.device) -> tuple[Entry | None, str]:
+    """The row's entry, or None and why there is none. What comes after is worth having all the same."""
     if planned.bytes > (free := available_bytes(device)):
-        say(f"{title} FAILED: it needs {planned.bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are available")
-        return None
+        return None, f"FAILED: it needs {planned.bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are available"
     try:
         entry, wrong = planned.measure()
     except RuntimeError:
-        say(f"{title} FAILED\n{traceback.format_exc()}")
-        return None
+        return None, f"FAILED\n{traceback.format_exc()}"
     finally:
         if torch.cuda.is_initialized():  # blocks that torch keeps from one row are of the wrong sizes for the next
             torch.cuda.empty_cache()
     if wrong:
-        say(f"{title} WRONG RESULT: {'; '.join(wrong)}")
         results.add_wrong(planned.key, wrong)
-        return None
+        return None, f"WRONG RESULT: {'; '.join(wrong)}"
     results.add(entry)
-    return entry
+    return entry, ""
 
 
 def format_environment(environment: Entry) -> str:
@@ -183,14 +157,19 @@ def ratio(found: Percentiles) -> str:
     return spread(found, 1, 2 if found["p50"] < 10 else 0)
 
 
+def about_set(entry: Entry) -> str:
+    """What a row steps over."""
+    where = "in cache" if entry["in_cache"] else "from memory"
+    return "{set}: {tensors:,} tensors, {elements:,} parameters, {where}".format(**entry, where=where)
+
+
 def format_contenders(entry: Entry) -> str:
     """The block of one row: a headline, a line for each contender, and what the check found."""
     contenders = entry["contenders"]
     unit, factor = ("ms", 1e3) if contenders[OURS]["seconds"]["p50"] >= 1e-3 else ("us", 1e6)
     bandwidth = {name: probe["bytes"] / probe["seconds"]["p50"] * 1e-9 for name, probe in entry["bandwidth"].items()}
     headline = (
-        f"{entry['set']}: {entry['title']}   {entry['tensors']:,} tensors, {entry['elements']:,} elements, "
-        f"{entry['words_per_element']:g} words each, {'in cache' if entry['in_cache'] else 'from memory'}, "
+        f"{entry['title']} on {about_set(entry)}, {entry['words_per_element']:g} words each, "
         f"{entry['rounds']} rounds, triad {bandwidth[TRIAD]:.1f} GB/s, copy {bandwidth[COPY]:.1f} GB/s"
     )
     lines = [_cells(name, each, unit, factor) for name, each in contenders.items()]

@@ -1,9 +1,8 @@
 """Command lines from dataclasses: each field is an option, and its metadata is what `--help` says of it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -11,28 +10,28 @@ class Refused(ValueError):
     """What a command cannot do as it is asked; its message is all that is printed."""
 
 
-def option(default: Any, help: str, **words: Any) -> Any:
-    """A field that is an option of the same name; a bool is a flag, and a tuple takes one value or more.
+def option(default: Any, help: str, type: Callable[[str], Any] = str, **words: Any) -> Any:
+    """A field that is an option of the same name: a bool is a flag, and a tuple takes one value or more.
 
     Args:
         default: of the field; MISSING makes it a positional argument.
         help: what `--help` says; `choices` and the default are added.
+        type: of a value.
         words: further words of `add_argument`.
     """
     if choices := words.get("choices"):
-        words.setdefault("metavar", "NAME")
+        words["metavar"] = "NAME"
         help += f", of {', '.join(choices)}"
     if default not in (None, False, (), MISSING):
         help += f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
-    if default is False:
-        words["action"] = "store_true"
-    elif isinstance(default, tuple) or default is MISSING:
-        words["nargs"] = "+"
+    words |= {"action": "store_true"} if default is False else {"type": type}
+    words |= {"nargs": "+"} if isinstance(default, tuple) or default is MISSING else {}
+    words |= {} if default is MISSING else {"default": default}
     return field(default=default, metadata={"help": help.replace("%", "%%"), **words})
 
 
 def positive(kind: type) -> Any:
-    """A type of `add_argument`: a number of this type above 0."""
+    """A type of `option`: a number of this type above 0."""
 
     def parse(text: str) -> Any:
         value = kind(text)
@@ -50,24 +49,13 @@ class Command:
     name: ClassVar[str]
 
     def run(self) -> int:
-        """The exit status.
-
-        Raises:
-            Refused: when it cannot be done.
-        """
+        """The exit status; raises `Refused` when it cannot be done."""
         raise NotImplementedError
 
 
-@dataclass(kw_only=True)
-class OfFiles(Command):
-    """A command over files of results."""
-
-    files: Sequence[Path] = option(MISSING, "written by --json of the other commands", type=Path, metavar="FILE")
-
-
-def run_command(commands: Sequence[type[Command]], arguments: Sequence[str] | None, program: str, about: str) -> int:
+def run_command(commands: Sequence[type[Command]], arguments: Sequence[str] | None) -> int:
     """Runs the command that the arguments name; ends the process with its message where it refuses."""
-    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of torchclip.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     parsers = {}
     for command in commands:
@@ -76,10 +64,9 @@ def run_command(commands: Sequence[type[Command]], arguments: Sequence[str] | No
             command.name, help=title, description=title, epilog=more, formatter_class=argparse.RawTextHelpFormatter
         )
         for each in fields(command):
-            positional = each.default is MISSING
-            name = each.name if positional else f"--{each.name.replace('_', '-')}"
-            words: dict[str, Any] = {} if positional else {"default": each.default}
-            own.add_argument(name, **each.metadata, **words)
+            own.add_argument(
+                each.name if each.default is MISSING else f"--{each.name.replace('_', '-')}", **each.metadata
+            )
     options = vars(parser.parse_args(arguments))
     name = options.pop("command")
     try:

@@ -1,9 +1,9 @@
 """Figures, drawn from the files of runs alone."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -11,57 +11,43 @@ from matplotlib.figure import Figure
 
 from bench.algorithm import OURS
 from bench.measure import Percentiles
+from bench.measurement import about_set
 from bench.results import Entry
 from bench.scaling import PARAMETERS, TENSORS
 from bench.train import ADALOSS, GRDA, percent
 from bench.training import TORCH
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a name has the same one in every figure.
-COLORS: Mapping[str, str] = {
-    "ours": "#0072B2",
-    "ours_graph": "#56B4E9",
-    "foreach": "#E69F00",
-    "fused": "#D55E00",
-    "fused_graph": "#CC79A7",
-    "scaled": "#CC79A7",
-    "compiled": "#009E73",
-    "authors": "#D55E00",
-    "torch": "#D55E00",
-    "loop": "#999999",
-    "plain": "#999999",
-    "preferred": "#999999",
-    "reference": "#999999",
+BLUE, RED, GREEN, ORANGE, PINK, SKY = SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+GREY, LIGHT = "#666666", "#999999"
+COLORS = {
+    "ours": BLUE,
+    "ours_graph": SKY,
+    "foreach": ORANGE,
+    "fused": RED,
+    "fused_graph": PINK,
+    "scaled": PINK,
+    "compiled": GREEN,
+    "authors": RED,
+    "torch": RED,
+    **dict.fromkeys(("loop", "plain", "preferred", "reference"), LIGHT),
 }
 OTHER = "#BBBBBB"  # other libraries, which their labels tell apart
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-GREY = "#666666"
-_LABEL_DISTANCE = 0.07  # of the axis, that a label takes
 
 
-@dataclass(frozen=True)
-class Series:
-    """What shares a colour: values with their spread, at places along the other axis.
-
-    Args:
-        label: in the legend.
-        color: of all, or one for each place.
-        places: positions of bars, or x of points.
-        values: medians with p20 and p80.
-        across: of places that were measured too, their spread.
-        notes: written at the values; empty text leaves one out.
-    """
+class Series(NamedTuple):
+    """Values with their spread that share a colour, or have one each, at places along the other axis."""
 
     label: str
     color: str | Sequence[str]
-    places: Sequence[float]
+    places: Sequence[float]  # of bars, or x of points
     values: Sequence[Percentiles]
-    across: Sequence[Percentiles] = ()
-    notes: Sequence[str] = ()
+    across: Sequence[Percentiles] = ()  # of places that were measured too
+    notes: Sequence[str] = ()  # written at the values
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One pair of axes: horizontal bars or marks at named rows, or lines over numbers."""
 
     title: str
@@ -69,14 +55,9 @@ class Panel:
     series: Sequence[Series]
     y: str = ""
     rows: Sequence[str] = ()  # of bars and marks
-    kind: str = "bars"  # or "marks" or "lines"
+    marks: bool = False
     log: str = ""  # the axes that are logarithmic
-    limit: float | None = None  # a dashed line across
     top: float | None = None  # of the y axis
-
-    @property
-    def height(self) -> float:
-        return 0.9 + 0.28 * len(self.rows) if self.rows else 3.5
 
 
 def _distances(values: Sequence[Percentiles]) -> list[list[float]]:
@@ -87,42 +68,36 @@ def _distances(values: Sequence[Percentiles]) -> list[list[float]]:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     for index, series in enumerate(panel.series):
         middle, errors = [each["p50"] for each in series.values], _distances(series.values)
+        points = list(zip(series.places, middle, strict=True))
         if panel.rows:
-            # Series of one row side by side.
-            height = 0.72 / len(panel.series)
+            height = 0.72 / len(panel.series)  # series of one row side by side
             places = [place + height * (index - (len(panel.series) - 1) / 2) for place in series.places]
-            if panel.kind == "bars":
-                axes.barh(places, middle, height, xerr=errors, color=series.color, label=series.label,
-                          error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
-            else:
-                axes.scatter(middle, places, s=22, color=series.color, marker=MARKERS[index % 6], label=series.label)
-            points = [(value + more, place) for value, more, place in zip(middle, errors[1], places, strict=True)]
+            points = [(value["p80"], place) for value, place in zip(series.values, places, strict=True)]
+        if panel.marks:
+            axes.scatter(middle, places, s=22, color=series.color, marker=MARKERS[index % 6], label=series.label)
+        elif panel.rows:
+            axes.barh(places, middle, height, xerr=errors, color=series.color, label=series.label,
+                      error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
         else:
-            across = _distances(series.across) if series.across else None
-            axes.errorbar(series.places, middle, yerr=errors, xerr=across, color=str(series.color), capsize=2,
-                          marker=MARKERS[index % 6], markersize=4, linewidth=1.5, label=series.label,
-                          linestyle=("-", "--", ":", "-.")[index % 4])  # fmt: skip
-            points = list(zip(series.places, middle, strict=True))
-        for note, point in zip(series.notes, points, strict=False):
-            axes.annotate(note, point, (4, 0 if panel.rows else 6), textcoords="offset points", fontsize=8,
-                          va="center" if panel.rows else "bottom")  # fmt: skip
+            axes.errorbar(series.places, middle, yerr=errors, xerr=_distances(series.across) if series.across else None,
+                          color=str(series.color), capsize=2, marker=MARKERS[index % 6], markersize=4, linewidth=1.5,
+                          linestyle=("-", "--", ":", "-.")[index % 4], label=series.label)  # fmt: skip
+        for note, point in zip(series.notes, points, strict=True) if series.notes else ():
+            place, where = ((4, 0), "center") if panel.rows else ((4, 6), "bottom")
+            axes.annotate(note, point, place, textcoords="offset points", fontsize=8, va=where)
     if panel.rows:
         axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
         axes.set_ylim(len(panel.rows) - 0.4, -0.6)
         axes.set_xlim(0, 1.2 * max(value["p80"] for series in panel.series for value in series.values))
-    if panel.limit is not None:
-        axes.axvline(panel.limit, color=GREY, linestyle="--", linewidth=1)
-    if "x" in panel.log:
-        axes.set_xscale("log")
-    if "y" in panel.log:
-        axes.set_yscale("log")
+    for name in panel.log:
+        axes.set(**{f"{name}scale": "log"})
     if panel.top is not None:
         axes.set_ylim(0, panel.top)
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
     axes.set_title(panel.title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x" if panel.kind == "bars" else "both", color="#DDDDDD", linewidth=0.6)
+    axes.grid(axis="x" if panel.rows and not panel.marks else "both", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
@@ -131,8 +106,8 @@ def save_figure(panels: Sequence[Panel], path: Path, document: Entry, title: str
     mpl.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    size = (4.8 * columns, rows * max(panel.height for panel in panels) + 0.7)
-    figure = Figure(figsize=size, layout="constrained")  # without pyplot's state
+    height = max(0.9 + 0.28 * len(panel.rows) if panel.rows else 3.5 for panel in panels)
+    figure = Figure(figsize=(4.8 * columns, rows * height + 0.7), layout="constrained")  # without pyplot's state
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))  # type: ignore[union-attr, call-arg]
     grid = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
     for axes, panel in zip(grid, panels, strict=False):
@@ -142,14 +117,11 @@ def save_figure(panels: Sequence[Panel], path: Path, document: Entry, title: str
     if len(panels[0].series) > 1:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=8,
                       ncols=min(3 * columns, len(panels[0].series)))  # fmt: skip
-    if title:
-        figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     environment = document["environment"]
     device = (environment["gpu"] or "").partition(",")[0] or f"{environment['cpu']}, {environment['cores']} cores"
-    machine = (
-        f"{device}; torch {environment['torch']}, torchclip {environment['torchclip']}, "
-        f"{environment['threads']} threads unless said; commit {document['commit'][:10]}"
-    )
+    versions = "torch {torch}, torchclip {torchclip}, {threads} threads unless said".format(**environment)
+    machine = f"{device}; {versions}; commit {document['commit'][:10]}"
     figure.text(0.005, 0.002, machine, fontsize=7, color=GREY, ha="left", va="bottom")
     path.parent.mkdir(parents=True, exist_ok=True)
     # No date or version inside, so that the same numbers make the same file.
@@ -161,13 +133,12 @@ def _scaled(value: Percentiles, factor: float) -> Percentiles:
     return {name: factor * each for name, each in value.items()}
 
 
-def _inverse(value: Percentiles, factor: float = 1.0) -> Percentiles:
-    """Rates of times."""
-    return {"p20": factor / value["p80"], "p50": factor / value["p50"], "p80": factor / value["p20"]}
+def _rate(time: Percentiles, amount: float = 1.0) -> Percentiles:
+    return {"p20": amount / time["p80"], "p50": amount / time["p50"], "p80": amount / time["p20"]}
 
 
 def _exact(value: float) -> Percentiles:
-    return {"p20": value, "p50": value, "p80": value}
+    return dict.fromkeys(("p20", "p50", "p80"), value)
 
 
 def color_of(contender: str) -> str:
@@ -180,10 +151,11 @@ def _times(row: Entry) -> Panel:
     on_cuda = "wall_seconds" in contenders[OURS]
     times = [each["wall_seconds" if on_cuda else "seconds"] for each in contenders.values()]
     unit, factor = ("ms", 1e3) if max(time["p50"] for time in times) >= 1e-3 else ("µs", 1e6)
+    values = [_scaled(time, factor) for time in times]
     ratios = [each["speedup_of_ours"]["p50"] for each in contenders.values()]
     notes = [f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.0f} ×" for ratio in ratios]
-    notes[list(contenders).index(OURS)] = f"{factor * contenders[OURS]['seconds']['p50']:.3g} {unit}"
-    values = [_scaled(time, factor) for time in times]
+    ours = list(contenders).index(OURS)
+    notes[ours] = f"{values[ours]['p50']:.3g} {unit}"
     bars = Series("", [color_of(name) for name in contenders], range(len(times)), values, notes=notes)
     x = f"{'until the device has finished' if on_cuda else 'time'} ({unit})"
     return Panel(row["title"], x, [bars], rows=list(contenders))
@@ -193,9 +165,8 @@ def _steps(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
     rows = document["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
         chosen = [row for row in rows if row["set"] == name]
-        first, where = chosen[0], "in cache" if chosen[0]["in_cache"] else "from memory"
         title = (
-            f"Time of one step, {name}: {first['tensors']:,} tensors, {first['elements']:,} parameters, {where}\n"
+            f"Time of one step, {about_set(chosen[0])}\n"
             "bars: median; whiskers: p20 to p80; numbers: how many times the time of ours"
         )
         yield save_figure([_times(row) for row in chosen], folder / f"{stem}-{name}.png", document, title, columns=3)
@@ -216,7 +187,7 @@ def _kernels(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
             for index, (addition, shares) in enumerate(additions.items())
         ]
         x = "% of the triad's bandwidth, by the bytes that must move"
-        panels.append(Panel(dtype, x, series, rows=rules, kind="marks", limit=100))
+        panels.append(Panel(dtype, x, series, rows=rules, marks=True))
     yield save_figure(panels, folder / f"{stem}-kernels.png", document)
 
 
@@ -229,35 +200,28 @@ def _scaling(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
         for algorithm, threads in dict.fromkeys((row["algorithm"], row["threads"]) for row in rows):
             chosen = [row for row in rows if (row["algorithm"], row["threads"]) == (algorithm, threads)]
             title = f"{chosen[0]['title']}, {threads} thread{'' if threads == 1 else 's'}"
-            panels.append((_bandwidths if kind == PARAMETERS else _host_times)(title, chosen))
+            panels.append(_sizes(title, chosen, kind))
         if panels:
             yield save_figure(panels, folder / f"{stem}-{kind}.png", document)
 
 
-def _bandwidths(title: str, rows: Sequence[Entry]) -> Panel:
-    counts = [row["elements"] for row in rows]
-    moved = [4 * row["words_per_element"] * row["elements"] * 1e-9 for row in rows]
-    series = []
-    for name in rows[0]["contenders"]:
-        times = [row["contenders"][name]["seconds"] for row in rows]
-        rates = [_inverse(time, amount) for time, amount in zip(times, moved, strict=True)]
-        series.append(Series(name, color_of(name), counts, rates))
-    triads = [row["bandwidth"]["triad"] for row in rows]
-    limit = [_exact(each["bytes"] * 1e-9 / each["seconds"]["p50"]) for each in triads]
-    series.append(Series("memory: triad of large arrays", GREY, counts, limit))
-    x = "parameters, in ten tensors or more of a million each"
-    return Panel(title, x, series, "GB/s, by the words a fused\nstep must move", kind="lines", log="xy")
-
-
-def _host_times(title: str, rows: Sequence[Entry]) -> Panel:
-    key = "host_seconds" if "host_seconds" in rows[0]["contenders"][OURS] else "seconds"
-    counts = [row["tensors"] for row in rows]
-    series = [
-        Series(name, color_of(name), counts, [_scaled(row["contenders"][name][key], 1e6) for row in rows])
-        for name in rows[0]["contenders"]
-    ]
-    y = "time until step() returns (µs)" if key == "host_seconds" else "time of a step (µs)"
-    return Panel(title, "tensors of 64 parameters", series, y, kind="lines", log="xy")
+def _sizes(title: str, rows: Sequence[Entry], kind: str) -> Panel:
+    names = rows[0]["contenders"]
+    if kind == TENSORS:
+        key = "host_seconds" if "host_seconds" in names[OURS] else "seconds"
+        counts = [row["tensors"] for row in rows]
+        lines = {name: [_scaled(row["contenders"][name][key], 1e6) for row in rows] for name in names}
+        x, y = "tensors of 64 parameters", "time until step() returns (µs)" if key[0] == "h" else "time of a step (µs)"
+    else:
+        counts = [row["elements"] for row in rows]
+        moved = [4e-9 * row["words_per_element"] * row["elements"] for row in rows]
+        times = {name: [row["contenders"][name]["seconds"] for row in rows] for name in names}
+        lines = {name: [_rate(*pair) for pair in zip(times[name], moved, strict=True)] for name in names}
+        triads = [row["bandwidth"]["triad"] for row in rows]
+        lines["memory: triad of large arrays"] = [_exact(t["bytes"] * 1e-9 / t["seconds"]["p50"]) for t in triads]
+        x, y = "parameters, in ten tensors or more of a million each", "GB/s, by the words a fused\nstep must move"
+    series = [Series(name, COLORS.get(name, GREY), counts, values) for name, values in lines.items()]
+    return Panel(title, x, series, y, log="xy")
 
 
 def _train(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
@@ -266,45 +230,51 @@ def _train(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
     panels = []
     for model in dict.fromkeys(row["set"] for row in speed):
         chosen = [row for row in speed if row["set"] == model]
-        series = []
-        for who, label in ((OURS, "torchclip"), (TORCH, "torch, with clip_grad_norm_")):
-            rates = [_inverse(row["contenders"][who]["seconds"]) for row in chosen]
-            series.append(Series(label, color_of(who), range(len(chosen)), rates))
-        names = []
-        for row in chosen:
-            theirs = row["beside"].split()[1].rstrip(",")
-            names.append(row["algorithm"] + ("" if theirs == row["algorithm"] else f" (beside {theirs})"))
-        panels.append(Panel(model, "training steps per second", series, rows=names))
+        series = [
+            Series(label, color_of(who), range(len(chosen)), [_rate(r["contenders"][who]["seconds"]) for r in chosen])
+            for who, label in ((OURS, "torchclip"), (TORCH, "torch, with clip_grad_norm_"))
+        ]
+        besides = [row["beside"].split()[1].rstrip(",") for row in chosen]
+        names = [row["algorithm"] for row in chosen]
+        labels = [a if a == b else f"{a} (beside {b})" for a, b in zip(names, besides, strict=True)]
+        panels.append(Panel(model, "training steps per second", series, rows=labels))
     if panels:
         yield save_figure(panels, folder / f"{stem}-speed.png", document)
-    accuracy = "accuracy on test digits (%)"
-    rows = sorted((row for row in document["rows"] if row["set"] == GRDA), key=lambda row: float(row["value"]))
-    if rows:
-        zeros = [percent(row, "sparsity") for row in rows]
-        notes, labelled = [], -math.inf
-        for zero, row in zip(zeros, rows, strict=True):
-            apart = zero["p50"] - labelled >= 100 * _LABEL_DISTANCE
-            notes.append(f"c = {row['value']:g}" if apart else "")
-            labelled = zero["p50"] if apart else labelled
-        points = [each["p50"] for each in zeros]
-        series = [Series("gRDA", SERIES[0], points, [percent(row, "accuracy") for row in rows], zeros, notes)]
-        title, x = "gRDA: accuracy over sparsity; median, p20 and p80 of the seeds", "parameters that are exactly 0 (%)"
-        yield save_figure([Panel(title, x, series, accuracy, kind="lines")], folder / f"{stem}-grda.png", document)
-    rows = sorted((row for row in document["rows"] if row["set"] == ADALOSS), key=lambda row: float(row["value"]))
-    if rows:
-        series = []
-        for index, name in enumerate(dict.fromkeys(row["series"] for row in rows)):
-            chosen = [row for row in rows if row["series"] == name]
-            values = [percent(row, "accuracy") for row in chosen]
-            series.append(Series(name, SERIES[index % 6], [row["value"] for row in chosen], values))
-        title, x = "lr = 1 with any b0; median, p20 to p80 of the seeds", "b0, the guess at where b starts"
-        panel = Panel(title, x, series, accuracy, kind="lines", log="x", top=100)
-        yield save_figure([panel], folder / f"{stem}-adaloss.png", document)
+    for curve, draw in ((GRDA, _frontier), (ADALOSS, _over_b0)):
+        rows = sorted((row for row in document["rows"] if row["set"] == curve), key=lambda row: float(row["value"]))
+        if rows:
+            yield save_figure([draw(rows)], folder / f"{stem}-{curve}.png", document, columns=1)
+
+
+_ACCURACY = "accuracy on test digits (%)"
+
+
+def _frontier(rows: Sequence[Entry]) -> Panel:
+    zeros = [percent(row, "sparsity") for row in rows]
+    notes, labelled = [], -math.inf
+    for zero, row in zip(zeros, rows, strict=True):
+        apart = zero["p50"] - labelled >= 9  # percent that a label takes
+        notes.append(f"c = {row['value']:g}" if apart else "")
+        labelled = zero["p50"] if apart else labelled
+    points = [each["p50"] for each in zeros]
+    series = Series("gRDA", BLUE, points, [percent(row, "accuracy") for row in rows], zeros, notes)
+    title = "gRDA: accuracy over sparsity; median, p20 and p80 of the seeds"
+    return Panel(title, "parameters that are exactly 0 (%)", [series], _ACCURACY)
+
+
+def _over_b0(rows: Sequence[Entry]) -> Panel:
+    series = []
+    for index, name in enumerate(dict.fromkeys(row["series"] for row in rows)):
+        chosen = [row for row in rows if row["series"] == name]
+        values = [percent(row, "accuracy") for row in chosen]
+        series.append(Series(name, SERIES[index % 6], [row["value"] for row in chosen], values))
+    title = "lr = 1 with any b0; median, p20 to p80 of the seeds"
+    return Panel(title, "b0, the guess at where b starts", series, _ACCURACY, log="x", top=100)
 
 
 _DRAW = {"step": _steps, "kernels": _kernels, "scaling": _scaling, "train": _train}
 
 
 def draw(document: Entry, folder: Path, stem: str) -> list[Path]:
-    """Draws what the document has into the folder, and says what it wrote; nothing where it has nothing to draw."""
+    """Draws what the document has into the folder, and says what it wrote."""
     return list(_DRAW[document["command"]](document, folder, stem))

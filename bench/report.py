@@ -1,21 +1,20 @@
-"""`python -m bench report` and `plot`: docs/benchmarks.md and figures, from files of results and from nothing else."""
+"""`python -m bench report`: docs/benchmarks.md and its figures, from files of results and from nothing else."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from tabulate import tabulate
 
 from bench.algorithm import OURS
 from bench.measure import Percentiles
-from bench.measurement import ratio, spread
-from bench.options import OfFiles, Refused, option
+from bench.measurement import about_set, ratio, spread
+from bench.options import Command, Refused, option
 from bench.results import Entry, differences, read_document
 from bench.train import percent
 from bench.training import TORCH
 
-Draw = Callable[[Entry, Path, str], list[Path]]
 Record = dict[str, str]
 
 _INTRODUCTION = """\
@@ -72,31 +71,21 @@ def _scaling(row: Entry) -> Record:
 
 
 def _startup(row: Entry) -> Record:
-    return {"": row["algorithm"], "threads": str(row["threads"])} | {
-        part: _duration(time) for part, time in row["seconds"].items()
-    }
+    parts = {part: _duration(time) for part, time in row["seconds"].items()}
+    return {"": row["algorithm"], "threads": str(row["threads"]), **parts}
 
 
 def _speed(row: Entry) -> Record:
-    ours, torchs = row["contenders"][OURS], row["contenders"][TORCH]
-    return {
-        "model": row["set"],
-        "": row["algorithm"],
-        "steps/s": f"{ours['steps_per_second']:.1f}",
-        "torch's steps/s": f"{torchs['steps_per_second']:.1f}",
-        "ours is": ratio(torchs["speedup_of_ours"]),
-        "beside": row["beside"],
-    }
+    rates = [f"{row['contenders'][who]['steps_per_second']:.1f}" for who in (OURS, TORCH)]
+    ours_is = ratio(row["contenders"][TORCH]["speedup_of_ours"])
+    cells = (row["set"], row["algorithm"], *rates, ours_is, row["beside"])
+    return dict(zip(("model", "", "steps/s", "torch's steps/s", "ours is", "beside"), cells, strict=True))
 
 
 def _curve(row: Entry) -> Record:
-    return {
-        "optimizer": row["series"],
-        "": f"{row['parameter']} = {row['value']:g}",
-        "test accuracy, %": spread(percent(row, "accuracy"), 1, 1),
-        "exact zeros, %": spread(percent(row, "sparsity"), 1, 1),
-        "seeds": str(len(row["runs"])),
-    }
+    reached, zeros = (spread(percent(row, what), 1, 1) for what in ("accuracy", "sparsity"))
+    cells = (row["series"], f"{row['parameter']} = {row['value']:g}", reached, zeros, str(len(row["runs"])))
+    return dict(zip(("optimizer", "", "test accuracy, %", "exact zeros, %", "seeds"), cells, strict=True))
 
 
 def _kernels(rows: Sequence[Entry]) -> list[Record]:
@@ -117,15 +106,12 @@ def _tables(command: str, rows: Sequence[Entry]) -> Iterator[tuple[str, list[Rec
     if command == "step":  # one for each set of shapes
         for name in dict.fromkeys(row["set"] for row in rows):
             chosen = [row for row in rows if row["set"] == name]
-            first, where = chosen[0], "in cache" if chosen[0]["in_cache"] else "from memory"
-            title = f"#### {name}: {first['tensors']:,} tensors, {first['elements']:,} parameters, {where}"
-            yield title, [_step(row) for row in chosen]
+            yield f"#### {about_set(chosen[0])}", [_step(row) for row in chosen]
     elif command == "kernels":
         yield "", _kernels(rows)
     elif command == "scaling":
         yield "", [_scaling(row) for row in compared]
-        title = "AdamW with clipping on resnet50's tensors, each in a process of its own:"
-        yield title, [_startup(row) for row in others]
+        yield "AdamW with clipping on resnet50's tensors, each in a process of its own:", list(map(_startup, others))
     else:
         yield "", [_speed(row) for row in compared]
         yield "", [_curve(row) for row in others]
@@ -143,7 +129,7 @@ def tables_of(command: str, rows: Sequence[Entry]) -> list[str]:
     return lines
 
 
-TITLES: Mapping[str, str] = {
+TITLES = {
     "step": "Steps",
     "kernels": "Kernels",
     "scaling": "Scaling, imports and first steps",
@@ -152,53 +138,38 @@ TITLES: Mapping[str, str] = {
 """Of the sections, by command."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A file of results."""
 
     path: Path
     document: Entry
 
     @property
-    def device(self) -> str:
-        """What its part of the document is named after."""
-        environment = self.document["environment"]
-        return str(environment["gpu"] or environment["cpu"])
-
-    @property
-    def section(self) -> tuple[int, tuple[str, ...]]:
-        """The command, and the competitors beside the usual ones: what is measured with others has its own tables."""
-        return list(TITLES).index(self.document["command"]), tuple(self.document["settings"].get("beside", ()))
+    def section(self) -> tuple[bool, str, int, tuple[str, ...]]:
+        """Its place: GPUs first, then device, command, and the competitors beside the usual ones, as an order."""
+        environment, settings = self.document["environment"], self.document["settings"]
+        command = list(TITLES).index(self.document["command"])
+        device = environment["gpu"] or environment["cpu"]
+        return environment["gpu"] is None, device, command, tuple(settings.get("beside", ()))
 
     @property
     def about(self) -> str:
         """Where, with what and how it was measured."""
-        document = self.document
         return (
             "- `{path}`, from `python -m bench {command}`: {cpu}, {cores} cores, {threads} threads, torch {torch}, "
-            "torchclip {torchclip} (backend {backend}), Python {python}, {system}; {seconds:g} s a row; commit {commit}"
-        ).format(
-            path=self.path.name,
-            command=document["command"],
-            seconds=document["settings"]["seconds"],
-            commit=document["commit"][:12],
-            **document["environment"],
-        )
+            "torchclip {torchclip} (backend {backend}), Python {python}, {system}; {seconds:g} s a row; "
+            "commit {commit:.12}"
+        ).format(path=self.path.name, **self.document, **self.document["environment"], **self.document["settings"])
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The files of one document.
-
-    Raises:
-        Refused: when a table would mix machines, versions or threads, or have a row twice.
-    """
+    """The files of one document; raises `Refused` when a table would mix machines or threads, or have a row twice."""
     runs = [Run(path, read_document(path)) for path in paths]
     seen: dict[Any, Run] = {}
     for run in runs:
         if run.document["command"] not in TITLES:
             raise Refused(f"{run.path} holds results of `{run.document['command']}`, which has no table")
-        place = (run.device, *run.section)
-        first = seen.setdefault(place, run)
+        first = seen.setdefault(run.section, run)
         ours, theirs = (each.document["environment"] for each in (first, run))
         if found := differences(ours, theirs, list(ours)):
             raise Refused(
@@ -207,61 +178,44 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             )
         for row in run.document["rows"]:
             key = "/".join(str(row[name]) for name in ("set", "algorithm", "threads") if name in row)
-            if (other := seen.setdefault((*place, key), run)) is not run:
+            if (other := seen.setdefault((run.section, key), run)) is not run:
                 raise Refused(f"{other.path} and {run.path} both have {key}: leave one of them out")
     return runs
 
 
-def write_report(runs: Sequence[Run], path: Path, draw: Draw) -> None:
-    """Writes the document, and its figures into the folder `figures` beside it; GPUs come first."""
+def write_report(runs: Sequence[Run], path: Path, draw: Callable[[Entry, Path, str], list[Path]]) -> None:
+    """Writes the document, and its figures into the folder `figures` beside it."""
     lines = [_INTRODUCTION]
-    ordered = sorted(runs, key=lambda run: run.document["environment"]["gpu"] is None)
-    for device in dict.fromkeys(run.device for run in ordered):
-        here = [run for run in ordered if run.device == device]
-        lines += ["", f"## {device}", "", *(run.about for run in here)]
+    devices = sorted({run.section[:2] for run in runs})
+    for device in devices:
+        here = [run for run in runs if run.section[:2] == device]
+        lines += ["", f"## {device[1]}", "", *(run.about for run in here)]
         for section in sorted({run.section for run in here}):
             chosen = [run for run in here if run.section == section]
-            command, beside = chosen[0].document["command"], section[1]
+            command, beside = list(TITLES)[section[2]], section[3]
             more = f", beside {' and '.join(beside)} too" if beside else ""
             lines += ["", f"### {TITLES[command]}{more}"]
             lines += tables_of(command, [row for run in chosen for row in run.document["rows"]])
             drawn = [figure for run in chosen for figure in draw(run.document, path.parent / "figures", run.path.stem)]
             lines += [line for each in drawn for line in ("", f"![{each.stem}](figures/{each.name})")]
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
 
-def _drawing() -> Draw:
-    try:
-        from bench.plots import draw
-    except ImportError as error:  # a machine that only measures need not have it
-        raise Refused(f"{error}: pip install matplotlib") from error
-    return draw
-
-
 @dataclass(kw_only=True)
-class Plot(OfFiles):
-    """figures from files of results"""
-
-    name: ClassVar[str] = "plot"
-    out: Path = option(Path("results/figures"), "folder", type=Path, metavar="FOLDER")
-
-    def run(self) -> int:
-        draw = _drawing()
-        for path, document in [(path, read_document(path)) for path in self.files]:
-            print(*draw(document, self.out, path.stem), sep="\n")
-        return 0
-
-
-@dataclass(kw_only=True)
-class Report(OfFiles):
+class Report(Command):
     """docs/benchmarks.md, with its figures, from files of results"""
 
     name: ClassVar[str] = "report"
-    out: Path = option(Path("docs/benchmarks.md"), "the document", type=Path, metavar="PATH")
+    files: Sequence[Path] = option(MISSING, "written by --json of the other commands", Path, metavar="FILE")
+    out: Path = option(Path("docs/benchmarks.md"), "the document", Path, metavar="PATH")
 
     def run(self) -> int:
-        draw = _drawing()
-        write_report(read_runs(self.files), self.out, draw)
+        try:
+            from bench.plots import draw
+        except ImportError as error:  # a machine that only measures need not have it
+            raise Refused(f"{error}: pip install matplotlib") from error
+        runs = read_runs(self.files)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        write_report(runs, self.out, draw)
         print(self.out)
         return 0

@@ -19,6 +19,8 @@ from bench.options import Refused
 VERSION = 2
 
 Entry = Mapping[str, Any]
+Found = tuple[Entry, Sequence[str]]
+"""The entry of a row, and what is wrong with its results."""
 
 
 def header_of(command: str, device: torch.device, settings: Entry) -> dict[str, Any]:
@@ -33,11 +35,7 @@ def header_of(command: str, device: torch.device, settings: Entry) -> dict[str, 
 
 
 def refuse_nonfinite(value: Any, where: str) -> None:
-    """Goes through dictionaries and lists.
-
-    Raises:
-        Refused: at the first number that is infinite or NaN, or null where a number should be, with its place.
-    """
+    """Raises `Refused` at the first number that is infinite, NaN or null in dictionaries and lists, with its place."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             refuse_nonfinite(item, f"{where}.{key}")
@@ -49,15 +47,7 @@ def refuse_nonfinite(value: Any, where: str) -> None:
 
 
 def read_document(path: Path, command: str | None = None) -> dict[str, Any]:
-    """The document in the file.
-
-    Args:
-        path: of the file.
-        command: whose results are expected; None takes any.
-
-    Raises:
-        Refused: when it is none of ours, of another version or command, or has a number that is not finite.
-    """
+    """The document in the file; `Refused` when it is none of ours, of another version or command, or not finite."""
     try:
         document = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -98,13 +88,10 @@ class Results:
     """The rows measured so far. Each is on disk as soon as it is there, so that an interrupted run can go on.
 
     Args:
-        header: of this run.
+        header: of this run; a file of another one is `Refused`.
         path: of the file; None keeps everything in memory.
         keys: the entries that tell one row from another.
         fresh: drop what the file holds.
-
-    Raises:
-        Refused: when the file was measured with something else, with the remedy.
     """
 
     def __init__(self, header: Entry, path: Path | None, keys: Sequence[str], fresh: bool = False) -> None:

@@ -1,13 +1,13 @@
 """One row: build the competitors, time them in turn, check that they agree; what is kept of it as plain values."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 
 from bench.algorithm import OURS, Algorithm
-from bench.bandwidth import COPY, TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
+from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Checker
 from bench.clock import clock_of
 from bench.counts import count_launches, temporary_bytes
@@ -23,12 +23,9 @@ from bench.measure import (
     round_ratios,
     warm_host_seconds,
 )
-from bench.results import Entry
+from bench.results import Found
 from bench.shapes import Shapes, element_count
 from bench.workload import GRADIENT_AMPLITUDE, Workload
-
-KEYS = ("set", "algorithm")
-"""What tells one row from another."""
 
 # A model that fits into the cache finds its optimizer there when it trains alone. Here the other competitors and the
 # bandwidth probe have swept it out since its last turn, so untimed steps bring it back. One does not suffice: a
@@ -37,8 +34,7 @@ _LEAD_IN = 3
 _DIGITS = 9  # of seconds: clocks tick in nanoseconds
 
 
-@dataclass(frozen=True)
-class Tensors:
+class Tensors(NamedTuple):
     """The parameters of a row, and the size of their gradients."""
 
     shapes: Shapes
@@ -46,90 +42,81 @@ class Tensors:
     amplitude: float = GRADIENT_AMPLITUDE
 
 
-@dataclass(frozen=True)
-class Row:
-    """All that was measured for one algorithm on one set of shapes; `entry` is what is kept of it."""
+def entry_of(
+    names: tuple[str, Algorithm, Shapes],
+    probe: BandwidthProbe,
+    measured: Measured,
+    checks: Mapping[str, Check],
+    counts: Mapping[str, Mapping[str, Any]],
+    forms: Mapping[str, Samples] | None = None,
+    in_cache: bool = False,
+) -> Found:
+    """Statistics for whoever reads the file, raw samples for whoever doubts them; and what is wrong with the results.
 
-    set_name: str
-    algorithm: Algorithm
-    shapes: Shapes
-    probe: BandwidthProbe
-    measured: Measured  # by contender and by bandwidth probe
-    checks: Mapping[str, Check]  # ours first; one for all contenders where they compute the same
-    temporary_bytes: Mapping[str, int]
-    in_cache: bool = False  # whether a timed step found its tensors in the cache
-    launches: Mapping[str, Any] = field(default_factory=dict)  # empty where nothing is launched
-    warm_host: Mapping[str, float] = field(default_factory=dict)  # as well
-    queued: Samples = field(default_factory=dict)  # as well; see interleave_queued
-    swept: Samples = field(default_factory=dict)  # where in_cache on the CPU: each step after a write of 64 MB
+    Args:
+        names: of the set and of the row, and the shapes.
+        probe: what has taken its turns between the contenders.
+        measured: by contender and by bandwidth probe.
+        checks: ours first; one for all contenders where they compute the same.
+        counts: by contender, what else is known of a step.
+        forms: further samples by the name of their form, `queued` or `swept`.
+        in_cache: whether a timed step found its tensors in the cache.
+    """
+    set_name, algorithm, shapes = names
+    elements, device, forms = element_count(shapes), measured.device, forms or {}
+    # What one turn must move: for every contender the words of a fused step, whatever it really moves.
+    moved = {name: round(elements * 4 * algorithm.words) for name in algorithm.contenders}
+    moved |= {name: probe.bytes_moved(name) for name in WORDS}
 
-    @property
-    def failures(self) -> list[str]:
-        """What is wrong with the results, one sentence each."""
-        return [failure for check in self.checks.values() for failure in check.failures()]
-
-    def _bytes(self, name: str) -> int:
-        """Bytes one turn must move: for every contender the words of a fused step, whatever it really moves."""
-        if name in WORDS:
-            return self.probe.bytes_moved(name)
-        return round(element_count(self.shapes) * 4 * self.algorithm.words)
-
-    def _share(self, samples: Samples, name: str, probe: str) -> float:
+    def share(samples: Samples, name: str, of: str) -> float:
         """Bandwidth as a fraction of the probe's, median over rounds."""
-        return round_ratios(samples[probe], samples[name])["p50"] * self._bytes(name) / self._bytes(probe)
+        return round_ratios(samples[of], samples[name])["p50"] * moved[name] / moved[of]
 
-    def _contender(self, name: str) -> dict[str, Any]:
-        device, wall, host = self.measured.device, self.measured.wall, self.measured.host
-        seconds = percentiles(device[name])
-        entry: dict[str, Any] = {
-            "seconds": seconds,
+    def contender(name: str) -> dict[str, Any]:
+        entry = {
+            "seconds": percentiles(device[name]),
             # From the call until its end, within rounds.
-            "speedup_of_ours": round_ratios(wall[name], wall[OURS]),
-            "gigabytes_per_second": self._bytes(name) / seconds["p50"] * 1e-9,
-            "share_of_triad": self._share(device, name, TRIAD),
-            "share_of_copy": self._share(device, name, COPY),
-            "temporary_bytes": self.temporary_bytes[name],
+            "speedup_of_ours": round_ratios(measured.wall[name], measured.wall[OURS]),
+            "gigabytes_per_second": moved[name] / percentiles(device[name])["p50"] * 1e-9,
+            **{f"share_of_{of}": share(device, name, of) for of in WORDS},
+            **counts[name],
         }
-        if self.launches:
-            entry["wall_seconds"], entry["host_seconds"] = percentiles(wall[name]), percentiles(host[name])
-            entry["warm_host_seconds"] = self.warm_host[name]
-            entry["launches"] = asdict(self.launches[name])
-        if name in self.queued:
-            entry["queued_seconds"] = percentiles(self.queued[name])
-            entry["queued_share_of_triad"] = self._share(self.queued, name, TRIAD)
-        if self.swept:
-            entry["swept_seconds"] = percentiles(self.swept[name])
-            entry["swept_speedup_of_ours"] = round_ratios(self.swept[name], self.swept[OURS])
+        if "launches" in entry:
+            entry["wall_seconds"], entry["host_seconds"] = (
+                percentiles(s[name]) for s in (measured.wall, measured.host)
+            )
+        if name in (queued := forms.get("queued", {})):
+            entry["queued_seconds"] = percentiles(queued[name])
+            entry["queued_share_of_triad"] = share(queued, name, TRIAD)
+        if swept := forms.get("swept"):
+            entry["swept_seconds"] = percentiles(swept[name])
+            entry["swept_speedup_of_ours"] = round_ratios(swept[name], swept[OURS])
         return entry
 
-    def entry(self) -> Entry:
-        """Statistics for whoever reads the file, raw samples for whoever doubts them."""
-        series = {"samples_seconds": self.measured.device}
-        if self.launches:  # on the CPU all three are one
-            series |= {"samples_wall_seconds": self.measured.wall, "samples_host_seconds": self.measured.host}
-        series |= {f"samples_{form}_seconds": found for form in ("queued", "swept") if (found := getattr(self, form))}
-        rounds = len(self.measured.device[OURS])
-        return {
-            "set": self.set_name,
-            "algorithm": self.algorithm.name,
-            "title": self.algorithm.title,
-            "tensors": len(self.shapes),
-            "elements": element_count(self.shapes),
-            "words_per_element": self.algorithm.words,
-            "rounds": rounds,
-            "warmup_rounds": self.measured.rounds - rounds,
-            "in_cache": self.in_cache,
-            "contenders": {name: self._contender(name) for name in self.algorithm.contenders},
-            "bandwidth": {
-                name: {"bytes": self._bytes(name), "seconds": percentiles(self.measured.device[name])} for name in WORDS
-            },
-            "different": dict(self.algorithm.different),
-            "checks": {name: asdict(check) for name, check in self.checks.items()},
-            **{
-                key: {name: [round(value, _DIGITS) for value in values] for name, values in samples.items()}
-                for key, samples in series.items()
-            },
-        }
+    series = {"": device, **{f"{form}_": samples for form, samples in forms.items() if samples}}
+    if "launches" in counts[OURS]:  # on the CPU all three are one
+        series |= {"wall_": measured.wall, "host_": measured.host}
+    rounds = len(device[OURS])
+    entry = {
+        "set": set_name,
+        "algorithm": algorithm.name,
+        "title": algorithm.title,
+        "tensors": len(shapes),
+        "elements": elements,
+        "words_per_element": algorithm.words,
+        "rounds": rounds,
+        "warmup_rounds": measured.rounds - rounds,
+        "in_cache": in_cache,
+        "contenders": {name: contender(name) for name in algorithm.contenders},
+        "bandwidth": {name: {"bytes": moved[name], "seconds": percentiles(device[name])} for name in WORDS},
+        "different": dict(algorithm.different),
+        "checks": {name: asdict(check) for name, check in checks.items()},
+        **{
+            f"samples_{form}seconds": {name: [round(value, _DIGITS) for value in values] for name, values in s.items()}
+            for form, s in series.items()
+        },
+    }
+    return entry, [failure for check in checks.values() for failure in check.failures()]
 
 
 def required_bytes(algorithm: Algorithm, elements: int) -> float:
@@ -143,8 +130,8 @@ def required_bytes(algorithm: Algorithm, elements: int) -> float:
 
 def measure_row(
     set_name: str, algorithm: Algorithm, probe: BandwidthProbe, settings: Settings, tensors: Tensors
-) -> Row:
-    """Measures a row on the probe's device. What it allocates is free again when the row is dropped."""
+) -> Found:
+    """A row on the probe's device. What it allocates is free again when it returns."""
     device, shapes = probe.device, tensors.shapes
     workload = Workload.create(shapes, device, tensors.dtype, tensors.amplitude)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
@@ -153,36 +140,28 @@ def measure_row(
     in_cache = not settings.cold and 4 * words * element_count(shapes) <= last_level_cache_bytes(device)
     steps = {name: build(parameters[name], workload.source_norm) for name, build in algorithm.contenders.items()}
 
-    def entries(lead_in: int, before: Callable[[], object]) -> list[Timed]:
-        def prepare(name: str, taken: int) -> None:
+    def timed(name: str, lead_in: int, before: Callable[[], object]) -> Timed:
+        def prepare(taken: int) -> None:
             checker.look(name, taken)
             workload.refill(taken)
             before()
 
-        return [
-            Timed(name, lambda taken, name=name: prepare(name, taken), step, lead_in, algorithm.cycle)  # type: ignore[misc]
-            for name, step in steps.items()
-        ]
+        return Timed(name, prepare, steps[name], lead_in, algorithm.cycle)
 
-    clock = clock_of(device)
-    contenders = entries(_LEAD_IN if in_cache else 0, probe.sweep if settings.cold else lambda: None)
-    in_turn = [*contenders, *probe.entries()]
-    measured = interleave(in_turn, settings, clock)
-    checks = checker.checks(measured.rounds * contenders[0].runs)
+    clock, on_cuda = clock_of(device), device.type == "cuda"
+    before = probe.sweep if settings.cold else lambda: None
+    entries = [*(timed(name, _LEAD_IN if in_cache else 0, before) for name in steps), *probe.entries()]
+    measured = interleave(entries, settings, clock)
+    checks = checker.checks(measured.rounds * entries[0].runs)
     # After the checks, for which every step counts.
-    on_cuda = device.type == "cuda"
-    swept = interleave_further(entries(0, probe.write), settings, clock) if in_cache and not on_cuda else {}
-    return Row(
-        set_name,
-        algorithm,
-        shapes,
-        probe,
-        measured,
-        checks,
-        queued=interleave_queued(in_turn, settings) if on_cuda else {},
-        launches={name: count_launches(step, device) for name, step in steps.items()} if on_cuda else {},
-        warm_host={name: warm_host_seconds(step, clock) for name, step in steps.items()} if on_cuda else {},
-        temporary_bytes={name: temporary_bytes(step, device) for name, step in steps.items()},
-        in_cache=in_cache,
-        swept=swept,
-    )
+    forms: dict[str, Samples] = {}
+    if on_cuda:
+        forms["queued"] = interleave_queued(entries, settings)
+    elif in_cache:
+        forms["swept"] = interleave_further([timed(name, 0, probe.write) for name in steps], settings, clock)
+    counts: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    for name, step in steps.items() if on_cuda else ():
+        counts[name] = {"launches": asdict(count_launches(step)), "warm_host_seconds": warm_host_seconds(step, clock)}
+    for name, step in steps.items():
+        counts[name]["temporary_bytes"] = temporary_bytes(step, device)
+    return entry_of((set_name, algorithm, shapes), probe, measured, checks, counts, forms, in_cache)

@@ -17,8 +17,8 @@ from bench.machine import ROOT
 from bench.measure import Settings, percentiles
 from bench.measurement import Measurement, Planned, format_contenders, spread
 from bench.options import option, positive
-from bench.results import Entry
-from bench.row import Row, Tensors, measure_row, required_bytes
+from bench.results import Entry, Found
+from bench.row import Tensors, measure_row, required_bytes
 from bench.shapes import Shapes, element_count
 
 PARAMETERS, TENSORS, STARTUP = "parameters", "tensors", "startup"
@@ -117,14 +117,12 @@ class Scaling(Measurement):
 
     name: ClassVar[str] = "scaling"
     keys: ClassVar[Sequence[str]] = ("set", "algorithm", "threads")
-    seconds: float = option(1.0, "time for one row, of ten rounds at least", type=positive(float))
-    threads: Sequence[int] = option(
-        (), "numbers of threads (default: 1 and 2; on cuda 1)", type=positive(int), metavar="N"
-    )
+    seconds: float = option(1.0, "time for one row, of ten rounds at least", positive(float))
+    threads: Sequence[int] = option((), "numbers of threads (default: 1 and 2; on cuda 1)", positive(int), metavar="N")
     sets: Sequence[str] = option(
         (), "sets (default: all; on the CPU without parameters-1e9)", choices=[*scaling_sets("cuda"), STARTUP]
     )
-    repeats: int = option(5, "fresh processes for each first step", type=positive(int))
+    repeats: int = option(5, "fresh processes for each first step", positive(int))
 
     def settings(self) -> Settings:
         return Settings(seconds=self.seconds, min_rounds=10, max_rounds=500)
@@ -151,16 +149,16 @@ class Scaling(Measurement):
         return Planned((STARTUP, form, threads), lambda: (measure(), ()))
 
     def _step(self, name: str, shapes: Shapes, algorithm: Algorithm, threads: int, probe: BandwidthProbe) -> Planned:
-        def measure() -> Row:
+        def measure() -> Found:
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             try:
-                return measure_row(name, algorithm, probe, self.settings(), Tensors(shapes))
+                entry, wrong = measure_row(name, algorithm, probe, self.settings(), Tensors(shapes))
             finally:
                 torch.set_num_threads(before)
+            return {**entry, "threads": threads}, wrong
 
-        need = required_bytes(algorithm, element_count(shapes))
-        return Planned.of((name, algorithm.name, threads), measure, need, threads=threads)
+        return Planned((name, algorithm.name, threads), measure, required_bytes(algorithm, element_count(shapes)))
 
     def format(self, entry: Entry) -> str:
         title = f"{entry['set']}, {entry['algorithm']}, {entry['threads']} threads"

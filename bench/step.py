@@ -37,7 +37,7 @@ class Step(Measurement):
 
     name: ClassVar[str] = "step"
     seconds: float | None = option(  # type: ignore[assignment]
-        None, f"time for one row (default: {Settings.seconds}, or that of --against)", type=positive(float)
+        None, f"time for one row (default: {Settings.seconds}, or that of --against)", positive(float)
     )
     sets: Sequence[str] = option((), "sets of shapes (default: those of the device)", choices=list(SHAPE_SETS))
     algorithms: Sequence[str] = option(
@@ -55,7 +55,7 @@ class Step(Measurement):
         None,
         "exit with 1 when ours, beside torch's fastest form, fell by more than 10 % since that run; without --sets and "
         "--algorithms its rows are measured, for its time",
-        type=Path,
+        Path,
         metavar="PATH",
     )
 
@@ -96,7 +96,7 @@ class Step(Measurement):
             shapes = SHAPE_SETS[name]()
             algorithm = with_contenders(row, self.beside, len(shapes), probe.device)
             measure = partial(measure_row, name, algorithm, probe, self.settings(), Tensors(shapes))
-            yield Planned.of((name, algorithm.name), measure, required_bytes(algorithm, element_count(shapes)))
+            yield Planned((name, algorithm.name), measure, required_bytes(algorithm, element_count(shapes)))
 
     def judge(self, entries: Sequence[Entry]) -> bool:
         reached = kept = True

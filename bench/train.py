@@ -19,7 +19,7 @@ from bench.bandwidth import BandwidthProbe
 from bench.measure import Settings, percentiles
 from bench.measurement import Measurement, Planned, ratio, spread
 from bench.options import Refused, option, positive
-from bench.results import Entry
+from bench.results import Entry, Found
 from bench.training import OPTIMIZERS, TASKS, TORCH, losses_agree, measure_speed, take_step
 from recipes.digits import Digits, accuracy, exact_zeros
 
@@ -76,7 +76,7 @@ def _train(
     return model, [float(take_step(model, optimizer, batch)) for batch in digits.batches(epochs, seed)]
 
 
-def measure_point(digits: Digits, point: Point, epochs: int, seeds: int) -> tuple[Entry, list[str]]:
+def measure_point(digits: Digits, point: Point, epochs: int, seeds: int) -> Found:
     """The entry of one point, and what is wrong with it: its first losses against those on the reference path."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # enough for so small a model, and the same result whatever the number of cores
@@ -120,12 +120,12 @@ class Train(Measurement):
     legend: ClassVar[str] = """\
 steps/s      whole training steps, forward and backward pass included, median; each on a model of its own, in turns
 accuracy     on the test images of scikit-learn's digits, percentiles over the seeds"""
-    seconds: float = option(2.0, "time for one optimizer on one model, of ten rounds at least", type=positive(float))
+    seconds: float = option(2.0, "time for one optimizer on one model, of ten rounds at least", positive(float))
     parts: Sequence[str] = option((SPEED, GRDA, ADALOSS), "what is measured", choices=(SPEED, GRDA, ADALOSS))
     models: Sequence[str] = option(tuple(TASKS), "models", choices=tuple(TASKS))
     optimizers: Sequence[str] = option(tuple(OPTIMIZERS), "optimizers", choices=tuple(OPTIMIZERS))
-    epochs: int = option(20, "of the curves", type=positive(int))
-    seeds: int = option(5, "of the curves", type=positive(int))
+    epochs: int = option(20, "of the curves", positive(int))
+    seeds: int = option(5, "of the curves", positive(int))
 
     def settings(self) -> Settings:
         return Settings(seconds=self.seconds, min_rounds=10)

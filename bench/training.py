@@ -14,7 +14,7 @@ import torchclip
 from bench.algorithm import OURS, REFERENCE
 from bench.clock import clock_of
 from bench.measure import Settings, Timed, interleave, percentiles, round_ratios
-from bench.results import Entry
+from bench.results import Found
 from recipes.models.resnet import resnet
 
 TORCH = "torch"
@@ -193,7 +193,7 @@ def losses_agree(ours: Sequence[float], reference: Sequence[float], min_change: 
     return found
 
 
-def measure_speed(task: Task, trained: Trained, device: torch.device, settings: Settings) -> tuple[Entry, list[str]]:
+def measure_speed(task: Task, trained: Trained, device: torch.device, settings: Settings) -> Found:
     """The entry of one optimizer on one model, and what is wrong with it."""
     batches = task.batches(BATCHES, device)
     runs = {who: _Run(task, device, batches, trained, who) for who in (OURS, TORCH)}

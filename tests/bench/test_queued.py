@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from bench import clock
-from bench.algorithm import OURS
 from bench.bandwidth import COPY, TRIAD
 from bench.cases import CUDA_ALGORITHMS
 from bench.clock import NeverQueuedError, QueuedCudaClock, clock_of
-from bench.measure import Settings, Timed, interleave_queued
+from bench.measure import Measured, Settings, Timed, interleave_queued
 from bench.measurement import format_contenders
 from bench.report import tables_of
-from tiny_bench import as_on_cuda, measured, shrink
+from bench.row import entry_of
+from tiny_bench import shrink
 
 US = 1e-6
 
@@ -82,9 +82,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 def test_the_hosts_time_is_hidden(device: Device) -> None:
     """Two kernels of 70 us, each 40 us late on an idle device: the first waits for its launch, the second does not."""
     run = device.step(host=40 * US, device=70 * US)
-    assert clock_of(torch.device("cuda")).time(run).device == pytest.approx(180 * US)
+    assert clock_of(torch.device("cuda"))(run).device == pytest.approx(180 * US)
     queued = QueuedCudaClock()
-    elapsed = queued.time(run)
+    elapsed = queued(run)
     assert elapsed.device == pytest.approx(140 * US)
     assert elapsed.host == pytest.approx(80 * US)
     assert queued.cycles == QueuedCudaClock().cycles
@@ -100,9 +100,9 @@ def test_a_run_that_the_device_came_to_too_early_is_made_again(device: Device) -
         runs += 1
         step()
 
-    assert queued.time(run).device == pytest.approx(140 * US)
+    assert queued(run).device == pytest.approx(140 * US)
     assert runs == 3  # behind 1, 2 and 4 ms, for 3 ms of the host
-    assert queued.time(run).device == pytest.approx(140 * US)
+    assert queued(run).device == pytest.approx(140 * US)
     assert runs == 4
 
 
@@ -114,7 +114,7 @@ def test_what_waits_for_the_device_or_takes_too_long_is_never_queued(device: Dev
     for run in (waits, device.step(host=40e-3, device=70 * US)):
         queued = QueuedCudaClock()
         with pytest.raises(NeverQueuedError):
-            queued.time(run)
+            queued(run)
         assert queued.cycles == 32 * QueuedCudaClock().cycles
 
 
@@ -132,21 +132,22 @@ def test_a_row_leaves_out_what_is_never_queued(device: Device) -> None:
     assert len(prepared) == 2 * (1 + 1 + 4)  # the trial, the warm-up, the rounds
 
 
-def test_a_row_reports_its_queued_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = as_on_cuda(measured(CUDA_ALGORITHMS["mixclip"], shrink(monkeypatch)))
-    plain = row.entry()
-    assert "queued" not in format_contenders(plain) and "queued_seconds" not in plain["contenders"][OURS]
-
-    # Of ours alone, which takes as long for a byte as four fifths of the triad's bandwidth does.
-    triad = 1e-3
-    ours = triad * row._bytes(OURS) / row._bytes(TRIAD) / 0.8
-    entry = as_on_cuda(row, queued={OURS: [ours] * 4, TRIAD: [triad] * 4, COPY: [triad] * 4}).entry()
-    assert entry["contenders"][OURS]["queued_seconds"]["p50"] == pytest.approx(ours)
-    assert entry["contenders"][OURS]["queued_share_of_triad"] == pytest.approx(0.8)
-    assert "queued_seconds" not in entry["contenders"]["authors"]
-    assert entry["samples_queued_seconds"][TRIAD] == [triad] * 4
+def test_a_row_on_a_gpu_has_more_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches, the host's time, and the queued form of what can be queued: here ours, at four fifths of the triad."""
+    algorithm, shapes, probe = CUDA_ALGORITHMS["mixclip"], ((1000,),), shrink(monkeypatch)
+    samples = {name: [1e-3] * 4 for name in ("ours", "authors", TRIAD, COPY)}
+    counts = {"launches": {"kernels": 2, "copies": 0}, "warm_host_seconds": 1e-5, "temporary_bytes": 0}
+    queued = 1e-3 * 4 * algorithm.words * 1000 / probe.bytes_moved(TRIAD) / 0.8
+    forms = {"queued": {"ours": [queued] * 4, TRIAD: [1e-3] * 4, COPY: [1e-3] * 4}}
+    measured = Measured(samples, samples, samples, 5)
+    entry, _ = entry_of(("set", algorithm, shapes), probe, measured, {}, dict.fromkeys(samples, counts), forms)
+    ours, authors = entry["contenders"].values()
+    assert ours["queued_seconds"]["p50"] == pytest.approx(queued)
+    assert ours["queued_share_of_triad"] == pytest.approx(0.8)
+    assert "queued_seconds" not in authors and "swept_seconds" not in ours
+    assert {f"samples_{form}seconds" for form in ("", "wall_", "host_", "queued_")} <= set(entry)
     text = format_contenders(entry)
-    assert "queued us" in text and " 80.0 " in text
+    assert "% queued" in text and " 80.0 " in text and "host us" in text and text.count("2 + 0") == 2
     header, _, first = [line for line in tables_of("step", [entry]) if line.startswith("|")]
     cells = dict(zip(re.split(r" +\| +", header), re.split(r" +\| +", first), strict=True))
-    assert cells["% of triad, queued"] == "80"
+    assert cells["% of triad, queued"] == "80" and cells["host, warm"] == "10 µs"

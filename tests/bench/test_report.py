@@ -1,4 +1,4 @@
-"""`python -m bench report` and `plot`: the numbers of the files and their machine, in tables and figures with units."""
+"""`python -m bench report`: the numbers of the files and their machine, in tables and figures with units."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bench.results import write_document
 from tiny_bench import edited
 
 FIGURES = {
-    "step": ["run-large.png", "run-small.png"],
+    "step": ["run-small.png", "run-large.png"],
     "kernels": ["run-kernels.png"],
     "scaling": ["run-parameters.png", "run-tensors.png"],
-    "train": ["run-adaloss.png", "run-grda.png", "run-speed.png"],
+    "train": ["run-speed.png", "run-grda.png", "run-adaloss.png"],
 }
 
 
@@ -103,10 +103,8 @@ def test_runs_share_tables_or_have_their_own(tmp_path: Path, drawn: list[Figure]
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_of_a_file(name: str, tmp_path: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, "run", getattr(documents, name)())
-    assert command.main(["plot", path, "--out", str(tmp_path)]) == 0
-    assert sorted(Path(line).name for line in capsys.readouterr().out.splitlines()) == FIGURES[name]
+def test_figures_of_a_file(name: str, tmp_path: Path, drawn: list[Figure]) -> None:
+    assert [path.name for path in plots.draw(getattr(documents, name)(), tmp_path, "run")] == FIGURES[name]
     units = ("µs", "ms", "GB/s", "%", "per second")
     for figure in drawn:
         for axes in figure.axes:
@@ -115,7 +113,7 @@ def test_figures_of_a_file(name: str, tmp_path: Path, drawn: list[Figure], capsy
 
 
 def test_bars_have_the_lengths_of_the_medians(tmp_path: Path, drawn: list[Figure]) -> None:
-    assert command.main(["plot", written(tmp_path, "run", documents.step()), "--out", str(tmp_path)]) == 0
+    plots.draw(documents.step(), tmp_path, "run")
     axes = drawn[0].axes[0]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([100.0, 400.0, 200.0])  # µs
     assert [text.get_text() for text in axes.texts] == ["100 µs", "4.00 ×", "2.00 ×"]
@@ -125,7 +123,7 @@ def test_bars_have_the_lengths_of_the_medians(tmp_path: Path, drawn: list[Figure
 def test_curves_run_from_left_to_right_whatever_the_order_of_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     document = documents.scaling()
     document["rows"].reverse()
-    assert command.main(["plot", written(tmp_path, "run", document), "--out", str(tmp_path)]) == 0
+    plots.draw(document, tmp_path, "run")
     lines = [container.lines[0] for figure in drawn for axes in figure.axes for container in axes.containers]
     assert any(len(line.get_xdata()) > 1 for line in lines)
     for line in lines:

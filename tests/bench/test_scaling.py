@@ -10,8 +10,9 @@ import torch
 
 from bench import __main__ as command
 from bench import scaling
+from bench.check import sample_indices
 from bench.results import read_document
-from bench.shapes import element_count, sample_indices
+from bench.shapes import element_count
 from tiny_bench import SETTINGS, shrink
 
 
@@ -25,7 +26,7 @@ def test_the_sets() -> None:
     counts = {name: element_count(shapes) for name, shapes in sets.items() if name.startswith("parameters")}
     assert counts == {f"parameters-1e{e}": 10**e for e in range(3, 9)}
     # Whole tensors are what results are checked on.
-    assert all(sample_indices(shapes, 64, 1 << 20) for shapes in sets.values())
+    assert all(sample_indices(shapes) for shapes in sets.values())
     assert [len(shapes) for name, shapes in sets.items() if name.startswith("tensors")] == [1, 10, 100, 1000, 10_000]
     assert element_count(scaling.scaling_sets("cuda")["parameters-1e9"]) == 10**9
 

@@ -10,9 +10,9 @@ import torch
 
 from bench import bandwidth, step
 from bench.algorithm import Algorithm
-from bench.counts import Launches
-from bench.measure import Samples, Settings
-from bench.row import Row, Tensors, measure_row
+from bench.measure import Settings
+from bench.results import Found
+from bench.row import Tensors, measure_row
 from bench.shapes import SHAPE_SETS
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> bandwidth.BandwidthProbe:
     return bandwidth.BandwidthProbe(CPU)
 
 
-def measured(algorithm: Algorithm, probe: bandwidth.BandwidthProbe, **settings: Any) -> Row:
+def measured(algorithm: Algorithm, probe: bandwidth.BandwidthProbe, **settings: Any) -> Found:
     return measure_row("tiny", algorithm, probe, dataclasses.replace(SETTINGS, **settings), Tensors(SHAPES))
 
 
@@ -40,12 +40,3 @@ def edited(document: dict[str, Any], place: str, value: object) -> dict[str, Any
         inner = inner[int(name)] if isinstance(inner, list) else inner[name]
     inner[int(last) if isinstance(inner, list) else last] = value
     return document
-
-
-def as_on_cuda(row: Row, kernels: int = 2, queued: Samples | None = None) -> Row:
-    """The row with launches counted, and no swept form."""
-    names = row.algorithm.contenders
-    launches_of = dict.fromkeys(names, Launches(kernels, 0))
-    return dataclasses.replace(
-        row, launches=launches_of, warm_host=dict.fromkeys(names, 1e-5), queued=queued or {}, swept={}
-    )

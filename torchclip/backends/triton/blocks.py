@@ -31,8 +31,7 @@ BLOCKS: dict[str, Block] = {
 """For each kind of device. In place of autotuning, which would run kernels that work in place many times over.
 
 Eight elements a thread: two accesses of 128 bits for each float32 operand, one for half precision; sixteen elements of
-half precision where their registers suffice. Reckoned from those (no spill for any rule on sm_80, sm_90 and gfx942);
-``python -m bench.blocks`` measures them.
+half precision where their registers suffice. Reckoned from those: no spill for any rule on sm_80, sm_90 and gfx942.
 """
 
 
