@@ -53,15 +53,14 @@ class Modifier:
 
 def modifiers(amplitude: float) -> Mapping[str, Modifier]:
     """By name, for gradients of this size: a run that draws no noise, or other noise, must not pass the check."""
-    found = (
-        Modifier("plain"),
-        Modifier("clip", clips=True),
-        Modifier("gradient_noise", extension=torchclip.GradientNoise(eta=0.3 * amplitude**2)),
-        Modifier("gradient_dropout", extension=torchclip.GradientDropout(0.1)),
-        Modifier("lr_dropout", extension=torchclip.LRDropout(0.5)),
-        Modifier("lookahead", extension=torchclip.Lookahead(k=5)),
-    )
-    return {each.name: each for each in found}
+    extensions: dict[str, Extension] = {
+        "gradient_noise": torchclip.GradientNoise(eta=0.3 * amplitude**2),
+        "gradient_dropout": torchclip.GradientDropout(0.1),
+        "lr_dropout": torchclip.LRDropout(0.5),
+        "lookahead": torchclip.Lookahead(k=5),
+    }
+    bare = {"plain": Modifier("plain"), "clip": Modifier("clip", clips=True)}
+    return bare | {name: Modifier(name, extension=extension) for name, extension in extensions.items()}
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Algorithm:
     title: str
     words: float  # 4-byte words per parameter that a fused step cannot avoid moving; a mean over `cycle`
     state_words: int  # per parameter, for the memory estimate
-    contenders: Mapping[str, Build]  # ours first
+    contenders: Mapping[str, Any]  # by name what builds it, ours first
     reference: str | None = None
     yardsticks: Mapping[str, Build] = field(default_factory=dict)  # by contender, ours first
     different: Mapping[str, str] = field(default_factory=dict)

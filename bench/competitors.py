@@ -8,15 +8,13 @@ row, and so is the result, which is checked like torch's; what computes somethin
 """
 
 import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 from bench.algorithm import Algorithm, Build, Rule, Step, behind, ours, torchs
 from bench.cases import ADAMW_ARGUMENTS, MODIFIERS, RULES, SGD_ARGUMENTS, rule_and_clip
@@ -85,94 +83,72 @@ def _graphs(rule: Rule, clips: bool) -> Mapping[str, Build]:
     return {name: replayed(build) for name, build in builds.items()}
 
 
-Make = Callable[[Any, Sequence[Parameter]], Optimizer]
-"""From the imported module and the parameters."""
-
-
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """A library's forms of some rules."""
 
     name: str
     module: str
-    make: Mapping[str, Make]  # by rule
+    make: Mapping[str, tuple[str, Mapping[str, Any]]]  # by rule: class and arguments
     clip: str = "torch.nn.utils"  # the module of its clip_grad_norm_
     devices: tuple[str, ...] = ("cpu", "cuda")
-    differences: Mapping[str, str] = field(default_factory=dict)  # by rule: what it computes
+    differences: Mapping[str, str] = {}  # by rule: what it computes
 
     def build(self, rule: str, clips: bool) -> Build:
         def build(parameters: Sequence[Parameter], norm: float) -> Step:
-            step = self.make[rule](importlib.import_module(self.module), parameters).step
-            clip = importlib.import_module(self.clip).clip_grad_norm_ if clips else clip_grad_norm_
-            return behind(clip, step, parameters, norm) if clips else step
+            cls, arguments = self.make[rule]
+            optimizer = getattr(importlib.import_module(self.module), cls)(parameters, **arguments)
+            if hasattr(optimizer, "consume_grad"):
+                # heavyball drops gradients as it reads them, and without one it takes no step.
+                optimizer.consume_grad = False
+            if not clips:
+                step: Step = optimizer.step
+                return step
+            return behind(importlib.import_module(self.clip).clip_grad_norm_, optimizer.step, parameters, norm)
 
         return build
 
 
-def _of(cls: str, **arguments: Any) -> Make:
-    return lambda module, parameters: getattr(module, cls)(parameters, **arguments)
-
-
-def _heavyball(cls: str, **arguments: Any) -> Make:
-    def make(module: Any, parameters: Sequence[Parameter]) -> Optimizer:
-        optimizer: Any = getattr(module, cls)(parameters, **arguments)
-        # It drops gradients as it reads them, and without one it takes no step.
-        optimizer.consume_grad = False
-        made: Optimizer = optimizer
-        return made
-
-    return make
-
-
 _WITHOUT_DECAY = {**SGD_ARGUMENTS, "weight_decay": 0.0}  # where the default is another
+_HEAVY_SGD = {"lr": SGD_ARGUMENTS["lr"], "beta": SGD_ARGUMENTS["momentum"]}
+# Whose betas and eps are others by default.
+_OPTIMI_ADAMW, _OPTIMI_RADAM = {**ADAMW_ARGUMENTS, "eps": 1e-8}, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
 
 PEERS: tuple[Peer, ...] = (
     Peer(
         "apex",
         "apex.optimizers",
-        {"sgd": _of("FusedSGD", **SGD_ARGUMENTS), "adamw": _of("FusedAdam", **ADAMW_ARGUMENTS, adam_w_mode=True)},
+        {"sgd": ("FusedSGD", SGD_ARGUMENTS), "adamw": ("FusedAdam", {**ADAMW_ARGUMENTS, "adam_w_mode": True})},
         clip="apex.contrib.clip_grad",
         devices=("cuda",),
     ),
     Peer(
-        "optimi",  # whose betas and eps are others by default
         "optimi",
-        {
-            "sgd": _of("SGD", **SGD_ARGUMENTS),
-            "adamw": _of("AdamW", **ADAMW_ARGUMENTS, eps=1e-8),
-            "radam": _of("RAdam", lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
-        },
+        "optimi",
+        {"sgd": ("SGD", SGD_ARGUMENTS), "adamw": ("AdamW", _OPTIMI_ADAMW), "radam": ("RAdam", _OPTIMI_RADAM)},
         differences={"radam": "its corrections of the bias are within the betas, which rounds otherwise"},
     ),
     # Its SGD and AdamW are torch's own, and its RAdam leaves the first steps out.
-    Peer("pytorch_opt", "pytorch_optimizer", {"sgd": _of("SGDW", **_WITHOUT_DECAY)}),
+    Peer("pytorch_opt", "pytorch_optimizer", {"sgd": ("SGDW", _WITHOUT_DECAY)}),
     Peer(
         "heavyball",
         "heavyball",
-        {
-            "sgd": _heavyball("SGD", lr=SGD_ARGUMENTS["lr"], beta=SGD_ARGUMENTS["momentum"]),
-            "adamw": _heavyball("AdamW", **ADAMW_ARGUMENTS),
-        },
+        {"sgd": ("SGD", _HEAVY_SGD), "adamw": ("AdamW", ADAMW_ARGUMENTS)},
         differences={"adamw": "its corrections of the bias are in float32"},
     ),
     Peer(
         "bnb_32bit",
         "bitsandbytes.optim",
-        {"sgd": _of("SGD32bit", **SGD_ARGUMENTS), "adamw": _of("AdamW32bit", **ADAMW_ARGUMENTS)},
+        {"sgd": ("SGD32bit", SGD_ARGUMENTS), "adamw": ("AdamW32bit", ADAMW_ARGUMENTS)},
     ),
-    Peer(
-        "bnb_8bit",  # what most people have the library for
+    Peer(  # what most people have the library for
+        "bnb_8bit",
         "bitsandbytes.optim",
-        {"adamw": _of("AdamW8bit", **ADAMW_ARGUMENTS)},
+        {"adamw": ("AdamW8bit", ADAMW_ARGUMENTS)},
         differences={"adamw": "its state has 8 bits"},
     ),
     # It compiles its step when it is first asked for.
-    Peer("deepspeed", "deepspeed.ops.adam", {"adamw": _of("DeepSpeedCPUAdam", **ADAMW_ARGUMENTS)}, devices=("cpu",)),
-    Peer(
-        "timm",
-        "timm.optim",
-        {"sgd": _of("SGDW", **_WITHOUT_DECAY), "adamw": _of("AdamWLegacy", **ADAMW_ARGUMENTS)},
-    ),
+    Peer("deepspeed", "deepspeed.ops.adam", {"adamw": ("DeepSpeedCPUAdam", ADAMW_ARGUMENTS)}, devices=("cpu",)),
+    Peer("timm", "timm.optim", {"sgd": ("SGDW", _WITHOUT_DECAY), "adamw": ("AdamWLegacy", ADAMW_ARGUMENTS)}),
 )
 
 
@@ -215,7 +191,5 @@ def with_contenders(algorithm: Algorithm, kinds: Collection[str], tensors: int, 
             more[peer.name] = peer.build(rule, clips)
             different |= {peer.name: peer.differences[rule]} if rule in peer.differences else {}
     return replace(
-        algorithm,
-        contenders={**algorithm.contenders, **more},
-        different={**algorithm.different, **different},
+        algorithm, contenders={**algorithm.contenders, **more}, different={**algorithm.different, **different}
     )

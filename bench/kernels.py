@@ -3,7 +3,6 @@
 On a few large tensors that no cache holds, so that a step is bound by the kernel and not by what is done for each.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from bench.options import option, positive
 from bench.results import Entry, Found
 from bench.row import Tensors, entry_of, measure_row
 from bench.shapes import Shapes
-from bench.workload import Workload
+from bench.workload import Workload, norm_of
 
 NORM = "norm"
 TORCH = "torch"
@@ -39,13 +38,10 @@ AMPLITUDE = 1.0
 SHAPES: Mapping[str, Shapes] = {"cpu": ((1 << 20,),) * 8, "cuda": ((1 << 22,),) * 32}
 MODIFIERS = modifiers(AMPLITUDE)
 
-# Steps are long enough for bfloat16 parameters to travel by many roundings within the steps that are checked.
-_ADAPTIVE = {"lr": 0.1}
 
-
-def _adaptive(name: str, state: int, **arguments: Any) -> Rule:
-    namesake = getattr(torch.optim, name)
-    return Rule(name, getattr(torchclip, name), {**_ADAPTIVE, **arguments}, state, namesake, squares=True)
+def _torchs(name: str, state: int, **arguments: Any) -> Rule:
+    squares = name != "SGD"
+    return Rule(name, getattr(torchclip, name), arguments, state, getattr(torch.optim, name), squares=squares)
 
 
 def _clipping(name: str) -> Rule:
@@ -55,15 +51,16 @@ def _clipping(name: str) -> Rule:
     return Rule(name, getattr(torchclip, name), arguments, 1, own_norm=True)
 
 
+# Steps are long enough for bfloat16 parameters to travel by many roundings within the steps that are checked.
 RULES: Mapping[str, Rule] = {
-    "sgd": Rule("SGD", torchclip.SGD, {"lr": 0.1}, 0, torch.optim.SGD),
-    "sgd_momentum": Rule("SGD momentum", torchclip.SGD, {"lr": 1e-2, "momentum": 0.9}, 1, torch.optim.SGD),
-    "adamw": _adaptive("AdamW", 2),
-    "adamw_amsgrad": _adaptive("AdamW", 3, amsgrad=True),
-    "nadam": _adaptive("NAdam", 2),
-    "radam": _adaptive("RAdam", 2),
-    "rmsprop": _adaptive("RMSprop", 1),
-    "adagrad": _adaptive("Adagrad", 1, lr=0.3),
+    "sgd": _torchs("SGD", 0, lr=0.1),
+    "sgd_momentum": _torchs("SGD", 1, lr=1e-2, momentum=0.9),
+    "adamw": _torchs("AdamW", 2, lr=0.1),
+    "adamw_amsgrad": _torchs("AdamW", 3, lr=0.1, amsgrad=True),
+    "nadam": _torchs("NAdam", 2, lr=0.1),
+    "radam": _torchs("RAdam", 2, lr=0.1),
+    "rmsprop": _torchs("RMSprop", 1, lr=0.1),
+    "adagrad": _torchs("Adagrad", 1, lr=0.3),
     "normalized_sgd": Rule(
         "NormalizedSGD", torchclip.NormalizedSGD, lambda norm: {"lr": 0.1 * norm, "momentum": 0.9}, 1, own_norm=True
     ),
@@ -78,24 +75,19 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def _can_be_made(build: Build, device: torch.device, *refusals: type[Exception]) -> bool:
+    try:
+        build([Parameter(torch.ones(2, device=device))], 1.0)
+    except refusals:
+        return False
+    return True
+
+
 def combine(rule: Rule, modifier: Modifier, dtype: torch.dtype) -> bool:
     """Whether the rule takes the addition, docs/matrix.md says why some do not, and the type its state."""
-    if rule.squares and dtype is torch.float16:
-        return False
-    try:
-        ours(rule, modifier)([Parameter(torch.ones(2))], 1.0)
-    except ValueError:
-        return False
-    return True
-
-
-def _has_fused(rule: Rule, device: torch.device) -> bool:
-    """Whether torch has a fused form of the rule there: not every class has the argument, nor every device the form."""
-    try:
-        torchs(rule, False, "fused")([Parameter(torch.ones(1, device=device))], 1.0)
-    except (TypeError, RuntimeError):
-        return False
-    return True
+    return not (rule.squares and dtype is torch.float16) and _can_be_made(
+        ours(rule, modifier), torch.device("cpu"), ValueError
+    )
 
 
 def kernel_algorithm(name: str, rule: Rule, modifier: Modifier, dtype: torch.dtype, device: torch.device) -> Algorithm:
@@ -104,15 +96,18 @@ def kernel_algorithm(name: str, rule: Rule, modifier: Modifier, dtype: torch.dty
     torch has the forms without extensions. The reference path, whose draws take seconds for as many elements, is timed
     where there are none, and in float32, since it does the same in every type.
     """
-    contenders: dict[str, Build] = {OURS: ours(rule, modifier)}
+    contenders = {OURS: ours(rule, modifier)}
     if not modifier.extension:
         if dtype is torch.float32:
             contenders[REFERENCE] = ours(rule, modifier, REFERENCE)
         if rule.namesake is not None:
             contenders["foreach"] = torchs(rule, modifier.clips, "foreach")
-            # On the CPU it leaves tensors of 16 bits as they are.
-            if _has_fused(rule, device) and not (device.type == "cpu" and dtype.itemsize == 2):
-                contenders["fused"] = torchs(rule, modifier.clips, "fused")
+            # Not every class has a fused form, nor every device; the CPU's leaves tensors of 16 bits as they are.
+            fused = torchs(rule, modifier.clips, "fused")
+            if _can_be_made(fused, device, TypeError, RuntimeError) and not (
+                device.type == "cpu" and dtype.itemsize == 2
+            ):
+                contenders["fused"] = fused
     full = name if modifier.name == "plain" else f"{name}+{modifier.name}"
     yardsticks = {OURS: ours(rule, modifier, REFERENCE)}
     alone = (rule.own_norm and modifier.draws) or dtype is torch.float64
@@ -139,21 +134,15 @@ def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, sha
 
     entries = [Timed(name, prepare, partial(keep, name)) for name in norms]
     measured = interleave([*entries, *probe.entries()], settings, clock_of(probe.device))
-    unused: Build = lambda parameters, norm: lambda: None  # noqa: E731  # norms are no optimizer's contenders
-    words = DTYPES[dtype_name].itemsize / 4
-    algorithm = Algorithm(NORM, "norm pass", words, 0, dict.fromkeys(norms, unused), reference=TORCH)
-    check = _check_norm(workload, found[OURS], measured.rounds)
+    # Norms are no optimizer's contenders.
+    algorithm = Algorithm(NORM, "norm pass", DTYPES[dtype_name].itemsize / 4, 0, dict.fromkeys(norms), reference=TORCH)
+    # Of ours alone: torch's norm of 16-bit gradients is rounded to their type, and infinite above 65504 in float16.
+    # Its sums of squares are added up in float64: what is left is a rounding of each partial sum and of the result.
+    exact = norm_of(workload.gradients)
+    tolerance = 4 * torch.finfo(torch.float32).eps * exact
+    check = Check(measured.rounds, {OURS: abs(float(found[OURS]) - exact)}, {}, tolerance, travel=exact)
     counts = {entry.name: {"temporary_bytes": temporary_bytes(entry.run, probe.device)} for entry in entries}
     return entry_of((dtype_name, algorithm, shapes), probe, measured, {OURS: check}, counts)
-
-
-def _check_norm(workload: Workload, found: Tensor, rounds: int) -> Check:
-    """Of ours alone: torch's norm of 16-bit gradients is rounded to their type, and infinite above 65504 in float16."""
-    parts = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in workload.gradients]
-    exact = math.sqrt(math.fsum(float(part) ** 2 for part in parts))
-    # Sums of squares are added up in float64: what is left is a rounding of each partial sum and of the result.
-    tolerance = 4 * torch.finfo(torch.float32).eps * exact
-    return Check(rounds, {OURS: abs(float(found) - exact)}, {}, tolerance, travel=exact)
 
 
 @dataclass(kw_only=True)

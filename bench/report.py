@@ -129,12 +129,7 @@ def tables_of(command: str, rows: Sequence[Entry]) -> list[str]:
     return lines
 
 
-TITLES = {
-    "step": "Steps",
-    "kernels": "Kernels",
-    "scaling": "Scaling, imports and first steps",
-    "train": "Training",
-}
+TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling, imports and first steps", "train": "Training"}
 """Of the sections, by command."""
 
 

@@ -7,7 +7,7 @@ digits, so that a run takes a second and a point of a curve can have several see
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -34,8 +34,7 @@ _GRDA_C = (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
 _B0 = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One point of a curve."""
 
     curve: str
@@ -44,9 +43,9 @@ class Point:
     value: float
     make: Make
 
-    @property
-    def name(self) -> str:
-        return f"{self.series}, {self.parameter}={self.value:g}"
+
+def _name(point: Point) -> str:
+    return f"{point.series}, {point.parameter}={point.value:g}"
 
 
 def _of(cls: Callable[..., Optimizer], **arguments: Any) -> Make:
@@ -67,7 +66,7 @@ def points(curves: Sequence[str]) -> Iterator[Point]:
 
 
 def _train(
-    digits: Digits, point: Point, epochs: int, seed: int, backend: torchclip.Backend | None
+    digits: Digits, point: Point, epochs: int, seed: int, backend: torchclip.Backend | None = None
 ) -> tuple[nn.Module, list[float]]:
     """The model in the end, and the loss of every step."""
     torch.manual_seed(seed)
@@ -81,26 +80,17 @@ def measure_point(digits: Digits, point: Point, epochs: int, seeds: int) -> Foun
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # enough for so small a model, and the same result whatever the number of cores
     try:
-        trained = [_train(digits, point, epochs, seed, None) for seed in range(seeds)]
+        trained = [_train(digits, point, epochs, seed) for seed in range(seeds)]
         _, reference = _train(digits, point, 1, 0, REFERENCE)
     finally:
         torch.set_num_threads(before)
+    tests = digits.test_images, digits.test_labels
     runs = [
-        {
-            "seed": seed,
-            "accuracy": accuracy(model, digits.test_images, digits.test_labels),
-            "sparsity": exact_zeros(model),
-        }
+        {"seed": seed, "accuracy": accuracy(model, *tests), "sparsity": exact_zeros(model)}
         for seed, (model, _) in enumerate(trained)
     ]
-    entry = {
-        "set": point.curve,
-        "algorithm": point.name,
-        "series": point.series,
-        "parameter": point.parameter,
-        "value": point.value,
-        "runs": runs,
-    }
+    entry = {"set": point.curve, "algorithm": _name(point), "series": point.series, "parameter": point.parameter,
+             "value": point.value, "runs": runs}  # fmt: skip
     # Of a step size that is far too large the losses differ by more than rounding once they explode.
     reference = reference[:_CHECKED_STEPS]
     calm = next((step for step, loss in enumerate(reference) if not loss <= _EXPLODED), len(reference))
@@ -138,11 +128,11 @@ accuracy     on the test images of scikit-learn's digits, percentiles over the s
             raise Refused("--seeds 1 has no spread: give two or more")
         for model in self.models if SPEED in self.parts else ():
             for name in self.optimizers:
-                measure = partial(measure_speed, TASKS[model], OPTIMIZERS[name], probe.device, self.settings())
+                measure = partial(measure_speed, model, name, probe.device, self.settings())
                 yield Planned((model, name), measure)
         digits = Digits.load()
         for point in points(self.parts):
-            yield Planned((point.curve, point.name), partial(measure_point, digits, point, self.epochs, self.seeds))
+            yield Planned((point.curve, _name(point)), partial(measure_point, digits, point, self.epochs, self.seeds))
 
     def format(self, entry: Entry) -> str:
         head = f"{entry['set']}: {entry['algorithm']}"

@@ -1,8 +1,7 @@
 """Training steps of ours beside torch's, forward and backward pass included: two small models of the common kinds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +56,9 @@ def _text(generator: torch.Generator) -> Batch:
     return tokens[:, :-1], tokens[:, 1:].flatten()
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A model, always from the same start, and what it is trained on."""
 
-    name: str
     make: Callable[[], nn.Module]
     batch: Callable[[torch.Generator], Batch]
 
@@ -69,16 +66,16 @@ class Task:
         torch.manual_seed(0)
         return self.make().to(device)
 
-    def batches(self, count: int, device: torch.device) -> list[Batch]:
+    def batches(self, device: torch.device) -> list[Batch]:
         generator = torch.Generator().manual_seed(1)
-        drawn = [self.batch(generator) for _ in range(count)]
+        drawn = [self.batch(generator) for _ in range(BATCHES)]
         return [(inputs.to(device), targets.to(device)) for inputs, targets in drawn]
 
 
 TASKS: Mapping[str, Task] = {
     # ResNet-20 for CIFAR: 272,474 parameters in 65 tensors.
-    "resnet20": Task("resnet20", lambda: resnet((3, 32, 32), 10, depth=20, width=1), _images),
-    "transformer": Task("transformer", _Transformer, _text),
+    "resnet20": Task(lambda: resnet((3, 32, 32), 10, depth=20, width=1), _images),
+    "transformer": Task(_Transformer, _text),
 }
 
 
@@ -100,88 +97,66 @@ def take_step(model: nn.Module, optimizer: Optimizer, batch: Batch, max_norm: fl
 _SGD: Mapping[str, Any] = {"lr": 0.05, "momentum": 0.9}
 _CLIPPED = {"lr": 0.5, "gamma": 0.2, "momentum": 0.9}
 
-
-@dataclass(frozen=True)
-class Trained:
-    """An optimizer of ours, and torch's that it is timed beside: of the same name and arguments where torch has it.
-
-    Where torch has no such rule that is its SGD, the cheapest that it has, and ours does not clip besides.
-    """
-
-    name: str
-    arguments: Mapping[str, Any]
-    fused: bool = True  # whether torch has a fused form of it everywhere
-
-    @property
-    def _namesake(self) -> bool:
-        return hasattr(torch.optim, self.name)
-
-    @property
-    def beside(self) -> str:
-        name = self.name if self._namesake else "SGD"
-        return f"torch {name}, {'fused' if self.fused else 'foreach'}, clip_grad_norm_"
-
-    def ours(self, parameters: Sequence[nn.Parameter], backend: str | None) -> Optimizer:
-        clip = {"clip": MAX_NORM} if self._namesake else {}
-        optimizer: Optimizer = getattr(torchclip, self.name)(parameters, **self.arguments, **clip, backend=backend)
-        return optimizer
-
-    def torchs(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
-        form = {"fused": True} if self.fused else {"foreach": True}
-        if not self._namesake:
-            return torch.optim.SGD(parameters, **_SGD, **form)
-        optimizer: Optimizer = getattr(torch.optim, self.name)(parameters, **self.arguments, **form)
-        return optimizer
-
-
-OPTIMIZERS: Mapping[str, Trained] = {
-    each.name: each
-    for each in (
-        Trained("SGD", _SGD),
-        Trained("AdamW", {"lr": 1e-3}),
-        Trained("NAdam", {"lr": 1e-3}, fused=False),
-        Trained("RAdam", {"lr": 1e-2}, fused=False),
-        Trained("RMSprop", {"lr": 1e-3}, fused=False),
-        Trained("Adagrad", {"lr": 1e-2}, fused=False),
-        Trained("NormalizedSGD", {"lr": 0.2, "momentum": 0.9}),
-        Trained("SGDClip", _CLIPPED),
-        Trained("MomClip", _CLIPPED),
-        Trained("MixClip", {**_CLIPPED, "nu": 0.7}),
-        Trained("AdaLoss", {"lr": 0.5, "b0": 1.0}),
-        Trained("AdaGradNorm", {"lr": 0.5, "b0": 1.0}),
-        Trained("GRDA", {"lr": 0.1, "c": 1e-3, "mu": 0.6}),
-    )
+OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
+    "SGD": _SGD,
+    "AdamW": {"lr": 1e-3},
+    "NAdam": {"lr": 1e-3},
+    "RAdam": {"lr": 1e-2},
+    "RMSprop": {"lr": 1e-3},
+    "Adagrad": {"lr": 1e-2},
+    "NormalizedSGD": {"lr": 0.2, "momentum": 0.9},
+    "SGDClip": _CLIPPED,
+    "MomClip": _CLIPPED,
+    "MixClip": {**_CLIPPED, "nu": 0.7},
+    "AdaLoss": {"lr": 0.5, "b0": 1.0},
+    "AdaGradNorm": {"lr": 0.5, "b0": 1.0},
+    "GRDA": {"lr": 0.1, "c": 1e-3, "mu": 0.6},
 }
+"""Ours by name, with its arguments."""
+
+
+def _beside(name: str) -> tuple[str, Mapping[str, Any], str]:
+    """What of torch's it is timed beside: name, arguments, and form.
+
+    That is its class of the same name, in a fused form where torch has one everywhere; where torch has no such rule its
+    SGD, the cheapest that it has.
+    """
+    beside, arguments = (name, OPTIMIZERS[name]) if hasattr(torch.optim, name) else ("SGD", _SGD)
+    return beside, arguments, "fused" if beside in ("SGD", "AdamW") else "foreach"
+
+
+def make_optimizer(name: str, who: str, model: nn.Module) -> Optimizer:
+    """Of ours on its fastest backend, of ours on the reference path, or of torch; those of torch's rules clip."""
+    if who == TORCH:
+        beside, arguments, form = _beside(name)
+        optimizer: Optimizer = getattr(torch.optim, beside)(model.parameters(), **arguments, **{form: True})
+        return optimizer
+    clip = {"clip": MAX_NORM} if hasattr(torch.optim, name) else {}
+    backend = None if who == OURS else who
+    optimizer = getattr(torchclip, name)(model.parameters(), **OPTIMIZERS[name], **clip, backend=backend)
+    return optimizer
 
 
 class _Run:
-    """One model in training, by ours on the fastest backend, by torch, or by ours on the reference path."""
+    """One model in training."""
 
-    def __init__(self, task: Task, device: torch.device, batches: Sequence[Batch], trained: Trained, who: str) -> None:
-        self._model, self._batches = task.model(device), batches
-        parameters = list(self._model.parameters())
-        self._max_norm = MAX_NORM if who == TORCH else None
-        backend = None if who == OURS else who
-        self._optimizer = trained.torchs(parameters) if who == TORCH else trained.ours(parameters, backend)
+    def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Sequence[Batch], clips: bool) -> None:
+        self._parts, self._batches, self._max_norm = (model, optimizer), batches, MAX_NORM if clips else None
         self._taken = 0
         self.losses: list[Tensor] = []
-        """On their device: reading one would wait for it."""
+        """The first ones, on their device: reading one would wait for it."""
 
     def step(self) -> None:
-        batch = self._batches[self._taken % len(self._batches)]
+        loss = take_step(*self._parts, self._batches[self._taken % len(self._batches)], self._max_norm)
         self._taken += 1
-        loss = take_step(self._model, self._optimizer, batch, self._max_norm)
         if len(self.losses) < _CHECKED_STEPS:
             self.losses.append(loss)
 
 
 def losses_agree(ours: Sequence[float], reference: Sequence[float], min_change: float = _MIN_CHANGE) -> list[str]:
-    """What is wrong with the first losses, one sentence each.
+    """What is wrong with the first losses beside those on the reference path, one sentence each.
 
-    Args:
-        ours: as they were.
-        reference: as they are on the reference path.
-        min_change: how far the loss must have come, in bounds, for its agreement to prove something.
+    With `min_change`, how far the loss must have come, in bounds, for its agreement to prove something.
     """
     found = []
     for step, (mine, theirs) in enumerate(zip(ours, reference, strict=True)):
@@ -193,14 +168,20 @@ def losses_agree(ours: Sequence[float], reference: Sequence[float], min_change: 
     return found
 
 
-def measure_speed(task: Task, trained: Trained, device: torch.device, settings: Settings) -> Found:
-    """The entry of one optimizer on one model, and what is wrong with it."""
-    batches = task.batches(BATCHES, device)
-    runs = {who: _Run(task, device, batches, trained, who) for who in (OURS, TORCH)}
+def measure_speed(model_name: str, name: str, device: torch.device, settings: Settings) -> Found:
+    """One optimizer on one model."""
+    task = TASKS[model_name]
+    batches = task.batches(device)
+
+    def run_of(who: str) -> _Run:
+        model = task.model(device)
+        return _Run(model, make_optimizer(name, who, model), batches, clips=who == TORCH)
+
+    runs = {who: run_of(who) for who in (OURS, TORCH)}
     entries = [Timed(who, lambda index: None, run.step) for who, run in runs.items()]
     wall = interleave(entries, settings, clock_of(device)).wall
-    reference = _Run(task, device, batches, trained, REFERENCE)
-    while len(reference.losses) < _CHECKED_STEPS:
+    reference = run_of(REFERENCE)
+    for _ in range(_CHECKED_STEPS):
         reference.step()
     ours, theirs = ([float(loss) for loss in run.losses] for run in (runs[OURS], reference))
     contenders = {
@@ -211,10 +192,11 @@ def measure_speed(task: Task, trained: Trained, device: torch.device, settings: 
         }
         for who in runs
     }
+    beside, _, form = _beside(name)
     entry = {
-        "set": task.name,
-        "algorithm": trained.name,
-        "beside": trained.beside,
+        "set": model_name,
+        "algorithm": name,
+        "beside": f"torch {beside}, {form}, clip_grad_norm_",
         "rounds": len(wall[OURS]),
         "contenders": contenders,
         "losses": {"ours": ours, "reference": theirs},

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from bench import __main__ as command
-from bench import train
+from bench import train, training
 from bench.measure import Settings
 from bench.results import read_document
 from bench.train import points
-from bench.training import OPTIMIZERS, TASKS, Trained, losses_agree, measure_speed, take_step
+from bench.training import TASKS, losses_agree, measure_speed, take_step
 from tiny_bench import CPU
 
 FAST = Settings(seconds=1e-3, warmup=2, min_rounds=2, max_rounds=2)
@@ -28,7 +26,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_models_learn(name: str) -> None:
     model = TASKS[name].model(CPU)
-    (batch,) = TASKS[name].batches(1, CPU)
+    (batch,) = TASKS[name].batches(CPU)[:1]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = [float(take_step(model, optimizer, batch)) for _ in range(6)]
     assert losses[-1] < 0.9 * losses[0]
@@ -39,7 +37,7 @@ def test_models_learn(name: str) -> None:
 # Two of them, since each takes seconds: a run of the command itself checks every one.
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_the_first_losses_are_those_of_the_reference_path(name: str) -> None:
-    entry, wrong = measure_speed(TASKS["transformer"], OPTIMIZERS[name], CPU, FAST)
+    entry, wrong = measure_speed("transformer", name, CPU, FAST)
     assert not wrong
     assert entry["contenders"]["ours"]["steps_per_second"] > 0
     assert len(entry["samples_seconds"]["torch"]) == 2
@@ -76,13 +74,14 @@ def test_the_command_measures_resumes_and_fails(
     assert command.main([*arguments, "--json", str(path)]) == 0
     assert read_document(path)["rows"] == entries, "rows that are there were measured again"
 
-    class Drifting(Trained):
-        def ours(self, parameters: Any, backend: str | None) -> torch.optim.Optimizer:
-            drifted = dataclasses.replace(OPTIMIZERS["SGD"], arguments={"lr": 0.5 if backend is None else 0.05})
-            return drifted.ours(parameters, backend)
+    make = training.make_optimizer
 
-    drifting = Drifting(**{f.name: getattr(OPTIMIZERS["SGD"], f.name) for f in dataclasses.fields(Trained)})
-    monkeypatch.setattr(train, "OPTIMIZERS", {"SGD": drifting})
+    def drifting(name: str, who: str, model: torch.nn.Module) -> torch.optim.Optimizer:
+        optimizer = make(name, who, model)
+        optimizer.param_groups[0]["lr"] *= 10 if who == "ours" else 1
+        return optimizer
+
+    monkeypatch.setattr(training, "make_optimizer", drifting)
     capsys.readouterr()
     assert command.main([*arguments, "--parts", "speed", "--json", str(tmp_path / "wrong.json")]) == 1
     assert "transformer SGD WRONG RESULT: the loss of step" in capsys.readouterr().out
