@@ -17,12 +17,11 @@ import torchclip
 from bench.algorithm import OURS, REFERENCE, Algorithm, Build, Modifier, Rule, modifiers, ours, row_of, torchs
 from bench.bandwidth import BandwidthProbe
 from bench.check import Check
-from bench.clock import clock_of
 from bench.counts import temporary_bytes
-from bench.measure import Settings, Timed, interleave, percentiles
-from bench.measurement import Measurement, Planned, format_contenders, spread
+from bench.measure import Settings, Timed, clock_of, interleave, percentiles
+from bench.measurement import Measurement, Planned
 from bench.options import option, positive
-from bench.results import Entry, Found
+from bench.results import Found
 from bench.row import Tensors, entry_of, measure_row
 from bench.shapes import Shapes
 from bench.workload import Workload, norm_of
@@ -176,10 +175,6 @@ class Kernels(Measurement):
                         tensors = Tensors(shapes, dtype, AMPLITUDE)
                         update = partial(measure_row, dtype_name, algorithm, probe, settings, tensors)
                         yield _planned((dtype_name, algorithm.name), update)
-
-    def format(self, entry: Entry) -> str:
-        each = spread(entry["seconds_per_element"], 1e12, 1)
-        return f"{format_contenders(entry)}\n{entry['bytes_per_element']:g} B and {each} ps an element"
 
 
 def _planned(key: tuple[str, str], measure: Callable[[], Found]) -> Planned:

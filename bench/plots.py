@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from bench.algorithm import OURS
 from bench.measure import Percentiles
-from bench.measurement import about_set
 from bench.results import Entry
 from bench.scaling import PARAMETERS, TENSORS
-from bench.train import ADALOSS, GRDA, percent
+from bench.tables import about_set, percent
+from bench.train import ADALOSS, GRDA
 from bench.training import TORCH
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a name has the same one in every figure.

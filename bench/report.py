@@ -1,21 +1,13 @@
 """`python -m bench report`: docs/benchmarks.md and its figures, from files of results and from nothing else."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from tabulate import tabulate
-
-from bench.algorithm import OURS
-from bench.measure import Percentiles
-from bench.measurement import about_set, ratio, spread
 from bench.options import Command, Refused, option
 from bench.results import Entry, differences, read_document
-from bench.train import percent
-from bench.training import TORCH
-
-Record = dict[str, str]
+from bench.tables import tables_of
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -29,104 +21,6 @@ The triad a ← a + s·b and the copy take their turns in the same rounds: "% of
 a fused step must move, as a share of the triad's, and above 100 where the tensors stay in the cache. There "swept" is
 the time after a write of 64 MB, as a training step finds the caches. Every row ends with a comparison of the parameters
 with the reference, and a row that fails it is none."""
-
-
-def _duration(time: Percentiles) -> str:
-    unit, factor = ("ms", 1e3) if time["p50"] >= 1e-3 else ("µs", 1e6)
-    return f"{factor * time['p50']:.3g} {unit} ({factor * time['p20']:.3g} to {factor * time['p80']:.3g})"
-
-
-def _ours(row: Entry) -> Record:
-    ours = row["contenders"][OURS]
-    return {
-        "ours": _duration(ours["seconds"]),
-        "GB/s": f"{ours['gigabytes_per_second']:.{1 if ours['gigabytes_per_second'] >= 10 else 2}f}",
-        "% of triad": f"{100 * ours['share_of_triad']:.0f}",
-    }
-
-
-def _others(row: Entry, key: str = "speedup_of_ours", suffix: str = "") -> Record:
-    others = {name: each for name, each in row["contenders"].items() if name != OURS and key in each}
-    return {f"{name}{suffix}": ratio(each[key]) for name, each in others.items()}
-
-
-def _step(row: Entry) -> Record:
-    ours = row["contenders"][OURS]
-    record = {"": row["title"], **_ours(row)}
-    if "swept_seconds" in ours:
-        record["swept"] = _duration(ours["swept_seconds"])
-    if "queued_seconds" in ours:
-        record["queued"] = _duration(ours["queued_seconds"])
-        record["% of triad, queued"] = f"{100 * ours['queued_share_of_triad']:.0f}"
-    if "host_seconds" in ours:
-        record["host"] = _duration(ours["host_seconds"])
-        record["host, warm"] = f"{1e6 * ours['warm_host_seconds']:.3g} µs"
-    record["temporaries, MB"] = f"{ours['temporary_bytes'] / 1e6:.2f}"
-    return record | _others(row) | _others(row, "swept_speedup_of_ours", ", swept")
-
-
-def _scaling(row: Entry) -> Record:
-    record = {"set": row["set"], "": row["title"], "threads": str(row["threads"])}
-    return record | _ours(row) | _others(row)
-
-
-def _startup(row: Entry) -> Record:
-    parts = {part: _duration(time) for part, time in row["seconds"].items()}
-    return {"": row["algorithm"], "threads": str(row["threads"]), **parts}
-
-
-def _speed(row: Entry) -> Record:
-    rates = [f"{row['contenders'][who]['steps_per_second']:.1f}" for who in (OURS, TORCH)]
-    ours_is = ratio(row["contenders"][TORCH]["speedup_of_ours"])
-    cells = (row["set"], row["algorithm"], *rates, ours_is, row["beside"])
-    return dict(zip(("model", "", "steps/s", "torch's steps/s", "ours is", "beside"), cells, strict=True))
-
-
-def _curve(row: Entry) -> Record:
-    reached, zeros = (spread(percent(row, what), 1, 1) for what in ("accuracy", "sparsity"))
-    cells = (row["series"], f"{row['parameter']} = {row['value']:g}", reached, zeros, str(len(row["runs"])))
-    return dict(zip(("optimizer", "", "test accuracy, %", "exact zeros, %", "seeds"), cells, strict=True))
-
-
-def _kernels(rows: Sequence[Entry]) -> list[Record]:
-    """A line for each kernel, with the time of an element and the share of the triad in each type."""
-    records: dict[str, Record] = {}
-    for row in rows:
-        share = 100 * row["contenders"][OURS]["share_of_triad"]
-        cell = f"{spread(row['seconds_per_element'], 1e12, 0)}, {share:.0f} %"
-        record = records.setdefault(row["algorithm"], {"kernel": row["algorithm"]})
-        record[f"{row['set']}: ps an element, % of triad"] = cell
-    return list(records.values())
-
-
-def _tables(command: str, rows: Sequence[Entry]) -> Iterator[tuple[str, list[Record]]]:
-    """Each table with what goes before it."""
-    compared = [row for row in rows if "contenders" in row]
-    others = [row for row in rows if "contenders" not in row]
-    if command == "step":  # one for each set of shapes
-        for name in dict.fromkeys(row["set"] for row in rows):
-            chosen = [row for row in rows if row["set"] == name]
-            yield f"#### {about_set(chosen[0])}", [_step(row) for row in chosen]
-    elif command == "kernels":
-        yield "", _kernels(rows)
-    elif command == "scaling":
-        yield "", [_scaling(row) for row in compared]
-        yield "AdamW with clipping on resnet50's tensors, each in a process of its own:", list(map(_startup, others))
-    else:
-        yield "", [_speed(row) for row in compared]
-        yield "", [_curve(row) for row in others]
-
-
-def tables_of(command: str, rows: Sequence[Entry]) -> list[str]:
-    """The tables of a command's rows in Markdown, and a blank line before each block."""
-    lines = []
-    for title, records in _tables(command, rows):
-        names = list(dict.fromkeys(name for record in records for name in record))
-        cells = [[record.get(name, "") for name in names] for record in records]
-        if cells:
-            table = tabulate(cells, names, tablefmt="github", disable_numparse=True)
-            lines += [line for block in (title, table) if block for line in ("", *block.splitlines())]
-    return lines
 
 
 TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling, imports and first steps", "train": "Training"}

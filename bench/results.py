@@ -96,10 +96,11 @@ class Results:
 
     def __init__(self, header: Entry, path: Path | None, keys: Sequence[str], fresh: bool = False) -> None:
         self.rows: list[Entry] = []
-        self._wrong: list[Entry] = []  # named in the file, not among the rows, and measured anew by the next run
         self._header = json.loads(json.dumps(header))  # what the file went through
         self._path, self._keys = path, keys
-        if path is None or fresh or not path.exists():
+        if path is not None and fresh:
+            path.unlink(missing_ok=True)
+        if path is None or not path.exists():
             return
         remedy = f"choose another file, or give --fresh to replace {path}"
         try:
@@ -118,14 +119,5 @@ class Results:
         """Takes in a row and writes the file."""
         refuse_nonfinite(row, "/".join(str(row[name]) for name in self._keys))
         self.rows.append(row)
-        self._write()
-
-    def add_wrong(self, key: Sequence[object], failures: Sequence[str]) -> None:
-        """Takes in the entries that name a row whose results were wrong, with why, and writes the file."""
-        self._wrong.append({**dict(zip(self._keys, key, strict=True)), "failures": list(failures)})
-        self._write()
-
-    def _write(self) -> None:
         if self._path is not None:
-            wrong = {"wrong": self._wrong} if self._wrong else {}
-            write_document(self._path, {**self._header, **wrong, "rows": self.rows})
+            write_document(self._path, {**self._header, "rows": self.rows})

@@ -9,13 +9,13 @@ import torch
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Checker
-from bench.clock import clock_of
 from bench.counts import count_launches, temporary_bytes
 from bench.measure import (
     Measured,
     Samples,
     Settings,
     Timed,
+    clock_of,
     interleave,
     interleave_further,
     interleave_queued,

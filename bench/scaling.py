@@ -15,7 +15,7 @@ from bench.bandwidth import BandwidthProbe
 from bench.cases import ALGORITHMS, CUDA_ALGORITHMS
 from bench.machine import ROOT
 from bench.measure import Settings, percentiles
-from bench.measurement import Measurement, Planned, format_contenders, spread
+from bench.measurement import Measurement, Planned
 from bench.options import option, positive
 from bench.results import Entry, Found
 from bench.row import Tensors, measure_row, required_bytes
@@ -159,9 +159,3 @@ class Scaling(Measurement):
             return {**entry, "threads": threads}, wrong
 
         return Planned((name, algorithm.name, threads), measure, required_bytes(algorithm, element_count(shapes)))
-
-    def format(self, entry: Entry) -> str:
-        title = f"{entry['set']}, {entry['algorithm']}, {entry['threads']} threads"
-        if entry["set"] != STARTUP:
-            return f"{title}\n{format_contenders(entry)}"
-        return f"{title}: {', '.join(f'{part} {spread(time, 1e3, 1)} ms' for part, time in entry['seconds'].items())}"

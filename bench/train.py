@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 import torchclip
-from bench.algorithm import OURS, REFERENCE
+from bench.algorithm import REFERENCE
 from bench.bandwidth import BandwidthProbe
-from bench.measure import Settings, percentiles
-from bench.measurement import Measurement, Planned, ratio, spread
+from bench.measure import Settings
+from bench.measurement import Measurement, Planned
 from bench.options import Refused, option, positive
-from bench.results import Entry, Found
-from bench.training import OPTIMIZERS, TASKS, TORCH, losses_agree, measure_speed, take_step
+from bench.results import Found
+from bench.training import OPTIMIZERS, TASKS, losses_agree, measure_speed, take_step
 from recipes.digits import Digits, accuracy, exact_zeros
 
 SPEED, GRDA, ADALOSS = "speed", "grda", "adaloss"
@@ -97,11 +97,6 @@ def measure_point(digits: Digits, point: Point, epochs: int, seeds: int) -> Foun
     return entry, losses_agree(trained[0][1][:calm], reference[:calm], min_change=0.0) if calm else []
 
 
-def percent(entry: Entry, what: str) -> dict[str, float]:
-    """Percentiles over the seeds."""
-    return percentiles([run[what] for run in entry["runs"]], 100)
-
-
 @dataclass(kw_only=True)
 class Train(Measurement):
     """steps per second of real models; the curves of gRDA and AdaLoss"""
@@ -133,14 +128,3 @@ accuracy     on the test images of scikit-learn's digits, percentiles over the s
         digits = Digits.load()
         for point in points(self.parts):
             yield Planned((point.curve, _name(point)), partial(measure_point, digits, point, self.epochs, self.seeds))
-
-    def format(self, entry: Entry) -> str:
-        head = f"{entry['set']}: {entry['algorithm']}"
-        if "runs" in entry:
-            found = {what: spread(percent(entry, what), 1, 1) for what in ("accuracy", "sparsity")}
-            return f"{head}: accuracy {found['accuracy']} %, exact zeros {found['sparsity']} %"
-        ours, torchs = entry["contenders"][OURS], entry["contenders"][TORCH]
-        return (
-            f"{head}: {ours['steps_per_second']:.1f} steps/s, torch {torchs['steps_per_second']:.1f}, ours is "
-            f"{ratio(torchs['speedup_of_ours'])} times as fast, beside {entry['beside']}"
-        )

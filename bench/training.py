@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 import torchclip
 from bench.algorithm import OURS, REFERENCE
-from bench.clock import clock_of
-from bench.measure import Settings, Timed, interleave, percentiles, round_ratios
+from bench.measure import Settings, Timed, clock_of, interleave, percentiles, round_ratios
 from bench.results import Found
 from recipes.models.resnet import resnet
 

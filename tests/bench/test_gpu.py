@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu, stages
-from bench.stages import Outcome, Stage, run_all
+from bench import gpu
+from bench.gpu import Outcome, Stage, run_all
 
 # pytest does the same with what has failed until then.
 TELLS_WHEN_INTERRUPTED = """
@@ -54,7 +54,7 @@ def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "GRACE", 0.5)
+    monkeypatch.setattr(gpu, "GRACE", 0.5)
     late = run(stage(NEVER_ENDS, limit=5), tmp_path)
     assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
     assert late.seconds < 20

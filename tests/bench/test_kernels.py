@@ -57,7 +57,7 @@ def test_rows_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert len(entry["samples_seconds"]["ours"]) == entry["rounds"] >= 10
     plain = next(entry for entry in entries if entry["algorithm"] == "adamw")
     assert list(plain["contenders"]) == ["ours", "reference", "foreach", "fused"]
-    assert capsys.readouterr().out.count(" ps an element") == len(entries)
+    assert capsys.readouterr().out.count("ps an element") == len(entries)
     assert command.main([*arguments, *chosen]) == 0
     assert read_document(path)["rows"] == entries, "rows that are there were measured again"
 
@@ -80,5 +80,5 @@ def test_a_wrong_kernel_is_found_out(
     path = tmp_path / "kernels.json"
     arguments = ["kernels", "--rules", rule, "--modifiers", "plain", "--dtypes", "float32", "--seconds", "0.001"]
     assert command.main([*arguments, "--json", str(path)]) == 1
-    assert f"float32 {rule} WRONG RESULT: ours is" in capsys.readouterr().out
-    assert read_document(path)["rows"] == []
+    assert f"float32 {rule}  WRONG RESULT: ours is" in capsys.readouterr().out
+    assert not path.exists()

@@ -84,7 +84,7 @@ def test_the_command_measures_resumes_and_fails(
     monkeypatch.setattr(training, "make_optimizer", drifting)
     capsys.readouterr()
     assert command.main([*arguments, "--parts", "speed", "--json", str(tmp_path / "wrong.json")]) == 1
-    assert "transformer SGD WRONG RESULT: the loss of step" in capsys.readouterr().out
+    assert "transformer SGD  WRONG RESULT: the loss of step" in capsys.readouterr().out
 
 
 def test_one_seed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

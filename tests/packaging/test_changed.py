@@ -56,7 +56,7 @@ def test_what_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert changed.base() == fork
 
 
-@pytest.mark.parametrize("file, status", [("README.md", 1), ("bench/clock.py", 0)])
+@pytest.mark.parametrize("file, status", [("README.md", 1), ("bench/measure.py", 0)])
 def test_whether_anything_is_asked_for(
     file: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,138 @@
+"""Rows as text: the cells of one, for the terminal and for tables, and the tables of a command in Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from bench.algorithm import OURS
+from bench.measure import Percentiles, percentiles
+from bench.results import Entry
+from bench.training import TORCH
+
+Record = dict[str, str]
+
+
+def spread(time: Percentiles, factor: float, digits: int) -> str:
+    """Median and, in brackets, p20 to p80."""
+    return "{p50:,.{d}f} ({p20:,.{d}f} to {p80:,.{d}f})".format(d=digits, **{k: factor * v for k, v in time.items()})
+
+
+def ratio(found: Percentiles) -> str:
+    """How many times as fast."""
+    return spread(found, 1, 2 if found["p50"] < 10 else 0)
+
+
+def percent(row: Entry, what: str) -> Percentiles:
+    """Percentiles over the seeds of a point."""
+    return percentiles([run[what] for run in row["runs"]], 100)
+
+
+def about_set(row: Entry) -> str:
+    """What a row steps over."""
+    where = "in cache" if row["in_cache"] else "from memory"
+    return "{set}: {tensors:,} tensors, {elements:,} parameters, {where}".format(**row, where=where)
+
+
+def _duration(time: Percentiles) -> str:
+    unit, factor = ("ms", 1e3) if time["p50"] >= 1e-3 else ("µs", 1e6)
+    return f"{factor * time['p50']:.3g} {unit} ({factor * time['p20']:.3g} to {factor * time['p80']:.3g})"
+
+
+def _ours(row: Entry) -> Record:
+    ours = row["contenders"][OURS]
+    return {
+        "ours": _duration(ours["seconds"]),
+        "GB/s": f"{ours['gigabytes_per_second']:.{1 if ours['gigabytes_per_second'] >= 10 else 2}f}",
+        "% of triad": f"{100 * ours['share_of_triad']:.0f}",
+    }
+
+
+def _others(row: Entry, key: str = "speedup_of_ours", suffix: str = "") -> Record:
+    others = {name: each for name, each in row["contenders"].items() if name != OURS and key in each}
+    return {f"{name}{suffix}": ratio(each[key]) for name, each in others.items()}
+
+
+def _step(row: Entry) -> Record:
+    ours = row["contenders"][OURS]
+    record = {"": row["title"], **_ours(row)}
+    if "swept_seconds" in ours:
+        record["swept"] = _duration(ours["swept_seconds"])
+    if "queued_seconds" in ours:
+        record["queued"] = _duration(ours["queued_seconds"])
+        record["% of triad, queued"] = f"{100 * ours['queued_share_of_triad']:.0f}"
+    if "host_seconds" in ours:
+        record["host"] = _duration(ours["host_seconds"])
+        record["host, warm"] = f"{1e6 * ours['warm_host_seconds']:.3g} µs"
+        record["kernels + copies"] = "{kernels} + {copies}".format(**ours["launches"])
+    record["temporaries, MB"] = f"{ours['temporary_bytes'] / 1e6:.2f}"
+    return record | _others(row) | _others(row, "swept_speedup_of_ours", ", swept")
+
+
+def _scaling(row: Entry) -> Record:
+    record = {"set": row["set"], "": row["title"], "threads": str(row["threads"])}
+    return record | _ours(row) | _others(row)
+
+
+def _startup(row: Entry) -> Record:
+    parts = {part: _duration(time) for part, time in row["seconds"].items()}
+    return {"": row["algorithm"], "threads": str(row["threads"]), **parts}
+
+
+def _speed(row: Entry) -> Record:
+    rates = [f"{row['contenders'][who]['steps_per_second']:.1f}" for who in (OURS, TORCH)]
+    ours_is = ratio(row["contenders"][TORCH]["speedup_of_ours"])
+    cells = (row["set"], row["algorithm"], *rates, ours_is, row["beside"])
+    return dict(zip(("model", "", "steps/s", "torch's steps/s", "ours is", "beside"), cells, strict=True))
+
+
+def _curve(row: Entry) -> Record:
+    reached, zeros = (spread(percent(row, what), 1, 1) for what in ("accuracy", "sparsity"))
+    cells = (row["series"], f"{row['parameter']} = {row['value']:g}", reached, zeros, str(len(row["runs"])))
+    return dict(zip(("optimizer", "", "test accuracy, %", "exact zeros, %", "seeds"), cells, strict=True))
+
+
+def _kernel(row: Entry) -> Record:
+    share = 100 * row["contenders"][OURS]["share_of_triad"]
+    cell = f"{spread(row['seconds_per_element'], 1e12, 0)}, {share:.0f} %"
+    return {"kernel": row["algorithm"], f"{row['set']}: ps an element, % of triad": cell}
+
+
+def record_of(command: str, row: Entry) -> Record:
+    """The cells of a row, by column."""
+    if command == "step":
+        return _step(row)
+    if command == "kernels":
+        return _kernel(row)
+    if command == "scaling":
+        return _scaling(row) if "contenders" in row else _startup(row)
+    return _speed(row) if "contenders" in row else _curve(row)
+
+
+def _tables(command: str, rows: Sequence[Entry]) -> Iterator[tuple[str, list[Record]]]:
+    """Each table with what goes before it."""
+    if command == "step":  # one for each set of shapes
+        for name in dict.fromkeys(row["set"] for row in rows):
+            chosen = [row for row in rows if row["set"] == name]
+            yield f"#### {about_set(chosen[0])}", [_step(row) for row in chosen]
+    elif command == "kernels":  # a line for each kernel
+        kernels: dict[str, Record] = {}
+        for row in rows:
+            kernels.setdefault(row["algorithm"], {}).update(_kernel(row))
+        yield "", list(kernels.values())
+    else:
+        startup = "AdamW with clipping on resnet50's tensors, each in a process of its own:"
+        yield "", [record_of(command, row) for row in rows if "contenders" in row]
+        others = [record_of(command, row) for row in rows if "contenders" not in row]
+        yield startup if command == "scaling" else "", others
+
+
+def tables_of(command: str, rows: Sequence[Entry]) -> list[str]:
+    """The tables of a command's rows in Markdown, and a blank line before each block."""
+    lines = []
+    for title, records in _tables(command, rows):
+        names = list(dict.fromkeys(name for record in records for name in record))
+        cells = [[record.get(name, "") for name in names] for record in records]
+        if cells:
+            table = tabulate(cells, names, tablefmt="github", disable_numparse=True)
+            lines += [line for block in (title, table) if block for line in ("", *block.splitlines())]
+    return lines
