@@ -117,7 +117,7 @@ def kernel_algorithm(name: str, rule: Rule, modifier: Modifier, dtype: torch.dty
 
 def measure_norm(dtype_name: str, probe: BandwidthProbe, settings: Settings, shapes: Shapes) -> Found:
     """The pass that reads every gradient once, beside torch's norms, which make one for each tensor first."""
-    workload = Workload.create(shapes, probe.device, DTYPES[dtype_name], AMPLITUDE)
+    workload = Workload(shapes, probe.device, DTYPES[dtype_name], AMPLITUDE)
     found: dict[str, Tensor] = {}
     norms: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
         OURS: torchclip.get_total_norm,

@@ -74,6 +74,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             places = [place + height * (index - (len(panel.series) - 1) / 2) for place in series.places]
             points = [(value["p80"], place) for value, place in zip(series.values, places, strict=True)]
         if panel.marks:
+            axes.axvline(100, color=GREY, linestyle="--", linewidth=1)
             axes.scatter(middle, places, s=22, color=series.color, marker=MARKERS[index % 6], label=series.label)
         elif panel.rows:
             axes.barh(places, middle, height, xerr=errors, color=series.color, label=series.label,
@@ -101,13 +102,15 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_axisbelow(True)
 
 
-def save_figure(panels: Sequence[Panel], path: Path, document: Entry, title: str = "", columns: int = 2) -> Path:
+def _save(panels: Sequence[Panel], title: str, path: Path, document: Entry) -> Path:
     """The one way a figure is made: panels in rows, a legend where there is more than one series, the machine below."""
     mpl.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
-    columns = min(columns, len(panels))
+    columns = min(3 if title else 2, len(panels))
     rows = -(-len(panels) // columns)
     height = max(0.9 + 0.28 * len(panel.rows) if panel.rows else 3.5 for panel in panels)
-    figure = Figure(figsize=(4.8 * columns, rows * height + 0.7), layout="constrained")  # without pyplot's state
+    figure = Figure(
+        figsize=(4.8 * columns + 1.6 * (columns == 1), rows * height + 0.7), layout="constrained"
+    )  # without pyplot's state
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))  # type: ignore[union-attr, call-arg]
     grid = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
     for axes, panel in zip(grid, panels, strict=False):
@@ -161,25 +164,25 @@ def _times(row: Entry) -> Panel:
     return Panel(row["title"], x, [bars], rows=list(contenders))
 
 
-def _steps(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
-    rows = document["rows"]
+Drawn = Iterator[tuple[str, Sequence[Panel], str]]
+"""Figures: the end of a file's name, panels, and a title over them."""
+
+
+def _steps(rows: Sequence[Entry]) -> Drawn:
+    how = "bars: median; whiskers: p20 to p80; numbers: how many times the time of ours"
     for name in dict.fromkeys(row["set"] for row in rows):
         chosen = [row for row in rows if row["set"] == name]
-        title = (
-            f"Time of one step, {about_set(chosen[0])}\n"
-            "bars: median; whiskers: p20 to p80; numbers: how many times the time of ours"
-        )
-        yield save_figure([_times(row) for row in chosen], folder / f"{stem}-{name}.png", document, title, columns=3)
+        yield name, [_times(row) for row in chosen], f"Time of one step, {about_set(chosen[0])}\n{how}"
 
 
-def _kernels(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
+def _kernels(rows: Sequence[Entry]) -> Drawn:
     """The share of the bandwidth: one panel for each type; a row for each rule, a mark for each addition."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in document["rows"]:
+    for row in rows:
         rule, _, addition = row["algorithm"].partition("+")
         share = 100 * row["contenders"][OURS]["share_of_triad"]
         found.setdefault(row["set"], {}).setdefault(addition.replace("_", " ") or "plain", {})[rule] = share
-    rules = list(dict.fromkeys(row["algorithm"].partition("+")[0] for row in document["rows"]))
+    rules = list(dict.fromkeys(row["algorithm"].partition("+")[0] for row in rows))
     panels = []
     for dtype, additions in found.items():
         series = [
@@ -188,24 +191,21 @@ def _kernels(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
         ]
         x = "% of the triad's bandwidth, by the bytes that must move"
         panels.append(Panel(dtype, x, series, rows=rules, marks=True))
-    yield save_figure(panels, folder / f"{stem}-kernels.png", document)
+    yield "kernels", panels, ""
 
 
-def _scaling(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
+def _scaling(rows: Sequence[Entry]) -> Drawn:
     """Bandwidth over the number of parameters, below what the memory can do, and time over the number of tensors."""
     for kind in (PARAMETERS, TENSORS):
-        rows = [row for row in document["rows"] if row["set"].startswith(f"{kind}-")]
-        rows.sort(key=lambda row: (row["elements"], row["tensors"]))  # a resumed run wrote the missing rows last
+        sized = [row for row in rows if row["set"].startswith(f"{kind}-")]
+        sized.sort(key=lambda row: (row["elements"], row["tensors"]))  # a resumed run wrote the missing rows last
         panels = []
-        for algorithm, threads in dict.fromkeys((row["algorithm"], row["threads"]) for row in rows):
-            chosen = [row for row in rows if (row["algorithm"], row["threads"]) == (algorithm, threads)]
-            title = f"{chosen[0]['title']}, {threads} thread{'' if threads == 1 else 's'}"
-            panels.append(_sizes(title, chosen, kind))
-        if panels:
-            yield save_figure(panels, folder / f"{stem}-{kind}.png", document)
+        for key in dict.fromkeys((row["algorithm"], row["threads"]) for row in sized):
+            panels.append(_sizes([row for row in sized if (row["algorithm"], row["threads"]) == key], kind))
+        yield kind, panels, ""
 
 
-def _sizes(title: str, rows: Sequence[Entry], kind: str) -> Panel:
+def _sizes(rows: Sequence[Entry], kind: str) -> Panel:
     names = rows[0]["contenders"]
     if kind == TENSORS:
         key = "host_seconds" if "host_seconds" in names[OURS] else "seconds"
@@ -221,29 +221,25 @@ def _sizes(title: str, rows: Sequence[Entry], kind: str) -> Panel:
         lines["memory: triad of large arrays"] = [_exact(t["bytes"] * 1e-9 / t["seconds"]["p50"]) for t in triads]
         x, y = "parameters, in ten tensors or more of a million each", "GB/s, by the words a fused\nstep must move"
     series = [Series(name, COLORS.get(name, GREY), counts, values) for name, values in lines.items()]
-    return Panel(title, x, series, y, log="xy")
+    return Panel("{title}, threads: {threads}".format(**rows[0]), x, series, y, log="xy")
 
 
-def _train(document: Entry, folder: Path, stem: str) -> Iterator[Path]:
+def _train(rows: Sequence[Entry]) -> Drawn:
     """Steps per second, gRDA's accuracy over its sparsity, and accuracy over b0 of AdaLoss and its baselines."""
-    speed = [row for row in document["rows"] if "contenders" in row]
     panels = []
-    for model in dict.fromkeys(row["set"] for row in speed):
-        chosen = [row for row in speed if row["set"] == model]
+    for model in dict.fromkeys(row["set"] for row in rows if "contenders" in row):
+        chosen = [row for row in rows if row["set"] == model]
         series = [
             Series(label, color_of(who), range(len(chosen)), [_rate(r["contenders"][who]["seconds"]) for r in chosen])
             for who, label in ((OURS, "torchclip"), (TORCH, "torch, with clip_grad_norm_"))
         ]
-        besides = [row["beside"].split()[1].rstrip(",") for row in chosen]
-        names = [row["algorithm"] for row in chosen]
-        labels = [a if a == b else f"{a} (beside {b})" for a, b in zip(names, besides, strict=True)]
+        pairs = [(row["algorithm"], row["beside"].split()[1].rstrip(",")) for row in chosen]
+        labels = [name if name == other else f"{name} (beside {other})" for name, other in pairs]
         panels.append(Panel(model, "training steps per second", series, rows=labels))
-    if panels:
-        yield save_figure(panels, folder / f"{stem}-speed.png", document)
-    for curve, draw in ((GRDA, _frontier), (ADALOSS, _over_b0)):
-        rows = sorted((row for row in document["rows"] if row["set"] == curve), key=lambda row: float(row["value"]))
-        if rows:
-            yield save_figure([draw(rows)], folder / f"{stem}-{curve}.png", document, columns=1)
+    yield "speed", panels, ""
+    for curve, panel in ((GRDA, _frontier), (ADALOSS, _over_b0)):
+        points = sorted((row for row in rows if row["set"] == curve), key=lambda row: float(row["value"]))
+        yield curve, [panel(points)] if points else [], ""
 
 
 _ACCURACY = "accuracy on test digits (%)"
@@ -253,7 +249,7 @@ def _frontier(rows: Sequence[Entry]) -> Panel:
     zeros = [percent(row, "sparsity") for row in rows]
     notes, labelled = [], -math.inf
     for zero, row in zip(zeros, rows, strict=True):
-        apart = zero["p50"] - labelled >= 9  # percent that a label takes
+        apart = zero["p50"] - labelled >= 12  # percent that a label takes
         notes.append(f"c = {row['value']:g}" if apart else "")
         labelled = zero["p50"] if apart else labelled
     points = [each["p50"] for each in zeros]
@@ -277,4 +273,5 @@ _DRAW = {"step": _steps, "kernels": _kernels, "scaling": _scaling, "train": _tra
 
 def draw(document: Entry, folder: Path, stem: str) -> list[Path]:
     """Draws what the document has into the folder, and says what it wrote."""
-    return list(_DRAW[document["command"]](document, folder, stem))
+    figures = _DRAW[document["command"]](document["rows"])
+    return [_save(panels, title, folder / f"{stem}-{name}.png", document) for name, panels, title in figures if panels]

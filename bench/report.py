@@ -75,18 +75,19 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def write_report(runs: Sequence[Run], path: Path, draw: Callable[[Entry, Path, str], list[Path]]) -> None:
     """Writes the document, and its figures into the folder `figures` beside it."""
     lines = [_INTRODUCTION]
-    devices = sorted({run.section[:2] for run in runs})
-    for device in devices:
-        here = [run for run in runs if run.section[:2] == device]
-        lines += ["", f"## {device[1]}", "", *(run.about for run in here)]
-        for section in sorted({run.section for run in here}):
-            chosen = [run for run in here if run.section == section]
-            command, beside = list(TITLES)[section[2]], section[3]
-            more = f", beside {' and '.join(beside)} too" if beside else ""
-            lines += ["", f"### {TITLES[command]}{more}"]
-            lines += tables_of(command, [row for run in chosen for row in run.document["rows"]])
-            drawn = [figure for run in chosen for figure in draw(run.document, path.parent / "figures", run.path.stem)]
-            lines += [line for each in drawn for line in ("", f"![{each.stem}](figures/{each.name})")]
+    last = None
+    for section in sorted({run.section for run in runs}):
+        if last != section[1]:
+            here = [run.about for run in runs if run.section[1] == section[1]]
+            lines += ["", f"## {section[1]}", "", *here]
+        last = section[1]
+        chosen = [run for run in runs if run.section == section]
+        command, beside = list(TITLES)[section[2]], section[3]
+        more = f", beside {' and '.join(beside)} too" if beside else ""
+        lines += ["", f"### {TITLES[command]}{more}"]
+        lines += tables_of(command, [row for run in chosen for row in run.document["rows"]])
+        drawn = [figure for run in chosen for figure in draw(run.document, path.parent / "figures", run.path.stem)]
+        lines += [line for each in drawn for line in ("", f"![{each.stem}](figures/{each.name})")]
     path.write_text("\n".join(lines) + "\n")
 
 

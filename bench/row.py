@@ -133,7 +133,7 @@ def measure_row(
 ) -> Found:
     """A row on the probe's device. What it allocates is free again when it returns."""
     device, shapes = probe.device, tensors.shapes
-    workload = Workload.create(shapes, device, tensors.dtype, tensors.amplitude)
+    workload = Workload(shapes, device, tensors.dtype, tensors.amplitude)
     parameters = {name: workload.parameters() for name in algorithm.contenders}
     checker = Checker(algorithm, workload, parameters)
     words = 2 + algorithm.state_words  # parameter, gradient, state

@@ -14,7 +14,6 @@ any clipping at all.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,37 +53,25 @@ def _carve(buffer: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-@dataclass(frozen=True)
 class Workload:
-    """Shapes, the unscaled gradient G, and the gradients that every competitor's parameters share."""
+    """Shapes, the unscaled gradient G, uniform around 0, and the gradients that every competitor's parameters share."""
 
-    shapes: Shapes
-    source: tuple[Tensor, ...]  # G, uniform around 0; tensor by tensor in source_buffer
-    source_buffer: Tensor  # [elements, each tensor padded to the alignment]
-    gradients: tuple[Tensor, ...]  # tensor by tensor in gradient_buffer
-    gradient_buffer: Tensor  # as source_buffer
-    source_norm: float  # ‖G‖
-
-    @classmethod
-    def create(
-        cls,
-        shapes: Shapes,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        amplitude: float = GRADIENT_AMPLITUDE,
-    ) -> "Workload":
-        source_buffer = torch.zeros(sum(map(_padded_size, shapes)), device=device, dtype=dtype)
-        gradient_buffer = torch.zeros_like(source_buffer)
-        source = _carve(source_buffer, shapes)
-        for index, tensor in enumerate(source):
-            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, amplitude, device, dtype))
-        gradients = _carve(gradient_buffer, shapes)
-        return cls(shapes, source, source_buffer, gradients, gradient_buffer, norm_of(source))
+    def __init__(
+        self, shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.float32, size: float = GRADIENT_AMPLITUDE
+    ) -> None:
+        self.shapes = shapes
+        # Tensor by tensor, each padded to the alignment.
+        self._source = torch.zeros(sum(map(_padded_size, shapes)), device=device, dtype=dtype)
+        self._gradients = torch.zeros_like(self._source)
+        self.source, self.gradients = _carve(self._source, shapes), _carve(self._gradients, shapes)
+        for index, tensor in enumerate(self.source):
+            tensor.copy_(_uniform(shapes[index], _GRADIENT_SEED + index, size, device, dtype))
+        self.source_norm = norm_of(self.source)
 
     def starting_values(self, indices: Iterable[int]) -> list[Tensor]:
         """Where the parameters with these indices start, uniform in ±1; new tensors at every call."""
-        device, dtype = self.source_buffer.device, self.source_buffer.dtype
-        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0, device, dtype) for index in indices]
+        of = self._source.device, self._source.dtype
+        return [_uniform(self.shapes[index], _PARAMETER_SEED + index, 1.0, *of) for index in indices]
 
     def parameters(self) -> list[Parameter]:
         """Parameters of a competitor's own, on the gradients that all share."""
@@ -95,4 +82,4 @@ class Workload:
 
     def refill(self, round_index: int) -> None:
         """Write the gradients of this round."""
-        torch.mul(self.source_buffer, SCALES[round_index % len(SCALES)], out=self.gradient_buffer)
+        torch.mul(self._source, SCALES[round_index % len(SCALES)], out=self._gradients)
