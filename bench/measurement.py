@@ -1,5 +1,6 @@
 """What the commands that measure have in common: their options, and rows that are measured or found in the file."""
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -15,23 +16,8 @@ from bench.machine import available_bytes
 from bench.measure import Settings
 from bench.options import Command, Refused, option, positive
 from bench.results import Entry, Found, Results, header_of
-from bench.tables import record_of
+from bench.tables import LEGEND, record_of
 from torchclip.backends.choice import unavailable_reason
-
-LEGEND = """\
-Times are medians (p20 to p80), clipping included; gradients are written anew before each step, outside the time.
-ours         time of one step, on cuda on the device; with Lookahead the mean over the k steps of a cycle
-GB/s         by the words that a fused step must move, and as a share of the triad's in the same rounds, above 100 % in
-             the cache
-swept        of sets in the cache: after a write of 64 MB, as a training step finds the caches, in rounds of their own
-queued       on the device behind a kernel that keeps it busy until the host has queued all of the step, in rounds of
-             their own with the triad: what the device takes of itself
-host         until step() returns, on an idle device: after the others' turns, which have swept the processor's caches,
-             and warm, after steps of the same line
-temporaries  memory that a step takes beside what is there before it, at its most
-others       how many times as fast ours is as each, ratios within a round, on cuda until the device has finished; all
-             take their turns in one process, and so do triad (in place, 3 words) and copy (2 words)
-"""
 
 
 class Planned(NamedTuple):
@@ -47,7 +33,6 @@ class Measurement(Command):
     """A command that measures rows."""
 
     keys: ClassVar[Sequence[str]] = ("set", "algorithm")  # what tells one row from another
-    legend: ClassVar[str] = LEGEND
     seconds: float = option(Settings.seconds, "time for one row", positive(float))
     device: str = option("cpu", "where the parameters lie", choices=("cpu", "cuda"))
     threads: Sequence[int] = option(
@@ -89,7 +74,7 @@ class Measurement(Command):
         header = header_of(self.name, device, {**asdict(self.settings()), **self.more_settings()})
         results = Results(header, self.json, self.keys, self.fresh)
         planned = list(self.plan(BandwidthProbe(device)))
-        print(format_environment(header["environment"]), self.legend, sep="\n\n", flush=True)
+        print(format_environment(header["environment"]), LEGEND, "", sep="\n\n", flush=True)
         entries = measure_rows(planned, results, self.name, device)
         return 0 if self.judge(entries) and len(entries) == len(planned) else 1
 
@@ -115,15 +100,15 @@ def measure_rows(planned: Sequence[Planned], results: Results, command: str, dev
 
 def _measure(planned: Planned, results: Results, device: torch.device) -> tuple[Entry | None, str]:
     """The row's entry, or None and why there is none. What comes after is worth having all the same."""
+    gc.collect()  # what the row before has left
+    if torch.cuda.is_initialized():  # blocks that torch keeps are of the wrong sizes for this row
+        torch.cuda.empty_cache()
     if planned.bytes > (free := available_bytes(device)):
         return None, f"FAILED: it needs {planned.bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are available"
     try:
         entry, wrong = planned.measure()
     except RuntimeError:
         return None, f"FAILED\n{traceback.format_exc()}"
-    finally:
-        if torch.cuda.is_initialized():  # blocks that torch keeps from one row are of the wrong sizes for the next
-            torch.cuda.empty_cache()
     if wrong:
         return None, f"WRONG RESULT: {'; '.join(wrong)}"
     results.add(entry)

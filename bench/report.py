@@ -7,20 +7,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from bench.options import Command, Refused, option
 from bench.results import Entry, differences, read_document
-from bench.tables import tables_of
+from bench.tables import LEGEND, tables_of
 
 _INTRODUCTION = """\
 # Benchmarks
 
 Written by `python -m bench report` from files of results; nothing in it is typed by hand.
 
-Everything compared takes its turns in one process, A B C A B C, clipping included on every side. Times are medians, in
-brackets p20 to p80. "N times as fast" is the median of the ratios within each round, since both sides of a round have
-seen the same machine; a column that has a competitor's name says how many times as fast as that competitor ours is.
-The triad a ← a + s·b and the copy take their turns in the same rounds: "% of triad" is the bandwidth by the words that
-a fused step must move, as a share of the triad's, and above 100 where the tensors stay in the cache. There "swept" is
-the time after a write of 64 MB, as a training step finds the caches. Every row ends with a comparison of the parameters
-with the reference, and a row that fails it is none."""
+"""
 
 
 TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling, imports and first steps", "train": "Training"}
@@ -74,7 +68,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def write_report(runs: Sequence[Run], path: Path, draw: Callable[[Entry, Path, str], list[Path]]) -> None:
     """Writes the document, and its figures into the folder `figures` beside it."""
-    lines = [_INTRODUCTION]
+    lines = [_INTRODUCTION + LEGEND]
     last = None
     for section in sorted({run.section for run in runs}):
         if last != section[1]:

@@ -6,23 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench import measure
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Checker
 from bench.counts import count_launches, temporary_bytes
-from bench.measure import (
-    Measured,
-    Samples,
-    Settings,
-    Timed,
-    clock_of,
-    interleave,
-    interleave_further,
-    interleave_queued,
-    percentiles,
-    round_ratios,
-    warm_host_seconds,
-)
+from bench.measure import Measured, Samples, Settings, Timed, clock_of, percentiles, round_ratios
 from bench.results import Found
 from bench.shapes import Shapes, element_count
 from bench.workload import GRADIENT_AMPLITUDE, Workload
@@ -151,17 +140,20 @@ def measure_row(
     clock, on_cuda = clock_of(device), device.type == "cuda"
     before = probe.sweep if settings.cold else lambda: None
     entries = [*(timed(name, _LEAD_IN if in_cache else 0, before) for name in steps), *probe.entries()]
-    measured = interleave(entries, settings, clock)
+    measured = measure.interleave(entries, settings, clock)
     checks = checker.checks(measured.rounds * entries[0].runs)
     # After the checks, for which every step counts.
     forms: dict[str, Samples] = {}
     if on_cuda:
-        forms["queued"] = interleave_queued(entries, settings)
+        forms["queued"] = measure.interleave_queued(entries, settings)
     elif in_cache:
-        forms["swept"] = interleave_further([timed(name, 0, probe.write) for name in steps], settings, clock)
+        forms["swept"] = measure.interleave_further([timed(name, 0, probe.write) for name in steps], settings, clock)
     counts: dict[str, dict[str, Any]] = {name: {} for name in steps}
     for name, step in steps.items() if on_cuda else ():
-        counts[name] = {"launches": asdict(count_launches(step)), "warm_host_seconds": warm_host_seconds(step, clock)}
+        counts[name] = {
+            "launches": asdict(count_launches(step)),
+            "warm_host_seconds": measure.warm_host_seconds(step, clock),
+        }
     for name, step in steps.items():
         counts[name]["temporary_bytes"] = temporary_bytes(step, device)
     return entry_of((set_name, algorithm, shapes), probe, measured, checks, counts, forms, in_cache)

@@ -11,6 +11,23 @@ from bench.training import TORCH
 
 Record = dict[str, str]
 
+LEGEND = """\
+Everything compared takes its turns in one process, A B C A B C, clipping included on every side; gradients are written
+anew before each step, outside the time. Times are medians, in brackets p20 to p80, on a GPU between two marks on the
+device, with Lookahead a mean over its cycle. A column that has a competitor's name says how many times as fast as that
+competitor ours is: the median of the ratios within each round, since both sides of a round have seen the same machine,
+on a GPU until the device has finished. The triad a ← a + s·b and the copy take their turns in the same rounds: GB/s and
+"% of triad" go by the words that a fused step must move, and are above 100 % where the tensors stay in the cache.
+
+- swept, of sets in the cache: after a write of 64 MB, as a training step finds the caches, in rounds of their own
+- queued: on the device behind a kernel that keeps it busy until the host has queued all of the step, in rounds of their
+  own with the triad: what the device takes of itself; empty where a step waits for the device
+- host: until step() returns, on an idle device, after the others' turns, which have swept the processor's caches, and
+  warm, after steps of its own
+- temporaries: memory that a step takes beside what is there before it, at its most
+
+Every row ends with a comparison of the parameters with the reference, and a row that fails it is none."""
+
 
 def spread(time: Percentiles, factor: float, digits: int) -> str:
     """Median and, in brackets, p20 to p80."""

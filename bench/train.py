@@ -102,9 +102,6 @@ class Train(Measurement):
     """steps per second of real models; the curves of gRDA and AdaLoss"""
 
     name: ClassVar[str] = "train"
-    legend: ClassVar[str] = """\
-steps/s      whole training steps, forward and backward pass included, median; each on a model of its own, in turns
-accuracy     on the test images of scikit-learn's digits, percentiles over the seeds"""
     seconds: float = option(2.0, "time for one optimizer on one model, of ten rounds at least", positive(float))
     parts: Sequence[str] = option((SPEED, GRDA, ADALOSS), "what is measured", choices=(SPEED, GRDA, ADALOSS))
     models: Sequence[str] = option(tuple(TASKS), "models", choices=tuple(TASKS))
