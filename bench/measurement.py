@@ -74,7 +74,7 @@ class Measurement(Command):
         header = header_of(self.name, device, {**asdict(self.settings()), **self.more_settings()})
         results = Results(header, self.json, self.keys, self.fresh)
         planned = list(self.plan(BandwidthProbe(device)))
-        print(format_environment(header["environment"]), LEGEND, "", sep="\n\n", flush=True)
+        print(format_environment(header["environment"]), LEGEND + "\n", sep="\n\n", flush=True)
         entries = measure_rows(planned, results, self.name, device)
         return 0 if self.judge(entries) and len(entries) == len(planned) else 1
 
@@ -92,7 +92,8 @@ def measure_rows(planned: Sequence[Planned], results: Results, command: str, dev
             if entry is not None:
                 entries.append(entry)
                 cells = record_of(command, entry).items()
-                said = "; ".join(f"{name} {value}" for name, value in cells if name) + said
+                known = ("", *map(str, each.key))
+                said = "; ".join(f"{name} {value}" for name, value in cells if name and value not in known) + said
             bar.write(f"{title}  {said}")
             sys.stdout.flush()
     return entries
