@@ -79,7 +79,8 @@ def _step(row: Entry) -> Record:
         record["% of triad, queued"] = f"{100 * ours['queued_share_of_triad']:.0f}"
     if "host_seconds" in ours:
         record["host"] = _duration(ours["host_seconds"])
-        record["host, warm"] = f"{1e6 * ours['warm_host_seconds']:.3g} µs"
+        if "warm_host_seconds" in ours:  # older files have none
+            record["host, warm"] = f"{1e6 * ours['warm_host_seconds']:.3g} µs"
         record["kernels + copies"] = "{kernels} + {copies}".format(**ours["launches"])
     record["temporaries, MB"] = f"{ours['temporary_bytes'] / 1e6:.2f}"
     return record | _others(row) | _others(row, "swept_speedup_of_ours", ", swept")

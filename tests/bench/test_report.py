@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 import bench_documents as documents
 from bench import __main__ as command
 from bench import plots
-from bench.results import write_document
+from bench.results import read_document, write_document
+from bench.tables import tables_of
+from places import ROOT
 from tiny_bench import edited
 
 FIGURES = {
@@ -100,6 +102,14 @@ def test_runs_share_tables_or_have_their_own(tmp_path: Path, drawn: list[Figure]
     assert "| other clip_sgd |" in text and text.count("| title of clip_sgd | ") == 2 * 3
     assert "## another processor" in text
     assert "| 80 | 300 µs (270 to 360) | 0.00 |" in text and "| fused, swept |" in text
+
+
+def test_committed_results_have_tables() -> None:
+    paths = sorted((ROOT / "bench" / "results").glob("*.json"))
+    assert len(paths) > 5
+    for path in paths:
+        document = read_document(path)
+        assert len(tables_of(document["command"], document["rows"])) > 3, path
 
 
 @pytest.mark.parametrize("name", FIGURES)
