@@ -1,5 +1,6 @@
 """Training steps of ours beside torch's, forward and backward pass included: two small models of the common kinds."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -136,20 +137,19 @@ def make_optimizer(name: str, who: str, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-class _Run:
-    """One model in training."""
+def _in_training(
+    model: nn.Module, optimizer: Optimizer, batches: Sequence[Batch], max_norm: float | None
+) -> tuple[Callable[[], None], list[Tensor]]:
+    """A step, and the first losses as they come, on their device: reading one would wait for it."""
+    losses: list[Tensor] = []
+    endless = itertools.cycle(batches)
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Sequence[Batch], clips: bool) -> None:
-        self._parts, self._batches, self._max_norm = (model, optimizer), batches, MAX_NORM if clips else None
-        self._taken = 0
-        self.losses: list[Tensor] = []
-        """The first ones, on their device: reading one would wait for it."""
+    def step() -> None:
+        loss = take_step(model, optimizer, next(endless), max_norm)
+        if len(losses) < _CHECKED_STEPS:
+            losses.append(loss)
 
-    def step(self) -> None:
-        loss = take_step(*self._parts, self._batches[self._taken % len(self._batches)], self._max_norm)
-        self._taken += 1
-        if len(self.losses) < _CHECKED_STEPS:
-            self.losses.append(loss)
+    return step, losses
 
 
 def losses_agree(ours: Sequence[float], reference: Sequence[float], min_change: float = _MIN_CHANGE) -> list[str]:
@@ -172,24 +172,22 @@ def measure_speed(model_name: str, name: str, device: torch.device, settings: Se
     task = TASKS[model_name]
     batches = task.batches(device)
 
-    def run_of(who: str) -> _Run:
+    runs = {}
+    for who in (OURS, TORCH, REFERENCE):
         model = task.model(device)
-        return _Run(model, make_optimizer(name, who, model), batches, clips=who == TORCH)
-
-    runs = {who: run_of(who) for who in (OURS, TORCH)}
-    entries = [Timed(who, lambda index: None, run.step) for who, run in runs.items()]
+        runs[who] = _in_training(model, make_optimizer(name, who, model), batches, MAX_NORM if who == TORCH else None)
+    entries = [Timed(who, lambda index: None, runs[who][0]) for who in (OURS, TORCH)]
     wall = interleave(entries, settings, clock_of(device)).wall
-    reference = run_of(REFERENCE)
     for _ in range(_CHECKED_STEPS):
-        reference.step()
-    ours, theirs = ([float(loss) for loss in run.losses] for run in (runs[OURS], reference))
+        runs[REFERENCE][0]()
+    ours, theirs = ([float(loss) for loss in runs[who][1]] for who in (OURS, REFERENCE))
     contenders = {
         who: {
             "seconds": percentiles(wall[who]),
             "steps_per_second": 1 / percentiles(wall[who])["p50"],
             "speedup_of_ours": round_ratios(wall[who], wall[OURS]),
         }
-        for who in runs
+        for who in wall
     }
     beside, _, form = _beside(name)
     entry = {
@@ -199,6 +197,6 @@ def measure_speed(model_name: str, name: str, device: torch.device, settings: Se
         "rounds": len(wall[OURS]),
         "contenders": contenders,
         "losses": {"ours": ours, "reference": theirs},
-        "samples_seconds": {who: [round(value, 9) for value in wall[who]] for who in runs},
+        "samples_seconds": {who: [round(value, 9) for value in wall[who]] for who in wall},
     }
     return entry, losses_agree(ours, theirs)
