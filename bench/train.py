@@ -7,7 +7,7 @@ digits, so that a run takes a second and a point of a curve can have several see
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,9 @@ from bench.measurement import Measurement, Planned
 from bench.options import Refused, option, positive
 from bench.results import Found
 from bench.training import OPTIMIZERS, TASKS, losses_agree, measure_speed, take_step
-from recipes.digits import Digits, accuracy, exact_zeros
+
+if TYPE_CHECKING:
+    from recipes.digits import Digits
 
 SPEED, GRDA, ADALOSS = "speed", "grda", "adaloss"
 _HIDDEN = 256
@@ -66,7 +68,7 @@ def points(curves: Sequence[str]) -> Iterator[Point]:
 
 
 def _train(
-    digits: Digits, point: Point, epochs: int, seed: int, backend: torchclip.Backend | None = None
+    digits: "Digits", point: Point, epochs: int, seed: int, backend: torchclip.Backend | None = None
 ) -> tuple[nn.Module, list[float]]:
     """The model in the end, and the loss of every step."""
     torch.manual_seed(seed)
@@ -75,8 +77,10 @@ def _train(
     return model, [float(take_step(model, optimizer, batch)) for batch in digits.batches(epochs, seed)]
 
 
-def measure_point(digits: Digits, point: Point, epochs: int, seeds: int) -> Found:
+def measure_point(digits: "Digits", point: Point, epochs: int, seeds: int) -> Found:
     """The entry of one point, and what is wrong with it: its first losses against those on the reference path."""
+    from recipes.digits import accuracy, exact_zeros
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # enough for so small a model, and the same result whatever the number of cores
     try:
@@ -122,6 +126,9 @@ class Train(Measurement):
             for name in self.optimizers:
                 measure = partial(measure_speed, model, name, probe.device, self.settings())
                 yield Planned((model, name), measure)
-        digits = Digits.load()
-        for point in points(self.parts):
+        if chosen := list(points(self.parts)):
+            from recipes.digits import Digits  # scikit-learn's, which a machine that measures steps need not have
+
+            digits = Digits.load()
+        for point in chosen:
             yield Planned((point.curve, _name(point)), partial(measure_point, digits, point, self.epochs, self.seeds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 import sys
 from pathlib import Path
@@ -79,3 +80,15 @@ def test_the_time_limits_add_up_to_less_than_ten_minutes() -> None:
     limits = [stage.limit for stage in gpu.build_stages(machine)]
     limits += [max(stage.limit for stage in gpu.check_stages()), gpu.benchmark_stage(Path("results")).limit]
     assert sum(limits) < 600
+
+
+def test_the_benchmark_imports_what_such_a_machine_has() -> None:
+    """Neither scikit-learn nor the recipes that need it, and matplotlib for figures alone."""
+    there = {*sys.stdlib_module_names, "bench", "tabulate", "torch", "torchclip", "tqdm", "recipes.models.resnet"}
+    for path in sorted((gpu.ROOT / "bench").glob("*.py")):
+        there_too = {"plots": {"matplotlib"}, "shard": {"pytest"}}.get(path.stem, set())
+        for node in ast.parse(path.read_text()).body:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert {name, name.partition(".")[0]} & (there | there_too), f"{path.name} imports {name}"
