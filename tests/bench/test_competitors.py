@@ -90,16 +90,15 @@ def test_the_command_says_who_is_absent(
     assert out.count("; optimi ") == 1, "gRDA has no peer"
 
 
-@pytest.mark.parametrize("name", ["clip_sgd", "radam"])
-def test_the_compiled_form_agrees(name: str, probe: BandwidthProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_form_agrees(probe: BandwidthProbe, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is traced is what is compiled; compiling takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=False):
-        entry, failures = measured(with_contenders(ALGORITHMS[name], [COMPILED], 4, CPU), probe)
+        entry, failures = measured(with_contenders(ALGORITHMS["clip_sgd"], [COMPILED], 4, CPU), probe)
         assert torch._dynamo.config.fail_on_recompile_limit_hit, "a form that is no longer compiled would be timed"
     assert not failures
-    assert COMPILED in entry["contenders"] and COMPILED in TORCH_FORMS
-    assert (COMPILED in entry["checks"]["ours"]["errors"]) == (name != "radam")
+    assert COMPILED in entry["checks"]["ours"]["errors"] and COMPILED in TORCH_FORMS
+    assert COMPILED in with_contenders(ALGORITHMS["radam"], [COMPILED], 4, CPU).different
 
 
 def test_what_would_compile_for_minutes_is_left_out() -> None:
