@@ -65,9 +65,8 @@ template <class Functor, unsigned Slots, unsigned Stages, class C>
 TORCHCLIP_HD C update(const PipelineCoefficients<C>& pipeline, const typename Functor::template Coefficients<C>& rule,
                       C parameter, C gradient, const Draws& draws, C (&state)[Functor::kSlots]) {
   gradient = prepare<Stages>(pipeline, gradient, parameter, draws);
-  Functor::template accumulate<Slots>(rule, gradient, state);
   const C decayed = parameter * pipeline.shrink;
-  const C stepped = Functor::template apply<Slots>(rule, decayed, gradient, state);
+  const C stepped = Functor::template step<Slots>(rule, decayed, gradient, state);
   if constexpr ((Stages & kLRDropout) != 0) return draws.keeps_step ? stepped : decayed;
   return stepped;
 }

@@ -28,12 +28,8 @@ struct SoftThreshold {
   static constexpr const char* kCoefficientNames[] = {"lr", "threshold"};
 
   template <unsigned Slots, class C>
-  TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
+  TORCHCLIP_HD static C step(const Coefficients<C>& k, C, C gradient, C (&state)[kSlots]) {
     state[0] -= k.lr * gradient;
-  }
-
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C apply(const Coefficients<C>& k, C, C, const C (&state)[kSlots]) {
     return with_sign_of(at_least(magnitude(state[0]) - k.threshold, C(0)), state[0]);
   }
 };

@@ -33,6 +33,7 @@ struct Momentum {
   // Coefficients that a step size of its own for each row is multiplied into.
   static constexpr unsigned kStepCoefficients = 0b01100;
 
+  // What a pass that measures directions takes of a step.
   template <unsigned Slots, class C>
   TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
     if constexpr ((Slots & 0b01) != 0) state[0] = k.momentum * state[0] + k.gradient_weight * gradient;
@@ -49,15 +50,16 @@ struct Momentum {
   }
 
   template <unsigned Slots, class C>
-  TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
-    C step;
+  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
+    accumulate<Slots>(k, gradient, state);
+    C change;
     if constexpr ((Slots & 0b01) != 0) {
-      step = term(k.gradient_step, gradient) + k.momentum_step * state[0];
+      change = term(k.gradient_step, gradient) + k.momentum_step * state[0];
     } else {
-      step = k.gradient_step * gradient;
+      change = k.gradient_step * gradient;
     }
-    if constexpr ((Slots & 0b10) != 0) step /= square_root(state[1]) + k.root_offset;
-    return parameter - step;
+    if constexpr ((Slots & 0b10) != 0) change /= square_root(state[1]) + k.root_offset;
+    return parameter - change;
   }
 };
 

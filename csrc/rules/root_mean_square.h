@@ -30,24 +30,15 @@ struct RootMeanSquare {
   static constexpr const char* kCoefficientNames[] = {"square_decay", "square_weight", "momentum", "step", "eps"};
 
   template <unsigned Slots, class C>
-  TORCHCLIP_HD static C denominator(const Coefficients<C>& k, const C (&state)[kSlots]) {
-    C square = state[0];
-    // Rounding can take the variance below zero where the gradient hardly varies.
-    if constexpr ((Slots & 0b100) != 0) square = at_least(square - state[2] * state[2], C(0));
-    return square_root(square) + k.eps;
-  }
-
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
+  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
     state[0] = k.square_decay * state[0] + k.square_weight * gradient * gradient;
     if constexpr ((Slots & 0b100) != 0) state[2] = k.square_decay * state[2] + k.square_weight * gradient;
-    if constexpr ((Slots & 0b010) != 0) state[1] = k.momentum * state[1] + gradient / denominator<Slots>(k, state);
-  }
-
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
-    if constexpr ((Slots & 0b010) != 0) return parameter - k.step * state[1];
-    return parameter - k.step * (gradient / denominator<Slots>(k, state));
+    C variance = state[0];
+    // Rounding can take it below zero where the gradient hardly varies.
+    if constexpr ((Slots & 0b100) != 0) variance = at_least(variance - state[2] * state[2], C(0));
+    C direction = gradient / (square_root(variance) + k.eps);
+    if constexpr ((Slots & 0b010) != 0) direction = state[1] = k.momentum * state[1] + direction;
+    return parameter - k.step * direction;
   }
 };
 

@@ -1,4 +1,12 @@
-// What every rule header shares. A rule is a struct with
+// What every rule header shares. A functor is the arithmetic of one element, which several rules may have in common and
+// which the passes are compiled for, with
+//
+//     kSlots, kSlotMasks (of slots in use, those that it is compiled for), kReadsParameter, kCountsZeros,
+//     kMeasuresDirection (then with what Momentum has besides), Coefficients<C>, kCoefficientNames
+//     step<Slots>(coefficients, parameter, gradient, state) -> the new parameter, with the new state in `state`, which
+//         held the old one
+//
+// A rule is a struct with
 //
 //     kName, Functor, kClipsItself, kSumsNorms, Hyperparameters, kHyperparameterNames (without lr, which comes first),
 //     kSlotNames (of the functor's slots, those that the rule can use), kScalars

@@ -34,14 +34,10 @@ struct SecondMoment {
                                                       "momentum_step", "gradient_step",   "root_scale", "root_offset"};
 
   template <unsigned Slots, class C>
-  TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
+  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
     state[0] = k.beta1 * state[0] + k.gradient_weight * gradient;
     state[1] = k.beta2 * state[1] + k.square_weight * gradient * gradient;
     if constexpr ((Slots & 0b100) != 0) state[2] = larger(state[1], state[2]);
-  }
-
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C apply(const Coefficients<C>& k, C parameter, C gradient, const C (&state)[kSlots]) {
     const C second = (Slots & 0b100) != 0 ? state[2] : state[1];
     // Without the second moment: its root may be infinite, since v overflows before m does, and 0 times it is a NaN.
     if (k.root_scale == C(0)) return parameter - k.momentum_step * state[0] / k.root_offset;
