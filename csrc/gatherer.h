@@ -5,7 +5,7 @@
 
 namespace torchclip {
 
-// `Gatherer`, with the methods of the one in torchclip/gatherer.py, which runs where there is no extension.
+// `Gatherer`, for the plan of torchclip/backends/triton/plan.py.
 void bind_gatherer(py::module_& module);
 
 }  // namespace torchclip

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # which Triton looks at when it is imported
 
 import emulated
-import gatherer_runs
 import interpreted
 import tiers
 from records import BACKENDS
 from torchclip.backends.choice import unavailable_reason
-from torchclip.backends.triton import kinds
-from torchclip.backends.triton.gatherer import Gatherer
 
 # Most tensors here are tiny: several threads would wait for one another, which takes ten times as long. A test that
 # wants more asks for them.
@@ -112,16 +109,6 @@ def emulator() -> Iterator[emulated.Emulator]:
         pytest.skip(reason)
     with emulated.emulated() as controls:
         yield controls
-
-
-@pytest.fixture(params=("compiled", "python", "python_without_guards"))
-def make_gatherer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Each gatherer in turn; the one in Python also as it is where torch has no check of many tensors at once."""
-    if request.param == "python_without_guards":
-        monkeypatch.setattr(kinds, "TensorGuards", None)
-    elif request.param == "python":
-        assert kinds.TensorGuards is not None, "torch has moved it, and every step takes three times as long"
-    yield gatherer_runs.compiled if request.param == "compiled" else Gatherer
 
 
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed

@@ -5,7 +5,7 @@ from typing import Any, TypedDict, type_check_only
 
 from torch import Tensor
 
-from torchclip.backends.triton.members import Description
+from torchclip.backends.triton.tables import Description
 from torchclip.state.group_values import Key
 
 build: str  # by which compilers

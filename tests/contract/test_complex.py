@@ -16,7 +16,6 @@ from complex_pairs import CPU, DTYPES, TAKING, ComplexPair, gradients, optimizer
 from gatherer_runs import Read, reader_of, settled
 from memory_guard import AWKWARD, FEW, same_bits
 from records import ALL_EXTENSIONS, POLICIES, STEP_SIZES, dtype_name
-from torchclip.backends import native
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
@@ -115,17 +114,10 @@ def test_own_norms_are_those_of_the_real_view(scope: str, backend: str) -> None:
     pair.steps((1, 2, 3))
 
 
-# The kernels are those of real parameters: what differs is the host's part, of which there are two.
+# The kernels are those of real parameters: what differs is the host's part.
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-@pytest.mark.parametrize("gatherer", ["compiled", "python"])
-def test_triton_step_is_that_of_the_real_view(gatherer: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_built = native.NATIVE is not None
-    if gatherer == "python":
-        monkeypatch.setattr("torchclip.backends.native.NATIVE", None)
-    elif native.NATIVE is None:
-        pytest.skip("the extension is not built")
-    # A gatherer's view of the other types has a test of its own.
-    for dtype in DTYPES if gatherer == "compiled" or not is_built else DTYPES[:1]:
+def test_triton_step_is_that_of_the_real_view(backend: str) -> None:
+    for dtype in DTYPES:
         ComplexPair(FEW, dtype, lambda groups: optimizer_of("adamw", groups, **modified(backend))).steps((1, 2))
 
 
@@ -141,7 +133,7 @@ def test_grad_scale_and_overflow(dtype: torch.dtype, backend: str) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("name", ("sgd", "adamw", "rmsprop"))
-def test_gatherers_read_the_real_view(make_gatherer: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
+def test_gatherers_read_the_real_view(name: str, dtype: torch.dtype) -> None:
     """Of a complex parameter a gatherer says what it says of the real view of the same memory."""
     reads = []
     guards = [layout.guard_parameter(value, CPU) for layout, value in zip(AWKWARD, starts(AWKWARD, dtype))]
@@ -156,7 +148,7 @@ def test_gatherers_read_the_real_view(make_gatherer: Callable[..., Any], name: s
         for position, param in enumerate(params):
             for key, value in held.get(position, {}).items():
                 optimizer.state[param][key] = view(value) if value.is_complex() else value
-        reads.append(settled(reader_of(make_gatherer, optimizer), optimizer))
+        reads.append(settled(reader_of(optimizer), optimizer))
         held = {position: optimizer.state[param] for position, param in enumerate(params)}
     ours, theirs = reads
     rows = [description[6:8] for description in ours.descriptions]

@@ -160,11 +160,11 @@ def test_lazy_state(lazy: str, backend: str) -> None:
 
 
 @each_lazy
-def test_gatherers_see_lazy_views(make_gatherer: Callable[..., Any], lazy: str) -> None:
+def test_gatherers_see_lazy_views(lazy: str) -> None:
     """Of the same type, sizes and strides as what was there before."""
     p = complex_parameter()
     optimizer = torchclip.AdamW([p], backend="reference")
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     held = optimizer.state[p]
     for where, whole in (("grad", p.grad), ("data", p.data), ("exp_avg", held["exp_avg"])):
@@ -181,10 +181,10 @@ def test_gatherers_see_lazy_views(make_gatherer: Callable[..., Any], lazy: str) 
 
 
 @pytest.mark.parametrize("scope", ("optimizer", "row"))
-def test_gatherers_refuse_what_the_rule_does(make_gatherer: Callable[..., Any], scope: str) -> None:
+def test_gatherers_refuse_what_the_rule_does(scope: str) -> None:
     p = torch.nn.Parameter(torch.randn(4, 5))
     optimizer = torchclip.AdaGradNorm([p], scope=scope, backend="reference")
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     p.data, p.grad = p.data.to(torch.complex64), torch.zeros(4, 5, dtype=torch.complex64)
     assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
 

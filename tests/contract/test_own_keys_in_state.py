@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
 
 import pytest
 import torch
 
 import torchclip
-from gatherer_runs import compiled, reader_of
-from torchclip.backends.triton.gatherer import Gatherer
+from gatherer_runs import reader_of
 
 
-@pytest.mark.parametrize("make", [compiled, Gatherer], ids=["compiled", "python"])
 @pytest.mark.parametrize("many", [1, 12], ids=["one", "a_dozen"])
-def test_a_key_that_is_rewritten_changes_nothing(make: Any, many: int) -> None:
+def test_a_key_that_is_rewritten_changes_nothing(many: int) -> None:
     """No table is built anew for it, which would cost a step as much as the first, and refuse a capture."""
     params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
     optimizer = torchclip.AdamW(params, lr=0.1, backend="reference")
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
-    reader = reader_of(make, optimizer)
+    reader = reader_of(optimizer)
     for step in range(4):
         for param in params:
             optimizer.state[param].update({f"mine {i}": object() for i in range(many)})

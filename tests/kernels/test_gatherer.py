@@ -1,10 +1,9 @@
-"""What a plan in Python reads at every step, beside what torch says."""
+"""What the plan of the triton backend reads at every step, beside what torch says."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from gatherer_runs import (
 )
 from memory_guard import Guarded
 from records import DTYPES, dtype_name
-from torchclip.backends.triton import gatherer
 
 
 def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) -> list[float]:
@@ -36,10 +34,10 @@ def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @each_optimizer
-def test_reads_what_torch_says(make_gatherer: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
+def test_reads_what_torch_says(name: str, dtype: torch.dtype) -> None:
     params = awkward_parameters(dtype)
     optimizer = build(name, params)
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     for step in (1, 4, 5, 9):
         give_gradients(params, step)
         read = settled(reader, optimizer)
@@ -65,20 +63,20 @@ ROWS = (
 
 
 @pytest.mark.parametrize("shape, strides, rows", ROWS)
-def test_rows(make_gatherer: Callable[..., Any], shape: Any, strides: Any, rows: tuple[int, int]) -> None:
+def test_rows(shape: Any, strides: Any, rows: tuple[int, int]) -> None:
     p = torch.nn.Parameter(Guarded.of(torch.ones(shape), strides).view)
     p.grad = torch.ones(shape)
     optimizer = build("sgd", [p])
-    (description,) = settled(reader_of(make_gatherer, optimizer, by_rows=True), optimizer).descriptions
+    (description,) = settled(reader_of(optimizer, by_rows=True), optimizer).descriptions
     assert description[6:8] == rows
 
 
 @pytest.mark.parametrize("scope, is_apart", [("optimizer", False), ("group", False), ("tensor", True), ("row", True)])
-def test_sums_of_each_scope(make_gatherer: Callable[..., Any], scope: str, is_apart: bool) -> None:
+def test_sums_of_each_scope(scope: str, is_apart: bool) -> None:
     params = awkward_parameters(torch.bfloat16)
     optimizer = build("ada_grad_norm", params, scope=scope)
     give_gradients(params, 5)
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     read = settled(reader, optimizer)
     places = {id(parameter): place for place, parameter in enumerate(parameters_of(optimizer))}
     matrix, vector = places[id(params[MATRIX])], places[id(params[4])]
@@ -93,12 +91,12 @@ def test_sums_of_each_scope(make_gatherer: Callable[..., Any], scope: str, is_ap
         assert settled(reader, optimizer).descriptions[matrix][8]
 
 
-def test_holds_no_gradients_between_steps(make_gatherer: Callable[..., Any]) -> None:
+def test_holds_no_gradients_between_steps() -> None:
     params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer = build("adamw", params)
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     reader.let_go()
     gradients = [weakref.ref(p.grad) for p in params]
@@ -107,11 +105,11 @@ def test_holds_no_gradients_between_steps(make_gatherer: Callable[..., Any]) -> 
     assert [gradient() for gradient in gradients] == [None, None]
 
 
-def test_clear_lets_go(make_gatherer: Callable[..., Any]) -> None:
+def test_clear_lets_go() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones_like(p)
     optimizer = build("adamw", [p])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     held = weakref.ref(p)
     reader.clear()
@@ -121,11 +119,11 @@ def test_clear_lets_go(make_gatherer: Callable[..., Any]) -> None:
     assert held() is None
 
 
-def test_cycles_are_collected(make_gatherer: Callable[..., Any]) -> None:
+def test_cycles_are_collected() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones_like(p)
     optimizer = build("adamw", [p])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     optimizer.param_groups[0]["reader"] = reader
     held = weakref.ref(p)
@@ -134,27 +132,15 @@ def test_cycles_are_collected(make_gatherer: Callable[..., Any]) -> None:
     assert held() is None
 
 
-def test_layout_of_an_expanded_gradient(make_gatherer: Callable[..., Any]) -> None:
+def test_layout_of_an_expanded_gradient() -> None:
     p = torch.nn.Parameter(torch.ones(5, 9))
     p.grad = Guarded.of(torch.ones(5, 9), (0, 1)).view
     optimizer = build("sgd", [p])
-    (description,) = settled(reader_of(make_gatherer, optimizer), optimizer).descriptions
+    (description,) = settled(reader_of(optimizer), optimizer).descriptions
     assert description[5] == ((5, 9), (9, 1), (0, 1), (9, 1), (), (), ())
 
 
-def test_a_step_like_the_last_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = awkward_parameters(torch.float32)
-    optimizer = build("adamw", params)
-    give_gradients(params, 1)
-    reader = reader_of(gatherer.Gatherer, optimizer)
-    settled(reader, optimizer)
-    for member in reader._members:
-        if member.can_step:
-            member.check = lambda gradient: pytest.fail("one parameter was looked at")
-    assert reader.refresh(optimizer.param_groups, optimizer.state) == []
-
-
-def test_gradients_keep_their_memory_until_a_step_lets_go(make_gatherer: Callable[..., Any]) -> None:
+def test_gradients_keep_their_memory_until_a_step_lets_go() -> None:
     """Another thread may replace a gradient between the reading of its address and the kernel that reads it."""
 
     class Memory(bytearray):
@@ -165,7 +151,7 @@ def test_gradients_keep_their_memory_until_a_step_lets_go(make_gatherer: Callabl
     alive = weakref.ref(memory)
     del memory
     optimizer = build("adam", [param])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     param.grad = None
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a plan in Python must not be handed: other tensors, numbers and tables."""
+"""What the plan of the triton backend must not be handed: other tensors, numbers and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import torchclip
-from gatherer_runs import Read, assert_as_torch_says, build, reader_of, settled
+from gatherer_runs import Read, assert_as_torch_says, build, make_gatherer, reader_of, settled
 
 
 class Wrapper(Tensor):
@@ -85,12 +85,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("spoil", REFUSED.values(), ids=REFUSED)
-def test_refuses(make_gatherer: Callable[..., Any], spoil: Callable[[Tensor, dict[str, Any]], None]) -> None:
+def test_refuses(spoil: Callable[[Tensor, dict[str, Any]], None]) -> None:
     params = [torch.nn.Parameter(torch.ones(4, 5)) for _ in range(4)]
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer = build("adamw", params, extensions=(torchclip.Lookahead(k=2),))
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     bad = optimizer.param_groups[1]["params"][0]
     data, gradient, state = bad.data, bad.grad, dict(optimizer.state[bad])
@@ -119,27 +119,27 @@ SUMS = {
 
 
 @pytest.mark.parametrize("spoil", SUMS.values(), ids=SUMS)
-def test_refuses_sums(make_gatherer: Callable[..., Any], spoil: Callable[[dict[str, Any]], None]) -> None:
+def test_refuses_sums(spoil: Callable[[dict[str, Any]], None]) -> None:
     p = torch.nn.Parameter(torch.ones(4, 5))
     p.grad = torch.ones_like(p)
     optimizer = build("ada_grad_norm_row", [p])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     spoil(optimizer.state[p])
     assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
 
 
-def test_serves_a_subclass_that_is_no_wrapper(make_gatherer: Callable[..., Any]) -> None:
+def test_serves_a_subclass_that_is_no_wrapper() -> None:
     class Named(Tensor):
         pass
 
     p = torch.nn.Parameter(torch.ones(4, 5))
     p.grad = torch.ones(4, 5).as_subclass(Named)
     optimizer = build("adamw", [p])
-    assert_as_torch_says(settled(reader_of(make_gatherer, optimizer), optimizer), optimizer)
+    assert_as_torch_says(settled(reader_of(optimizer), optimizer), optimizer)
 
 
-def test_refuses_a_dtensor(make_gatherer: Callable[..., Any]) -> None:
+def test_refuses_a_dtensor() -> None:
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available() or distributed.is_initialized():
         pytest.skip("a process group of one cannot be made here")
@@ -151,7 +151,7 @@ def test_refuses_a_dtensor(make_gatherer: Callable[..., Any]) -> None:
         p = torch.nn.Parameter(DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()]))
         p.grad = DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()])
         optimizer = torchclip.SGD([p], lr=0.1)  # without state that could be missing
-        reader = reader_of(make_gatherer, optimizer)
+        reader = reader_of(optimizer)
         assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
         assert reader.describe() == [None]
     finally:
@@ -178,11 +178,9 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("key, value, error, message", NUMBERS.values(), ids=NUMBERS)
-def test_refuses_numbers(
-    make_gatherer: Callable[..., Any], key: str, value: Any, error: type[Exception], message: str
-) -> None:
+def test_refuses_numbers(key: str, value: Any, error: type[Exception], message: str) -> None:
     optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3))])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     kept = optimizer.param_groups[0].pop(key)
     if value is not None:
@@ -193,17 +191,17 @@ def test_refuses_numbers(
     settled(reader, optimizer)
 
 
-def test_numbers_in_tensors_on_the_host(make_gatherer: Callable[..., Any]) -> None:
+def test_numbers_in_tensors_on_the_host() -> None:
     optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3))], weight_decay=0.25)
     lr = torch.tensor([0.5])
     optimizer.param_groups[0].update(lr=lr, eps=torch.tensor(0.125), betas=(torch.tensor(0.75), 0.5), maximize=True)
-    read = settled(reader_of(make_gatherer, optimizer), optimizer)
+    read = settled(reader_of(optimizer), optimizer)
     assert math.isnan(read.numbers[0, 0])
     assert read.numbers[0, 1:].tolist() == [0.75, 0.5, 0.125, 0, 0, 0, 0, 0.25, 1, 1, 0]
     assert len(read.lrs) == 1 and read.lrs[0] is lr
 
 
-def test_refuses_an_unknown_rule_and_device(make_gatherer: Callable[..., Any]) -> None:
+def test_refuses_an_unknown_rule_and_device() -> None:
     with pytest.raises(KeyError, match="lists no rule called adamax"):
         make_gatherer("adamax", [], [], [], 0, "cpu")
     with pytest.raises(RuntimeError, match="gpu"):
@@ -221,9 +219,9 @@ TABLES = {
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_refuses_tables(make_gatherer: Callable[..., Any], table: Callable[..., Tensor]) -> None:
+def test_refuses_tables(table: Callable[..., Tensor]) -> None:
     optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3)) for _ in range(4)])
-    reader = reader_of(make_gatherer, optimizer)
+    reader = reader_of(optimizer)
     settled(reader, optimizer)
     with pytest.raises(RuntimeError, match=r"addresses are written into a contiguous Long tensor of shape \[4, 10\]"):
         reader.addresses(table(4, 10, torch.int64))

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from places import SUPPORT
+from torchclip.backends import native
 
 pytest.importorskip("triton", reason="Triton is an optional dependency of the package")
+
+pytestmark = pytest.mark.skipif(native.NATIVE is None, reason="torchclip._C is not built")
 
 CHECKS = SUPPORT / "triton_dispatch.py"
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,8 @@ for name in sys.argv[1:]:
     print(torchclip.__file__)
     print(optimizer.backend, parameter.tolist())
     print(*[str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)], sep="|")
-    print(unavailable_reason("cpu"), flush=True)
+    print(unavailable_reason("cpu"))
+    print(unavailable_reason("triton"), flush=True)
     os._exit(0)  # to take down what was imported takes a second
 """
 
@@ -89,8 +91,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(packages: Path, name: str) -> tuple[str, str]:
     """The warning and the reason of one of the packages, whose optimizer has run the reference path."""
     text = (packages / name / "said.txt").read_text()
-    assert "Traceback" not in text and text.count("\n") == 4, text
-    file, stepped, warning, reason = text.splitlines()
+    assert "Traceback" not in text and text.count("\n") == 5, text
+    file, stepped, warning, reason, _ = text.splitlines()
     assert Path(file).is_relative_to(packages / name)
     assert stepped == "reference [0.5, 0.5, 0.5]"
     assert "`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`" in reason
@@ -121,6 +123,15 @@ def test_none_is_no_warning(packages: Path) -> None:
     warning, reason = said(packages, "absent")
     assert warning == ""
     assert "the compiled extension torchclip._C is not built; build it" in reason
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is an optional dependency of the package")
+def test_the_triton_backend_needs_one(packages: Path) -> None:
+    reason = (packages / "absent" / "said.txt").read_text().splitlines()[-1]
+    assert reason.startswith(
+        "the host's part of its steps is compiled, and the compiled extension torchclip._C is not "
+    )
+    assert reason.endswith("`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`, which needs a C++ compiler")
 
 
 def test_one_for_another_python_is_named(packages: Path) -> None:

@@ -1,8 +1,7 @@
-"""Optimizers over awkward parameters that the gatherers in C++ and in Python read, and what torch says of them."""
+"""Optimizers over awkward parameters that a gatherer reads, and what torch says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,8 @@ LATE = next(position for position, layout in enumerate(AWKWARD) if layout.name =
 MATRIX = next(position for position, layout in enumerate(AWKWARD) if layout.name == "many_rows")
 
 
-def compiled(*arguments: Any) -> Any:
-    """The gatherer in C++."""
+def make_gatherer(*arguments: Any) -> Any:
+    """What reads parameters, gradients and state for the plan of the triton backend."""
     if native.NATIVE is None:
         pytest.skip("the extension is not built")
     return native.NATIVE.Gatherer(*arguments)
@@ -67,7 +66,7 @@ def build(name: str, params: list[Tensor], **options: Any) -> torch.optim.Optimi
     return cls([group for group in groups if group["params"]], **{**defaults, **options}, backend="reference")
 
 
-def reader_of(make_gatherer: Callable[..., Any], optimizer: torch.optim.Optimizer, by_rows: bool = False) -> Any:
+def reader_of(optimizer: torch.optim.Optimizer, by_rows: bool = False) -> Any:
     spec, names = optimizer.spec, [slot.name for slot in optimizer.spec.slots]
     reader = make_gatherer(
         spec.name,

@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,10 +159,10 @@ def test_a_bound_of_0_warns_once(backend: str) -> None:
     assert len(caught) == 1
 
 
-def test_readers_of_groups_see_what_the_plan_was_not_configured_for(make_gatherer: Callable[..., Any]) -> None:
-    """With and without the extension; until the plan is configured anew it is told at every refresh."""
+def test_readers_of_groups_see_what_the_plan_was_not_configured_for() -> None:
+    """Until the plan is configured anew it is told at every refresh."""
     optimizer = gatherer_runs.build("sgd", [torch.nn.Parameter(torch.ones(3)) for _ in range(2)])
-    reader, groups = gatherer_runs.reader_of(make_gatherer, optimizer), optimizer.param_groups
+    reader, groups = gatherer_runs.reader_of(optimizer), optimizer.param_groups
 
     def refresh() -> list[int]:
         return reader.refresh(groups, optimizer.state)

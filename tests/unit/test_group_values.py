@@ -19,8 +19,6 @@ import torchclip
 from builders import LOSS, OPTIMIZERS, build, each_optimizer, leaves
 from memory_guard import same_bits
 from records import BACKENDS
-from torchclip.backends import choice as backends
-from torchclip.backends import native
 from torchclip.rules.hyperparameters import RUN_FLAGS
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
@@ -164,19 +162,6 @@ def test_a_key_that_is_missing_is_an_error(name: str, backend: str) -> None:
     for flag in RUN_FLAGS:  # these say how a step runs, and older checkpoints lack them
         group.pop(flag, None)
     tested.step()
-
-
-def test_the_plan_in_python_refuses_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = backends.unavailable_reason("triton")
-    if reason is not None:
-        pytest.skip(reason)
-    monkeypatch.setattr(native, "NATIVE", None)
-    for bad in BAD_VALUES:
-        tested = Subject(bad.name, "triton")
-        write(tested.optimizer.param_groups[1], bad.key, bad.value)
-        with pytest.raises(bad.error, match=bad.message):
-            tested.step()
-        assert not tested.optimizer.state
 
 
 # What is taken: the numbers of torch, numpy and configuration files, in every place.

@@ -55,13 +55,17 @@ def unavailable_reason(backend: str) -> str | None:
     if backend == "triton":
         return _triton_reason()
     if backend in ("cuda", "cpu") and native.NATIVE is None:
-        return f"{native.UNLOADED_REASON}; build it beside the installed torch with {_BUILD[backend]}"
+        return f"{native.UNLOADED_REASON}; {_build_remedy(backend)}"
     if backend == "cuda":
         assert native.NATIVE is not None
         if native.NATIVE.cuda_device is None:
             return f"the compiled extension was built without its CUDA kernels; build it anew with {_BUILD['cuda']}"
         return native.NATIVE.cuda_reason() or None
     return None
+
+
+def _build_remedy(backend: str) -> str:
+    return f"build it beside the installed torch with {_BUILD[backend]}"
 
 
 def interprets_triton() -> bool:
@@ -77,6 +81,8 @@ def _triton_reason() -> str | None:
             "torch finds no GPU here; with TRITON_INTERPRET=1 in the environment when Python starts, Triton interprets "
             "the kernels on the CPU, slowly"
         )
+    if native.NATIVE is None:
+        return f"the host's part of its steps is compiled, and {native.UNLOADED_REASON}; {_build_remedy('cpu')}"
     try:
         # The package goes by several names: torch for ROCm brings triton-rocm.
         found: str = import_module("triton").__version__

@@ -28,13 +28,13 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         modifiers: the options applied around the rule.
         keys: what the param groups hold.
     """
-    extension = native.NATIVE
     if backend == "triton":
         from torchclip.backends.triton.plan import make_plan as make_triton_plan  # which imports Triton
 
-        triton_plan = make_triton_plan(spec, scope, keys, choice.served_device(backend), extension)
+        triton_plan = make_triton_plan(spec, scope, keys, choice.served_device(backend))
         triton_plan.configure(configuration(modifiers), group_numbers(modifiers))
         return triton_plan
+    extension = native.NATIVE
     assert extension is not None, "a compiled backend is chosen only where the extension is"
     plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
     rule_slots = [slot for slot in spec.slots if slot.name != "slow"]

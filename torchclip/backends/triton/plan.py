@@ -1,25 +1,24 @@
 """The plan of a step on Triton's kernels. Nothing here waits for the device, save for a policy that raises.
 
-It has the interface of the compiled plans (``csrc/plan_bindings.cpp``). With the extension the Gatherer that reads the
-gradients is the compiled one.
+It has the interface of the compiled plans (``csrc/plan_bindings.cpp``), and parameters, gradients and state are read by
+the extension's Gatherer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import is_
 from threading import Lock
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from torchclip.backends import native
 from torchclip.backends.codes import NO_CLIP, NON_FINITE, NONFINITES, SCOPES, STEPPED, UNIT_CLIP, UNREADY, GroupNumbers
 from torchclip.backends.step_lock import claimed
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
-from torchclip.backends.triton.gatherer import ADDRESSES, Gatherer
-from torchclip.backends.triton.kinds import same_objects
 from torchclip.backends.triton.memory import Memory
 from torchclip.backends.triton.passes import Inputs, Passes
 from torchclip.backends.triton.settings import Settings
@@ -35,6 +34,9 @@ from torchclip.state.steppable import leading_device
 if TYPE_CHECKING:
     from torchclip import _C
 
+ADDRESSES = 10
+"""Columns of the table that ``Gatherer.addresses`` writes."""
+
 NOT_READY = (
     "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
     "one step with the same parameters, gradients and settings before the capture"
@@ -47,10 +49,10 @@ class TritonPlan:
     Args:
         spec: the rule.
         scope: over which parameters a rule that clips itself takes its norms.
-        gatherer: what re-reads the parameters, of either kind.
+        gatherer: what re-reads the parameters.
     """
 
-    def __init__(self, spec: RuleSpec, scope: Scope, gatherer: Gatherer | _C.Gatherer) -> None:
+    def __init__(self, spec: RuleSpec, scope: Scope, gatherer: _C.Gatherer) -> None:
         self._spec = spec
         self._scope = scope
         self._gatherer = gatherer
@@ -362,11 +364,15 @@ class TritonPlan:
             self._versions = [parameter._version for parameter in self._parameters]
 
 
-def make_plan(spec: RuleSpec, scope: Scope, keys: GroupKeys, device: str, extension: ModuleType | None) -> TritonPlan:
-    """The plan of a rule; its Gatherer is the compiled one where there is an extension."""
+def same_objects(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether they hold the same objects: equality of tensors would compare their elements."""
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def make_plan(spec: RuleSpec, scope: Scope, keys: GroupKeys, device: str) -> TritonPlan:
+    """The plan of a rule for parameters on that type of device."""
+    assert native.NATIVE is not None, "the triton backend is chosen only where the extension is"
     slots = [slot.name for slot in spec.slots if slot.name != "slow"]
     scalars = [scalar.name for scalar in spec.scalars]
-    gatherer: Gatherer | _C.Gatherer = (Gatherer if extension is None else extension.Gatherer)(
-        spec.name, keys.described, slots, scalars, SCOPES.index(scope), device
-    )
+    gatherer = native.NATIVE.Gatherer(spec.name, keys.described, slots, scalars, SCOPES.index(scope), device)
     return TritonPlan(spec, scope, gatherer)

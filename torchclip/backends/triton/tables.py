@@ -34,15 +34,34 @@ def chunk_size(elements: int) -> int:
     return min(max(elements // CHUNKS_WANTED // grain * grain, SMALLEST_CHUNK), LARGEST_CHUNK)
 
 
+Layout = tuple[tuple[int, ...], ...]
+"""Sizes, then the strides of parameter, gradient, three state tensors and slow weights, () where one is absent; the
+outermost dimension first, in the parameter's own order."""
+
+Description = tuple[int, int, int, int, int, "Layout | None", int, int, bool, tuple[bool, bool]]
+"""The fields of :class:`Member`, as ``Gatherer.describe`` gives them."""
+
+
 class Member(NamedTuple):
-    """A parameter with a gradient, as ``Gatherer.describe`` tells of it."""
+    """A parameter with a gradient.
+
+    Args:
+        group: of the parameter.
+        dtype, state_dtype: in the numbering of ``kernels/tables.py``.
+        used_slots: a bit for each state tensor in use.
+        numel: how many elements it has.
+        layout: None where all operands are dense alike.
+        rows_count, rows_inner: how many rows it has, and how many elements of one follow one another.
+        sum_is_double: whether AdaGradNorm's sums are float64, and not float32.
+        scalar_is_double: the same of each number of state.
+    """
 
     group: int
     dtype: int
     state_dtype: int
     used_slots: int
     numel: int
-    layout: tuple[tuple[int, ...], ...] | None
+    layout: Layout | None
     rows_count: int
     rows_inner: int
     sum_is_double: bool
