@@ -66,7 +66,7 @@ def extension(choice: str) -> dict:
     os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
     module = CppExtension(
         "torchclip._C",
-        sources=relative("*.cpp") + relative("cpu/*.cpp"),
+        sources=[name for folder in ("", "cpu/", "step/", "triton/") for name in relative(f"{folder}*.cpp")],
         include_dirs=[str(ROOT / "csrc")],
         depends=relative("**/*.h"),
         # In every command, so that another torch in the same place has everything compiled again.

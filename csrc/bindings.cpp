@@ -1,6 +1,5 @@
 // What Python sees of the extension.
 #include "clip_functions.h"
-#include "gatherer.h"
 #include "philox.h"
 #include "plan_bindings.h"
 #include "python_access.h"
@@ -75,5 +74,4 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("total_norm", &total_norm, py::call_guard<py::gil_scoped_release>());
   module.def("scale_gradients", &scale_gradients, py::call_guard<py::gil_scoped_release>());
   bind_plans(module);
-  bind_gatherer(module);
 }

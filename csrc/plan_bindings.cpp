@@ -8,6 +8,8 @@
 
 #include "garbage_collection.h"
 #include "plan.h"
+#include "step/table_layout.h"
+#include "triton/plan.h"
 #if defined(TORCHCLIP_CUDA)
 #include "cuda/plan.h"
 #endif
@@ -61,12 +63,10 @@ Outcome step(Plan& plan, const py::object& grad_scale, const py::object& found_i
   return plan.step(1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0));
 }
 
-#if defined(TORCHCLIP_CUDA)
-py::dict report(const cuda::Plan& plan) { return plan.report(); }
-Outcome step(cuda::Plan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+py::dict report(const GpuPlan& plan) { return plan.report(); }
+Outcome step(GpuPlan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
   return plan.step(grad_scale, found_inf, loss);
 }
-#endif
 
 // A plan that is at work for one thread is not for another, nor for itself through a hook: it may have let go of the
 // GIL.
@@ -93,15 +93,17 @@ class Exclusive {
   AnyPlan& plan_;
 };
 
-template <class AnyPlan>
-void bind_plan(py::module_& module, const char* name) {
+// The name of a rule that there is.
+const std::string& checked(const std::string& rule) {
+  if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
+  return rule;
+}
+
+// `init`: what py::init makes one with.
+template <class AnyPlan, class Init>
+void bind_plan(py::module_& module, const char* name, Init&& init) {
   py::class_<AnyPlan>(module, name, py::module_local(), py::custom_type_setup(collect_garbage_of<AnyPlan>))
-      .def(py::init([](const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
-                       std::vector<std::string> scalars, int scope) {
-        if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
-        return new AnyPlan(rule, Names{keys_from(keys), std::move(slots), std::move(scalars)},
-                           static_cast<Scope>(scope));
-      }))
+      .def(std::forward<Init>(init))
       .def("refresh",
            [](AnyPlan& plan, const py::object& param_groups, const py::dict& state) {
              const Exclusive<AnyPlan> exclusive(plan);
@@ -132,12 +134,28 @@ void bind_plan(py::module_& module, const char* name) {
       .def_property_readonly("zeros", &AnyPlan::zeros);
 }
 
+template <class AnyPlan>
+AnyPlan* make_plan(const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
+                   std::vector<std::string> scalars, int scope) {
+  return new AnyPlan(checked(rule), Names{keys_from(keys), std::move(slots), std::move(scalars)},
+                     static_cast<Scope>(scope));
+}
+
+triton::Plan* make_triton_plan(const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
+                               std::vector<std::string> scalars, int scope, const std::string& device,
+                               py::object make_launcher) {
+  return new triton::Plan(checked(rule), Names{keys_from(keys), std::move(slots), std::move(scalars)},
+                          static_cast<Scope>(scope), c10::Device(device).type(), std::move(make_launcher));
+}
+
 }  // namespace
 
 void bind_plans(py::module_& module) {
-  bind_plan<Plan>(module, "Plan");
+  bind_plan<Plan>(module, "Plan", py::init(&make_plan<Plan>));
+  bind_plan<triton::Plan>(module, "TritonPlan", py::init(&make_triton_plan));
+  module.def("table_layout", &table_layout);
 #if defined(TORCHCLIP_CUDA)
-  bind_plan<cuda::Plan>(module, "CudaPlan");
+  bind_plan<cuda::Plan>(module, "CudaPlan", py::init(&make_plan<cuda::Plan>));
   module.attr("cuda_device") = c10::DeviceTypeName(cuda::kDeviceType, /*lower_case=*/true);
   module.def("cuda_reason", &cuda::unavailable_reason);
   module.def("cuda_versions", [] { return py::make_tuple(cuda::versions().driver, cuda::versions().runtime); });

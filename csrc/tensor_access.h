@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/place.h"
+#include "step/place.h"
 #include "tables.h"
 
 namespace torchclip {
@@ -91,9 +91,9 @@ class Fingerprint {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     add(impl->key_set().raw_repr());
     uint64_t number = 0;
-    if (cuda::kCpuHasNumbers || !has_plain_cpu_keys(impl)) {
+    if (kCpuHasNumbers || !has_plain_cpu_keys(impl)) {
       if (!has_plain_keys(impl)) return;
-      number = static_cast<uint64_t>(cuda::place_of(tensor).number) + 1;
+      number = static_cast<uint64_t>(place_of(tensor).number) + 1;
     }
     const bool is_contiguous = impl->is_contiguous();
     add(number << 17 | static_cast<uint64_t>(is_contiguous) << 16 |

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from . import philox
 from .numbers import whole
-from .operands import only_if, places_of, widen
+from .operands import int32_at, only_if, places_of, widen
 from .tables import (
     DRAW_GRADIENT_THRESHOLD,
     DRAW_KEY_HIGH,
@@ -26,7 +26,7 @@ from .tables import (
     STEP_NUMBER,
     TENSOR_FIRST_ROW,
     TENSOR_INNER,
-    TENSOR_MEMBER,
+    TENSOR_PARAMETER,
     TENSOR_ROWS,
 )
 
@@ -41,11 +41,9 @@ def compute(number, dtype: tl.constexpr):
 
 
 @triton.jit
-def read(
-    address, tensor, layouts, operand: tl.constexpr, begin, offsets, mask, dtype: tl.constexpr, access: tl.constexpr
-):
+def read(address, tensor, operand: tl.constexpr, begin, offsets, mask, dtype: tl.constexpr, access: tl.constexpr):
     """Elements of an operand in the compute type; 0 outside the mask. See ``places_of``."""
-    return widen(tl.load(places_of(address, tensor, layouts, operand, begin, offsets, dtype, access), mask, 0), dtype)
+    return widen(tl.load(places_of(address, tensor, operand, begin, offsets, dtype, access), mask, 0), dtype)
 
 
 @triton.jit
@@ -114,7 +112,7 @@ def rule_coefficients_of_rows(row, factor, dtype: tl.constexpr):
 def draw_key(draws, numbers, tensor):
     """What every draw of a tensor in this step starts from: both halves of the seed, the step, and the parameter."""
     step = whole(tl.load(numbers + STEP_NUMBER))
-    return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, tl.load(tensor + TENSOR_MEMBER)
+    return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, int32_at(tensor, TENSOR_PARAMETER)
 
 
 @triton.jit

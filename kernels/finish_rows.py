@@ -7,37 +7,34 @@ import triton.language as tl
 
 from .coefficients import coefficients
 from .numbers import power
-from .operands import only_if, read_number, write_number
-from .sums import integers_at, numbers_at
+from .operands import int32_at, int32_of, only_if, read_number, write_number
+from .sums import integers_at, numbers_at, policy_at
 from .tables import (
-    GROUP_COLUMNS,
     GROUP_DECOUPLED,
+    GROUP_LR,
+    GROUP_LR_IS_DOUBLE,
     GROUP_MAXIMIZE,
     GROUP_WEIGHT_DECAY,
-    LR_ADDRESS,
-    LR_COLUMNS,
-    LR_IS_DOUBLE,
+    GROUP_WORDS,
     PLACE_FRESH,
     PLACE_GROUPS,
-    PLACE_LRS,
-    PLACE_POLICY,
     PLACE_ROW_COUNT,
     PLACE_ROWS,
     PLACE_SOURCES,
     POLICY_LIMIT,
     POLICY_NOISE_ETA,
     POLICY_NOISE_GAMMA,
-    ROW_COLUMNS,
     ROW_GRADIENT_SCALE,
     ROW_NOISE_SCALE,
     ROW_RULE,
     ROW_SHRINK,
     ROW_VALUE_LIMIT,
     ROW_WEIGHT_DECAY,
-    SOURCE_COLUMNS,
+    ROW_WORDS,
+    SOURCE_FRESH,
     SOURCE_IS_DOUBLE,
-    SOURCE_MEMBER,
     SOURCE_SCALAR,
+    SOURCE_WORDS,
     VALUE_CLIP_POLICY,
 )
 
@@ -47,11 +44,10 @@ ROW_LANES = tl.constexpr(128)  # rows at a time
 @triton.jit
 def hyperparameters(places, group, mask):
     """lr and the rule's other hyperparameters of param groups: a tuple of eight blocks."""
-    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_COLUMNS
-    tensor = integers_at(places, PLACE_LRS) + group * LR_COLUMNS
-    address = tl.load(tensor + LR_ADDRESS, mask, 0)
+    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_WORDS
+    address = tl.load(integers_at(places, PLACE_GROUPS) + group * GROUP_WORDS + GROUP_LR, mask, 0)
     is_tensor = mask & (address != 0)
-    given = read_number(address, tl.load(tensor + LR_IS_DOUBLE, mask, 0), is_tensor)
+    given = read_number(address, int32_of(numbers, GROUP_LR_IS_DOUBLE, mask), is_tensor)
     lr = tl.where(is_tensor, given, tl.load(numbers, mask, 0.0))
     return (
         lr,
@@ -70,7 +66,7 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
     """The pipeline's coefficients of rows: csrc/rows.h.
 
     Args:
-        places: see PLACE_COLUMNS.
+        places: the fields of FinishArguments or FinishRuleArguments.
         row: pointers to the rows.
         group: of each.
         lr: of each.
@@ -81,8 +77,8 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
         finish: what the kernel is compiled for.
         mask: which rows there are.
     """
-    policy = numbers_at(places, PLACE_POLICY)
-    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_COLUMNS
+    policy = policy_at(places)
+    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_WORDS
     weight_decay = tl.load(numbers + GROUP_WEIGHT_DECAY, mask, 0.0)
     decoupled = tl.load(numbers + GROUP_DECOUPLED, mask, 0.0) != 0
     maximize = tl.load(numbers + GROUP_MAXIMIZE, mask, 0.0) != 0
@@ -105,7 +101,7 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
 def scalar_at(source, index: tl.constexpr, mask):
     """A number of state: where it lies, of which type it is, and its value."""
     address = tl.load(source + SOURCE_SCALAR + index, mask, 0)
-    is_double = tl.load(source + SOURCE_IS_DOUBLE + index, mask, 0)
+    is_double = int32_of(source, SOURCE_IS_DOUBLE + index, mask)
     return address, is_double, read_number(address, is_double, mask & (address != 0))
 
 
@@ -114,7 +110,7 @@ def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, 
     """The rule's coefficients of rows; where the step is taken, the numbers of state move on.
 
     Args:
-        places: see PLACE_COLUMNS.
+        places: the fields of FinishArguments or FinishRuleArguments.
         row: pointers to the rows.
         source: pointers to what they are made from.
         h: see ``hyperparameters``.
@@ -127,7 +123,7 @@ def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, 
     address1, is_double1, scalar1 = scalar_at(source, 1, mask)
     first = mask & (mask == 0)
     if finish.fresh:
-        fresh = tl.load(places + PLACE_FRESH).to(tl.pointer_type(tl.int32)) + tl.load(source + SOURCE_MEMBER, mask, 0)
+        fresh = tl.load(places + PLACE_FRESH).to(tl.pointer_type(tl.int32)) + int32_of(source, SOURCE_FRESH, mask)
         first = tl.load(fresh, mask, 0) != 0
         tl.store(fresh, 0, only_if(takes_step, mask))
     k, scalars = coefficients(finish, h, (scalar0, scalar1), first, norms)
@@ -152,7 +148,7 @@ def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, 
 def rows_at(places, first):
     """Rows from ``first`` on, as a block: pointers to them and to what they are made from, and which there are."""
     index = first + tl.arange(0, ROW_LANES)
-    mask = index < tl.load(places + PLACE_ROW_COUNT)
-    row = numbers_at(places, PLACE_ROWS) + index * ROW_COLUMNS
-    source = integers_at(places, PLACE_SOURCES) + index * SOURCE_COLUMNS
+    mask = index < int32_at(places, PLACE_ROW_COUNT)
+    row = numbers_at(places, PLACE_ROWS) + index * ROW_WORDS
+    source = integers_at(places, PLACE_SOURCES) + index * SOURCE_WORDS
     return row, source, mask

@@ -8,8 +8,8 @@ import triton.language as tl
 from .coefficients import direction_factor
 from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
 from .finish_step import count_clips
-from .operands import only_if, read_number, write_number
-from .sums import UNIT_LANES, finish_long_rows, integers_at, numbers_at, sum_units
+from .operands import int32_at, int32_of, only_if, read_number, write_number
+from .sums import UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, sum_units
 from .tables import (
     PLACE_CLIP_FACTOR,
     PLACE_DIRECTION_NORM,
@@ -18,9 +18,9 @@ from .tables import (
     PLACE_RULE_SUMS,
     PLACE_SUM_IS_DOUBLE,
     PLACE_UNITS,
-    SOURCE_COLUMNS,
     SOURCE_GROUP,
     SOURCE_RULE_UNIT,
+    SOURCE_WORDS,
     STEP_SKIPS,
 )
 
@@ -33,12 +33,12 @@ def take_norms(places, takes_step, by_rows: tl.constexpr, finish: tl.constexpr):
     directions = numbers_at(places, PLACE_DIRECTION_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     clips = 0
-    for first in range(0, tl.load(places + PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
+    for first in range(0, int32_at(places, PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
         unit, exists, gradient, direction, _ = sum_units(places, first, finish.is_single)
         root_factor = tl.full(gradient.shape, 1.0, tl.float64)
         if finish.sums_units:
             place = tl.load(integers_at(places, PLACE_RULE_SUMS) + unit, exists, 0)
-            is_double = tl.load(integers_at(places, PLACE_SUM_IS_DOUBLE) + unit, exists, 0)
+            is_double = tl.load(int32s_at(places, PLACE_SUM_IS_DOUBLE) + unit, exists, 0)
             has_sum = exists & (place != 0)
             total = read_number(place, is_double, has_sum) + gradient
             write_number(place, is_double, total, only_if(takes_step, has_sum))
@@ -59,14 +59,14 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
     """All of it, by one program.
 
     Args:
-        places: int64, see PLACE_COLUMNS.
-        numbers: float64, of the step; None where there was no first finish, and this makes the rows.
+        places: int64, the fields of FinishArguments or FinishRuleArguments.
+        numbers: StepNumbers; None where there was no first finish, and this makes the rows.
         by_rows: the norms are kept apart by rows.
         finish: what the kernel is compiled for, ``Finish``.
     """
     skips = tl.full([], 0, tl.int32)
     if numbers is not None:
-        skips = (tl.load(numbers + STEP_SKIPS) != 0).to(tl.int32)
+        skips = (int32_at(numbers, STEP_SKIPS) != 0).to(tl.int32)
     if by_rows:
         finish_long_rows(places, skips, False)
     clips = take_norms(places, 1 - skips, by_rows, finish)
@@ -74,10 +74,10 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
     norms = numbers_at(places, PLACE_GRAD_NORM)
     directions = numbers_at(places, PLACE_DIRECTION_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
-    for first in range(0, tl.load(places + PLACE_ROW_COUNT), ROW_LANES):
+    for first in range(0, int32_at(places, PLACE_ROW_COUNT), ROW_LANES):
         row, source, mask = rows_at(places, first)
-        group = tl.load(source + SOURCE_GROUP, mask, 0)
-        unit = tl.load(source + SOURCE_RULE_UNIT, mask, 0)
+        group = int32_of(source, SOURCE_GROUP, mask)
+        unit = int32_of(source, SOURCE_RULE_UNIT, mask)
         h = hyperparameters(places, group, mask)
         lr, _, _, _, _, _, _, _ = h
         one = tl.full(lr.shape, 1.0, tl.float64)
@@ -90,9 +90,8 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
         write_rule(places, row, source, h, measured, 1 - skips, finish, mask)
         if not finish.is_single and not finish.sums_units and not by_rows:
             # The factor of a unit is that of the first of its rows.
-            before = tl.load(
-                source - SOURCE_COLUMNS + SOURCE_RULE_UNIT, mask & (first + tl.arange(0, ROW_LANES) > 0), -1
-            )
+            has_before = mask & (first + tl.arange(0, ROW_LANES) > 0)
+            before = tl.where(has_before, int32_of(source - SOURCE_WORDS, SOURCE_RULE_UNIT, has_before), -1)
             factor = direction_factor(finish, h, measured)
             tl.store(factors + unit, factor, mask & (before != unit))
             clips = tl.maximum(clips, tl.max((mask & (before != unit) & (factor < 1)).to(tl.int32), 0))

@@ -8,14 +8,15 @@ import triton.language as tl
 
 from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
 from .numbers import whole
+from .operands import int32_at, int32_of
 from .policies import add_loss, clip_factor, factor_to, is_finite, window_percentile, window_place, z_clip
-from .sums import UNIT_LANES, finish_long_rows, numbers_at, sum_units
+from .sums import UNIT_LANES, finish_long_rows, int32s_at, numbers_at, policy_at, sum_units
 from .tables import (
-    GROUP_CLIP_COLUMNS,
     GROUP_CLIP_LIMIT,
-    GROUP_CLIP_REFUSES,
+    GROUP_CLIP_NONFINITE,
     GROUP_CLIP_SMOOTH,
     GROUP_CLIP_UNIT,
+    GROUP_CLIP_WORDS,
     LOSS_STEP_SIZE,
     NO_CLIP,
     NORM_CLIP,
@@ -31,7 +32,6 @@ from .tables import (
     PLACE_NORM_VARIANCE,
     PLACE_NORM_WINDOW,
     PLACE_NUMBERS,
-    PLACE_POLICY,
     PLACE_ROW_COUNT,
     PLACE_STEP,
     PLACE_UNITS,
@@ -68,10 +68,10 @@ def take_units(places, finish: tl.constexpr):
     The factor of a policy that remembers norms comes later."""
     norms = numbers_at(places, PLACE_GRAD_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
-    limit = tl.load(numbers_at(places, PLACE_POLICY) + POLICY_LIMIT)
+    limit = tl.load(policy_at(places) + POLICY_LIMIT)
     nonfinite = 0
     clips = 0
-    for first in range(0, tl.load(places + PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
+    for first in range(0, int32_at(places, PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
         unit, exists, gradient, direction, is_empty = sum_units(places, first, finish.is_single)
         norm = tl.where(is_empty, 0.0, tl.sqrt(gradient))
         factor = tl.full(norm.shape, 1.0, tl.float64)
@@ -93,7 +93,7 @@ def take_groups(places, finish: tl.constexpr):
     norms = numbers_at(places, PLACE_GRAD_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     clips = numbers_at(places, PLACE_GROUP_CLIPS)
-    count = tl.load(places + PLACE_UNITS)
+    count = int32_at(places, PLACE_UNITS)
     lanes: tl.constexpr = 1 if finish.is_single else UNIT_LANES
     for first in range(0, count, lanes):
         group, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single)
@@ -101,11 +101,12 @@ def take_groups(places, finish: tl.constexpr):
     tl.debug_barrier()
     for first in range(0, count, lanes):
         group = first + tl.arange(0, lanes)
-        own = tl.load(clips + group * GROUP_CLIP_COLUMNS + GROUP_CLIP_UNIT, group < count, -1.0)
+        own = int32_of(clips + group * GROUP_CLIP_WORDS, GROUP_CLIP_UNIT, group < count)
+        own = tl.where(group < count, own, -1)
         total = tl.full([lanes], NO_SUM, tl.float64)
         for other in range(count):
             added = tl.zeros([lanes], tl.float64) + tl.load(factors + other)
-            joins = (tl.load(clips + other * GROUP_CLIP_COLUMNS + GROUP_CLIP_UNIT) == own) & (own >= 0)
+            joins = (int32_at(clips + other * GROUP_CLIP_WORDS, GROUP_CLIP_UNIT) == own) & (own >= 0)
             joined = tl.where(total == NO_SUM, added, total + added)
             total = tl.where(joins & (added != NO_SUM), joined, total)
         tl.store(norms + group, total, group < count)
@@ -115,15 +116,15 @@ def take_groups(places, finish: tl.constexpr):
     for first in range(0, count, lanes):
         group = first + tl.arange(0, lanes)
         exists = group < count
-        clip = clips + group * GROUP_CLIP_COLUMNS
+        clip = clips + group * GROUP_CLIP_WORDS
         total = tl.load(norms + group, exists, NO_SUM)
         is_empty = total == NO_SUM
         norm = tl.where(is_empty, 0.0, tl.sqrt(tl.where(is_empty, 0.0, total)))
         limit = tl.load(clip + GROUP_CLIP_LIMIT, exists, 1.0)
-        smooth = tl.load(clip + GROUP_CLIP_SMOOTH, exists, 0.0) != 0
+        smooth = int32_of(clip, GROUP_CLIP_SMOOTH, exists) != 0
         factor = tl.where(smooth, clip_factor(norm, limit, True), clip_factor(norm, limit, False))
         factor = tl.where(is_empty, 1.0, factor)
-        refuses = tl.load(clip + GROUP_CLIP_REFUSES, exists, 0.0) != 0
+        refuses = int32_of(clip, GROUP_CLIP_NONFINITE, exists) != 0
         tl.debug_barrier()
         tl.store(norms + group, norm, exists)
         tl.store(factors + group, factor, exists)
@@ -136,7 +137,7 @@ def take_groups(places, finish: tl.constexpr):
 def take_adaptive(places, takes_step, finish: tl.constexpr):
     """The factor of a policy that takes one norm over all parameters and remembers it, and, where the step is taken,
     what it remembers. Returns whether the factor is below 1."""
-    policy = numbers_at(places, PLACE_POLICY)
+    policy = policy_at(places)
     norm = tl.load(numbers_at(places, PLACE_GRAD_NORM))
     count_place = numbers_at(places, PLACE_NORM_COUNT)
     count = tl.load(count_place)
@@ -163,7 +164,7 @@ def take_adaptive(places, takes_step, finish: tl.constexpr):
 @triton.jit
 def take_step(places, loss, skips, finish: tl.constexpr):
     """The number of the step and the step size; and, where the step is taken, the numbers that it leaves behind."""
-    policy = numbers_at(places, PLACE_POLICY)
+    policy = policy_at(places)
     step = tl.full([], 0.0, tl.float64)
     if finish.counts_steps:
         step = tl.load(numbers_at(places, PLACE_STEP)) + 1.0
@@ -184,14 +185,14 @@ def take_step(places, loss, skips, finish: tl.constexpr):
         tl.store(numbers_at(places, PLACE_B_SQUARED), b_squared, skips == 0)
     if finish.step_size != 0:
         tl.store(numbers_at(places, PLACE_LR_SCALE), step_size)
-    synchronises = tl.full([], 0.0, tl.float64)
+    synchronises = tl.full([], 0, tl.int32)
     if finish.lookahead:
         period = tl.load(policy + POLICY_LOOKAHEAD_K).to(tl.int64)
-        synchronises = tl.where(whole(step) % period == 0, 1.0, 0.0)
-    numbers = numbers_at(places, PLACE_NUMBERS)
-    tl.store(numbers + STEP_NUMBER, step)
-    tl.store(numbers + STEP_SKIPS, skips.to(tl.float64))
-    tl.store(numbers + STEP_SYNCHRONISES, synchronises)
+        synchronises = (whole(step) % period == 0).to(tl.int32)
+    tl.store(numbers_at(places, PLACE_NUMBERS) + STEP_NUMBER, step)
+    decided = int32s_at(places, PLACE_NUMBERS)
+    tl.store(decided + STEP_SKIPS, skips)
+    tl.store(decided + STEP_SYNCHRONISES, synchronises)
     return step, step_size
 
 
@@ -208,7 +209,7 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     """All of it, by one program.
 
     Args:
-        places: int64, see PLACE_COLUMNS.
+        places: int64, the fields of FinishArguments.
         grad_scale: float32, of a GradScaler; None without one.
         found_inf: float32, a sum over devices; None without one.
         loss: of AdaLossStep; None without it.
@@ -236,14 +237,14 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
         count_clips(places, clips, skips == 0)
     tl.debug_barrier()
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
-    for first in range(0, tl.load(places + PLACE_ROW_COUNT), ROW_LANES):
+    for first in range(0, int32_at(places, PLACE_ROW_COUNT), ROW_LANES):
         row, source, mask = rows_at(places, first)
-        group = tl.load(source + SOURCE_GROUP, mask, 0)
+        group = int32_of(source, SOURCE_GROUP, mask)
         h = hyperparameters(places, group, mask)
         lr, _, _, _, _, _, _, _ = h
         factor = tl.full(lr.shape, 1.0, tl.float64)
         if measures and finish.clip != UNIT_CLIP:
-            unit = tl.load(source + SOURCE_CLIP_UNIT, mask, 0)
+            unit = int32_of(source, SOURCE_CLIP_UNIT, mask)
             factor = tl.load(factors + unit, mask, 1.0)
         write_pipeline(places, row, group, lr, step, inverse_scale(grad_scale), step_size, factor, finish, mask)
         none = tl.zeros_like(lr)

@@ -20,39 +20,40 @@ from .elements import (
 )
 from .finish_rule import finish_rule
 from .finish_step import finish_step, inverse_scale
-from .operands import GROUP, main_part
+from .operands import GROUP, int32_at, main_part
+from .sums import int32s_at
 from .tables import (
     ALIGNED,
     ANYHOW,
     CHUNK_BEGIN,
-    CHUNK_COLUMNS,
     CHUNK_COUNT,
     CHUNK_GRAIN,
     CHUNK_PARTIAL,
     CHUNK_TENSOR,
+    CHUNK_WORDS,
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
     PARAMETER,
     PLACE_BLOCKS,
     PLACE_BLOCKS_DONE,
-    ROW_COLUMNS,
     ROW_GRADIENT_SCALE,
+    ROW_WORDS,
     STATE,
-    SUM_COLUMNS,
     SUM_DIRECTION,
-    TENSOR_COLUMNS,
+    SUM_WORDS,
     TENSOR_ROW,
+    TENSOR_WORDS,
 )
 
 
 @triton.jit
 def is_last(places):
     """Whether this is the last program of a pass; it sees what all others have written."""
-    done = tl.load(places + PLACE_BLOCKS_DONE).to(tl.pointer_type(tl.int32))
+    done = int32s_at(places, PLACE_BLOCKS_DONE)
     tl.debug_barrier()  # all threads of this program have written
     before = tl.atomic_add(done, 1, sem="acq_rel")
-    last = before == tl.load(places + PLACE_BLOCKS) - 1
+    last = before == int32_at(places, PLACE_BLOCKS) - 1
     tl.store(done, 0, last)
     return last
 
@@ -60,16 +61,15 @@ def is_last(places):
 @triton.jit
 def write_sums(partials, partial, gradient, direction):
     """A chunk's partial sums."""
-    tl.store(partials + partial * SUM_COLUMNS, gradient)
-    tl.store(partials + partial * SUM_COLUMNS + SUM_DIRECTION, direction)
+    tl.store(partials + partial * SUM_WORDS, gradient)
+    tl.store(partials + partial * SUM_WORDS + SUM_DIRECTION, direction)
 
 
-# Those three are a caller's tensors, of any alignment.
-@triton.jit(do_not_specialize_on_alignment=["grad_scale", "found_inf", "loss"])
+# Chunks begin where those of another run end; the other three are a caller's tensors.
+@triton.jit(do_not_specialize_on_alignment=["chunks", "grad_scale", "found_inf", "loss"])
 def gradient_norm_kernel(
     tensors,
     gradients,
-    layouts,
     chunks,
     partials,
     places,
@@ -84,23 +84,22 @@ def gradient_norm_kernel(
     """The squares of the gradients of a chunk, for a clip policy.
 
     Args:
-        tensors: int64 [tensors, TENSOR_COLUMNS].
+        tensors: int64 [tensors, TENSOR_WORDS].
         gradients: int64 [tensors], addresses.
-        layouts: int64, see TENSOR_LAYOUT.
-        chunks: int64 [programs, CHUNK_COLUMNS].
-        partials: float64 [chunks of all launches, SUM_COLUMNS], written.
-        places: int64, see PLACE_COLUMNS.
+        chunks: int64 [programs, CHUNK_WORDS].
+        partials: float64 [chunks of all launches, SUM_WORDS], written.
+        places: int64, the fields of FinishArguments or FinishRuleArguments.
         grad_scale, found_inf, loss: see ``finish_step``.
         dtype: of the gradients.
         access: how they are reached.
         block: elements at a time.
         finish: ``Finish``.
     """
-    chunk = chunks + tl.program_id(0) * CHUNK_COLUMNS
-    index = tl.load(chunk + CHUNK_TENSOR)
+    chunk = chunks + tl.program_id(0) * CHUNK_WORDS
+    index = int32_at(chunk, CHUNK_TENSOR)
     begin = tl.multiple_of(tl.load(chunk + CHUNK_BEGIN), CHUNK_GRAIN)
-    total = tl.load(chunk + CHUNK_COUNT).to(tl.int32)
-    tensor = tensors + index * TENSOR_COLUMNS
+    total = int32_at(chunk, CHUNK_COUNT).to(tl.int32)
+    tensor = tensors + index * TENSOR_WORDS
     address = tl.load(gradients + index)
     # Undone before squaring: the squares of a scaled gradient may overflow.
     scale = compute(inverse_scale(grad_scale), dtype)
@@ -108,14 +107,14 @@ def gradient_norm_kernel(
     squares = tl.zeros([block], tl.float64 if dtype == FLOAT64 else tl.float32)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
-        gradient = read(address, tensor, layouts, GRADIENT, begin, offsets, offsets < main, dtype, access) * scale
+        gradient = read(address, tensor, GRADIENT, begin, offsets, offsets < main, dtype, access) * scale
         squares += gradient * gradient
     result = tl.sum(squares.to(tl.float64), 0)
     if access == ALIGNED:
         offsets = main + tl.arange(0, GROUP)
-        rest = read(address, tensor, layouts, GRADIENT, begin, offsets, offsets < total, dtype, ANYHOW) * scale
+        rest = read(address, tensor, GRADIENT, begin, offsets, offsets < total, dtype, ANYHOW) * scale
         result += tl.sum((rest * rest).to(tl.float64), 0)
-    write_sums(partials, tl.load(chunk + CHUNK_PARTIAL), result, 0.0)
+    write_sums(partials, int32_at(chunk, CHUNK_PARTIAL), result, 0.0)
     if is_last(places):
         finish_step(places, grad_scale, found_inf, loss, finish)
 
@@ -124,7 +123,6 @@ def gradient_norm_kernel(
 def direction_squares(
     tensor,
     gradients,
-    layouts,
     row,
     numbers,
     draws,
@@ -143,15 +141,13 @@ def direction_squares(
     if row_gradient_factors is not None:
         factor = row_factor(row_gradient_factors, tensor, begin + offsets)
         scale = compute(tl.load(row + ROW_GRADIENT_SCALE) * factor, run.dtype)
-    gradient = read(tl.load(gradients + index), tensor, layouts, GRADIENT, begin, offsets, mask, run.dtype, access)
+    gradient = read(tl.load(gradients + index), tensor, GRADIENT, begin, offsets, mask, run.dtype, access)
     parameter = gradient
     if COUPLED_DECAY & run.stages != 0:
-        parameter = read(
-            tl.load(tensor + PARAMETER), tensor, layouts, PARAMETER, begin, offsets, mask, run.dtype, access
-        )
+        parameter = read(tl.load(tensor + PARAMETER), tensor, PARAMETER, begin, offsets, mask, run.dtype, access)
     buffer = gradient
     if run.slots & 1 != 0:
-        buffer = read(tl.load(tensor + STATE), tensor, layouts, STATE, begin, offsets, mask, run.state_dtype, access)
+        buffer = read(tl.load(tensor + STATE), tensor, STATE, begin, offsets, mask, run.state_dtype, access)
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
@@ -160,11 +156,10 @@ def direction_squares(
     return gradient * gradient, direction * direction
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["chunks"])
 def direction_norm_kernel(
     tensors,
     gradients,
-    layouts,
     chunks,
     rows,
     numbers,
@@ -178,28 +173,28 @@ def direction_norm_kernel(
     """The squares of a chunk that a rule takes itself. The state is advanced in registers and not written.
 
     Args:
-        tensors, gradients, layouts, chunks, partials, places: see ``gradient_norm_kernel``.
-        rows: float64 [rows, ROW_COLUMNS], as they are before the norms are known.
-        numbers: float64, of the step; None where there was no first finish.
+        tensors, gradients, chunks, partials, places: see ``gradient_norm_kernel``.
+        rows: float64 [rows, ROW_WORDS], as they are before the norms are known.
+        numbers: StepNumbers; None where there was no first finish.
         draws: int64, the draws' numbers.
         row_gradient_factors: float64 [rows of all tensors]; None where there are none.
         run: ``Run``.
         finish: ``Finish``.
     """
     block: tl.constexpr = run.block
-    chunk = chunks + tl.program_id(0) * CHUNK_COLUMNS
-    index = tl.load(chunk + CHUNK_TENSOR)
+    chunk = chunks + tl.program_id(0) * CHUNK_WORDS
+    index = int32_at(chunk, CHUNK_TENSOR)
     begin = tl.multiple_of(tl.load(chunk + CHUNK_BEGIN), CHUNK_GRAIN)
-    total = tl.load(chunk + CHUNK_COUNT).to(tl.int32)
-    tensor = tensors + index * TENSOR_COLUMNS
-    row = rows + tl.load(tensor + TENSOR_ROW) * ROW_COLUMNS
+    total = int32_at(chunk, CHUNK_COUNT).to(tl.int32)
+    tensor = tensors + index * TENSOR_WORDS
+    row = rows + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
     main = main_part(total, run.access)
     seen = tl.zeros([block], tl.float64 if run.dtype == FLOAT64 else tl.float32)
     taken = tl.zeros_like(seen)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
         gradient, direction = direction_squares(
-            tensor, gradients, layouts, row, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, row, numbers, draws, row_gradient_factors, index, begin,
             offsets, first, offsets < main, run, run.access, block,
         )  # fmt: skip
         seen += gradient
@@ -209,11 +204,11 @@ def direction_norm_kernel(
     if run.access == ALIGNED:
         offsets = main + tl.arange(0, GROUP)
         gradient, direction = direction_squares(
-            tensor, gradients, layouts, row, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, row, numbers, draws, row_gradient_factors, index, begin,
             offsets, main, offsets < total, run, ANYHOW, GROUP,
         )  # fmt: skip
         gradient_sum += tl.sum(gradient.to(tl.float64), 0)
         direction_sum += tl.sum(direction.to(tl.float64), 0)
-    write_sums(partials, tl.load(chunk + CHUNK_PARTIAL), gradient_sum, direction_sum)
+    write_sums(partials, int32_at(chunk, CHUNK_PARTIAL), gradient_sum, direction_sum)
     if is_last(places):
         finish_rule(places, numbers, False, finish)

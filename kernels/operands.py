@@ -28,6 +28,18 @@ QUIET_NAN = tl.constexpr(0x7FC0)
 
 
 @triton.jit
+def int32_at(struct, place: tl.constexpr):
+    """The int32 number at a place of a struct, as int64."""
+    return tl.load(struct.to(tl.pointer_type(tl.int32)) + place).to(tl.int64)
+
+
+@triton.jit
+def int32_of(structs, place: tl.constexpr, mask):
+    """The same of a block of structs; 0 outside the mask."""
+    return tl.load(structs.to(tl.pointer_type(tl.int32)) + place, mask, 0).to(tl.int64)
+
+
+@triton.jit
 def main_part(count, access: tl.constexpr):
     """How many elements of a chunk are read by groups, or, where none can be, at all."""
     if access == ALIGNED:
@@ -75,15 +87,12 @@ def typed(address, dtype: tl.constexpr):
 
 
 @triton.jit
-def places_of(
-    address, tensor, layouts, operand: tl.constexpr, begin, offsets, dtype: tl.constexpr, access: tl.constexpr
-):
+def places_of(address, tensor, operand: tl.constexpr, begin, offsets, dtype: tl.constexpr, access: tl.constexpr):
     """Pointers to elements ``begin + offsets`` of an operand.
 
     Args:
         address: of its first element.
         tensor: the tensor's row in the table.
-        layouts: int64, the layouts of all tensors; not looked at but for ``STRIDED``.
         operand: by number.
         begin: int64.
         offsets: a block of integers.
@@ -91,8 +100,8 @@ def places_of(
         access: how it is reached.
     """
     if access == STRIDED:
-        dimensions = tl.load(tensor + TENSOR_DIMENSIONS)
-        layout = layouts + tl.load(tensor + TENSOR_LAYOUT)
+        dimensions = int32_at(tensor, TENSOR_DIMENSIONS)
+        layout = tl.load(tensor + TENSOR_LAYOUT).to(tl.pointer_type(tl.int64))
         rest = begin + offsets.to(tl.int64)
         place = tl.zeros_like(rest)
         for behind in range(dimensions):

@@ -10,33 +10,33 @@ from .elements import compute, gradient_draws_at, pipeline_coefficients, read, r
 from .finish_rule import finish_rule
 from .finish_step import finish_step, inverse_scale
 from .norms import is_last, write_sums
-from .sums import clip_row, numbers_at, step_row
+from .operands import int32_at
+from .sums import clip_row, policy_at, step_row
 from .tables import (
     ANYHOW,
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
     PARAMETER,
-    PLACE_POLICY,
     ROW_CHUNK_BEGIN,
-    ROW_CHUNK_COLUMNS,
     ROW_CHUNK_COUNT,
     ROW_CHUNK_LONG_ROW,
     ROW_CHUNK_PARTIAL,
     ROW_CHUNK_ROW,
     ROW_CHUNK_ROWS,
     ROW_CHUNK_TENSOR,
-    ROW_COLUMNS,
+    ROW_CHUNK_WORDS,
     ROW_GRADIENT_SCALE,
+    ROW_WORDS,
     STATE,
     STEP_SKIPS,
     STRIDED,
-    TENSOR_COLUMNS,
     TENSOR_FIRST_ROW,
     TENSOR_INNER,
     TENSOR_NUMEL,
     TENSOR_ROW,
     TENSOR_ROWS,
+    TENSOR_WORDS,
 )
 
 
@@ -55,18 +55,17 @@ def element_of_row(tensor, row, place):
 @triton.jit
 def extent_of(chunk, tensor):
     """How many rows a chunk has, and where in each it begins and ends."""
-    rows = tl.load(chunk + ROW_CHUNK_ROWS)
+    rows = int32_at(chunk, ROW_CHUNK_ROWS)
     begin = tl.load(chunk + ROW_CHUNK_BEGIN)
     length = tl.load(tensor + TENSOR_NUMEL) // tl.maximum(tl.load(tensor + TENSOR_ROWS), 1)
     return tl.maximum(rows, 1), begin, tl.where(rows == 0, begin + tl.load(chunk + ROW_CHUNK_COUNT), length)
 
 
-# Those three are a caller's tensors, of any alignment.
-@triton.jit(do_not_specialize_on_alignment=["grad_scale", "found_inf", "loss"])
+# Chunks begin where those of another run end; the other three are a caller's tensors.
+@triton.jit(do_not_specialize_on_alignment=["chunks", "grad_scale", "found_inf", "loss"])
 def row_norm_kernel(
     tensors,
     gradients,
-    layouts,
     chunks,
     partials,
     row_factors,
@@ -82,20 +81,20 @@ def row_norm_kernel(
     """The squares of the gradients and of the weights of each row, for AdaptiveGradientClip.
 
     Args:
-        chunks: int64 [programs, ROW_CHUNK_COLUMNS].
+        chunks: int64 [programs, ROW_CHUNK_WORDS].
         row_factors: float64 [rows of all tensors], written.
-        tensors, gradients, layouts, partials, places, grad_scale, found_inf, loss, dtype, access, block, finish: see
+        tensors, gradients, partials, places, grad_scale, found_inf, loss, dtype, access, block, finish: see
             ``gradient_norm_kernel``.
     """
-    chunk = chunks + tl.program_id(0) * ROW_CHUNK_COLUMNS
-    index = tl.load(chunk + ROW_CHUNK_TENSOR)
-    tensor = tensors + index * TENSOR_COLUMNS
+    chunk = chunks + tl.program_id(0) * ROW_CHUNK_WORDS
+    index = int32_at(chunk, ROW_CHUNK_TENSOR)
+    tensor = tensors + index * TENSOR_WORDS
     gradient_address = tl.load(gradients + index)
     weight_address = tl.load(tensor + PARAMETER)
     scale = compute(inverse_scale(grad_scale), dtype)
     rows, begin, end = extent_of(chunk, tensor)
-    is_part = tl.load(chunk + ROW_CHUNK_ROWS) == 0
-    policy = numbers_at(places, PLACE_POLICY)
+    is_part = int32_at(chunk, ROW_CHUNK_ROWS) == 0
+    policy = policy_at(places)
     zero = tl.zeros([], tl.int64)
     gradient_total = tl.zeros([], tl.float64)
     direction_total = tl.zeros([], tl.float64)
@@ -107,8 +106,8 @@ def row_norm_kernel(
             place = first + tl.arange(0, block)
             element = element_of_row(tensor, row, place)
             mask = place < end
-            gradient = read(gradient_address, tensor, layouts, GRADIENT, zero, element, mask, dtype, access) * scale
-            weight = read(weight_address, tensor, layouts, PARAMETER, zero, element, mask, dtype, access)
+            gradient = read(gradient_address, tensor, GRADIENT, zero, element, mask, dtype, access) * scale
+            weight = read(weight_address, tensor, PARAMETER, zero, element, mask, dtype, access)
             squares += gradient * gradient
             weights += weight * weight
         gradient_sum = tl.sum(squares.to(tl.float64), 0)
@@ -116,20 +115,19 @@ def row_norm_kernel(
         factor, direction = clip_row(policy, gradient_sum, weight_sum)
         tl.store(row_factors + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor, is_part == 0)
         # The parts of a long row are put together at the end; the gradients of a tensor without rows stay as they are.
-        is_long = tl.load(chunk + ROW_CHUNK_LONG_ROW) >= 0
+        is_long = int32_at(chunk, ROW_CHUNK_LONG_ROW) >= 0
         part = tl.where(is_long, weight_sum, gradient_sum)
         gradient_total += gradient_sum
         direction_total += tl.where(is_part, part, direction)
-    write_sums(partials, tl.load(chunk + ROW_CHUNK_PARTIAL), gradient_total, direction_total)
+    write_sums(partials, int32_at(chunk, ROW_CHUNK_PARTIAL), gradient_total, direction_total)
     if is_last(places):
         finish_step(places, grad_scale, found_inf, loss, finish)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["chunks"])
 def row_direction_norm_kernel(
     tensors,
     gradients,
-    layouts,
     chunks,
     rows_of_coefficients,
     numbers,
@@ -144,24 +142,24 @@ def row_direction_norm_kernel(
     """The squares of the gradient as the rule sees it and of its direction, of each row, for AdaGradNorm.
 
     Args:
-        chunks: int64 [programs, ROW_CHUNK_COLUMNS].
-        rows_of_coefficients: float64 [rows, ROW_COLUMNS], as they are before the norms are known.
+        chunks: int64 [programs, ROW_CHUNK_WORDS].
+        rows_of_coefficients: float64 [rows, ROW_WORDS], as they are before the norms are known.
         row_factors: float64 [rows of all tensors], written.
-        tensors, gradients, layouts, numbers, draws, row_gradient_factors, partials, places, run, finish: see
+        tensors, gradients, numbers, draws, row_gradient_factors, partials, places, run, finish: see
             ``direction_norm_kernel``.
     """
-    chunk = chunks + tl.program_id(0) * ROW_CHUNK_COLUMNS
-    index = tl.load(chunk + ROW_CHUNK_TENSOR)
-    tensor = tensors + index * TENSOR_COLUMNS
+    chunk = chunks + tl.program_id(0) * ROW_CHUNK_WORDS
+    index = int32_at(chunk, ROW_CHUNK_TENSOR)
+    tensor = tensors + index * TENSOR_WORDS
     block: tl.constexpr = run.block
-    coefficients = rows_of_coefficients + tl.load(tensor + TENSOR_ROW) * ROW_COLUMNS
+    coefficients = rows_of_coefficients + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
     scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(coefficients, run.dtype)
     access: tl.constexpr = STRIDED if run.access == STRIDED else ANYHOW
     skips = tl.full([], 0, tl.int32)
     if numbers is not None:
-        skips = (tl.load(numbers + STEP_SKIPS) != 0).to(tl.int32)
+        skips = (int32_at(numbers, STEP_SKIPS) != 0).to(tl.int32)
     rows, begin, end = extent_of(chunk, tensor)
-    is_part = tl.load(chunk + ROW_CHUNK_ROWS) == 0
+    is_part = int32_at(chunk, ROW_CHUNK_ROWS) == 0
     zero = tl.zeros([], tl.int64)
     gradient_total = tl.zeros([], tl.float64)
     direction_total = tl.zeros([], tl.float64)
@@ -174,15 +172,15 @@ def row_direction_norm_kernel(
             element = element_of_row(tensor, row, place)
             mask = place < end
             address = tl.load(gradients + index)
-            gradient = read(address, tensor, layouts, GRADIENT, zero, element, mask, run.dtype, access)
+            gradient = read(address, tensor, GRADIENT, zero, element, mask, run.dtype, access)
             parameter = gradient
             if COUPLED_DECAY & run.stages != 0:
                 address = tl.load(tensor + PARAMETER)
-                parameter = read(address, tensor, layouts, PARAMETER, zero, element, mask, run.dtype, access)
+                parameter = read(address, tensor, PARAMETER, zero, element, mask, run.dtype, access)
             buffer = gradient
             if run.slots & 1 != 0:
                 address = tl.load(tensor + STATE)
-                buffer = read(address, tensor, layouts, STATE, zero, element, mask, run.state_dtype, access)
+                buffer = read(address, tensor, STATE, zero, element, mask, run.state_dtype, access)
             element_scale = scale
             if row_gradient_factors is not None:
                 factor = row_factor(row_gradient_factors, tensor, element)
@@ -201,6 +199,6 @@ def row_direction_norm_kernel(
             tl.store(row_factors + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
         gradient_total += gradient_sum
         direction_total += tl.sum(taken.to(tl.float64), 0)
-    write_sums(partials, tl.load(chunk + ROW_CHUNK_PARTIAL), gradient_total, direction_total)
+    write_sums(partials, int32_at(chunk, ROW_CHUNK_PARTIAL), gradient_total, direction_total)
     if is_last(places):
         finish_rule(places, numbers, True, finish)

@@ -6,14 +6,14 @@ import triton
 import triton.language as tl
 
 from .coefficients import ROW_EPS
-from .operands import read_number, write_number
+from .operands import int32_at, read_number, write_number
 from .policies import unit_clip_factor
 from .tables import (
-    LONG_ROW_COLUMNS,
     LONG_ROW_FIRST_PARTIAL,
     LONG_ROW_PARTIALS,
     LONG_ROW_ROW,
     LONG_ROW_TENSOR,
+    LONG_ROW_WORDS,
     PLACE_LONG_ROW_COUNT,
     PLACE_LONG_ROWS,
     PLACE_PARTIALS,
@@ -24,12 +24,12 @@ from .tables import (
     PLACE_UNITS,
     POLICY_LIMIT,
     POLICY_UNIT_EPS,
-    SUM_COLUMNS,
     SUM_DIRECTION,
-    TENSOR_COLUMNS,
+    SUM_WORDS,
     TENSOR_FIRST_ROW,
     TENSOR_SUM_IS_DOUBLE,
     TENSOR_SUMS,
+    TENSOR_WORDS,
 )
 
 UNIT_LANES = tl.constexpr(32)  # units at a time
@@ -39,14 +39,26 @@ ONE_UNIT_LANES = tl.constexpr(1024)  # where there is one unit
 
 @triton.jit
 def numbers_at(places, place: tl.constexpr):
-    """A pointer to the float64 numbers whose address stands in that column."""
+    """A pointer to the float64 numbers whose address stands there."""
     return tl.load(places + place).to(tl.pointer_type(tl.float64))
 
 
 @triton.jit
 def integers_at(places, place: tl.constexpr):
-    """A pointer to the int64 numbers whose address stands in that column."""
+    """A pointer to the int64 numbers whose address stands there."""
     return tl.load(places + place).to(tl.pointer_type(tl.int64))
+
+
+@triton.jit
+def int32s_at(places, place: tl.constexpr):
+    """A pointer to the int32 numbers whose address stands there."""
+    return tl.load(places + place).to(tl.pointer_type(tl.int32))
+
+
+@triton.jit
+def policy_at(places):
+    """A pointer to the policy's numbers, which are among the places."""
+    return (places + PLACE_POLICY).to(tl.pointer_type(tl.float64))
 
 
 @triton.jit
@@ -57,7 +69,7 @@ def sum_range(partials, first, count):
     direction = tl.zeros([ONE_UNIT_LANES], tl.float64)
     for behind in range(0, count, ONE_UNIT_LANES):
         inside = behind + lanes < count
-        place = partials + (first + behind + lanes) * SUM_COLUMNS
+        place = partials + (first + behind + lanes) * SUM_WORDS
         gradient += tl.load(place, inside, 0.0)
         direction += tl.load(place + SUM_DIRECTION, inside, 0.0)
     return tl.sum(gradient, 0), tl.sum(direction, 0)
@@ -67,14 +79,14 @@ def sum_range(partials, first, count):
 def sum_units(places, first_unit, is_single: tl.constexpr):
     """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty."""
     partials = numbers_at(places, PLACE_PARTIALS)
-    begins = integers_at(places, PLACE_UNIT_CHUNKS)
+    begins = int32s_at(places, PLACE_UNIT_CHUNKS)
     unit = first_unit + tl.arange(0, 1 if is_single else UNIT_LANES)
-    exists = unit < tl.load(places + PLACE_UNITS)
-    first = tl.load(begins + unit, exists, 0)
+    exists = unit < int32_at(places, PLACE_UNITS)
+    first = tl.load(begins + unit, exists, 0).to(tl.int64)
     count = tl.load(begins + unit + 1, exists, 0) - first
     if is_single:
-        end = tl.load(begins + 1)
-        gradient_sum, direction_sum = sum_range(partials, tl.load(begins), end - tl.load(begins))
+        begin = tl.load(begins).to(tl.int64)
+        gradient_sum, direction_sum = sum_range(partials, begin, tl.load(begins + 1) - begin)
         gradient = tl.zeros([1], tl.float64) + gradient_sum
         direction = tl.zeros([1], tl.float64) + direction_sum
     else:
@@ -82,7 +94,7 @@ def sum_units(places, first_unit, is_single: tl.constexpr):
         gradients = tl.zeros([UNIT_LANES, PARTIAL_LANES], tl.float64)
         directions = tl.zeros([UNIT_LANES, PARTIAL_LANES], tl.float64)
         for behind in range(0, tl.max(count, 0), PARTIAL_LANES):
-            place = partials + (first[:, None] + (behind + lanes)[None, :]) * SUM_COLUMNS
+            place = partials + (first[:, None] + (behind + lanes)[None, :]) * SUM_WORDS
             inside = (behind + lanes)[None, :] < count[:, None]
             gradients += tl.load(place, inside, 0.0)
             directions += tl.load(place + SUM_DIRECTION, inside, 0.0)
@@ -107,7 +119,7 @@ def step_row(tensor, row, gradient, skips):
     """
     address = tl.load(tensor + TENSOR_SUMS)
     has_sums = address != 0
-    is_double = tl.load(tensor + TENSOR_SUM_IS_DOUBLE)
+    is_double = int32_at(tensor, TENSOR_SUM_IS_DOUBLE)
     place = address + row * tl.where(is_double != 0, 8, 4)
     total = read_number(place, is_double, has_sums) + gradient
     write_number(place, is_double, total, has_sums & (skips == 0))
@@ -120,7 +132,7 @@ def finish_long_rows(places, skips, by_clip: tl.constexpr):
     the row's.
 
     Args:
-        places: see PLACE_COLUMNS.
+        places: the fields of FinishArguments or FinishRuleArguments.
         skips: the step is not taken.
         by_clip: for AdaptiveGradientClip; otherwise for AdaGradNorm.
     """
@@ -129,18 +141,18 @@ def finish_long_rows(places, skips, by_clip: tl.constexpr):
     long_rows = integers_at(places, PLACE_LONG_ROWS)
     tensors = integers_at(places, PLACE_TENSORS)
     lanes = tl.arange(0, ONE_UNIT_LANES)
-    for index in range(tl.load(places + PLACE_LONG_ROW_COUNT)):
-        long_row = long_rows + index * LONG_ROW_COLUMNS
-        tensor = tensors + tl.load(long_row + LONG_ROW_TENSOR) * TENSOR_COLUMNS
+    for index in range(int32_at(places, PLACE_LONG_ROW_COUNT)):
+        long_row = long_rows + index * LONG_ROW_WORDS
+        tensor = tensors + int32_at(long_row, LONG_ROW_TENSOR) * TENSOR_WORDS
         row = tl.load(long_row + LONG_ROW_ROW)
-        first = tl.load(long_row + LONG_ROW_FIRST_PARTIAL)
-        count = tl.load(long_row + LONG_ROW_PARTIALS)
+        first = int32_at(long_row, LONG_ROW_FIRST_PARTIAL)
+        count = int32_at(long_row, LONG_ROW_PARTIALS)
         gradient, other = sum_range(partials, first, count)
         if by_clip:
-            factor, direction = clip_row(numbers_at(places, PLACE_POLICY), gradient, other)
+            factor, direction = clip_row(policy_at(places), gradient, other)
             tl.debug_barrier()  # all have read
             for behind in range(0, count, ONE_UNIT_LANES):
-                place = partials + (first + behind + lanes) * SUM_COLUMNS + SUM_DIRECTION
+                place = partials + (first + behind + lanes) * SUM_WORDS + SUM_DIRECTION
                 tl.store(place, tl.where(behind + lanes == 0, direction, 0.0), behind + lanes < count)
         else:
             factor = step_row(tensor, row, gradient, skips)

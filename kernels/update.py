@@ -22,15 +22,15 @@ from .elements import (
     rule_coefficients_of_rows,
     step_draws,
 )
-from .operands import GROUP, main_part, narrow, only_if, places_of, widen
+from .operands import GROUP, int32_at, main_part, narrow, only_if, places_of, widen
 from .tables import (
     ALIGNED,
     ANYHOW,
     CHUNK_BEGIN,
-    CHUNK_COLUMNS,
     CHUNK_COUNT,
     CHUNK_GRAIN,
     CHUNK_TENSOR,
+    CHUNK_WORDS,
     COUPLED_DECAY,
     FLOAT32,
     FLOAT64,
@@ -38,14 +38,14 @@ from .tables import (
     LR_DROPOUT,
     PARAMETER,
     POLICY_LOOKAHEAD_ALPHA,
-    ROW_COLUMNS,
     ROW_GRADIENT_SCALE,
+    ROW_WORDS,
     SLOW,
     STATE,
     STEP_SKIPS,
     STEP_SYNCHRONISES,
-    TENSOR_COLUMNS,
     TENSOR_ROW,
+    TENSOR_WORDS,
 )
 
 
@@ -54,28 +54,28 @@ def read_at(where, operand: tl.constexpr, address, dtype: tl.constexpr, access: 
     """Elements of an operand in the compute type.
 
     Args:
-        where: the tensor's row in the table, the layouts, the chunk's begin, the offsets from there, and which of them
-            there are.
+        where: the tensor's row in the table, the chunk's begin, the offsets from there, and which of
+            them there are.
         operand: by number.
         address: of its first element.
         dtype: of what is stored.
         access: how it is reached.
     """
-    tensor, layouts, begin, offsets, mask = where
-    return read(address, tensor, layouts, operand, begin, offsets, mask, dtype, access)
+    tensor, begin, offsets, mask = where
+    return read(address, tensor, operand, begin, offsets, mask, dtype, access)
 
 
 @triton.jit
 def write_at(where, operand: tl.constexpr, address, stored, dtype: tl.constexpr, access: tl.constexpr):
     """The counterpart, of elements as they are stored."""
-    tensor, layouts, begin, offsets, mask = where
-    tl.store(places_of(address, tensor, layouts, operand, begin, offsets, dtype, access), stored, mask)
+    tensor, begin, offsets, mask = where
+    tl.store(places_of(address, tensor, operand, begin, offsets, dtype, access), stored, mask)
 
 
 @triton.jit
 def read_state(where, unused, run: tl.constexpr, access: tl.constexpr):
     """The state in use, and ``unused`` in the place of what is not: a tuple of three."""
-    tensor, _, _, _, _ = where
+    tensor, _, _, _ = where
     state0 = unused
     state1 = unused
     state2 = unused
@@ -91,7 +91,7 @@ def read_state(where, unused, run: tl.constexpr, access: tl.constexpr):
 @triton.jit
 def write_state(where, state, run: tl.constexpr, access: tl.constexpr):
     """The counterpart."""
-    tensor, _, _, _, _ = where
+    tensor, _, _, _ = where
     state0, state1, state2 = state
     dtype: tl.constexpr = run.state_dtype
     if run.slots & 1 != 0:
@@ -106,10 +106,10 @@ def write_state(where, state, run: tl.constexpr, access: tl.constexpr):
 def look_ahead(where, stored, policy, synchronises, run: tl.constexpr, access: tl.constexpr):
     """The parameters as they are stored, after Lookahead where it ends a round; the slow weights are read and written
     then alone."""
-    tensor, layouts, begin, offsets, mask = where
+    tensor, begin, offsets, mask = where
     dtype: tl.constexpr = FLOAT64 if run.dtype == FLOAT64 else FLOAT32
     mask = only_if(synchronises, mask)
-    here = (tensor, layouts, begin, offsets, mask)
+    here = (tensor, begin, offsets, mask)
     address = tl.load(tensor + SLOW)
     alpha = compute(tl.load(policy + POLICY_LOOKAHEAD_ALPHA), run.dtype)
     slow = pipeline.synchronise(widen(stored, run.dtype), read_at(here, SLOW, address, dtype, access), alpha)
@@ -127,7 +127,7 @@ def scaled_coefficients(where, row, factors, run: tl.constexpr):
         factors: on the gradient and on the step, float64 [rows of all tensors], each None where there are none.
         run: what the kernel is compiled for.
     """
-    tensor, _, begin, offsets, _ = where
+    tensor, begin, offsets, _ = where
     of_gradient, of_step = factors
     scale, limit, noise_scale, weight_decay, shrink = pipeline_coefficients(row, run.dtype)
     if of_gradient is not None:
@@ -159,7 +159,7 @@ def update_block(
         access: how these elements are reached.
         count: a power of two.
     """
-    tensor, _, begin, _, mask = where
+    tensor, begin, _, mask = where
     numbers, draws, policy, synchronises = step
     around, rule = scaled_coefficients(where, row, factors, run)
     scale, limit, noise_scale, weight_decay, shrink = around
@@ -189,12 +189,11 @@ def update_block(
     return zeros
 
 
-# It depends on the sizes of all tensors, and must not ask for another variant.
-@triton.jit(do_not_specialize=["pieces"])
+# Both depend on the sizes of all tensors, and must not ask for another variant.
+@triton.jit(do_not_specialize=["pieces"], do_not_specialize_on_alignment=["chunks"])
 def update_kernel(
     tensors,
     gradients,
-    layouts,
     chunks,
     rows,
     numbers,
@@ -209,12 +208,11 @@ def update_kernel(
     """Updates a piece of a chunk.
 
     Args:
-        tensors: int64 [tensors, TENSOR_COLUMNS].
+        tensors: int64 [tensors, TENSOR_WORDS].
         gradients: int64 [tensors], addresses.
-        layouts: int64, see TENSOR_LAYOUT.
-        chunks: int64 [programs / pieces, CHUNK_COLUMNS].
-        rows: float64 [rows, ROW_COLUMNS].
-        numbers: float64, of the step; None where nothing decides whether it is taken.
+        chunks: int64 [programs / pieces, CHUNK_WORDS].
+        rows: float64 [rows, ROW_WORDS].
+        numbers: StepNumbers; None where nothing decides whether it is taken.
         draws: int64, the draws' numbers.
         policy: float64, the policy's.
         row_gradient_factors: float64 [rows of all tensors], on the gradient; None where there are none.
@@ -226,19 +224,19 @@ def update_kernel(
     block: tl.constexpr = run.block
     # In the reverse order of the norm pass, of which the end is still in the second-level cache.
     number = tl.num_programs(0) - 1 - tl.program_id(0)
-    chunk = chunks + number // pieces * CHUNK_COLUMNS
+    chunk = chunks + number // pieces * CHUNK_WORDS
     behind = number % pieces * run.piece
-    index = tl.load(chunk + CHUNK_TENSOR)
+    index = int32_at(chunk, CHUNK_TENSOR)
     begin = tl.multiple_of(tl.load(chunk + CHUNK_BEGIN), CHUNK_GRAIN)
-    total = tl.load(chunk + CHUNK_COUNT).to(tl.int32)
+    total = int32_at(chunk, CHUNK_COUNT).to(tl.int32)
     total = tl.minimum(total, behind + run.piece)
-    tensor = tensors + index * TENSOR_COLUMNS
+    tensor = tensors + index * TENSOR_WORDS
     synchronises = 0
     if numbers is not None:
         # A step that is skipped has nothing to update.
-        total = tl.where(tl.load(numbers + STEP_SKIPS) != 0, 0, total)
-        synchronises = tl.load(numbers + STEP_SYNCHRONISES).to(tl.int32)
-    row = rows + tl.load(tensor + TENSOR_ROW) * ROW_COLUMNS
+        total = tl.where(int32_at(numbers, STEP_SKIPS) != 0, 0, total)
+        synchronises = int32_at(numbers, STEP_SYNCHRONISES).to(tl.int32)
+    row = rows + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
     gradient = tl.load(gradients + index)
     step = (numbers, draws, policy, synchronises)
     factors = (row_gradient_factors, row_step_factors)
@@ -247,11 +245,11 @@ def update_kernel(
     # The tail comes first, and what tells of it takes no registers in the loop.
     if run.access == ALIGNED and (main < total) & (behind < total):
         offsets = main + tl.arange(0, GROUP)
-        where = (tensor, layouts, begin, offsets, offsets < total)
+        where = (tensor, begin, offsets, offsets < total)
         count += update_block(where, gradient, row, step, factors, main, run, ANYHOW, GROUP)
     for first in range(behind, main, block):
         offsets = first + tl.arange(0, block)
-        where = (tensor, layouts, begin, offsets, offsets < main)
+        where = (tensor, begin, offsets, offsets < main)
         count += update_block(where, gradient, row, step, factors, first, run, run.access, block)
     if run.counts_zeros and behind < total:
         tl.store(zeros + number, count.to(tl.int64))

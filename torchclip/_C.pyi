@@ -1,11 +1,11 @@
 """What csrc/bindings.cpp exports. Sizes in brackets are those of lists and tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, type_check_only
 
+import torch
 from torch import Tensor
 
-from torchclip.backends.triton.tables import Description
 from torchclip.state.group_values import Key
 
 build: str  # by which compilers
@@ -66,18 +66,8 @@ class Plan:
     @property
     def zeros(self) -> list[int]: ...  # [parameters], -1 where they are not known
 
-# The following three are there where CUDA kernels were built.
-
-class CudaPlan:
-    def __init__(
-        self,
-        rule: str,
-        keys: Sequence[Key],
-        slots: Sequence[str],
-        scalars: Sequence[str],
-        scope: int,
-        /,
-    ) -> None: ...
+@type_check_only
+class GpuPlan:
     def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
@@ -97,10 +87,7 @@ class CudaPlan:
     @property
     def zeros(self) -> Tensor | None: ...  # [], those of all parameters together
 
-def cuda_reason() -> str: ...  # why no device can be used; "" where one can
-def cuda_versions() -> tuple[int, int]: ...  # of the driver and of the runtime, 1000 * major + 10 * minor
-
-class Gatherer:
+class TritonPlan(GpuPlan):
     def __init__(
         self,
         rule: str,
@@ -109,13 +96,25 @@ class Gatherer:
         scalars: Sequence[str],
         scope: int,
         device: str,  # on whose type everything lies
+        make_launcher: Callable[[torch.device], Any],  # torchclip.backends.triton.launcher.Launcher, but for the rule
+        /,
     ) -> None: ...
-    def configure(self, lookahead: bool, by_rows: bool, own_clips: int = ...) -> None: ...
-    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]: ...
-    def let_go(self) -> None: ...  # of the gradients of the last refresh, whose memory is held
-    def take_changed(self) -> bool: ...
-    def describe(self) -> list[Description | None]: ...  # [parameters]
-    def addresses(self, into: Tensor) -> None: ...  # int64 [parameters, 10]
-    def numbers(self, into: Tensor) -> None: ...  # float64 [groups, 12]
-    def lrs(self) -> list[Tensor | None]: ...  # [groups], those that are tensors on the device
-    def clear(self) -> None: ...
+
+# Offset and size in bytes of the fields of the structs that kernels read, by the names of kernels/tables.py.
+def table_layout() -> dict[str, tuple[int, int]]: ...
+
+# The following three are there where CUDA kernels were built.
+
+class CudaPlan(GpuPlan):
+    def __init__(
+        self,
+        rule: str,
+        keys: Sequence[Key],
+        slots: Sequence[str],
+        scalars: Sequence[str],
+        scope: int,
+        /,
+    ) -> None: ...
+
+def cuda_reason() -> str: ...  # why no device can be used; "" where one can
+def cuda_versions() -> tuple[int, int]: ...  # of the driver and of the runtime, 1000 * major + 10 * minor

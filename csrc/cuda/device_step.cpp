@@ -1,213 +1,211 @@
 #include "device_step.h"
 
-#include <c10/core/impl/VirtualGuardImpl.h>
-
 #include <algorithm>
-
-#include "../rows.h"
-#include "../tensor_access.h"
+#include <utility>
 
 namespace torchclip::cuda {
 
-void DeviceStep::begin(const ParameterReader& reader, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh,
-                       bool is_main, void* stream) {
-  follow_stream(stream);
-  is_main_ = is_main;
-  modifiers_ = modifiers;
-  held_.clear();
-  read_tensors(reader);
-  if (rule_sums_.count > 0) read_rule_sums(reader);
-  write_tables();
-  finish_.modifiers = finish_rule_.modifiers = modifiers;
-  finish_rule_.numbers = nullptr;
-  pass_.numbers = nullptr;
-  pass_.rows = nullptr;
-  follows_own_pass_ = false;
-  read_gradients(reader);
-  read_groups(reader);
-  read_shared(reader, inputs);
-  image_.write(stream_);
-  if (shape_.fresh && any_fresh) upload_fresh(reader.records());
-  if (rows_fit_inline()) fill_inline_rows(reader);
+void DeviceStep::upload(const at::Tensor& memory, Extent extent, const void* from) {
+  cuda::upload(static_cast<char*>(memory.data_ptr()) + extent.offset, from, extent.bytes, stream_);
 }
 
-// The allocator must know of every stream that uses a buffer, so that it gives none away too early; and what a graph
-// that is being captured will use must stay.
-void DeviceStep::follow_stream(void* stream) {
-  stream_ = stream;
-  capturing_ = is_capturing(stream);
-  is_in_graph_ |= capturing_;
-  if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
-  streams_.push_back(stream);
-  if (streams_.size() == 1 || place_.device.is_cpu()) return;
-  const c10::Stream current = c10::impl::VirtualGuardImpl(place_.device.type()).getStream(place_.device);
-  for (const at::Tensor& buffer : buffers()) buffer.record_stream(current);
-}
-
-void DeviceStep::read_tensors(const ParameterReader& reader) {
-  for (size_t index = 0; index < tables_.tensors.size(); ++index) {
-    const ParameterRecord& record = reader.records()[tables_.positions[index]];
-    DeviceTensor& tensor = tables_.tensors[index];
-    for (int operand = 0; operand < kSlow; ++operand)
-      tensor.pointer[operand] = operand == kGradient ? nullptr : record.operands[operand];
-    if (record.extra != nullptr) {
-      tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
-      tensor.sums = shape_.rule_rows ? record.extra->sum_values : nullptr;
-    }
-    RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = record.scalar_values[i];
+void DeviceStep::find_run_launchers() {
+  launchers_.clear();
+  for (const Run& run : tables_.runs) {
+    launchers_.push_back(find_launchers(rule_.name, run.bucket));
+    TORCH_INTERNAL_ASSERT(launchers_.back().update != nullptr, "no kernel is compiled for a bucket of rule ",
+                          rule_.name);
   }
 }
 
-// The tables that name tensors, which change when a tensor moves. A graph records no writing of them where they are
-// right, as they nearly always are, so that a replay has nothing to do about them: what it reads must stay as it is,
-// and other steps get tables of their own.
-void DeviceStep::write_tables() {
-  const auto differ = [this] {
-    return image_.differs(tensors_, tables_.tensors) || image_.differs(sources_, tables_.sources) ||
-           image_.differs(rule_sums_, rule_sum_places_) || image_.differs(sum_is_double_, rule_sum_is_double_);
+// Of the launches for the clip policy the first has a block more, which makes the rows.
+template <class Launcher>
+void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
+                             std::vector<Planned<Launcher>>& planned) {
+  if (count == 0) return;
+  if (merges && !planned.empty() && planned.back().launch == launch.launch) {
+    count += planned.back().count;
+    first = planned.back().first;
+    planned.pop_back();
+  }
+  const bool makes_rows = std::is_same_v<Launcher, NormLauncher> && planned.empty();
+  planned.push_back({launch.launch, first, count, launch.blocks(makes_rows ? count + 1 : count)});
+}
+
+// The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
+// of it, since what the update alone reads and writes goes through it too. Where all operands fit, they stay anyway,
+// and should be no harder to replace by what comes after the step. `bytes`: that the pass reads.
+template <class Launcher>
+void DeviceStep::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
+  const int64_t room = pass_.overflows_cache != 0 ? cache_bytes_ / 2 : 0;
+  int64_t chunks = 0;
+  for (const Planned<Launcher>& launch : planned) chunks += launch.count;
+  int64_t kept = bytes <= room ? chunks : chunks * room / bytes;
+  for (auto launch = planned.rbegin(); launch != planned.rend(); ++launch) {
+    const int64_t here = std::min(kept, launch->count);
+    launch->first_kept = launch->count - here;
+    kept -= here;
+  }
+}
+
+// Norms of the raw gradients ask for the type alone, so that neighbouring runs share a launch.
+void DeviceStep::plan_launches() {
+  norms_.clear();
+  directions_.clear();
+  find_run_launchers();
+  for (const Run& run : tables_.runs) {
+    const Launchers& launchers = launchers_of(run);
+    if (shape_.clips_norms && run.is_measured) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
+    if (shape_.clips_rows) plan_launch(launchers.row_norm, run.first_row, run.row_count, true, norms_);
+    if (shape_.rule_rows) {
+      plan_launch(launchers.row_direction_norm, run.first_row, run.row_count, false, directions_);
+    } else if (rule_.clips_itself) {
+      plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
+    }
+  }
+  const DeviceInfo device = device_info(place_.number);
+  cache_bytes_ = device.cache_bytes;
+  early_blocks_ = device.early_blocks;
+  const bool overflows = 2 * tables_.bytes > cache_bytes_;
+  pass_.overflows_cache = overflows ? 1 : 0;
+  plan_kept(tables_.gradient_bytes, norms_);
+  plan_kept(tables_.bytes, directions_);
+  fits_in_cache_ = !shape_.by_rows() && !overflows && plan_one_launch();
+}
+
+// Not every set of stages is compiled as one launch.
+bool DeviceStep::plan_one_launch() {
+  const Run* const only = tables_.only_run();
+  if (only == nullptr) return false;
+  const Run& run = *only;
+  const auto plan = [&](const auto& launch, int64_t blocks, auto& planned) {
+    if (launch.launch == nullptr) return false;
+    planned = {launch.launch, run.first, run.count, launch.blocks(blocks)};
+    return true;
   };
-  if (image_.is_shared() && differ()) {
-    TORCH_CHECK(!capturing_, kNotReady);
-    move_image();
+  return shape_.clips_norms ? plan(launchers_of(run).norm_and_update, run.count + 1, norm_and_update_)
+                            : plan(launchers_of(run).direction_and_update, run.count, direction_and_update_);
+}
+
+void DeviceStep::norm_pass(bool alone) {
+  finish_.sums = sums_of(shape_.clips_rows ? row_unit_ : clip_units_, alone);
+  pass_.row_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  pass_.row_gradient_factors = nullptr;
+  for (const Planned<NormLauncher>& planned : norms_) {
+    set_pass(planned);
+    finish_.makes_rows = &planned == &norms_.front() ? 1 : 0;
+    planned.launch(pass_, finish_, planned.blocks, stream_);
   }
-  image_.begin_step(capturing_);
-  image_.set(tensors_, tables_.tensors, stream_);
-  image_.set(sources_, tables_.sources, stream_);
-  image_.set(rule_sums_, rule_sum_places_, stream_);
-  image_.set(sum_is_double_, rule_sum_is_double_, stream_);
+  if (!alone) return;
+  if (norms_.empty()) launch_finish_alone();  // nothing but empty tensors
+  after_finish();
 }
 
-// To memory that no graph reads.
-void DeviceStep::move_image() {
-  kept_.push_back(image_.memory());
-  image_.allocate(place_.device);
-  // The other streams are to be told of it too.
-  streams_.assign(1, stream_);
-  set_layouts();
-  set_static_arguments();
+template <class Launcher>
+void DeviceStep::set_pass(const Planned<Launcher>& planned) {
+  pass_.chunks = image_.at(chunks_) + planned.first;
+  pass_.row_chunks = image_.at(row_chunks_) + planned.first;
+  pass_.chunk_count = planned.count;
+  pass_.first_kept = planned.first_kept;
 }
 
-void DeviceStep::read_gradients(const ParameterReader& reader) {
-  std::vector<const void*> addresses(static_cast<size_t>(gradients_.count));
-  const void** const place = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
-  for (size_t index = 0; index < tables_.tensors.size(); ++index)
-    place[index] = reader.records()[tables_.positions[index]].operands[kGradient];
-  image_.set(gradients_, addresses, stream_, /*changes_by_step=*/true);
-}
-
-void DeviceStep::read_groups(const ParameterReader& reader) {
-  std::vector<GroupNumbers> all(reader.groups().size());
-  for (size_t index = 0; index < all.size(); ++index) {
-    const Group& group = reader.groups()[index];
-    GroupNumbers& numbers = all[index];
-    std::copy(group.hyperparameters.begin(), group.hyperparameters.end(), numbers.hyperparameters);
-    numbers.weight_decay = group.pipeline[kWeightDecay];
-    numbers.decoupled = group.pipeline[kDecoupled];
-    numbers.maximize = group.pipeline[kMaximize];
-    if (!group.lr.defined()) continue;
-    const at::Tensor lr = on_device(group.lr, group.lr.scalar_type());
-    held_.push_back(lr);
-    numbers.lr = lr.data_ptr();
-    numbers.lr_is_double = lr.scalar_type() == at::kDouble ? 1 : 0;
-  }
-  if (groups_.count > 0) return image_.set(groups_, all, stream_, /*changes_by_step=*/true);
-  std::copy(all.begin(), all.end(), finish_.rows.inline_groups);
-  std::copy(all.begin(), all.end(), finish_rule_.rows.inline_groups);
-}
-
-// AdaGradNorm's sums, where they are not taken over rows.
-void DeviceStep::read_rule_sums(const ParameterReader& reader) {
-  std::vector<void*>& places = rule_sum_places_;
-  std::vector<int32_t>& is_double = rule_sum_is_double_;
-  places.assign(static_cast<size_t>(rule_sums_.count), nullptr);
-  is_double.assign(places.size(), 1);
-  if (shape_.rule_scope == Scope::kTensor) {
-    for (const size_t position : tables_.positions) {
-      const RecordExtra& extra = *reader.records()[position].extra;
-      places[position] = extra.sum_values;
-      is_double[position] = extra.sum_is_double ? 1 : 0;
-    }
+void DeviceStep::finish() {
+  if (!shape_.clips_norms && !shape_.clips_rows) {
+    finish_.sums = UnitSums{};
   } else {
-    for (const ParameterRecord& record : reader.records()) {
-      const size_t unit = unit_of(shape_.rule_scope, record.group, 0);
-      // A group without a gradient has no place: its sum stays, and its factor is 1.
-      if (!record.active || places[unit] != nullptr) continue;
-      const GroupState shared = shared_of(reader.groups()[unit]);
-      places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
-    }
+    finish_.sums = gathered(shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1);
+  }
+  finish_.row_sums.long_row_count = 0;  // there are none, or they are summed already
+  launch_finish_alone();
+  finish_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
+  after_finish();
+}
+
+// The rows are made already where there was a norm pass.
+void DeviceStep::launch_finish_alone() {
+  finish_.makes_rows = norms_.empty() ? 1 : 0;
+  launch_finish(finish_, stream_);
+}
+
+UnitSums DeviceStep::gathered(int32_t units) const {
+  return {static_cast<const Partial*>(gathered_sums_.const_data_ptr()), nullptr, units, devices_, nullptr};
+}
+
+// From here on the rows and the numbers of the step are on the device.
+void DeviceStep::after_finish() {
+  follows_own_pass_ = true;
+  pass_.rows = scratch(rows_);
+  pass_.numbers = finish_rule_.numbers = scratch(numbers_);
+}
+
+void DeviceStep::direction_pass(bool alone) {
+  finish_rule_.sums = sums_of(shape_.rule_rows ? row_unit_ : rule_units_, alone);
+  pass_.row_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
+  pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  launch_directions();
+  if (!alone) return;
+  if (directions_.empty()) launch_finish_rule(finish_rule_, stream_);
+  follows_own_pass_ = true;
+  pass_.rows = scratch(rows_);
+}
+
+void DeviceStep::launch_directions() {
+  size_t index = 0;
+  for (const Run& run : tables_.runs) {
+    if ((shape_.rule_rows ? run.row_count : run.count) == 0) continue;
+    const Planned<DirectionLauncher>& planned = directions_[index++];
+    set_pass(planned);
+    pass_.stages = run.bucket.stages;
+    planned.launch(pass_, finish_rule_, planned.blocks, stream_);
   }
 }
 
-// They lie on the main device, that of the first parameter; the others take copies.
-GroupState DeviceStep::shared_of(const Group& group) const {
-  return GroupState(group.dict, is_main_ ? place_.device : c10::Device(kDeviceType));
+void DeviceStep::finish_rule() {
+  finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
+  finish_rule_.row_sums.long_row_count = 0;
+  launch_finish_rule(finish_rule_, stream_);
+  follows_own_pass_ = true;
+  finish_rule_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
+  pass_.rows = scratch(rows_);
 }
 
-void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs) {
-  const GroupState shared = shared_of(reader.groups().front());
-  const auto number = [&](const char* name, int64_t count = 1) {
-    return beside(name, shared.tensor(name, count)).mutable_data_ptr<double>();
-  };
-  const Modifiers& m = modifiers_;
-  finish_.step = m.counts_steps() ? number("step") : nullptr;
-  finish_.b_squared = m.step_size_kind() == StepSizeKind::kLoss ? number("b_squared") : nullptr;
-  const bool percentile = m.clip_kind() == ClipKind::kPercentile, z_score = m.clip_kind() == ClipKind::kZScore;
-  finish_.norm_window = percentile ? number("norm_window", static_cast<int64_t>(m.window)) : nullptr;
-  finish_.norm_count = percentile || z_score ? number("norm_count") : nullptr;
-  finish_.norm_mean = z_score ? number("norm_mean") : nullptr;
-  finish_.norm_variance = z_score ? number("norm_variance") : nullptr;
-  const auto given = [&](const at::Tensor& tensor, at::ScalarType dtype) -> const void* {
-    return tensor.defined() ? held_.emplace_back(on_device(tensor, dtype)).const_data_ptr() : nullptr;
-  };
-  finish_.grad_scale = static_cast<const float*>(given(inputs.grad_scale, at::kFloat));
-  finish_.found_inf = static_cast<const float*>(given(inputs.found_inf, at::kFloat));
-  DType loss_dtype = DType::kFloat64;
-  const bool as_is = inputs.loss.defined() && storage_dtype(inputs.loss, loss_dtype);
-  finish_.loss = given(inputs.loss, as_is ? inputs.loss.scalar_type() : at::kDouble);
-  finish_.loss_dtype = static_cast<int32_t>(loss_dtype);
-  pass_.extras = Extras{};
-  if (m.draws()) pass_.extras.seed = shared.seed();
-  pass_.extras.gradient_threshold = static_cast<uint32_t>(m.gradient_threshold);
-  pass_.extras.lr_threshold = static_cast<uint32_t>(m.lr_threshold);
-  pass_.extras.lookahead_alpha = m.lookahead_alpha;
-}
-
-// The rows as they are before any norm and any number on the device is known: for passes that come before a finish.
-void DeviceStep::fill_inline_rows(const ParameterReader& reader) {
-  for (size_t index = 0; index < tables_.sources.size(); ++index) {
-    const Group& group = reader.groups()[static_cast<size_t>(tables_.sources[index].group)];
-    Row& row = pass_.inline_rows[index];
-    row = make_row(group.pipeline[kLr], group.pipeline[kWeightDecay], group.pipeline[kDecoupled] != 0,
-                   group.pipeline[kMaximize] != 0, modifiers_, 0.0, 1.0);
-    if (!rule_.scalars.empty()) continue;  // a finish makes them
-    rule_.compute(group.hyperparameters.data(), nullptr, false, DirectionNorms{}, row.rule);
+void DeviceStep::update_pass(bool& written) {
+  pass_.row_gradient_factors = shape_.clips_rows ? scratch(row_gradient_factors_) : nullptr;
+  pass_.row_step_factors = shape_.rule_rows ? scratch(row_step_factors_) : nullptr;
+  // In the reverse order of the norm pass, as within a launch.
+  for (auto run = tables_.runs.rbegin(); run != tables_.runs.rend(); ++run) {
+    if (run->count == 0) continue;
+    set_update(*run);
+    pass_.early_blocks = std::exchange(follows_own_pass_, false) ? early_blocks_ : 0;
+    launchers_of(*run).update(pass_, stream_);
+    written = true;
   }
 }
 
-void DeviceStep::upload_fresh(const std::vector<ParameterRecord>& records) {
-  for (size_t begin = 0; begin < records.size();) {
-    size_t end = begin;
-    while (end < records.size() && records[end].fresh) ++end;
-    const std::vector<int32_t> ones(end - begin, 1);
-    if (!ones.empty())
-      upload(fresh_.mutable_data_ptr<int32_t>() + begin, ones.data(),
-             static_cast<int64_t>(ones.size() * sizeof(int32_t)), stream_);
-    begin = end + 1;
-  }
+void DeviceStep::set_update(const Run& run) {
+  pass_.chunks = image_.at(chunks_) + run.first;
+  pass_.chunk_count = pass_.first_kept = run.count;
+  pass_.pieces = run.pieces;
+  pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() + run.first_piece : nullptr;
+  pass_.stages = run.bucket.stages;
 }
 
-at::Tensor DeviceStep::beside(const std::string& name, const at::Tensor& tensor) {
-  if (is_main_) return tensor;
-  at::Tensor& copy = copies_[name];
-  if (!copy.defined() || copy.numel() != tensor.numel())
-    copy = at::empty_like(tensor, tensor.options().device(place_.device));
-  copy.copy_(tensor, /*non_blocking=*/true);
-  return copy;
+void DeviceStep::norm_and_update() {
+  set_update(*tables_.only_run());
+  finish_.sums = sums_of(clip_units_, true);
+  finish_.blocks = norm_and_update_.blocks;
+  finish_.makes_rows = 1;
+  after_finish();
+  norm_and_update_.launch(pass_, finish_, norm_and_update_.blocks, stream_);
+  finish_.blocks = total_blocks(norms_);
 }
 
-at::Tensor DeviceStep::on_device(const at::Tensor& tensor, at::ScalarType dtype) const {
-  return tensor.to(tensor.options().device(place_.device).dtype(dtype), /*non_blocking=*/true);
+void DeviceStep::direction_and_update() {
+  set_update(*tables_.only_run());
+  finish_rule_.sums = sums_of(rule_units_, true);
+  finish_rule_.blocks = direction_and_update_.blocks;
+  direction_and_update_.launch(pass_, finish_rule_, direction_and_update_.blocks, stream_);
+  finish_rule_.blocks = total_blocks(directions_);
 }
 
 }  // namespace torchclip::cuda

@@ -1,46 +1,14 @@
-// One device's share of a step: its tables, the memory that its kernels write, and its launches.
+// The launches of CUDA's kernels over one device's share of a step.
 #pragma once
 
-#include <map>
-#include <string>
-
-#include "../group_state.h"
-#include "device_image.h"
-#include "host_tables.h"
+#include "../step/device_step.h"
+#include "passes.h"
 
 namespace torchclip::cuda {
 
-// What a caller of step() hands over; undefined where it does not. All of it is read on the device.
-struct Inputs {
-  at::Tensor grad_scale;  // of a GradScaler
-  at::Tensor found_inf;
-  at::Tensor loss;
-};
-
-// Where the numbers lie that a step measures, float64.
-struct Measured {
-  at::Tensor grad_norm, clip_factor;            // [units], of the clip policy
-  at::Tensor rule_grad_norm, rule_clip_factor;  // [units], of a rule that clips itself
-  at::Tensor direction_norm;                    // [units]
-  at::Tensor lr_scale;                          // []
-};
-
-constexpr const char* kNotReady =
-    "this step's state and tables are not on the device yet, and a graph that is being captured cannot make them: take "
-    "one step with the same parameters, gradients and settings before the capture";
-
-class DeviceStep {
+class DeviceStep final : public torchclip::DeviceStep {
  public:
-  DeviceStep(Place place, const RuleEntry& rule, size_t parameters);
-
-  // Makes the tables anew. `positions`: of the parameters with a gradient here; `devices`: that take part in the step.
-  void build(const ParameterReader& reader, const Shape& shape, const std::vector<size_t>& positions, size_t devices);
-  // Reads this step's addresses and numbers; tables that are no longer right are written anew. Shared numbers lie on
-  // the main device; the others work on copies. `any_fresh`: there are parameters that are.
-  void begin(const ParameterReader& reader, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh,
-             bool is_main, void* stream);
-  // [parameters]: where the flag of each is so far, -1 where it has none that holds.
-  void move_fresh(const std::vector<int64_t>& from);
+  using torchclip::DeviceStep::DeviceStep;
 
   // The passes, in this order. `alone`: no other device takes part, and the last block of a norm pass decides.
   void norm_pass(bool alone);
@@ -48,25 +16,9 @@ class DeviceStep {
   void direction_pass(bool alone);
   void finish_rule();
   void update_pass(bool& written);  // which becomes true with the first launch
-  // No parameter has a gradient.
-  void measure_nothing();
   // A norm pass and the update in one launch.
   void norm_and_update();
   void direction_and_update();
-
-  const Place& place() const { return place_; }
-  const Measured& measured() const { return measured_; }
-  const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
-  const at::Tensor& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
-  const at::Tensor& zeros() const { return zeros_; }        // [pieces], those counted in each
-  // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
-  // [devices], those of all.
-  const at::Tensor& unit_sums() const { return unit_sums_; }
-  at::Tensor gathered_sums() const { return gathered_sums_; }
-  const HostTables& tables() const { return tables_; }
-  // A graph holds addresses of what lies here.
-  bool is_in_graph() const { return is_in_graph_; }
-  bool rows_fit_inline() const { return tables_.sources.size() <= kInlineRows; }
   // A single run whose operands all stay in the second-level cache, with kernels that measure and update in one launch.
   bool fits_in_cache() const { return fits_in_cache_; }
 
@@ -90,28 +42,20 @@ class DeviceStep {
     return blocks;
   }
 
-  std::vector<at::Tensor> buffers() const;
-  void follow_stream(void* stream);
-  void reserve_tables(const ParameterReader& reader);
-  void set_layouts();
-  void reserve_scratch(const ParameterReader& reader, size_t devices);
-  void plan_launches();
+  Cutting cutting() const override { return {}; }
+  bool rides_along() const override { return true; }
+  bool writes_in_one() const override { return false; }
+  void upload(const at::Tensor& memory, Extent extent, const void* from) override;
+  void plan_launches() override;
+  uint32_t norm_blocks() const override { return total_blocks(norms_); }
+  uint32_t direction_blocks() const override { return total_blocks(directions_); }
+  void set_own() override { follows_own_pass_ = false; }
+
+  void find_run_launchers();
+  const Launchers& launchers_of(const Run& run) const {
+    return launchers_[static_cast<size_t>(&run - tables_.runs.data())];
+  }
   bool plan_one_launch();
-  void set_static_arguments();
-  void read_tensors(const ParameterReader& reader);
-  void read_gradients(const ParameterReader& reader);
-  void read_groups(const ParameterReader& reader);
-  void read_rule_sums(const ParameterReader& reader);
-  void write_tables();
-  void move_image();
-  void read_shared(const ParameterReader& reader, const Inputs& inputs);
-  void fill_inline_rows(const ParameterReader& reader);
-  void upload_fresh(const std::vector<ParameterRecord>& records);
-  GroupState shared_of(const Group& group) const;
-  // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
-  at::Tensor beside(const std::string& name, const at::Tensor& tensor);
-  at::Tensor on_device(const at::Tensor& tensor, at::ScalarType dtype) const;
-  UnitSums sums_of(Section<int32_t> units, bool alone) const;
   UnitSums gathered(int32_t units) const;
   void after_finish();
   void launch_directions();
@@ -119,62 +63,16 @@ class DeviceStep {
   template <class Launcher>
   void set_pass(const Planned<Launcher>& planned);
   void set_update(const Run& run);
-  template <class T>
-  T* scratch(Section<T> section) const {
-    return reinterpret_cast<T*>(static_cast<char*>(scratch_.data_ptr()) + section.offset);
-  }
 
-  Place place_;
-  const RuleEntry& rule_;
-  Shape shape_;
-  Modifiers modifiers_;
-  HostTables tables_;
-  bool fits_in_cache_ = false;
-  int64_t cache_bytes_ = 0;
-  uint32_t early_blocks_ = 0;      // see PassArguments
-  bool follows_own_pass_ = false;  // the last launch was one of this step, which itself waits for all before it
-  int32_t devices_ = 1;            // that take part in the step
-  bool is_main_ = true;
-  bool capturing_ = false;
-  void* stream_ = nullptr;
-
-  DeviceImage image_;
-  Section<DeviceTensor> tensors_;
-  Section<int64_t> layouts_;
-  Section<DeviceChunk> chunks_;
-  Section<DeviceRowChunk> row_chunks_;
-  Section<DeviceLongRow> long_rows_;
-  Section<RowSource> sources_;
-  Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
-  Section<GroupClip> group_clips_;
-  Section<void*> rule_sums_;
-  std::vector<void*> rule_sum_places_;       // [units]
-  std::vector<int32_t> rule_sum_is_double_;  // [units]
-  Section<const void*> gradients_;
-  Section<GroupNumbers> groups_;
-
-  at::Tensor scratch_;  // zeros at first
-  Section<Row> rows_;
-  Section<double> next_scalars_;
-  Section<Partial> partials_;
-  Section<StepNumbers> numbers_;
-  Section<uint32_t> blocks_done_;
-  Section<double> row_gradient_factors_, row_step_factors_;
-  at::Tensor zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
-  Measured measured_;
-  std::map<std::string, at::Tensor> copies_;  // of shared numbers, on a device that is not the main one
-  std::vector<at::Tensor> held_;              // what this step's kernels read
-  std::vector<at::Tensor> kept_;              // what a graph reads and writes when it is replayed
-  bool is_in_graph_ = false;
-  std::vector<void*> streams_;  // that the buffers have been used on, that of their allocation first
-
+  std::vector<Launchers> launchers_;  // [runs]
   std::vector<Planned<NormLauncher>> norms_;
   std::vector<Planned<DirectionLauncher>> directions_;
   Planned<NormLauncher> norm_and_update_{};
   Planned<DirectionLauncher> direction_and_update_{};
-  PassArguments pass_{};
-  FinishArguments finish_{};
-  FinishRuleArguments finish_rule_{};
+  bool fits_in_cache_ = false;
+  int64_t cache_bytes_ = 0;
+  uint32_t early_blocks_ = 0;      // see PassArguments
+  bool follows_own_pass_ = false;  // the last launch was one of this step, which itself waits for all before it
 };
 
 }  // namespace torchclip::cuda

@@ -6,7 +6,7 @@
 #include "../normal.h"
 #include "../philox.h"
 #include "../pipeline.h"
-#include "device_tables.h"
+#include "../step/device_tables.h"
 
 namespace torchclip::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../coefficients.h"
-#include "device_tables.h"
+#include "../step/device_tables.h"
 #include "vector.cuh"
 
 namespace torchclip::cuda {

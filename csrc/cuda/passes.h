@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "device_tables.h"
+#include "../step/device_tables.h"
 
 namespace torchclip::cuda {
 

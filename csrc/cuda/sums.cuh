@@ -3,7 +3,7 @@
 
 #include "../policies.h"
 #include "../rules/momentum.h"
-#include "device_tables.h"
+#include "../step/device_tables.h"
 #include "reduce.cuh"
 
 namespace torchclip::cuda {

@@ -12,7 +12,7 @@ from torch import Tensor
 import torchclip
 from builders import LOSS, REQUIRED, each_class, unchanged
 from complex_pairs import DTYPES, REFUSING
-from gatherer_runs import reader_of, settled
+from recorded_plans import Reader, settled
 from records import dtype_name
 
 REAL_CLASSES = pytest.mark.parametrize("cls", REFUSING, ids=lambda cls: cls.__name__)
@@ -160,11 +160,11 @@ def test_lazy_state(lazy: str, backend: str) -> None:
 
 
 @each_lazy
-def test_gatherers_see_lazy_views(lazy: str) -> None:
+def test_plans_see_lazy_views(lazy: str) -> None:
     """Of the same type, sizes and strides as what was there before."""
     p = complex_parameter()
     optimizer = torchclip.AdamW([p], backend="reference")
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     held = optimizer.state[p]
     for where, whole in (("grad", p.grad), ("data", p.data), ("exp_avg", held["exp_avg"])):
@@ -172,21 +172,21 @@ def test_gatherers_see_lazy_views(lazy: str) -> None:
             held[where] = LAZY[lazy](whole)
         else:
             setattr(p, where, LAZY[lazy](whole))
-        assert reader.refresh(optimizer.param_groups, optimizer.state) == [0], where
+        assert reader.refresh() == [0], where
         if where == "exp_avg":
             held[where] = whole
         else:
             setattr(p, where, whole)
-        assert reader.refresh(optimizer.param_groups, optimizer.state) == [], where
+        assert reader.refresh() == [], where
 
 
 @pytest.mark.parametrize("scope", ("optimizer", "row"))
-def test_gatherers_refuse_what_the_rule_does(scope: str) -> None:
+def test_plans_refuse_what_the_rule_does(scope: str) -> None:
     p = torch.nn.Parameter(torch.randn(4, 5))
     optimizer = torchclip.AdaGradNorm([p], scope=scope, backend="reference")
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     p.data, p.grad = p.data.to(torch.complex64), torch.zeros(4, 5, dtype=torch.complex64)
-    assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
+    assert reader.refresh() == [0]
 
 
 # --- state --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchclip
-from gatherer_runs import reader_of
+from recorded_plans import Reader
 
 
 @pytest.mark.parametrize("many", [1, 12], ids=["one", "a_dozen"])
@@ -20,15 +20,15 @@ def test_a_key_that_is_rewritten_changes_nothing(many: int) -> None:
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     for step in range(4):
         for param in params:
             optimizer.state[param].update({f"mine {i}": object() for i in range(many)})
-        assert reader.refresh(optimizer.param_groups, optimizer.state) == []
-        assert reader.take_changed() == (step == 0)
+        assert reader.refresh() == []
+        assert reader.read().changed == (step == 0)
     optimizer.state[params[0]]["exp_avg"] = torch.ones(3)
-    assert reader.refresh(optimizer.param_groups, optimizer.state) == []
-    assert reader.take_changed()
+    assert reader.refresh() == []
+    assert reader.read().changed
 
 
 def test_the_collector_comes_while_a_plan_lets_go(backend: str) -> None:

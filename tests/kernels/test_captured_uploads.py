@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cuda_pairs import BY_NAME, OF_CACHES, OF_RECIPES, Recipe, Twin, assert_same
 from emulated import Emulator
-from torchclip.backends.triton.image import DeviceImage
 
 
 def ready(recipe: Recipe) -> tuple[Twin, Twin]:
@@ -114,25 +113,3 @@ def test_a_second_capture_of_moved_tensors_is_refused(emulator: Emulator) -> Non
     assert emulator.replay() == 0
     eager.steps([4])
     assert_same(twin.results(), eager.results())
-
-
-def test_an_image_writes_what_a_capture_has_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the triton backend, with memory of the host in the place of a GPU's."""
-    monkeypatch.setattr(DeviceImage, "_pinned", lambda image: torch.empty_like(image._host))
-    image = DeviceImage({"changing": 2, "fixed": 3, "other": 4}, torch.device("cpu"))
-    image._is_gpu = True
-
-    def step(offset: int, capturing: bool) -> None:
-        image.set("changing", torch.arange(2) + offset, changes_by_step=True)
-        image.set("fixed", torch.arange(3) + offset)
-        before = image.memory.clone()
-        image.upload(capturing=capturing, changing=("changing",))
-        if capturing:
-            image.memory.copy_(before)
-
-    step(10, capturing=False)
-    step(20, capturing=True)
-    assert image.integers("changing").tolist() == [10, 11]
-    step(20, capturing=False)
-    assert image.integers("changing").tolist() == [20, 21]
-    assert image.integers("fixed").tolist() == [20, 21, 22]

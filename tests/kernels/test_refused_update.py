@@ -52,7 +52,7 @@ class OutOfResources(RuntimeError):
 @pytest.mark.skipif(unavailable_reason("triton") is not None, reason="Triton cannot run here")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it does not reach the CPU's tensors then")
 def test_a_kernel_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchclip.backends.triton import passes
+    from torchclip.backends.triton import launcher
 
     def params() -> list[torch.nn.Parameter]:
         made = [torch.nn.Parameter(torch.zeros(5)), torch.nn.Parameter(torch.ones(2, 3))]
@@ -62,14 +62,14 @@ def test_a_kernel_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> No
 
     options: dict[str, Any] = {"lr": 0.1, "clip": torchclip.AutoClip(window=4), "backend": "triton"}
     ours, theirs = (torchclip.AdamW(params(), **options) for _ in range(2))
-    launch = passes.launch
+    launch = launcher.launch
 
     def refuse(compiled: object, key: tuple[Any, ...], *arguments: Any) -> None:
         if key[0] == "update":
             raise OutOfResources
         launch(compiled, key, *arguments)
 
-    monkeypatch.setattr(passes, "launch", refuse)
+    monkeypatch.setattr(launcher, "launch", refuse)
     with pytest.raises(OutOfResources):
         ours.step()
     monkeypatch.undo()

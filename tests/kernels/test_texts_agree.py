@@ -125,3 +125,19 @@ def test_rule_is_in_every_place(name: str) -> None:
 @each_rule
 def test_every_rule_has_a_citation(rule: RuleSpec) -> None:
     assert re.search(r"\b(19|20)\d\d\b", rule.citation), f"{rule.name} has no source with a year"
+
+
+@needs_extension
+def test_kernels_read_where_the_host_writes() -> None:
+    """The places of fields in kernels/tables.py are those of the structs in csrc/step/device_tables.h."""
+    tables = pytest.importorskip("torchclip.kernels.tables", reason="Triton is an optional dependency of the package")
+    layout = torchclip._C.table_layout()
+    prefixes = ("TENSOR_", "CHUNK_", "ROW_", "LONG_ROW_", "SOURCE_", "GROUP_", "STEP_", "POLICY_", "SUM_", "PLACE_")
+    others = {"CHUNK_GRAIN"}
+    named = {name for name in vars(tables) if name.startswith(prefixes)} - others
+    assert named == set(layout)
+    for name, (offset, size) in layout.items():
+        if name.endswith("_WORDS"):
+            assert size == 8 * getattr(tables, name).value, name
+        else:
+            assert size in (4, 8) and offset == size * getattr(tables, name).value, name

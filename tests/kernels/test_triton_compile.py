@@ -223,7 +223,7 @@ def missing_wide(record: Record) -> str:
 
 
 def excess_narrow(record: Record) -> str:
-    """Accesses of fewer than the 8 bytes of a table's number, beyond those of the tail: one for each operand.
+    """Accesses narrower than those of a table's numbers, beyond those of the tail: one for each operand.
 
     An operand whose main part is not read by groups has one for each element of a thread.
     """
@@ -236,8 +236,8 @@ def excess_narrow(record: Record) -> str:
                 # There, of some integers in tables, half is read: as many as in the twin, and one more for the tail.
                 shared = found(twin_of(record), access)[width] - sizes[width] * elements_of_thread(record)
                 allowed += shared + (1 if access == "load" and shared else 0)
-            elif width == 4 and record["kernel"] != "update_kernel":
-                continue  # the end of a norm pass has float32 numbers of its own; a lost operand would be missing above
+            elif width == 4 and (access == "load" or record["kernel"] != "update_kernel"):
+                continue  # tables have int32 numbers, the end of a norm pass float32; a lost operand is missing above
             if has[width] > allowed:
                 faults.append(f"{has[width]} {access}s of {width} bytes where {allowed} are enough")
     return "; ".join(faults)

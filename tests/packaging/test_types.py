@@ -222,12 +222,16 @@ class Signature:
 def stubbed(body: list[ast.stmt]) -> dict[str, Any]:
     """The names of a stub: a signature, a dict of those of a class, or None for what is no function."""
     names: dict[str, Any] = {}
+    bases: dict[str, dict[str, Any]] = {}  # that the extension does not export
     for node in body:
         decorators = [ast.unparse(decorator) for decorator in getattr(node, "decorator_list", ())]
         if isinstance(node, ast.AnnAssign):
             names[ast.unparse(node.target)] = None
-        elif isinstance(node, ast.ClassDef) and "type_check_only" not in decorators:
-            names[node.name] = stubbed(node.body)
+        elif isinstance(node, ast.ClassDef):
+            own = stubbed(node.body)
+            for base in map(ast.unparse, node.bases):
+                own |= bases.get(base, {})
+            (bases if "type_check_only" in decorators else names)[node.name] = own
         elif isinstance(node, ast.FunctionDef):
             names[node.name] = None if "property" in decorators else signature(node)
     return names

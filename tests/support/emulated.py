@@ -174,7 +174,11 @@ def _build_file() -> str:
     common += [compiled("common_passes", source, "plain") for source in sorted((csrc / "cpu").glob("*.cpp"))]
     for variant in VARIANTS:
         kernels = [compiled("kernels", source, variant) for source in sorted((csrc / "cuda").glob("*.cu"))]
-        host = [compiled("host", source, variant) for source in sorted((csrc / "cuda").glob("*.cpp"))]
+        host = [
+            compiled("host", source, variant)
+            for folder in ("step", "cuda", "triton")
+            for source in sorted((csrc / folder).glob("*.cpp"))
+        ]
         emulator = [compiled("compile", source, variant) for source in sorted(EMULATOR.glob("*.cpp"))]
         sanitizers = " -fsanitize=address,undefined" if variant == "sanitized" else ""
         module = kernels + emulator + host + common

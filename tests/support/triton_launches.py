@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction
 from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, MIX_CLIP_PLAIN, NO_CLIP, Case
 from rule_records import ADA_GRAD_NORM_ROW
 from torchclip.backends import choice as backend
-from torchclip.backends.triton import passes, plan
+from torchclip.backends.triton import launcher
 from torchclip.backends.triton.blocks import BLOCKS, Block
 
 PLAIN_CASES = tuple(case for case in CASES if case == Case(case.rule, NO_CLIP))
@@ -94,8 +94,7 @@ def recorded(block: Block) -> Iterator[dict[Variant, None]]:
         patch.object(backend, "unavailable_reason", lambda name: None),
         patch.object(backend, "served_device", lambda name: "cpu"),
         patch.object(JITFunction, "run", run),
-        patch.object(passes, "block_for", lambda device: block),
-        patch.object(plan, "block_for", lambda device: block),
+        patch.object(launcher, "block_for", lambda device: block),
     ):
         yield found
 

@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
-from torchclip.backends.triton import columns, passes
+from torchclip.backends.triton import columns, launcher
 from torchclip.kernels import finish_rule, finish_step
 from triton_launches import NUMBER, UNALIGNED, Variant, variants
 
@@ -154,7 +154,7 @@ def end_of(variant: Variant) -> Variant | None:
     constants["by_rows"] = "rows_of_coefficients" in pointers
     return Variant(
         kernel,
-        tuple({**dict(variant.options), "num_warps": passes.FINISH_WARPS}.items()),
+        tuple({**dict(variant.options), "num_warps": launcher.FINISH_WARPS}.items()),
         tuple((name, pointers[name]) for name in kernel.arg_names if name in pointers),
         tuple((name, constants.get(name)) for name in kernel.arg_names if name not in pointers),
     )

@@ -79,6 +79,19 @@ def test_each_group_is_clipped_as_torch_clips_it(case: str, name: str, backend: 
         assert float(ours.metrics()["clipped_fraction"]) == 1.0
 
 
+def test_groups_of_several_types_are_measured_behind_one_that_is_not(backend: str) -> None:
+    dtypes = (torch.float32, torch.float32, torch.float64, torch.float64)
+    params = [torch.nn.Parameter(torch.zeros(3, dtype=dtype)) for dtype in dtypes]
+    optimizer = torchclip.SGD(groups_of(params, [1.0, None, None, 0.5]), lr=1.0, clip=1.0, backend=backend)
+    for param in params:
+        param.grad = torch.full_like(param, 2.0)
+    optimizer.step()
+    norm = math.sqrt(12)
+    assert optimizer.grad_norm.tolist() == pytest.approx([norm, 0.0, 0.0, norm], rel=1e-6)
+    moved = [-2.0 / norm, -2.0, -2.0, -1.0 / norm]
+    assert [param[0].item() for param in params] == pytest.approx(moved, rel=1e-5)
+
+
 def test_an_unmeasured_group_between_others_of_another_kind(backend: str) -> None:
     """Three groups for three kernels, of which the norm pass leaves out the middle one."""
     shapes, decays = [(5_003,), (70, 31), (3, 4_099)], (0.0, 0.1, 0.1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import gatherer_runs
+import recorded_plans
 import torchclip
 from clipped_groups import OWN, groups_of, scalars, step_once
 from torchclip import ClipByGlobalNorm
@@ -161,21 +161,20 @@ def test_a_bound_of_0_warns_once(backend: str) -> None:
 
 def test_readers_of_groups_see_what_the_plan_was_not_configured_for() -> None:
     """Until the plan is configured anew it is told at every refresh."""
-    optimizer = gatherer_runs.build("sgd", [torch.nn.Parameter(torch.ones(3)) for _ in range(2)])
-    reader, groups = gatherer_runs.reader_of(optimizer), optimizer.param_groups
+    optimizer = recorded_plans.build("sgd", [torch.nn.Parameter(torch.ones(3)) for _ in range(2)])
+    reader, groups = recorded_plans.Reader(optimizer), optimizer.param_groups
 
-    def refresh() -> list[int]:
-        return reader.refresh(groups, optimizer.state)
+    refresh, own = reader.refresh, (-1, math.inf, False, 0)
 
     assert refresh() == []
     for key, value in (("clip", 1.0), ("clip", None), ("clip", 0.5), ("backend", "cpu")):
         groups[1][key] = value
         assert refresh() == refresh() == [GROUPS_CHANGED], key
-        reader.configure(False, False, 2)
+        reader.configure(False, False, [own, own])
         assert refresh() == refresh() == [], key
     groups[0]["name"] = "encoder"
     assert refresh() == []
     del groups[1]["clip"]
     assert refresh() == [GROUPS_CHANGED]
-    reader.configure(False, False, 3)
+    reader.configure(False, False, [own, own, own])
     assert refresh() == [GROUPS_CHANGED], "a group that the plan has a policy for is gone"

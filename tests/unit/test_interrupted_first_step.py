@@ -17,7 +17,7 @@ from builders import assert_state_is_new
 from records import BACKENDS
 
 PACKAGE = Path(torchclip.__file__).parent
-BETWEEN_LAUNCHES = ("passes.py", "launches.py")
+BETWEEN_LAUNCHES = ("launcher.py", "launches.py")
 """A step of Triton's kernels that is stopped there stays half taken."""
 
 ONCE, TWICE = -1.0, -2.3

@@ -13,9 +13,8 @@ from torchclip.state.group_values import GroupKeys
 
 if TYPE_CHECKING:
     from torchclip import _C
-    from torchclip.backends.triton.plan import TritonPlan
 
-Plan: TypeAlias = "_C.Plan | _C.CudaPlan | TritonPlan"
+Plan: TypeAlias = "_C.Plan | _C.CudaPlan | _C.TritonPlan"
 
 
 def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys) -> Plan:
@@ -29,7 +28,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         keys: what the param groups hold.
     """
     if backend == "triton":
-        from torchclip.backends.triton.plan import make_plan as make_triton_plan  # which imports Triton
+        from torchclip.backends.triton.launcher import make_plan as make_triton_plan  # which imports Triton
 
         triton_plan = make_triton_plan(spec, scope, keys, choice.served_device(backend))
         triton_plan.configure(configuration(modifiers), group_numbers(modifiers))

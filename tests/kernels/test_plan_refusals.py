@@ -1,4 +1,4 @@
-"""What the plan of the triton backend must not be handed: other tensors, numbers and tables."""
+"""What a plan must not be handed: other tensors and numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import torchclip
-from gatherer_runs import Read, assert_as_torch_says, build, make_gatherer, reader_of, settled
+from recorded_plans import Reader, Recorder, assert_as_torch_says, build, settled
+from torchclip.backends.triton import columns
 
 
 class Wrapper(Tensor):
@@ -90,19 +91,17 @@ def test_refuses(spoil: Callable[[Tensor, dict[str, Any]], None]) -> None:
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer = build("adamw", params, extensions=(torchclip.Lookahead(k=2),))
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     bad = optimizer.param_groups[1]["params"][0]
     data, gradient, state = bad.data, bad.grad, dict(optimizer.state[bad])
     spoil(bad, optimizer.state[bad])
     for _ in range(2):
-        assert reader.refresh(optimizer.param_groups, optimizer.state) == [2]
-        read = Read.of(reader, optimizer)
-        assert read.changed and [d is None for d in read.descriptions] == [False, False, True, False]
-        assert [bool(row.any()) for row in read.addresses] == [True, True, False, True]
+        assert reader.refresh() == [2]
     bad.grad = None
-    assert reader.refresh(optimizer.param_groups, optimizer.state) == []
-    assert reader.take_changed()
+    assert reader.refresh() == []
+    read = reader.read()
+    assert read.changed and read.positions == [0, 1, 3]
     bad.data = data
     bad.grad = gradient
     optimizer.state[bad].update(state)
@@ -123,10 +122,10 @@ def test_refuses_sums(spoil: Callable[[dict[str, Any]], None]) -> None:
     p = torch.nn.Parameter(torch.ones(4, 5))
     p.grad = torch.ones_like(p)
     optimizer = build("ada_grad_norm_row", [p])
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     spoil(optimizer.state[p])
-    assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
+    assert reader.refresh() == [0]
 
 
 def test_serves_a_subclass_that_is_no_wrapper() -> None:
@@ -136,7 +135,7 @@ def test_serves_a_subclass_that_is_no_wrapper() -> None:
     p = torch.nn.Parameter(torch.ones(4, 5))
     p.grad = torch.ones(4, 5).as_subclass(Named)
     optimizer = build("adamw", [p])
-    assert_as_torch_says(settled(reader_of(optimizer), optimizer), optimizer)
+    assert_as_torch_says(settled(Reader(optimizer), optimizer), optimizer)
 
 
 def test_refuses_a_dtensor() -> None:
@@ -151,9 +150,8 @@ def test_refuses_a_dtensor() -> None:
         p = torch.nn.Parameter(DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()]))
         p.grad = DTensor.from_local(torch.ones(4, 5), mesh, [Replicate()])
         optimizer = torchclip.SGD([p], lr=0.1)  # without state that could be missing
-        reader = reader_of(optimizer)
-        assert reader.refresh(optimizer.param_groups, optimizer.state) == [0]
-        assert reader.describe() == [None]
+        reader = Reader(optimizer)
+        assert reader.refresh() == [0]
     finally:
         distributed.destroy_process_group()
 
@@ -180,13 +178,13 @@ NUMBERS = {
 @pytest.mark.parametrize("key, value, error, message", NUMBERS.values(), ids=NUMBERS)
 def test_refuses_numbers(key: str, value: Any, error: type[Exception], message: str) -> None:
     optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3))])
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     kept = optimizer.param_groups[0].pop(key)
     if value is not None:
         optimizer.param_groups[0][key] = value
     with pytest.raises(error, match=message):
-        reader.refresh(optimizer.param_groups, optimizer.state)
+        reader.refresh()
     optimizer.param_groups[0][key] = kept
     settled(reader, optimizer)
 
@@ -195,35 +193,14 @@ def test_numbers_in_tensors_on_the_host() -> None:
     optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3))], weight_decay=0.25)
     lr = torch.tensor([0.5])
     optimizer.param_groups[0].update(lr=lr, eps=torch.tensor(0.125), betas=(torch.tensor(0.75), 0.5), maximize=True)
-    read = settled(reader_of(optimizer), optimizer)
-    assert math.isnan(read.numbers[0, 0])
-    assert read.numbers[0, 1:].tolist() == [0.75, 0.5, 0.125, 0, 0, 0, 0, 0.25, 1, 1, 0]
-    assert len(read.lrs) == 1 and read.lrs[0] is lr
+    read = settled(Reader(optimizer), optimizer)
+    assert math.isnan(read.groups[0, 0])
+    assert read.groups[0, 1:11].tolist() == [0.75, 0.5, 0.125, 0, 0, 0, 0, 0.25, 1, 1]
+    assert int(read.groups.view(torch.int64)[0, columns.GROUP_LR]) == lr.data_ptr()
 
 
 def test_refuses_an_unknown_rule_and_device() -> None:
     with pytest.raises(KeyError, match="lists no rule called adamax"):
-        make_gatherer("adamax", [], [], [], 0, "cpu")
+        torchclip._C.TritonPlan("adamax", [], [], [], 0, "cpu", Recorder)
     with pytest.raises(RuntimeError, match="gpu"):
-        make_gatherer("sgd", [], [], [], 0, "gpu")
-
-
-TABLES = {
-    "rows": lambda count, width, dtype: torch.zeros(count + 1, width, dtype=dtype),
-    "columns": lambda count, width, dtype: torch.zeros(count, width + 1, dtype=dtype),
-    "dimensions": lambda count, width, dtype: torch.zeros(count * width, dtype=dtype),
-    "dtype": lambda count, width, dtype: torch.zeros(count, width, dtype=torch.float32),
-    "strides": lambda count, width, dtype: torch.zeros(width, count, dtype=dtype).t(),
-    "device": lambda count, width, dtype: torch.zeros(count, width, dtype=dtype, device="meta"),
-}
-
-
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_refuses_tables(table: Callable[..., Tensor]) -> None:
-    optimizer = build("adamw", [torch.nn.Parameter(torch.ones(3)) for _ in range(4)])
-    reader = reader_of(optimizer)
-    settled(reader, optimizer)
-    with pytest.raises(RuntimeError, match=r"addresses are written into a contiguous Long tensor of shape \[4, 10\]"):
-        reader.addresses(table(4, 10, torch.int64))
-    with pytest.raises(RuntimeError, match=r"numbers are written into a contiguous Double tensor of shape \[2, 12\]"):
-        reader.numbers(table(2, 12, torch.float64))
+        torchclip._C.TritonPlan("sgd", [], [], [], 0, "gpu", Recorder)

@@ -3,7 +3,7 @@
 
 #include "device_step.h"
 
-namespace torchclip::cuda {
+namespace torchclip {
 namespace {
 
 constexpr int64_t kPartialNumbers = sizeof(Partial) / sizeof(double);
@@ -53,19 +53,21 @@ std::vector<at::Tensor> DeviceStep::buffers() const {
           measured_.lr_scale};
 }
 
-void DeviceStep::build(const ParameterReader& reader, const Shape& shape, const std::vector<size_t>& positions,
-                       size_t devices) {
+void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers, const Shape& shape,
+                       const std::vector<size_t>& positions, size_t devices) {
   if (is_in_graph_)
     for (const at::Tensor& buffer : buffers()) kept_.push_back(buffer);
   is_in_graph_ = false;
   streams_.clear();
+  modifiers_ = modifiers;
   shape_ = shape;
-  tables_ = build_tables(rule_, reader, shape, positions);
+  tables_ = build_tables(rule_, reader, shape, cutting(), positions);
   reserve_tables(reader);
   reserve_scratch(reader, devices);
   pass_ = PassArguments{};
   plan_launches();
   set_static_arguments();
+  placed();
 }
 
 void DeviceStep::reserve_tables(const ParameterReader& reader) {
@@ -84,20 +86,24 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   rule_sums_ = image_.reserve<void*>(sums);
   sum_is_double_ = image_.reserve<int32_t>(sums);
   const size_t tensors = tables_.tensors.size(), groups = reader.groups().size();
-  gradients_ = image_.reserve<const void*>(tensors > kInlineGradients ? tensors : 0);
-  groups_ = image_.reserve<GroupNumbers>(groups > kInlineGroups ? groups : 0);
+  // What changes from step to step lies together.
+  gradients_ = image_.reserve<const void*>(!rides_along() || tensors > kInlineGradients ? tensors : 0);
+  groups_ = image_.reserve<GroupNumbers>(!rides_along() || groups > kInlineGroups ? groups : 0);
+  const bool makes_rows = !rides_along() && rule_.scalars.empty();
+  host_rows_ = image_.reserve<Row>(makes_rows ? tables_.sources.size() : 0);
+  reserve_own();
   image_.allocate(place_.device);
   set_layouts();
   rule_sum_places_.clear();
   rule_sum_is_double_.clear();
-  image_.set(layouts_, tables_.layouts, stream_);
-  image_.set(chunks_, tables_.chunks, stream_);
-  image_.set(row_chunks_, tables_.row_chunks, stream_);
-  image_.set(long_rows_, tables_.long_rows, stream_);
-  image_.set(clip_units_, tables_.clip_units, stream_);
-  image_.set(rule_units_, tables_.rule_units, stream_);
-  image_.set(row_unit_, tables_.row_unit, stream_);
-  image_.set(group_clips_, shape_.group_clips, stream_);
+  image_.set(layouts_, tables_.layouts);
+  image_.set(chunks_, tables_.chunks);
+  image_.set(row_chunks_, tables_.row_chunks);
+  image_.set(long_rows_, tables_.long_rows);
+  image_.set(clip_units_, tables_.clip_units);
+  image_.set(rule_units_, tables_.rule_units);
+  image_.set(row_unit_, tables_.row_unit);
+  image_.set(group_clips_, shape_.group_clips);
 }
 
 // Where the layouts of strided tensors lie.
@@ -134,74 +140,6 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
   gathered_sums_ = zeros(devices_ * shared);
 }
 
-// Of the launches for the clip policy the first has a block more, which makes the rows.
-template <class Launcher>
-void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
-                             std::vector<Planned<Launcher>>& planned) {
-  if (count == 0) return;
-  if (merges && !planned.empty() && planned.back().launch == launch.launch) {
-    count += planned.back().count;
-    first = planned.back().first;
-    planned.pop_back();
-  }
-  const bool makes_rows = std::is_same_v<Launcher, NormLauncher> && planned.empty();
-  planned.push_back({launch.launch, first, count, launch.blocks(makes_rows ? count + 1 : count)});
-}
-
-// The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
-// of it, since what the update alone reads and writes goes through it too. Where all operands fit, they stay anyway,
-// and should be no harder to replace by what comes after the step. `bytes`: that the pass reads.
-template <class Launcher>
-void DeviceStep::plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const {
-  const int64_t room = pass_.overflows_cache != 0 ? cache_bytes_ / 2 : 0;
-  int64_t chunks = 0;
-  for (const Planned<Launcher>& launch : planned) chunks += launch.count;
-  int64_t kept = bytes <= room ? chunks : chunks * room / bytes;
-  for (auto launch = planned.rbegin(); launch != planned.rend(); ++launch) {
-    const int64_t here = std::min(kept, launch->count);
-    launch->first_kept = launch->count - here;
-    kept -= here;
-  }
-}
-
-// Norms of the raw gradients ask for the type alone, so that neighbouring runs share a launch.
-void DeviceStep::plan_launches() {
-  norms_.clear();
-  directions_.clear();
-  for (const Run& run : tables_.runs) {
-    const Launchers& launchers = run.launchers;
-    if (shape_.clips_norms && run.is_measured) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
-    if (shape_.clips_rows) plan_launch(launchers.row_norm, run.first_row, run.row_count, true, norms_);
-    if (shape_.rule_rows) {
-      plan_launch(launchers.row_direction_norm, run.first_row, run.row_count, false, directions_);
-    } else if (rule_.clips_itself) {
-      plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
-    }
-  }
-  const DeviceInfo device = device_info(place_.number);
-  cache_bytes_ = device.cache_bytes;
-  early_blocks_ = device.early_blocks;
-  const bool overflows = 2 * tables_.bytes > cache_bytes_;
-  pass_.overflows_cache = overflows ? 1 : 0;
-  plan_kept(tables_.gradient_bytes, norms_);
-  plan_kept(tables_.bytes, directions_);
-  fits_in_cache_ = !shape_.by_rows() && !overflows && plan_one_launch();
-}
-
-// Not every set of stages is compiled as one launch.
-bool DeviceStep::plan_one_launch() {
-  const Run* const only = tables_.only_run();
-  if (only == nullptr) return false;
-  const Run& run = *only;
-  const auto plan = [&](const auto& launch, int64_t blocks, auto& planned) {
-    if (launch.launch == nullptr) return false;
-    planned = {launch.launch, run.first, run.count, launch.blocks(blocks)};
-    return true;
-  };
-  return shape_.clips_norms ? plan(run.launchers.norm_and_update, run.count + 1, norm_and_update_)
-                            : plan(run.launchers.direction_and_update, run.count, direction_and_update_);
-}
-
 void DeviceStep::set_static_arguments() {
   pass_.tensors = image_.at(tensors_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
@@ -227,7 +165,7 @@ void DeviceStep::set_static_arguments() {
   finish_.lr_scale = numbers(measured_.lr_scale);
   finish_.numbers = scratch(numbers_);
   finish_.blocks_done = scratch(blocks_done_);
-  finish_.blocks = total_blocks(norms_);
+  finish_.blocks = norm_blocks();
   finish_.rows = rows;
   finish_rule_ = FinishRuleArguments{};
   finish_rule_.row_sums = row_sums;
@@ -239,8 +177,8 @@ void DeviceStep::set_static_arguments() {
   finish_rule_.rule_sums = rule_sums_.count > 0 ? image_.at(rule_sums_) : nullptr;
   finish_rule_.sum_is_double = sum_is_double_.count > 0 ? image_.at(sum_is_double_) : nullptr;
   finish_rule_.blocks_done = scratch(blocks_done_) + 1;
-  finish_rule_.blocks = total_blocks(directions_);
+  finish_rule_.blocks = direction_blocks();
   finish_rule_.rows = rows;
 }
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "../step.h"
-#include "passes.h"
-#include "place.h"
+#include "device_tables.h"
 
-namespace torchclip::cuda {
+namespace torchclip {
 
 // What the tables depend on besides the parameters.
 struct Shape {
@@ -31,17 +31,29 @@ struct Shape {
   }
 };
 
+// How the elements of a tensor are reached: one after the other from any address, or from multiples of 16 bytes, or by
+// a layout. The numbering is that of kernels/tables.py.
+enum class Access : int { kAnyhow, kAligned, kStrided };
+
+// How a launcher wants the tables.
+struct Cutting {
+  int64_t piece_bytes = kPieceBytes;  // of the parameter, that a block of the update pass takes
+  int64_t rows_together = std::numeric_limits<int64_t>::max();  // whole rows in a chunk by rows
+  bool by_access = false;                                       // tensors are reached in one way in all of a run
+};
+
 // Chunks that one launch of each pass serves: those of tensors with the same types, slots and stages.
 struct Run {
   Bucket bucket;
-  bool is_measured;  // by the pass for the clip policy
-  Launchers launchers;
+  bool is_measured;                      // by the pass for the clip policy
+  Access access;                         // kAnyhow where the launcher does not ask
   int64_t first = 0, count = 0;          // chunks
   int32_t pieces = 1;                    // of the longest one, see PassArguments
   int64_t first_piece = 0;               // among those of all runs
   int64_t first_row = 0, row_count = 0;  // chunks by rows
 
-  int64_t end_piece() const { return first_piece + count * pieces; }
+  // The counts of zeros of each run begin at a multiple of 16 bytes.
+  int64_t end_piece() const { return first_piece + (count * pieces + 1) / 2 * 2; }
 };
 
 struct HostTables {
@@ -57,8 +69,9 @@ struct HostTables {
   std::vector<int32_t> rule_units;
   std::vector<int32_t> row_unit;  // of a pass by rows: one unit
   std::vector<Run> runs;
-  int64_t row_total = 0;  // rows of all tensors
-  int64_t bytes = 0;      // of every operand
+  std::vector<char> aligned;  // [tensors], see is_aligned; empty where the launcher does not ask
+  int64_t row_total = 0;      // rows of all tensors
+  int64_t bytes = 0;          // of every operand
   int64_t gradient_bytes = 0;
 
   // Null when there are several with chunks, or none.
@@ -73,8 +86,11 @@ struct HostTables {
   }
 };
 
+// Whether every operand of a parameter begins at a multiple of 16 bytes in this step.
+bool is_aligned(const ParameterRecord& record, bool lookahead);
+
 // `positions`: of the parameters with a gradient on the device.
 HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
-                        const std::vector<size_t>& positions);
+                        const Cutting& cutting, const std::vector<size_t>& positions);
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

@@ -6,7 +6,7 @@
 
 #include "../tensor_access.h"
 
-namespace torchclip::cuda {
+namespace torchclip {
 namespace {
 
 constexpr int64_t kSmallestChunk = 4096;
@@ -18,15 +18,11 @@ int64_t chunk_size(int64_t elements) {
   return std::clamp(elements / kChunksWanted / kChunkGrain * kChunkGrain, kSmallestChunk, kLargestChunk);
 }
 
-int32_t pieces_of(int64_t count, DType dtype) {
-  return static_cast<int32_t>((count * element_size(dtype) + kPieceBytes - 1) / kPieceBytes);
-}
-
 class Builder {
  public:
-  Builder(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
+  Builder(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape, const Cutting& cutting,
           const std::vector<size_t>& positions)
-      : rule_(rule), reader_(reader), shape_(shape) {
+      : rule_(rule), reader_(reader), shape_(shape), cutting_(cutting) {
     tables_.positions = positions;
   }
 
@@ -107,13 +103,25 @@ class Builder {
     const unsigned stages = shape_.stages[static_cast<size_t>(record.group)] | (shape_.by_rows() ? kRowFactors : 0u);
     const Bucket bucket{0, record.dtype, record.state_dtype, record.used_slots, stages};
     const bool is_measured = shape_.measures(record.group);
-    const auto same = [&](const Run& run) { return run.bucket == bucket && run.is_measured == is_measured; };
+    const Access access = access_of(record);
+    const auto same = [&](const Run& run) {
+      return run.bucket == bucket && run.is_measured == is_measured && run.access == access;
+    };
     const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
     if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
-    Run run{bucket, is_measured, find_launchers(rule_.name, bucket)};
-    TORCH_INTERNAL_ASSERT(run.launchers.update != nullptr, "no kernel is compiled for a bucket of rule ", rule_.name);
-    tables_.runs.push_back(run);
+    tables_.runs.push_back({bucket, is_measured, access});
     return tables_.runs.size() - 1;
+  }
+
+  Access access_of(const ParameterRecord& record) {
+    if (!cutting_.by_access) return Access::kAnyhow;
+    tables_.aligned.push_back(is_aligned(record, shape_.lookahead) ? 1 : 0);
+    if (record.layout != nullptr) return Access::kStrided;
+    return tables_.aligned.back() != 0 ? Access::kAligned : Access::kAnyhow;
+  }
+
+  int32_t pieces_of(int64_t count, DType dtype) const {
+    return static_cast<int32_t>((count * element_size(dtype) + cutting_.piece_bytes - 1) / cutting_.piece_bytes);
   }
 
   // Runs whose norms one launch can take, those of a type that are measured, follow one another.
@@ -124,7 +132,8 @@ class Builder {
       const Run &one = tables_.runs[a], &other = tables_.runs[b];
       if (one.bucket.parameter_dtype != other.bucket.parameter_dtype)
         return one.bucket.parameter_dtype < other.bucket.parameter_dtype;
-      return one.is_measured && !other.is_measured;
+      if (one.is_measured != other.is_measured) return one.is_measured;
+      return one.access < other.access;
     });
     std::vector<Run> runs;
     for (size_t place = 0; place < order.size(); ++place) {
@@ -182,7 +191,7 @@ class Builder {
         for (int64_t row = 0; row < count; ++row) partial = cut_row(number, row, length, partial, chunks);
         continue;
       }
-      const int64_t together = size_ / length;
+      const int64_t together = std::min(size_ / length, cutting_.rows_together);
       for (int64_t row = 0; row < count; row += together)
         chunks.push_back({number, static_cast<int32_t>(std::min(together, count - row)), partial++, -1, row, 0, 0});
     }
@@ -208,6 +217,7 @@ class Builder {
   const RuleEntry& rule_;
   const ParameterReader& reader_;
   const Shape& shape_;
+  const Cutting& cutting_;
   HostTables tables_;
   std::vector<size_t> runs_of_tensors_;  // [tensors]
   int64_t size_ = 0;                     // of a chunk
@@ -215,9 +225,17 @@ class Builder {
 
 }  // namespace
 
-HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
-                        const std::vector<size_t>& positions) {
-  return Builder(rule, reader, shape, positions).build();
+bool is_aligned(const ParameterRecord& record, bool lookahead) {
+  if (record.parameter().numel() == 0) return true;
+  uintptr_t bits = 0;
+  for (const void* operand : record.operands) bits |= reinterpret_cast<uintptr_t>(operand);
+  if (lookahead && record.extra != nullptr) bits |= reinterpret_cast<uintptr_t>(record.extra->slow_values);
+  return bits % 16 == 0;
 }
 
-}  // namespace torchclip::cuda
+HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
+                        const Cutting& cutting, const std::vector<size_t>& positions) {
+  return Builder(rule, reader, shape, cutting, positions).build();
+}
+
+}  // namespace torchclip

@@ -1,10 +1,11 @@
-// What a step's kernels read and write. Plain data: the host fills it, and no CUDA header is needed to.
+// What a step's kernels read and write, CUDA's and Triton's alike. Plain data: the host fills it, and no CUDA header is
+// needed to. kernels/tables.py says where each field lies, and a test compares the two.
 #pragma once
 
 #include "../modifiers.h"
 #include "../tables.h"
 
-namespace torchclip::cuda {
+namespace torchclip {
 
 // The sets of stages that the update kernels are compiled for. A step that draws, clamps or has factors of its own for
 // each row takes the last, and says in PassArguments which of that it uses: on a GPU a test that all threads decide
@@ -147,14 +148,26 @@ struct RowSums {
   double* row_factors;  // null: the pass keeps no rows apart
 };
 
-// What is done with the sums of the clip policy, and before anything else where nothing is measured.
-struct FinishArguments {
+// What the ends of both norm passes need. Triton's kernels read it in device memory, CUDA's in their parameters.
+struct FinishTables {
   UnitSums sums;
   RowSums row_sums;
+  double* grad_norm;     // [units], written
+  double* clip_factor;   // [units], written; a rule's: that of the unit's first row, of group 0 where there is one unit
+  double* counters;      // [2]: steps taken that measured a factor, those of them in which one was below 1; null for a
+                         // rule where the policy counts
+  StepNumbers* numbers;  // of the first finish, which writes them; null for a rule where there was none, which makes
+                         // the rows then
+  uint32_t* blocks_done;  // of the pass; 0 before and after
+  uint32_t blocks;        // of all launches of the pass together
+  int32_t makes_rows;     // of the pass for the clip policy; 0: another launch of it does
+  Modifiers modifiers;
+  RowArguments rows;
+};
+
+// What is done with the sums of the clip policy, and before anything else where nothing is measured.
+struct FinishArguments : FinishTables {
   const GroupClip* group_clips;  // [param groups], which are the units then; null: no group has a policy of its own
-  double* grad_norm;             // [units], written
-  double* clip_factor;           // [units], written
-  double* counters;              // [2]: steps taken that measured a factor, those of them in which one was below 1
   double* norm_count;            // of the policies that remember norms, read and written
   double* norm_mean;             // ZClip's
   double* norm_variance;
@@ -166,30 +179,13 @@ struct FinishArguments {
   double* lr_scale;         // written where there is a step size
   const float* grad_scale;  // of a GradScaler, null without one
   const float* found_inf;   // null without one; a sum over devices
-  StepNumbers* numbers;     // written
-  uint32_t* blocks_done;    // of the norm pass; 0 before and after
-  uint32_t blocks;          // of all launches of the norm pass together
-  int32_t makes_rows;       // 0: another launch of the pass does
-  Modifiers modifiers;
-  RowArguments rows;
 };
 
 // What is done with the sums that a rule takes itself.
-struct FinishRuleArguments {
-  UnitSums sums;
-  RowSums row_sums;
-  double* grad_norm;             // [units], written
+struct FinishRuleArguments : FinishTables {
   double* direction_norm;        // [units], written
-  double* clip_factor;           // [units], written: that of the unit's first row, of group 0 where there is one unit
-  double* counters;              // as in FinishArguments; null: the policy counts
   void* const* rule_sums;        // AdaGradNorm's: [units], where each lies, null where a unit has none; null over rows
   const int32_t* sum_is_double;  // [units]
-  const StepNumbers*
-      numbers;            // of the first finish, which has made the rows; null: there was none, and this makes them
-  uint32_t* blocks_done;  // of the pass; 0 before and after
-  uint32_t blocks;        // of all launches of the pass together
-  Modifiers modifiers;
-  RowArguments rows;
 };
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

@@ -1,17 +1,17 @@
-// Devices as torch and CUDA know them. Under the emulator of the tests all of them are this machine, and a test says
-// what lies on which.
+// Devices as torch and the launchers know them. Under the emulator of the tests all of them are this machine, and a
+// test says what lies on which.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #if defined(TORCHCLIP_CUDA_EMULATOR)
+#include "../cuda/launch.h"
 #include "emulator/control.h"
-#include "launch.h"
 #else
 #include <c10/core/DeviceGuard.h>
 #endif
 
-namespace torchclip::cuda {
+namespace torchclip {
 
 // A device by its number, and as torch calls it.
 struct Place {
@@ -20,8 +20,6 @@ struct Place {
 };
 
 #if defined(TORCHCLIP_CUDA_EMULATOR)
-
-constexpr c10::DeviceType kDeviceType = c10::kCPU;
 
 inline Place place_of(const at::Tensor& tensor) {
   return {torchclip_emulator_device_of(tensor.data_ptr()), tensor.device()};
@@ -32,7 +30,7 @@ constexpr bool kCpuHasNumbers = true;
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Place& place) : before_(torchclip_emulator_current_device()) {
-    if (place.number != before_) check(cudaSetDevice(place.number), "cudaSetDevice");
+    if (place.number != before_) cuda::check(cudaSetDevice(place.number), "cudaSetDevice");
   }
   ~DeviceGuard() {
     if (torchclip_emulator_current_device() != before_) cudaSetDevice(before_);
@@ -45,8 +43,6 @@ class DeviceGuard {
 };
 
 #else
-
-constexpr c10::DeviceType kDeviceType = c10::kCUDA;
 
 inline Place place_of(const at::Tensor& tensor) { return {tensor.device().index(), tensor.device()}; }
 
@@ -64,4 +60,4 @@ class DeviceGuard {
 
 #endif
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <map>
 
-#include "plan.h"
+#include "gpu_plan.h"
 
-namespace torchclip::cuda {
+namespace torchclip {
 
-py::dict Plan::report() const {
+py::dict GpuPlan::report() const {
   py::dict result;
   if (!reports_) return result;
   const Measured& measured = main_device().measured();
@@ -32,7 +32,7 @@ py::dict Plan::report() const {
 }
 
 // Where a rule keeps a sum for each tensor, its factor is known on the tensor's own device.
-at::Tensor Plan::rule_clip_factor() const {
+at::Tensor GpuPlan::rule_clip_factor() const {
   const at::Tensor main = main_device().measured().rule_clip_factor;
   if (devices_.size() == 1 || !rule_.sums_norms || scope_ != Scope::kTensor) return main;
   at::Tensor factors = main.clone();
@@ -43,7 +43,7 @@ at::Tensor Plan::rule_clip_factor() const {
   return factors;
 }
 
-py::list Plan::unstarted() const {
+py::list GpuPlan::unstarted() const {
   std::map<int, at::Tensor> flags;  // of each device
   if (shape_.fresh)
     for (const auto& device : devices_) flags[device->place().number] = device->fresh().cpu();
@@ -55,7 +55,7 @@ py::list Plan::unstarted() const {
   });
 }
 
-py::object Plan::zeros() const {
+py::object GpuPlan::zeros() const {
   if (!rule_.counts_zeros || !reports_ || !counted_ || devices_.size() != 1) return py::none();
   for (size_t position = 0; position < reader_.records().size(); ++position) {
     const ParameterRecord& record = reader_.records()[position];
@@ -65,4 +65,4 @@ py::object Plan::zeros() const {
   return py::cast(main_device().zeros().sum());
 }
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

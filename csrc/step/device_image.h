@@ -7,15 +7,19 @@
 #include <cstring>
 #include <vector>
 
-#include "passes.h"
-
-namespace torchclip::cuda {
+namespace torchclip {
 
 // Where a table of some type begins in an image.
 template <class T>
 struct Section {
   int64_t offset = 0;
   int64_t count = 0;
+};
+
+// Bytes of an image, or of another piece of memory.
+struct Extent {
+  int64_t offset = 0;
+  int64_t bytes = 0;
 };
 
 class DeviceImage {
@@ -33,6 +37,7 @@ class DeviceImage {
     memory_ = at::empty({bytes()}, at::TensorOptions().dtype(at::kByte).device(device));
     written_ = is_shared_ = false;
     recorded_.clear();
+    changed_.clear();
   }
   template <class T>
   T* at(Section<T> section) const {
@@ -53,10 +58,10 @@ class DeviceImage {
            std::memcmp(host_.data() + section.offset, values.data(), values.size() * sizeof(T)) != 0;
   }
 
-  // Sets a table, and writes it to the device where it differs from what is there. `changes_by_step`: a graph may have
-  // been captured with other values than the next step has, as it has with other gradients.
+  // Sets a table; write() takes it to the device where it differs from what is there. `changes_by_step`: a graph may
+  // have been captured with other values than the next step has, as it has with other gradients.
   template <class T>
-  void set(Section<T> section, const T* values, void* stream, bool changes_by_step = false) {
+  void set(Section<T> section, const T* values, bool changes_by_step = false) {
     if (section.count == 0) return;
     char* const place = host_.data() + section.offset;
     const size_t size = static_cast<size_t>(section.count) * sizeof(T);
@@ -66,18 +71,30 @@ class DeviceImage {
     if (is_there && !may_differ && std::memcmp(place, values, size) == 0) return;
     std::memcpy(place, values, size);
     if (!written_) return;
-    upload(at(section), place, static_cast<int64_t>(size), stream);
+    changed_.push_back({section.offset, static_cast<int64_t>(size)});
     if (capturing_ && is_there) recorded_.push_back(section.offset);
     if (!capturing_ && !is_there) recorded_.erase(recorded);
   }
   template <class T>
-  void set(Section<T> section, const std::vector<T>& values, void* stream, bool changes_by_step = false) {
-    set(section, values.data(), stream, changes_by_step);
+  void set(Section<T> section, const std::vector<T>& values, bool changes_by_step = false) {
+    set(section, values.data(), changes_by_step);
   }
-  // Writes all that was set since allocate() in one go.
-  void write(void* stream) {
-    if (written_) return;
-    upload(memory_.data_ptr(), host_.data(), bytes(), stream);
+  // Writes what was set, by `upload(extent, from)`: everything at first, and later what has changed. `in_one`: with all
+  // that lies between, in one piece.
+  template <class Upload>
+  void write(bool in_one, const Upload& upload) {
+    if (!written_) {
+      changed_ = {{0, bytes()}};
+    } else if (in_one && changed_.size() > 1) {
+      int64_t begin = bytes(), end = 0;
+      for (const Extent& extent : changed_) {
+        begin = std::min(begin, extent.offset);
+        end = std::max(end, extent.offset + extent.bytes);
+      }
+      changed_ = {{begin, end - begin}};
+    }
+    for (const Extent& extent : changed_) upload(extent, host_.data() + extent.offset);
+    changed_.clear();
     written_ = true;
   }
 
@@ -90,7 +107,8 @@ class DeviceImage {
   bool written_ = false;
   bool is_shared_ = false;
   bool capturing_ = false;
+  std::vector<Extent> changed_;    // since write()
   std::vector<int64_t> recorded_;  // offsets of the sections that a graph is to write, which has not been replayed yet
 };
 
-}  // namespace torchclip::cuda
+}  // namespace torchclip

@@ -1,4 +1,4 @@
-"""What the plan of the triton backend reads at every step, beside what torch says."""
+"""What a plan hands to the kernels, beside what torch says of the same tensors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from builders import each_optimizer
-from gatherer_runs import (
+from memory_guard import Guarded
+from recorded_plans import (
     MATRIX,
+    Reader,
     assert_as_torch_says,
     awkward_parameters,
     build,
     give_gradients,
     parameters_of,
-    reader_of,
     settled,
 )
-from memory_guard import Guarded
 from records import DTYPES, dtype_name
+from torchclip.backends.triton import columns
 
 
 def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) -> list[float]:
@@ -29,7 +30,7 @@ def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) ->
     for key in hyperparameters:
         own += group[key] if isinstance(group[key], tuple) else [group[key]]
     pipeline = [group.get(key, 0.0) for key in ("weight_decay", "decoupled_weight_decay", "maximize")]
-    return [float(number) for number in (*own, *[0] * (8 - len(own)), *pipeline, 0)]
+    return [float(number) for number in (*own, *[0] * (8 - len(own)), *pipeline)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
@@ -37,15 +38,15 @@ def expected_numbers(group: dict[str, Any], hyperparameters: tuple[str, ...]) ->
 def test_reads_what_torch_says(name: str, dtype: torch.dtype) -> None:
     params = awkward_parameters(dtype)
     optimizer = build(name, params)
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     for step in (1, 4, 5, 9):
         give_gradients(params, step)
         read = settled(reader, optimizer)
         assert read.changed
         assert_as_torch_says(read, optimizer)
         expected = [expected_numbers(group, optimizer.spec.hyperparameters) for group in optimizer.param_groups]
-        assert read.numbers.tolist() == expected
-        assert read.lrs == [None, None]
+        assert read.groups[:, :11].tolist() == expected
+        assert not read.groups[:, columns.GROUP_LR :].view(torch.int64).any()
 
 
 ROWS = (
@@ -67,28 +68,30 @@ def test_rows(shape: Any, strides: Any, rows: tuple[int, int]) -> None:
     p = torch.nn.Parameter(Guarded.of(torch.ones(shape), strides).view)
     p.grad = torch.ones(shape)
     optimizer = build("sgd", [p])
-    (description,) = settled(reader_of(optimizer, by_rows=True), optimizer).descriptions
-    assert description[6:8] == rows
+    read = settled(Reader(optimizer, by_rows=True), optimizer)
+    assert read.tensors[0, [columns.TENSOR_ROWS, columns.TENSOR_INNER]].tolist() == list(rows)
 
 
-@pytest.mark.parametrize("scope, is_apart", [("optimizer", False), ("group", False), ("tensor", True), ("row", True)])
-def test_sums_of_each_scope(scope: str, is_apart: bool) -> None:
+@pytest.mark.parametrize("scope", ("optimizer", "group", "tensor", "row"))
+def test_sums_of_each_scope(scope: str) -> None:
     params = awkward_parameters(torch.bfloat16)
     optimizer = build("ada_grad_norm", params, scope=scope)
     give_gradients(params, 5)
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     read = settled(reader, optimizer)
     places = {id(parameter): place for place, parameter in enumerate(parameters_of(optimizer))}
     matrix, vector = places[id(params[MATRIX])], places[id(params[4])]
     state = optimizer.state[params[MATRIX]]
-    assert read.addresses[matrix, 8] == (state["sum"].data_ptr() if is_apart else 0)
-    assert read.descriptions[matrix][3] == 0b01
-    assert read.descriptions[matrix][6:8] == ((33, 61) if is_apart else (0, 1))
-    assert read.descriptions[vector][3] == (0b11 if scope == "row" else 0b01)
-    assert not read.descriptions[matrix][8]
-    if is_apart:
+    tensor = read.tensors[matrix]
+    by_rows = scope == "row"
+    assert tensor[columns.TENSOR_SUMS] == (state["sum"].data_ptr() if by_rows else 0)
+    assert tensor[[columns.TENSOR_ROWS, columns.TENSOR_INNER]].tolist() == ([33, 61] if by_rows else [0, 1])
+    matrix_run, vector_run = read.run_of(matrix), read.run_of(vector)
+    assert matrix_run is not None and vector_run is not None
+    assert matrix_run.slots == 0b01 and vector_run.slots == (0b11 if by_rows else 0b01)
+    if by_rows:
         state["sum"] = state["sum"].double()
-        assert settled(reader, optimizer).descriptions[matrix][8]
+        assert read.number(settled(reader, optimizer).tensors, columns.TENSOR_SUM_IS_DOUBLE)[matrix] == 1
 
 
 def test_holds_no_gradients_between_steps() -> None:
@@ -96,25 +99,22 @@ def test_holds_no_gradients_between_steps() -> None:
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer = build("adamw", params)
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
-    reader.let_go()
     gradients = [weakref.ref(p.grad) for p in params]
     assert all(gradient() is not None for gradient in gradients)
     optimizer.zero_grad()
     assert [gradient() for gradient in gradients] == [None, None]
 
 
-def test_clear_lets_go() -> None:
+def test_a_plan_lets_go() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones_like(p)
     optimizer = build("adamw", [p])
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     held = weakref.ref(p)
-    reader.clear()
-    assert reader.take_changed() and reader.describe() == [] and reader.lrs() == []
-    del optimizer, p
+    del optimizer, p, reader
     gc.collect()
     assert held() is None
 
@@ -123,7 +123,7 @@ def test_cycles_are_collected() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones_like(p)
     optimizer = build("adamw", [p])
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
     optimizer.param_groups[0]["reader"] = reader
     held = weakref.ref(p)
@@ -136,11 +136,11 @@ def test_layout_of_an_expanded_gradient() -> None:
     p = torch.nn.Parameter(torch.ones(5, 9))
     p.grad = Guarded.of(torch.ones(5, 9), (0, 1)).view
     optimizer = build("sgd", [p])
-    (description,) = settled(reader_of(optimizer), optimizer).descriptions
-    assert description[5] == ((5, 9), (9, 1), (0, 1), (9, 1), (), (), ())
+    layout = settled(Reader(optimizer), optimizer).layouts[0]
+    assert layout == [[5, 9], [9, 1], [0, 1], [9, 1], [0, 0], [0, 0], [0, 0]]
 
 
-def test_gradients_keep_their_memory_until_a_step_lets_go() -> None:
+def test_gradients_keep_their_memory_until_the_step_ends() -> None:
     """Another thread may replace a gradient between the reading of its address and the kernel that reads it."""
 
     class Memory(bytearray):
@@ -151,11 +151,16 @@ def test_gradients_keep_their_memory_until_a_step_lets_go() -> None:
     alive = weakref.ref(memory)
     del memory
     optimizer = build("adam", [param])
-    reader = reader_of(optimizer)
+    reader = Reader(optimizer)
     settled(reader, optimizer)
-    param.grad = None
+    seen = []
+
+    def replace() -> None:
+        param.grad = None
+        gc.collect()
+        seen.append(alive() is not None)
+
+    reader.at_launch(replace)
+    reader.read()
     gc.collect()
-    assert alive() is not None
-    reader.let_go()
-    gc.collect()
-    assert alive() is None
+    assert seen == [True] and alive() is None

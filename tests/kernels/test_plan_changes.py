@@ -1,4 +1,4 @@
-"""What a gatherer that has read an optimizer before says after every kind of change."""
+"""What a plan that has stepped an optimizer before hands to the kernels after every kind of change."""
 
 from __future__ import annotations
 
@@ -9,55 +9,49 @@ import torch
 
 import torchclip
 from builders import each_optimizer
-from gatherer_runs import (
+from recorded_plans import (
     LATE,
     MATRIX,
     Read,
+    Reader,
     assert_as_torch_says,
     awkward_parameters,
     build,
     complete,
     give_gradients,
     parameters_of,
-    reader_of,
 )
 from records import DTYPES, dtype_name
+from torchclip.backends.triton import columns
 
 
 class Session:
-    """An optimizer over awkward parameters, and a gatherer that has read them from the beginning."""
+    """An optimizer over awkward parameters, and a plan that has stepped them from the beginning."""
 
     def __init__(self, name: str, dtype: torch.dtype, **options: Any) -> None:
         self.name, self.options = name, options
         self.params = awkward_parameters(dtype)
         self.optimizer = build(name, self.params, **options)
-        self.reader = reader_of(self.optimizer)
+        self.reader = Reader(self.optimizer)
         give_gradients(self.params, 1)
         self.read = self.agree()
 
     def refresh(self) -> list[int]:
-        return self.reader.refresh(self.optimizer.param_groups, self.optimizer.state)
+        return self.reader.refresh()
 
     def agree(self) -> Read:
-        """What it says once all state is there: all that a gatherer says that comes to them now, and again."""
-        attention = self.refresh()
-        missing = Read.of(self.reader, self.optimizer)
-        assert all(missing.descriptions[place] is None and not missing.addresses[place].any() for place in attention)
-        complete(self.optimizer, attention)
+        """What it hands over once all state is there: all that a plan does that comes to them now, and again."""
+        complete(self.optimizer, self.refresh())
         assert self.refresh() == []
-        read = Read.of(self.reader, self.optimizer)
-        other = reader_of(self.optimizer)
-        assert other.refresh(self.optimizer.param_groups, self.optimizer.state) == []
-        fresh = Read.of(other, self.optimizer)
-        fresh.changed = read.changed
-        read.assert_equal(fresh)
+        read = self.reader.read()
+        other = Reader(self.optimizer)
+        assert other.refresh() == []
+        read.assert_equal(other.read())
         for _ in range(2):
             assert self.refresh() == []
-            again = Read.of(self.reader, self.optimizer)
+            again = self.reader.read()
             assert not again.changed
-            again.changed = read.changed
             again.assert_equal(read)
-        read.changed |= missing.changed
         return read
 
 
@@ -184,14 +178,14 @@ def test_every_change_is_seen(name: str, dtype: torch.dtype) -> None:
         if change in (replace_state, restride_state) and not session.optimizer.state[session.params[MATRIX]]:
             continue
         change(session)
-        assert not session.reader.take_changed()
         read = session.agree()
-        assert read.changed or (read.descriptions == session.read.descriptions and is_geometry is not True), label
+        assert read.changed or is_geometry is not True, label
         assert not (read.changed and is_geometry is False), label
         assert_as_torch_says(read, session.optimizer)
-        same = read.numbers.shape == session.read.numbers.shape and torch.equal(read.numbers, session.read.numbers)
+        same = read.groups.shape == session.read.groups.shape and torch.equal(read.groups, session.read.groups)
         assert same == (label not in ("add_group", "lr", "tensor_lr")), label
-        assert (read.lrs != [None] * len(read.lrs)) == (label == "tensor_lr"), label
+        has_tensor = bool(read.groups[:, columns.GROUP_LR].view(torch.int64).any())
+        assert has_tensor == (label == "tensor_lr"), label
 
 
 @each_optimizer
@@ -207,35 +201,34 @@ def test_one_change_upon_another_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", ("sgd", "adamw", "ada_grad_norm", "ada_grad_norm_row"))
 def test_slow_weights_and_rows(name: str) -> None:
     session = Session(name, torch.float16, extensions=(torchclip.Lookahead(k=2),))
-    rows = [description[6] for description in session.read.descriptions if description is not None]
-    assert min(rows) == 1 and max(rows) == 33
     matrix = next(i for i, p in enumerate(parameters_of(session.optimizer)) if p is session.params[MATRIX])
+    index = session.read.positions.index(matrix)
     slow = session.optimizer.state[session.params[MATRIX]]["slow"].data_ptr()
-    assert session.read.addresses[matrix, 5] == slow
+    assert session.read.addresses(index)[5] == slow
     for lookahead, by_rows in ((False, True), (True, True), (False, False), (True, False)):
         session.reader.configure(lookahead, by_rows)
-        read = Read.of(session.reader, session.optimizer)
-        assert read.changed and not read.addresses.any()  # of nothing that has not been examined
         assert session.refresh() == []
-        read = Read.of(session.reader, session.optimizer)
-        assert read.addresses[matrix, 5] == (slow if lookahead else 0)
-        has_rows = lookahead or by_rows or name == "ada_grad_norm_row"
-        assert read.descriptions[matrix][6:8] == ((33, 61) if has_rows else (0, 1))
+        read = session.reader.read()
+        assert read.changed
+        assert read.addresses(index)[5] == (slow if lookahead else 0)
+        rows = read.tensors[index, [columns.TENSOR_ROWS, columns.TENSOR_INNER]].tolist()
+        assert rows == ([33, 61] if by_rows or name == "ada_grad_norm_row" else [0, 1])
 
 
 def test_used_slots() -> None:
     session = Session("rmsprop", torch.float32)
+
+    def used(read: Read, group: int) -> set[int]:
+        parameters = session.optimizer.param_groups[group]["params"]
+        ours = [
+            i for i, p in enumerate(read.positions) if any(parameters_of(session.optimizer)[p] is q for q in parameters)
+        ]
+        return {run.slots for run in map(read.run_of, ours) if run is not None}
+
     changes = ((0, "momentum", 0.0, 0b101), (0, "centered", False, 0b001), (1, "momentum", 0, 0b101))
-    for group, key, value, used in changes:
+    for group, key, value, slots in changes:
         session.optimizer.param_groups[group][key] = value
-        read = session.agree()
-        assert {d[3] for d in read.descriptions if d is not None and d[0] == group} == {used}
+        assert used(session.agree(), group) == {slots}
     session = Session("sgd", torch.float32)
     session.optimizer.param_groups[0]["momentum"] = torch.tensor(0.0)
-    assert {d[3] for d in session.agree().descriptions if d is not None and d[0] == 0} == {0}
-    for param in session.params:
-        param.grad = None
-    session.agree()
-    session.optimizer.param_groups[1]["momentum"] = 0
-    assert session.refresh() == []
-    assert session.reader.take_changed()
+    assert used(session.agree(), 0) == {0}

@@ -1,0 +1,259 @@
+#include "gpu_plan.h"
+
+#include <algorithm>
+
+namespace torchclip {
+namespace {
+
+at::Tensor tensor_or_none(const py::object& value) {
+  return THPVariable_Check(value.ptr()) ? THPVariable_Unpack(value.ptr()).detach() : at::Tensor();
+}
+
+}  // namespace
+
+GpuPlan::GpuPlan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device)
+    : rule_(*find_rule(rule)),
+      scope_(scope),
+      reader_(rule_, names, sums_of(rule_, scope), device, /*reads_numbers=*/false),
+      device_(device) {}
+
+std::vector<int64_t> GpuPlan::refresh(const py::object& param_groups, const py::dict& state) {
+  std::vector<int64_t> attention = reader_.refresh(param_groups, state);
+  // Before Python makes state, which would spoil the capture.
+  TORCH_CHECK(attention.empty() || !capturing(), kNotReady);
+  return attention;
+}
+
+void GpuPlan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
+  modifiers_ = modifiers;
+  group_clips_ = group_clips;
+  reader_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
+  reports_ = false;
+  rebuild_ = true;
+}
+
+void GpuPlan::mark_fresh(const std::vector<int64_t>& positions) {
+  for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
+}
+
+Shape GpuPlan::shape() const {
+  Shape shape;
+  shape.rule_scope = scope_;
+  shape.clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
+  shape.clips_norms = modifiers_.measures() && !shape.clips_rows;
+  shape.rule_rows = rule_.sums_norms && scope_ == Scope::kRow;
+  shape.clip_scope = shape.clips_norms ? modifiers_.scope() : Scope::kOptimizer;
+  shape.group_clips = group_clips_;
+  shape.stages = stages_of(modifiers_, reader_.groups());
+  for (const Group& group : reader_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
+  shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
+                         (rule_.clips_itself && scope_ == Scope::kTensor);
+  shape.lookahead = modifiers_.lookahead_k != 0;
+  return shape;
+}
+
+// That of the first parameter that can step, where the shared numbers lie too. See torchclip/state/steppable.py.
+Place GpuPlan::main_place() const {
+  const std::vector<ParameterRecord>& records = reader_.records();
+  const auto can_step = [](const ParameterRecord& record) {
+    return record.active || record.parameter().requires_grad();
+  };
+  const auto leading = std::find_if(records.begin(), records.end(), can_step);
+  return place_of((leading == records.end() ? records.front() : *leading).parameter());
+}
+
+// The devices' flags go with the parameters where these have another position, and are not those of other state.
+void GpuPlan::move_fresh_flags() {
+  std::vector<int64_t> from;
+  for (ParameterRecord& record : reader_.records()) {
+    from.push_back(std::exchange(record.replaced, false) ? -1 : record.last_position);
+    record.last_position = static_cast<int32_t>(from.size()) - 1;
+  }
+  on_each_device([&](DeviceStep& device) { device.move_fresh(from); });
+}
+
+void GpuPlan::rebuild(const Shape& shape) {
+  move_fresh_flags();
+  const std::vector<ParameterRecord>& records = reader_.records();
+  std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
+  for (size_t position = 0; position < records.size(); ++position) {
+    if (!records[position].active) continue;
+    const Place place = place_of(records[position].parameter());
+    const auto is_here = [&](const auto& other) { return other.first.number == place.number; };
+    auto found = std::find_if(places.begin(), places.end(), is_here);
+    if (found == places.end()) found = places.insert(places.end(), {place, {}});
+    found->second.push_back(position);
+  }
+  std::vector<std::shared_ptr<DeviceStep>> devices;
+  for (const auto& [place, positions] : places) {
+    const DeviceGuard guard(place);
+    const auto is_here = [number = place.number](const auto& device) { return device->place().number == number; };
+    const auto known = std::find_if(devices_.begin(), devices_.end(), is_here);
+    devices.push_back(known != devices_.end() ? *known : make_device_step(place, records.size()));
+    devices.back()->build(reader_, modifiers_, shape, positions, places.size());
+  }
+  // What a graph uses must outlive it, and of graphs nothing is known here.
+  for (const auto& device : devices_)
+    if (device->is_in_graph() && std::find(devices.begin(), devices.end(), device) == devices.end())
+      in_graphs_.push_back(device);
+  devices_ = std::move(devices);
+  shape_ = shape;
+  counted_ = false;
+  proven_.clear();
+  versions_.assign(records.size(), 0);
+  rebuild_ = false;
+}
+
+Outcome GpuPlan::step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+  if (reader_.records().empty()) return Outcome::kStepped;
+  const Inputs inputs{tensor_or_none(grad_scale), tensor_or_none(found_inf), tensor_or_none(loss)};
+  struct LetGo {
+    std::vector<c10::Storage>& held;
+    ~LetGo() { held.clear(); }
+  } const let_go{held_};
+  // Their addresses are known: another thread may replace one before a kernel has been launched, where that is Python.
+  if (compiles_kernels()) reader_.hold_gradients(held_);
+  try {
+    return try_step(inputs);
+  } catch (...) {
+    rebuild_ = true;  // what the device holds of the tables is not known
+    reports_ = false;
+    throw;
+  }
+}
+
+bool GpuPlan::capturing() const {
+  if (reader_.records().empty()) return false;
+  const Place place = main_place();
+  if (place.device.type() != device_) return false;  // the model was moved
+  const DeviceGuard guard(place);
+  return is_capturing(place, current_stream(place));
+}
+
+Outcome GpuPlan::try_step(const Inputs& inputs) {
+  const bool raises = modifiers_.measures() && modifiers_.on_nonfinite() == NonFinite::kError;
+  TORCH_CHECK(!raises || !capturing(),
+              "nonfinite=\"error\" waits for the device, and a graph that is being captured cannot: choose "
+              "nonfinite=\"skip\" or \"propagate\"");
+  bring_up_to_date(inputs);
+  const auto has_tensors = [](const auto& device) { return !device->tables().tensors.empty(); };
+  updates_ = std::any_of(devices_.begin(), devices_.end(), has_tensors);
+  if (updates_) {
+    measure_and_update(inputs);
+  } else {
+    main_device().measure_nothing();
+  }
+  reports_ = true;
+  // A step that the device may have skipped has counted nothing.
+  const bool may_skip = inputs.found_inf.defined() || modifiers_.on_nonfinite() != NonFinite::kPropagate;
+  counted_ = counted_ || (updates_ && !may_skip);
+  if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
+  ++steps_;
+  commit();
+  return Outcome::kStepped;
+}
+
+// Tables and numbers as this step needs them.
+void GpuPlan::bring_up_to_date(const Inputs& inputs) {
+  const Shape wanted = shape();
+  const auto is_aligned = [this](const auto& device) { return device->is_aligned_as_built(reader_); };
+  if (reader_.take_changed() || rebuild_ || wanted != shape_ ||
+      !std::all_of(devices_.begin(), devices_.end(), is_aligned)) {
+    rebuild_ = true;
+    TORCH_CHECK(!capturing(), kNotReady);
+    rebuild(wanted);
+  }
+  on_each_device([&](DeviceStep& device) {
+    void* const stream = current_stream(device.place());
+    device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), stream,
+                 is_capturing(device.place(), stream));
+  });
+  told_of_fresh();
+}
+
+void GpuPlan::measure_and_update(const Inputs& inputs) {
+  const bool measures = modifiers_.measures(), first = finishes_first(inputs);
+  const uint64_t kind = kind_of(inputs, first);
+  const bool is_proven = std::find(proven_.begin(), proven_.end(), kind) != proven_.end();
+  TORCH_CHECK(is_proven || !compiles_kernels() || !capturing(), kNotReady);
+  // A kernel that runs for the first time may be refused, when others have counted the step already.
+  const auto numbers = is_proven ? decltype(counted_numbers()){} : counted_numbers();
+  written_ = false;
+  try {
+    launch(measures, first);
+  } catch (...) {
+    steps_ += written_;
+    for (const auto& [number, before] : numbers)
+      if (!written_) number.copy_(before);
+    throw;
+  }
+  if (!is_proven) proven_.push_back(kind);
+}
+
+void GpuPlan::told_of_fresh() {
+  if (std::exchange(any_fresh_, false))
+    for (ParameterRecord& record : reader_.records()) record.fresh = false;
+}
+
+// Whether numbers on the device decide about the rows before anything is measured.
+bool GpuPlan::finishes_first(const Inputs& inputs) const {
+  const auto fits = [](const auto& device) { return device->rows_fit(); };
+  const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
+                       inputs.grad_scale.defined() || inputs.found_inf.defined();
+  if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
+  if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
+  const auto has_lr = [](const Group& group) { return group.lr.defined(); };
+  const std::vector<Group>& groups = reader_.groups();
+  return !rule_.scalars.empty() || shape_.fresh || std::any_of(groups.begin(), groups.end(), has_lr);
+}
+
+// What the end of a norm pass writes, with a copy of each.
+std::vector<std::pair<at::Tensor, at::Tensor>> GpuPlan::counted_numbers() const {
+  std::vector<std::pair<at::Tensor, at::Tensor>> numbers;
+  const auto keep = [&](const at::Tensor& number) {
+    if (number.defined()) numbers.emplace_back(number, number.clone());
+  };
+  for (const ParameterRecord& record : reader_.records()) {
+    if (!record.active) continue;
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep(record.scalars[i]);
+    if (record.extra != nullptr) keep(record.extra->sums);
+  }
+  static const py::handle shared_key = PyUnicode_InternFromString("shared");
+  for (const Group& group : reader_.groups()) {
+    PyObject* const shared = lookup(group.dict, py::reinterpret_borrow<py::object>(shared_key));
+    if (shared == nullptr || !PyDict_Check(shared)) continue;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(shared))
+      if (THPVariable_Check(value.ptr())) keep(THPVariable_Unpack(value.ptr()));
+  }
+  for (const auto& device : devices_) {
+    keep(device->counters());
+    keep(device->fresh());
+  }
+  return numbers;
+}
+
+// Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler handles
+// them.
+bool GpuPlan::refuses_norm(const Inputs& inputs) const {
+  const at::Tensor& norms = main_device().measured().grad_norm;
+  at::Tensor nonfinite = at::isfinite(norms).logical_not();
+  for (size_t group = 0; group < group_clips_.size(); ++group)
+    if (static_cast<NonFinite>(group_clips_[group].nonfinite) != NonFinite::kError)
+      nonfinite[static_cast<int64_t>(group)].fill_(false);
+  at::Tensor refused = nonfinite.any();
+  if (inputs.found_inf.defined()) refused = refused.logical_and(inputs.found_inf.to(refused.device()).eq(0).all());
+  py::gil_scoped_release release;
+  return refused.item<bool>();
+}
+
+void GpuPlan::commit() {
+  for (size_t position = 0; position < reader_.records().size(); ++position) {
+    const ParameterRecord& record = reader_.records()[position];
+    if (!record.active) continue;
+    c10::TensorImpl* const parameter = record.parameter().unsafeGetTensorImpl();
+    parameter->bump_version();
+    versions_[position] = parameter->version_counter().current_version();
+  }
+}
+
+}  // namespace torchclip

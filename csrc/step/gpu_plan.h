@@ -1,0 +1,103 @@
+// The plan of an optimizer's step on GPUs: what the host hands to the kernels, whatever launches them. Nothing here
+// waits for a device, save for a policy that raises.
+#pragma once
+
+#include <memory>
+
+#include "device_step.h"
+
+namespace torchclip {
+
+class GpuPlan {
+ public:
+  bool in_use = false;  // by a call from Python, see plan_bindings.cpp
+
+  virtual ~GpuPlan() = default;
+  GpuPlan(const GpuPlan&) = delete;
+  GpuPlan& operator=(const GpuPlan&) = delete;
+
+  // As those of Plan.
+  void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
+  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state);
+  int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
+  void clear() { reader_.clear(); }
+  void mark_fresh(const std::vector<int64_t>& positions);
+  // Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits for
+  // the device.
+  py::list unstarted() const;
+  int64_t steps() const { return steps_; }
+
+  // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
+  // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.
+  Outcome step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss);
+
+  // What the last step measured, as tensors on the device.
+  py::dict report() const;
+  // The exact zeros that the last step left in all parameters together, a tensor on the device; None where some of them
+  // were not counted, or written since.
+  py::object zeros() const;
+
+ protected:
+  GpuPlan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device);
+
+  // The launcher.
+  virtual std::shared_ptr<DeviceStep> make_device_step(const Place& place, size_t parameters) const = 0;
+  virtual void* current_stream(const Place& place) const = 0;
+  virtual bool is_capturing(const Place& place, void* stream) const = 0;
+  // Steps of one kind run the same kernels. `first`: see launch().
+  virtual uint64_t kind_of(const Inputs& inputs, bool first) const = 0;
+  // A kernel that has not run yet is compiled first, which no capture outlives.
+  virtual bool compiles_kernels() const = 0;
+  // All launches of a step. `measures`: a clip policy takes norms. `first`: numbers on the device decide about the
+  // coefficients before a rule measures anything itself. Sets `written_` with the first launch that writes parameters.
+  virtual void launch(bool measures, bool first) = 0;
+
+  DeviceStep& main_device() const { return *devices_.front(); }
+  // Calls `body(device)` for every device, which is current then.
+  template <class Body>
+  void on_each_device(const Body& body) {
+    for (const auto& device : devices_) {
+      const DeviceGuard guard(device->place());
+      body(*device);
+    }
+  }
+
+  const RuleEntry& rule_;
+  Scope scope_;
+  ParameterReader reader_;
+  Shape shape_;
+  std::vector<std::shared_ptr<DeviceStep>> devices_;  // the main one first
+  bool written_ = false;                              // the step has come as far as writing parameters
+
+ private:
+  Outcome try_step(const Inputs& inputs);
+  void bring_up_to_date(const Inputs& inputs);
+  void measure_and_update(const Inputs& inputs);
+  Shape shape() const;
+  void rebuild(const Shape& shape);
+  std::vector<std::pair<at::Tensor, at::Tensor>> counted_numbers() const;
+  void move_fresh_flags();
+  void told_of_fresh();
+  bool capturing() const;
+  bool finishes_first(const Inputs& inputs) const;
+  bool refuses_norm(const Inputs& inputs) const;
+  void commit();
+  at::Tensor rule_clip_factor() const;
+  Place main_place() const;
+
+  c10::DeviceType device_;
+  Modifiers modifiers_;
+  std::vector<GroupClip> group_clips_;  // [groups], or empty
+  bool rebuild_ = true;
+  std::vector<std::shared_ptr<DeviceStep>> in_graphs_;  // those that take no part any more
+  std::vector<c10::Storage> held_;                      // gradients of this step
+  std::vector<uint64_t> proven_;                        // kinds of steps of which every kernel has run on these tables
+  bool any_fresh_ = false;                              // some parameter is, of which the device has not been told
+  int64_t steps_ = 0;
+  bool reports_ = false;            // a step has been taken since the last change of the modifiers
+  bool counted_ = false;            // the zeros of these tables are those of a step that was taken
+  bool updates_ = false;            // a parameter had a gradient in the last step
+  std::vector<uint32_t> versions_;  // [parameters], autograd's, after the last step
+};
+
+}  // namespace torchclip

@@ -1,0 +1,165 @@
+#include "table_layout.h"
+
+#include "device_tables.h"
+
+namespace torchclip {
+namespace {
+
+using Layout = std::map<std::string, std::pair<int64_t, int64_t>>;
+
+template <class Struct, class Field>
+std::pair<int64_t, int64_t> place(const Struct& whole, const Field& field) {
+  return {reinterpret_cast<const char*>(&field) - reinterpret_cast<const char*>(&whole),
+          static_cast<int64_t>(sizeof(Field))};
+}
+
+template <class Struct>
+std::pair<int64_t, int64_t> whole() {
+  return {0, static_cast<int64_t>(sizeof(Struct))};
+}
+
+Layout elements() {
+  const DeviceTensor tensor{};
+  const DeviceChunk chunk{};
+  const DeviceRowChunk row_chunk{};
+  const DeviceLongRow long_row{};
+  const Partial partial{};
+  return {
+      {"TENSOR_NUMEL", place(tensor, tensor.numel)},
+      {"TENSOR_ROW", place(tensor, tensor.row)},
+      {"TENSOR_PARAMETER", place(tensor, tensor.parameter)},
+      {"TENSOR_DIMENSIONS", place(tensor, tensor.dimensions)},
+      {"TENSOR_SUM_IS_DOUBLE", place(tensor, tensor.sum_is_double)},
+      {"TENSOR_LAYOUT", place(tensor, tensor.layout)},
+      {"TENSOR_ROWS", place(tensor, tensor.rows.count)},
+      {"TENSOR_INNER", place(tensor, tensor.rows.inner)},
+      {"TENSOR_FIRST_ROW", place(tensor, tensor.first_row)},
+      {"TENSOR_SUMS", place(tensor, tensor.sums)},
+      {"TENSOR_WORDS", whole<DeviceTensor>()},
+      {"CHUNK_TENSOR", place(chunk, chunk.tensor)},
+      {"CHUNK_COUNT", place(chunk, chunk.count)},
+      {"CHUNK_PARTIAL", place(chunk, chunk.partial)},
+      {"CHUNK_BEGIN", place(chunk, chunk.begin)},
+      {"CHUNK_WORDS", whole<DeviceChunk>()},
+      {"ROW_CHUNK_TENSOR", place(row_chunk, row_chunk.tensor)},
+      {"ROW_CHUNK_ROWS", place(row_chunk, row_chunk.rows)},
+      {"ROW_CHUNK_PARTIAL", place(row_chunk, row_chunk.partial)},
+      {"ROW_CHUNK_LONG_ROW", place(row_chunk, row_chunk.long_row)},
+      {"ROW_CHUNK_ROW", place(row_chunk, row_chunk.row)},
+      {"ROW_CHUNK_BEGIN", place(row_chunk, row_chunk.begin)},
+      {"ROW_CHUNK_COUNT", place(row_chunk, row_chunk.count)},
+      {"ROW_CHUNK_WORDS", whole<DeviceRowChunk>()},
+      {"LONG_ROW_TENSOR", place(long_row, long_row.tensor)},
+      {"LONG_ROW_FIRST_PARTIAL", place(long_row, long_row.first_partial)},
+      {"LONG_ROW_PARTIALS", place(long_row, long_row.partials)},
+      {"LONG_ROW_ROW", place(long_row, long_row.row)},
+      {"LONG_ROW_WORDS", whole<DeviceLongRow>()},
+      {"SUM_GRADIENT", place(partial, partial.gradient)},
+      {"SUM_DIRECTION", place(partial, partial.direction)},
+      {"SUM_WORDS", whole<Partial>()},
+  };
+}
+
+Layout coefficients() {
+  const Row row{};
+  const RowSource source{};
+  const GroupNumbers group{};
+  const StepNumbers step{};
+  const GroupClip clip{};
+  const Modifiers policy{};
+  return {
+      {"ROW_GRADIENT_SCALE", place(row, row.pipeline.gradient_scale)},
+      {"ROW_VALUE_LIMIT", place(row, row.pipeline.value_limit)},
+      {"ROW_NOISE_SCALE", place(row, row.pipeline.noise_scale)},
+      {"ROW_WEIGHT_DECAY", place(row, row.pipeline.weight_decay)},
+      {"ROW_SHRINK", place(row, row.pipeline.shrink)},
+      {"ROW_RULE", place(row, row.rule[0])},
+      {"ROW_WORDS", whole<Row>()},
+      {"SOURCE_SCALAR", place(source, source.scalars[0])},
+      {"SOURCE_IS_DOUBLE", place(source, source.scalar_is_double[0])},
+      {"SOURCE_GROUP", place(source, source.group)},
+      {"SOURCE_CLIP_UNIT", place(source, source.clip_unit)},
+      {"SOURCE_RULE_UNIT", place(source, source.rule_unit)},
+      {"SOURCE_FRESH", place(source, source.fresh)},
+      {"SOURCE_WORDS", whole<RowSource>()},
+      {"GROUP_WEIGHT_DECAY", place(group, group.weight_decay)},
+      {"GROUP_DECOUPLED", place(group, group.decoupled)},
+      {"GROUP_MAXIMIZE", place(group, group.maximize)},
+      {"GROUP_LR", place(group, group.lr)},
+      {"GROUP_LR_IS_DOUBLE", place(group, group.lr_is_double)},
+      {"GROUP_WORDS", whole<GroupNumbers>()},
+      {"STEP_NUMBER", place(step, step.step)},
+      {"STEP_SKIPS", place(step, step.skip)},
+      {"STEP_SYNCHRONISES", place(step, step.synchronises)},
+      {"GROUP_CLIP_LIMIT", place(clip, clip.limit)},
+      {"GROUP_CLIP_UNIT", place(clip, clip.unit)},
+      {"GROUP_CLIP_SMOOTH", place(clip, clip.smooth)},
+      {"GROUP_CLIP_NONFINITE", place(clip, clip.nonfinite)},
+      {"GROUP_CLIP_WORDS", whole<GroupClip>()},
+      {"POLICY_LIMIT", place(policy, policy.limit)},
+      {"POLICY_UNIT_EPS", place(policy, policy.unit_eps)},
+      {"POLICY_PERCENTILE", place(policy, policy.percentile)},
+      {"POLICY_WINDOW", place(policy, policy.window)},
+      {"POLICY_Z_ALPHA", place(policy, policy.z_alpha)},
+      {"POLICY_Z_THRESHOLD", place(policy, policy.z_threshold)},
+      {"POLICY_Z_WARMUP", place(policy, policy.z_warmup)},
+      {"POLICY_Z_EPS", place(policy, policy.z_eps)},
+      {"POLICY_B0", place(policy, policy.b0)},
+      {"POLICY_ALPHA", place(policy, policy.alpha)},
+      {"POLICY_C", place(policy, policy.c)},
+      {"POLICY_NOISE_ETA", place(policy, policy.noise_eta)},
+      {"POLICY_NOISE_GAMMA", place(policy, policy.noise_gamma)},
+      {"POLICY_LOOKAHEAD_K", place(policy, policy.lookahead_k)},
+      {"POLICY_LOOKAHEAD_ALPHA", place(policy, policy.lookahead_alpha)},
+  };
+}
+
+// What the ends of both norm passes have in common lies at the same places in both.
+Layout finishes() {
+  const FinishArguments step{};
+  const FinishRuleArguments rule{};
+  const FinishTables& both = step;
+  return {
+      {"PLACE_PARTIALS", place(both, both.sums.partials)},
+      {"PLACE_UNIT_CHUNKS", place(both, both.sums.unit_chunks)},
+      {"PLACE_UNITS", place(both, both.sums.units)},
+      {"PLACE_TENSORS", place(both, both.row_sums.tensors)},
+      {"PLACE_LONG_ROWS", place(both, both.row_sums.long_rows)},
+      {"PLACE_LONG_ROW_COUNT", place(both, both.row_sums.long_row_count)},
+      {"PLACE_ROW_FACTORS", place(both, both.row_sums.row_factors)},
+      {"PLACE_GRAD_NORM", place(both, both.grad_norm)},
+      {"PLACE_CLIP_FACTOR", place(both, both.clip_factor)},
+      {"PLACE_COUNTERS", place(both, both.counters)},
+      {"PLACE_NUMBERS", place(both, both.numbers)},
+      {"PLACE_BLOCKS_DONE", place(both, both.blocks_done)},
+      {"PLACE_BLOCKS", place(both, both.blocks)},
+      {"PLACE_POLICY", place(both, both.modifiers.clip)},
+      {"PLACE_ROW_COUNT", place(both, both.rows.row_count)},
+      {"PLACE_SOURCES", place(both, both.rows.sources)},
+      {"PLACE_ROWS", place(both, both.rows.rows)},
+      {"PLACE_FRESH", place(both, both.rows.fresh)},
+      {"PLACE_GROUPS", place(both, both.rows.groups)},
+      {"PLACE_GROUP_CLIPS", place(step, step.group_clips)},
+      {"PLACE_NORM_COUNT", place(step, step.norm_count)},
+      {"PLACE_NORM_MEAN", place(step, step.norm_mean)},
+      {"PLACE_NORM_VARIANCE", place(step, step.norm_variance)},
+      {"PLACE_NORM_WINDOW", place(step, step.norm_window)},
+      {"PLACE_B_SQUARED", place(step, step.b_squared)},
+      {"PLACE_STEP", place(step, step.step)},
+      {"PLACE_LR_SCALE", place(step, step.lr_scale)},
+      {"PLACE_DIRECTION_NORM", place(rule, rule.direction_norm)},
+      {"PLACE_RULE_SUMS", place(rule, rule.rule_sums)},
+      {"PLACE_SUM_IS_DOUBLE", place(rule, rule.sum_is_double)},
+  };
+}
+
+}  // namespace
+
+Layout table_layout() {
+  Layout all = elements();
+  all.merge(coefficients());
+  all.merge(finishes());
+  return all;
+}
+
+}  // namespace torchclip

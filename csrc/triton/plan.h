@@ -1,0 +1,64 @@
+// The plan of a step that Triton's kernels take, on one device. They are launched by Python:
+// torchclip/backends/triton/launcher.py.
+#pragma once
+
+#include "../step/gpu_plan.h"
+
+namespace torchclip::triton {
+
+class DeviceStep final : public torchclip::DeviceStep {
+ public:
+  // `make_launcher(device)`: what launches the kernels over this memory.
+  DeviceStep(Place place, const RuleEntry& rule, size_t parameters, const py::object& make_launcher);
+
+  // All launches of a step, see GpuPlan::launch().
+  void launch(bool measures, bool first, bool& written);
+
+ private:
+  Cutting cutting() const override;
+  bool rides_along() const override { return false; }
+  bool writes_in_one() const override { return true; }
+  void upload(const at::Tensor& memory, Extent extent, const void* from) override;
+  void reserve_own() override;
+  void plan_launches() override {}
+  uint32_t norm_blocks() const override;
+  uint32_t direction_blocks() const override;
+  void placed() override;
+  void set_own() override;
+
+  at::Tensor page_locked(int64_t bytes) const;
+  py::list runs() const;
+  py::dict constants() const;
+  template <class T>
+  at::Tensor table(Section<T> section, at::ScalarType dtype) const;
+  template <class T>
+  at::Tensor scratch_table(Section<T> section, at::ScalarType dtype = at::kDouble) const;
+
+  py::object launcher_;
+  Section<FinishArguments> finish_table_;
+  Section<FinishRuleArguments> finish_rule_table_;
+  Section<int64_t> draws_;
+  // Page-locked memory that no upload has used, for captures, in which none should be allocated; and what graphs read.
+  std::vector<at::Tensor> spares_, in_graphs_;
+};
+
+class Plan final : public GpuPlan {
+ public:
+  // `make_launcher`: see DeviceStep.
+  Plan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device, py::object make_launcher)
+      : GpuPlan(rule, names, scope, device), make_launcher_(std::move(make_launcher)) {}
+
+ private:
+  std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
+    return std::make_shared<DeviceStep>(place, rule_, parameters, make_launcher_);
+  }
+  void* current_stream(const Place& place) const override;
+  bool is_capturing(const Place& place, void* stream) const override;
+  uint64_t kind_of(const Inputs& inputs, bool first) const override;
+  bool compiles_kernels() const override { return true; }
+  void launch(bool measures, bool first) override;
+
+  py::object make_launcher_;
+};
+
+}  // namespace torchclip::triton

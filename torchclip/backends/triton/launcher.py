@@ -1,0 +1,269 @@
+"""The launches of a step on Triton's kernels, for the plan in C++: ``csrc/triton/plan.h``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchclip.backends import native
+from torchclip.backends.codes import SCOPES
+from torchclip.backends.triton import columns
+from torchclip.backends.triton.blocks import block_for
+from torchclip.backends.triton.launches import Compiled, FirstUse, launch
+from torchclip.kernels import finish_rule, finish_step, norms, row_norms, update
+from torchclip.kernels.tables import Finish, Run
+from torchclip.rules.norms import Scope
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.group_values import GroupKeys
+
+if TYPE_CHECKING:
+    from torchclip import _C
+
+FINISH_WARPS = 4
+DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
+"""The stages that draw, which take registers."""
+
+Given = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""grad_scale, found_inf and loss of a step, on the device: read there, and not by the host."""
+
+
+class RunTables(NamedTuple):
+    """The chunks of tensors that one launch of a pass serves: ``Run`` of csrc/step/host_tables.h."""
+
+    slots: int  # bits
+    stages: int  # bits
+    dtype: int
+    state_dtype: int
+    access: int
+    is_measured: bool  # by the pass for the clip policy
+    first: int  # of its chunks
+    chunks: int
+    first_row: int  # of its chunks by rows
+    row_chunks: int
+    pieces: int
+    first_piece: int  # where it counts zeros
+
+
+class Tables(NamedTuple):
+    """The memory of a step on one device, whose layout is that of csrc/step/device_tables.h; int64, or float64."""
+
+    tensors: Tensor
+    gradients: Tensor  # addresses
+    chunks: Tensor
+    row_chunks: Tensor
+    finish: Tensor  # FinishArguments
+    finish_rule: Tensor  # FinishRuleArguments
+    policy: Tensor  # the Modifiers in ``finish``, float64
+    draws: Tensor
+    host_rows: Tensor  # coefficients as they are before any norm is known, float64
+    rows: Tensor  # coefficients, float64
+    partials: Tensor  # float64
+    numbers: Tensor  # StepNumbers, float64
+    row_gradient_factors: Tensor | None  # float64
+    row_step_factors: Tensor | None  # float64
+    zeros: Tensor
+
+
+class Launcher:
+    """The launches over one device's tables.
+
+    Args:
+        spec: the rule.
+        device: where the tables lie.
+    """
+
+    def __init__(self, spec: RuleSpec, device: torch.device) -> None:
+        self._spec = spec
+        self._device = device
+        self.has_updated = False
+        """Whether the last step came as far as writing parameters."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """Of the parameter that a program of the update takes."""
+        return block_for(self._device).piece_bytes
+
+    def place(
+        self, tables: Sequence[Tensor | None], runs: Sequence[Sequence[Any]], constants: Mapping[str, Any]
+    ) -> None:
+        """Takes new tables.
+
+        Args:
+            tables: the fields of ``Tables``.
+            runs: the fields of ``RunTables``.
+            constants: what ``Finish`` has besides the rule's name; ``rule_is_single``, ``clips_rows``, ``rule_rows``.
+        """
+        self._tables = Tables(*tables)  # type: ignore[arg-type]
+        self._runs = [RunTables(*run) for run in runs]
+        self._block = block_for(self._device)
+        self._clips_rows, self._rule_rows = constants["clips_rows"], constants["rule_rows"]
+        self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:]})
+        self._finish_rule = self._finish._replace(is_single=constants["rule_is_single"])
+        self._updates = [self._update_of(run) for run in self._runs if run.chunks > 0]
+        self._norms = self._norm_launches()
+        self._directions = self._direction_launches()
+        self._compiled: Compiled = {}
+        self._used: set[tuple[Any, ...]] = set()
+
+    def _chunks(self, first: int, count: int, by_rows: bool) -> Tensor:
+        table, words = (
+            (self._tables.row_chunks, columns.ROW_CHUNK_WORDS)
+            if by_rows
+            else (self._tables.chunks, columns.CHUNK_WORDS)
+        )
+        return table[words * first : words * (first + count)]
+
+    def _run_of(self, tables: RunTables) -> Run:
+        """What the update is compiled for."""
+        size = (4, 8, 2, 2)[tables.dtype]
+        run = Run(
+            self._spec.family,
+            tables.slots,
+            tables.stages,
+            tables.dtype,
+            tables.state_dtype,
+            tables.access,
+            self._finish.lookahead,
+            self._spec.family == "soft_threshold",
+            self._block.elements,
+            self._block.piece_bytes // size,
+        )
+        few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
+        whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
+        # There are registers for more elements of half precision at a time, and they are read by groups.
+        return run._replace(block=self._block.half_elements) if size == 2 and few and whole else run
+
+    def _update_of(self, run: RunTables) -> tuple[Run, int, int, Tensor, Tensor]:
+        """What a launch is compiled for, its programs, how many share a chunk, the chunks, and the counts of zeros."""
+        programs = run.chunks * run.pieces
+        zeros = self._tables.zeros[run.first_piece : run.first_piece + programs]  # empty where nothing is counted
+        return self._run_of(run), programs, run.pieces, self._chunks(run.first, run.chunks, False), zeros
+
+    def _norm_launches(self) -> list[tuple[int, int, Tensor]]:
+        """Type, access and chunks: norms of the raw gradients ask for no more, and neighbouring runs share a launch."""
+        result: list[tuple[int, int, int, int]] = []
+        for run in self._runs:
+            access, first, count = run.access, run.first, run.chunks
+            if self._clips_rows:
+                access = columns.ANYHOW if access == columns.ALIGNED else access  # rows begin anywhere
+                first, count = run.first_row, run.row_chunks
+            if count == 0 or not run.is_measured:
+                continue
+            if result and result[-1][:2] == (run.dtype, access) and sum(result[-1][2:]) == first:
+                first = result[-1][2]
+                count += result.pop()[3]
+            result.append((run.dtype, access, first, count))
+        return [(dtype, access, self._chunks(first, count, self._clips_rows)) for dtype, access, first, count in result]
+
+    def _direction_launches(self) -> list[tuple[Run, int, Tensor]]:
+        """What a launch is compiled for, without what is not looked at there; its programs, and their chunks."""
+        result = []
+        for tables in self._runs:
+            first, count = (tables.first_row, tables.row_chunks) if self._rule_rows else (tables.first, tables.chunks)
+            run = self._run_of(tables)
+            run = run._replace(slots=run.slots & 1, lookahead=False, block=self._block.elements, piece=0)
+            if count > 0:
+                result.append((run, count, self._chunks(first, count, self._rule_rows)))
+        return result
+
+    def run(
+        self, measures: bool, first: bool, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None
+    ) -> None:
+        """The step: what is measured and decided first, what the rule measures itself, and the update.
+
+        Args:
+            measures: a clip policy takes norms.
+            first: numbers on the device decide about the coefficients before a rule measures anything itself.
+            grad_scale, found_inf: float32 [1], on the device, as ``loss``: float32 or float64 [1].
+        """
+        self.has_updated = False
+        given = (grad_scale, found_inf, loss)
+        finished = measures or first
+        kind = (*(None if value is None else value.dtype for value in given), finished)
+        with nullcontext() if kind in self._used else self._first_use(kind):
+            if measures:
+                self._norm_pass(given, kind)
+            elif first:
+                self._finish_alone(given, kind)
+            if self._spec.clips_itself:
+                self._direction_pass(finished)
+            self._update_pass(finished)
+        self._used.add(kind)
+
+    def _first_use(self, kind: tuple[Any, ...]) -> FirstUse:
+        runs = tuple(run for run, *_ in self._updates)
+        return FirstUse((runs, self._finish, self._finish_rule, kind))
+
+    def _finish_alone(self, given: Given, kind: tuple[Any, ...]) -> None:
+        launch(
+            self._compiled, ("finish", kind), finish_step.finish_step_kernel, 1, FINISH_WARPS, self._tables.finish,
+            *given, self._finish,
+        )  # fmt: skip
+
+    def _norm_pass(self, given: Given, kind: tuple[Any, ...]) -> None:
+        tables = self._tables
+        kernel = row_norms.row_norm_kernel if self._clips_rows else norms.gradient_norm_kernel
+        words = columns.ROW_CHUNK_WORDS if self._clips_rows else columns.CHUNK_WORDS
+        factors = (tables.row_gradient_factors,) if self._clips_rows else ()
+        for dtype, access, chunks in self._norms:
+            launch(
+                self._compiled, ("norm", dtype, access, kind), kernel, len(chunks) // words, self._block.warps,
+                tables.tensors, tables.gradients, chunks, tables.partials, *factors, tables.finish, *given, dtype,
+                access, self._block.elements, self._finish,
+            )  # fmt: skip
+        if not self._norms:  # nothing but empty tensors
+            self._finish_alone(given, kind)
+
+    def _direction_pass(self, finished: bool) -> None:
+        tables, by_rows = self._tables, self._rule_rows
+        kernel = row_norms.row_direction_norm_kernel if by_rows else norms.direction_norm_kernel
+        factors = (tables.row_step_factors,) if by_rows else ()
+        rows = tables.rows if finished else tables.host_rows
+        numbers = tables.numbers if finished else None
+        for run, programs, chunks in self._directions:
+            launch(
+                self._compiled, ("direction", run, finished), kernel, programs, self._block.warps, tables.tensors,
+                tables.gradients, chunks, rows, numbers, tables.draws, tables.row_gradient_factors, tables.partials,
+                *factors, tables.finish_rule, run, self._finish_rule,
+            )  # fmt: skip
+        if not self._directions:
+            launch(
+                self._compiled, ("finish rule", finished), finish_rule.finish_rule_kernel, 1, FINISH_WARPS,
+                tables.finish_rule, numbers, by_rows, self._finish_rule,
+            )  # fmt: skip
+
+    def _update_pass(self, finished: bool) -> None:
+        tables = self._tables
+        rows = tables.rows if finished or self._spec.clips_itself else tables.host_rows
+        numbers = tables.numbers if finished else None
+        for run, programs, pieces, chunks, zeros in self._updates:
+            before, self.has_updated = self.has_updated, True  # before: Ctrl-C may come between any two lines
+            try:
+                launch(
+                    self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
+                    self._block.warps, tables.tensors, tables.gradients, chunks, rows, numbers, tables.draws,
+                    tables.policy, tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
+                )  # fmt: skip
+            except Exception:  # it was refused
+                self.has_updated = before
+                raise
+
+
+def make_plan(spec: RuleSpec, scope: Scope, keys: GroupKeys, device: str) -> _C.TritonPlan:
+    """The plan of a rule for parameters on that type of device."""
+    assert native.NATIVE is not None, "the triton backend is chosen only where the extension is"
+    plan: _C.TritonPlan = native.NATIVE.TritonPlan(
+        spec.name,
+        keys.described,
+        [slot.name for slot in spec.slots if slot.name != "slow"],
+        [scalar.name for scalar in spec.scalars],
+        SCOPES.index(scope),
+        device,
+        partial(Launcher, spec),
+    )
+    return plan
