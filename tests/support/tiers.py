@@ -31,9 +31,6 @@ CONFORMANCE = "test_step_matches_float64"
 TRACED = ("test_one_graph_for_every_optimizer", "test_one_graph_for_every_modifier")
 """Tests that take seconds for a case on any backend."""
 
-ONCE = ("test_both_agree_after_every_change",)
-"""Of which every optimizer stays and every type, on any backend: what one has to do with the other is tested apart."""
-
 MANY = 12
 """Cases of a test on emulated kernels that all stay."""
 
@@ -73,11 +70,6 @@ def chosen_values(item: Item) -> set[Hashable]:
             found |= {(name, value.launches, value.fits, value.updates), (name, "extensions" in value.options)}
             found.add((name, type(value.options.get("clip"))))
     return found
-
-
-def values_once(item: Item) -> set[Hashable]:
-    """The values of a case's parameters, every optimizer for itself."""
-    return {(name, value) for name, value in item.callspec.params.items() if name != "backend"}
 
 
 def kernels_of(value: object, apart: bool) -> Hashable:
@@ -133,8 +125,6 @@ def thorough_of(items: Iterable[Item]) -> list[Item]:
         if name == CONFORMANCE:
             stay = cover(cases, reached, among=yardsticks or None)
             yardsticks |= {case_of(item) for item in stay}
-        elif name in ONCE:
-            stay = cover(cases, values_once)
         elif backend == INTERPRETED or name in TRACED or (backend == EMULATED and len(cases) > MANY):
             stay = cover(cases, chosen_values)
             if backend == INTERPRETED and Path(path).parent.name in BEFORE_KERNELS:
