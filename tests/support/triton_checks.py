@@ -16,6 +16,7 @@ from torch import Tensor
 import interpreted
 import torchclip
 from coefficient_grid import GRID, STEPS, flat_names
+from rule_coefficients import COEFFICIENTS
 from torchclip.backends.reference.draws import Draws, normal_pair
 from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
 from torchclip.kernels import coefficients, numbers, philox, pipeline, rules
@@ -97,7 +98,7 @@ def stepped(
         before = [parameter.detach().clone(), *(state[s.name].clone() for s in optimizer.spec.slots if s.name in state)]
         parameter.grad = torch.randn(COUNT, generator=generator)
         optimizer.step()
-    coefficients = optimizer.spec.coefficients(optimizer.param_groups[0], float(steps), False)
+    coefficients = COEFFICIENTS[optimizer.spec.name](optimizer.param_groups[0], float(steps), False)
     return [*before, parameter.grad], parameter.detach(), optimizer.state[parameter], coefficients
 
 
@@ -180,7 +181,7 @@ def check_coefficients() -> None:
             group = {key: own[key] for key in ("lr", *rule.hyperparameters) if key != "betas"}
             if "betas" in rule.hyperparameters:
                 group["betas"] = (own["beta1"], own["beta2"])
-            expected = list(rule.coefficients(group, *values[-2:]).values())
+            expected = list(COEFFICIENTS[rule.name](group, *values[-2:]).values())
             torch.testing.assert_close(
                 out[: len(expected), column],
                 torch.tensor(expected, dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""What an update rule is to the host: hyperparameters, state, coefficients, and where it comes from."""
+"""What an update rule is to the host: hyperparameters, state, and where it comes from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torchclip.rules.norms import Scope
 from torchclip.rules.state_numbers import COUNT, Wanted
 
 Group = Mapping[str, Any]
-Coefficients = dict[str, float]
 
 
 class Extent(enum.Enum):
@@ -102,9 +101,6 @@ class RuleSpec:
         slots: every state tensor the rule can have, in the order of the C++ functor.
         used_slots: the names of the slots that a param group needs.
         scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
-        coefficients: ``(group, step, first) -> {name: value}``: what the kernel multiplies with in the step numbered
-            ``step`` (1, 2, …); ``first`` says that the state was made in this very step. Coefficients that depend on a
-            measured norm are given for a norm of 0, those that depend on another number of state for its initial value.
         conflict: for a param group, what is wrong with values each of which is right by itself; None for nothing.
         clips_itself: True when the rule measures its own direction and sets its step size by that norm.
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
@@ -122,7 +118,6 @@ class RuleSpec:
     slots: tuple[StateSlot, ...]
     used_slots: Callable[[Group], tuple[str, ...]]
     scalars: tuple[ScalarSlot, ...]
-    coefficients: Callable[[Group, float, bool], Coefficients]
     citation: str
     conflict: Callable[[Group], str | None] | None = None
     clips_itself: bool = False
