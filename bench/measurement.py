@@ -3,6 +3,7 @@
 import gc
 import sys
 import traceback
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,9 +59,9 @@ class Measurement(Command):
         if self.threads:
             torch.set_num_threads(self.threads[0])
 
+    @abstractmethod
     def plan(self, probe: BandwidthProbe) -> Iterable[Planned]:
         """The rows; raises `Refused` when there is one that cannot be had."""
-        raise NotImplementedError
 
     def judge(self, entries: Sequence[Entry]) -> bool:
         """Whether what was measured, now or before, is as it must be."""

@@ -1,6 +1,7 @@
 """Command lines from dataclasses: each field is an option, and its metadata is what `--help` says of it."""
 
 import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -43,14 +44,14 @@ def positive(kind: type) -> Any:
 
 
 @dataclass(kw_only=True)
-class Command:
+class Command(ABC):
     """A command: its fields are its options, the first line of its docstring is its help."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def run(self) -> int:
         """The exit status; raises `Refused` when it cannot be done."""
-        raise NotImplementedError
 
 
 def run_command(commands: Sequence[type[Command]], arguments: Sequence[str] | None) -> int:

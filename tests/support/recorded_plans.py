@@ -15,7 +15,8 @@ from builders import OPTIMIZERS
 from memory_guard import AWKWARD
 from runs import gradient_values, initial_values
 from torchclip.backends import native
-from torchclip.backends.codes import NO_CLIP, SCOPES, STEPPED, UNIT_CLIP, GroupNumbers
+from torchclip.backends.codes import NO_CLIP, STEPPED, UNIT_CLIP, GroupNumbers
+from torchclip.backends.plan import described
 from torchclip.state.parameter_state import create_state
 
 pytest.importorskip("triton", reason="Triton is an optional dependency of the package")
@@ -122,11 +123,7 @@ class Reader:
         recorder = Recorder()
         self._recorder, self._seen = recorder, 0
         self.plan = native.NATIVE.TritonPlan(
-            spec.name,
-            optimizer._keys.described,
-            [name for name in names if name != "slow"],
-            [scalar.name for scalar in spec.scalars],
-            SCOPES.index(optimizer.clips_by),
+            *described(spec, optimizer.clips_by, optimizer._keys),
             "cpu",
             lambda device: recorder,  # and not this, which no collector would find there
         )

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from torchclip.backends import choice, native
 from torchclip.backends.codes import SCOPES, configuration, group_numbers
-from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.group_values import GroupKeys
+from torchclip.state.group_values import GroupKeys, Key
 
 if TYPE_CHECKING:
     from torchclip import _C
 
 Plan: TypeAlias = "_C.Plan | _C.CudaPlan | _C.TritonPlan"
+
+
+def described(
+    spec: RuleSpec, scope: Scope, keys: GroupKeys
+) -> tuple[str, Sequence[Key], Sequence[str], Sequence[str], int]:
+    """The rule as every plan is told of it: its name, keys of a param group, slots, numbers of state, and its scope."""
+    slots = [slot.name for slot in spec.slots if slot.name != SLOW.name]
+    return spec.name, keys.described, slots, [scalar.name for scalar in spec.scalars], SCOPES.index(scope)
 
 
 def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys) -> Plan:
@@ -27,22 +37,14 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         modifiers: the options applied around the rule.
         keys: what the param groups hold.
     """
+    extension, rule = native.NATIVE, described(spec, scope, keys)
+    assert extension is not None, "a fused backend is chosen only where the extension is"
+    plan: Plan
     if backend == "triton":
-        from torchclip.backends.triton.launcher import make_plan as make_triton_plan  # which imports Triton
+        from torchclip.backends.triton.launcher import Launcher  # which imports Triton
 
-        triton_plan = make_triton_plan(spec, scope, keys, choice.served_device(backend))
-        triton_plan.configure(configuration(modifiers), group_numbers(modifiers))
-        return triton_plan
-    extension = native.NATIVE
-    assert extension is not None, "a compiled backend is chosen only where the extension is"
-    plan_class = extension.CudaPlan if backend == "cuda" else extension.Plan
-    rule_slots = [slot for slot in spec.slots if slot.name != "slow"]
-    plan: _C.Plan | _C.CudaPlan = plan_class(
-        spec.name,
-        keys.described,
-        [slot.name for slot in rule_slots],
-        [scalar.name for scalar in spec.scalars],
-        SCOPES.index(scope),
-    )
+        plan = extension.TritonPlan(*rule, choice.served_device(backend), partial(Launcher, spec))
+    else:
+        plan = extension.CudaPlan(*rule) if backend == "cuda" else extension.Plan(*rule)
     plan.configure(configuration(modifiers), group_numbers(modifiers))
     return plan

@@ -21,7 +21,6 @@ FLAGS = frozenset((*_OF_THE_RULE, *RUN_FLAGS))
 """The keys that hold True or False, or None for no."""
 
 _TEXT = (str, bytes, bytearray)
-_PLAIN = (float, int)
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ class Check:
         """Why a group cannot hold this value under ``key``; None where it can."""
         if self.is_flag and value is None:
             value = False
-        in_bounds = self.count == 1 and type(value) in (*_PLAIN, bool) and self.least <= value <= self.most
-        if in_bounds and (not self.is_flag or value in (0, 1)):
+        if self.count == 1 and type(value) in (float, int, bool) and self._holds(value):
             return None
         text = _text_reason(key, self, value)
         if text is not None:
@@ -76,20 +74,24 @@ class Check:
                 return True  # its range is the user's word
             value = value.detach().item()
         number = number_of(value)
-        if number is None or (self.is_flag and number not in (0, 1)):
-            return False
-        return self.least <= number <= self.most
+        return number is not None and self._holds(number)
+
+    def _holds(self, number: float) -> bool:
+        return self.least <= number <= self.most and (not self.is_flag or number in (0, 1))
 
     def plain(self, value: Any) -> Any:
         """A value that is right as the rules take it: a flag, a number or a tensor, or a tuple of those."""
         if self.is_flag:
             return bool(value)
-        if type(value) in _PLAIN and self.count == 1:
-            return value
+        if self.count == 1:
+            return _plain_number(value)
         parts = parts_of(value, self.count)
         assert parts is not None, f"{self.phrase} was not checked"
-        plain = tuple(part if type(part) in _PLAIN or isinstance(part, Tensor) else number_of(part) for part in parts)
-        return plain[0] if self.count == 1 else plain
+        return tuple(map(_plain_number, parts))
+
+
+def _plain_number(value: Any) -> float | Tensor | None:
+    return value if type(value) in (float, int) or isinstance(value, Tensor) else number_of(value)
 
 
 def number_of(value: Any) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.rule_spec import Extent, StateSlot
+from torchclip.rules.rule_spec import StateSlot
 from torchclip.state.steppable import can_step
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -47,7 +47,7 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
     reason = lazy_reason(parameter)
     if reason is not None:
         raise ValueError(f"{name} {reason}; make the parameter of tensor.resolve_conj().resolve_neg()")
-    if not parameter.is_contiguous() and may_overlap(parameter):
+    if may_overlap(parameter):
         raise ValueError(
             f"{name} has strides {tuple(parameter.stride())}, as an expanded tensor has: several of its elements share "
             "one place in memory, and updating one would change the others; pass a clone(), or the tensor it was "
@@ -68,7 +68,7 @@ def lazy_reason(tensor: Tensor) -> str | None:
 
 def may_overlap(tensor: Tensor) -> bool:
     """Whether two elements may share a place in memory, going by the strides from the smallest up."""
-    if tensor.numel() == 0:
+    if tensor.is_contiguous():  # as every tensor without elements
         return False
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -168,10 +168,10 @@ def check_state(name: str, slots: Sequence[tuple[StateSlot, Any]], parameter: Te
                 f"state {slot.name!r} of {name} is {type(value).__name__}, and a tensor is wanted: load a checkpoint "
                 "again"
             )
-        shape = parameter.shape if slot.extent is Extent.ELEMENT else slot.extent.shape(parameter)
+        shape = slot.extent.shape(parameter)
         # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
         allowed = (full,) if slot.has_own_type else (parameter.dtype, full)
-        if slot.extent is not Extent.ELEMENT and slot.extent.is_apart(parameter):
+        if slot.extent.is_apart(parameter):
             allowed = (torch.float32, torch.float64)  # no pass goes over these, which are read one by one
         elif not slot.has_own_type:
             dtypes[slot.name] = value.dtype
@@ -182,7 +182,7 @@ def check_state(name: str, slots: Sequence[tuple[StateSlot, Any]], parameter: Te
                 "move and cast the state together with the parameter, or load a checkpoint made for this model and "
                 "this optimizer"
             )
-        if not value.is_contiguous() and may_overlap(value):
+        if may_overlap(value):
             raise RuntimeError(
                 f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
                 "cannot be written to; assign a clone()"

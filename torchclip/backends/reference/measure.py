@@ -174,8 +174,8 @@ def measure_directions(run: Run) -> RuleMeasurement:
     of_directions: list[Tensor | None] = [None] * sum(sizes)
     own_sums: list[Tensor | None] = [None] * sum(sizes)
     for entry in run.entries:
-        gradient = prepared_gradient(run, entry)
-        state, _, first = state_of(run, entry)
+        gradient = prepared_gradient(run, entry, working(entry.parameter, entry.dtype))
+        state, _, _, first = state_of(run, entry)
         new = accumulate(gradient, state, entry.group, first)
         of_gradients[entry.index] = policies.tensor_norm(gradient)
         of_directions[entry.index] = policies.tensor_norm(new.get("momentum_buffer", gradient))

@@ -110,7 +110,7 @@ def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str
                 if device not in there:
                     there[device] = on_device(group, parameter.device)
                 own = real_view(parameter)
-                gradient = torch.atleast_1d(gradient if own is parameter else real_view(gradient))
+                gradient = torch.atleast_1d(real_view(gradient))
                 # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
                 held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
                 entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype))
@@ -118,8 +118,8 @@ def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str
     return entries
 
 
-def prepared_gradient(run: Run, entry: Entry) -> Tensor:
-    """The gradient as the rule sees it."""
+def prepared_gradient(run: Run, entry: Entry, parameter: Tensor) -> Tensor:
+    """The gradient as the rule sees it; ``parameter`` is the entry's in the compute type."""
     raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
     dropout, noise = run.modifiers.gradient_dropout, run.modifiers.gradient_noise
     dropped, normal = None, None
@@ -130,7 +130,7 @@ def prepared_gradient(run: Run, entry: Entry) -> Tensor:
         drawn = run.draws.normals(entry.parameter, entry.index).to(raw.dtype)
         normal = (noise.sigma(run.number - 1) * drawn).view_as(raw)
     alterations = pipeline.Alterations(run.clips[entry.index], run.lr_scale, dropped, normal)
-    return pipeline.prepare(raw, working(entry.parameter, entry.dtype), entry.group, alterations)
+    return pipeline.prepare(raw, parameter, entry.group, alterations)
 
 
 def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def write_together(writes: Writes, taken: Flag) -> None:
         return
     targets, values = [], []
     for target, value in writes:
-        target = torch.atleast_1d(torch.view_as_real(target) if target.is_complex() else target)
+        target = torch.atleast_1d(real_view(target))
         value = value.reshape(target.shape)
         targets.append(target)
         values.append(chosen(taken, value, target) if isinstance(taken, Tensor) else value)
@@ -180,37 +180,25 @@ def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     A 0-dim one would be promoted by the float64 scalars that it meets, and be computed differently from the rest. Under
     autograd it is always a copy, since the graph keeps it and the original is written.
     """
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    taken: Tensor = torch.atleast_1d(real.to(dtype, copy=torch.is_grad_enabled()))
+    taken: Tensor = torch.atleast_1d(real_view(tensor).to(dtype, copy=torch.is_grad_enabled()))
     return taken
 
 
-def state_of(run: Run, entry: Entry) -> tuple[State, State, bool]:
-    """The state of one parameter as its rule takes it, the tensors that the new one is to be written to, and whether
-    some of it was made here.
+def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
+    """The state of one parameter as its rule takes it, the tensors that the new one is to be written to, those of them
+    that were made here, and whether this is the rule's first step with them.
 
-    Those are the tensors of ``held``, and new ones, which the optimizer does not know yet, for what is missing there;
-    of a complex parameter, complex ones. The slow weights are among them, and the rule does not see them.
+    The optimizer does not know yet of what was made; of a complex parameter the tensors are complex. The slow weights
+    are among the tensors, and the rule does not see them.
     """
-    spec, group, held = run.spec, entry.group, entry.held
-    stored: State = {}
-    old: State = {}
-    first = False
-    for name in spec.used_slots(group):
-        is_missing = held.get(name) is None
-        stored[name] = spec.create_state(name, entry.owner, group) if is_missing else held[name]
-        if name != SLOW.name:
-            old[name] = working(stored[name], entry.dtype)
-            first |= is_missing
-    for scalar in spec.scalars:
-        number = held.get(scalar.name)
-        first |= number is None
-        if number is None:
-            number = spec.create_state(scalar.name, entry.owner, group)
-        stored[scalar.name] = number
-        # In float64: 1 - beta2**step has no digits to spare.
+    spec, group = run.spec, entry.group
+    made = {name: spec.create_state(name, entry.owner, group) for name in spec.missing_state(entry.held, group)}
+    stored: State = {**entry.held, **made}
+    old = {name: working(stored[name], entry.dtype) for name in spec.used_slots(group) if name != SLOW.name}
+    for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
+        number = stored[scalar.name]
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
-    return old, stored, first
+    return old, stored, made, not made.keys() <= {SLOW.name}
 
 
 def on_device(group: Group, device: torch.device) -> Group:

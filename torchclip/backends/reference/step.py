@@ -111,9 +111,10 @@ def _update(
     ledger: Ledger | None,
 ) -> None:
     """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
-    gradient = prepared_gradient(run, entry)
-    old, stored, first = state_of(run, entry)
-    decayed = pipeline.decay(working(entry.parameter, entry.dtype), entry.group)
+    parameter = working(entry.parameter, entry.dtype)
+    gradient = prepared_gradient(run, entry, parameter)
+    old, stored, made, first = state_of(run, entry)
+    decayed = pipeline.decay(parameter, entry.group)
     stepped, new = RULES[run.spec.name].step(decayed, gradient, old, entry.group, first, norms)
     kept = kept_step(run, entry, decayed, stepped)
     lookahead = run.modifiers.lookahead
@@ -125,11 +126,10 @@ def _update(
         ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
         kept = chosen(synchronises, ahead, kept)
         new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
-    made = {name: tensor for name, tensor in stored.items() if entry.held.get(name) is None}
     for name in [name for name in made if name in new]:  # which nobody sees yet
         write(real_view(made[name]), new[name], taken)
     if ledger is None:
-        state.setdefault(entry.owner, {}).update(stored)
+        state.setdefault(entry.owner, {}).update(made)
     elif made:
         ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
     own = [(stored[name], value) for name, value in new.items() if name not in made]

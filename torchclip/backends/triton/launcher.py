@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchclip.backends import native
-from torchclip.backends.codes import SCOPES
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
 from torchclip.kernels import finish_rule, finish_step, norms, row_norms, update
 from torchclip.kernels.tables import Finish, Run
-from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.group_values import GroupKeys
 
 if TYPE_CHECKING:
-    from torchclip import _C
+    pass
 
 FINISH_WARPS = 4
 DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
@@ -252,18 +247,3 @@ class Launcher:
             except Exception:  # it was refused
                 self.has_updated = before
                 raise
-
-
-def make_plan(spec: RuleSpec, scope: Scope, keys: GroupKeys, device: str) -> _C.TritonPlan:
-    """The plan of a rule for parameters on that type of device."""
-    assert native.NATIVE is not None, "the triton backend is chosen only where the extension is"
-    plan: _C.TritonPlan = native.NATIVE.TritonPlan(
-        spec.name,
-        keys.described,
-        [slot.name for slot in spec.slots if slot.name != "slow"],
-        [scalar.name for scalar in spec.scalars],
-        SCOPES.index(scope),
-        device,
-        partial(Launcher, spec),
-    )
-    return plan
