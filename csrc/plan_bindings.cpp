@@ -93,12 +93,6 @@ class Exclusive {
   AnyPlan& plan_;
 };
 
-// The name of a rule that there is.
-const std::string& checked(const std::string& rule) {
-  if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
-  return rule;
-}
-
 // `init`: what py::init makes one with.
 template <class AnyPlan, class Init>
 void bind_plan(py::module_& module, const char* name, Init&& init) {
@@ -134,25 +128,20 @@ void bind_plan(py::module_& module, const char* name, Init&& init) {
       .def_property_readonly("zeros", &AnyPlan::zeros);
 }
 
-template <class AnyPlan>
+// `own`: what its constructor takes besides the rule.
+template <class AnyPlan, class... Own>
 AnyPlan* make_plan(const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
-                   std::vector<std::string> scalars, int scope) {
-  return new AnyPlan(checked(rule), Names{keys_from(keys), std::move(slots), std::move(scalars)},
-                     static_cast<Scope>(scope));
-}
-
-triton::Plan* make_triton_plan(const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
-                               std::vector<std::string> scalars, int scope, const std::string& device,
-                               py::object make_launcher) {
-  return new triton::Plan(checked(rule), Names{keys_from(keys), std::move(slots), std::move(scalars)},
-                          static_cast<Scope>(scope), c10::Device(device).type(), std::move(make_launcher));
+                   std::vector<std::string> scalars, int scope, Own... own) {
+  if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
+  return new AnyPlan(rule, Names{keys_from(keys), std::move(slots), std::move(scalars)}, static_cast<Scope>(scope),
+                     std::move(own)...);
 }
 
 }  // namespace
 
 void bind_plans(py::module_& module) {
   bind_plan<Plan>(module, "Plan", py::init(&make_plan<Plan>));
-  bind_plan<triton::Plan>(module, "TritonPlan", py::init(&make_triton_plan));
+  bind_plan<triton::Plan>(module, "TritonPlan", py::init(&make_plan<triton::Plan, std::string, py::object>));
   module.def("table_layout", &table_layout);
 #if defined(TORCHCLIP_CUDA)
   bind_plan<cuda::Plan>(module, "CudaPlan", py::init(&make_plan<cuda::Plan>));

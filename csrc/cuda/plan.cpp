@@ -2,18 +2,6 @@
 
 namespace torchclip::cuda {
 
-// torch's.
-void* Plan::current_stream([[maybe_unused]] const Place& place) const {
-#if defined(TORCHCLIP_CUDA_EMULATOR)
-  return nullptr;
-#else
-  // Never released: at exit it would be, after the interpreter.
-  static const py::handle get = py::object(py::module_::import("torch._C").attr("_cuda_getCurrentRawStream")).release();
-  const py::object stream = get(place.number);
-  return reinterpret_cast<void*>(stream.cast<uintptr_t>());
-#endif
-}
-
 void Plan::launch(bool measures, bool first) {
   DeviceStep& main = device(0);
   if (devices_.size() == 1 && main.fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {

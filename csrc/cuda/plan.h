@@ -22,7 +22,6 @@ class Plan final : public GpuPlan {
   std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
     return std::make_shared<DeviceStep>(place, rule_, parameters);
   }
-  void* current_stream(const Place& place) const override;
   bool is_capturing(const Place&, void* stream) const override { return cuda::is_capturing(stream); }
   uint64_t kind_of(const Inputs&, bool) const override { return 0; }
   bool compiles_kernels() const override { return false; }

@@ -122,6 +122,14 @@ Outcome GpuPlan::step(const py::object& grad_scale, const py::object& found_inf,
   }
 }
 
+// torch's; tensors on the CPU, where kernels are emulated or interpreted, have none.
+void* GpuPlan::current_stream(const Place& place) const {
+  if (!place.device.is_cuda()) return nullptr;
+  // Never released: at exit it would be, after the interpreter.
+  static const py::handle get = py::object(py::module_::import("torch._C").attr("_cuda_getCurrentRawStream")).release();
+  return reinterpret_cast<void*>(get(place.number).cast<uintptr_t>());
+}
+
 bool GpuPlan::capturing() const {
   if (reader_.records().empty()) return false;
   const Place place = main_place();

@@ -42,7 +42,6 @@ class GpuPlan {
 
   // The launcher.
   virtual std::shared_ptr<DeviceStep> make_device_step(const Place& place, size_t parameters) const = 0;
-  virtual void* current_stream(const Place& place) const = 0;
   virtual bool is_capturing(const Place& place, void* stream) const = 0;
   // Steps of one kind run the same kernels. `first`: see launch().
   virtual uint64_t kind_of(const Inputs& inputs, bool first) const = 0;
@@ -78,6 +77,7 @@ class GpuPlan {
   std::vector<std::pair<at::Tensor, at::Tensor>> counted_numbers() const;
   void move_fresh_flags();
   void told_of_fresh();
+  void* current_stream(const Place& place) const;
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
   bool refuses_norm(const Inputs& inputs) const;

@@ -12,11 +12,6 @@ constexpr int64_t kRowsTogether = 16;
 // Page-locked buffers for captures with no step between them.
 constexpr size_t kCaptures = 2;
 
-// torch.cuda's function of that name. Never released: at exit it would be, after the interpreter.
-py::handle torch_cuda(const char* module, const char* name) {
-  return py::object(py::module_::import(module).attr(name)).release();
-}
-
 py::object tensor_or_none(const at::Tensor& tensor) { return tensor.defined() ? py::cast(tensor) : py::none(); }
 
 // The types that the kernels read a loss in.
@@ -171,15 +166,11 @@ void DeviceStep::launch(bool measures, bool first, bool& written) {
   written = true;
 }
 
-void* Plan::current_stream(const Place& place) const {
-  if (!place.device.is_cuda()) return nullptr;
-  static const py::handle get = torch_cuda("torch._C", "_cuda_getCurrentRawStream");
-  return reinterpret_cast<void*>(get(place.number).cast<uintptr_t>());
-}
-
 bool Plan::is_capturing(const Place& place, void*) const {
   if (!place.device.is_cuda()) return false;
-  static const py::handle get = torch_cuda("torch.cuda", "is_current_stream_capturing");
+  // Never released: at exit it would be, after the interpreter.
+  static const py::handle get =
+      py::object(py::module_::import("torch.cuda").attr("is_current_stream_capturing")).release();
   return get().cast<bool>();
 }
 

@@ -44,15 +44,14 @@ class DeviceStep final : public torchclip::DeviceStep {
 
 class Plan final : public GpuPlan {
  public:
-  // `make_launcher`: see DeviceStep.
-  Plan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device, py::object make_launcher)
-      : GpuPlan(rule, names, scope, device), make_launcher_(std::move(make_launcher)) {}
+  // `device`: on whose type everything lies. `make_launcher`: see DeviceStep.
+  Plan(const std::string& rule, const Names& names, Scope scope, const std::string& device, py::object make_launcher)
+      : GpuPlan(rule, names, scope, c10::Device(device).type()), make_launcher_(std::move(make_launcher)) {}
 
  private:
   std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
     return std::make_shared<DeviceStep>(place, rule_, parameters, make_launcher_);
   }
-  void* current_stream(const Place& place) const override;
   bool is_capturing(const Place& place, void* stream) const override;
   uint64_t kind_of(const Inputs& inputs, bool first) const override;
   bool compiles_kernels() const override { return true; }
