@@ -83,6 +83,16 @@ def test_a_gradient_whose_square_overflows_before_it_is_unscaled(name: str, clip
     assert_same_params(params, copies)
 
 
+def test_a_float16_gradient_is_unscaled_in_float32(backend: str) -> None:
+    """(1 + 2^-10) / 2^16 would lose its last bit in float16, whose least steps are 2^-24."""
+    param = torch.nn.Parameter(torch.zeros(8, dtype=torch.float16))
+    optimizer = torchclip.SGD([param], lr=2.0**14, backend=backend)
+    param.grad = torch.full_like(param, 1 + 2.0**-10)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0**16), torch.tensor(0.0)
+    optimizer.step()
+    assert param.tolist() == [-(1 + 2.0**-10) / 4] * 8
+
+
 def test_rows_that_are_longer_than_a_piece_of_work(backend: str) -> None:
     """What the scaler decides comes before the rows' sums are there."""
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5000), (40, 5))]

@@ -32,7 +32,8 @@ def around_every_value(dtype: torch.dtype) -> Tensor:
     middle = torch.where(following.isfinite(), (values + following) / 2, values + unit / 2)
     up = torch.nextafter(middle, torch.tensor(torch.inf))
     down = torch.nextafter(middle, torch.tensor(-torch.inf))
-    return torch.cat((values, middle, up, down, torch.tensor([torch.inf, -torch.inf, torch.nan])))
+    full = torch.tensor([2**31 - 1, -1], dtype=torch.int32).view(torch.float32)  # NaN to which nothing can be added
+    return torch.cat((values, middle, up, down, torch.tensor([torch.inf, -torch.inf, torch.nan]), full))
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:

@@ -289,6 +289,18 @@ def test_lost_alignment_is_noticed(target: str) -> None:
     assert_none(lambda record: not excess_narrow(record) and "goes unnoticed", narrow)
 
 
+@pytest.mark.parametrize("target", TARGETS[:2], indirect=True)
+def test_threads_wait_before_their_program_counts_as_done(target: str) -> None:
+    """What any of them has stored is there when the count says that the program is done."""
+
+    def counted_early(record: Record) -> bool:
+        orders = record["orders"]
+        counts = [place for place, what in enumerate(orders) if what.startswith("atom")]
+        return not counts or any(orders[place - 1] != "bar.sync" for place in counts)
+
+    assert_none(counted_early, [record for record in records_of(target) if "norm_kernel" in record["kernel"]])
+
+
 def test_no_local_memory(target: str) -> None:
     assert_none(local_memory, records_of(target))
 

@@ -46,6 +46,7 @@ NVIDIA_NUMBERS = {
     "spill loads": re.compile(r"(\d+) bytes spill loads"),
     "registers": re.compile(r"Used (\d+) registers"),
 }
+NVIDIA_ORDER = re.compile(r"\bst\.global|\bbar\.sync|\batom\.[\w.]*acq_rel")
 AMD_ACCESS = re.compile(r"^\s+((?:global|flat|buffer|scratch)_(?:load|store)_\w+)", re.MULTILINE)
 AMD_NUMBERS = {
     "stack": re.compile(r"\.private_segment_fixed_size:\s+(\d+)"),
@@ -95,6 +96,7 @@ def compiled(target_name: str, variant: Variant) -> dict[str, Any]:
         "accesses": Counter(map("".join, access.findall(code))),
         "numbers": {name: max(map(int, pattern.findall(report)), default=None) for name, pattern in numbers.items()},
         "declares_local": ".local" in code,
+        "orders": NVIDIA_ORDER.findall(code),
     }
 
 

@@ -99,3 +99,15 @@ def test_a_users_own_tensor_in_state_does_not_begin_it(backend: str) -> None:
     optimizer.state[params[0]]["mine"] = own
     optimizer.step()
     assert_all(params, -1.0)
+
+
+def test_slow_weights_that_are_missing_begin_nothing(backend: str) -> None:
+    """They are made anew, and the buffer goes on."""
+    param = torch.nn.Parameter(torch.zeros(4))
+    lookahead = torchclip.Lookahead(k=100)
+    optimizer = torchclip.SGD([param], lr=1.0, momentum=0.8, dampening=0.5, extensions=(lookahead,), backend=backend)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    del optimizer.state[param]["slow"]
+    optimizer.step()
+    assert_all([param], -1.0 - (0.8 + 0.5))

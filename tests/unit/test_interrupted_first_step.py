@@ -15,6 +15,7 @@ import torch
 import torchclip
 from builders import assert_state_is_new
 from records import BACKENDS
+from torchclip.state.parameter_state import Ledger, Made
 
 PACKAGE = Path(torchclip.__file__).parent
 BETWEEN_LAUNCHES = ("launcher.py", "launches.py")
@@ -119,3 +120,15 @@ def test_state_that_cannot_be_made(backend: str, monkeypatch: pytest.MonkeyPatch
     first = -1.0 - 1.3 - (0.8 * 1.3 + 0.5) if steps == 3 else TWICE
     torch.testing.assert_close(params[0].detach(), torch.full((3,), first))
     torch.testing.assert_close(params[1].detach(), torch.full((3,), TWICE))
+
+
+def test_state_that_the_user_has_replaced_is_not_dropped() -> None:
+    """Between a step that was not taken and the next, which drops what was made for it."""
+    param = torch.nn.Parameter(torch.zeros(3))
+    state: dict[torch.Tensor, dict[str, Any]] = {}
+    ledger = Ledger()
+    made = {"exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    ledger.give(state, Made(0, param, made, param._version))
+    theirs = state[param]["exp_avg"] = torch.ones(3)
+    ledger.drop(state)
+    assert state[param].keys() == {"exp_avg"} and state[param]["exp_avg"] is theirs
