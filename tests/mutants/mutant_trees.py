@@ -99,12 +99,12 @@ class Tree:
             raise BuildError(printed[-4000:] or f"the build of {kind} ended with status {finished.returncode}")
 
     def test(self, arguments: tuple[str, ...]) -> Outcome:
-        """Runs pytest until something fails.
+        """Runs pytest until something fails, on what ``make test`` runs of these tests.
 
         Raises:
             EndedError: when somebody ends it.
         """
-        options = ("-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header")
+        options = ("-m", "pytest", "-x", "-q", "-n", "0", "-m", "not thorough", "-p", "no:cacheprovider", "--no-header")
         try:
             finished = self._python(*options, *arguments, limit=self.limit)
         except subprocess.TimeoutExpired:
