@@ -30,4 +30,4 @@ GRID: dict[str, tuple[float, ...]] = {
     "c": (0.0, 0.01),
     "mu": (0.3, 0.7, 1.0),
 }
-STEPS = (1.0, 2.0, 7.0, 1000.0)
+STEPS = (1.0, 2.0, 5.0, 7.0, 1000.0)  # at the fifth RAdam's rho is between 4 and 5, for beta2 = .999
