@@ -17,7 +17,7 @@ from bench.machine import available_bytes
 from bench.measure import Settings
 from bench.options import Command, Refused, option, positive
 from bench.results import Entry, Found, Results, header_of
-from bench.tables import LEGEND, record_of
+from bench.tables import LEGEND, RECORDS
 from torchclip.backends.choice import unavailable_reason
 
 
@@ -92,7 +92,7 @@ def measure_rows(planned: Sequence[Planned], results: Results, command: str, dev
                 entry, said = _measure(each, results, device)
             if entry is not None:
                 entries.append(entry)
-                cells = record_of(command, entry).items()
+                cells = RECORDS[command](entry).items()
                 known = ("", *map(str, each.key))
                 said = "; ".join(f"{name} {value}" for name, value in cells if name and value not in known) + said
             bar.write(f"{title}  {said}")

@@ -1,6 +1,5 @@
 """Figures, drawn from the files of runs alone."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +12,7 @@ from bench.algorithm import OURS
 from bench.measure import Percentiles
 from bench.results import Entry
 from bench.scaling import PARAMETERS, TENSORS
-from bench.tables import about_set, percent
-from bench.train import ADALOSS, GRDA
+from bench.tables import about_set
 from bench.training import TORCH
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a name has the same one in every figure.
@@ -43,7 +41,6 @@ class Series(NamedTuple):
     color: str | Sequence[str]
     places: Sequence[float]  # of bars, or x of points
     values: Sequence[Percentiles]
-    across: Sequence[Percentiles] = ()  # of places that were measured too
     notes: Sequence[str] = ()  # written at the values
 
 
@@ -57,7 +54,6 @@ class Panel(NamedTuple):
     rows: Sequence[str] = ()  # of bars and marks
     marks: bool = False
     log: str = ""  # the axes that are logarithmic
-    top: float | None = None  # of the y axis
 
 
 def _distances(values: Sequence[Percentiles]) -> list[list[float]]:
@@ -80,9 +76,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.barh(places, middle, height, xerr=errors, color=series.color, label=series.label,
                       error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
         else:
-            axes.errorbar(series.places, middle, yerr=errors, xerr=_distances(series.across) if series.across else None,
-                          color=str(series.color), capsize=2, marker=MARKERS[index % 6], markersize=4, linewidth=1.5,
-                          linestyle=("-", "--", ":", "-.")[index % 4], label=series.label)  # fmt: skip
+            axes.errorbar(series.places, middle, yerr=errors, color=str(series.color), capsize=2, linewidth=1.5,
+                          marker=MARKERS[index % 6], markersize=4, linestyle=("-", "--", ":", "-.")[index % 4],
+                          label=series.label)  # fmt: skip
         for note, point in zip(series.notes, points, strict=True) if series.notes else ():
             place, where = ((4, 0), "center") if panel.rows else ((4, 6), "bottom")
             axes.annotate(note, point, place, textcoords="offset points", fontsize=8, va=where)
@@ -92,8 +88,6 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_xlim(0, 1.2 * max(value["p80"] for series in panel.series for value in series.values))
     for name in panel.log:
         axes.set(**{f"{name}scale": "log"})
-    if panel.top is not None:
-        axes.set_ylim(0, panel.top)
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
     axes.set_title(panel.title, loc="left")
@@ -225,9 +219,9 @@ def _sizes(rows: Sequence[Entry], kind: str) -> Panel:
 
 
 def _train(rows: Sequence[Entry]) -> Drawn:
-    """Steps per second, gRDA's accuracy over its sparsity, and accuracy over b0 of AdaLoss and its baselines."""
+    """Steps per second."""
     panels = []
-    for model in dict.fromkeys(row["set"] for row in rows if "contenders" in row):
+    for model in dict.fromkeys(row["set"] for row in rows):
         chosen = [row for row in rows if row["set"] == model]
         series = [
             Series(label, color_of(who), range(len(chosen)), [_rate(r["contenders"][who]["seconds"]) for r in chosen])
@@ -237,35 +231,6 @@ def _train(rows: Sequence[Entry]) -> Drawn:
         labels = [name if name == other else f"{name} (beside {other})" for name, other in pairs]
         panels.append(Panel(model, "training steps per second", series, rows=labels))
     yield "speed", panels, ""
-    for curve, panel in ((GRDA, _frontier), (ADALOSS, _over_b0)):
-        points = sorted((row for row in rows if row["set"] == curve), key=lambda row: float(row["value"]))
-        yield curve, [panel(points)] if points else [], ""
-
-
-_ACCURACY = "accuracy on test digits (%)"
-
-
-def _frontier(rows: Sequence[Entry]) -> Panel:
-    zeros = [percent(row, "sparsity") for row in rows]
-    notes, labelled = [], -math.inf
-    for zero, row in zip(zeros, rows, strict=True):
-        apart = zero["p50"] - labelled >= 12  # percent that a label takes
-        notes.append(f"c = {row['value']:g}" if apart else "")
-        labelled = zero["p50"] if apart else labelled
-    points = [each["p50"] for each in zeros]
-    series = Series("gRDA", BLUE, points, [percent(row, "accuracy") for row in rows], zeros, notes)
-    title = "gRDA: accuracy over sparsity; median, p20 and p80 of the seeds"
-    return Panel(title, "parameters that are exactly 0 (%)", [series], _ACCURACY)
-
-
-def _over_b0(rows: Sequence[Entry]) -> Panel:
-    series = []
-    for index, name in enumerate(dict.fromkeys(row["series"] for row in rows)):
-        chosen = [row for row in rows if row["series"] == name]
-        values = [percent(row, "accuracy") for row in chosen]
-        series.append(Series(name, SERIES[index % 6], [row["value"] for row in chosen], values))
-    title = "lr = 1 with any b0; median, p20 to p80 of the seeds"
-    return Panel(title, "b0, the guess at where b starts", series, _ACCURACY, log="x", top=100)
 
 
 _DRAW = {"step": _steps, "kernels": _kernels, "scaling": _scaling, "train": _train}

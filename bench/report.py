@@ -17,7 +17,7 @@ Written by `python -m bench report` from files of results; nothing in it is type
 """
 
 
-TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling, imports and first steps", "train": "Training"}
+TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling", "train": "Training"}
 """Of the sections, by command."""
 
 

@@ -1,11 +1,11 @@
 """Rows as text: the cells of one, for the terminal and for tables, and the tables of a command in Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
 from bench.algorithm import OURS
-from bench.measure import Percentiles, percentiles
+from bench.measure import Percentiles
 from bench.results import Entry
 from bench.training import TORCH
 
@@ -37,11 +37,6 @@ def spread(time: Percentiles, factor: float, digits: int) -> str:
 def ratio(found: Percentiles) -> str:
     """How many times as fast."""
     return spread(found, 1, 2 if found["p50"] < 10 else 0)
-
-
-def percent(row: Entry, what: str) -> Percentiles:
-    """Percentiles over the seeds of a point."""
-    return percentiles([run[what] for run in row["runs"]], 100)
 
 
 def about_set(row: Entry) -> str:
@@ -91,22 +86,11 @@ def _scaling(row: Entry) -> Record:
     return record | _ours(row) | _others(row)
 
 
-def _startup(row: Entry) -> Record:
-    parts = {part: _duration(time) for part, time in row["seconds"].items()}
-    return {"": row["algorithm"], "threads": str(row["threads"]), **parts}
-
-
 def _speed(row: Entry) -> Record:
     rates = [f"{row['contenders'][who]['steps_per_second']:.1f}" for who in (OURS, TORCH)]
     ours_is = ratio(row["contenders"][TORCH]["speedup_of_ours"])
     cells = (row["set"], row["algorithm"], *rates, ours_is, row["beside"])
     return dict(zip(("model", "", "steps/s", "torch's steps/s", "ours is", "beside"), cells, strict=True))
-
-
-def _curve(row: Entry) -> Record:
-    reached, zeros = (spread(percent(row, what), 1, 1) for what in ("accuracy", "sparsity"))
-    cells = (row["series"], f"{row['parameter']} = {row['value']:g}", reached, zeros, str(len(row["runs"])))
-    return dict(zip(("optimizer", "", "test accuracy, %", "exact zeros, %", "seeds"), cells, strict=True))
 
 
 def _kernel(row: Entry) -> Record:
@@ -115,15 +99,13 @@ def _kernel(row: Entry) -> Record:
     return {"kernel": row["algorithm"], f"{row['set']}: ps an element, % of triad": cell}
 
 
-def record_of(command: str, row: Entry) -> Record:
-    """The cells of a row, by column."""
-    if command == "step":
-        return _step(row)
-    if command == "kernels":
-        return _kernel(row)
-    if command == "scaling":
-        return _scaling(row) if "contenders" in row else _startup(row)
-    return _speed(row) if "contenders" in row else _curve(row)
+RECORDS: Mapping[str, Callable[[Entry], Record]] = {
+    "step": _step,
+    "kernels": _kernel,
+    "scaling": _scaling,
+    "train": _speed,
+}
+"""The cells of a command's row, by column."""
 
 
 def _tables(command: str, rows: Sequence[Entry]) -> Iterator[tuple[str, list[Record]]]:
@@ -138,10 +120,7 @@ def _tables(command: str, rows: Sequence[Entry]) -> Iterator[tuple[str, list[Rec
             kernels.setdefault(row["algorithm"], {}).update(_kernel(row))
         yield "", list(kernels.values())
     else:
-        startup = "AdamW with clipping on resnet50's tensors, each in a process of its own:"
-        yield "", [record_of(command, row) for row in rows if "contenders" in row]
-        others = [record_of(command, row) for row in rows if "contenders" not in row]
-        yield startup if command == "scaling" else "", others
+        yield "", [RECORDS[command](row) for row in rows]
 
 
 def tables_of(command: str, rows: Sequence[Entry]) -> list[str]:

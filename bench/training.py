@@ -152,17 +152,14 @@ def _in_training(
     return step, losses
 
 
-def losses_agree(ours: Sequence[float], reference: Sequence[float], min_change: float = _MIN_CHANGE) -> list[str]:
-    """What is wrong with the first losses beside those on the reference path, one sentence each.
-
-    With `min_change`, how far the loss must have come, in bounds, for its agreement to prove something.
-    """
+def losses_agree(ours: Sequence[float], reference: Sequence[float]) -> list[str]:
+    """What is wrong with the first losses beside those on the reference path, one sentence each."""
     found = []
     for step, (mine, theirs) in enumerate(zip(ours, reference, strict=True)):
         if not abs(mine - theirs) <= _LOSS_BOUND * max(1.0, abs(theirs)):  # NaN fails too
             found.append(f"the loss of step {step} is {mine:.6g}, on the reference path {theirs:.6g}")
     change = max(reference) - min(reference)
-    if not change >= min_change * _LOSS_BOUND:
+    if not change >= _MIN_CHANGE * _LOSS_BOUND:
         found.append(f"the loss changed only by {change:.3g}: its agreement proves nothing")
     return found
 

@@ -1,9 +1,8 @@
-"""`python -m bench scaling` on tiny sets, and first steps in fresh processes."""
+"""`python -m bench scaling` on tiny sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,29 +47,3 @@ def test_rows_over_sizes_and_threads(
     assert command.main(arguments) == 0
     assert read_document(path)["rows"] == entries, "rows that are there were measured again"
     assert capsys.readouterr().out.count("tensors-1 clip") == 2 * 4
-
-
-@pytest.mark.thorough  # twenty seconds: each imports torch, and torch's compiler with the first optimizer
-def test_first_steps_in_fresh_processes() -> None:
-    for form in scaling.FORMS:
-        entry = scaling.measure_startup(form, "cpu", 1, 2)
-        parts = [part for part in scaling.PARTS if form == "ours" or part != "import torchclip"]
-        assert [part for part in scaling.PARTS if part in entry["seconds"]] == parts
-        assert all(len(values) == 2 for values in entry["samples_seconds"].values())
-
-
-@pytest.mark.parametrize(
-    ("output", "code", "words"),
-    [
-        ('{"seconds": {"first step": 1.0}, "moved": 0.0}', 0, "moved a parameter by 0.0"),
-        ('{"seconds": {"first step": 1.0}, "moved": NaN}', 0, "moved a parameter by nan"),
-        ("", 1, "the first step of ours failed"),
-    ],
-)
-def test_a_first_step_that_does_nothing_is_an_error(
-    output: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished = SimpleNamespace(returncode=code, stdout=output, stderr="")
-    monkeypatch.setattr(scaling.subprocess, "run", lambda *arguments, **options: finished)
-    with pytest.raises(RuntimeError, match=words):
-        scaling.measure_startup("ours", "cpu", 1, 2)
