@@ -29,7 +29,7 @@ INTERRUPTED = 130  # the shell's exit status for SIGINT
 # These may differ between the start of a run and its going on.
 _FREE = ("resume", "overwrite", "result_dir", "data_dir", "quiet", "backend", "quick", "workers")
 
-MakeTask = Callable[[argparse.Namespace, torch.device, World], Task]
+MakeTask = Callable[[argparse.Namespace, torch.device], Task]
 
 
 def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -> argparse.ArgumentParser:
@@ -95,7 +95,9 @@ def _has_ended(options: argparse.Namespace, folder: Path, arguments: dict[str, A
     return True
 
 
-def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: MakeTask) -> Training | None:
+def _start(
+    recipe: str, options: argparse.Namespace, folder: Path, make_task: MakeTask, distributed: bool
+) -> Training | None:
     """The run, at its start or where its checkpoint left it. None when it has already ended."""
     device = _device(options.device)
     world = World.join(device)
@@ -105,8 +107,10 @@ def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: Ma
     if _has_ended(options, folder, arguments, world):
         world.leave()
         return None
+    if world.size > 1 and not distributed:
+        raise ValueError(f"this recipe trains in one process, of which {world.size} run: start it without torchrun")
     torch.manual_seed(options.seed)
-    task = make_task(options, device, world)
+    task = make_task(options, device)
     optimizer = make_optimizer(options, task.model)
     schedule = Schedule(options.schedule, optimizer, options.epochs)
     writer = RunFolder(folder, writes=world.rank == 0)
@@ -128,20 +132,23 @@ def _start(recipe: str, options: argparse.Namespace, folder: Path, make_task: Ma
     return training
 
 
-def run_recipe(recipe: str, options: argparse.Namespace, name: str, make_task: MakeTask) -> int:
+def run_recipe(
+    recipe: str, options: argparse.Namespace, name: str, make_task: MakeTask, distributed: bool = False
+) -> int:
     """Trains as the options say, and says where the results are.
 
     Args:
         recipe: its name.
         name: of the folder in results/RECIPE where ``--result-dir`` names none, still with any characters.
         make_task: makes the task, after the seed was set.
+        distributed: whether it trains in several processes too.
 
     Returns:
         The exit status: 0, 2 for a mistake in the options or missing data, 130 when interrupted.
     """
     folder = options.result_dir or Path("results", recipe, folder_name(name))
     try:
-        training = _start(recipe, options, folder, make_task)
+        training = _start(recipe, options, folder, make_task, distributed)
     except (ValueError, TypeError, RecipeDataError) as error:
         print(f"python -m recipes {recipe}: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ from recipes.algorithms import options_of
 from recipes.command import make_parser, positive, run_recipe
 from recipes.data import package
 from recipes.training import Loss, Task
-from recipes.world import World
 
 _STEPS, _TEST_EPISODES = 10, 10  # of an epoch; of its evaluation
 _TRAINING, _TEST = 3, 4  # what seeds are for, beside those of recipes.data (0, 1, 2)
@@ -81,9 +81,6 @@ class ControlTask(Task):
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         gymnasium = package("gymnasium", "pip install gymnasium")
-        if options.episodes < 2 or not 0 <= options.discount <= 1:
-            values = f"--episodes {options.episodes}, --discount {options.discount}"
-            raise ValueError(f"{values}: wanted at least 2, whose mean is the baseline, and a number in [0, 1]")
         self.model = nn.Sequential(nn.Linear(4, options.hidden), nn.ReLU(), nn.Linear(options.hidden, 2)).to(device)
         counts = (options.episodes, _TEST_EPISODES)
         self._training, self._test = (
@@ -120,15 +117,10 @@ class ControlTask(Task):
         self._returns = state["returns"]
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ControlTask:
-    world.refuse_others()
-    return ControlTask(options, device)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("control", "REINFORCE on CartPole.", epochs="15", algo="adaloss")
     add = parser.add_argument_group("control").add_argument
-    add("--episodes", type=int, default=8, help="in a step (default 8)")
+    add("--episodes", type=partial(positive, least=2), default=8, help="in a step; their mean is the baseline: 8")
     add("--discount", type=float, default=0.99, help="of later rewards, in [0, 1] (default 0.99)")
     add("--hidden", type=positive, default=128, help="units of the policy (default 128)")
     options = parser.parse_args(arguments)
@@ -141,4 +133,4 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    return run_recipe("control", options, f"{options.algo}-seed{options.seed}", make_task)
+    return run_recipe("control", options, f"{options.algo}-seed{options.seed}", ControlTask)

@@ -30,7 +30,6 @@ from recipes.data import TIMM, RecipeDataError, package
 from recipes.data.images import load_images
 from recipes.image import ClassificationTask, add_image_options
 from recipes.models import MODELS, is_model, make_model
-from recipes.world import World
 
 
 def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
@@ -86,8 +85,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise RecipeDataError(f"--weights {path} are not those of this model, or cannot be read: {reason}") from error
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
-    world.refuse_others()
+def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
     images = load_images(options.dataset, options.data_dir)
     kept = len(images.train_images) - options.validation
     if options.validation < 0 or kept < 1:

@@ -29,6 +29,13 @@ from recipes.world import World
 Batch = tuple[Tensor, Tensor]  # float32 [batch, channels, height, width], int64 [batch]
 
 
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Loss:
+    """The mean cross-entropy of the model's outputs for (inputs, labels)."""
+    inputs, labels = batch
+    loss = cross_entropy(model(inputs), labels)
+    return Loss(loss, loss, len(labels))
+
+
 @torch.no_grad()
 def classification_metrics(
     model: nn.Module,
@@ -100,9 +107,7 @@ class ClassificationTask(Task):
         return self._resized(self._training.batch(epoch, step) for step in range(start, len(self._training)))
 
     def loss(self, batch: Batch) -> Loss:
-        images, labels = batch
-        loss = cross_entropy(self.model(images), labels)
-        return Loss(loss, loss, len(labels))
+        return classification_loss(self.model, batch)
 
     def evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -125,8 +130,7 @@ def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse
     return group
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
-    world.refuse_others()
+def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
     images = load_images(options.dataset, options.data_dir)
     return ClassificationTask(options, make_model(options.model, images.shape, images.classes), images, device)
 

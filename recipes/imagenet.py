@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from recipes.algorithms import options_of
@@ -29,7 +28,7 @@ from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TORCHVISION, RecipeDataError, package
 from recipes.data.batches import normalised
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
-from recipes.image import Batch, classification_metrics
+from recipes.image import Batch, classification_loss, classification_metrics
 from recipes.models import MODELS, is_model, make_model
 from recipes.training import Loss, Task
 from recipes.world import World
@@ -109,9 +108,7 @@ class ImageNetTask(Task):
         return self._read(self._training, draws)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
-        images, labels = batch
-        loss = cross_entropy(self._parallel(images), labels)
-        return Loss(loss, loss, len(labels))
+        return classification_loss(self._parallel, batch)
 
     def evaluate(self) -> dict[str, float]:
         self._world.share(self.model.buffers())  # batch norm's averages, as the checkpoint will have them
@@ -120,12 +117,13 @@ class ImageNetTask(Task):
         return classification_metrics(self.model, batches, top=(1, 5), world=self._world)
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ImageNetTask:
+def make_task(options: argparse.Namespace, device: torch.device) -> ImageNetTask:
     train, val = (ImageFolder.find(options.data / part) for part in ("train", "val"))
     if train.classes != val.classes:
         differing = ", ".join(sorted(set(train.classes) ^ set(val.classes))[:5])
         raise RecipeDataError(f"{train.path} and {val.path} have not the same classes: {differing} are in one only")
-    return ImageNetTask(options, train.spread(options.train_images), val.spread(options.test_images), device, world)
+    images = train.spread(options.train_images), val.spread(options.test_images)
+    return ImageNetTask(options, *images, device, World.join(device))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -150,4 +148,5 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    return run_recipe("imagenet", options, f"{options.arch}-{options.algo}-seed{options.seed}", make_task)
+    name = f"{options.arch}-{options.algo}-seed{options.seed}"
+    return run_recipe("imagenet", options, name, make_task, distributed=True)

@@ -30,7 +30,6 @@ from recipes.data.batches import generator
 from recipes.data.corpus import LEVELS, Corpus, columns
 from recipes.models.awd_lstm import AWDLSTM, Hidden
 from recipes.training import Loss, Task
-from recipes.world import World
 
 # As the authors' code has them. Ten columns of validation text are quick; two of test text cut off next to none of it.
 _VALID_COLUMNS, _TEST_COLUMNS = 10, 2
@@ -181,8 +180,7 @@ def _text(part: str, tokens: Tensor, batch: int) -> Tensor:
     return columns(tokens, batch)
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> LanguageModelTask:
-    world.refuse_others()
+def make_task(options: argparse.Namespace, device: torch.device) -> LanguageModelTask:
     path = options.data if options.data.exists() else options.data_dir / options.data
     return LanguageModelTask(options, Corpus.load(path, options.level), device)
 

@@ -30,11 +30,6 @@ class World:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
 
-    def refuse_others(self) -> None:
-        """For a recipe that trains in one process. Raises ValueError where there are more."""
-        if self.size > 1:
-            raise ValueError(f"this recipe trains in one process, of which {self.size} run: start it without torchrun")
-
     def leave(self) -> None:
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()

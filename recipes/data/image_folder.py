@@ -29,8 +29,6 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ATTEMPTS = 10
 _CROPPING = 2  # what the draws are for, beside the order (0) and the augmentation (1) of recipes.data.batches
 
-Item = tuple[Tensor, int] | RecipeDataError
-
 
 class Draw(NamedTuple):
     """An image in an epoch of the training, or in an evaluation."""
@@ -90,24 +88,24 @@ def random_box(width: int, height: int, random: np.random.Generator) -> tuple[in
 
 
 @dataclass(frozen=True)
-class Crops(Dataset[Item]):
-    """uint8 [3, side, side] and the label, for a :class:`Draw`; the error, for a file that is no image.
+class Crops(Dataset[tuple[Tensor, int]]):
+    """uint8 [3, side, side] and the label, for a :class:`Draw`.
 
     In training random crops, flipped at random. In evaluation the middle of the image, scaled so that its shorter side
-    is 8/7 of ``side`` (256 for 224). An error is returned, not raised: from a worker it would come with its traceback.
+    is 8/7 of ``side`` (256 for 224). Raises RecipeDataError for a file that is no image.
     """
 
     folder: ImageFolder
     side: int
     seed: int | None = None  # of the training; None in an evaluation
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         file, label = self.folder.files[draw.image]
         try:
             with Image.open(file) as opened:
                 image = opened.convert("RGB")
         except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            return RecipeDataError(f"{file} is no image that can be read ({error}): replace or remove it")
+            raise RecipeDataError(f"{file} is no image that can be read ({error}): replace or remove it") from error
         crop = self._middle(image) if self.seed is None else self._random(image, self.seed, draw)
         return torch.from_numpy(np.array(crop).transpose(2, 0, 1).copy()), label
 
@@ -154,25 +152,16 @@ def read(crops: Crops, batches: Iterable[Sequence[Draw]], workers: int, pin: boo
         crops,
         batch_sampler=batches,  # type: ignore[arg-type, unused-ignore]
         num_workers=workers,
-        collate_fn=_stacked,
         worker_init_fn=_ignore_interruption,
         pin_memory=pin,
         # The loader seeds its workers, which draw nothing from it: torch's own generator must not advance, or a
         # resumed run, which starts one loader more, would draw other dropout.
         generator=torch.Generator(),
     )
-    for batch in loader:
-        if isinstance(batch, RecipeDataError):
-            raise batch
-        yield batch
-
-
-def _stacked(items: list[Item]) -> tuple[Tensor, Tensor] | RecipeDataError:
-    for item in items:
-        if isinstance(item, RecipeDataError):
-            return item
-    images, labels = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(labels)
+    try:
+        yield from loader
+    except RecipeDataError as error:  # a worker's has its traceback in front
+        raise RecipeDataError(str(error).strip().rpartition("RecipeDataError: ")[2]) from None
 
 
 def _ignore_interruption(worker: int) -> None:

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
 
 from recipes import demo
-from recipes.digits import BATCH_SIZE, Digits
+from recipes.demo import BATCH_SIZE, Digits
 
 STEPS = 5
 
@@ -23,9 +23,7 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load_few(dtype: torch.dtype = torch.float32) -> Digits:
         digits, count = load(dtype), STEPS * BATCH_SIZE
-        return dataclasses.replace(
-            digits, train_images=digits.train_images[:count], train_labels=digits.train_labels[:count]
-        )
+        return digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
 
     monkeypatch.setattr(Digits, "load", load_few)
     monkeypatch.setattr(demo, "FLOAT64_EPOCHS", 1)

@@ -91,7 +91,7 @@ def test_timm_model_learns_on_images_as_it_wants_them(timm: FakeTimm, common: li
 
 def test_batches_have_the_models_size_and_moments(timm: FakeTimm, common: list[str]) -> None:
     options = finetune.parse([*common, "--model", "tiny_a", "--no-pretrained"])
-    task = finetune.make_task(options, torch.device("cpu"), finetune.World())
+    task = finetune.make_task(options, torch.device("cpu"))
     assert timm.calls[0]["pretrained"] is False
     assert task.steps(0) == 4  # of the 40 images, 8 are held out
     pixels, labels = next(task.batches(0, 1))
@@ -105,7 +105,7 @@ def test_image_size_and_weights_of_a_file(timm: FakeTimm, common: list[str], tmp
     state = {"1.weight": torch.ones(3, 432), "1.bias": torch.ones(3)}
     torch.save({"model": state}, tmp_path / "a.pt")
     options = finetune.parse([*common, "--model", "tiny_a", "--image-size", "12", "--weights", str(tmp_path / "a.pt")])
-    task = finetune.make_task(options, torch.device("cpu"), finetune.World())
+    task = finetune.make_task(options, torch.device("cpu"))
     assert timm.calls == [{"name": "tiny_a", "pretrained": False, "num_classes": 3, "img_size": 12}]
     assert torch.equal(task.model.state_dict()["1.weight"], state["1.weight"])
     assert next(task.batches(0, 0))[0].shape == (8, 3, 12, 12)
@@ -113,15 +113,15 @@ def test_image_size_and_weights_of_a_file(timm: FakeTimm, common: list[str], tmp
 
 def test_held_out_images_are_the_last_ones(common: list[str], tmp_path: Path) -> None:
     images = load_images("made", tmp_path / "data")
-    task = finetune.make_task(finetune.parse([*common, "--model", "mlp(4)"]), torch.device("cpu"), finetune.World())
+    task = finetune.make_task(finetune.parse([*common, "--model", "mlp(4)"]), torch.device("cpu"))
     assert torch.equal(task.held_out["valid"][0], images.train_images[32:])
     assert torch.equal(task._training.labels, images.train_labels[:32])
     for count in (40, -1):
         options = finetune.parse([*common, "--model", "mlp(4)", "--validation", str(count)])
         with pytest.raises(ValueError, match=f"--validation {count} of 40 training images"):
-            finetune.make_task(options, torch.device("cpu"), finetune.World())
+            finetune.make_task(options, torch.device("cpu"))
     options = finetune.parse([*common, "--model", "mlp(4)", "--validation", "0"])
-    assert "valid" not in finetune.make_task(options, torch.device("cpu"), finetune.World()).held_out
+    assert "valid" not in finetune.make_task(options, torch.device("cpu")).held_out
 
 
 def test_random_weights_are_told(common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,11 +136,11 @@ def test_weights_of_the_image_recipe(common: list[str], tmp_path: Path) -> None:
     file = str(tmp_path / "before" / "checkpoint.pt")
     learned = weights(tmp_path / "before")
     options = finetune.parse([*common, "--model", "mlp(4)", "--weights", file])
-    started = finetune.make_task(options, torch.device("cpu"), finetune.World()).model.state_dict()
+    started = finetune.make_task(options, torch.device("cpu")).model.state_dict()
     assert torch.equal(started["1.weight"], learned["1.weight"])
     assert started["3.weight"].shape == (3, 4) and learned["3.weight"].shape == (4, 4)
     options.dataset = "before"
-    same = finetune.make_task(options, torch.device("cpu"), finetune.World()).model.state_dict()
+    same = finetune.make_task(options, torch.device("cpu")).model.state_dict()
     assert torch.equal(same["3.weight"], learned["3.weight"])
 
 

@@ -90,7 +90,7 @@ def test_quick_is_less_but_not_other_than_what_was_asked_for() -> None:
 
 def test_only_the_first_images(data: Path) -> None:
     options = parse(f"--dataset made --data-dir {data} --train-images 20 --test-images 8 --model mlp(4)")
-    task = image.make_task(options, torch.device("cpu"), World())
+    task = image.make_task(options, torch.device("cpu"))
     assert len(task._training.images) == 20 and len(task.held_out["test"][1]) == 8
 
 

@@ -154,7 +154,8 @@ def test_a_batch_that_cannot_be_shared(pictures: Path) -> None:
     ):
         options = imagenet.parse([*arguments_for(pictures), "-b", batch])
         with pytest.raises(ValueError, match=words):
-            imagenet.make_task(options, torch.device("cpu"), world)
+            folders = (ImageFolder.find(pictures / part) for part in ("train", "val"))
+            imagenet.ImageNetTask(options, *folders, torch.device("cpu"), world)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -180,7 +181,7 @@ def test_folders_that_are_not_as_they_should_be(pictures: Path, tmp_path: Path) 
         ImageFolder.find(tmp_path / "empty")
     (pictures / "val" / "eel").rename(pictures / "val" / "elk")
     with pytest.raises(RecipeDataError, match="have not the same classes: eel, elk are in one only"):
-        imagenet.make_task(imagenet.parse(arguments_for(pictures)), torch.device("cpu"), World())
+        imagenet.make_task(imagenet.parse(arguments_for(pictures)), torch.device("cpu"))
 
 
 def test_networks_are_torchvisions_or_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ import torchclip
 from recipe_runs import assert_same_run, checkpoint, differences, epochs, interrupted_after
 from recipes import lm
 from recipes.data.batches import generator
-from recipes.world import World
 
 PLAIN = ("--dropout", "0", "--dropouth", "0", "--dropouti", "0", "--dropoute", "0", "--wdrop", "0")
 UNREGULARISED = ("--ar", "0", "--tar", "0")
@@ -42,7 +41,7 @@ def arguments(text: Path, *others: str) -> list[str]:
 def make_task(given: list[str]) -> lm.LanguageModelTask:
     options = lm.parse(given)
     torch.manual_seed(options.seed)
-    return lm.make_task(options, CPU, World())
+    return lm.make_task(options, CPU)
 
 
 # With so large an lr the loss rises, and weights are averaged.

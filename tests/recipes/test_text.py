@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 
 from recipe_runs import assert_same_run, checkpoint, epochs, interrupted_after
 from recipes import text
-from recipes.world import World
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def arguments(folder: Path, *others: str) -> list[str]:
 def make_task(given: list[str]) -> text.TextTask:
     options = text.parse(given)
     torch.manual_seed(options.seed)
-    return text.make_task(options, torch.device("cpu"), World())
+    return text.TextTask(options, torch.device("cpu"))
 
 
 def test_a_file_for_each_class(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_a_file_for_each_class(tmp_path: Path) -> None:
         ([f"b{n}", f"b{n + 1}"], 1) for n in (0, 2, 4, 6)
     ]
     assert parts[0] == wanted
-    vocabulary, ((tokens, labels), (test_tokens, test_labels)) = text.indexed(parts, 2, 20_000)
+    vocabulary, ((tokens, labels), (test_tokens, test_labels)) = text.indexed(parts)
     assert vocabulary == 2 + 24 and sorted(tokens.flatten().tolist()) == list(range(2, 26))
     assert (tokens[labels == 0] < 18).all() and (tokens[labels == 1] >= 18).all()
     assert test_tokens.tolist() == [[1, 1]] * 3 and sorted(test_labels.tolist()) == [0, 0, 1]
@@ -64,12 +63,12 @@ def test_imdb_is_hugging_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("datasets")
     module.load_dataset = {"stanfordnlp/imdb": rows}.__getitem__
     monkeypatch.setitem(sys.modules, "datasets", module)
-    vocabulary, (tokens, tests) = text.indexed(text.read_imdb(4), 4, words=20_000)
+    vocabulary, (tokens, tests) = text.indexed(text.read_imdb(4))
     bad, film, comma, its, truly, good = range(2, 8)
     wanted = [([bad, comma, bad, film], 0), ([its, bad, truly, 0], 0), ([good, film, 0, 0], 1)]
     assert vocabulary == 8 and sorted(zip(tokens[0].tolist(), tokens[1].tolist())) == sorted(wanted)
-    assert tests[0].tolist() == [[bad, 1, 0, 0]]
-    assert text.indexed(text.read_imdb(4), 4, words=2)[0] == 4  # only the most frequent ones
+    assert tests[0].tolist() == [[bad, 1]]
+    assert text.indexed(text.read_imdb(4), words=2)[0] == 4  # only the most frequent ones
 
 
 def test_padding_changes_nothing() -> None:
@@ -133,7 +132,10 @@ def test_defaults() -> None:
 
 
 ERRORS = {
-    "a missing folder": (("--dataset", "nowhere"), "--dataset nowhere is not imdb, and as a folder it does not exist"),
+    "a missing folder": (
+        ("--dataset", "nowhere"),
+        "--dataset nowhere has 0 .txt files: wanted two, each a class",
+    ),
     "too long": (("--length", "900"), "one.txt has 1000 words, expected at least 1800: lower --length"),
     "no datasets": (("--dataset", "imdb"), "pip install datasets, or give --dataset a folder of .txt files"),
     "another algorithm's option": (("--gamma", "1"), "--gamma is no option of --algo adaloss"),

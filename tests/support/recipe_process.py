@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,15 +34,16 @@ def dropout(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
 
-def make_task(options: argparse.Namespace, device: torch.device, world: World) -> ClassificationTask:
+def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
     """30 images for the first process and 29 for the second: 15 batches each, and means that weigh differently."""
     images = load_images(options.dataset, options.data_dir)
-    own = slice(0, 30) if world.rank == 0 else slice(30, 59)
+    rank = World.join(device).rank
+    own = slice(0, 30) if rank == 0 else slice(30, 59)
     own_images = dataclasses.replace(
         images, train_images=images.train_images[own], train_labels=images.train_labels[own]
     )
     task = ClassificationTask(options, dropout("", images.shape, images.classes), own_images, device)
-    torch.manual_seed(options.seed + world.rank)  # as of processes whose draws differ
+    torch.manual_seed(options.seed + rank)  # as of processes whose draws differ
     return task
 
 
@@ -49,7 +51,7 @@ def train(rank: int, data: Path, result: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     # The group is joined once: to leave and to join again needs another port.
     leave, World.leave = World.leave, lambda self: None  # type: ignore[method-assign]
-    image.make_task = make_task  # type: ignore[assignment]
+    image.make_task, image.run_recipe = make_task, partial(image.run_recipe, distributed=True)  # type: ignore[assignment]
     assert run(data, result / "whole", TEXT) == 0
     # The second process alone is interrupted: first within an epoch; then where none asks until its end. The third time
     # it gets two signals, its own and the one that torchrun passes on.
