@@ -19,8 +19,7 @@ from pathlib import Path
 
 from recipes.command import INTERRUPTED, positive
 from recipes.comparison.figures import draw
-from recipes.comparison.results import results_of, table
-from recipes.comparison.runs import execute, runs_of
+from recipes.comparison.runs import execute, results_of, runs_of, table
 from recipes.comparison.studies import STUDIES, Line, Study
 from recipes.run_folder import folder_name
 

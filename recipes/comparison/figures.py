@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 
-from recipes.comparison.results import Result
+from recipes.comparison.runs import Result
 from recipes.comparison.studies import Drawing, Study
 
 # Paul Tol's "bright" and "muted" colours, which colour-blind readers can tell apart; line styles tell the rest.
@@ -22,7 +21,7 @@ _LOGARITHMIC = 10  # losses that span more than this factor are drawn on a logar
 
 
 def draw(study: Study, results: Sequence[Result], path: Path) -> None:
-    """Writes the figure of the study, a PNG. Published numbers are lines of dashes and dots, or hollow marks."""
+    """Writes the figure of the study, a PNG."""
     make = {Drawing.CURVES: _curves, Drawing.SPARSITY: _sparsity, Drawing.SENSITIVITY: _sensitivity}
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     make[study.drawing](study, results, left, right)
@@ -58,8 +57,6 @@ def _curves(study: Study, results: Sequence[Result], left: Axes, right: Axes) ->
     for index, result in enumerate(results):
         _curve(left, result, "train_loss", index)
         _curve(right, result, study.metric, index)
-        if result.line.published is not None:
-            right.axhline(result.line.published, color=_style(index)["color"], linestyle="-.", linewidth=0.8)
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel=study.metric.replace("_", " "))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(results) // 7)
@@ -68,14 +65,11 @@ def _curves(study: Study, results: Sequence[Result], left: Axes, right: Axes) ->
 def _sparsity(study: Study, results: Sequence[Result], left: Axes, right: Axes) -> None:
     """Left the end of every run; right the way there."""
     for index, result in enumerate(results):
-        color, marker = _style(index)["color"], _MARKERS[index % len(_MARKERS)]
         keys = ("sparsity", study.metric)
         ends = [row for *_, row in result.seeds if all(row.get(key) is not None for key in keys)]
         x, y = ([row[key] for row in ends] for key in keys)
-        left.scatter(x, y, color=color, marker=marker, label=result.line.label, zorder=3)
-        if result.line.published is not None:
-            theirs = (result.line.published_sparsity or 0.0, result.line.published)
-            left.scatter(*theirs, marker=marker, facecolors="none", edgecolors=color)
+        marker = _MARKERS[index % len(_MARKERS)]
+        left.scatter(x, y, color=_style(index)["color"], marker=marker, label=result.line.label, zorder=3)
         _curve(right, result, "sparsity", index)
     zeros = "fraction of parameters that are exactly 0"
     left.set(xlabel=zeros, ylabel=study.metric.replace("_", " "))
@@ -94,9 +88,6 @@ def _sensitivity(study: Study, results: Sequence[Result], left: Axes, right: Axe
             below = [mean - min(values) for mean, (_, values) in zip(means, points, strict=True)]
             above = [max(values) - mean for mean, (_, values) in zip(means, points, strict=True)]
             axes.errorbar(x, means, yerr=[below, above], capsize=2, label=series, **style)
-        theirs = [(r.line.value or 0.0, r.line.published) for r in chosen if r.line.published is not None]
-        if theirs:
-            left.plot(*np.transpose(theirs), mfc="none", **(style | {"linestyle": ""}))
     left.set(xlabel=study.varies, ylabel=study.metric.replace("_", " "), xscale="log")
     right.set(xlabel=study.varies, ylabel="training loss of the last epoch", xscale="log")
     left.legend(frameon=False, fontsize=8)

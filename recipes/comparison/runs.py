@@ -1,10 +1,11 @@
-"""The runs of a study: each a process of its own that goes on from its checkpoint if the study was stopped."""
+"""The runs of a study, each a process of its own that goes on from its checkpoint, and what they came to."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recipes.comparison.studies import Line, Study
+from recipes.comparison.studies import Drawing, Line, Study
 from recipes.run_folder import folder_name, read_log
 
 _POLL_SECONDS = 0.2
@@ -104,3 +105,69 @@ def _started(options: str, run: Run, data_dir: Path, environment: dict[str, str]
         return subprocess.Popen(
             command, stdout=said, stderr=subprocess.STDOUT, env=environment, text=True, start_new_session=True
         )
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a study: the epochs of its runs, one list a seed."""
+
+    line: Line
+    seeds: list[list[dict[str, Any]]]  # [seeds][epochs]
+    unfinished: int  # how many of the seeds' runs have not ended yet
+
+    def curve(self, key: str) -> tuple[list[int], list[list[float]]]:
+        """The epochs, from 1, of which every seed has a finite value, and for each the values of the seeds."""
+        columns = enumerate(zip(*self.seeds, strict=False), start=1)
+        found = [
+            (epoch, [row[key] for row in rows])
+            for epoch, rows in columns
+            if all(row.get(key) is not None for row in rows)
+        ]
+        return [epoch for epoch, _ in found], [values for _, values in found]
+
+    def at(self, key: str, epoch: int | None = None) -> list[float]:
+        """The finite value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""
+        rows = [epochs[-1 if epoch is None else epoch - 1] for epochs in self.seeds if len(epochs) >= (epoch or 1)]
+        return [row[key] for row in rows if row.get(key) is not None]
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds ended with a loss that was not finite."""
+        return sum(epochs[-1]["train_loss"] is None for epochs in self.seeds)
+
+
+def results_of(study: Study, runs: Sequence[Run]) -> list[Result]:
+    """The lines that have a run with at least one epoch."""
+    found = []
+    for line in study.lines:
+        started = [run for run in runs if run.line == line and run.epochs()]
+        if started:
+            found.append(Result(line, [run.epochs() for run in started], sum(not run.ended() for run in started)))
+    return found
+
+
+def _spread(values: Sequence[float], percent: bool) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    scale, digits = (100, 2) if percent else (1, 3)
+    mean = f"{scale * statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def table(study: Study, results: Sequence[Result]) -> str:
+    """A line's metric and training loss, mean ± standard deviation, and gRDA's exact zeros; fractions in percent."""
+    percent = study.metric.endswith("accuracy")
+    metric = study.metric.replace("_", " ") + (", %" if percent else "") + ": ours"
+    loss = "training loss" + ("" if study.milestone is None else f" after epoch {study.milestone}")
+    rows = []
+    for result in results:
+        row = {"": result.line.label, metric: _spread(result.at(study.metric), percent)}
+        row[loss] = _spread(result.at("train_loss", study.milestone), percent=False)
+        if study.drawing is Drawing.SPARSITY:
+            row["exact zeros, %"] = _spread(result.at("sparsity"), percent=True)
+        counts = {"diverged": result.diverged, "unfinished": result.unfinished}
+        told = [f"{count} {what}" for what, count in counts.items() if count]
+        rows.append(row | {"seeds": ", ".join([f"{len(result.seeds)}", *told])})
+    cells = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in cells)

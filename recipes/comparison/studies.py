@@ -1,4 +1,4 @@
-"""The papers' experiments as records: which lines, with which options, drawn how, beside which published numbers."""
+"""The papers' experiments as records: which lines, with which options, drawn how."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ class Line:
     series: str
     options: str  # of the recipe, as a shell has them
     value: float | None = None  # of the hyperparameter that the study varies
-    published: float | None = None  # the metric in the paper; a fraction, or a perplexity
-    published_sparsity: float | None = None  # the fraction of exact zeros that goes with it
 
     @property
     def label(self) -> str:
@@ -100,44 +98,24 @@ _LANGUAGE_SMALL = (
 )
 
 
-# gRDA's mu, None being SGD, with the accuracy and the fraction of zeros that the paper has, where it was run there.
-# VGG16 on CIFAR-10 with c = 0.0005: the last lines of the logs of seed 1 beside the authors' code, whose column
-# "sparsity" is the fraction that is not zero.
-_Pruned = Mapping[float | None, tuple[float, float] | tuple[None, None]]
-_PRUNING_PUBLISHED: _Pruned = {
-    None: (0.9070, 1 - 1.0),
-    0.4: (0.9095, 1 - 0.7554),
-    0.51: (0.9113, 1 - 0.3861),
-    0.6: (0.9098, 1 - 0.0944),
-    0.7: (0.9087, 1 - 0.0277),
-}
-_PRUNING_SMALL: _Pruned = dict.fromkeys((None, 0.51, 0.6, 0.7), (None, None))
+def _pruning(c: float, *mus: float) -> tuple[Line, ...]:
+    lines = (Line("gRDA mu", f"--algo grda --lr 0.1 --c {c} --mu {mu}", mu) for mu in mus)
+    return (Line("SGD", "--algo sgd --lr 0.1"), *lines)
 
 
-def _pruning(c: float, theirs: _Pruned) -> tuple[Line, ...]:
+_ADALOSS = (
+    ("AdaLoss", "adaloss"),
+    ("AdaGradNorm", "adagrad_norm"),
+    ("SGD_Constant", "sgd_constant"),
+    ("SGD_DecaySqrt", "sgd_sqrt"),
+)
+
+
+def _adaloss(lr: float) -> tuple[Line, ...]:
     return tuple(
-        Line("SGD", "--algo sgd --lr 0.1", None, *published)
-        if mu is None
-        else Line("gRDA mu", f"--algo grda --lr 0.1 --c {c} --mu {mu}", mu, *published)
-        for mu, published in theirs.items()
-    )
-
-
-# ViT-S/16 on CIFAR-100 over b0: the code's README, mean of five runs; None where the run diverged.
-_B0 = (0.01, 0.1, 1.0, 10.0, 100.0)
-_ADALOSS: Mapping[str, tuple[str, tuple[float | None, ...]]] = {
-    "AdaLoss": ("adaloss", (0.9062, 0.9079, 0.9077, 0.9045, 0.8954)),
-    "AdaGradNorm": ("adagrad_norm", (0.6179, 0.8659, 0.8920, 0.9057, 0.8993)),
-    "SGD_Constant": ("sgd_constant", (None, None, 0.8298, 0.9043, 0.8988)),
-    "SGD_DecaySqrt": ("sgd_sqrt", (0.9048, 0.9035, 0.9066, 0.9054, 0.8955)),
-}
-
-
-def _adaloss(lr: float, published: bool) -> tuple[Line, ...]:
-    return tuple(
-        Line(series, f"--algo {algo} --lr {lr} --b0 {b0}", b0, accuracy if published else None)
-        for series, (algo, accuracies) in _ADALOSS.items()
-        for b0, accuracy in zip(_B0, accuracies, strict=True)
+        Line(series, f"--algo {algo} --lr {lr} --b0 {b0}", b0)
+        for series, algo in _ADALOSS
+        for b0 in (0.01, 0.1, 1.0, 10.0, 100.0)
     )
 
 
@@ -185,7 +163,7 @@ STUDIES: Mapping[str, Study] = {
     "pruning": _chao(
         "Directional pruning, VGG16 on CIFAR-10",
         "--dataset cifar10 --augment --model vgg16 -b 128 --epochs 600 --schedule linear",
-        _pruning(0.0005, _PRUNING_PUBLISHED),
+        _pruning(0.0005, 0.4, 0.51, 0.6, 0.7),
         Drawing.SPARSITY,
     ),
     "adaloss": Study(
@@ -193,7 +171,7 @@ STUDIES: Mapping[str, Study] = {
         "finetune",
         "Fine-tuning ViT-S/16 on CIFAR-100",
         "--dataset cifar100 --model vit_small_patch16_224 -b 128 --wd 1e-4 --epochs 10",
-        _adaloss(lr=0.1, published=True),
+        _adaloss(lr=0.1),
         Drawing.SENSITIVITY,
         varies="b0",
     ),
@@ -218,7 +196,7 @@ STUDIES: Mapping[str, Study] = {
     "adaloss-small": _wu(
         "AdaLoss and its baselines, LeNet on a fifth of CIFAR-10",
         "--dataset cifar10_subset --model lenet -b 128 --epochs 10",
-        _adaloss(lr=1.0, published=False),
+        _adaloss(lr=1.0),
         Drawing.SENSITIVITY,
         varies="b0",
     ),
@@ -230,13 +208,13 @@ STUDIES: Mapping[str, Study] = {
     "pruning-small": _chao(
         "Directional pruning, LeNet on a fifth of CIFAR-10",
         "--dataset cifar10_subset --augment --model lenet -b 128 --epochs 40 --schedule linear",
-        _pruning(0.003, _PRUNING_SMALL),
+        _pruning(0.003, 0.51, 0.6, 0.7),
         Drawing.SPARSITY,
     ),
     "pruning-mnist": _chao(
         "Directional pruning, LeNet on MNIST",
         "--dataset mnist --model lenet -b 128 --epochs 6 --schedule linear",
-        _pruning(0.005, _PRUNING_SMALL),
+        _pruning(0.005, 0.51, 0.6, 0.7),
         Drawing.SPARSITY,
     ),
     "lm": Study(
