@@ -14,7 +14,7 @@ import torchclip
 from bench.algorithm import OURS, REFERENCE
 from bench.measure import Settings, Timed, clock_of, interleave, percentiles, round_ratios
 from bench.results import Found
-from recipes.models.resnet import resnet
+from recipes.models.images import resnet
 
 TORCH = "torch"
 MAX_NORM = 1.0

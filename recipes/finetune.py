@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 from recipes.algorithms import options_of
-from recipes.command import lower, make_parser, positive, run_recipe
+from recipes.command import lower, make_parser, run_recipe
 from recipes.data import TIMM, RecipeDataError, package
 from recipes.data.images import load_images
 from recipes.image import ClassificationTask, add_image_options
-from recipes.models import MODELS, is_model, make_model
+from recipes.models.images import MODELS, is_model, make_model
 
 
 def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
@@ -40,20 +40,12 @@ def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
         RecipeDataError: timm does not import, or its weights cannot be had.
     """
     name = options.model
-    try:
-        timm = package("timm", TIMM)
-    except RecipeDataError as error:
-        ours = 'a model of recipes.models, as --model "resnet(8,1)", needs nothing but torch'
-        raise RecipeDataError(f"--model {name} is of timm, and {error}; {ours}") from error
+    timm = package("timm", f'{TIMM}; a model of `python -m recipes image`, as "resnet(8,1)", needs nothing but torch')
     if not timm.is_model(name):
         raise ValueError(f"--model {name}: timm has no such model, nor is it one of {MODELS}")
-    others: dict[str, Any] = {}
-    wanted = timm.models.get_pretrained_cfg(name)
-    if options.image_size is not None and wanted is not None and wanted.fixed_input_size:
-        others["img_size"] = options.image_size
     pretrained = options.pretrained and options.weights is None
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes, **others)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes)
     except Exception as error:  # the download's errors have no base in common
         if not pretrained:
             raise
@@ -90,25 +82,25 @@ def make_task(options: argparse.Namespace, device: torch.device) -> Classificati
     kept = len(images.train_images) - options.validation
     if options.validation < 0 or kept < 1:
         raise ValueError(f"--validation {options.validation} of {len(images.train_images)} training images: too many")
-    moments, size = None, options.image_size
+    moments = size = None
     if is_model(options.model):
-        shape = images.shape if size is None else (images.shape[0], size, size)
-        model = make_model(options.model, shape, images.classes)
+        model = make_model(options.model, images.shape, images.classes)
         if options.weights is None and not options.quiet:
             print(f"{options.model} starts from random weights: --weights FILE starts from a checkpoint")
     else:
         model = timm_model(options, images.classes)
         wanted: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         moments = torch.tensor(wanted["mean"]), torch.tensor(wanted["std"])
-        size = size or wanted["input_size"][-1]
+        size = wanted["input_size"][-1]
         if images.shape[0] == 1:  # grey images as colour images
             train, test = (part.expand(-1, 3, -1, -1) for part in (images.train_images, images.test_images))
             images = dataclasses.replace(images, train_images=train, test_images=test)
     if options.weights is not None:
         load_weights(model, options.weights)
-    valid = images.train_images[kept:][: options.valid_images], images.train_labels[kept:][: options.valid_images]
     task = ClassificationTask(options, model, images.first(kept, None), device, moments, options.batch_size, size)
     if options.validation:
+        most = 100 if options.quick else None
+        valid = images.train_images[kept:][:most], images.train_labels[kept:][:most]
         task.held_out = {"valid": valid, **task.held_out}
     return task
 
@@ -117,7 +109,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("finetune", "A pretrained model on another data set.", epochs="10", algo="adaloss")
     add = add_image_options(parser, "cifar100").add_argument
     add("--validation", type=int, default=5000, metavar="N", help="training images held out (default the last 5000)")
-    add("--image-size", type=positive, metavar="SIDE", help="images are resized to it (default: what the model wants)")
     add = parser.add_argument_group("model").add_argument
     add("--model", default="vit_small_patch16_224", help="of timm, or of `python -m recipes image`")
     add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="timm's weights; default yes")
@@ -127,10 +118,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.lr = 0.1
     if options.weight_decay is None and "weight_decay" in options_of(options.algo):
         options.weight_decay = 1e-4
-    options.valid_images = None
     if options.quick:
         options.epochs = [1]
-        lower(options, train_images=256, valid_images=100, test_images=100)
+        lower(options, train_images=256, test_images=100)
     return options
 
 

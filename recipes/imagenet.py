@@ -29,7 +29,7 @@ from recipes.data import TORCHVISION, RecipeDataError, package
 from recipes.data.batches import normalised
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
 from recipes.image import Batch, classification_loss, classification_metrics
-from recipes.models import MODELS, is_model, make_model
+from recipes.models.images import MODELS, is_model, make_model
 from recipes.training import Loss, Task
 from recipes.world import World
 
@@ -43,12 +43,8 @@ def architecture(name: str, side: int, classes: int) -> nn.Module:
     """
     if is_model(name):
         return make_model(name, (3, side, side), classes)
-    try:
-        model: nn.Module = package("torchvision.models", TORCHVISION).get_model(name, num_classes=classes)
-    except RecipeDataError as error:
-        raise RecipeDataError(f"--arch {name} is of torchvision, and {error}. Without it there are {MODELS}") from error
-    except ValueError as error:
-        raise ValueError(f"--arch {name}: no such model in torchvision, nor is it one of {MODELS}") from error
+    models = package("torchvision.models", f"{TORCHVISION}, or give --arch one of {MODELS}")
+    model: nn.Module = models.get_model(name, num_classes=classes)
     return model
 
 

@@ -84,7 +84,7 @@ def test_the_time_limits_add_up_to_less_than_ten_minutes() -> None:
 
 def test_the_benchmark_imports_what_such_a_machine_has() -> None:
     """Neither scikit-learn nor the recipes that need it, and matplotlib for figures alone."""
-    there = {*sys.stdlib_module_names, "bench", "tabulate", "torch", "torchclip", "tqdm", "recipes.models.resnet"}
+    there = {*sys.stdlib_module_names, "bench", "tabulate", "torch", "torchclip", "tqdm", "recipes.models.images"}
     for path in sorted((gpu.ROOT / "bench").glob("*.py")):
         there_too = {"plots": {"matplotlib"}, "shard": {"pytest"}}.get(path.stem, set())
         for node in ast.parse(path.read_text()).body:

@@ -17,7 +17,7 @@ from recipe_runs import checkpoint, epochs, run
 from recipes import image
 from recipes.data.images import load_images
 from recipes.image import classification_metrics
-from recipes.models import make_model
+from recipes.models.images import make_model
 from recipes.world import World
 
 

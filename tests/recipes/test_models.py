@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipes.models import is_model, make_model
+from recipes.models.images import is_model, make_model
 from text_models import language_model, run
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

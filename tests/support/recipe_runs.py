@@ -35,7 +35,7 @@ def write_images(folder: Path, shape: tuple[int, ...] = (8, 8, 3), name: str = "
 
 
 def tiny(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Instead of recipes.models.make_model: few parameters, and both of what makes resuming hard."""
+    """Instead of make_model: few parameters, and both of what makes resuming hard."""
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3, stride=2, padding=1),
