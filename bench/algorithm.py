@@ -23,6 +23,7 @@ tensors take inside the whole set (bench/check.py relies on it).
 Clip = Callable[[Sequence[Parameter], float], object]
 
 OURS = "ours"
+TORCH = "torch"
 AUTHORS = "authors"
 PLAIN = "plain"  # ours too, without the feature that the row is about
 PREFERRED = "preferred"  # what runs where no backend is asked for: on a GPU the CUDA kernels

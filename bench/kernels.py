@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.nn.utils import get_total_norm
 
 import torchclip
-from bench.algorithm import OURS, REFERENCE, Algorithm, Build, Modifier, Rule, modifiers, ours, row_of, torchs
+from bench.algorithm import OURS, REFERENCE, TORCH, Algorithm, Build, Modifier, Rule, modifiers, ours, row_of, torchs
 from bench.bandwidth import BandwidthProbe
 from bench.check import Check
 from bench.counts import temporary_bytes
@@ -27,7 +27,6 @@ from bench.shapes import Shapes
 from bench.workload import Workload, norm_of
 
 NORM = "norm"
-TORCH = "torch"
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
 }

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
-from bench.algorithm import OURS
+from bench.algorithm import OURS, TORCH
 from bench.measure import Percentiles
 from bench.results import Entry
-from bench.training import TORCH
 
 Record = dict[str, str]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import train, training
+from bench import train
 from bench.measure import Settings
 from bench.results import read_document
-from bench.training import TASKS, losses_agree, measure_speed, take_step
+from bench.train import TASKS, losses_agree, measure_speed, take_step
 from tiny_bench import CPU
 
 FAST = Settings(seconds=1e-3, warmup=2, min_rounds=2, max_rounds=2)
@@ -66,14 +66,14 @@ def test_the_command_measures_resumes_and_fails(
     assert command.main([*arguments, "--json", str(path)]) == 0
     assert read_document(path)["rows"] == entries, "rows that are there were measured again"
 
-    make = training.make_optimizer
+    make = train.make_optimizer
 
     def drifting(name: str, who: str, model: torch.nn.Module) -> torch.optim.Optimizer:
         optimizer = make(name, who, model)
         optimizer.param_groups[0]["lr"] *= 10 if who == "ours" else 1
         return optimizer
 
-    monkeypatch.setattr(training, "make_optimizer", drifting)
+    monkeypatch.setattr(train, "make_optimizer", drifting)
     capsys.readouterr()
     assert command.main([*arguments, "--json", str(tmp_path / "wrong.json")]) == 1
     assert "transformer SGD  WRONG RESULT: the loss of step" in capsys.readouterr().out
