@@ -115,9 +115,9 @@ def _start(
     schedule = Schedule(options.schedule, optimizer, options.epochs)
     writer = RunFolder(folder, writes=world.rank == 0)
     precision = PRECISIONS[options.precision]
-    training = Training(task, optimizer, schedule, writer, device, precision, arguments, world, options.quiet)
-    if not (options.resume and training.resume()):
-        training.folder.clear()
+    training = Training(task, optimizer, schedule, writer, device, precision, world, options.quiet)
+    if not (options.resume and training.resume(arguments)):
+        training.folder.restart()
         training.folder.append({
             "kind": "run",
             "recipe": recipe,
@@ -125,7 +125,7 @@ def _start(
             "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
             "backend": optimizer.backend,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "torchclip": torchclip.__version__,
         })  # fmt: skip
         training.save()

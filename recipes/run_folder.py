@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def _finite(value: Any) -> Any:
 
 
 class RunFolder:
-    """Where a run writes. Whoever goes on from its checkpoint first cuts the log back to it.
+    """Where a run writes.
 
     Args:
         path: made if it is not there.
@@ -53,37 +53,26 @@ class RunFolder:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
-        self.rows = len(read_log(path))  # of the log
+        self.rows: list[dict[str, Any]] = []  # of the log
         self._writes = writes
         if writes:
             path.mkdir(parents=True, exist_ok=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        self.rows += 1
+        self.rows.append(_finite(row))
         if self._writes:
             with (self.path / LOG).open("a") as file:
-                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+                file.write(json.dumps(self.rows[-1], allow_nan=False) + "\n")
 
-    def cut(self, rows: int) -> None:
-        """Leaves the first ``rows`` rows of the log. Raises ValueError when it has fewer."""
-        kept = read_log(self.path)[:rows]
-        if len(kept) < rows:
-            raise ValueError(
-                f"{self.path / LOG} has {len(kept)} whole rows, and its checkpoint was written after {rows}: "
-                "it was changed since; put it back, or start anew with --overwrite"
-            )
-        self.rows = rows
+    def restart(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """The log is what a checkpoint has of it; without one, nothing stays of a run that was here before."""
+        if self._writes and not rows:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
         if self._writes:
-            part = self.path / (LOG + ".part")
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(part, self.path / LOG)
-
-    def clear(self) -> None:
-        """Removes the log and the checkpoint of a run that was here before."""
-        self.rows = 0
-        if self._writes:
-            for name in (CHECKPOINT, LOG):
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / LOG).unlink(missing_ok=True)
+        self.rows = []
+        for row in rows:
+            self.append(row)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """The checkpoint. It takes the place of the last one only when it is wholly written."""

@@ -114,7 +114,6 @@ class Training:
 
     Args:
         precision: torch.float32, or the type of autocast; torch.float16 scales the loss.
-        arguments: of the command line. A checkpoint of other ones is refused.
     """
 
     task: Task
@@ -123,7 +122,6 @@ class Training:
     folder: RunFolder
     device: torch.device
     precision: torch.dtype
-    arguments: dict[str, Any]
     world: World = field(default_factory=World)
     quiet: bool = False
 
@@ -240,10 +238,9 @@ class Training:
                 "progress": {**vars(progress), "loss_sum": progress.loss_sum.cpu()},
             }),
             "rows": self.folder.rows,
-            "arguments": self.arguments,
         })  # fmt: skip
 
-    def resume(self) -> bool:
+    def resume(self, arguments: Mapping[str, Any]) -> bool:
         """Goes on from the folder's checkpoint. False where there is none.
 
         Raises:
@@ -252,7 +249,7 @@ class Training:
         state = self.folder.load(self.device)
         if state is None:
             return False
-        refuse_changes(self.folder.path, state["arguments"], self.arguments)
+        refuse_changes(self.folder.path, state["rows"][0]["arguments"], arguments)
         if len(state["processes"]) != self.world.size:
             raise ValueError(
                 f"{self.folder.path} is a run of {len(state['processes'])} processes, which are now {self.world.size}: "
@@ -266,5 +263,5 @@ class Training:
             torch.cuda.set_rng_state(process["cuda"].cpu(), self.device)
         self.progress = Progress(**process["progress"])
         self.progress.loss_sum = self.progress.loss_sum.to(self.device)
-        self.folder.cut(state["rows"])
+        self.folder.restart(state["rows"])
         return True

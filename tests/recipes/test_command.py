@@ -69,7 +69,7 @@ def test_examples_can_be_run(name: str, options: str, monkeypatch: pytest.Monkey
     """As far as to the first step: their options are there, and belong to their algorithm."""
     recipe, checked = import_module(f"recipes.{name}"), []
 
-    def run_recipe(recipe: str, options: argparse.Namespace, *_: Any) -> int:
+    def run_recipe(recipe: str, options: argparse.Namespace, *_: Any, **__: Any) -> int:
         optimizer = make_optimizer(options, nn.Linear(2, 2))
         Schedule(options.schedule, optimizer, options.epochs)
         checked.append(options)

@@ -31,7 +31,7 @@ def test_every_line_of_every_study_can_be_run(study: Study, line: Line, monkeypa
     recipe = import_module(f"recipes.{study.recipe}")
     parsed_options: list[argparse.Namespace] = []
 
-    def run_recipe(name: str, options: argparse.Namespace, *_: Any) -> int:
+    def run_recipe(name: str, options: argparse.Namespace, *_: Any, **__: Any) -> int:
         parsed_options.append(options)
         return 0
 

@@ -180,6 +180,6 @@ def test_the_checkpoint_holds_plain_data(data: Path, tmp_path: Path) -> None:
     with interrupted_after(1):
         assert run(data, tmp_path, "--algo adaloss --precision float16") == 130
     state = checkpoint(tmp_path)
-    assert {"model", "optimizer", "schedule", "scaler", "task", "processes", "rows", "arguments"} == set(state)
-    assert state["rows"] == len(read_log(tmp_path)) == 1
+    assert {"model", "optimizer", "schedule", "scaler", "task", "processes", "rows"} == set(state)
+    assert state["rows"] == read_log(tmp_path) and len(state["rows"]) == 1
     assert not list(tmp_path.glob("*.part")) and (tmp_path / CHECKPOINT).exists()
