@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from recipes.command import lower, make_parser, positive, run_recipe
-from recipes.data.batches import ImageBatches, evaluation_batches
-from recipes.data.images import IMAGE_DATASETS, Images, load_images
+from recipes.data.images import IMAGE_DATASETS, ImageBatches, Images, evaluation_batches, load_images
 from recipes.models.images import MODELS, make_model
 from recipes.training import Loss, Task
 from recipes.world import World

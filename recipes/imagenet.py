@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from recipes.algorithms import options_of
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TORCHVISION, RecipeDataError, package
-from recipes.data.batches import normalised
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
+from recipes.data.images import normalised
 from recipes.image import Batch, classification_loss, classification_metrics
 from recipes.models.images import MODELS, is_model, make_model
 from recipes.training import Loss, Task
@@ -67,8 +67,6 @@ class ImageNetTask(Task):
         if len(train) < self._batch_size:
             raise ValueError(f"{len(train)} training images are less than one batch of {self._batch_size}: lower -b")
         self.model = architecture(options.arch, self._side, len(train.classes)).to(device)
-        self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self._training, self._evaluation = Crops(train, self._side, self._seed), Crops(val, self._side)
         self._device, self._world, self._workers = device, world, options.workers
         self._parallel = self.model if world.size == 1 else self._distributed()
@@ -83,8 +81,7 @@ class ImageNetTask(Task):
         """
         parallel = DistributedDataParallel(self.model)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        images = torch.zeros(2, 3, self._side, self._side, device=self._device).contiguous(memory_format=self._layout)
-        parallel(images).sum().backward()
+        parallel(torch.zeros(2, 3, self._side, self._side, device=self._device)).sum().backward()
         self.model.zero_grad()
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -96,7 +93,7 @@ class ImageNetTask(Task):
     def _read(self, crops: Crops, draws: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
         for pixels, classes in read(crops, draws, self._workers, pin=self._device.type == "cuda"):
             images, labels = (part.to(self._device, non_blocking=True) for part in (pixels, classes))
-            yield normalised(images, MEAN, STD).contiguous(memory_format=self._layout), labels
+            yield normalised(images, MEAN, STD), labels
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         count = len(self._training.folder)
@@ -130,7 +127,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("-b", "--batch-size", type=positive, default=256, help="of all processes together (default 256)")
     add("--image-size", type=positive, default=224, metavar="SIDE", help="of the crops (default 224)")
     add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="that read images, for every process")
-    add("--channels-last", action="store_true", help="the layout that convolutions on GPUs prefer")
     add("--train-images", type=positive, metavar="N", help="only N, evenly over the classes")
     add("--test-images", type=positive, metavar="N", help="only N, evenly over the classes")
     options = parser.parse_args(arguments)

@@ -26,8 +26,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import RecipeDataError
-from recipes.data.batches import generator
 from recipes.data.corpus import LEVELS, Corpus, columns
+from recipes.data.images import generator
 from recipes.models.awd_lstm import AWDLSTM, Hidden
 from recipes.training import Loss, Task
 

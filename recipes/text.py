@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import RecipeDataError, package
-from recipes.data.batches import generator
 from recipes.data.corpus import read_lines
+from recipes.data.images import generator
 from recipes.image import classification_loss, classification_metrics
 from recipes.models.awd_lstm import lstm_kernels
 from recipes.training import Loss, Task

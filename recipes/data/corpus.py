@@ -56,12 +56,10 @@ def _lines(path: Path) -> list[list[str]]:
         train, valid = len(lines) * 90 // 100, len(lines) * 95 // 100
         return [lines[:train], lines[train:valid], lines[valid:]]
     files = [path / f"{part}.txt" for part in ("train", "valid", "test")]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
+    if missing := [file.name for file in files if not file.is_file()]:
         raise RecipeDataError(
-            f"{path} {'lacks ' + ', '.join(missing) if path.is_dir() else 'does not exist'}. "
-            "Give a folder with train.txt, valid.txt and test.txt (those of Penn Treebank or WikiText-2 under these "
-            "names), or one text file, which is split 90 to 5 to 5"
+            f"{path} has no {', '.join(missing)}: wanted train.txt, valid.txt and test.txt (those of Penn Treebank or "
+            "WikiText-2 under these names), or one text file, which is split 90 to 5 to 5"
         )
     return [read_lines(file) for file in files]
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.data import RecipeDataError
-from recipes.data.batches import epoch_order
+from recipes.data.images import epoch_order
 from recipes.world import World
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet's pixels in [0, 1]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ATTEMPTS = 10
-_CROPPING = 2  # what the draws are for, beside the order (0) and the augmentation (1) of recipes.data.batches
+_CROPPING = 2  # what the draws are for, beside the order (0) and the augmentation (1) of recipes.data.images
 
 
 class Draw(NamedTuple):

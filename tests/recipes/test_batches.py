@@ -1,4 +1,4 @@
-"""recipes.data.batches: the same batch for the same number, every image once an epoch, crops and flips of He et al."""
+"""recipes.data.images: the same batch for the same number, every image once an epoch, crops and flips of He et al."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.data.batches import ImageBatches, evaluation_batches, normalised
-from recipes.data.images import Images
+from recipes.data.images import ImageBatches, Images, evaluation_batches, normalised
 
 N = 10
 ZERO, ONE = torch.zeros(2), torch.ones(2)

@@ -96,7 +96,7 @@ def test_processes_share_every_batch() -> None:
 
 
 def test_it_learns_and_counts(pictures: Path, tmp_path: Path) -> None:
-    arguments = [*arguments_for(pictures, "lenet"), "--epochs", "6", "--workers", "1", "--channels-last"]
+    arguments = [*arguments_for(pictures, "lenet"), "--epochs", "6", "--workers", "1"]
     assert imagenet.main([*arguments, "--precision", "bfloat16", "--quiet", "--result-dir", str(tmp_path / "run")]) == 0
     header, *epochs, _ = read_log(tmp_path / "run")
     assert header["arguments"]["weight_decay"] == 1e-4

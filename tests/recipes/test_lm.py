@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 import torchclip
 from recipe_runs import assert_same_run, checkpoint, differences, epochs, interrupted_after
 from recipes import lm
-from recipes.data.batches import generator
+from recipes.data.images import generator
 
 PLAIN = ("--dropout", "0", "--dropouth", "0", "--dropouti", "0", "--dropoute", "0", "--wdrop", "0")
 UNREGULARISED = ("--ar", "0", "--tar", "0")
@@ -267,8 +267,8 @@ def test_quick_is_less_of_everything() -> None:
 
 
 ERRORS = {
-    "a missing folder": (("--data", "nowhere"), r"nowhere does not exist\. Give a folder with train\.txt"),
-    "an empty folder": (("--data", "."), "lacks train.txt, valid.txt, test.txt"),
+    "a missing folder": (("--data", "nowhere"), "nowhere has no train.txt, valid.txt, test.txt: wanted train.txt"),
+    "an empty folder": (("--data", "."), "has no train.txt, valid.txt, test.txt"),
     "too few tokens": (("--train-tokens", "11"), "the training text has 11 tokens, expected at least 12"),
     "too few to validate": (("--test-tokens", "20"), "the validation text has 20 tokens, expected at least 30"),
     "a negative weight": (("--tar", "-1"), r"--ar 2\.0, --tar -1\.0, --nonmono 5: wanted at least 0"),

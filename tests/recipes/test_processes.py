@@ -17,8 +17,7 @@ from torch import nn
 import recipe_process
 from places import PYTHONPATH, SUPPORT
 from recipe_runs import checkpoint, differences, epochs, rows, write_images
-from recipes.data.batches import ImageBatches
-from recipes.data.images import load_images
+from recipes.data.images import ImageBatches, load_images
 from recipes.world import World
 
 pytestmark = [
