@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from bench.kernels import Kernels
 from bench.options import run_command
 from bench.report import Report
-from bench.scaling import Scaling
-from bench.step import Step
+from bench.step import Scaling, Step
 from bench.train import Train
 
 

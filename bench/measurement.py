@@ -13,10 +13,9 @@ import torch
 from tqdm import tqdm
 
 from bench.bandwidth import BandwidthProbe
-from bench.machine import available_bytes
 from bench.measure import Settings
 from bench.options import Command, Refused, option, positive
-from bench.results import Entry, Found, Results, header_of
+from bench.results import Entry, Found, Results, available_bytes, header_of
 from bench.tables import LEGEND, RECORDS
 from torchclip.backends.choice import unavailable_reason
 

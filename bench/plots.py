@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bench.algorithm import OURS, TORCH
 from bench.measure import Percentiles
 from bench.results import Entry
-from bench.scaling import PARAMETERS, TENSORS
+from bench.shapes import PARAMETERS, TENSORS
 from bench.tables import about_set
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a name has the same one in every figure.

@@ -71,3 +71,17 @@ SHAPE_SETS: Mapping[str, Callable[[], Shapes]] = {
 }
 CPU_SETS = ("host", "small", "medium", "large", "resnet50", "gpt2")
 CUDA_SETS = ("gpt2_xl", "resnet50", "medium", "thousands")
+
+PARAMETERS, TENSORS = "parameters", "tensors"
+
+_TENSORS = 10  # enough to be a model, few enough for a thousand parameters
+_LARGEST = 10**6  # parameters of a tensor: whole tensors are what results are checked on
+_SIZE = 64  # elements: next to nothing to do for each
+_COUNTS = (1, 10, 100, 1000, 10_000)
+
+
+def scaling_sets(device: str) -> Mapping[str, Shapes]:
+    """By name: so many parameters in ten tensors or in more of a million, and so many tensors of a few parameters."""
+    sizes = {e: min(10**e // _TENSORS, _LARGEST) for e in range(3, 10 if device == "cuda" else 9)}
+    sets = {f"{PARAMETERS}-1e{e}": ((size,),) * (10**e // size) for e, size in sizes.items()}
+    return {**sets, **{f"{TENSORS}-{count}": ((_SIZE,),) * count for count in _COUNTS}}

@@ -1,10 +1,12 @@
-"""`python -m bench step`: optimizer steps of ours beside torch's and the papers' authors', measured in one run."""
+"""`python -m bench step` and `scaling`: optimizer steps of ours beside torch's and the papers' authors', in one run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+
+import torch
 
 from bench.algorithm import Algorithm
 from bench.bandwidth import BandwidthProbe
@@ -14,9 +16,9 @@ from bench.floors import CUDA_FLOORS, FLOORS, check_floors, compare
 from bench.measure import Settings
 from bench.measurement import Measurement, Planned
 from bench.options import Refused, option, positive
-from bench.results import Entry, read_document
+from bench.results import Entry, Found, read_document
 from bench.row import Tensors, measure_row, required_bytes
-from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS, element_count
+from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS, Shapes, element_count, scaling_sets
 
 # Times on a GPU that nobody else uses hardly vary, and the authors' loops take a fifth of a second for 2,000 tensors;
 # the check repeats every step of the reference.
@@ -109,3 +111,49 @@ class Step(Measurement):
             print(f"\nAgainst {self.against}: {then['gpu'] or then['cpu']}, {then['threads']} threads,",
                   f"torch {then['torch']}, commit {self._baseline['commit'][:12]}", *lines, sep="\n")  # fmt: skip
         return reached and kept
+
+
+def scaling_algorithms(device: str) -> list[Algorithm]:
+    """Clipping rows beside the forms of torch's that are fast; its loop takes a second for ten thousand tensors."""
+    rows = [(CUDA_ALGORITHMS if device == "cuda" else ALGORITHMS)[name] for name in ("clip_sgd", "clip_adamw")]
+    if device == "cuda":
+        return rows
+    fast = ({name: build for name, build in row.contenders.items() if name != "loop"} for row in rows)
+    return [replace(row, contenders=builds, reference="foreach") for row, builds in zip(rows, fast, strict=True)]
+
+
+@dataclass(kw_only=True)
+class Scaling(Measurement):
+    """time over parameters, tensors and threads"""
+
+    name: ClassVar[str] = "scaling"
+    keys: ClassVar[Sequence[str]] = ("set", "algorithm", "threads")
+    seconds: float = option(1.0, "time for one row, of ten rounds at least", positive(float))
+    threads: Sequence[int] = option((), "numbers of threads (default: 1 and 2; on cuda 1)", positive(int), metavar="N")
+    sets: Sequence[str] = option(
+        (), "sets (default: all; on the CPU without parameters-1e9)", choices=list(scaling_sets("cuda"))
+    )
+
+    def settings(self) -> Settings:
+        return Settings(seconds=self.seconds, min_rounds=10, max_rounds=500)
+
+    def set_threads(self) -> None:
+        """Each row has its own."""
+
+    def plan(self, probe: BandwidthProbe) -> Iterable[Planned]:
+        sets = scaling_sets(self.device)
+        for name in self.sets or sets:
+            for threads in self.threads or ((1,) if self.device == "cuda" else (1, 2)):
+                for row in scaling_algorithms(self.device) if name in sets else ():
+                    measure = partial(self._measure, name, row, threads, probe, sets[name])
+                    bytes_needed = required_bytes(row, element_count(sets[name]))
+                    yield Planned((name, row.name, threads), measure, bytes_needed)
+
+    def _measure(self, name: str, row: Algorithm, threads: int, probe: BandwidthProbe, shapes: Shapes) -> Found:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            entry, wrong = measure_row(name, row, probe, self.settings(), Tensors(shapes))
+        finally:
+            torch.set_num_threads(before)
+        return {**entry, "threads": threads}, wrong

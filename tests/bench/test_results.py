@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import machine, step
+from bench import results, step
 from bench.algorithm import OURS
 from bench.cases import ALGORITHMS
 from bench.counts import temporary_bytes
@@ -102,23 +102,23 @@ def test_a_wrong_result_is_no_row_and_no_success(
 
 
 def test_the_commit_names_what_was_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    assert machine.describe_commit() == HEADER["commit"], "TORCHCLIP_COMMIT goes before what git says"
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert results.describe_commit() == HEADER["commit"], "TORCHCLIP_COMMIT goes before what git says"
     monkeypatch.delenv("TORCHCLIP_COMMIT")
-    assert machine.describe_commit() == "unknown"
+    assert results.describe_commit() == "unknown"
     (tmp_path / "bench" / "results").mkdir(parents=True)
     source = tmp_path / "bench" / "a.py"
     source.write_text("1\n")
     for arguments in ("init", "add .", "-c user.name=a -c user.email=a@b commit -m first"):
-        assert machine._git(*arguments.split()) is not None
-    commit = machine.describe_commit()
+        assert results._git(*arguments.split()) is not None
+    commit = results.describe_commit()
     assert len(commit) == 40
     (tmp_path / "bench" / "results" / "cpu.json").write_text("{}")
-    assert machine.describe_commit() == commit
+    assert results.describe_commit() == commit
     source.write_text("2\n")
-    changed = machine.describe_commit()
+    changed = results.describe_commit()
     (tmp_path / "bench" / "b.py").write_text("3\n")
-    assert changed.startswith(f"{commit}+") and machine.describe_commit() not in (commit, changed)
+    assert changed.startswith(f"{commit}+") and results.describe_commit() not in (commit, changed)
 
 
 def test_temporaries_are_what_is_held_at_once() -> None:

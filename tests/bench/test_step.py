@@ -18,7 +18,7 @@ from bench.counts import Launches
 from bench.kernels import MODIFIERS
 from bench.kernels import RULES as KERNEL_RULES
 from bench.shapes import SHAPE_SETS, element_count
-from bench.tables import record_of
+from bench.tables import RECORDS
 from tiny_bench import SETTINGS, measured, shrink
 
 
@@ -64,7 +64,7 @@ def test_sets_in_the_cache_have_a_swept_form(probe: BandwidthProbe, monkeypatch:
     assert len(writes) == 2 * (SETTINGS.warmup + SETTINGS.max_rounds)
     assert entry["in_cache"] and entry["contenders"]["authors"]["swept_speedup_of_ours"]["p50"] > 0
     assert len(entry["samples_swept_seconds"][OURS]) == 4
-    assert "swept" in record_of("step", entry) and "authors, swept" in record_of("step", entry)
+    assert "swept" in RECORDS["step"](entry) and "authors, swept" in RECORDS["step"](entry)
     entry, _ = measured(ALGORITHMS["grda"], probe, cold=True)
     assert not entry["in_cache"] and "samples_swept_seconds" not in entry
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.machine import describe_environment
-from bench.results import VERSION
+from bench.results import VERSION, describe_environment
 from tiny_bench import CPU
 
 SPEEDUPS = {"ours": 1.0, "loop": 4.0, "fused": 2.0}
