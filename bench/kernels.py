@@ -18,7 +18,7 @@ from bench.algorithm import OURS, REFERENCE, TORCH, Algorithm, Build, Modifier, 
 from bench.bandwidth import BandwidthProbe
 from bench.check import Check
 from bench.counts import temporary_bytes
-from bench.measure import Settings, Timed, clock_of, interleave, percentiles
+from bench.measure import Settings, Timed, clock_of, interleave
 from bench.measurement import Measurement, Planned
 from bench.options import option, positive
 from bench.results import Found
@@ -165,7 +165,7 @@ class Kernels(Measurement):
             dtype = DTYPES[dtype_name]
             if NORM in self.rules:
                 norm = partial(measure_norm, dtype_name, probe, settings, shapes)
-                yield _planned((dtype_name, NORM), norm)
+                yield Planned((dtype_name, NORM), norm)
             for name, rule in RULES.items():
                 for modifier in MODIFIERS.values():
                     chosen = name in self.rules and modifier.name in self.modifiers
@@ -173,14 +173,4 @@ class Kernels(Measurement):
                         algorithm = kernel_algorithm(name, rule, modifier, dtype, probe.device)
                         tensors = Tensors(shapes, dtype, AMPLITUDE)
                         update = partial(measure_row, dtype_name, algorithm, probe, settings, tensors)
-                        yield _planned((dtype_name, algorithm.name), update)
-
-
-def _planned(key: tuple[str, str], measure: Callable[[], Found]) -> Planned:
-    def with_elements() -> Found:
-        entry, wrong = measure()
-        each = percentiles(entry["samples_seconds"][OURS], 1 / entry["elements"])
-        more = {"bytes_per_element": 4 * entry["words_per_element"], "seconds_per_element": each}
-        return {**entry, **more}, wrong
-
-    return Planned(key, with_elements)
+                        yield Planned((dtype_name, algorithm.name), update)

@@ -86,15 +86,15 @@ def _scaling(row: Entry) -> Record:
 
 
 def _speed(row: Entry) -> Record:
-    rates = [f"{row['contenders'][who]['steps_per_second']:.1f}" for who in (OURS, TORCH)]
+    rates = [f"{1 / row['contenders'][who]['seconds']['p50']:.1f}" for who in (OURS, TORCH)]
     ours_is = ratio(row["contenders"][TORCH]["speedup_of_ours"])
     cells = (row["set"], row["algorithm"], *rates, ours_is, row["beside"])
     return dict(zip(("model", "", "steps/s", "torch's steps/s", "ours is", "beside"), cells, strict=True))
 
 
 def _kernel(row: Entry) -> Record:
-    share = 100 * row["contenders"][OURS]["share_of_triad"]
-    cell = f"{spread(row['seconds_per_element'], 1e12, 0)}, {share:.0f} %"
+    ours = row["contenders"][OURS]
+    cell = f"{spread(ours['seconds'], 1e12 / row['elements'], 0)}, {100 * ours['share_of_triad']:.0f} %"
     return {"kernel": row["algorithm"], f"{row['set']}: ps an element, % of triad": cell}
 
 

@@ -141,21 +141,6 @@ def make_optimizer(name: str, who: str, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def _in_training(
-    model: nn.Module, optimizer: Optimizer, batches: Sequence[Batch], max_norm: float | None
-) -> tuple[Callable[[], None], list[Tensor]]:
-    """A step, and the first losses as they come, on their device: reading one would wait for it."""
-    losses: list[Tensor] = []
-    endless = itertools.cycle(batches)
-
-    def step() -> None:
-        loss = take_step(model, optimizer, next(endless), max_norm)
-        if len(losses) < _CHECKED_STEPS:
-            losses.append(loss)
-
-    return step, losses
-
-
 def losses_agree(ours: Sequence[float], reference: Sequence[float]) -> list[str]:
     """What is wrong with the first losses beside those on the reference path, one sentence each."""
     found = []
@@ -173,19 +158,22 @@ def measure_speed(model_name: str, name: str, device: torch.device, settings: Se
     task = TASKS[model_name]
     batches = task.batches(device)
 
-    runs = {}
-    for who in (OURS, TORCH, REFERENCE):
-        model = task.model(device)
-        runs[who] = _in_training(model, make_optimizer(name, who, model), batches, MAX_NORM if who == TORCH else None)
-    entries = [Timed(who, lambda index: None, runs[who][0]) for who in (OURS, TORCH)]
+    losses: dict[str, list[Tensor]] = {}  # on their device: reading one would wait for it
+
+    def training(who: str) -> Callable[[], None]:
+        model, endless, found = task.model(device), itertools.cycle(batches), losses.setdefault(who, [])
+        optimizer, max_norm = make_optimizer(name, who, model), MAX_NORM if who == TORCH else None
+        return lambda: found.append(take_step(model, optimizer, next(endless), max_norm))
+
+    entries = [Timed(who, lambda index: None, training(who)) for who in (OURS, TORCH)]
     wall = interleave(entries, settings, clock_of(device)).wall
+    step = training(REFERENCE)
     for _ in range(_CHECKED_STEPS):
-        runs[REFERENCE][0]()
-    ours, theirs = ([float(loss) for loss in runs[who][1]] for who in (OURS, REFERENCE))
+        step()
+    ours, theirs = ([float(loss) for loss in losses[who][:_CHECKED_STEPS]] for who in (OURS, REFERENCE))
     contenders = {
         who: {
             "seconds": percentiles(wall[who]),
-            "steps_per_second": 1 / percentiles(wall[who])["p50"],
             "speedup_of_ours": round_ratios(wall[who], wall[OURS]),
         }
         for who in wall

@@ -12,7 +12,6 @@ A study that was stopped goes on where it was when it is called again.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +25,8 @@ from recipes.run_folder import folder_name
 
 def _line(text: str) -> Line:
     """``"NAME=--algo sgd --lr 0.1"``. For argparse."""
-    series, equals, options = text.partition("=")
-    try:
-        given = shlex.split(options)
-    except ValueError:  # a quote that is not closed
-        given = []
-    if not equals or not series or not given or not given[0].startswith("-"):
+    series, _, options = text.partition("=")
+    if not series or not options.startswith("-"):
         raise argparse.ArgumentTypeError(f'{text!r} is not NAME=OPTIONS, as in "SGD=--algo sgd --lr 0.1"')
     return Line(series, options)
 

@@ -108,7 +108,8 @@ class TextTask(Task):
         vocabulary, (train, test) = indexed(parts)
         self._train = [one[: options.train_texts].to(device) for one in train]
         self._test = [one[: options.test_texts].to(device) for one in test]
-        self._batch_size, self._seed = options.batch_size, options.seed
+        self._batch_size: int = options.batch_size
+        self._seed: int = options.seed
         self.model = TextClassifier(vocabulary, int(train[1].max()) + 1).to(device)
 
     def steps(self, epoch: int) -> int:

@@ -53,7 +53,6 @@ def test_rows_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(entries) == 1 + combined
     assert combined == 2 * len(MODIFIERS) - 2  # gRDA takes neither LRDropout nor Lookahead
     for entry in entries:
-        assert entry["seconds_per_element"]["p50"] > 0 and entry["bytes_per_element"] > 0
         assert len(entry["samples_seconds"]["ours"]) == entry["rounds"] >= 10
     plain = next(entry for entry in entries if entry["algorithm"] == "adamw")
     assert list(plain["contenders"]) == ["ours", "reference", "foreach", "fused"]

@@ -220,7 +220,6 @@ def test_draw_runs_nothing(
         (["clipping", "--jobs", "0"], "'0' is not a whole number of at least 1"),
         (["--recipe", "image", "--run", "SGD"], "'SGD' is not NAME=OPTIONS"),
         (["--recipe", "image", "--run", "=--algo sgd"], "is not NAME=OPTIONS"),
-        (["--recipe", "image", "--run", 'SGD=--algo "sgd'], "is not NAME=OPTIONS"),
         (["--recipe", "image", "--run", "a b=--lr 1", "--run", "a/b=--lr 2"], "would share a folder"),
     ],
 )  # fmt: skip
