@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recipes.algorithms import options_of
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TORCHVISION, RecipeDataError, package
-from recipes.data.image_folder import MEAN, STD, Crops, Draw, ImageFolder, evaluation_draws, read, training_draws
+from recipes.data.image_folder import MEAN, STD, Crops, Draw, evaluation_draws, find_images, read, training_draws
 from recipes.data.images import normalised
 from recipes.image import Batch, classification_loss, classification_metrics
 from recipes.models.images import MODELS, is_model, make_model
@@ -53,11 +53,20 @@ class ImageNetTask(Task):
 
     Raises:
         ValueError: a batch that the processes cannot share evenly, or fewer images than one batch.
+        RecipeDataError: folders without images, or not of the same classes.
     """
 
-    def __init__(
-        self, options: argparse.Namespace, train: ImageFolder, val: ImageFolder, device: torch.device, world: World
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self._world = world = World.join(device)
+        (classes, train), (others, val) = (
+            find_images(options.data / part, count)
+            for part, count in (("train", options.train_images), ("val", options.test_images))
+        )
+        if classes != others:
+            differing = ", ".join(sorted(set(classes) ^ set(others))[:5])
+            raise RecipeDataError(
+                f"{options.data}/train and val have not the same classes: {differing} are in one only"
+            )
         self._batch_size: int = options.batch_size
         self._side, self._seed = options.image_size, options.seed
         if self._batch_size % world.size:
@@ -66,9 +75,9 @@ class ImageNetTask(Task):
             )
         if len(train) < self._batch_size:
             raise ValueError(f"{len(train)} training images are less than one batch of {self._batch_size}: lower -b")
-        self.model = architecture(options.arch, self._side, len(train.classes)).to(device)
+        self.model = architecture(options.arch, self._side, len(classes)).to(device)
         self._training, self._evaluation = Crops(train, self._side, self._seed), Crops(val, self._side)
-        self._device, self._world, self._workers = device, world, options.workers
+        self._device, self._workers = device, options.workers
         self._parallel = self.model if world.size == 1 else self._distributed()
         if world.size > 1:  # the weights were the same everywhere; dropout should not be
             torch.manual_seed(int(np.random.SeedSequence((self._seed, world.rank)).generate_state(1)[0]))
@@ -88,7 +97,7 @@ class ImageNetTask(Task):
         return parallel
 
     def steps(self, epoch: int) -> int:
-        return len(self._training.folder) // self._batch_size
+        return len(self._training.files) // self._batch_size
 
     def _read(self, crops: Crops, draws: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
         for pixels, classes in read(crops, draws, self._workers, pin=self._device.type == "cuda"):
@@ -96,7 +105,7 @@ class ImageNetTask(Task):
             yield normalised(images, MEAN, STD), labels
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        count = len(self._training.folder)
+        count = len(self._training.files)
         draws = training_draws(count, self._batch_size, self._world, self._seed, epoch, start)
         return self._read(self._training, draws)
 
@@ -105,18 +114,9 @@ class ImageNetTask(Task):
 
     def evaluate(self) -> dict[str, float]:
         self._world.share(self.model.buffers())  # batch norm's averages, as the checkpoint will have them
-        mine = evaluation_draws(len(self._evaluation.folder), self._batch_size // self._world.size, self._world)
+        mine = evaluation_draws(len(self._evaluation.files), self._batch_size // self._world.size, self._world)
         batches = self._read(self._evaluation, mine)
         return classification_metrics(self.model, batches, top=(1, 5), world=self._world)
-
-
-def make_task(options: argparse.Namespace, device: torch.device) -> ImageNetTask:
-    train, val = (ImageFolder.find(options.data / part) for part in ("train", "val"))
-    if train.classes != val.classes:
-        differing = ", ".join(sorted(set(train.classes) ^ set(val.classes))[:5])
-        raise RecipeDataError(f"{train.path} and {val.path} have not the same classes: {differing} are in one only")
-    images = train.spread(options.train_images), val.spread(options.test_images)
-    return ImageNetTask(options, *images, device, World.join(device))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -141,4 +141,4 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.arch}-{options.algo}-seed{options.seed}"
-    return run_recipe("imagenet", options, name, make_task, distributed=True)
+    return run_recipe("imagenet", options, name, ImageNetTask, distributed=True)

@@ -88,14 +88,15 @@ class LanguageModelTask(Task):
 
     Raises:
         ValueError: for an option outside its range.
-        RecipeDataError: when a text is too short for its columns.
+        RecipeDataError: when a text cannot be read, or is too short for its columns.
     """
 
     model: AWDLSTM
 
-    def __init__(self, options: argparse.Namespace, corpus: Corpus, device: torch.device) -> None:
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         if min(options.ar, options.tar, options.nonmono) < 0:
             raise ValueError(f"--ar {options.ar}, --tar {options.tar}, --nonmono {options.nonmono}: wanted at least 0")
+        corpus = Corpus.load(options.data if options.data.exists() else options.data_dir / options.data, options.level)
         self.model = AWDLSTM(
             len(corpus.vocabulary),
             options.emsize,
@@ -180,11 +181,6 @@ def _text(part: str, tokens: Tensor, batch: int) -> Tensor:
     return columns(tokens, batch)
 
 
-def make_task(options: argparse.Namespace, device: torch.device) -> LanguageModelTask:
-    path = options.data if options.data.exists() else options.data_dir / options.data
-    return LanguageModelTask(options, Corpus.load(path, options.level), device)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("lm", "Language models: AWD-LSTM with any algorithm.", epochs="250", algo="sgd_clip")
     add = parser.add_argument_group("text").add_argument
@@ -221,4 +217,4 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.data.stem}-{options.level}-{options.algo}-seed{options.seed}"
-    return run_recipe("lm", options, name, make_task)
+    return run_recipe("lm", options, name, LanguageModelTask)

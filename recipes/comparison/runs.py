@@ -66,8 +66,7 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
     failures: list[str] = []
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True)
     # What would end this process interrupts it, as Ctrl-C does: its children, which do not hear it, would go on.
-    ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # as of nohup
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in ends}
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with bar:
         try:
             while waiting or under_way:
@@ -91,8 +90,7 @@ def execute(study: Study, runs: Sequence[Run], data_dir: Path, jobs: int, others
                 process.wait()
             raise
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGTERM, previous)
     return failures
 
 

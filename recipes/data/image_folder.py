@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,43 +30,36 @@ _ATTEMPTS = 10
 _CROPPING = 2  # what the draws are for, beside the order (0) and the augmentation (1) of recipes.data.images
 
 
+Files = list[tuple[Path, int]]  # with their labels
+
+
 class Draw(NamedTuple):
     """An image in an epoch of the training, or in an evaluation."""
 
     epoch: int
-    image: int  # its place in the folder
+    image: int  # its place among the files
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The image files of ``path``/CLASS/, class by class in the order of the classes' names."""
+def find_images(path: Path, count: int | None = None) -> tuple[list[str], Files]:
+    """The classes' names, and the image files of ``path``/CLASS/, class by class in the order of the names.
 
-    path: Path
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, int], ...]  # with their labels
+    Args:
+        count: so many of them, evenly over all and so over the classes; None takes all.
 
-    @classmethod
-    def find(cls, path: Path) -> ImageFolder:
-        """Raises RecipeDataError when there is no folder, no class in it, or a class without images."""
-        classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
-        if len(classes) < 2:
-            raise RecipeDataError(f"{path} has {len(classes)} folders: wanted CLASS/*.jpg, at least two classes")
-        files: list[tuple[Path, int]] = []
-        for label, name in enumerate(classes):
-            found = sorted(file for file in (path / name).iterdir() if file.suffix.lower() in _SUFFIXES)
-            if not found:
-                raise RecipeDataError(f"{path / name} has no image: wanted files that end in {', '.join(_SUFFIXES)}")
-            files += [(file, label) for file in found]
-        return cls(path, tuple(classes), tuple(files))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def spread(self, count: int | None) -> ImageFolder:
-        """``count`` of the images, evenly over all of them and so over the classes; None takes all."""
-        if count is None or count >= len(self):
-            return self
-        return replace(self, files=tuple(self.files[number * len(self) // count] for number in range(count)))
+    Raises:
+        RecipeDataError: no folder, fewer than two classes in it, or a class without images.
+    """
+    classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+    if len(classes) < 2:
+        raise RecipeDataError(f"{path} has {len(classes)} folders: wanted CLASS/*.jpg, at least two classes")
+    files: Files = []
+    for label, name in enumerate(classes):
+        found = sorted(file for file in (path / name).iterdir() if file.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise RecipeDataError(f"{path / name} has no image: wanted files that end in {', '.join(_SUFFIXES)}")
+        files += [(file, label) for file in found]
+    chosen = min(count or len(files), len(files))
+    return classes, [files[number * len(files) // chosen] for number in range(chosen)]
 
 
 def random_box(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
@@ -95,12 +88,12 @@ class Crops(Dataset[tuple[Tensor, int]]):
     is 8/7 of ``side`` (256 for 224). Raises RecipeDataError for a file that is no image.
     """
 
-    folder: ImageFolder
+    files: Files
     side: int
     seed: int | None = None  # of the training; None in an evaluation
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
-        file, label = self.folder.files[draw.image]
+        file, label = self.files[draw.image]
         try:
             with Image.open(file) as opened:
                 image = opened.convert("RGB")

@@ -19,7 +19,7 @@ from image_folders import CLASSES, write_pictures
 from memory_guard import same_bits
 from recipes import imagenet
 from recipes.data import RecipeDataError
-from recipes.data.image_folder import Crops, Draw, ImageFolder, evaluation_draws, random_box, training_draws
+from recipes.data.image_folder import Crops, Draw, evaluation_draws, find_images, random_box, training_draws
 from recipes.run_folder import read_log
 from recipes.world import World
 from stopped_runs import check_stopped_run, weights
@@ -38,12 +38,11 @@ def arguments_for(pictures: Path, arch: str = "mlp") -> list[str]:
 
 def test_folder_lists_its_images_by_class(pictures: Path) -> None:
     (pictures / "train" / "cat" / "notes.txt").write_text("no image")
-    folder = ImageFolder.find(pictures / "train")
-    assert folder.classes == CLASSES and len(folder) == 24
-    assert all(file.parent.name == CLASSES[label] for file, label in folder.files)
-    few = folder.spread(6)
-    assert [label for _, label in few.files] == [0, 0, 1, 1, 2, 2] and few.classes == CLASSES
-    assert folder.spread(None) is folder and folder.spread(99) is folder
+    classes, files = find_images(pictures / "train")
+    assert classes == list(CLASSES) and len(files) == 24
+    assert all(file.parent.name == CLASSES[label] for file, label in files)
+    assert [label for _, label in find_images(pictures / "train", 6)[1]] == [0, 0, 1, 1, 2, 2]
+    assert find_images(pictures / "train", 99)[1] == files
 
 
 def test_crops_are_drawn_as_they_should_be() -> None:
@@ -60,13 +59,13 @@ def test_crops_are_drawn_as_they_should_be() -> None:
 
 
 def test_training_crops_depend_on_seed_epoch_and_image_alone(pictures: Path) -> None:
-    folder = ImageFolder.find(pictures / "train")
-    images = Crops(folder, 16, seed=0)
+    _, files = find_images(pictures / "train")
+    images = Crops(files, 16, seed=0)
     crop, label = images[Draw(0, 9)]  # type: ignore[misc]
     assert crop.shape == (3, 16, 16) and crop.dtype == torch.uint8 and label == 1
     images[Draw(1, 3)]
     assert torch.equal(crop, images[Draw(0, 9)][0])  # type: ignore[index]
-    for other in (images[Draw(1, 9)], Crops(folder, 16, seed=1)[Draw(0, 9)]):
+    for other in (images[Draw(1, 9)], Crops(files, 16, seed=1)[Draw(0, 9)]):
         assert not torch.equal(crop, other[0])  # type: ignore[index]
 
 
@@ -76,7 +75,7 @@ def test_evaluation_takes_the_middle(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / "one.png")
-    crop, label = Crops(ImageFolder.find(tmp_path), 56)[Draw(0, 1)]  # type: ignore[misc]
+    crop, label = Crops(find_images(tmp_path)[1], 56)[Draw(0, 1)]
     assert label == 1 and crop.shape == (3, 56, 56)
     assert (crop == torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)).all()
 
@@ -147,15 +146,15 @@ def test_two_processes_do_what_one_does(
     assert "is a run of 2 processes, which are now 1" in capsys.readouterr().err
 
 
-def test_a_batch_that_cannot_be_shared(pictures: Path) -> None:
+def test_a_batch_that_cannot_be_shared(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for batch, world, words in (
         ("5", World(0, 2), "a batch of 5 for 2 processes: wanted a multiple of their number"),
         ("25", World(), "24 training images are less than one batch of 25"),
     ):
         options = imagenet.parse([*arguments_for(pictures), "-b", batch])
+        monkeypatch.setattr(World, "join", lambda device, world=world: world)
         with pytest.raises(ValueError, match=words):
-            folders = (ImageFolder.find(pictures / part) for part in ("train", "val"))
-            imagenet.ImageNetTask(options, *folders, torch.device("cpu"), world)
+            imagenet.ImageNetTask(options, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -172,16 +171,16 @@ def test_broken_image_is_named(
 
 def test_folders_that_are_not_as_they_should_be(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeDataError, match=r"none has 0 folders: wanted CLASS"):
-        ImageFolder.find(tmp_path / "none")
+        find_images(tmp_path / "none")
     (tmp_path / "empty" / "one").mkdir(parents=True)
     with pytest.raises(RecipeDataError, match="empty has 1 folders: wanted CLASS"):
-        ImageFolder.find(tmp_path / "empty")
+        find_images(tmp_path / "empty")
     (tmp_path / "empty" / "two").mkdir()
     with pytest.raises(RecipeDataError, match="one has no image"):
-        ImageFolder.find(tmp_path / "empty")
+        find_images(tmp_path / "empty")
     (pictures / "val" / "eel").rename(pictures / "val" / "elk")
     with pytest.raises(RecipeDataError, match="have not the same classes: eel, elk are in one only"):
-        imagenet.make_task(imagenet.parse(arguments_for(pictures)), torch.device("cpu"))
+        imagenet.ImageNetTask(imagenet.parse(arguments_for(pictures)), torch.device("cpu"))
 
 
 def test_networks_are_torchvisions_or_ours(monkeypatch: pytest.MonkeyPatch) -> None:

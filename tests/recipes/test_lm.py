@@ -41,7 +41,7 @@ def arguments(text: Path, *others: str) -> list[str]:
 def make_task(given: list[str]) -> lm.LanguageModelTask:
     options = lm.parse(given)
     torch.manual_seed(options.seed)
-    return lm.make_task(options, CPU)
+    return lm.LanguageModelTask(options, CPU)
 
 
 # With so large an lr the loss rises, and weights are averaged.

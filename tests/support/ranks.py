@@ -33,21 +33,17 @@ def train(rank: int, ports: Sequence[int], arguments: Sequence[str], folder: str
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1")
     training._STEPS_BETWEEN_QUESTIONS = 1
     root, models, stop = Path(folder), list[torch.nn.Module](), 0
-    make_task, loss = imagenet.make_task, imagenet.ImageNetTask.loss
-
-    def remembered(*given: Any) -> imagenet.ImageNetTask:
-        task = make_task(*given)
-        models.append(task.model)
-        return task
+    loss = imagenet.ImageNetTask.loss
 
     def interrupted(task: imagenet.ImageNetTask, batch: Any) -> Any:
         nonlocal stop
+        models.append(task.model)
         stop -= 1
         if stop == 0 and rank == 1:  # in one of them: both must stop
             signal.raise_signal(signal.SIGINT)
         return loss(task, batch)
 
-    imagenet.make_task, imagenet.ImageNetTask.loss = remembered, interrupted  # type: ignore[method-assign]
+    imagenet.ImageNetTask.loss = interrupted  # type: ignore[method-assign]
     runs = (("whole", 0, []), ("stopped", 3, []), ("stopped", 0, ["--resume"]))
     for port, (name, stop_in, more) in zip(ports, runs, strict=True):
         os.environ["MASTER_PORT"], stop = str(port), stop_in
