@@ -63,9 +63,9 @@ class ImageNetTask(Task):
             for part, count in (("train", options.train_images), ("val", options.test_images))
         )
         if classes != others:
-            differing = ", ".join(sorted(set(classes) ^ set(others))[:5])
+            apart = ", ".join(sorted(set(classes) ^ set(others))[:5])
             raise RecipeDataError(
-                f"{options.data}/train and val have not the same classes: {differing} are in one only"
+                f"{options.data}/train and val have not the same classes: {apart} are in one only"
             )
         self._batch_size: int = options.batch_size
         self._side, self._seed = options.image_size, options.seed
