@@ -17,12 +17,11 @@ import torchclip
 from bench.algorithm import OURS, REFERENCE, TORCH, Algorithm, Build, Modifier, Rule, modifiers, ours, row_of, torchs
 from bench.bandwidth import BandwidthProbe
 from bench.check import Check
-from bench.counts import temporary_bytes
 from bench.measure import Settings, Timed, clock_of, interleave
 from bench.measurement import Measurement, Planned
 from bench.options import option, positive
 from bench.results import Found
-from bench.row import Tensors, entry_of, measure_row
+from bench.row import Tensors, entry_of, measure_row, temporary_bytes
 from bench.shapes import Shapes
 from bench.workload import Workload, norm_of
 

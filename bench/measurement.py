@@ -15,8 +15,8 @@ from tqdm import tqdm
 from bench.bandwidth import BandwidthProbe
 from bench.measure import Settings
 from bench.options import Command, Refused, option, positive
+from bench.report import LEGEND, RECORDS
 from bench.results import Entry, Found, Results, available_bytes, header_of
-from bench.tables import LEGEND, RECORDS
 from torchclip.backends.choice import unavailable_reason
 
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from bench.algorithm import OURS, TORCH
 from bench.measure import Percentiles
+from bench.report import about_set
 from bench.results import Entry
 from bench.shapes import PARAMETERS, TENSORS
-from bench.tables import about_set
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a name has the same one in every figure.
 BLUE, RED, GREEN, ORANGE, PINK, SKY = SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")

@@ -1,16 +1,18 @@
 """One row: build the competitors, time them in turn, check that they agree; what is kept of it as plain values."""
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench import measure
 from bench.algorithm import OURS, Algorithm
 from bench.bandwidth import TRIAD, WORDS, BandwidthProbe, last_level_cache_bytes
 from bench.check import Check, Checker
-from bench.counts import count_launches, temporary_bytes
 from bench.measure import Measured, Samples, Settings, Timed, clock_of, percentiles, round_ratios
 from bench.results import Found
 from bench.shapes import Shapes, element_count
@@ -29,6 +31,54 @@ class Tensors(NamedTuple):
     shapes: Shapes
     dtype: torch.dtype = torch.float32
     amplitude: float = GRADIENT_AMPLITUDE
+
+
+_MARK = "the step whose memory is measured"
+
+
+def temporary_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """The most that a further step, which should not be the first, holds at once of what it allocates through torch."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    # Kineto announces every start and stop on stderr, at a level that only this silences.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        step()  # the profiler hears only of blocks given back that it has seen allocated
+        with record_function(_MARK):
+            step()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    begin = next(event.start_ns() for event in events if event.name() == _MARK)
+    held = largest = 0
+    for event in events:
+        if event.name() == "[memory]" and event.start_ns() >= begin:
+            held += event.nbytes()  # negative where memory is given back
+            largest = max(largest, held)
+    return largest
+
+
+@dataclass(frozen=True)
+class Launches:
+    """What one step starts on the device."""
+
+    kernels: int
+    copies: int  # memory copied or filled
+
+
+def count_launches(step: Callable[[], object]) -> Launches:
+    """Those of one more step on a CUDA device, after one that the profiler warms up with."""
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            step()
+            torch.cuda.synchronize()
+    names = [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    copies = sum(name.startswith(("Memcpy", "Memset")) for name in names)
+    return Launches(len(names) - copies, copies)
 
 
 def entry_of(

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 import torchclip
-from recipes.algorithms import add_algorithm_options, make_optimizer
+from recipes.algorithms import SCHEDULES, Schedule, add_algorithm_options, epochs_of, make_optimizer
 from recipes.data import RecipeDataError
 from recipes.run_folder import CHECKPOINT, LOG, RunFolder, folder_name, read_log
-from recipes.schedules import SCHEDULES, Schedule, epochs_of
 from recipes.training import Task, Training, refuse_changes
 from recipes.world import World
 

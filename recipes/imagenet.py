@@ -64,9 +64,7 @@ class ImageNetTask(Task):
         )
         if classes != others:
             apart = ", ".join(sorted(set(classes) ^ set(others))[:5])
-            raise RecipeDataError(
-                f"{options.data}/train and val have not the same classes: {apart} are in one only"
-            )
+            raise RecipeDataError(f"{options.data}/train and val have not the same classes: {apart} are in one only")
         self._batch_size: int = options.batch_size
         self._side, self._seed = options.image_size, options.seed
         if self._batch_size % world.size:

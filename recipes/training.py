@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import torchclip
+from recipes.algorithms import Schedule
 from recipes.run_folder import RunFolder
-from recipes.schedules import Schedule
 from recipes.world import World
 from torchclip.step.fused_optimizer import FusedOptimizer
 

@@ -13,8 +13,8 @@ from bench import measure
 from bench.bandwidth import COPY, TRIAD
 from bench.cases import CUDA_ALGORITHMS
 from bench.measure import Measured, NeverQueuedError, QueuedCudaClock, Settings, Timed, clock_of, interleave_queued
+from bench.report import tables_of
 from bench.row import entry_of
-from bench.tables import tables_of
 from tiny_bench import shrink
 
 US = 1e-6

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 import bench_documents as documents
 from bench import __main__ as command
 from bench import plots
+from bench.report import tables_of
 from bench.results import read_document, write_document
-from bench.tables import tables_of
 from places import ROOT
 from tiny_bench import edited
 

@@ -13,8 +13,8 @@ from bench import __main__ as command
 from bench import results, step
 from bench.algorithm import OURS
 from bench.cases import ALGORITHMS
-from bench.counts import temporary_bytes
 from bench.results import Results, header_of, read_document, write_document
+from bench.row import temporary_bytes
 from tiny_bench import CPU, edited, shrink
 
 HEADER = header_of("step", CPU, {"seconds": 1.0})

@@ -10,15 +10,15 @@ import torch
 from torch.autograd import DeviceType
 
 from bench import __main__ as command
-from bench import counts, measure, measurement
+from bench import measure, measurement, row
 from bench.algorithm import OURS
 from bench.bandwidth import BandwidthProbe
 from bench.cases import ALGORITHMS, CUDA_ALGORITHMS, RULES, SCALED
-from bench.counts import Launches
 from bench.kernels import MODIFIERS
 from bench.kernels import RULES as KERNEL_RULES
+from bench.report import RECORDS
+from bench.row import Launches
 from bench.shapes import SHAPE_SETS, element_count
-from bench.tables import RECORDS
 from tiny_bench import SETTINGS, measured, shrink
 
 
@@ -83,10 +83,10 @@ def test_launches_are_kernels_and_copies_of_the_last_step(monkeypatch: pytest.Mo
             on_host = SimpleNamespace(name="cudaLaunchKernel", device_type=DeviceType.CPU)
             return [on_host, *(SimpleNamespace(name=name, device_type=DeviceType.CUDA) for name in names)]
 
-    monkeypatch.setattr(counts, "profile", Profiler)
+    monkeypatch.setattr(row, "profile", Profiler)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     steps: list[int] = []
-    assert counts.count_launches(lambda: steps.append(1)) == Launches(2, 2)
+    assert row.count_launches(lambda: steps.append(1)) == Launches(2, 2)
     assert len(steps) == 2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.counts import Launches, count_launches
+from bench.row import Launches, count_launches
 from gpu_runs import BACKEND, made, parameters
 
 IN_CACHE = ((512,),) * 300

@@ -15,8 +15,7 @@ from torch import nn
 
 from places import ROOT
 from recipes.__main__ import RECIPES, main
-from recipes.algorithms import ALGORITHMS, make_optimizer
-from recipes.schedules import Schedule
+from recipes.algorithms import ALGORITHMS, Schedule, make_optimizer
 
 # What trains through recipes.command has the options of every recipe.
 OWN_OPTIONS = ("demo", "compare")

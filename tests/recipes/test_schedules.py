@@ -1,4 +1,4 @@
-"""recipes.schedules: what lr and gamma are in every epoch, beside torch's own scheduler where it has one."""
+"""recipes.algorithms: what lr and gamma are in every epoch, beside torch's own scheduler where it has one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import torchclip
-from recipes.schedules import SCHEDULES, Schedule, epochs_of
+from recipes.algorithms import SCHEDULES, Schedule, epochs_of
 
 LOSSES = (3.0, 2.0, 1.0, *[1.0] * 7, 0.99995, 0.5, *[0.6] * 13, math.nan, 0.4, *[0.39999] * 8)
 """Falls, stands, falls by less than a ten-thousandth, and stands again for longer than two patiences."""

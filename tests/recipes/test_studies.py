@@ -12,9 +12,8 @@ import pytest
 from torch import nn
 
 from recipes.__main__ import RECIPES
-from recipes.algorithms import make_optimizer
+from recipes.algorithms import Schedule, make_optimizer
 from recipes.comparison.studies import STUDIES, Line, Study
-from recipes.schedules import Schedule
 
 
 def lines() -> list[Any]:
