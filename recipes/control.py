@@ -68,14 +68,6 @@ def play(policy: nn.Module, environments: Any, key: tuple[int, ...], greedy: boo
     return Episodes(*map(torch.stack, zip(*times, strict=True)))
 
 
-def advantages(rewards: Tensor, discount: float) -> Tensor:
-    """[times, episodes]: the discounted return from each time on, less the mean of all episodes' at the same time."""
-    returns = rewards.clone()
-    for time in range(len(returns) - 2, -1, -1):
-        returns[time] += discount * returns[time + 1]
-    return returns - returns.mean(1, keepdim=True)
-
-
 class ControlTask(Task):
     """REINFORCE. The episodes are played when their step comes, by the policy as it then is."""
 
@@ -98,7 +90,10 @@ class ControlTask(Task):
     def loss(self, batch: tuple[int, int]) -> Loss:
         played = play(self.model, self._training, (_TRAINING, self._seed, *batch))
         self._returns += played.rewards.sum(0).tolist()
-        weights = advantages(played.rewards, self._discount)[played.alive].to(self._device)
+        returns = played.rewards.clone()
+        for time in range(len(returns) - 2, -1, -1):
+            returns[time] += self._discount * returns[time + 1]
+        weights = (returns - returns.mean(1, keepdim=True))[played.alive].to(self._device)
         logits = self.model(played.observations[played.alive].to(self._device))
         taken = played.actions[played.alive].to(self._device)
         loss = (weights * cross_entropy(logits, taken, reduction="none")).mean()

@@ -22,13 +22,6 @@ def task() -> control.ControlTask:
     return control.ControlTask(control.parse([*SMALL, "--quiet"]), torch.device("cpu"))
 
 
-def test_advantage_is_the_return_less_the_mean_of_the_episodes() -> None:
-    rewards = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])  # the first episode ends after two steps
-    # Returns 1.5 and 1.75, 1 and 1.5, 0 and 1.
-    expected = torch.tensor([[-0.125, 0.125], [-0.25, 0.25], [-0.5, 0.5]])
-    torch.testing.assert_close(control.advantages(rewards, 0.5), expected)
-
-
 def test_episodes_are_whole_and_the_same_for_the_same_key() -> None:
     of = task()
 
@@ -53,7 +46,10 @@ def test_loss_is_reinforces() -> None:
     loss = of.loss((0, 0))
     played = control.play(of.model, of._training, (3, 0, 0, 0))
     logs = of.model(played.observations).log_softmax(2).gather(2, played.actions[..., None])[..., 0]
-    terms = (control.advantages(played.rewards, 0.99) * logs)[played.alive]
+    powers = 0.99 ** torch.arange(len(logs))
+    # G_t = (sum from t on of discount^s r_s) / discount^t, less the mean of the episodes at the same time.
+    returns = (played.rewards * powers[:, None]).flip(0).cumsum(0).flip(0) / powers[:, None]
+    terms = ((returns - returns.mean(1, keepdim=True)) * logs)[played.alive]
     torch.testing.assert_close(loss.backward, -terms.mean())
     assert of.evaluate()["mean_return"] == pytest.approx(float(played.rewards.sum(0).mean()))
 
