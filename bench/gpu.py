@@ -96,32 +96,20 @@ def run(stage: Stage) -> Outcome:
     if stage.reason is not None:
         return Outcome(stage, "not run", 0.0, stage.reason)
     started = time.monotonic()
-    process = subprocess.Popen(
-        stage.command,
+    # In a group of its own, so that the limit ends its children too: compilers, say.
+    limited = ["timeout", "--signal=INT", f"--kill-after={GRACE}", str(stage.limit), *stage.command]
+    finished = subprocess.run(
+        limited,
         cwd=stage.folder,
         env={**os.environ, **stage.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # so that the limit ends its children too: compilers, say
+        check=False,
     )
-    try:
-        output, _ = process.communicate(timeout=stage.limit)
-        verdict = "pass" if process.returncode == 0 else "FAIL"
-    except subprocess.TimeoutExpired:
-        output, verdict = stop(process), "TIME OUT"
-    return Outcome(stage, verdict, time.monotonic() - started, output)
-
-
-def stop(process: "subprocess.Popen[str]") -> str:
-    """Ends the process and its children, and returns all it printed."""
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        return process.communicate(timeout=GRACE)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0]
+    verdict = {0: "pass", 124: "TIME OUT", 137: "TIME OUT", -9: "TIME OUT"}.get(finished.returncode, "FAIL")
+    return Outcome(stage, verdict, time.monotonic() - started, finished.stdout)
 
 
 def run_all(groups: Sequence[Sequence[Stage]], log: Path) -> list[Outcome]:
@@ -190,14 +178,12 @@ def folder_without_metadata() -> Path:
 
 def check_stages() -> list[Stage]:
     """pytest, in parts that take their time side by side, and compute-sanitizer."""
-    finished = subprocess.run([sys.executable, "-m", "pytest", "--version"], capture_output=True, check=False)
-    no_pytest = None if finished.returncode == 0 else f"{sys.executable} has no pytest"
     tools = [("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda"), ("memcheck", "triton")]
-    tests = [stage for backend in SHARDS for stage in test_stages(backend, no_pytest)]
+    tests = [stage for backend in SHARDS for stage in test_stages(backend)]
     return tests + [sanitizer_stage(*tool) for tool in tools]
 
 
-def test_stages(backend: str, no_pytest: str | None) -> Iterator[Stage]:
+def test_stages(backend: str) -> Iterator[Stage]:
     """The tests of a backend, in as many parts as SHARDS says."""
     environment = {"OMP_NUM_THREADS": "1", "TORCHCLIP_EMULATOR": "", "TORCHCLIP_GPU_BACKEND": backend}
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-p", "bench.shard"]
@@ -209,7 +195,7 @@ def test_stages(backend: str, no_pytest: str | None) -> Iterator[Stage]:
         for index in range(count):
             title = f"{name}{', Triton' if backend == 'triton' else ''} {index + 1}/{count}"
             command = [*pytest, "--shard", f"{index}/{count}", *arguments]
-            yield Stage(title, command, TEST_LIMIT, environment, no_pytest)
+            yield Stage(title, command, TEST_LIMIT, environment)
 
 
 def sanitizer_stage(tool: str, backend: str) -> Stage:
@@ -260,16 +246,11 @@ def summarise(outcomes: Sequence[Outcome], machine: Mapping[str, Any], log: Path
     return "\n".join(lines)
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="What only a GPU can show.")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
-                        help=f"of {', '.join(PARTS)} (default: all)")  # fmt: skip
-    return parser.parse_args()
-
-
-def main() -> int:
-    options = parse_arguments()
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
+    options = parser.parse_args()
     out = options.out.resolve()
     machine = probe_machine()
     out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bench.bandwidth import BandwidthProbe
 from bench.measure import Settings
 from bench.options import Command, Refused, option, positive
-from bench.report import LEGEND, RECORDS
+from bench.report import LEGEND, RECORDS, described
 from bench.results import Entry, Found, Results, available_bytes, header_of
 from torchclip.backends.choice import unavailable_reason
 
@@ -74,7 +74,8 @@ class Measurement(Command):
         header = header_of(self.name, device, {**asdict(self.settings()), **self.more_settings()})
         results = Results(header, self.json, self.keys, self.fresh)
         planned = list(self.plan(BandwidthProbe(device)))
-        print(format_environment(header["environment"]), LEGEND + "\n", sep="\n\n", flush=True)
+        where = header["environment"]
+        print(*filter(None, (where["gpu"], described(where), LEGEND + "\n")), sep="\n\n", flush=True)
         entries = measure_rows(planned, results, self.name, device)
         return 0 if self.judge(entries) and len(entries) == len(planned) else 1
 
@@ -114,10 +115,3 @@ def _measure(planned: Planned, results: Results, device: torch.device) -> tuple[
         return None, f"WRONG RESULT: {'; '.join(wrong)}"
     results.add(entry)
     return entry, ""
-
-
-def format_environment(environment: Entry) -> str:
-    """Where and with what a run is made."""
-    machine = "{cpu}, {cores} cores, {threads} threads, {system}".format(**environment)
-    versions = "torchclip {torchclip} (backend {backend}), torch {torch}, Python {python}".format(**environment)
-    return "\n".join(line for line in (versions, environment["gpu"], machine) if line)

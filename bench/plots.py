@@ -40,7 +40,7 @@ class Series(NamedTuple):
     color: str | Sequence[str]
     places: Sequence[float]  # of bars, or x of points
     values: Sequence[Percentiles]
-    notes: Sequence[str] = ()  # written at the values
+    notes: Sequence[str] = ()  # written at the ends of bars
 
 
 class Panel(NamedTuple):
@@ -63,24 +63,21 @@ def _distances(values: Sequence[Percentiles]) -> list[list[float]]:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     for index, series in enumerate(panel.series):
         middle, errors = [each["p50"] for each in series.values], _distances(series.values)
-        points = list(zip(series.places, middle, strict=True))
         if panel.rows:
             height = 0.72 / len(panel.series)  # series of one row side by side
             places = [place + height * (index - (len(panel.series) - 1) / 2) for place in series.places]
-            points = [(value["p80"], place) for value, place in zip(series.values, places, strict=True)]
         if panel.marks:
             axes.axvline(100, color=GREY, linestyle="--", linewidth=1)
             axes.scatter(middle, places, s=22, color=series.color, marker=MARKERS[index % 6], label=series.label)
         elif panel.rows:
             axes.barh(places, middle, height, xerr=errors, color=series.color, label=series.label,
                       error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
+            for note, value, place in zip(series.notes, series.values, places, strict=False):
+                axes.annotate(note, (value["p80"], place), (4, 0), textcoords="offset points", fontsize=8, va="center")
         else:
             axes.errorbar(series.places, middle, yerr=errors, color=str(series.color), capsize=2, linewidth=1.5,
                           marker=MARKERS[index % 6], markersize=4, linestyle=("-", "--", ":", "-.")[index % 4],
                           label=series.label)  # fmt: skip
-        for note, point in zip(series.notes, points, strict=True) if series.notes else ():
-            place, where = ((4, 0), "center") if panel.rows else ((4, 6), "bottom")
-            axes.annotate(note, point, place, textcoords="offset points", fontsize=8, va=where)
     if panel.rows:
         axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
         axes.set_ylim(len(panel.rows) - 0.4, -0.6)

@@ -149,6 +149,14 @@ Written by `python -m bench report` from files of results; nothing in it is type
 """
 
 
+def described(environment: Entry) -> str:
+    """Where and with what a run is made."""
+    return (
+        "{cpu}, {cores} cores, {threads} threads, torch {torch}, torchclip {torchclip} (backend {backend}), "
+        "Python {python}, {system}"
+    ).format(**environment)
+
+
 TITLES = {"step": "Steps", "kernels": "Kernels", "scaling": "Scaling", "train": "Training"}
 """Of the sections, by command."""
 
@@ -170,11 +178,9 @@ class Run(NamedTuple):
     @property
     def about(self) -> str:
         """Where, with what and how it was measured."""
-        return (
-            "- `{path}`, from `python -m bench {command}`: {cpu}, {cores} cores, {threads} threads, torch {torch}, "
-            "torchclip {torchclip} (backend {backend}), Python {python}, {system}; {seconds:g} s a row; "
-            "commit {commit:.12}"
-        ).format(path=self.path.name, **self.document, **self.document["environment"], **self.document["settings"])
+        command, commit, where = self.document["command"], self.document["commit"], self.document["environment"]
+        how = f"{self.document['settings']['seconds']:g} s a row; commit {commit:.12}"
+        return f"- `{self.path.name}`, from `python -m bench {command}`: {described(where)}; {how}"
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
