@@ -82,15 +82,6 @@ class Progress:
     seconds: float = 0.0
     diverged: bool = False
 
-    def add(self, loss: Loss) -> None:
-        self.loss_sum += loss.reported.detach().double() * loss.items
-        self.items += loss.items
-        self.step += 1
-
-    def next_epoch(self) -> None:
-        self.loss_sum.zero_()
-        self.epoch, self.step, self.items, self.seconds = self.epoch + 1, 0, 0, 0.0
-
 
 @torch.no_grad()
 def exact_zeros(model: nn.Module) -> dict[str, float]:
@@ -171,7 +162,10 @@ class Training:
                 if self._stopped():
                     progress.seconds += time.perf_counter() - start
                     return
-                progress.add(self._step(batch))
+                loss = self._step(batch)
+                progress.loss_sum += loss.reported.detach().double() * loss.items
+                progress.items += loss.items
+                progress.step += 1
                 bar.update()
         progress.seconds += time.perf_counter() - start
         self._end_epoch()
@@ -210,8 +204,8 @@ class Training:
         if isinstance(self.optimizer, torchclip.GRDA):
             row["layers"] = exact_zeros(self.task.model)
         self.schedule.end_epoch(train_loss)
-        progress.next_epoch()
-        progress.diverged = not math.isfinite(train_loss)
+        nothing, diverged = torch.zeros_like(progress.loss_sum), not math.isfinite(train_loss)
+        self.progress = Progress(nothing, progress.epoch + 1, diverged=diverged)
         self.folder.append(row)
         self.save()
         self._tell(row)

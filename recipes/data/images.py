@@ -33,7 +33,6 @@ IMAGE_DATASETS = tuple(_OF_TORCHVISION)
 class Images:
     """Labelled images; the pixels are bytes and the labels int64 in [0, classes)."""
 
-    name: str
     classes: int
     train_images: Tensor  # [n_train, channels, height, width]
     train_labels: Tensor  # [n_train]
@@ -49,7 +48,7 @@ class Images:
     def first(self, training: int | None, test: int | None) -> Images:
         """The first ``training`` and ``test`` images; None takes all."""
         some = self.train_images[:training], self.train_labels[:training]
-        return Images(self.name, self.classes, *some, self.test_images[:test], self.test_labels[:test])
+        return Images(self.classes, *some, self.test_images[:test], self.test_labels[:test])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, float32 [channels], of the training images' pixels in [0, 1]."""
@@ -73,7 +72,7 @@ def load_images(name: str, data_dir: Path) -> Images:
     npz = data_dir / f"{name}.npz"
     put = f"put an .npz with the arrays {', '.join(KEYS)} at {npz}, or give --data-dir"
     if npz.is_file():
-        return _checked(name, npz, _read_npz(npz))
+        return _checked(npz, _read_npz(npz))
     if name not in _OF_TORCHVISION:
         there = ", ".join(sorted(path.name for path in data_dir.glob("*.npz"))) or "none"
         raise RecipeDataError(
@@ -86,7 +85,7 @@ def load_images(name: str, data_dir: Path) -> Images:
     except (OSError, RuntimeError) as error:  # of the import, the network or the disk; of a wrong checksum
         raise RecipeDataError(f"{name} cannot be had by torchvision ({error}): mend that, or {put}") from error
     arrays = [np.asarray(values) for part in parts for values in (part.data, part.targets)]
-    return _checked(name, data_dir / name, dict(zip(KEYS, arrays, strict=True)))
+    return _checked(data_dir / name, dict(zip(KEYS, arrays, strict=True)))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -99,7 +98,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise RecipeDataError(f"{path} is no .npz file with the arrays {', '.join(KEYS)}: {error}") from error
 
 
-def _checked(name: str, origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Images:
+def _checked(origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Images:
     """x: uint8 [n, h, w] or [n, h, w, channels] with at most 4 channels; y: integers from 0, n of them.
 
     The number of classes is the largest label + 1.
@@ -120,7 +119,7 @@ def _checked(name: str, origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]
     sizes = [list(one.shape[1:]) for one in images]
     if sizes[0] != sizes[1]:
         raise RecipeDataError(f"{origin}: training images are {sizes[0]}, and test images {sizes[1]}")
-    return Images(name, 1 + max(int(one.max()) for one in labels), images[0], labels[0], images[1], labels[1])
+    return Images(1 + max(int(one.max()) for one in labels), images[0], labels[0], images[1], labels[1])
 
 
 def generator(*key: int) -> torch.Generator:

@@ -84,7 +84,7 @@ def test_augmentation_leaves_each_image_its_label_and_differs_between_steps() ->
 
 
 def test_normalised_images_have_mean_0_and_deviation_1() -> None:
-    images = Images("own", N, some_images(), torch.arange(N), some_images(), torch.arange(N))
+    images = Images(N, some_images(), torch.arange(N), some_images(), torch.arange(N))
     mean, std = images.moments()
     found = normalised(images.train_images, mean, std)
     torch.testing.assert_close(found.mean((0, 2, 3)), ZERO, atol=1e-6, rtol=0)
