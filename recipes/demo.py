@@ -10,9 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -24,14 +22,12 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import torchclip
-from bench.measure import Settings, Timed, interleave, time_on_host
 
 FLOAT64_EPOCHS = 2
 SEED = 0
 PICTURE = Path("results/demo.png")
 MAX_NORM = 1.0
 BATCH_SIZE = 64
-TIMED_STEPS = 200  # of each optimizer
 
 # Training amplifies rounding errors: in float32 torch's own two implementations can part by hundredths. In float64 the
 # curves stay within 1e-14 of each other, and a larger difference than this is another formula.
@@ -41,15 +37,8 @@ FLOAT64_BOUND = 1e-11
 @dataclass(frozen=True)
 class Contestant:
     make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    against: str | None = None  # the name of the contestant whose step time is the yardstick
-    repeats: bool = False  # whether its loss curve must be that one's, to rounding
+    repeats: str | None = None  # the contestant of torch's whose loss curve it must have, to rounding
     clips: bool = False  # torch's own optimizers clip by a call before the step
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """What follows the backward pass."""
-        if self.clips:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], MAX_NORM)
-        optimizer.step()
 
 
 SGD: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
@@ -57,20 +46,19 @@ ADAMW: dict[str, Any] = {"lr": 2e-3, "weight_decay": 1e-2}
 AVERAGED: dict[str, Any] = {"gamma": 0.5, "weight_decay": 5e-4}  # momentum is an average there, so lr is larger
 
 TORCH_SGD, TORCH_ADAMW = "torch SGD fused + clip_grad_norm_", "torch AdamW fused + clip_grad_norm_"
-TORCH_PLAIN = "torch SGD fused, no clip, no momentum"
 
 CONTESTANTS = {
     TORCH_SGD: Contestant(lambda p: torch.optim.SGD(p, **SGD, fused=True), clips=True),
-    "SGD(clip=1.0)": Contestant(lambda p: torchclip.SGD(p, **SGD, clip=MAX_NORM), TORCH_SGD, repeats=True),
-    "SGDClip": Contestant(lambda p: torchclip.SGDClip(p, lr=0.5, momentum=0.9, **AVERAGED), TORCH_SGD),
-    "MomClip": Contestant(lambda p: torchclip.MomClip(p, lr=0.5, momentum=0.9, **AVERAGED), TORCH_SGD),
-    "MixClip": Contestant(lambda p: torchclip.MixClip(p, lr=1.0, momentum=0.99, nu=0.7, **AVERAGED), TORCH_SGD),
+    "torchclip SGD(clip=1.0)": Contestant(lambda p: torchclip.SGD(p, **SGD, clip=MAX_NORM), TORCH_SGD),
+    "torchclip SGDClip": Contestant(lambda p: torchclip.SGDClip(p, lr=0.5, momentum=0.9, **AVERAGED)),
+    "torchclip MomClip": Contestant(lambda p: torchclip.MomClip(p, lr=0.5, momentum=0.9, **AVERAGED)),
+    "torchclip MixClip": Contestant(lambda p: torchclip.MixClip(p, lr=1.0, momentum=0.99, nu=0.7, **AVERAGED)),
     TORCH_ADAMW: Contestant(lambda p: torch.optim.AdamW(p, **ADAMW, fused=True), clips=True),
-    "AdamW(clip=1.0)": Contestant(lambda p: torchclip.AdamW(p, **ADAMW, clip=MAX_NORM), TORCH_ADAMW, repeats=True),
-    TORCH_PLAIN: Contestant(lambda p: torch.optim.SGD(p, lr=0.1, fused=True)),
-    "GRDA": Contestant(lambda p: torchclip.GRDA(p, lr=0.1, c=0.05, mu=0.51), TORCH_PLAIN),
+    "torchclip AdamW(clip=1.0)": Contestant(lambda p: torchclip.AdamW(p, **ADAMW, clip=MAX_NORM), TORCH_ADAMW),
+    "torch SGD fused, no clip, no momentum": Contestant(lambda p: torch.optim.SGD(p, lr=0.1, fused=True)),
+    "torchclip GRDA": Contestant(lambda p: torchclip.GRDA(p, lr=0.1, c=0.05, mu=0.51)),
 }
-REPEATS = {name: contestant.against or "" for name, contestant in CONTESTANTS.items() if contestant.repeats}
+REPEATS = {name: contestant.repeats for name, contestant in CONTESTANTS.items() if contestant.repeats}
 
 
 class Digits(NamedTuple):
@@ -121,7 +109,6 @@ class Run:
     losses: list[float]  # [steps]
     zeros: list[float]  # [steps], the fraction of parameters that are exactly 0
     test_accuracy: float
-    optimizer: torch.optim.Optimizer  # with the gradients of its last step
 
 
 def train(name: str, digits: Digits, epochs: int, progress: tqdm) -> Run:
@@ -134,13 +121,15 @@ def train(name: str, digits: Digits, epochs: int, progress: tqdm) -> Run:
         loss = cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
-        contestant.step(optimizer)
+        if contestant.clips:
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
         scheduler.step()
         losses.append(loss.item())
         zeros.append(float((nn.utils.parameters_to_vector(model.parameters()) == 0).double().mean()))
         progress.update()
     right = model.eval()(digits.test_images).argmax(1) == digits.test_labels
-    return Run(losses, zeros, float(right.float().mean()), optimizer)
+    return Run(losses, zeros, float(right.float().mean()))
 
 
 def train_all(digits: Digits, epochs: int) -> tuple[dict[str, Run], dict[str, Run]]:
@@ -161,36 +150,15 @@ def agreement(doubles: Mapping[str, Run]) -> bool:
         largest = np.abs(np.subtract(doubles[ours].losses, doubles[torchs].losses)).max()
         fine = bool(largest <= FLOAT64_BOUND)
         agree &= fine
-        print(f"  {ours:<16} {largest:.1e} (bound {FLOAT64_BOUND:.0e})   {'agrees' if fine else 'FAILS'}")
+        print(f"  {ours:<26} {largest:.1e} (bound {FLOAT64_BOUND:.0e})   {'agrees' if fine else 'FAILS'}")
     return agree
-
-
-def step_times(runs: Mapping[str, Run]) -> dict[str, float]:
-    """The median step in microseconds. They step in turns, as a hot loop of one would not be like training."""
-    steps = {name: partial(CONTESTANTS[name].step, run.optimizer) for name, run in runs.items()}
-    entries = [Timed(name, lambda index: None, step) for name, step in steps.items()]
-    settings = Settings(seconds=0, min_rounds=TIMED_STEPS)
-    samples = interleave(entries, settings, time_on_host).device
-    return {name: 1e6 * median(values) for name, values in samples.items()}
-
-
-def table(runs: Mapping[str, Run], times: Mapping[str, float]) -> str:
-    columns = f"{'optimizer':<38}{'test accuracy':>14}{'exact zeros':>13}{'step':>10}   torch's time / ours"
-    rows = [columns, "-" * (len(columns) + 30)]
-    for name, run in runs.items():
-        against = CONTESTANTS[name].against
-        label = f"torchclip {name}" if against else name
-        row = f"{label:<38}{run.test_accuracy:>13.1%} {run.zeros[-1]:>11.1%} {times[name]:>8.0f} µs"
-        rows.append(row + (f"{times[against] / times[name]:>8.1f} x  {against}" if against else ""))
-    return "\n".join(rows)
 
 
 def draw(runs: Mapping[str, Run], steps: int) -> None:
     """results/demo.png: the loss curves and the exact zeros, torch's wide and pale; an epoch has ``steps``."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for name, run in runs.items():
-        ours = CONTESTANTS[name].against is not None
-        style = {"label": f"torchclip {name}"} if ours else {"label": name, "linewidth": 7, "alpha": 0.3}
+        style = {"label": name} | ({} if name.startswith("torchclip") else {"linewidth": 7, "alpha": 0.3})
         smooth = np.convolve(run.losses, np.full(steps, 1 / steps), mode="valid")
         left.plot(np.arange(steps, len(run.losses) + 1) / steps, smooth, **style)
         right.plot(np.arange(1, len(run.zeros) + 1) / steps, 100 * np.array(run.zeros), **style)
@@ -216,11 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(threads)
     correct = agreement(doubles)
     backend = torchclip.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).backend
-    print(f"\ntorch {torch.__version__}, {threads} threads; torchclip {torchclip.__version__}, backend {backend}")
-    print("A step is everything after the backward pass, clipping included; the median of steps in turns.\n")
-    print(table(runs, step_times(runs)))
-    if backend == "reference":
-        print("\nThe compiled kernels are missing, so the times are the reference path's: see python -m torchclip.info")
+    print(f"\ntorch {torch.__version__}; torchclip {torchclip.__version__}, backend {backend}\n")
+    print(f"{'optimizer':<38}{'test accuracy':>14}{'exact zeros':>13}")
+    for name, run in runs.items():
+        print(f"{name:<38}{run.test_accuracy:>14.1%}{run.zeros[-1]:>13.1%}")
     draw(runs, digits.steps_per_epoch)
     print(f"\n{PICTURE}: the loss curves, and the exact zeros over time")
     return 0 if correct else 1
