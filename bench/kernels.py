@@ -147,13 +147,11 @@ class Kernels(Measurement):
     """the norm pass, and the update pass of each rule, type and extension"""
 
     name: ClassVar[str] = "kernels"
+    limits: ClassVar[Mapping[str, Any]] = {"min_rounds": 10, "max_rounds": 200, "cold": True}
     seconds: float = option(0.3, "time for one row, of ten rounds at least", positive(float))
     rules: Sequence[str] = option((NORM, *RULES), "what is measured", choices=(NORM, *RULES))
     modifiers: Sequence[str] = option(tuple(MODIFIERS), "what is added to a rule", choices=tuple(MODIFIERS))
     dtypes: Sequence[str] = option((), "types (default: float32 bfloat16, on cuda all)", choices=tuple(DTYPES))
-
-    def settings(self) -> Settings:
-        return Settings(seconds=self.seconds, min_rounds=10, max_rounds=200, cold=True)
 
     def more_settings(self) -> Mapping[str, Any]:
         return {"shapes": SHAPES[self.device]}

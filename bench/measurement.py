@@ -4,10 +4,10 @@ import gc
 import sys
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -33,6 +33,7 @@ class Measurement(Command):
     """A command that measures rows."""
 
     keys: ClassVar[Sequence[str]] = ("set", "algorithm")  # what tells one row from another
+    limits: ClassVar[Mapping[str, Any]] = {}  # of its Settings, beside the seconds
     seconds: float = option(Settings.seconds, "time for one row", positive(float))
     device: str = option("cpu", "where the parameters lie", choices=("cpu", "cuda"))
     threads: Sequence[int] = option(
@@ -45,7 +46,7 @@ class Measurement(Command):
 
     def settings(self) -> Settings:
         """How rows are measured."""
-        return Settings(seconds=self.seconds)
+        return Settings(seconds=self.seconds, **self.limits)
 
     def more_settings(self) -> Entry:
         """What else a file is not continued without."""

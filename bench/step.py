@@ -127,15 +127,13 @@ class Scaling(Measurement):
     """time over parameters, tensors and threads"""
 
     name: ClassVar[str] = "scaling"
+    limits: ClassVar[Mapping[str, Any]] = {"min_rounds": 10, "max_rounds": 500}
     keys: ClassVar[Sequence[str]] = ("set", "algorithm", "threads")
     seconds: float = option(1.0, "time for one row, of ten rounds at least", positive(float))
     threads: Sequence[int] = option((), "numbers of threads (default: 1 and 2; on cuda 1)", positive(int), metavar="N")
     sets: Sequence[str] = option(
         (), "sets (default: all; on the CPU without parameters-1e9)", choices=list(scaling_sets("cuda"))
     )
-
-    def settings(self) -> Settings:
-        return Settings(seconds=self.seconds, min_rounds=10, max_rounds=500)
 
     def set_threads(self) -> None:
         """Each row has its own."""

@@ -196,12 +196,10 @@ class Train(Measurement):
     """training steps per second of real models"""
 
     name: ClassVar[str] = "train"
+    limits: ClassVar[Mapping[str, Any]] = {"min_rounds": 10}
     seconds: float = option(2.0, "time for one optimizer on one model, of ten rounds at least", positive(float))
     models: Sequence[str] = option(tuple(TASKS), "models", choices=tuple(TASKS))
     optimizers: Sequence[str] = option(tuple(OPTIMIZERS), "optimizers", choices=tuple(OPTIMIZERS))
-
-    def settings(self) -> Settings:
-        return Settings(seconds=self.seconds, min_rounds=10)
 
     def plan(self, probe: BandwidthProbe) -> Iterable[Planned]:
         for model in self.models:

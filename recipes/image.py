@@ -22,17 +22,10 @@ from torch.nn.functional import cross_entropy, interpolate
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data.images import IMAGE_DATASETS, ImageBatches, Images, evaluation_batches, load_images
 from recipes.models.images import MODELS, make_model
-from recipes.training import Loss, Task
+from recipes.training import Task
 from recipes.world import World
 
 Batch = tuple[Tensor, Tensor]  # float32 [batch, channels, height, width], int64 [batch]
-
-
-def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Loss:
-    """The mean cross-entropy of the model's outputs for (inputs, labels)."""
-    inputs, labels = batch
-    loss = cross_entropy(model(inputs), labels)
-    return Loss(loss, loss, len(labels))
 
 
 @torch.no_grad()
@@ -104,9 +97,6 @@ class ClassificationTask(Task):
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         return self._resized(self._training.batch(epoch, step) for step in range(start, len(self._training)))
-
-    def loss(self, batch: Batch) -> Loss:
-        return classification_loss(self.model, batch)
 
     def evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from recipes.algorithms import options_of
@@ -28,7 +29,7 @@ from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import TORCHVISION, RecipeDataError, package
 from recipes.data.image_folder import MEAN, STD, Crops, Draw, evaluation_draws, find_images, read, training_draws
 from recipes.data.images import normalised
-from recipes.image import Batch, classification_loss, classification_metrics
+from recipes.image import Batch, classification_metrics
 from recipes.models.images import MODELS, is_model, make_model
 from recipes.training import Loss, Task
 from recipes.world import World
@@ -108,7 +109,9 @@ class ImageNetTask(Task):
         return self._read(self._training, draws)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
-        return classification_loss(self._parallel, batch)
+        images, labels = batch
+        loss = cross_entropy(self._parallel(images), labels)
+        return Loss(loss, loss, len(labels))
 
     def evaluate(self) -> dict[str, float]:
         self._world.share(self.model.buffers())  # batch norm's averages, as the checkpoint will have them

@@ -23,9 +23,9 @@ from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data import RecipeDataError, package
 from recipes.data.corpus import read_lines
 from recipes.data.images import generator
-from recipes.image import classification_loss, classification_metrics
+from recipes.image import classification_metrics
 from recipes.models.awd_lstm import lstm_kernels
-from recipes.training import Loss, Task
+from recipes.training import Task
 
 _PADDING, _UNKNOWN, _FIRST_WORD = 0, 1, 2  # indices; the last is that of the most frequent word
 _WORDS = 20_000  # of the vocabulary
@@ -120,9 +120,6 @@ class TextTask(Task):
         order = torch.randperm(len(labels), generator=generator(self._seed, epoch)).to(labels.device)
         for chosen in order.split(self._batch_size)[start:]:
             yield tokens[chosen], labels[chosen]
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
-        return classification_loss(self.model, batch)
 
     def evaluate(self) -> dict[str, float]:
         return classification_metrics(self.model, zip(*(part.split(500) for part in self._test), strict=True))

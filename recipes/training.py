@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import torchclip
@@ -50,9 +51,11 @@ class Task(ABC):
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """The batches of the epoch from ``start`` on; the same ones whether or not the run was stopped before."""
 
-    @abstractmethod
     def loss(self, batch: Any) -> Loss:
-        """Of the model in training mode."""
+        """Of the model in training mode; where a task says nothing else, the cross-entropy of (inputs, labels)."""
+        inputs, labels = batch
+        loss = cross_entropy(self.model(inputs), labels)
+        return Loss(loss, loss, len(labels))
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
