@@ -40,8 +40,8 @@ def make_parser(recipe: str, description: str, epochs: str, algo: str = "sgd") -
     add("--schedule", choices=SCHEDULES, default="milestones", help="of lr and gamma (default milestones)")
     add("--seed", type=partial(positive, least=0), default=0, help="of weights, batches and draws (default 0)")
     add("--precision", choices=tuple(PRECISIONS), default="float32", help="of autocast (default float32: none)")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", choices=("cpu", "cuda"), default=device, help="cuda where there is one, or cpu")
+    devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    add("--device", choices=devices, default=devices[0], help="cuda where there is one, or cpu")
     add("--quick", action="store_true", help="less of everything: a run of a minute")
     files = parser.add_argument_group("files")
     add = files.add_argument
@@ -67,15 +67,6 @@ def lower(options: argparse.Namespace, **limits: int) -> None:
         setattr(options, name, min(getattr(options, name) or limit, limit))
 
 
-def _device(name: str) -> torch.device:
-    """The device of this process, of those that ``torchrun`` started. Raises ValueError for a GPU that is not here."""
-    if name == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("--device cuda cannot be used here: torch finds no GPU; cpu can be")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
 def _has_ended(options: argparse.Namespace, folder: Path, arguments: dict[str, Any], world: World) -> bool:
     """Whether the run that is to go on has ended. Raises ValueError where another run already is."""
     found = read_log(folder), (folder / CHECKPOINT).exists()
@@ -93,7 +84,7 @@ def _start(
     recipe: str, options: argparse.Namespace, folder: Path, make_task: MakeTask, distributed: bool
 ) -> Training | None:
     """The run, at its start or where its checkpoint left it. None when it has already ended."""
-    device = _device(options.device)
+    device = torch.device("cpu" if options.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     world = World.join(device)
     # The options that make a run what it is, as JSON has them.
     arguments = {name: value for name, value in sorted(vars(options).items()) if name not in _FREE}

@@ -15,7 +15,6 @@ Without timm, a model of ``python -m recipes image`` from that recipe's checkpoi
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,9 +91,6 @@ def make_task(options: argparse.Namespace, device: torch.device) -> Classificati
         wanted: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         moments = torch.tensor(wanted["mean"]), torch.tensor(wanted["std"])
         size = wanted["input_size"][-1]
-        if images.shape[0] == 1:  # grey images as colour images
-            train, test = (part.expand(-1, 3, -1, -1) for part in (images.train_images, images.test_images))
-            images = dataclasses.replace(images, train_images=train, test_images=test)
     if options.weights is not None:
         load_weights(model, options.weights)
     task = ClassificationTask(options, model, images.first(kept, None), device, moments, options.batch_size, size)

@@ -116,12 +116,8 @@ class Result:
     def curve(self, key: str) -> tuple[list[int], list[list[float]]]:
         """The epochs, from 1, of which every seed has a finite value, and for each the values of the seeds."""
         columns = enumerate(zip(*self.seeds, strict=False), start=1)
-        found = [
-            (epoch, [row[key] for row in rows])
-            for epoch, rows in columns
-            if all(row.get(key) is not None for row in rows)
-        ]
-        return [epoch for epoch, _ in found], [values for _, values in found]
+        found = {n: [row[key] for row in rows] for n, rows in columns if all(row.get(key) is not None for row in rows)}
+        return list(found), list(found.values())
 
     def at(self, key: str, epoch: int | None = None) -> list[float]:
         """The finite value at the end of this epoch (counted from 1; None: the last one), of every seed that has it."""

@@ -19,13 +19,13 @@ from recipes.run_folder import read_log
 from stopped_runs import check_stopped_run, weights
 
 
-def write_images(data_dir: Path, name: str = "made", classes: int = 3, channels: int = 3) -> None:
+def write_images(data_dir: Path, name: str = "made", classes: int = 3) -> None:
     """Images of one colour a class, 16 × 16."""
     random = np.random.default_rng(0)
     parts = {}
     for part, count in (("train", 40), ("test", 12)):
         labels = np.arange(count) % classes
-        pixels = random.integers(0, 60, (count, 16, 16, channels)) + (60 * labels)[:, None, None, None]
+        pixels = random.integers(0, 60, (count, 16, 16, 3)) + (60 * labels)[:, None, None, None]
         parts |= {f"x_{part}": pixels.astype(np.uint8), f"y_{part}": labels}
     data_dir.mkdir(exist_ok=True)
     write_npz(data_dir / f"{name}.npz", parts)
