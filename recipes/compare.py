@@ -31,8 +31,8 @@ def _line(text: str) -> Line:
     return Line(series, options)
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and what stands after ``--``: options of every run."""
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Study, list[str]]:
+    """The options, the study, and what stands after ``--``: options of every run."""
     given = list(arguments)
     split = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(
@@ -55,26 +55,17 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     own = options.recipe is not None and options.lines is not None
     if own == (options.study is not None) or (options.recipe is None) != (options.lines is None):
         parser.error("name a study, or give --recipe and a --run for every line")
-    return options, given[split + 1 :]
-
-
-def _study(options: argparse.Namespace) -> Study:
-    """Raises ValueError for two lines that would share a folder."""
-    if options.study is not None:
-        return STUDIES[options.study]
+    if not own:
+        return options, STUDIES[options.study], given[split + 1 :]
     title = f"{options.recipe}: " + ", ".join(line.series for line in options.lines)
     if len({folder_name(line.series) for line in options.lines}) < len(options.lines):
-        raise ValueError(f"two lines of {title} would share a folder: name them apart")
-    return Study("", options.recipe, title, "", tuple(options.lines), metric=options.metric)
+        parser.error(f"two lines of {title} would share a folder: name them apart")
+    study = Study("", options.recipe, title, "", tuple(options.lines), metric=options.metric)
+    return options, study, given[split + 1 :]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, others = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        study = _study(options)
-    except ValueError as error:
-        print(f"python -m recipes compare: {error}", file=sys.stderr)
-        return 2
+    options, study, others = _parse(sys.argv[1:] if arguments is None else arguments)
     folder = options.result_dir or Path("results", "compare", options.study or options.recipe)
     runs = runs_of(study, list(dict.fromkeys(options.seeds or study.seeds)), folder)
     failures: list[str] = []

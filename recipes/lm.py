@@ -94,8 +94,6 @@ class LanguageModelTask(Task):
     model: AWDLSTM
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
-        if min(options.ar, options.tar, options.nonmono) < 0:
-            raise ValueError(f"--ar {options.ar}, --tar {options.tar}, --nonmono {options.nonmono}: wanted at least 0")
         corpus = Corpus.load(options.data if options.data.exists() else options.data_dir / options.data, options.level)
         self.model = AWDLSTM(
             len(corpus.vocabulary),

@@ -13,7 +13,6 @@ from recipes.data import RecipeDataError
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 LEVELS = ("word", "character")  # what a token is
-_FEWEST_LINES = 20  # of a single file: fewer leave no line for a part of 5 %
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Corpus:
         Words end at white space, and every line ends in ``<eos>``.
 
         Raises:
-            RecipeDataError: a file is missing, empty, too short to be split, or not UTF-8.
+            RecipeDataError: a file is missing, empty, or not UTF-8.
         """
         texts = [_tokens(lines, level) for lines in _lines(path)]
         vocabulary = list(dict.fromkeys([*texts[0], UNKNOWN]))  # in order of first appearance
@@ -51,8 +50,6 @@ def _lines(path: Path) -> list[list[str]]:
     """The lines of the training, validation and test text."""
     if path.is_file():
         lines = read_lines(path)
-        if len(lines) < _FEWEST_LINES:
-            raise RecipeDataError(f"{path} has {len(lines)} lines: at least {_FEWEST_LINES} are split 90 to 5 to 5")
         train, valid = len(lines) * 90 // 100, len(lines) * 95 // 100
         return [lines[:train], lines[train:valid], lines[valid:]]
     files = [path / f"{part}.txt" for part in ("train", "valid", "test")]

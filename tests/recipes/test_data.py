@@ -172,8 +172,6 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     write_parts(tmp_path, "a", "", "b")
     with pytest.raises(RecipeDataError, match="valid.txt is empty"):
         Corpus.load(tmp_path, "word")
-    with pytest.raises(RecipeDataError, match="train.txt has 1 lines: at least 20"):
-        Corpus.load(tmp_path / "train.txt", "word")
     (tmp_path / "valid.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeDataError, match="cannot read .*valid.txt as UTF-8"):
         Corpus.load(tmp_path, "character")

@@ -271,7 +271,6 @@ ERRORS = {
     "an empty folder": (("--data", "."), "has no train.txt, valid.txt, test.txt"),
     "too few tokens": (("--train-tokens", "11"), "the training text has 11 tokens, expected at least 12"),
     "too few to validate": (("--test-tokens", "20"), "the validation text has 20 tokens, expected at least 30"),
-    "a negative weight": (("--tar", "-1"), r"--ar 2\.0, --tar -1\.0, --nonmono 5: wanted at least 0"),
     "a probability": (("--wdrop", "1"), r"weight_dropout=1\.0.*wanted probabilities"),
     "another algorithm's option": (("--algo", "sgd", "--gamma", "1"), "--gamma is no option of --algo sgd"),
 }
