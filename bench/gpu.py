@@ -232,12 +232,12 @@ def summarise(outcomes: Sequence[Outcome], machine: Mapping[str, Any], log: Path
     """The ends of what failed, the benchmark's floors, and the table."""
     lines: list[str] = []
     for outcome in outcomes:
-        if outcome.failed and outcome.stage.name != "benchmark":
-            lines += [f"----- {outcome.stage.name}", *outcome.output.splitlines()[-TAIL_LINES:], ""]
-        elif outcome.stage.name == "benchmark":
-            floors = outcome.output.rpartition("\nFloors\n")
-            shown = floors[2].splitlines() if floors[1] else outcome.output.splitlines()[-TAIL_LINES:]
-            lines += ["----- floors" if floors[1] else "----- benchmark", *shown, ""]
+        name, tail = outcome.stage.name, outcome.output.splitlines()[-TAIL_LINES:]
+        _, floors, reached = outcome.output.rpartition("\nFloors\n")
+        if name == "benchmark" and floors:
+            lines += ["----- floors", *reached.splitlines(), ""]
+        elif name == "benchmark" or outcome.failed:
+            lines += [f"----- {name}", *tail, ""]
     seconds = sum(outcome.seconds for outcome in outcomes if outcome.stage.name in ALONE)
     seconds += max((o.seconds for o in outcomes if o.stage.name not in ALONE), default=0)
     lines += [f"===== {machine['gpu']}, torch {machine['torch']} for CUDA {machine['cuda']}: {seconds:.0f} s in all"]

@@ -86,14 +86,6 @@ class Progress:
     diverged: bool = False
 
 
-@torch.no_grad()
-def exact_zeros(model: nn.Module) -> dict[str, float]:
-    """The fraction of elements that are exactly 0, for every parameter by name."""
-    parameters = dict(model.named_parameters())
-    zeros = torch.stack([(parameter == 0).sum() for parameter in parameters.values()]).tolist()
-    return {name: zero / max(one.numel(), 1) for (name, one), zero in zip(parameters.items(), zeros, strict=True)}
-
-
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError, and says what changed, unless the folder's run began with the arguments of now."""
     changed = [key for key in now if now[key] != before.get(key)]
@@ -205,7 +197,8 @@ class Training:
         row.pop("clipped_fraction", None)  # an optimizer counts it anew from where it was loaded
         row["seconds"] = round(progress.seconds, 3)
         if isinstance(self.optimizer, torchclip.GRDA):
-            row["layers"] = exact_zeros(self.task.model)
+            named = self.task.model.named_parameters()
+            row["layers"] = {name: float((parameter == 0).double().mean()) for name, parameter in named}
         self.schedule.end_epoch(train_loss)
         nothing, diverged = torch.zeros_like(progress.loss_sum), not math.isfinite(train_loss)
         self.progress = Progress(nothing, progress.epoch + 1, diverged=diverged)
