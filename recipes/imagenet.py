@@ -66,20 +66,17 @@ class ImageNetTask(Task):
         if classes != others:
             apart = ", ".join(sorted(set(classes) ^ set(others))[:5])
             raise RecipeDataError(f"{options.data}/train and val have not the same classes: {apart} are in one only")
-        self._batch_size: int = options.batch_size
-        self._side, self._seed = options.image_size, options.seed
-        if self._batch_size % world.size:
-            raise ValueError(
-                f"a batch of {self._batch_size} for {world.size} processes: wanted a multiple of their number"
-            )
-        if len(train) < self._batch_size:
-            raise ValueError(f"{len(train)} training images are less than one batch of {self._batch_size}: lower -b")
-        self.model = architecture(options.arch, self._side, len(classes)).to(device)
-        self._training, self._evaluation = Crops(train, self._side, self._seed), Crops(val, self._side)
-        self._device, self._workers = device, options.workers
+        batch, side = options.batch_size, options.image_size
+        if batch % world.size:
+            raise ValueError(f"a batch of {batch} for {world.size} processes: wanted a multiple of their number")
+        if len(train) < batch:
+            raise ValueError(f"{len(train)} training images are less than one batch of {batch}: lower -b")
+        self.model = architecture(options.arch, side, len(classes)).to(device)
+        self._training, self._evaluation = Crops(train, side, options.seed), Crops(val, side)
+        self._options, self._device = options, device
         self._parallel = self.model if world.size == 1 else self._distributed()
         if world.size > 1:  # the weights were the same everywhere; dropout should not be
-            torch.manual_seed(int(np.random.SeedSequence((self._seed, world.rank)).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence((options.seed, world.rank)).generate_state(1)[0]))
 
     def _distributed(self) -> nn.Module:
         """The model with averaged gradients, after a backward pass of black images that changes nothing of it.
@@ -89,23 +86,24 @@ class ImageNetTask(Task):
         """
         parallel = DistributedDataParallel(self.model)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        parallel(torch.zeros(2, 3, self._side, self._side, device=self._device)).sum().backward()
+        parallel(torch.zeros(2, 3, self._training.side, self._training.side, device=self._device)).sum().backward()
         self.model.zero_grad()
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         return parallel
 
     def steps(self, epoch: int) -> int:
-        return len(self._training.files) // self._batch_size
+        return len(self._training.files) // int(self._options.batch_size)
 
     def _read(self, crops: Crops, draws: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
-        for pixels, classes in read(crops, draws, self._workers, pin=self._device.type == "cuda"):
+        for pixels, classes in read(crops, draws, self._options.workers, pin=self._device.type == "cuda"):
             images, labels = (part.to(self._device, non_blocking=True) for part in (pixels, classes))
             yield normalised(images, MEAN, STD), labels
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         count = len(self._training.files)
-        draws = training_draws(count, self._batch_size, self._world, self._seed, epoch, start)
+        batch, seed = self._options.batch_size, self._options.seed
+        draws = training_draws(count, batch, self._world, seed, epoch, start)
         return self._read(self._training, draws)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Loss:
@@ -115,7 +113,7 @@ class ImageNetTask(Task):
 
     def evaluate(self) -> dict[str, float]:
         self._world.share(self.model.buffers())  # batch norm's averages, as the checkpoint will have them
-        mine = evaluation_draws(len(self._evaluation.files), self._batch_size // self._world.size, self._world)
+        mine = evaluation_draws(len(self._evaluation.files), self._options.batch_size // self._world.size, self._world)
         batches = self._read(self._evaluation, mine)
         return classification_metrics(self.model, batches, top=(1, 5), world=self._world)
 

@@ -109,23 +109,19 @@ class LanguageModelTask(Task):
         self._train = _text("training", corpus.train[: options.train_tokens], options.batch_size).to(device)
         self._valid = _text("validation", corpus.valid[: options.test_tokens], _VALID_COLUMNS).to(device)
         self._test = _text("test", corpus.test[: options.test_tokens], _TEST_COLUMNS).to(device)
-        self._bptt: int = options.bptt
-        self._seed, self._ar, self._tar = options.seed, options.ar, options.tar
-        self._nonmono: int = options.nonmono
+        self._options = options
         self._average = AveragedModel(self.model)
         self._losses: list[float] = []  # of validation, by epoch
         self._averages = False
-        self._last_epoch, self._epoch = options.epochs[-1] - 1, 0
         self._hidden: Hidden = self.model.initial_hidden(options.batch_size)
 
     def _lengths(self, epoch: int) -> list[int]:
-        return draw_lengths(len(self._train), self._bptt, generator(self._seed, epoch))
+        return draw_lengths(len(self._train), self._options.bptt, generator(self._options.seed, epoch))
 
     def steps(self, epoch: int) -> int:
         return len(self._lengths(epoch))
 
     def batches(self, epoch: int, start: int) -> Iterator[Stretch]:
-        self._epoch = epoch
         if start == 0:
             self._hidden = self.model.initial_hidden(self._train.shape[1])
         lengths = self._lengths(epoch)
@@ -135,18 +131,18 @@ class LanguageModelTask(Task):
             row += length
 
     def scale(self, batch: Stretch) -> float:
-        return len(batch.tokens) / self._bptt
+        return len(batch.tokens) / float(self._options.bptt)
 
     def loss(self, batch: Stretch) -> Loss:
         logits, hidden, raw, dropped = self.model(batch.tokens, self._hidden)
         # In the weights' type, which autocast's is not: a kernel takes only one.
         self._hidden = [(h.detach().float(), c.detach().float()) for h, c in hidden]
         reported = cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
-        backward = reported
-        if self._ar:
-            backward = backward + self._ar * dropped.square().mean()
-        if self._tar:
-            backward = backward + self._tar * (raw[1:] - raw[:-1]).square().mean()
+        backward, ar, tar = reported, self._options.ar, self._options.tar
+        if ar:
+            backward = backward + ar * dropped.square().mean()
+        if tar:
+            backward = backward + tar * (raw[1:] - raw[:-1]).square().mean()
         return Loss(backward, reported, batch.targets.numel())
 
     def evaluate(self) -> dict[str, float]:
@@ -154,10 +150,10 @@ class LanguageModelTask(Task):
         if self._averages:
             self._average.update_parameters(self.model)
         model: AWDLSTM = self._average.module if self._averages else self.model  # type: ignore[assignment]
-        metrics = losses("valid", mean_loss(model, self._valid, self._bptt))
-        if self._epoch == self._last_epoch:
-            metrics |= losses("test", mean_loss(model, self._test, self._bptt))
-        earlier = self._losses[: max(len(self._losses) - self._nonmono, 0)]
+        metrics = losses("valid", mean_loss(model, self._valid, self._options.bptt))
+        if len(self._losses) == self._options.epochs[-1] - 1:  # after the last epoch
+            metrics |= losses("test", mean_loss(model, self._test, self._options.bptt))
+        earlier = self._losses[: max(len(self._losses) - self._options.nonmono, 0)]
         self._averages = self._averages or (bool(earlier) and metrics["valid_loss"] > min(earlier))
         self._losses.append(metrics["valid_loss"])
         return metrics | {"averaged_epochs": float(self._average.n_averaged)}
