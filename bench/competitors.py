@@ -2,9 +2,9 @@
 
 `compiled` is torch.compile of torch's foreach step, clipping included: one compiled function, as torch's documentation
 has it. `graphs` are steps replayed from a CUDA graph: what is left of a step when the host has nothing to do but to
-start it. `peers` are optimizers of other libraries that a person would pick instead, where they are installed, behind
-clip_grad_norm_ where the row clips. Arguments are those of the row, and so is the result, which is checked like
-torch's; what computes something else says so.
+start it. `peers` are optimizers of other libraries that a person would pick instead, where they are installed; each
+clips as its users write it: clip_grad_norm_ before the step, its own where it brings one. Arguments are those of the
+row, and so is the result, which is checked like torch's; what computes something else says so.
 """
 
 import importlib
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_
 
 from bench.algorithm import Algorithm, Build, Rule, Step, behind, ours, torchs
 from bench.cases import ADAMW_ARGUMENTS, MODIFIERS, RULES, SGD_ARGUMENTS, rule_and_clip
@@ -90,6 +89,8 @@ class Peer(NamedTuple):
     name: str
     module: str
     make: Mapping[str, tuple[str, Mapping[str, Any]]]  # by rule: class and arguments
+    clip: str = "torch.nn.utils"  # the module of its clip_grad_norm_
+    devices: tuple[str, ...] = ("cpu", "cuda")
     differences: Mapping[str, str] = {}  # by rule: what it computes
 
     def build(self, rule: str, clips: bool) -> Build:
@@ -102,7 +103,7 @@ class Peer(NamedTuple):
             if not clips:
                 step: Step = optimizer.step
                 return step
-            return behind(clip_grad_norm_, optimizer.step, parameters, norm)
+            return behind(importlib.import_module(self.clip).clip_grad_norm_, optimizer.step, parameters, norm)
 
         return build
 
@@ -113,6 +114,13 @@ _HEAVY_SGD = {"lr": SGD_ARGUMENTS["lr"], "beta": SGD_ARGUMENTS["momentum"]}
 _OPTIMI_ADAMW, _OPTIMI_RADAM = {**ADAMW_ARGUMENTS, "eps": 1e-8}, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
 
 PEERS: tuple[Peer, ...] = (
+    Peer(
+        "apex",
+        "apex.optimizers",
+        {"sgd": ("FusedSGD", SGD_ARGUMENTS), "adamw": ("FusedAdam", {**ADAMW_ARGUMENTS, "adam_w_mode": True})},
+        clip="apex.contrib.clip_grad",
+        devices=("cuda",),
+    ),
     Peer(
         "optimi",
         "optimi",
@@ -138,6 +146,8 @@ PEERS: tuple[Peer, ...] = (
         {"adamw": ("AdamW8bit", ADAMW_ARGUMENTS)},
         differences={"adamw": "its state has 8 bits"},
     ),
+    # It compiles its step when it is first asked for.
+    Peer("deepspeed", "deepspeed.ops.adam", {"adamw": ("DeepSpeedCPUAdam", ADAMW_ARGUMENTS)}, devices=("cpu",)),
     Peer("timm", "timm.optim", {"sgd": ("SGDW", _WITHOUT_DECAY), "adamw": ("AdamWLegacy", ADAMW_ARGUMENTS)}),
 )
 
@@ -145,6 +155,8 @@ PEERS: tuple[Peer, ...] = (
 @torch.no_grad()
 def missing_reason(peer: Peer, device: torch.device) -> str | None:
     """Why it cannot be measured here, from an import and one step of each rule; None where it can."""
+    if device.type not in peer.devices:
+        return f"it does not serve {device.type}"
     try:
         for rule in peer.make:
             parameter = Parameter(torch.ones(8, 8, device=device))

@@ -68,14 +68,16 @@ def test_a_peer_with_another_result_is_found_out(probe: BandwidthProbe, optimi: 
 @pytest.mark.parametrize(
     ("module", "optimizer", "words"),
     [
+        (None, None, "it does not serve cuda"),
         ("absent_library", None, "ModuleNotFoundError"),
         ("optimi", Still, "its sgd wrote nothing"),
         ("optimi", lambda parameters, **arguments: 1 / 0, "ZeroDivisionError"),
     ],
 )
-def test_why_a_peer_is_left_out(module: str, optimizer: Any, words: str, optimi: Any) -> None:
+def test_why_a_peer_is_left_out(module: str | None, optimizer: Any, words: str, optimi: Any) -> None:
     optimi.SGD = optimizer
-    assert words in str(missing_reason(Peer("peer", module, OPTIMI.make), CPU))
+    peer = Peer("peer", module or "optimi", OPTIMI.make, devices=("cpu",))
+    assert words in str(missing_reason(peer, GPU if module is None else CPU))
 
 
 def test_the_command_says_who_is_absent(
