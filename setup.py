@@ -1,14 +1,13 @@
-"""Builds torchclip._C, the compiled passes; the metadata is in pyproject.toml.
+"""Builds torchclip._C, the compiled passes, and torchclip._torch; the metadata is in pyproject.toml.
 
-torch is not a build requirement, since an isolated build would compile against another torch than the one in use:
-
-    pip install .                         the Python parts; the reference path runs everything
-    pip install --no-build-isolation .    the compiled parts too, against the torch already installed
+_C includes nothing of torch and serves every torch and every Python that the package does: `pip install .`, which hides
+the installed torch from the build, compiles it too. _torch reads the tensors of one torch by its own structures, which
+saves host time, and is built where that torch is to be seen: `pip install --no-build-isolation .`.
 
 TORCHCLIP_BUILD chooses, and a choice that cannot be had is an error:
 
-    auto    (default) the compiled parts where torch and a compiler are found that builds them, else the Python parts,
-            and why; the CUDA passes where an nvcc is found that does, else without them, and why
+    auto    (default) the compiled parts where a compiler is found that builds them, else the Python parts, and why; the
+            CUDA passes where an nvcc is found that does, else without them, and why
     cpu     the CPU passes
     cuda    the CUDA passes too; csrc/cuda/build.py lists their settings
     none    the Python parts
@@ -18,23 +17,17 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 CHOICES = ("auto", "cpu", "cuda", "none")
 ROOT = Path(__file__).resolve().parent
-
-# errno and floating-point traps are never looked at here, and honouring them keeps sqrt and min from being vectorised.
-# -g0: Python's own flags often carry -g, which makes the library ten times as large.
-# The standard too: torch 2.11 would choose C++17, and leaves alone what is chosen here.
-COMPILE_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-COMPILE_FLAGS += ["-Wall", "-g0"]
-# No -fopenmp: the link would add the compiler's runtime to the one that torch brings, two thread pools in one process.
-# csrc/cpu/parallel.h calls torch's copy, which is loaded first, by name.
+FOLDERS = ("", "cpu/", "reader/", "step/", "triton/")
+READS_TORCH = "csrc/reader/torch.cpp"
 
 
 def relative(pattern: str) -> list[str]:
@@ -53,29 +46,42 @@ def load(name: str, *place: str) -> ModuleType:
 BUILD = load("torchclip_build", "build.py")
 
 
-def extension(choice: str) -> dict:
-    """setup()'s arguments for torchclip._C."""
-    import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+def torch_reader(choice: str) -> list[Extension]:
+    """torchclip._torch, where there is a torch to compile it against."""
+    found = BUILD.find_torch()
+    if isinstance(found, str):
+        print(f"{BUILD.PORTABLE} {found}", file=sys.stderr)
+        return []
+    return [
+        Extension(
+            "torchclip._torch",
+            sources=[READS_TORCH],
+            extra_compile_args=found.compile_flags,
+            extra_link_args=found.link_flags,
+            language="c++",
+            optional=choice == "auto",  # without it the passes run all the same
+        )
+    ]
 
+
+def extensions(choice: str) -> dict:
+    """setup()'s arguments."""
     named = BUILD.compiler()
-    BUILD.keep_objects(ROOT / "build")
-    # ninja may be installed in this environment without its folder being on PATH (`.venv/bin/pip install ...`).
-    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    # torch would run two more compilers than there are cores.
-    os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
-    module = CppExtension(
+    core = Extension(
         "torchclip._C",
-        sources=[name for folder in ("", "cpu/", "step/", "triton/") for name in relative(f"{folder}*.cpp")],
-        include_dirs=[str(ROOT / "csrc")],
-        depends=relative("**/*.h"),
-        # In every command, so that another torch in the same place has everything compiled again.
-        extra_compile_args=[*COMPILE_FLAGS, f'-DTORCHCLIP_TORCH="{torch.__version__}"'],
+        sources=[name for folder in FOLDERS for name in relative(f"{folder}*.cpp") if name != READS_TORCH],
+        extra_compile_args=[BUILD.LIMITED_API],
+        py_limited_api=True,
+        language="c++",
     )
-    command = load("torchclip_cuda_build", "cuda", "build.py").add_kernels(module, BuildExtension, choice)
+    command = load("torchclip_cuda_build", "cuda", "build.py").add_kernels(core, BUILD.build_command(build_ext), choice)
     if choice == "auto":
         command = BUILD.or_python_parts(command, named)
-    return {"ext_modules": [module], "cmdclass": {"build_ext": command}}
+    others = torch_reader(choice)
+    arguments = {"ext_modules": [core, *others], "cmdclass": {"build_ext": command}}
+    if not others:
+        arguments["options"] = {"bdist_wheel": {"py_limited_api": "cp310"}}
+    return arguments
 
 
 def compiled_parts() -> dict:
@@ -86,7 +92,7 @@ def compiled_parts() -> dict:
         return {}
     reason = BUILD.unavailable_reason()
     if reason is None:
-        return extension(choice)
+        return extensions(choice)
     if choice != "auto":
         raise SystemExit(f"TORCHCLIP_BUILD={choice} cannot be had: {reason}")
     print(f"{BUILD.PYTHON_PARTS} {reason}", file=sys.stderr)

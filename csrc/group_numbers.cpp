@@ -4,7 +4,8 @@
 #include <limits>
 #include <utility>
 
-#include "tensor_access.h"
+#include "reader/tensor_info.h"
+#include "step/place.h"
 
 namespace torchclip {
 namespace {
@@ -13,8 +14,8 @@ namespace {
 bool is_constant(PyObject* value) {
   if (value == nullptr || value == Py_None || is_python_number(value) || PyFloat_Check(value)) return true;
   if (!PyTuple_CheckExact(value)) return false;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
-    if (!is_constant(PyTuple_GET_ITEM(value, i))) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(value); ++i)
+    if (!is_constant(PyTuple_GetItem(value, i))) return false;
   return true;
 }
 
@@ -26,14 +27,18 @@ std::vector<std::string> names_of(const std::vector<Key>& keys) {
 
 }  // namespace
 
-std::vector<Key> keys_from(const KeyTuples& tuples) {
-  std::vector<Key> keys;
-  for (const auto& [name, count, is_flag, is_required, least, most] : tuples)
-    keys.push_back({name, count, is_flag, is_required, least, most});
-  return keys;
+std::vector<Key> keys_from(PyObject* tuples) {
+  return vector_of(tuples, [](PyObject* tuple) {
+    const std::vector<Object> parts = items_of(tuple);
+    if (parts.size() != 6)
+      throw TypeError("a key of a param group is (name, count, is_flag, is_required, least, most)");
+    return Key{to_string(parts[0].get()), static_cast<size_t>(to_int(parts[1].get())),
+               to_bool(parts[2].get()),   to_bool(parts[3].get()),
+               to_double(parts[4].get()), to_double(parts[5].get())};
+  });
 }
 
-GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::DeviceType device, bool reads_numbers)
+GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, DeviceType device, bool reads_numbers)
     : rule_(rule),
       keys_(std::move(keys)),
       names_(interned(names_of(keys_))),
@@ -43,35 +48,35 @@ GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::Devi
   size_t count = 0;
   for (size_t i = kPipelineKeys; i < keys_.size() && count < rule.hyperparameters.size(); ++i) count += keys_[i].count;
   if (count != rule.hyperparameters.size())
-    throw py::value_error(std::string("these are not the keys of the rule ") + rule.name + " in csrc/rules");
+    throw ValueError(std::string("these are not the keys of the rule ") + rule.name + " in csrc/rules");
 }
 
 bool GroupReader::is_as_seen(const Group& group) const {
   if (!group.is_constant) return false;
   for (size_t i = 0; i < names_.size(); ++i)
-    if (lookup(group.dict, names_[i]) != group.seen[i].ptr()) return false;
+    if (lookup(group.dict, names_[i]) != group.seen[i].get()) return false;
   return true;
 }
 
 // A tensor lr that only the device reads.
 bool GroupReader::keep_lr(Group& group, PyObject* value) const {
-  if (reads_numbers_ || is_python_number(value) || !THPVariable_Check(value)) return false;
-  const at::Tensor& lr = THPVariable_Unpack(value);
-  if (lr.device().type() != device_) return false;  // one on the host is read there
-  TORCH_CHECK(
-      is_plain(lr, device_) && lr.numel() == 1 && (lr.scalar_type() == at::kFloat || lr.scalar_type() == at::kDouble),
-      "lr is a tensor of ", lr.scalar_type(), " of shape ", lr.sizes(),
-      ", where one float32 or float64 number is wanted: make it torch.tensor(lr, device=...)");
-  group.lr = lr;
+  if (reads_numbers_ || is_python_number(value) || !is_tensor(value)) return false;
+  if (place_of_object(value).device.type != device_) return false;  // one on the host is read there
+  TensorInfo lr;
+  if (!reader().describe_object(value, /*writes=*/false, lr) || lr.numel != 1 || !holds_floats(lr))
+    throw std::runtime_error("lr is " + description_of(value) +
+                             ", where one float32 or float64 number is wanted: make it torch.tensor(lr, device=...)");
+  group.lr = Object::borrow(value);
   return true;
 }
 
 // Reading a number from the device would wait for it in every step.
 void GroupReader::check_host(const Key& key, PyObject* value) const {
-  if (reads_numbers_ || is_python_number(value) || !THPVariable_Check(value)) return;
-  TORCH_CHECK(THPVariable_Unpack(value).device().is_cpu(), key.name, " is a tensor on ",
-              THPVariable_Unpack(value).device(),
-              ", and of a param group's numbers only lr may be one: make it a number, or a tensor on the CPU");
+  if (reads_numbers_ || is_python_number(value) || !is_tensor(value)) return;
+  if (to_bool(Object::borrow(value).attribute("is_cpu").get())) return;
+  throw std::runtime_error(key.name + " is " + description_of(value) +
+                           ", and of a param group's numbers only lr may be one: make it a number, or a "
+                           "tensor on the CPU");
 }
 
 // Appends what a key holds. False where that is not what it must be.
@@ -91,17 +96,17 @@ bool GroupReader::read(Group& group, size_t index) {
   if (is_as_seen(group)) return false;
   group.is_constant = false;
   group.seen.resize(keys_.size());
-  group.lr = at::Tensor();
+  group.lr = Object();
   numbers_.clear();
   bool constant = true;
   for (size_t i = 0; i < keys_.size(); ++i) {
     // Held: reading a number may call Python, which may write another into the group.
     PyObject* const value = lookup(group.dict, names_[i]);
-    if (group.seen[i].ptr() != value) group.seen[i] = py::reinterpret_borrow<py::object>(value);
+    if (group.seen[i].get() != value) group.seen[i] = Object::borrow(value);
     if (i == kLr && value != nullptr && keep_lr(group, value)) {
       numbers_.push_back(std::numeric_limits<double>::quiet_NaN());
     } else if (!append(keys_[i], value)) {
-      throw py::value_error("param group " + std::to_string(index) + " has no usable '" + keys_[i].name + "'");
+      throw ValueError("param group " + std::to_string(index) + " has no usable '" + keys_[i].name + "'");
     }
     constant = constant && is_constant(value);
   }
@@ -111,7 +116,7 @@ bool GroupReader::read(Group& group, size_t index) {
   group.hyperparameters.insert(group.hyperparameters.end(), own,
                                own + static_cast<std::ptrdiff_t>(rule_.hyperparameters.size()));
   if (rule_.conflicts(group.hyperparameters.data()))
-    throw py::value_error("param group " + std::to_string(index) + " holds values that contradict one another");
+    throw ValueError("param group " + std::to_string(index) + " holds values that contradict one another");
   group.is_constant = constant;
   return true;
 }

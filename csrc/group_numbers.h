@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "python_access.h"
+#include "reader/reader.h"
 #include "rule_table.h"
 
 namespace torchclip {
@@ -26,30 +26,30 @@ struct Key {
   }
 };
 
-// As Python hands them over.
-using KeyTuples = std::vector<std::tuple<std::string, size_t, bool, bool, double, double>>;
-std::vector<Key> keys_from(const KeyTuples& tuples);
+// From what Python hands over: tuples of these.
+std::vector<Key> keys_from(PyObject* tuples);
 
 // Hyperparameters that the pipeline reads, whatever the rule: the first keys.
 enum PipelineHyperparameter : size_t { kLr, kWeightDecay, kDecoupled, kMaximize, kPipelineKeys };
 
 // One param group: its dict and the numbers read from it.
 struct Group {
-  py::object dict;
+  Object dict;
+  size_t parameters = 0;                // how many it has
   std::vector<double> pipeline;         // by PipelineHyperparameter
   std::vector<double> hyperparameters;  // lr, then the rule's own
-  at::Tensor lr;                        // on the device, where steps are taken there; lr is NaN above then
+  Object lr;                            // a tensor on the device, where steps are taken there; lr is NaN above then
   unsigned used_slots = 0;
-  py::object clip;               // the group's own policy as the plan was configured for it; null where it has none
-  Py_ssize_t keys = 0;           // of the dict, when they were last looked at
-  std::vector<py::object> seen;  // [keys]: the values that were read
-  bool is_constant = false;      // only another value can change what they were read as
+  Object clip;               // the group's own policy as the plan was configured for it; null where it has none
+  Py_ssize_t keys = 0;       // of the dict, when they were last looked at
+  std::vector<Object> seen;  // [keys]: the values that were read
+  bool is_constant = false;  // only another value can change what they were read as
 };
 
 class GroupReader {
  public:
   // The device and `reads_numbers` as in ParameterReader.
-  GroupReader(const RuleEntry& rule, std::vector<Key> keys, c10::DeviceType device, bool reads_numbers);
+  GroupReader(const RuleEntry& rule, std::vector<Key> keys, DeviceType device, bool reads_numbers);
 
   // Brings the numbers of a group up to date. False when nothing was written there.
   bool read(Group& group, size_t index);
@@ -62,8 +62,8 @@ class GroupReader {
 
   const RuleEntry& rule_;
   std::vector<Key> keys_;
-  std::vector<py::object> names_;  // [keys]
-  c10::DeviceType device_;
+  std::vector<Object> names_;  // [keys]
+  DeviceType device_;
   bool reads_numbers_;
   std::vector<double> numbers_;  // scratch of read()
 };

@@ -1,7 +1,7 @@
 #include "group_state.h"
 
+#include "reader/tensor_info.h"
 #include "scalar_ops.h"
-#include "tensor_access.h"
 
 namespace torchclip {
 namespace {
@@ -11,38 +11,45 @@ constexpr const char* kRemedy =
 
 }  // namespace
 
-GroupState::GroupState(const py::object& group, c10::Device device) : device_(device) {
-  static PyObject* const key = PyUnicode_InternFromString("shared");
-  dict_ = PyDict_GetItemWithError(group.ptr(), key);
+GroupState::GroupState(const Object& group, DeviceType type, int index) : type_(type), index_(index) {
+  static const Object* const key = new Object(interned({"shared"}).front());
+  dict_ = lookup(group, *key);
   if (dict_ != nullptr && !PyDict_Check(dict_)) dict_ = nullptr;
 }
 
-const at::Tensor& GroupState::find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const {
+PyObject* GroupState::find(const char* name, ElementType wanted, DeviceType type, int64_t count) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
-  TORCH_CHECK(found != nullptr && THPVariable_Check(found), "param_groups' \"shared\" has no tensor \"", name, "\"",
-              kRemedy);
-  const at::Tensor& value = THPVariable_Unpack(found);
-  const bool is_there = device.is_cpu() || !device.has_index() || value.device() == device;
-  TORCH_CHECK(is_plain(value, device.type()) && is_there && value.scalar_type() == dtype && value.numel() == count &&
-                  value.is_contiguous(),
-              "param_groups' \"shared\" number \"", name, "\" is ", value.scalar_type(), " of shape ", value.sizes(),
-              " on ", value.device(), ", where ", count, " of ", dtype, " on ", device, " are wanted", kRemedy);
-  return value;
+  const std::string number = std::string("\"") + name + "\"";
+  if (found == nullptr || !is_tensor(found))
+    throw std::runtime_error("param_groups' \"shared\" has no tensor " + number + kRemedy);
+  TensorInfo value;
+  const bool is_there = reader().describe_object(found, /*writes=*/true, value) && value.device.type == type &&
+                        (type == kCpu || index_ < 0 || value.device.index == index_);
+  if (!is_there || value.type != wanted || value.numel != count || !is_contiguous(value))
+    throw std::runtime_error("param_groups' \"shared\" number " + number + " is " + description_of(found) + ", where " +
+                             std::to_string(count) + " of " + (wanted == kLongType ? "torch.int64" : "torch.float64") +
+                             " on " + name_of(type) + " are wanted" + kRemedy);
+  return found;
 }
 
 double* GroupState::numbers(const char* name, int64_t count) const {
-  return tensor(name, count).mutable_data_ptr<double>();
+  TensorInfo value;
+  reader().describe_object(find(name, kDoubleType, type_, count), /*writes=*/true, value);
+  return static_cast<double*>(value.data);
 }
 
 double GroupState::count(const char* name) const {
   const double value = *numbers(name);
-  TORCH_CHECK_VALUE(is_count(value), "param_groups' \"shared\" number \"", name, "\" is ", value,
-                    ", and a whole number from 0 to 2**53 is wanted", kRemedy);
+  if (!is_count(value))
+    throw ValueError(std::string("param_groups' \"shared\" number \"") + name + "\" is " +
+                     text_of(to_python(value).get()) + ", and a whole number from 0 to 2**53 is wanted" + kRemedy);
   return value;
 }
 
 uint64_t GroupState::seed() const {
-  return static_cast<uint64_t>(*find("seed", at::kLong, c10::kCPU, 1).const_data_ptr<int64_t>());
+  TensorInfo value;
+  reader().describe_object(find("seed", kLongType, kCpu, 1), /*writes=*/false, value);
+  return static_cast<uint64_t>(*static_cast<const int64_t*>(value.data));
 }
 
 }  // namespace torchclip

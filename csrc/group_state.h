@@ -2,18 +2,19 @@
 #pragma once
 
 #include "python_access.h"
+#include "step/buffer.h"
 
 namespace torchclip {
 
 class GroupState {
  public:
-  // Of a param group's dict; the numbers lie on that device, or on one of its kind where it has no index, but for the
-  // seed, which is always on the host.
-  explicit GroupState(const py::object& group, c10::Device device = c10::kCPU);
+  // Of a param group's dict; the numbers lie on a device of that type, and on `index` of them unless it is negative,
+  // but for the seed, which is always on the host.
+  explicit GroupState(const Object& group, DeviceType type = kCpu, int index = -1);
 
   // The float64 numbers of that name: [count].
-  const at::Tensor& tensor(const char* name, int64_t count = 1) const {
-    return find(name, at::kDouble, device_, count);
+  Buffer tensor(const char* name, int64_t count = 1) const {
+    return Buffer(Object::borrow(find(name, kDoubleType, type_, count)));
   }
   // Where they lie.
   double* numbers(const char* name, int64_t count = 1) const;
@@ -22,8 +23,10 @@ class GroupState {
   uint64_t seed() const;
 
  private:
-  const at::Tensor& find(const char* name, at::ScalarType dtype, c10::Device device, int64_t count) const;
-  c10::Device device_;
+  // Borrowed.
+  PyObject* find(const char* name, ElementType wanted, DeviceType type, int64_t count) const;
+  DeviceType type_;
+  int index_;
   PyObject* dict_ = nullptr;  // borrowed, for the length of a step
 };
 

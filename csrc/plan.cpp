@@ -6,7 +6,6 @@
 
 #include "cpu/parallel.h"
 #include "rows.h"
-#include "tensor_access.h"
 
 namespace torchclip {
 namespace {
@@ -21,7 +20,7 @@ constexpr int64_t kElementsToHoldFor = 2048;
 Plan::Plan(const std::string& rule, const Names& names, Scope scope)
     : rule_(*find_rule(rule)),
       scope_(scope),
-      reader_(rule_, names, sums_of(rule_, scope), c10::kCPU, /*reads_numbers=*/true) {}
+      reader_(rule_, names, sums_of(rule_, scope), kCpu, /*reads_numbers=*/true) {}
 
 void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
@@ -54,19 +53,19 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
     auto found = std::find(tables_.buckets.begin(), tables_.buckets.end(), bucket);
     if (found == tables_.buckets.end()) {
       loops_.push_back(cpu::find_loops(rule_.name, bucket));
-      TORCH_INTERNAL_ASSERT(loops_.back().update != nullptr, "no loop is compiled for a bucket of rule ", rule_.name);
+      if (loops_.back().update == nullptr)
+        throw std::logic_error(std::string("no loop is compiled for a bucket of rule ") + rule_.name);
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.all.count = count_of(record.parameter());
+    tensor.all.count = record.count;
     tensor.strided = record.layout.get();
     tensor.parameter = static_cast<int32_t>(position);
     tensor.group = record.group;
     tensor.bucket = static_cast<int32_t>(found - tables_.buckets.begin());
     tables_.tensors.push_back(tensor);
     if (!by_rows) continue;
-    const Rows rows =
-        record.extra != nullptr && (clips_rows || record.extra->sums.defined()) ? record.extra->rows : Rows{};
+    const Rows rows = record.extra != nullptr && (clips_rows || record.extra->sums) ? record.extra->rows : Rows{};
     tables_.row_maps.push_back({rows, tables_.row_total});
     tables_.row_total += rows.count;
   }
@@ -152,8 +151,8 @@ void Plan::fill_extras() {
 
 Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
   struct LetGo {
-    std::vector<c10::Storage>& held;
-    ~LetGo() { held.clear(); }
+    HeldMemory& held;
+    ~LetGo() { held.let_go(); }
   } const let_go{held_};
   const Outcome outcome = try_step(inverse_grad_scale, found_inf, loss);
   std::swap(finished_, report_);
@@ -162,11 +161,11 @@ Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
 
 // For a pass that takes long; null for a short one. Other threads may replace gradients and state meanwhile, whose
 // memory is held as long: beside a short pass the time of that would show.
-std::unique_ptr<py::gil_scoped_release> Plan::release_gil() {
+std::unique_ptr<WithoutGil> Plan::release_gil() {
   if (tables_.elements < std::max(kElementsWithGil, kElementsToHoldFor * static_cast<int64_t>(tables_.tensors.size())))
     return nullptr;
   if (held_.empty()) reader_.hold_memory(held_);
-  return std::make_unique<py::gil_scoped_release>();
+  return std::make_unique<WithoutGil>();
 }
 
 Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
@@ -210,16 +209,22 @@ double Plan::scale_gradients_by_step_size() {
 
 // What a step changes besides the elements: scalars, the count of zeros, and autograd's version counters.
 void Plan::commit() {
-  cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
-    const size_t position = static_cast<size_t>(tables_.tensors[static_cast<size_t>(index)].parameter);
-    const ParameterRecord& record = reader_.records()[position];
-    const int32_t row = tables_.tensor_rows[static_cast<size_t>(index)];
-    const Scalars& after = origins_[static_cast<size_t>(row)].after;
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) record.set_scalar(i, after[i]);
-    c10::TensorImpl* const parameter = record.parameter().unsafeGetTensorImpl();
-    parameter->bump_version();
-    if (rule_.counts_zeros) zeros_[position] = {0, parameter->version_counter().current_version()};
+  std::vector<ParameterRecord>& records = reader_.records();
+  if (rule_.counts_zeros) versions_.resize(records.size());
+  reader_.in_shares(static_cast<int64_t>(tables_.tensors.size()), [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    const auto position_of = [&](int64_t index) { return tables_.tensors[static_cast<size_t>(index)].parameter; };
+    for (int64_t index = begin; !rule_.scalars.empty() && index < end; ++index) {
+      const int32_t row = tables_.tensor_rows[static_cast<size_t>(index)];
+      const Scalars& after = origins_[static_cast<size_t>(row)].after;
+      const ParameterRecord& record = records[static_cast<size_t>(position_of(index))];
+      for (size_t i = 0; i < rule_.scalars.size(); ++i) record.set_scalar(i, after[i]);
+    }
+    reader().count_versions(records.data(), position_of(begin), position_of(end - 1) + 1,
+                            rule_.counts_zeros ? versions_.data() : nullptr);
   });
+  for (size_t position = 0; rule_.counts_zeros && position < records.size(); ++position)
+    if (records[position].active) zeros_[position] = {0, versions_[position]};
   if (std::exchange(any_fresh_, false))
     for (ParameterRecord& record : reader_.records()) any_fresh_ |= (record.fresh = record.fresh && !record.active);
   if (!rule_.counts_zeros) return;
@@ -255,7 +260,7 @@ void Plan::commit_shared() {
   for (size_t index = 0; index < tables_.tensors.size(); ++index) {
     const size_t position = static_cast<size_t>(tables_.tensors[index].parameter);
     const RecordExtra* const extra = reader_.records()[position].extra.get();
-    if (extra == nullptr || !extra->sums.defined()) continue;
+    if (extra == nullptr || !extra->sums) continue;
     if (scope_ == Scope::kTensor) extra->set_sum(0, shared_.sums[position]);
     for (int64_t row = 0; scope_ == Scope::kRow && row < tables_.row_maps[index].rows.count; ++row)
       extra->set_sum(row, shared_.sums[static_cast<size_t>(tables_.row_maps[index].first + row)]);
@@ -265,8 +270,8 @@ void Plan::commit_shared() {
 std::vector<int64_t> Plan::zeros() const {
   std::vector<int64_t> counts;
   for (size_t position = 0; position < zeros_.size() && position < reader_.records().size(); ++position) {
-    const auto& version = reader_.records()[position].parameter().unsafeGetTensorImpl()->version_counter();
-    counts.push_back(version.current_version() == zeros_[position].version ? zeros_[position].count : -1);
+    const uint32_t version = reader().version_of(reader_.records()[position].object.get());
+    counts.push_back(version == zeros_[position].version ? zeros_[position].count : -1);
   }
   return counts;
 }

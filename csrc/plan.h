@@ -8,8 +8,8 @@
 #include "cpu/passes.h"
 #include "group_state.h"
 #include "modifiers.h"
-#include "parameter_reader.h"
 #include "policies.h"
+#include "reader/parameter_reader.h"
 #include "rule_table.h"
 #include "step.h"
 
@@ -33,7 +33,7 @@ class Plan {
   // `group_clips`: one for each param group, where groups have policies of their own.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   // See ParameterReader::refresh.
-  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state) {
+  std::vector<int64_t> refresh(const Object& param_groups, const Object& state) {
     return reader_.refresh(param_groups, state);
   }
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
@@ -41,7 +41,7 @@ class Plan {
   // The state of these parameters holds nothing yet; positions are those of the last refresh.
   void mark_fresh(const std::vector<int64_t>& positions);
   // Those of them that have taken no step since, with their slots by name.
-  py::list unstarted() const {
+  std::vector<Object> unstarted() const {
     return reader_.list_unstarted([](const ParameterRecord& record) { return record.fresh; });
   }
 
@@ -81,7 +81,7 @@ class Plan {
   std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
   std::vector<Partial> sum_rows(cpu::Measure measure, Partial& total);
   double scale_gradients_by_step_size();
-  std::unique_ptr<py::gil_scoped_release> release_gil();
+  std::unique_ptr<WithoutGil> release_gil();
 
   void commit();
   void commit_shared();
@@ -121,7 +121,7 @@ class Plan {
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
   bool any_fresh_ = false;           // some record is
-  std::vector<c10::Storage> held_;   // what passes without the GIL read and write
+  HeldMemory held_;                  // what passes without the GIL read and write
   std::vector<Cohort> cohorts_;
   std::vector<RowOrigin> origins_;  // [rows]
   std::vector<Partial> partials_;
@@ -147,6 +147,7 @@ class Plan {
     uint32_t version = 0;  // autograd's, of the parameter after the step
   };
   std::vector<Zeros> zeros_;
+  std::vector<uint32_t> versions_;  // [parameters], scratch of commit()
 };
 
 }  // namespace torchclip

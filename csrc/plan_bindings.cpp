@@ -1,12 +1,9 @@
 #include "plan_bindings.h"
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <algorithm>
-#include <map>
-#include <tuple>
+#include <memory>
 
-#include "garbage_collection.h"
+#include "calls.h"
 #include "plan.h"
 #include "step/table_layout.h"
 #include "triton/plan.h"
@@ -17,54 +14,58 @@
 namespace torchclip {
 namespace {
 
-Modifiers modifiers_from(const std::map<std::string, double>& numbers) {
+Modifiers modifiers_from(PyObject* numbers) {
   Modifiers modifiers;
-  for (const auto& [name, value] : numbers)
-    if (!modifiers.set(name, value)) throw py::key_error("csrc/modifiers.h has no field called " + name);
+  for (const Object& item : items_of(Object::borrow(numbers).call("items").get())) {
+    const std::vector<Object> pair = items_of(item.get());
+    const std::string name = to_string(pair[0].get());
+    if (!modifiers.set(name, to_double(pair[1].get()))) throw KeyError("csrc/modifiers.h has no field called " + name);
+  }
   return modifiers;
 }
 
-// (unit, limit, smooth, nonfinite) of each param group; empty where no group has a policy of its own.
-using GroupClipNumbers = std::vector<std::tuple<int, double, bool, int>>;
-
-std::vector<GroupClip> group_clips_from(const GroupClipNumbers& numbers) {
-  std::vector<GroupClip> clips;
-  for (const auto& [unit, limit, smooth, nonfinite] : numbers)
-    clips.push_back({limit, unit, smooth ? 1 : 0, nonfinite});
-  return clips;
+// From (unit, limit, smooth, nonfinite) of each param group; empty where no group has a policy of its own.
+std::vector<GroupClip> group_clips_from(PyObject* numbers) {
+  return vector_of(numbers, [](PyObject* tuple) {
+    const std::vector<Object> parts = items_of(tuple);
+    if (parts.size() != 4) throw TypeError("a param group's policy is (unit, limit, smooth, nonfinite)");
+    return GroupClip{to_double(parts[1].get()), static_cast<int32_t>(to_int(parts[0].get())),
+                     to_bool(parts[2].get()) ? 1 : 0, static_cast<int32_t>(to_int(parts[3].get()))};
+  });
 }
 
-py::dict report(const Plan& plan) {
+Object report(const Plan& plan) {
   const Report& measured = plan.report();
-  py::dict result;
-  const auto put = [&](const char* name, const std::vector<double>& values, bool is_single) {
-    if (!values.empty()) result[name] = is_single ? py::cast(values.front()) : py::cast(values);
+  const Object result = make_dict();
+  const auto add = [&](const char* name, const std::vector<double>& values, bool is_single) {
+    if (!values.empty()) put(result, name, is_single ? to_python(values.front()) : to_python(values));
   };
-  put("grad_norm", measured.grad_norm, measured.is_single);
-  put("clip_factor", measured.clip_factor, measured.is_single);
-  put("direction_norm", measured.direction_norm, measured.is_single_direction);
+  add("grad_norm", measured.grad_norm, measured.is_single);
+  add("clip_factor", measured.clip_factor, measured.is_single);
+  add("direction_norm", measured.direction_norm, measured.is_single_direction);
   if (!measured.clip_factor.empty())
-    result["clipped_fraction"] =
-        static_cast<double>(plan.clipped_steps()) / static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1));
-  if (measured.lr_scale.has_value()) result["lr_scale"] = *measured.lr_scale;
+    put(result, "clipped_fraction",
+        to_python(static_cast<double>(plan.clipped_steps()) /
+                  static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1))));
+  if (measured.lr_scale.has_value()) put(result, "lr_scale", to_python(*measured.lr_scale));
   return result;
 }
 
 // The number that a step was handed, as a tensor or not; `otherwise` for None.
-double number_from(const py::object& value, double otherwise) {
+double number_from(const Object& value, double otherwise) {
   if (value.is_none()) return otherwise;
   std::vector<double> numbers;
-  if (!append_number(value.ptr(), numbers)) throw py::type_error("a step takes a number or a tensor of one");
+  if (!append_number(value.get(), numbers)) throw TypeError("a step takes a number or a tensor of one");
   return numbers.front();
 }
 
-Outcome step(Plan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+Outcome step(Plan& plan, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   // found_inf is a sum over devices: 2 says no less than 1.
   return plan.step(1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0));
 }
 
-py::dict report(const GpuPlan& plan) { return plan.report(); }
-Outcome step(GpuPlan& plan, const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+Object report(const GpuPlan& plan) { return plan.report(); }
+Outcome step(GpuPlan& plan, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   return plan.step(grad_scale, found_inf, loss);
 }
 
@@ -74,8 +75,9 @@ template <class AnyPlan>
 class Exclusive {
  public:
   explicit Exclusive(AnyPlan& plan) : plan_(plan) {
+    begin_call();
     // Where every tensor that is made would be a wrapper.
-    if (c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode))
+    if (reader().in_transform())
       throw std::runtime_error(
           "a fused step cannot be taken within a transform of torch.func (grad, vmap, jvp, functionalize): call step() "
           "outside, or choose backend='reference'");
@@ -93,63 +95,189 @@ class Exclusive {
   AnyPlan& plan_;
 };
 
-// `init`: what py::init makes one with.
-template <class AnyPlan, class Init>
-void bind_plan(py::module_& module, const char* name, Init&& init) {
-  py::class_<AnyPlan>(module, name, py::module_local(), py::custom_type_setup(collect_garbage_of<AnyPlan>))
-      .def(std::forward<Init>(init))
-      .def("refresh",
-           [](AnyPlan& plan, const py::object& param_groups, const py::dict& state) {
-             const Exclusive<AnyPlan> exclusive(plan);
-             return plan.refresh(param_groups, state);
-           })
-      .def("mark_fresh",
-           [](AnyPlan& plan, const std::vector<int64_t>& positions) {
-             const Exclusive<AnyPlan> exclusive(plan);
-             plan.mark_fresh(positions);
-           })
-      .def("unstarted", &AnyPlan::unstarted)
-      .def(
-          "configure",
-          [](AnyPlan& plan, const std::map<std::string, double>& numbers, const GroupClipNumbers& groups) {
-            const Exclusive<AnyPlan> exclusive(plan);
-            plan.configure(modifiers_from(numbers), group_clips_from(groups));
-          },
-          py::arg("numbers"), py::arg("groups") = GroupClipNumbers{})
-      .def("step",
-           [](AnyPlan& plan, const py::object& param_groups, const py::dict& state, const py::object& grad_scale,
-              const py::object& found_inf, const py::object& loss) {
-             const Exclusive<AnyPlan> exclusive(plan);
-             const bool ready = plan.refresh(param_groups, state).empty();
-             return static_cast<int>(ready ? step(plan, grad_scale, found_inf, loss) : Outcome::kUnready);
-           })
-      .def_property_readonly("steps", &AnyPlan::steps)
-      .def("report", [](const AnyPlan& plan) { return report(plan); })
-      .def_property_readonly("zeros", &AnyPlan::zeros);
+Object dict_argument(PyObject* value) {
+  if (!PyDict_Check(value)) throw TypeError("an optimizer's state is a dict, and here is " + type_name(value));
+  return Object::borrow(value);
 }
 
-// `own`: what its constructor takes besides the rule.
-template <class AnyPlan, class... Own>
-AnyPlan* make_plan(const std::string& rule, const KeyTuples& keys, std::vector<std::string> slots,
-                   std::vector<std::string> scalars, int scope, Own... own) {
-  if (find_rule(rule) == nullptr) throw py::key_error("csrc/rules/registry.h lists no rule called " + rule);
-  return new AnyPlan(rule, Names{keys_from(keys), std::move(slots), std::move(scalars)}, static_cast<Scope>(scope),
-                     std::move(own)...);
+// A plan as an object of Python's. What holds an optimizer's parameters and state may be referred to by them in turn,
+// through a hook say: the garbage collector must see through it.
+template <class AnyPlan>
+struct PlanObject {
+  PyObject_HEAD AnyPlan* plan;
+
+  static AnyPlan& of(PyObject* self) { return *reinterpret_cast<PlanObject*>(self)->plan; }
+
+  // `make`: from the arguments of its constructor.
+  template <AnyPlan* (*make)(const std::vector<Object>&)>
+  static PyObject* construct(PyTypeObject* type, PyObject* arguments, PyObject* named) noexcept {
+    return guarded([&] {
+      begin_call();
+      if (named != nullptr && PyDict_Size(named) != 0) throw TypeError("a plan takes no keyword arguments");
+      std::unique_ptr<AnyPlan> plan(make(items_of(arguments)));
+      const allocfunc allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
+      Object self = Object::take(allocate(type, 0));
+      reinterpret_cast<PlanObject*>(self.get())->plan = plan.release();
+      return self;
+    });
+  }
+
+  static void destroy(PyObject* self) {
+    PyTypeObject* const type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    delete reinterpret_cast<PlanObject*>(self)->plan;
+    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+  }
+
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    AnyPlan* const plan = reinterpret_cast<PlanObject*>(self)->plan;
+    return plan == nullptr ? 0 : plan->traverse(visit, arg);
+  }
+
+  static int clear(PyObject* self) {
+    AnyPlan* const plan = reinterpret_cast<PlanObject*>(self)->plan;
+    if (plan != nullptr) plan->clear();
+    return 0;
+  }
+
+  template <Object (*body)(AnyPlan&, const Arguments&)>
+  static PyObject* method(PyObject* self, PyObject* const* values, Py_ssize_t count) noexcept {
+    return guarded([&] { return body(of(self), Arguments{values, count}); });
+  }
+  template <Object (*body)(AnyPlan&)>
+  static PyObject* property(PyObject* self, void*) noexcept {
+    return guarded([&] { return body(of(self)); });
+  }
+};
+
+template <class AnyPlan>
+Object refresh_plan(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("refresh", 2, 2);
+  const Exclusive<AnyPlan> exclusive(plan);
+  return to_python(plan.refresh(Object::borrow(arguments[0]), dict_argument(arguments[1])));
+}
+
+template <class AnyPlan>
+Object mark_fresh(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("mark_fresh", 1, 1);
+  const Exclusive<AnyPlan> exclusive(plan);
+  plan.mark_fresh(vector_of(arguments[0], to_int));
+  return none();
+}
+
+template <class AnyPlan>
+Object configure(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("configure", 1, 2);
+  const Exclusive<AnyPlan> exclusive(plan);
+  plan.configure(modifiers_from(arguments[0]),
+                 arguments.count == 2 ? group_clips_from(arguments[1]) : std::vector<GroupClip>{});
+  return none();
+}
+
+template <class AnyPlan>
+Object take_step(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("step", 5, 5);
+  const Exclusive<AnyPlan> exclusive(plan);
+  const bool ready = plan.refresh(Object::borrow(arguments[0]), dict_argument(arguments[1])).empty();
+  const auto argument = [&](Py_ssize_t index) { return Object::borrow(arguments[index]); };
+  return to_python(static_cast<int>(ready ? step(plan, argument(2), argument(3), argument(4)) : Outcome::kUnready));
+}
+
+template <class AnyPlan>
+Object unstarted(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("unstarted", 0, 0);
+  return to_python(plan.unstarted());
+}
+
+template <class AnyPlan>
+Object report_of(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("report", 0, 0);
+  return report(plan);
+}
+
+template <class AnyPlan>
+Object steps_of(AnyPlan& plan) {
+  return to_python(plan.steps());
+}
+
+template <class AnyPlan>
+Object zeros_of(AnyPlan& plan) {
+  return to_python(plan.zeros());
+}
+
+template <class AnyPlan, AnyPlan* (*make)(const std::vector<Object>&)>
+void bind_plan(const Object& module, const char* name, const char* path, const char* signature) {
+  using Bound = PlanObject<AnyPlan>;
+  static PyMethodDef methods[] = {
+      method_of("refresh", &Bound::template method<&refresh_plan<AnyPlan>>,
+                "refresh(self, param_groups, state, /) -> list"),
+      method_of("mark_fresh", &Bound::template method<&mark_fresh<AnyPlan>>, "mark_fresh(self, positions, /) -> None"),
+      method_of("unstarted", &Bound::template method<&unstarted<AnyPlan>>, "unstarted(self) -> list"),
+      method_of("configure", &Bound::template method<&configure<AnyPlan>>,
+                "configure(self, numbers, groups=(), /) -> None"),
+      method_of("step", &Bound::template method<&take_step<AnyPlan>>,
+                "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
+      method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict"),
+      {nullptr, nullptr, 0, nullptr}};
+  static PyGetSetDef properties[] = {
+      {"steps", &Bound::template property<&steps_of<AnyPlan>>, nullptr, nullptr, nullptr},
+      {"zeros", &Bound::template property<&zeros_of<AnyPlan>>, nullptr, nullptr, nullptr},
+      {nullptr, nullptr, nullptr, nullptr, nullptr}};
+  PyType_Slot slots[] = {{Py_tp_doc, const_cast<char*>(signature)},
+                         {Py_tp_new, reinterpret_cast<void*>(&Bound::template construct<make>)},
+                         {Py_tp_dealloc, reinterpret_cast<void*>(&Bound::destroy)},
+                         {Py_tp_traverse, reinterpret_cast<void*>(&Bound::traverse)},
+                         {Py_tp_clear, reinterpret_cast<void*>(&Bound::clear)},
+                         {Py_tp_methods, methods},
+                         {Py_tp_getset, properties},
+                         {0, nullptr}};
+  PyType_Spec spec = {path, static_cast<int>(sizeof(Bound)), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+  const Object type = Object::take(PyType_FromSpec(&spec));
+  if (PyObject_SetAttrString(module.get(), name, type.get()) != 0) throw PythonError();
+}
+
+struct RuleArguments {
+  std::string rule;
+  Names names;
+  Scope scope;
+
+  // `count`: of arguments, those that a plan takes besides the rule included.
+  RuleArguments(const std::vector<Object>& arguments, size_t count) {
+    if (arguments.size() != count)
+      throw TypeError("this plan takes " + std::to_string(count) + " arguments, and was given " +
+                      std::to_string(arguments.size()));
+    rule = to_string(arguments[0].get());
+    if (find_rule(rule) == nullptr) throw KeyError("csrc/rules/registry.h lists no rule called " + rule);
+    names = {keys_from(arguments[1].get()), vector_of(arguments[2].get(), to_string),
+             vector_of(arguments[3].get(), to_string)};
+    scope = static_cast<Scope>(to_int(arguments[4].get()));
+  }
+};
+
+template <class AnyPlan>
+AnyPlan* make_plan(const std::vector<Object>& arguments) {
+  const RuleArguments rule(arguments, 5);
+  return new AnyPlan(rule.rule, rule.names, rule.scope);
+}
+
+triton::Plan* make_triton_plan(const std::vector<Object>& arguments) {
+  const RuleArguments rule(arguments, 7);
+  return new triton::Plan(rule.rule, rule.names, rule.scope, to_string(arguments[5].get()), arguments[6]);
 }
 
 }  // namespace
 
-void bind_plans(py::module_& module) {
-  bind_plan<Plan>(module, "Plan", py::init(&make_plan<Plan>));
-  bind_plan<triton::Plan>(module, "TritonPlan", py::init(&make_plan<triton::Plan, std::string, py::object>));
-  module.def("table_layout", &table_layout);
+void bind_plans(const Object& module) {
+  bind_plan<Plan, &make_plan<Plan>>(module, "Plan", "torchclip._C.Plan",
+                                    "Plan(self, rule, keys, slots, scalars, scope, /) -> None");
+  bind_plan<triton::Plan, &make_triton_plan>(
+      module, "TritonPlan", "torchclip._C.TritonPlan",
+      "TritonPlan(self, rule, keys, slots, scalars, scope, device, make_launcher, /) -> None");
 #if defined(TORCHCLIP_CUDA)
-  bind_plan<cuda::Plan>(module, "CudaPlan", py::init(&make_plan<cuda::Plan>));
-  module.attr("cuda_device") = c10::DeviceTypeName(cuda::kDeviceType, /*lower_case=*/true);
-  module.def("cuda_reason", &cuda::unavailable_reason);
-  module.def("cuda_versions", [] { return py::make_tuple(cuda::versions().driver, cuda::versions().runtime); });
-#else
-  module.attr("cuda_device") = py::none();
+  bind_plan<cuda::Plan, &make_plan<cuda::Plan>>(module, "CudaPlan", "torchclip._C.CudaPlan",
+                                                "CudaPlan(self, rule, keys, slots, scalars, scope, /) -> None");
 #endif
 }
 

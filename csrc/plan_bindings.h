@@ -5,7 +5,7 @@
 
 namespace torchclip {
 
-// `Plan`, of CPU tensors, and `CudaPlan` where the extension has CUDA kernels: the same methods.
-void bind_plans(py::module_& module);
+// `Plan`, of CPU tensors, `TritonPlan`, and `CudaPlan` where the extension has CUDA kernels: the same methods.
+void bind_plans(const Object& module);
 
 }  // namespace torchclip

@@ -214,7 +214,7 @@ void Plan::clip_row_steps(bool report) {
     const RowMap& map = tables_.row_maps[tensor];
     const RecordExtra* const extra =
         reader_.records()[static_cast<size_t>(tables_.tensors[tensor].parameter)].extra.get();
-    for (int64_t row = 0; extra != nullptr && extra->sums.defined() && row < map.rows.count; ++row) {
+    for (int64_t row = 0; extra != nullptr && extra->sums && row < map.rows.count; ++row) {
       const size_t index = static_cast<size_t>(map.first + row);
       shared_.sums[index] = extra->sum(row) + sums[index].gradient;
       tables_.row_step_factors[index] = 1.0 / (std::sqrt(shared_.sums[index]) + kRowEps);

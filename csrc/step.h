@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "modifiers.h"
-#include "parameter_reader.h"
 #include "pipeline.h"
+#include "reader/parameter_reader.h"
 #include "rule_table.h"
 
 namespace torchclip {

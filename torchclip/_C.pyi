@@ -32,6 +32,11 @@ def serves_gradients(gradients: Sequence[Tensor], /) -> bool: ...  # whether the
 def total_norm(gradients: Sequence[Tensor], order: float, /) -> float: ...  # order above 0, infinity included
 def scale_gradients(gradients: Sequence[Tensor], factor: float, /) -> None: ...  # in place
 
+# What reads tensors from now on: torchclip._torch.reader, or None to ask by DLPack, which the first use chooses where
+# nobody has; once for the life of the process.
+def use_reader(table: object, /) -> None: ...
+def reader() -> str: ...  # "torch" or "dlpack"
+
 class Plan:
     def __init__(
         self,
@@ -49,7 +54,9 @@ class Plan:
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
     # By the names of csrc/modifiers.h; groups: [param groups], (unit, limit, smooth, nonfinite) of its GroupClip, or
     # empty where no group has a policy of its own.
-    def configure(self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ...) -> None: ...
+    def configure(
+        self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
+    ) -> None: ...
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],
@@ -71,7 +78,9 @@ class GpuPlan:
     def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
-    def configure(self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ...) -> None: ...
+    def configure(
+        self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
+    ) -> None: ...
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],

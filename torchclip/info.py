@@ -52,7 +52,15 @@ def _extension() -> str:
     if native.NATIVE is None:
         return native.UNLOADED_REASON
     build = getattr(native.NATIVE, "build", "how it was built is not recorded")
-    return f"{native.NATIVE.__file__}\n{'':<{LABEL_WIDTH}}{build}"
+    lines = [str(native.NATIVE.__file__), build, _reader(native.NATIVE.reader())]
+    return f"\n{'':<{LABEL_WIDTH}}".join(lines)
+
+
+def _reader(name: str) -> str:
+    if name == "torch":
+        return "reads tensors by torch's own structures"
+    reason = native.slower_reason() or f"{native.READER} is of another build"
+    return f"reads tensors by DLPack, which takes more host time: {reason}; `pip install --no-build-isolation .`"
 
 
 def report() -> str:

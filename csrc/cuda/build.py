@@ -18,7 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +143,7 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
 
     Args:
         module: the Extension; its sources, flags and libraries are added to.
-        build_extension: torch's command class.
+        build_extension: the command class.
         choice: TORCHCLIP_BUILD; ``"auto"`` goes on without CUDA where ``"cuda"`` fails, be it that nvcc does.
 
     Returns:
@@ -163,7 +163,6 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
         return build_extension
     without = {name: list(getattr(module, name)) for name in ("sources", "extra_compile_args", "extra_link_args")}
     module.sources += _files("*.cpp")
-    module.depends += _files("*.cu*")
     module.extra_compile_args += ["-DTORCHCLIP_CUDA", f'-DTORCHCLIP_CUDA_BUILD="{toolkit.description}"']
     # Exported, the names of the static runtime would be taken from the libcudart.so that torch has loaded, which may
     # be of another version.
@@ -178,23 +177,9 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
                     raise
                 print(f"{CPU_ONLY} {error}", file=sys.stderr)
                 vars(module).update(without)
-            if not self.use_ninja:
-                self.compiler.compile = _in_parallel(self.compiler.compile)
             super().build_extensions()
 
     return WithKernels
-
-
-def _in_parallel(compile_all: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """setuptools' compilation of C++ files, which takes one after another where there is no ninja."""
-
-    def compile_each(sources: Sequence[str], **options: Any) -> list[str]:
-        with ThreadPoolExecutor(_jobs()) as pool:
-            return [
-                name for names in pool.map(lambda source: compile_all([source], **options), sources) for name in names
-            ]
-
-    return compile_each
 
 
 def _jobs() -> int:

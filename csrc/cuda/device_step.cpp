@@ -5,16 +5,16 @@
 
 namespace torchclip::cuda {
 
-void DeviceStep::upload(const at::Tensor& memory, Extent extent, const void* from) {
-  cuda::upload(static_cast<char*>(memory.data_ptr()) + extent.offset, from, extent.bytes, stream_);
+void DeviceStep::upload(const Buffer& memory, Extent extent, const void* from) {
+  cuda::upload(memory.values<char>() + extent.offset, from, extent.bytes, stream_);
 }
 
 void DeviceStep::find_run_launchers() {
   launchers_.clear();
   for (const Run& run : tables_.runs) {
     launchers_.push_back(find_launchers(rule_.name, run.bucket));
-    TORCH_INTERNAL_ASSERT(launchers_.back().update != nullptr, "no kernel is compiled for a bucket of rule ",
-                          rule_.name);
+    if (launchers_.back().update == nullptr)
+      throw std::logic_error(std::string("no kernel is compiled for a bucket of rule ") + rule_.name);
   }
 }
 
@@ -128,7 +128,7 @@ void DeviceStep::launch_finish_alone() {
 }
 
 UnitSums DeviceStep::gathered(int32_t units) const {
-  return {static_cast<const Partial*>(gathered_sums_.const_data_ptr()), nullptr, units, devices_, nullptr};
+  return {gathered_sums_.values<Partial>(), nullptr, units, devices_, nullptr};
 }
 
 // From here on the rows and the numbers of the step are on the device.
@@ -186,7 +186,7 @@ void DeviceStep::set_update(const Run& run) {
   pass_.chunks = image_.at(chunks_) + run.first;
   pass_.chunk_count = pass_.first_kept = run.count;
   pass_.pieces = run.pieces;
-  pass_.zeros = rule_.counts_zeros ? zeros_.mutable_data_ptr<int64_t>() + run.first_piece : nullptr;
+  pass_.zeros = rule_.counts_zeros ? zeros_.values<int64_t>() + run.first_piece : nullptr;
   pass_.stages = run.bucket.stages;
 }
 

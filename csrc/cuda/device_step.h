@@ -45,7 +45,7 @@ class DeviceStep final : public torchclip::DeviceStep {
   Cutting cutting() const override { return {}; }
   bool rides_along() const override { return true; }
   bool writes_in_one() const override { return false; }
-  void upload(const at::Tensor& memory, Extent extent, const void* from) override;
+  void upload(const Buffer& memory, Extent extent, const void* from) override;
   void plan_launches() override;
   uint32_t norm_blocks() const override { return total_blocks(norms_); }
   uint32_t direction_blocks() const override { return total_blocks(directions_); }

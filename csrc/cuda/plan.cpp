@@ -38,8 +38,8 @@ void Plan::gather(Scope scope) {
   for (const auto& device : devices_)
     for (size_t from = 0; from < devices_.size(); ++from)
       device->gathered_sums()
-          .narrow(0, static_cast<int64_t>(from) * numbers, numbers)
-          .copy_(devices_[from]->unit_sums().narrow(0, 0, numbers), /*non_blocking=*/true);
+          .narrow(static_cast<int64_t>(from) * numbers, numbers)
+          .copy_from(devices_[from]->unit_sums().narrow(0, numbers), /*non_blocking=*/true);
 }
 
 }  // namespace torchclip::cuda

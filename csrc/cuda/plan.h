@@ -9,9 +9,9 @@
 namespace torchclip::cuda {
 
 #if defined(TORCHCLIP_CUDA_EMULATOR)
-constexpr c10::DeviceType kDeviceType = c10::kCPU;
+constexpr DeviceType kDeviceType = kCpu;
 #else
-constexpr c10::DeviceType kDeviceType = c10::kCUDA;
+constexpr DeviceType kDeviceType = kCuda;
 #endif
 
 class Plan final : public GpuPlan {

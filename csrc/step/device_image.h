@@ -1,11 +1,11 @@
 // Tables in device memory, beside a copy of what was last written there: what has not changed is not written again.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
+
+#include "buffer.h"
 
 namespace torchclip {
 
@@ -33,15 +33,15 @@ class DeviceImage {
     return section;
   }
   // The memory holds nothing yet, and no graph knows of it.
-  void allocate(c10::Device device) {
-    memory_ = at::empty({bytes()}, at::TensorOptions().dtype(at::kByte).device(device));
+  void allocate(const Device& device) {
+    memory_ = Buffer::empty(bytes(), "uint8", device);
     written_ = is_shared_ = false;
     recorded_.clear();
     changed_.clear();
   }
   template <class T>
   T* at(Section<T> section) const {
-    return reinterpret_cast<T*>(static_cast<char*>(memory_.data_ptr()) + section.offset);
+    return reinterpret_cast<T*>(memory_.values<char>() + section.offset);
   }
 
   // `capturing`: replays read and write here too from now on, unseen.
@@ -50,7 +50,7 @@ class DeviceImage {
     is_shared_ |= capturing;
   }
   bool is_shared() const { return is_shared_; }
-  const at::Tensor& memory() const { return memory_; }
+  const Buffer& memory() const { return memory_; }
 
   template <class T>
   bool differs(Section<T> section, const std::vector<T>& values) const {
@@ -103,7 +103,7 @@ class DeviceImage {
   int64_t bytes() const { return static_cast<int64_t>(host_.size()); }
 
   std::vector<char> host_;
-  at::Tensor memory_;
+  Buffer memory_;
   bool written_ = false;
   bool is_shared_ = false;
   bool capturing_ = false;

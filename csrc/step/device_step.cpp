@@ -1,11 +1,9 @@
 #include "device_step.h"
 
-#include <c10/core/impl/VirtualGuardImpl.h>
-
 #include <algorithm>
 
+#include "../reader/tensor_info.h"
 #include "../rows.h"
-#include "../tensor_access.h"
 
 namespace torchclip {
 
@@ -40,8 +38,8 @@ void DeviceStep::follow_stream(void* stream, bool capturing) {
   if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
   streams_.push_back(stream);
   if (streams_.size() == 1 || place_.device.is_cpu()) return;
-  const c10::Stream current = c10::impl::VirtualGuardImpl(place_.device.type()).getStream(place_.device);
-  for (const at::Tensor& buffer : buffers()) buffer.record_stream(current);
+  const Object current = torch_function("cuda").call("current_stream", to_python(place_.device.index));
+  for (const Buffer& buffer : buffers()) buffer.tensor().call("record_stream", current);
 }
 
 void DeviceStep::read_tensors(const ParameterReader& reader) {
@@ -52,7 +50,7 @@ void DeviceStep::read_tensors(const ParameterReader& reader) {
       tensor.pointer[operand] = operand == kGradient ? nullptr : record.operands[operand];
     if (record.extra != nullptr) {
       tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
-      tensor.sums = shape_.rule_rows && record.extra->sums.defined() ? record.extra->sum_values : nullptr;
+      tensor.sums = shape_.rule_rows && record.extra->sums ? record.extra->sum_values : nullptr;
     }
     RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = record.scalar_values[i];
@@ -68,7 +66,7 @@ void DeviceStep::write_tables() {
            image_.differs(rule_sums_, rule_sum_places_) || image_.differs(sum_is_double_, rule_sum_is_double_);
   };
   if (image_.is_shared() && differ()) {
-    TORCH_CHECK(!capturing_, kNotReady);
+    if (capturing_) throw std::runtime_error(kNotReady);
     move_image();
   }
   image_.begin_step(capturing_);
@@ -113,11 +111,11 @@ void DeviceStep::read_groups(const ParameterReader& reader) {
     numbers.weight_decay = group.pipeline[kWeightDecay];
     numbers.decoupled = group.pipeline[kDecoupled];
     numbers.maximize = group.pipeline[kMaximize];
-    if (!group.lr.defined()) continue;
-    const at::Tensor lr = on_device(group.lr, group.lr.scalar_type());
+    if (!group.lr) continue;
+    const Buffer lr = Buffer(group.lr).to(place_.device);
     held_.push_back(lr);
-    numbers.lr = lr.data_ptr();
-    numbers.lr_is_double = lr.scalar_type() == at::kDouble ? 1 : 0;
+    numbers.lr = lr.data();
+    numbers.lr_is_double = lr.type() == kDoubleType ? 1 : 0;
   }
   if (groups_.count > 0) return image_.set(groups_, all, /*changes_by_step=*/true);
   std::copy(all.begin(), all.end(), finish_.rows.inline_groups);
@@ -142,20 +140,21 @@ void DeviceStep::read_rule_sums(const ParameterReader& reader) {
       // A group without a gradient has no place: its sum stays, and its factor is 1.
       if (!record.active || places[unit] != nullptr) continue;
       const GroupState shared = shared_of(reader.groups()[unit]);
-      places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data_ptr();
+      places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data();
     }
   }
 }
 
 // They lie on the main device, that of the first parameter; the others take copies.
 GroupState DeviceStep::shared_of(const Group& group) const {
-  return GroupState(group.dict, is_main_ ? place_.device : c10::Device(place_.device.type()));
+  const DeviceType type = place_.device.is_cpu() ? kCpu : kCuda;
+  return GroupState(group.dict, type, is_main_ ? place_.device.index : -1);
 }
 
 void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs) {
   const GroupState shared = shared_of(reader.groups().front());
   const auto number = [&](const char* name, int64_t count = 1) {
-    return beside(name, shared.tensor(name, count)).mutable_data_ptr<double>();
+    return beside(name, shared.tensor(name, count)).values<double>();
   };
   const Modifiers& m = modifiers_;
   finish_.step = m.counts_steps() ? number("step") : nullptr;
@@ -165,17 +164,16 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
   finish_.norm_count = percentile || z_score ? number("norm_count") : nullptr;
   finish_.norm_mean = z_score ? number("norm_mean") : nullptr;
   finish_.norm_variance = z_score ? number("norm_variance") : nullptr;
-  const auto given = [&](const at::Tensor& tensor, at::ScalarType dtype) {
-    return tensor.defined() ? on_device(tensor, dtype) : at::Tensor();
+  const auto given = [&](const Buffer& tensor, ElementType type) {
+    return tensor ? on_device(tensor, type) : Buffer();
   };
-  const auto place = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; };
   DType loss_dtype = DType::kFloat64;
-  const bool as_is = inputs.loss.defined() && storage_dtype(inputs.loss, loss_dtype);
-  given_ = {given(inputs.grad_scale, at::kFloat), given(inputs.found_inf, at::kFloat),
-            given(inputs.loss, as_is ? inputs.loss.scalar_type() : at::kDouble)};
-  finish_.grad_scale = static_cast<const float*>(place(given_.grad_scale));
-  finish_.found_inf = static_cast<const float*>(place(given_.found_inf));
-  finish_.loss = place(given_.loss);
+  const bool as_is = inputs.loss && storage_dtype(inputs.loss.type(), loss_dtype);
+  given_ = {given(inputs.grad_scale, kFloatType), given(inputs.found_inf, kFloatType),
+            given(inputs.loss, as_is ? inputs.loss.type() : kDoubleType)};
+  finish_.grad_scale = given_.grad_scale.values<float>();
+  finish_.found_inf = given_.found_inf.values<float>();
+  finish_.loss = given_.loss.data();
   finish_.loss_dtype = static_cast<int32_t>(loss_dtype);
   pass_.extras = Extras{};
   if (m.draws()) pass_.extras.seed = shared.seed();
@@ -206,7 +204,7 @@ void DeviceStep::fill_rows(const ParameterReader& reader) {
 // This pass's own partial sums, or what all devices have gathered.
 UnitSums DeviceStep::sums_of(Section<int32_t> units, bool alone) const {
   UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1, 0, nullptr};
-  if (!alone) sums.write_to = static_cast<Partial*>(unit_sums_.data_ptr());
+  if (!alone) sums.write_to = unit_sums_.values<Partial>();
   return sums;
 }
 
@@ -222,21 +220,23 @@ void DeviceStep::upload_fresh(const std::vector<ParameterRecord>& records) {
 }
 
 void DeviceStep::measure_nothing() {
-  for (const at::Tensor& norm : {measured_.grad_norm, measured_.rule_grad_norm, measured_.direction_norm}) norm.zero_();
-  for (const at::Tensor& factor : {measured_.clip_factor, measured_.rule_clip_factor}) factor.fill_(1.0);
+  for (const Buffer& norm : {measured_.grad_norm, measured_.rule_grad_norm, measured_.direction_norm}) norm.fill(0.0);
+  for (const Buffer& factor : {measured_.clip_factor, measured_.rule_clip_factor}) factor.fill(1.0);
 }
 
-at::Tensor DeviceStep::beside(const std::string& name, const at::Tensor& tensor) {
+Buffer DeviceStep::beside(const std::string& name, const Buffer& tensor) {
   if (is_main_) return tensor;
-  at::Tensor& copy = copies_[name];
-  if (!copy.defined() || copy.numel() != tensor.numel())
-    copy = at::empty_like(tensor, tensor.options().device(place_.device));
-  copy.copy_(tensor, /*non_blocking=*/true);
+  Buffer& copy = copies_[name];
+  if (!copy || copy.numel() != tensor.numel())
+    copy = Buffer::empty(tensor.numel(), tensor.type() == kLongType ? "int64" : "float64", place_.device);
+  copy.copy_from(Buffer(tensor.tensor().call("reshape", to_python(-1))), /*non_blocking=*/true);
   return copy;
 }
 
-at::Tensor DeviceStep::on_device(const at::Tensor& tensor, at::ScalarType dtype) const {
-  return tensor.to(tensor.options().device(place_.device).dtype(dtype), /*non_blocking=*/true);
+// Of the type: float32, float64, or that which it has.
+Buffer DeviceStep::on_device(const Buffer& tensor, ElementType type) const {
+  if (tensor.type() == type) return tensor.to(place_.device);
+  return tensor.to(place_.device, type == kFloatType ? "float32" : "float64");
 }
 
 }  // namespace torchclip

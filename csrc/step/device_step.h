@@ -13,17 +13,17 @@ namespace torchclip {
 
 // What a caller of step() hands over; undefined where it does not. All of it is read on the device.
 struct Inputs {
-  at::Tensor grad_scale;  // of a GradScaler
-  at::Tensor found_inf;
-  at::Tensor loss;
+  Buffer grad_scale;  // of a GradScaler
+  Buffer found_inf;
+  Buffer loss;
 };
 
 // Where the numbers lie that a step measures, float64.
 struct Measured {
-  at::Tensor grad_norm, clip_factor;            // [units], of the clip policy
-  at::Tensor rule_grad_norm, rule_clip_factor;  // [units], of a rule that clips itself
-  at::Tensor direction_norm;                    // [units]
-  at::Tensor lr_scale;                          // []
+  Buffer grad_norm, clip_factor;            // [units], of the clip policy
+  Buffer rule_grad_norm, rule_clip_factor;  // [units], of a rule that clips itself
+  Buffer direction_norm;                    // [units]
+  Buffer lr_scale;                          // []
 };
 
 constexpr const char* kNotReady =
@@ -52,13 +52,13 @@ class DeviceStep {
 
   const Place& place() const { return place_; }
   const Measured& measured() const { return measured_; }
-  const at::Tensor& counters() const { return counters_; }  // [2], see FinishArguments
-  const at::Tensor& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
-  const at::Tensor& zeros() const { return zeros_; }        // [pieces], those counted in each
+  const Buffer& counters() const { return counters_; }  // [2], see FinishArguments
+  const Buffer& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
+  const Buffer& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
   // [devices], those of all.
-  const at::Tensor& unit_sums() const { return unit_sums_; }
-  at::Tensor gathered_sums() const { return gathered_sums_; }
+  const Buffer& unit_sums() const { return unit_sums_; }
+  Buffer gathered_sums() const { return gathered_sums_; }
   const HostTables& tables() const { return tables_; }
   // A graph holds addresses of what lies here.
   bool is_in_graph() const { return is_in_graph_; }
@@ -76,7 +76,7 @@ class DeviceStep {
   virtual bool writes_in_one() const = 0;
   // Writes host memory to that place of a contiguous tensor on the device, in the order of the stream, without waiting,
   // and as a part of a graph that is being captured.
-  virtual void upload(const at::Tensor& memory, Extent extent, const void* from) = 0;
+  virtual void upload(const Buffer& memory, Extent extent, const void* from) = 0;
   // Makes room for tables of its own.
   virtual void reserve_own() {}
   // The tables are new: which launches there are.
@@ -89,7 +89,7 @@ class DeviceStep {
   // The arguments of this step are complete; tables of its own are to be set.
   virtual void set_own() {}
 
-  std::vector<at::Tensor> buffers() const;
+  std::vector<Buffer> buffers() const;
   void follow_stream(void* stream, bool capturing);
   void reserve_tables(const ParameterReader& reader);
   void set_layouts();
@@ -109,11 +109,11 @@ class DeviceStep {
   void upload_fresh(const std::vector<ParameterRecord>& records);
   GroupState shared_of(const Group& group) const;
   // `tensor` on this device: itself on the main one, a copy of this step's value on the others.
-  at::Tensor beside(const std::string& name, const at::Tensor& tensor);
-  at::Tensor on_device(const at::Tensor& tensor, at::ScalarType dtype) const;
+  Buffer beside(const std::string& name, const Buffer& tensor);
+  Buffer on_device(const Buffer& tensor, ElementType type) const;
   template <class T>
   T* scratch(Section<T> section) const {
-    return reinterpret_cast<T*>(static_cast<char*>(scratch_.data_ptr()) + section.offset);
+    return reinterpret_cast<T*>(scratch_.values<char>() + section.offset);
   }
 
   Place place_;
@@ -142,19 +142,19 @@ class DeviceStep {
   Section<GroupNumbers> groups_;
   Section<Row> host_rows_;
 
-  at::Tensor scratch_;  // zeros at first
+  Buffer scratch_;  // zeros at first
   Section<Row> rows_;
   Section<double> next_scalars_;
   Section<Partial> partials_;
   Section<StepNumbers> numbers_;
   Section<uint32_t> blocks_done_;
   Section<double> row_gradient_factors_, row_step_factors_;
-  at::Tensor zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
+  Buffer zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
   Measured measured_;
-  std::map<std::string, at::Tensor> copies_;  // of shared numbers, on a device that is not the main one
-  std::vector<at::Tensor> held_;              // what this step's kernels read
-  Inputs given_;                              // on this device
-  std::vector<at::Tensor> kept_;              // what a graph reads and writes when it is replayed
+  std::map<std::string, Buffer> copies_;  // of shared numbers, on a device that is not the main one
+  std::vector<Buffer> held_;              // what this step's kernels read
+  Inputs given_;                          // on this device
+  std::vector<Buffer> kept_;              // what a graph reads and writes when it is replayed
   bool is_in_graph_ = false;
   std::vector<void*> streams_;  // that the buffers have been used on, that of their allocation first
 

@@ -13,9 +13,8 @@ int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule -
 }  // namespace
 
 DeviceStep::DeviceStep(Place place, const RuleEntry& rule, size_t parameters) : place_(place), rule_(rule) {
-  const auto options = at::TensorOptions().device(place_.device);
-  counters_ = at::zeros({2}, options.dtype(at::kDouble));
-  fresh_ = at::zeros({static_cast<int64_t>(parameters)}, options.dtype(at::kInt));
+  counters_ = Buffer::zeros({2}, "float64", place_.device);
+  fresh_ = Buffer::zeros({static_cast<int64_t>(parameters)}, "int32", place_.device);
 }
 
 void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
@@ -25,21 +24,22 @@ void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
   if (!moves) return;
   if (is_in_graph_) kept_.push_back(fresh_);
   if (std::all_of(from.begin(), from.end(), [](int64_t place) { return place < 0; })) {
-    fresh_ = at::zeros({count}, fresh_.options());
+    fresh_ = Buffer::zeros({count}, "int32", place_.device);
     return;
   }
-  at::Tensor index = at::empty({count}, at::kLong), keep = at::empty({count}, at::kInt);
+  const Buffer index = Buffer::empty(count, "int64", Device{}), keep = Buffer::empty(count, "int32", Device{});
   for (int64_t position = 0; position < count; ++position) {
     const int64_t place = from[static_cast<size_t>(position)];
     const bool known = place >= 0 && place < fresh_.numel();
-    index.mutable_data_ptr<int64_t>()[position] = known ? place : 0;
-    keep.mutable_data_ptr<int32_t>()[position] = known ? 1 : 0;
+    index.values<int64_t>()[position] = known ? place : 0;
+    keep.values<int32_t>()[position] = known ? 1 : 0;
   }
-  fresh_ = fresh_.index_select(0, index.to(fresh_.device())).mul_(keep.to(fresh_.device()));
+  const Object moved = fresh_.tensor().call("index_select", to_python(0), index.to(place_.device).tensor());
+  fresh_ = Buffer(moved.call("mul_", keep.to(place_.device).tensor()));
 }
 
 // What a kernel writes or reads here, all of it allocated by build().
-std::vector<at::Tensor> DeviceStep::buffers() const {
+std::vector<Buffer> DeviceStep::buffers() const {
   return {image_.memory(),
           scratch_,
           zeros_,
@@ -56,7 +56,7 @@ std::vector<at::Tensor> DeviceStep::buffers() const {
 void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers, const Shape& shape,
                        const std::vector<size_t>& positions, size_t devices) {
   if (is_in_graph_)
-    for (const at::Tensor& buffer : buffers()) kept_.push_back(buffer);
+    for (const Buffer& buffer : buffers()) kept_.push_back(buffer);
   is_in_graph_ = false;
   streams_.clear();
   modifiers_ = modifiers;
@@ -126,14 +126,13 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
   reserve(blocks_done_, 2);
   reserve(row_gradient_factors_, shape_.clips_rows ? tables_.row_total : 0);
   reserve(row_step_factors_, shape_.rule_rows ? tables_.row_total : 0);
-  const auto options = at::TensorOptions().device(place_.device);
-  const auto zeros = [&](int64_t count) { return at::zeros({count}, options.dtype(at::kDouble)); };
-  scratch_ = at::zeros({bytes}, options.dtype(at::kByte));
-  zeros_ = at::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, options.dtype(at::kLong));
+  const auto zeros = [&](int64_t count) { return Buffer::zeros({count}, "float64", place_.device); };
+  scratch_ = Buffer::zeros({bytes}, "uint8", place_.device);
+  zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", place_.device);
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
   const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, reader));
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units),
-               zeros(rule_units), zeros(rule_units), at::zeros({}, options.dtype(at::kDouble))};
+               zeros(rule_units), zeros(rule_units), Buffer::zeros({}, "float64", place_.device)};
   devices_ = static_cast<int32_t>(devices);
   const int64_t shared = devices > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
   unit_sums_ = zeros(shared);
@@ -150,11 +149,11 @@ void DeviceStep::set_static_arguments() {
   rows.sources = image_.at(sources_);
   rows.rows = scratch(rows_);
   rows.next_scalars = scratch(next_scalars_);
-  rows.fresh = shape_.fresh ? fresh_.mutable_data_ptr<int32_t>() : nullptr;
+  rows.fresh = shape_.fresh ? fresh_.values<int32_t>() : nullptr;
   rows.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
   const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),
                          scratch(partials_), nullptr};
-  const auto numbers = [](const at::Tensor& tensor) { return tensor.mutable_data_ptr<double>(); };
+  const auto numbers = [](const Buffer& buffer) { return buffer.values<double>(); };
   finish_ = FinishArguments{};
   finish_.row_sums = row_sums;
   if (shape_.clips_rows) finish_.row_sums.row_factors = scratch(row_gradient_factors_);

@@ -2,25 +2,29 @@
 
 #include <algorithm>
 
+#include "../reader/dlpack.h"
+
 namespace torchclip {
 namespace {
 
-at::Tensor tensor_or_none(const py::object& value) {
-  return THPVariable_Check(value.ptr()) ? THPVariable_Unpack(value.ptr()).detach() : at::Tensor();
+Buffer buffer_or_none(const Object& value) { return is_tensor(value.get()) ? Buffer(value.call("detach")) : Buffer(); }
+
+void refuse(bool condition, const char* message) {
+  if (condition) throw std::runtime_error(message);
 }
 
 }  // namespace
 
-GpuPlan::GpuPlan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device)
+GpuPlan::GpuPlan(const std::string& rule, const Names& names, Scope scope, DeviceType device)
     : rule_(*find_rule(rule)),
       scope_(scope),
       reader_(rule_, names, sums_of(rule_, scope), device, /*reads_numbers=*/false),
       device_(device) {}
 
-std::vector<int64_t> GpuPlan::refresh(const py::object& param_groups, const py::dict& state) {
+std::vector<int64_t> GpuPlan::refresh(const Object& param_groups, const Object& state) {
   std::vector<int64_t> attention = reader_.refresh(param_groups, state);
   // Before Python makes state, which would spoil the capture.
-  TORCH_CHECK(attention.empty() || !capturing(), kNotReady);
+  refuse(!attention.empty() && capturing(), kNotReady);
   return attention;
 }
 
@@ -56,10 +60,10 @@ Shape GpuPlan::shape() const {
 Place GpuPlan::main_place() const {
   const std::vector<ParameterRecord>& records = reader_.records();
   const auto can_step = [](const ParameterRecord& record) {
-    return record.active || record.parameter().requires_grad();
+    return record.active || to_bool(record.object.attribute("requires_grad").get());
   };
   const auto leading = std::find_if(records.begin(), records.end(), can_step);
-  return place_of((leading == records.end() ? records.front() : *leading).parameter());
+  return place_of_object((leading == records.end() ? records.front() : *leading).object.get());
 }
 
 // The devices' flags go with the parameters where these have another position, and are not those of other state.
@@ -78,7 +82,7 @@ void GpuPlan::rebuild(const Shape& shape) {
   std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
   for (size_t position = 0; position < records.size(); ++position) {
     if (!records[position].active) continue;
-    const Place place = place_of(records[position].parameter());
+    const Place place = place_of_object(records[position].object.get());
     const auto is_here = [&](const auto& other) { return other.first.number == place.number; };
     auto found = std::find_if(places.begin(), places.end(), is_here);
     if (found == places.end()) found = places.insert(places.end(), {place, {}});
@@ -104,12 +108,12 @@ void GpuPlan::rebuild(const Shape& shape) {
   rebuild_ = false;
 }
 
-Outcome GpuPlan::step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss) {
+Outcome GpuPlan::step(const Object& grad_scale, const Object& found_inf, const Object& loss) {
   if (reader_.records().empty()) return Outcome::kStepped;
-  const Inputs inputs{tensor_or_none(grad_scale), tensor_or_none(found_inf), tensor_or_none(loss)};
+  const Inputs inputs{buffer_or_none(grad_scale), buffer_or_none(found_inf), buffer_or_none(loss)};
   struct LetGo {
-    std::vector<c10::Storage>& held;
-    ~LetGo() { held.clear(); }
+    HeldMemory& held;
+    ~LetGo() { held.let_go(); }
   } const let_go{held_};
   // Their addresses are known: another thread may replace one before a kernel has been launched, where that is Python.
   if (compiles_kernels()) reader_.hold_gradients(held_);
@@ -124,25 +128,22 @@ Outcome GpuPlan::step(const py::object& grad_scale, const py::object& found_inf,
 
 // torch's; tensors on the CPU, where kernels are emulated or interpreted, have none.
 void* GpuPlan::current_stream(const Place& place) const {
-  if (!place.device.is_cuda()) return nullptr;
-  // Never released: at exit it would be, after the interpreter.
-  static const py::handle get = py::object(py::module_::import("torch._C").attr("_cuda_getCurrentRawStream")).release();
-  return reinterpret_cast<void*>(get(place.number).cast<uintptr_t>());
+  return place.device.type == kCuda ? current_work_stream(place.device) : nullptr;
 }
 
 bool GpuPlan::capturing() const {
   if (reader_.records().empty()) return false;
   const Place place = main_place();
-  if (place.device.type() != device_) return false;  // the model was moved
+  if (place.device.type != device_) return false;  // the model was moved
   const DeviceGuard guard(place);
   return is_capturing(place, current_stream(place));
 }
 
 Outcome GpuPlan::try_step(const Inputs& inputs) {
   const bool raises = modifiers_.measures() && modifiers_.on_nonfinite() == NonFinite::kError;
-  TORCH_CHECK(!raises || !capturing(),
-              "nonfinite=\"error\" waits for the device, and a graph that is being captured cannot: choose "
-              "nonfinite=\"skip\" or \"propagate\"");
+  refuse(raises && capturing(),
+         "nonfinite=\"error\" waits for the device, and a graph that is being captured cannot: choose "
+         "nonfinite=\"skip\" or \"propagate\"");
   bring_up_to_date(inputs);
   const auto has_tensors = [](const auto& device) { return !device->tables().tensors.empty(); };
   updates_ = std::any_of(devices_.begin(), devices_.end(), has_tensors);
@@ -153,7 +154,7 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
   }
   reports_ = true;
   // A step that the device may have skipped has counted nothing.
-  const bool may_skip = inputs.found_inf.defined() || modifiers_.on_nonfinite() != NonFinite::kPropagate;
+  const bool may_skip = static_cast<bool>(inputs.found_inf) || modifiers_.on_nonfinite() != NonFinite::kPropagate;
   counted_ = counted_ || (updates_ && !may_skip);
   if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
   ++steps_;
@@ -168,7 +169,7 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
   if (reader_.take_changed() || rebuild_ || wanted != shape_ ||
       !std::all_of(devices_.begin(), devices_.end(), is_aligned)) {
     rebuild_ = true;
-    TORCH_CHECK(!capturing(), kNotReady);
+    refuse(capturing(), kNotReady);
     rebuild(wanted);
   }
   on_each_device([&](DeviceStep& device) {
@@ -183,7 +184,7 @@ void GpuPlan::measure_and_update(const Inputs& inputs) {
   const bool measures = modifiers_.measures(), first = finishes_first(inputs);
   const uint64_t kind = kind_of(inputs, first);
   const bool is_proven = std::find(proven_.begin(), proven_.end(), kind) != proven_.end();
-  TORCH_CHECK(is_proven || !compiles_kernels() || !capturing(), kNotReady);
+  refuse(!is_proven && compiles_kernels() && capturing(), kNotReady);
   // A kernel that runs for the first time may be refused, when others have counted the step already.
   const auto numbers = is_proven ? decltype(counted_numbers()){} : counted_numbers();
   written_ = false;
@@ -192,7 +193,7 @@ void GpuPlan::measure_and_update(const Inputs& inputs) {
   } catch (...) {
     steps_ += written_;
     for (const auto& [number, before] : numbers)
-      if (!written_) number.copy_(before);
+      if (!written_) number.copy_from(before);
     throw;
   }
   if (!is_proven) proven_.push_back(kind);
@@ -207,31 +208,32 @@ void GpuPlan::told_of_fresh() {
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->rows_fit(); };
   const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
-                       inputs.grad_scale.defined() || inputs.found_inf.defined();
+                       static_cast<bool>(inputs.grad_scale) || static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
-  const auto has_lr = [](const Group& group) { return group.lr.defined(); };
+  const auto has_lr = [](const Group& group) { return static_cast<bool>(group.lr); };
   const std::vector<Group>& groups = reader_.groups();
   return !rule_.scalars.empty() || shape_.fresh || std::any_of(groups.begin(), groups.end(), has_lr);
 }
 
 // What the end of a norm pass writes, with a copy of each.
-std::vector<std::pair<at::Tensor, at::Tensor>> GpuPlan::counted_numbers() const {
-  std::vector<std::pair<at::Tensor, at::Tensor>> numbers;
-  const auto keep = [&](const at::Tensor& number) {
-    if (number.defined()) numbers.emplace_back(number, number.clone());
+std::vector<std::pair<Buffer, Buffer>> GpuPlan::counted_numbers() const {
+  std::vector<std::pair<Buffer, Buffer>> numbers;
+  const auto keep = [&](const Buffer& number) { numbers.emplace_back(number, number.clone()); };
+  const auto keep_tensor = [&](const Tensor& number) {
+    if (number) keep(Buffer(Object::take(reader().object_of(number.get()))));
   };
   for (const ParameterRecord& record : reader_.records()) {
     if (!record.active) continue;
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep(record.scalars[i]);
-    if (record.extra != nullptr) keep(record.extra->sums);
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) keep_tensor(record.scalars[i]);
+    if (record.extra != nullptr) keep_tensor(record.extra->sums);
   }
-  static const py::handle shared_key = PyUnicode_InternFromString("shared");
+  const Object shared_key = interned({"shared"}).front();
   for (const Group& group : reader_.groups()) {
-    PyObject* const shared = lookup(group.dict, py::reinterpret_borrow<py::object>(shared_key));
+    PyObject* const shared = lookup(group.dict, shared_key);
     if (shared == nullptr || !PyDict_Check(shared)) continue;
-    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(shared))
-      if (THPVariable_Check(value.ptr())) keep(THPVariable_Unpack(value.ptr()));
+    for (const Object& value : items_of(Object::borrow(shared).call("values").get()))
+      if (is_tensor(value.get())) keep(Buffer(value));
   }
   for (const auto& device : devices_) {
     keep(device->counters());
@@ -243,25 +245,22 @@ std::vector<std::pair<at::Tensor, at::Tensor>> GpuPlan::counted_numbers() const 
 // Waits for the device. When the loss scale has overflowed, norms that are not finite are expected: the scaler handles
 // them.
 bool GpuPlan::refuses_norm(const Inputs& inputs) const {
-  const at::Tensor& norms = main_device().measured().grad_norm;
-  at::Tensor nonfinite = at::isfinite(norms).logical_not();
+  const Object& norms = main_device().measured().grad_norm.tensor();
+  const Object nonfinite = torch_function("isfinite")(norms).call("logical_not");
   for (size_t group = 0; group < group_clips_.size(); ++group)
     if (static_cast<NonFinite>(group_clips_[group].nonfinite) != NonFinite::kError)
-      nonfinite[static_cast<int64_t>(group)].fill_(false);
-  at::Tensor refused = nonfinite.any();
-  if (inputs.found_inf.defined()) refused = refused.logical_and(inputs.found_inf.to(refused.device()).eq(0).all());
-  py::gil_scoped_release release;
-  return refused.item<bool>();
+      nonfinite.call("select", to_python(0), to_python(group)).call("fill_", to_python(false));
+  Object refused = nonfinite.call("any");
+  if (inputs.found_inf) {
+    const Object found = inputs.found_inf.tensor().call("to", torch_device(main_device().place().device));
+    refused = refused.call("logical_and", found.call("eq", to_python(0)).call("all"));
+  }
+  return to_bool(refused.call("item").get());
 }
 
 void GpuPlan::commit() {
-  for (size_t position = 0; position < reader_.records().size(); ++position) {
-    const ParameterRecord& record = reader_.records()[position];
-    if (!record.active) continue;
-    c10::TensorImpl* const parameter = record.parameter().unsafeGetTensorImpl();
-    parameter->bump_version();
-    versions_[position] = parameter->version_counter().current_version();
-  }
+  std::vector<ParameterRecord>& records = reader_.records();
+  torchclip::reader().count_versions(records.data(), 0, static_cast<int64_t>(records.size()), versions_.data());
 }
 
 }  // namespace torchclip

@@ -18,27 +18,27 @@ class GpuPlan {
 
   // As those of Plan.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
-  std::vector<int64_t> refresh(const py::object& param_groups, const py::dict& state);
+  std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() { reader_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);
   // Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits for
   // the device.
-  py::list unstarted() const;
+  std::vector<Object> unstarted() const;
   int64_t steps() const { return steps_; }
 
   // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
   // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.
-  Outcome step(const py::object& grad_scale, const py::object& found_inf, const py::object& loss);
+  Outcome step(const Object& grad_scale, const Object& found_inf, const Object& loss);
 
   // What the last step measured, as tensors on the device.
-  py::dict report() const;
+  Object report() const;
   // The exact zeros that the last step left in all parameters together, a tensor on the device; None where some of them
   // were not counted, or written since.
-  py::object zeros() const;
+  Object zeros() const;
 
  protected:
-  GpuPlan(const std::string& rule, const Names& names, Scope scope, c10::DeviceType device);
+  GpuPlan(const std::string& rule, const Names& names, Scope scope, DeviceType device);
 
   // The launcher.
   virtual std::shared_ptr<DeviceStep> make_device_step(const Place& place, size_t parameters) const = 0;
@@ -74,7 +74,7 @@ class GpuPlan {
   void measure_and_update(const Inputs& inputs);
   Shape shape() const;
   void rebuild(const Shape& shape);
-  std::vector<std::pair<at::Tensor, at::Tensor>> counted_numbers() const;
+  std::vector<std::pair<Buffer, Buffer>> counted_numbers() const;
   void move_fresh_flags();
   void told_of_fresh();
   void* current_stream(const Place& place) const;
@@ -82,15 +82,15 @@ class GpuPlan {
   bool finishes_first(const Inputs& inputs) const;
   bool refuses_norm(const Inputs& inputs) const;
   void commit();
-  at::Tensor rule_clip_factor() const;
+  Buffer rule_clip_factor() const;
   Place main_place() const;
 
-  c10::DeviceType device_;
+  DeviceType device_;
   Modifiers modifiers_;
   std::vector<GroupClip> group_clips_;  // [groups], or empty
   bool rebuild_ = true;
   std::vector<std::shared_ptr<DeviceStep>> in_graphs_;  // those that take no part any more
-  std::vector<c10::Storage> held_;                      // gradients of this step
+  HeldMemory held_;                                     // gradients of this step
   std::vector<uint64_t> proven_;                        // kinds of steps of which every kernel has run on these tables
   bool any_fresh_ = false;                              // some parameter is, of which the device has not been told
   int64_t steps_ = 0;

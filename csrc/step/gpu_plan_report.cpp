@@ -6,12 +6,12 @@
 
 namespace torchclip {
 
-py::dict GpuPlan::report() const {
-  py::dict result;
+Object GpuPlan::report() const {
+  const Object result = make_dict();
   if (!reports_) return result;
   const Measured& measured = main_device().measured();
-  const auto put = [&](const char* name, const at::Tensor& values, bool is_single) {
-    result[name] = is_single ? values[0] : values;
+  const auto put = [&](const char* name, const Buffer& values, bool is_single) {
+    torchclip::put(result, name, is_single ? values[0].tensor() : values.tensor());
   };
   const bool measures = modifiers_.measures();
   if (measures) {
@@ -25,44 +25,48 @@ py::dict GpuPlan::report() const {
     if (!measures) put("clip_factor", rule_clip_factor(), is_single);
     put("direction_norm", measured.direction_norm, is_single);
   }
-  if (measures || rule_.clips_itself)
-    result["clipped_fraction"] = main_device().counters()[1] / main_device().counters()[0].clamp_min(1);
-  if (updates_ && modifiers_.step_size_kind() != StepSizeKind::kNone) result["lr_scale"] = measured.lr_scale;
+  if (measures || rule_.clips_itself) {
+    const Buffer& counters = main_device().counters();
+    const Object measured_steps = counters[0].tensor().call("clamp_min", to_python(1));
+    torchclip::put(result, "clipped_fraction", counters[1].tensor().call("div", measured_steps));
+  }
+  if (updates_ && modifiers_.step_size_kind() != StepSizeKind::kNone)
+    torchclip::put(result, "lr_scale", measured.lr_scale.tensor());
   return result;
 }
 
 // Where a rule keeps a sum for each tensor, its factor is known on the tensor's own device.
-at::Tensor GpuPlan::rule_clip_factor() const {
-  const at::Tensor main = main_device().measured().rule_clip_factor;
+Buffer GpuPlan::rule_clip_factor() const {
+  const Buffer main = main_device().measured().rule_clip_factor;
   if (devices_.size() == 1 || !rule_.sums_norms || scope_ != Scope::kTensor) return main;
-  at::Tensor factors = main.clone();
+  const Buffer factors = main.clone();
   for (const auto& device : devices_)
-    for (const size_t position : device->tables().positions)
-      factors[static_cast<int64_t>(position)].copy_(device->measured().rule_clip_factor[static_cast<int64_t>(position)],
-                                                    /*non_blocking=*/true);
+    for (const size_t position : device->tables().positions) {
+      const int64_t index = static_cast<int64_t>(position);
+      factors[index].copy_from(device->measured().rule_clip_factor[index], /*non_blocking=*/true);
+    }
   return factors;
 }
 
-py::list GpuPlan::unstarted() const {
-  std::map<int, at::Tensor> flags;  // of each device
+std::vector<Object> GpuPlan::unstarted() const {
+  std::map<int, Buffer> flags;  // of each device
   if (shape_.fresh)
-    for (const auto& device : devices_) flags[device->place().number] = device->fresh().cpu();
+    for (const auto& device : devices_) flags[device->place().number] = Buffer(device->fresh().tensor().call("cpu"));
   return reader_.list_unstarted([&](const ParameterRecord& record) {
     if (record.fresh) return true;
     if (flags.empty() || record.last_position < 0 || record.replaced) return false;
-    const auto found = flags.find(place_of(record.parameter()).number);
-    return found != flags.end() && found->second.const_data_ptr<int32_t>()[record.last_position] != 0;
+    const auto found = flags.find(place_of_object(record.object.get()).number);
+    return found != flags.end() && found->second.values<int32_t>()[record.last_position] != 0;
   });
 }
 
-py::object GpuPlan::zeros() const {
-  if (!rule_.counts_zeros || !reports_ || !counted_ || devices_.size() != 1) return py::none();
+Object GpuPlan::zeros() const {
+  if (!rule_.counts_zeros || !reports_ || !counted_ || devices_.size() != 1) return none();
   for (size_t position = 0; position < reader_.records().size(); ++position) {
     const ParameterRecord& record = reader_.records()[position];
-    const auto& version = record.parameter().unsafeGetTensorImpl()->version_counter();
-    if (!record.active || version.current_version() != versions_[position]) return py::none();
+    if (!record.active || reader().version_of(record.object.get()) != versions_[position]) return none();
   }
-  return py::cast(main_device().zeros().sum());
+  return main_device().zeros().tensor().call("sum");
 }
 
 }  // namespace torchclip

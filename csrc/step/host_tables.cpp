@@ -4,8 +4,6 @@
 #include <numeric>
 #include <utility>
 
-#include "../tensor_access.h"
-
 namespace torchclip {
 namespace {
 
@@ -48,7 +46,7 @@ class Builder {
   void add_tensor(size_t position) {
     const ParameterRecord& record = reader_.records()[position];
     DeviceTensor tensor{};
-    tensor.numel = count_of(record.parameter());
+    tensor.numel = record.count;
     tensor.parameter = static_cast<int32_t>(position);
     tensor.row = row_of(position);
     if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
@@ -64,7 +62,7 @@ class Builder {
   }
 
   void add_rows(const ParameterRecord& record, DeviceTensor& tensor) {
-    const bool sums = shape_.rule_rows && record.extra->sums.defined();
+    const bool sums = shape_.rule_rows && static_cast<bool>(record.extra->sums);
     if (shape_.clips_rows || sums) tensor.rows = record.extra->rows;
     tensor.first_row = tables_.row_total;
     tensor.sum_is_double = record.extra->sum_is_double ? 1 : 0;
@@ -226,7 +224,7 @@ class Builder {
 }  // namespace
 
 bool is_aligned(const ParameterRecord& record, bool lookahead) {
-  if (record.parameter().numel() == 0) return true;
+  if (record.count == 0) return true;
   uintptr_t bits = 0;
   for (const void* operand : record.operands) bits |= reinterpret_cast<uintptr_t>(operand);
   if (lookahead && record.extra != nullptr) bits |= reinterpret_cast<uintptr_t>(record.extra->slow_values);

@@ -2,62 +2,36 @@
 // test says what lies on which.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#if defined(TORCHCLIP_CUDA_EMULATOR)
-#include "../cuda/launch.h"
-#include "emulator/control.h"
-#else
-#include <c10/core/DeviceGuard.h>
-#endif
+#include "../reader/reader.h"
 
 namespace torchclip {
 
-// A device by its number, and as torch calls it.
+// A device by its number, and as torch has it.
 struct Place {
-  int number;
-  c10::Device device;
+  int number = 0;
+  Device device;
 };
 
-#if defined(TORCHCLIP_CUDA_EMULATOR)
+Place place_of(const TensorInfo& tensor);
+// Of any kind of tensor.
+Place place_of_object(PyObject* tensor);
+const char* name_of(DeviceType type);
+// That of torch.device. Throws std::runtime_error for one that no plan serves.
+DeviceType device_type(const std::string& name);
 
-inline Place place_of(const at::Tensor& tensor) {
-  return {torchclip_emulator_device_of(tensor.data_ptr()), tensor.device()};
-}
-
-constexpr bool kCpuHasNumbers = true;
+// Under the emulator: which device the address of a tensor on the CPU stands for. Null elsewhere.
+int (*emulated_number())(const void*);
 
 class DeviceGuard {
  public:
-  explicit DeviceGuard(const Place& place) : before_(torchclip_emulator_current_device()) {
-    if (place.number != before_) cuda::check(cudaSetDevice(place.number), "cudaSetDevice");
-  }
-  ~DeviceGuard() {
-    if (torchclip_emulator_current_device() != before_) cudaSetDevice(before_);
-  }
+  explicit DeviceGuard(const Place& place);
+  ~DeviceGuard();
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int before_;
+  bool changes_;  // the device is of a kind of which one is current
+  int before_ = 0;
 };
-
-#else
-
-inline Place place_of(const at::Tensor& tensor) { return {tensor.device().index(), tensor.device()}; }
-
-// Of the CPU there is one.
-constexpr bool kCpuHasNumbers = false;
-
-// torch's own: it makes no context on a device that was current and never used.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(const Place& place) : guard_(place.device) {}
-
- private:
-  c10::DeviceGuard guard_;
-};
-
-#endif
 
 }  // namespace torchclip

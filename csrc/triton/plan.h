@@ -9,7 +9,7 @@ namespace torchclip::triton {
 class DeviceStep final : public torchclip::DeviceStep {
  public:
   // `make_launcher(device)`: what launches the kernels over this memory.
-  DeviceStep(Place place, const RuleEntry& rule, size_t parameters, const py::object& make_launcher);
+  DeviceStep(Place place, const RuleEntry& rule, size_t parameters, const Object& make_launcher);
 
   // All launches of a step, see GpuPlan::launch().
   void launch(bool measures, bool first, bool& written);
@@ -18,7 +18,7 @@ class DeviceStep final : public torchclip::DeviceStep {
   Cutting cutting() const override;
   bool rides_along() const override { return false; }
   bool writes_in_one() const override { return true; }
-  void upload(const at::Tensor& memory, Extent extent, const void* from) override;
+  void upload(const Buffer& memory, Extent extent, const void* from) override;
   void reserve_own() override;
   void plan_launches() override {}
   uint32_t norm_blocks() const override;
@@ -26,27 +26,26 @@ class DeviceStep final : public torchclip::DeviceStep {
   void placed() override;
   void set_own() override;
 
-  at::Tensor page_locked(int64_t bytes) const;
-  py::list runs() const;
-  py::dict constants() const;
+  Object runs() const;
+  Object constants() const;
   template <class T>
-  at::Tensor table(Section<T> section, at::ScalarType dtype) const;
+  Object table(Section<T> section, const char* dtype) const;
   template <class T>
-  at::Tensor scratch_table(Section<T> section, at::ScalarType dtype = at::kDouble) const;
+  Object scratch_table(Section<T> section, const char* dtype = "float64") const;
 
-  py::object launcher_;
+  Object launcher_;
   Section<FinishArguments> finish_table_;
   Section<FinishRuleArguments> finish_rule_table_;
   Section<int64_t> draws_;
   // Page-locked memory that no upload has used, for captures, in which none should be allocated; and what graphs read.
-  std::vector<at::Tensor> spares_, in_graphs_;
+  std::vector<Buffer> spares_, in_graphs_;
 };
 
 class Plan final : public GpuPlan {
  public:
   // `device`: on whose type everything lies. `make_launcher`: see DeviceStep.
-  Plan(const std::string& rule, const Names& names, Scope scope, const std::string& device, py::object make_launcher)
-      : GpuPlan(rule, names, scope, c10::Device(device).type()), make_launcher_(std::move(make_launcher)) {}
+  Plan(const std::string& rule, const Names& names, Scope scope, const std::string& device, Object make_launcher)
+      : GpuPlan(rule, names, scope, device_type(device)), make_launcher_(std::move(make_launcher)) {}
 
  private:
   std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
@@ -57,7 +56,7 @@ class Plan final : public GpuPlan {
   bool compiles_kernels() const override { return true; }
   void launch(bool measures, bool first) override;
 
-  py::object make_launcher_;
+  Object make_launcher_;
 };
 
 }  // namespace torchclip::triton

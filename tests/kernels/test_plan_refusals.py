@@ -157,12 +157,37 @@ def test_refuses_a_dtensor() -> None:
 
 
 NUMBERS = {
-    "lr_of_two": ("lr", torch.ones(2), RuntimeError, r"lr is a tensor of Float of shape \[2\], where one float32"),
-    "integer_lr": ("lr", torch.tensor(1), RuntimeError, r"lr is a tensor of Long of shape \[\], where one float32 or"),
-    "half_lr": ("lr", torch.ones((), dtype=torch.float16), RuntimeError, r"lr is a tensor of Half of shape \[\],"),
-    "lr_elsewhere": ("lr", torch.ones((), device="meta"), RuntimeError, "lr is a tensor on meta, and of a param group"),
-    "eps": ("eps", torch.ones((), device="meta"), RuntimeError, "eps is a tensor on meta, .* only lr may be one: make"),
-    "decay": ("weight_decay", torch.ones((), device="meta"), RuntimeError, "weight_decay is a tensor on meta, and of"),
+    "lr_of_two": (
+        "lr",
+        torch.ones(2),
+        RuntimeError,
+        r"lr is a tensor of torch.float32 of shape \[2\] on",
+    ),
+    "integer_lr": (
+        "lr",
+        torch.tensor(1),
+        RuntimeError,
+        r"lr is a tensor of torch.int64 of shape \[\] on",
+    ),
+    "half_lr": (
+        "lr",
+        torch.ones((), dtype=torch.float16),
+        RuntimeError,
+        r"lr is a tensor of torch.float16 of",
+    ),
+    "lr_elsewhere": ("lr", torch.ones((), device="meta"), RuntimeError, "lr is a tensor .* on meta, and of"),
+    "eps": (
+        "eps",
+        torch.ones((), device="meta"),
+        RuntimeError,
+        "eps is a tensor .* on meta, .* only lr may be one:",
+    ),
+    "decay": (
+        "weight_decay",
+        torch.ones((), device="meta"),
+        RuntimeError,
+        "weight_decay is a tensor .* on meta",
+    ),
     "words": ("eps", "0.1", ValueError, "^param group 0 has no usable 'eps'"),
     "missing": ("eps", None, ValueError, "^param group 0 has no usable 'eps'"),
     "negative": ("eps", -0.1, ValueError, "^param group 0 has no usable 'eps'"),

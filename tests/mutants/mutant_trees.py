@@ -79,7 +79,7 @@ class Tree:
         """Builds what faults are to be compiled into; what is built already is taken over for all others."""
         if "cpu" in builds:
             self.build("cpu")
-        for library in () if "cpu" in builds else sorted((ROOT / "torchclip").glob("_C*.so")):
+        for library in () if "cpu" in builds else sorted((ROOT / "torchclip").glob("_*.so")):
             _copy(library, self.root / "torchclip" / library.name)
         if "emulated" in builds:
             self.build("emulated")
@@ -164,7 +164,7 @@ class Tree:
 
     def _built(self) -> list[Path]:
         own = [path for path in (self.root / "build").rglob("*") if path.is_file() and path.name != "sources.txt"]
-        return own + sorted((self.root / "torchclip").glob("_C*.so"))
+        return own + sorted((self.root / "torchclip").glob("_*.so"))
 
     def _python(self, *arguments: str, limit: float | None) -> subprocess.CompletedProcess[str]:
         paths = [self.root, self.root / "tests" / "support"]

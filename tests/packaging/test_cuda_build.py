@@ -222,7 +222,6 @@ def test_auto_goes_on_without_kernels_that_do_not_compile(
     (build.kernels / "second.cu").write_text("syntax error")
 
     class Command:
-        use_ninja = True
         build_temp = build.objects
 
         def build_extensions(self) -> None:

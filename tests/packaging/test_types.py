@@ -246,18 +246,23 @@ def signature(node: ast.FunctionDef) -> Signature:
     return Signature(named, ast.unparse(node.returns).partition("[")[0].lower())
 
 
+def said(value: Any) -> Signature:
+    """What a function, or a class of its constructor, says in the docstring's first line."""
+    head = ast.parse(f"def {value.__doc__.splitlines()[0]}: ...").body[0]
+    assert isinstance(head, ast.FunctionDef)
+    return signature(head)
+
+
 def exported(owner: ModuleType | type) -> dict[str, Any]:
     """The same of what is built, whose functions say their signature in their docstring's first line."""
     names: dict[str, Any] = {}
     for name, value in vars(owner).items():
-        if name.startswith("_") and name != "__init__":
+        if name.startswith("_"):
             continue
         if isinstance(value, type):
-            names[name] = exported(value)
+            names[name] = {**exported(value), "__init__": said(value)}
         elif callable(value):
-            head = ast.parse(f"def {value.__doc__.splitlines()[0]}: ...").body[0]
-            assert isinstance(head, ast.FunctionDef)
-            names[name] = signature(head)
+            names[name] = said(value)
         else:
             names[name] = None
     return names

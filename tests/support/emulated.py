@@ -47,19 +47,15 @@ ON_GPU = not REQUESTED and unavailable_reason("cuda") is None
 """Whether the tests of the CUDA backend run on a real device."""
 
 # no-strict-aliasing: 16-byte accesses to arrays of other types are CUDA's usage. fp-contract: so that a processor with
-# fused operations rounds as one without. There is no NDEBUG, so that torch's headers check what they are asked.
+# fused operations rounds as one without.
 # At -O0 a file of sanitized kernels compiles in 14 s in place of 24, and runs 2.4 times as long, which is more.
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-strict-aliasing", "-ffp-contract=off"]
 FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-DTORCHCLIP_CUDA", "-DTORCHCLIP_CUDA_EMULATOR=1"]
-FLAGS += [f"-DTORCH_EXTENSION_NAME={MODULE}"]
 FLAGS += [f"-I{folder}" for folder in (EMULATOR / "include", ROOT / "csrc", TESTS / "kernels")]
 SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # Without what AddressSanitizer finds too, and with calls of its checks: inlined, they take g++ minutes for a file.
 SANITIZERS += ["-fno-sanitize=vptr,null,object-size,pointer-overflow"]
 SANITIZERS += ["--param asan-instrumentation-with-call-threshold=0"]
-
-# Parsing torch's headers is most of the time that a file takes: those that csrc includes are compiled once.
-TORCH_HEADERS = ("ATen/ATen.h", "torch/csrc/autograd/python_variable.h", "torch/csrc/utils/pybind.h")
 
 
 def device_of(backend: str) -> torch.device:
@@ -87,24 +83,14 @@ def unbuilt_reason() -> str | None:
 # The build.
 
 
-def launcher_of_compilers() -> list[str]:
-    """``csrc/build.py``'s compiler launcher."""
+@functools.cache
+def build_script() -> ModuleType:
+    """``csrc/build.py``, which is in no package."""
     spec = importlib.util.spec_from_file_location("torchclip_build", ROOT / "csrc" / "build.py")
     assert spec is not None and spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    command: list[str] = build.launcher()
-    return command
-
-
-def _flags_of_extension() -> dict[str, str]:
-    """How ``torchclip._C`` was compiled here: objects of both that know nothing of CUDA are then one in a cache."""
-    tag = sys.implementation.cache_tag
-    for path in sorted((ROOT / "build").glob(f"temp.*-{tag}/build.ninja")):
-        found = dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
-        if {"cxx", "cflags", "post_cflags"} <= found.keys():
-            return found
-    return {}
+    return build
 
 
 @functools.cache
@@ -119,36 +105,23 @@ def _knows_of_cuda(path: Path) -> bool:
 
 
 def _rules() -> list[str]:
-    from torch.utils import cpp_extension  # which needs setuptools, as tests on a GPU do not
-
-    include = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
-    torch_flags = [f"-isystem {path}" for path in include] + [
-        f"-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}",
-        f"-DTORCHCLIP_FOR_TORCH={torch.__version__}",  # so that another torch has everything compiled again
-    ]
-    libraries = " ".join(
-        [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_python", "-ltorch_cpu", "-lc10"]
-    )
-    launcher = shlex.join(launcher_of_compilers())
-    compile_ = f"{launcher} g++ $flags -MMD -MF $out.d -c $in -o $out"
+    build = build_script()
+    compile_ = f"{shlex.join(build.launcher())} g++ $flags -MMD -MF $out.d -c $in -o $out"
     rules = {
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
-        "header": f"{launcher} g++ $flags {' '.join(torch_flags)} -x c++-header -MMD -MF $out.d -c $in -o $out",
-        "host": compile_.replace("-c $in", f"{' '.join(torch_flags)} -fpch-preprocess -include $headers -c $in"),
+        # As torchclip._C is compiled: objects of both that know nothing of CUDA are then one in a cache.
+        "common": f"{shlex.join(build.command([build.LIMITED_API]))} -c $in -o $out -MMD -MF $out.d",
     }
-    lines = [f"flags_plain = {' '.join(FLAGS)}", f"flags_sanitized = $flags_plain {' '.join(SANITIZERS)}"]
-    extension = _flags_of_extension()
-    if extension:
-        own = "$cxx -MMD -MF $out.d $cflags -c $in -o $out $post_cflags"
-        lines += [f"{name} = {extension[name]}" for name in ("cxx", "cflags", "post_cflags")]
-        rules["common"] = rules["common_passes"] = own
-    else:
-        rules["common"], rules["common_passes"] = rules["host"], rules["compile"]
+    limited = f"{build.LIMITED_API} -isystem{sysconfig.get_path('include')}"
+    lines = [
+        f"flags_plain = {' '.join(FLAGS)} {limited}",
+        f"flags_sanitized = $flags_plain {' '.join(SANITIZERS)}",
+    ]
     for name, command in rules.items():
         lines += [f"rule {name}", f"  command = {command}", "  depfile = $out.d", "  deps = gcc"]
     # No -fopenmp here: as in setup.py, the one OpenMP runtime is torch's.
-    lines += ["rule link", f"  command = g++ -shared $flags $in -o $out {libraries}"]
+    lines += ["rule link", "  command = g++ -shared $flags $in -o $out"]
     return [*lines, "rule program", "  command = g++ -fopenmp $flags $in -o $out"]
 
 
@@ -156,33 +129,28 @@ def _build_file() -> str:
     """What ninja reads. Both variants share the code that has nothing of CUDA, with the extension if that is built: the
     sanitizers are for the rest."""
     lines = _rules()
-    for variant in VARIANTS:
-        lines += [f"build {variant}/torch.h.gch: header torch.h", f"  flags = $flags_{variant}"]
 
     def compiled(rule: str, source: Path, variant: str) -> str:
         result = f"{variant}/{source.relative_to(ROOT)}.o"
-        precompiled = rule == "host" or (rule == "common" and not _flags_of_extension())
-        headers = f" | {variant}/torch.h.gch" if precompiled else ""
-        lines.extend([f"build {result}: {rule} {source}{headers}", f"  flags = $flags_{variant}"])
-        lines.extend([f"  headers = {variant}/torch.h"] if precompiled else [])
+        lines.extend([f"build {result}: {rule} {source}", f"  flags = $flags_{variant}"])
         return result
 
     csrc = ROOT / "csrc"
-    common = [
-        compiled("host" if _knows_of_cuda(source) else "common", source, "plain")
-        for source in sorted(csrc.glob("*.cpp"))
-    ]
-    common += [compiled("common_passes", source, "plain") for source in sorted((csrc / "cpu").glob("*.cpp"))]
+    others = [csrc / "reader" / "torch.cpp"]
+    host = {
+        source: "compile" if _knows_of_cuda(source) else "common"
+        for folder in ("", "cpu", "reader", "step", "triton", "cuda")
+        for source in sorted((csrc / folder).glob("*.cpp"))
+        if source not in others
+    }
+    checked = [source for source in host if source.parent.name in ("step", "cuda", "triton")]
+    common = [compiled(rule, source, "plain") for source, rule in host.items() if source not in checked]
     for variant in VARIANTS:
         kernels = [compiled("kernels", source, variant) for source in sorted((csrc / "cuda").glob("*.cu"))]
-        host = [
-            compiled("host", source, variant)
-            for folder in ("step", "cuda", "triton")
-            for source in sorted((csrc / folder).glob("*.cpp"))
-        ]
+        own = [compiled(host[source] if variant == "plain" else "compile", source, variant) for source in checked]
         emulator = [compiled("compile", source, variant) for source in sorted(EMULATOR.glob("*.cpp"))]
         sanitizers = " -fsanitize=address,undefined" if variant == "sanitized" else ""
-        module = kernels + emulator + host + common
+        module = kernels + emulator + own + common
         lines += [f"build {variant}/{MODULE}.so: link {' '.join(module)}", f"  flags ={sanitizers}"]
         for source in PROGRAMS:
             program = [compiled("kernels", source, variant), *kernels, *emulator]
@@ -196,17 +164,12 @@ def _build(targets: Sequence[str]) -> None:
     Raises:
         RuntimeError: with the compiler's words.
     """
-    headers = "".join(f"#include <{header}>\n" for header in TORCH_HEADERS)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of the processes that run tests at the same time
-        # What ccache takes for the text of a precompiled header, which is half a gigabyte and names its folder.
-        sums = {f"{variant}/torch.h.gch.sum": f"{torch.__version__} {variant}\n{headers}" for variant in VARIANTS}
-        for name, text in {"torch.h": headers, "build.ninja": _build_file(), **sums}.items():
-            path = FOLDER / name
-            if not path.exists() or path.read_text() != text:
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
+        path, text = FOLDER / "build.ninja", _build_file()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
         command = [str(_ninja()), "-C", str(FOLDER), "-j", str(len(os.sched_getaffinity(0))), *targets]
         # Without the sanitizers' runtime, which is for the tests and not for the compiler.
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -245,6 +208,7 @@ def _attempt() -> ModuleType | RuntimeError:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    native.use_reader(module)
     return module
 
 

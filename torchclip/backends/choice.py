@@ -37,8 +37,8 @@ def _nameless(position: int) -> str:
 
 OLDEST_TRITON = (3, 6)
 _BUILD = {
-    "cpu": "`TORCHCLIP_BUILD=cpu pip install --no-build-isolation .`, which needs a C++ compiler",
-    "cuda": "`TORCHCLIP_BUILD=cuda pip install --no-build-isolation .`, which needs CUDA's nvcc",
+    "cpu": "`TORCHCLIP_BUILD=cpu pip install .`, which needs a C++ compiler",
+    "cuda": "`TORCHCLIP_BUILD=cuda pip install .`, which needs CUDA's nvcc",
 }
 
 
@@ -65,7 +65,7 @@ def unavailable_reason(backend: str) -> str | None:
 
 
 def _build_remedy(backend: str) -> str:
-    return f"build it beside the installed torch with {_BUILD[backend]}"
+    return f"build it with {_BUILD[backend]}"
 
 
 def interprets_triton() -> bool:

@@ -1,8 +1,13 @@
-"""Loading the compiled extension, and in words why it is not loaded."""
+"""Loading the compiled extension, and in words why it is not loaded.
+
+``torchclip._C`` serves every torch. ``torchclip._torch`` reads the tensors of the torch that it was built for by its
+structures, which saves host time; without it ``_C`` asks by DLPack.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -13,8 +18,12 @@ from types import ModuleType
 import torch
 
 NAME = "torchclip._C"
-MARK = b"torchclip._C for torch "
-"""What the version of torch that it was built for stands behind in the file: csrc/bindings.cpp."""
+READER = "torchclip._torch"
+MARK = b"torchclip._torch for torch "
+"""What the version of torch that it was built for stands behind in the file: csrc/reader/torch.cpp."""
+
+PORTABLE = os.environ.get("TORCHCLIP_READER") == "dlpack"
+"""Whether tensors are read by DLPack even where ``torchclip._torch`` is there; when Python starts, for tests."""
 
 
 def load() -> tuple[ModuleType | None, str]:
@@ -23,37 +32,62 @@ def load() -> tuple[ModuleType | None, str]:
     Warns:
         RuntimeWarning: when there is one, and it cannot be used.
     """
-    spec = find_spec(NAME)
-    file = None if spec is None or spec.origin is None else Path(spec.origin)
+    file = _file_of(NAME)
     reason = _unloaded_reason(file)
     if reason is None:
         try:
-            return import_module(NAME), ""
+            module = import_module(NAME)
+            use_reader(module)
+            return module, ""
         except ImportError as error:
             reason = f"the compiled extension {file} does not load ({error})"
     if file is not None:
         warnings.warn(
-            f"torchclip runs without its compiled passes: {reason}; build it anew with "
-            "`pip install --no-build-isolation .`, or run `python -m torchclip.info`",
+            f"torchclip runs without its compiled passes: {reason}; build it anew with `pip install .`, or run "
+            "`python -m torchclip.info`",
             RuntimeWarning,
             stacklevel=2,
         )
     return None, reason
 
 
+def use_reader(module: ModuleType) -> None:
+    """Has the extension read tensors in the fastest way that there is here."""
+    reader = None if slower_reason() is not None else import_module(READER).reader
+    try:
+        module.use_reader(reader)
+    except ValueError:  # of another build
+        module.use_reader(None)
+
+
+def _file_of(name: str) -> Path | None:
+    spec = find_spec(name)
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
 def _unloaded_reason(file: Path | None) -> str | None:
-    """Why the extension cannot be loaded, found out without loading it: one for another torch may crash at that."""
+    """Why the extension cannot be loaded, found out without loading it."""
     if "t" in getattr(sys, "abiflags", ""):
         return f"this Python is free-threaded, and the compiled extension {NAME} relies on the GIL: use one with a GIL"
     if file is None:
         others = sorted(path.name for path in Path(__file__).parent.parent.glob("_C.*.so"))
         found = f" for this Python ({', '.join(others)} is for another)" if others else ""
         return f"the compiled extension {NAME} is not built{found}"
+    return None
+
+
+def slower_reason() -> str | None:
+    """Why :data:`READER` cannot be used, found out without loading it: one for another torch may crash at that."""
+    if PORTABLE:
+        return "TORCHCLIP_READER=dlpack was set when Python started"
+    file = _file_of(READER)
+    if file is None:
+        return f"{READER} is not built"
     built_for = _torch_of(file)
     if built_for is None:
-        return f"the compiled extension {file} does not say for which torch it was built"
+        return f"{file} does not say for which torch it was built"
     if _release(built_for) != _release(torch.__version__):
-        return f"the compiled extension {file} was built for torch {built_for}, and torch {torch.__version__} is here"
+        return f"{file} was built for torch {built_for}, and torch {torch.__version__} is here"
     return None
 
 

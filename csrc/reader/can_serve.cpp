@@ -1,0 +1,136 @@
+// Which parameters, gradients and states the passes serve, and how to walk them.
+#include <algorithm>
+#include <numeric>
+
+#include "parameter_reader.h"
+#include "tensor_info.h"
+
+namespace torchclip {
+namespace {
+
+// `order`: of the dimensions of the real view, from the outermost to the innermost. Which rows there are is up to the
+// parameter's own dimensions: the parts of a complex number lie in one row.
+Rows rows_of(const TensorInfo& parameter, const std::vector<size_t>& order) {
+  const std::vector<int64_t> sizes = sizes_of(parameter);
+  int64_t numel = 1, inner = 1;
+  for (const int64_t size : sizes) numel *= size;
+  if (parameter.dim < 2 || sizes[0] == 1) return {1, std::max<int64_t>(numel, 1)};
+  for (size_t i = order.size(); i-- > 0 && order[i] != 0;) inner *= sizes[order[i]];
+  return {sizes[0], std::max<int64_t>(inner, 1)};
+}
+
+}  // namespace
+
+// What a step of a parameter reads and writes. Sizes and strides are those of tensors that others hold.
+struct ParameterReader::Described {
+  TensorInfo parameter, gradient, slots[kMaxSlots], slow;
+};
+
+bool ParameterReader::is_beside(const TensorInfo& tensor, const TensorInfo& parameter) const {
+  return tensor.device.type == device_ && tensor.device == parameter.device;
+}
+
+// State is written, and an inference tensor is not for torch.
+bool ParameterReader::describe_state(const Tensor& tensor, const TensorInfo& parameter, TensorInfo& info) const {
+  return tensor && reader().describe(tensor.get(), /*writes=*/true, info) && is_beside(info, parameter) &&
+         !info.is_inference;
+}
+
+// Whether the passes serve this parameter, gradient and state, and how to walk them.
+bool ParameterReader::can_serve(ParameterRecord& record, const Tensor& gradient) {
+  Described all;
+  if (!reader().describe_object(record.object.get(), /*writes=*/true, all.parameter)) return false;
+  const TensorInfo& parameter = all.parameter;
+  if (!storage_dtype(parameter.type, record.dtype) || parameter.device.type != device_) return false;
+  if (parameter.is_inference) return false;  // which has no version to count up
+  if (is_complex(parameter) && !takes_complex_) return false;
+  if (!reader().describe(gradient.get(), /*writes=*/false, all.gradient)) return false;
+  if (!is_beside(all.gradient, parameter)) return false;
+  if (all.gradient.type != parameter.type || !same_sizes(all.gradient, parameter)) return false;
+  record.count = count_of(parameter);
+  return describe_slots(record, all) && describe_scalars(record, parameter) && describe_extras(record, all) &&
+         map_layout(record, all);
+}
+
+bool ParameterReader::describe_slots(ParameterRecord& record, Described& all) const {
+  record.state_dtype = record.dtype;
+  for (size_t slot = 0, seen = 0; slot < slot_keys_.size(); ++slot) {
+    if ((record.used_slots >> slot & 1u) == 0) continue;
+    TensorInfo& tensor = all.slots[slot];
+    DType dtype = record.dtype;
+    if (!describe_state(record.slots[slot], all.parameter, tensor) || !storage_dtype(tensor.type, dtype)) return false;
+    if (is_complex(tensor) != is_complex(all.parameter)) return false;
+    if (!same_sizes(tensor, all.parameter) || (seen++ != 0 && dtype != record.state_dtype)) return false;
+    record.state_dtype = dtype;
+  }
+  const bool half = record.dtype == DType::kBFloat16 || record.dtype == DType::kFloat16;
+  return record.state_dtype == record.dtype || (half && record.state_dtype == DType::kFloat32);
+}
+
+bool ParameterReader::describe_scalars(ParameterRecord& record, const TensorInfo& parameter) const {
+  for (size_t i = 0; i < scalar_keys_.size(); ++i) {
+    TensorInfo scalar;
+    if (!describe_state(record.scalars[i], parameter, scalar) || scalar.numel != 1) return false;
+    if (!holds_floats(scalar)) return false;
+    record.scalar_is_double[i] = scalar.type == kDoubleType;
+  }
+  return true;
+}
+
+// Slow weights and sums that are apart from the elements.
+bool ParameterReader::describe_extras(ParameterRecord& record, Described& all) const {
+  const TensorInfo& parameter = all.parameter;
+  if (lookahead_) {
+    TensorInfo& slow = all.slow;
+    const DType wanted = record.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+    DType dtype = wanted;
+    if (!describe_state(record.extra->slow, parameter, slow)) return false;
+    if (!storage_dtype(slow.type, dtype) || dtype != wanted || is_complex(slow) != is_complex(parameter)) return false;
+    if (!same_sizes(slow, parameter)) return false;
+  }
+  if (sums_apart(record)) {
+    TensorInfo sums;
+    const int64_t wanted = sums_ == Sums::kTensor ? 1 : parameter.sizes[0];
+    if (!describe_state(record.extra->sums, parameter, sums) || sums.numel != wanted || !is_contiguous(sums))
+      return false;
+    if (!holds_floats(sums)) return false;
+    record.extra->sum_is_double = sums.type == kDoubleType;
+  }
+  return true;
+}
+
+bool ParameterReader::map_layout(ParameterRecord& record, const Described& all) const {
+  const TensorInfo& parameter = all.parameter;
+  if (writes_overlap(parameter)) return false;
+  bool dense = is_dense(parameter) && same_walk(parameter, all.gradient);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot) {
+    if ((record.used_slots >> slot & 1u) == 0) continue;
+    if (writes_overlap(all.slots[slot])) return false;
+    dense &= same_walk(parameter, all.slots[slot]);
+  }
+  if (lookahead_) {
+    if (writes_overlap(all.slow)) return false;
+    dense &= same_walk(parameter, all.slow);
+  }
+  const std::vector<int64_t> walked = strides_of(parameter);
+  std::vector<size_t> order(walked.size());  // of dimensions, the one with the largest stride first
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return walked[a] > walked[b]; });
+  if (record.extra != nullptr) record.extra->rows = rows_of(parameter, order);
+  record.layout.reset();
+  if (dense) return true;
+
+  record.layout = std::make_unique<StridedLayout>();
+  const auto put = [&](const std::vector<int64_t>& from, std::vector<int64_t>& to) {
+    for (const size_t dimension : order) to.push_back(from[dimension]);
+  };
+  put(sizes_of(parameter), record.layout->sizes);
+  put(walked, record.layout->strides[kParameter]);
+  put(strides_of(all.gradient), record.layout->strides[kGradient]);
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    if ((record.used_slots >> slot & 1u) != 0) put(strides_of(all.slots[slot]), record.layout->strides[kState0 + slot]);
+  if (lookahead_) put(strides_of(all.slow), record.layout->strides[kSlow]);
+  return true;
+}
+
+}  // namespace torchclip

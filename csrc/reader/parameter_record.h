@@ -1,0 +1,77 @@
+// What is known of each parameter of an optimizer between steps.
+#pragma once
+
+#include <memory>
+
+#include "../python_access.h"
+#include "dict_seen.h"
+#include "reader.h"
+
+namespace torchclip {
+
+inline double read_number(const void* values, bool is_double, int64_t i) {
+  return is_double ? static_cast<const double*>(values)[i] : static_cast<const float*>(values)[i];
+}
+inline void write_number(void* values, bool is_double, int64_t i, double value) {
+  if (is_double) {
+    static_cast<double*>(values)[i] = value;
+  } else {
+    static_cast<float*>(values)[i] = static_cast<float>(value);
+  }
+}
+
+// What a parameter has besides in an optimizer that looks ahead, sums norms or clips by rows.
+struct RecordExtra {
+  Tensor slow;  // Lookahead's weights
+  Tensor sums;  // of squared norms: a number, or one for each row
+  void* slow_values = nullptr;
+  void* sum_values = nullptr;
+  bool sum_is_double = false;
+  Rows rows;  // of the leading dimension; below two dimensions the tensor as one
+
+  double sum(int64_t i) const { return read_number(sum_values, sum_is_double, i); }
+  void set_sum(int64_t i, double value) const { write_number(sum_values, sum_is_double, i, value); }
+};
+
+// One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
+// except for a strided parameter's layout: a step walks over all of them. What every step reads comes first.
+struct ParameterRecord {
+  Object object;             // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
+  Object state;              // optimizer.state[parameter], null before it exists
+  uint64_t fingerprint = 0;  // of the kind and geometry that were found to be served
+  const void* last_gradient = nullptr;  // an address to prefetch or to compare with, never followed
+  int32_t group = 0;
+  bool active = false;  // has a gradient in this step
+  // No step has been taken with the state that it has: its next one is a first.
+  bool fresh = false;
+  bool replaced = false;                    // its state is made of other tensors than in the tables of last_position
+  bool scalar_is_double[kMaxScalars] = {};  // float otherwise
+  unsigned own_slots = 0;                   // that this parameter uses besides those of its group
+  Tensor slots[kMaxSlots];
+  Tensor scalars[kMaxScalars];
+  std::unique_ptr<RecordExtra> extra;
+  void* operands[kSlow] = {};  // this step's data pointers
+  void* scalar_values[kMaxScalars] = {};
+  std::unique_ptr<StridedLayout> layout;  // null when all operands share one dense layout
+  int64_t count = 0;                      // of numbers, two in each complex element
+  int32_t last_position = -1;             // among all, when tables were last built; -1: it was not there
+  int32_t dim = 0;
+  DType dtype = DType::kFloat32;
+  DType state_dtype = DType::kFloat32;
+  unsigned used_slots = 0;
+  DictSeen state_seen;  // of `state` when slots and scalars were read
+
+  // It has a gradient, and was found to be served by the last refresh.
+  bool can_step() const { return fingerprint != 0; }
+  double scalar(size_t i) const { return read_number(scalar_values[i], scalar_is_double[i], 0); }
+  void set_scalar(size_t i, double value) const { write_number(scalar_values[i], scalar_is_double[i], 0, value); }
+};
+
+// Differs between builds whose structures do.
+constexpr uint64_t layout_of_records() {
+  constexpr uint64_t kInterface = 1;  // counted up with every change of ReaderTable that no size shows
+  return (kInterface << 48) + (sizeof(ReaderTable) << 32) + (sizeof(RecordExtra) << 24) + (sizeof(TensorInfo) << 12) +
+         sizeof(ParameterRecord);
+}
+
+}  // namespace torchclip

@@ -1,0 +1,60 @@
+#include "place.h"
+
+#include <stdexcept>
+
+#include "../python_access.h"
+#if defined(TORCHCLIP_CUDA_EMULATOR)
+#include "../cuda/launch.h"
+#include "emulator/control.h"
+#endif
+
+namespace torchclip {
+
+const char* name_of(DeviceType type) { return type == kCpu ? "cpu" : "cuda"; }
+
+DeviceType device_type(const std::string& name) {
+  for (const DeviceType type : {kCpu, kCuda})
+    if (name == name_of(type)) return type;
+  throw std::runtime_error("no plan serves devices of the type \"" + name + "\": choose \"cuda\", or \"cpu\"");
+}
+
+Place place_of_object(PyObject* tensor) {
+  TensorInfo info;
+  if (reader().describe_object(tensor, /*writes=*/false, info)) return place_of(info);
+  const Object device = Object::borrow(tensor).attribute("device");
+  const std::string type = to_string(device.attribute("type").get());
+  if (type == name_of(kCpu)) return {};
+  const Object index = device.attribute("index");
+  const int number = index.is_none() ? 0 : static_cast<int>(to_int(index.get()));
+  return {number, {type == name_of(kCuda) ? kCuda : -1, number}};
+}
+
+#if defined(TORCHCLIP_CUDA_EMULATOR)
+
+Place place_of(const TensorInfo& tensor) { return {torchclip_emulator_device_of(tensor.data), tensor.device}; }
+
+int (*emulated_number())(const void*) { return &torchclip_emulator_device_of; }
+
+DeviceGuard::DeviceGuard(const Place& place) : changes_(true), before_(torchclip_emulator_current_device()) {
+  if (place.number != before_) cuda::check(cudaSetDevice(place.number), "cudaSetDevice");
+}
+DeviceGuard::~DeviceGuard() {
+  if (torchclip_emulator_current_device() != before_) cudaSetDevice(before_);
+}
+
+#else
+
+Place place_of(const TensorInfo& tensor) { return {tensor.device.index, tensor.device}; }
+
+int (*emulated_number())(const void*) { return nullptr; }
+
+DeviceGuard::DeviceGuard(const Place& place) : changes_(place.device.type == kCuda) {
+  if (changes_) before_ = reader().exchange_device(place.device.index);
+}
+DeviceGuard::~DeviceGuard() {
+  if (changes_) reader().restore_device(before_);
+}
+
+#endif
+
+}  // namespace torchclip
