@@ -55,6 +55,9 @@ for name in sys.argv[1:]:
     parameter.grad = torch.ones(3)
     optimizer = torchclip.SGD([parameter], lr=0.5)
     optimizer.step()
+    optimizer.step()  # says nothing again
+    asked = torchclip.SGD([parameter], lr=0.0, backend="reference")
+    asked.step()
     print(torchclip.__file__)
     print(optimizer.backend, parameter.tolist())
     print(*[str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)], sep="|")
@@ -87,10 +90,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(packages: Path, name: str) -> tuple[str, str]:
     """The warning and the reason of one of the packages, whose optimizer has run the reference path."""
     text = (packages / name / "said.txt").read_text()
-    assert "Traceback" not in text and text.count("\n") == 5, text
-    file, stepped, warning, reason, _ = text.splitlines()
+    assert "Traceback" not in text and text.count("\n") == 6, text
+    missing, file, stepped, warning, reason, _ = text.splitlines()
     assert Path(file).is_relative_to(packages / name)
-    assert stepped == "reference [0.5, 0.5, 0.5]"
+    assert stepped == "reference [0.0, 0.0, 0.0]"
+    assert missing.startswith("torchclip: this step runs on the reference path, which took more than ten times as long")
+    assert missing.endswith(reason)
     assert "`TORCHCLIP_BUILD=cpu pip install .`" in reason
     return warning, reason
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -195,6 +196,24 @@ def explain_choice(parameters: Sequence[Tensor]) -> str:
             break
         reasons.append(f"not {backend!r}: {reason}")
     return "; ".join(["the first that serves the parameters", *reasons])
+
+
+def say_what_is_missing(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> None:
+    """Says on stderr, once in a process, why a step runs the reference path that nobody has asked for."""
+    global _has_said
+    if _has_said or native.NATIVE is not None or requested is not None:
+        return
+    if any(_reference_flag(group) is not None for group in param_groups):
+        return
+    _has_said = True
+    print(
+        "torchclip: this step runs on the reference path, which took more than ten times as long as the compiled one "
+        f"where the two were timed: {native.UNLOADED_REASON}; {_build_remedy('cpu')}",
+        file=sys.stderr,
+    )
+
+
+_has_said = False
 
 
 def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:

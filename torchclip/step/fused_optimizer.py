@@ -183,6 +183,7 @@ class FusedOptimizer(MeasuredOptimizer):
         elif torch.compiler.is_compiling():
             self._reference_step(loss, grad_scale, found_inf, None)
         else:
+            choice.say_what_is_missing(self._requested, self.param_groups)
             with claimed(self._lock), recorded(self, None) as ledger:
                 self._reference_step(loss, grad_scale, found_inf, ledger)
 
