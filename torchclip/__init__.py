@@ -1,28 +1,10 @@
 """Drop-in ``torch.optim`` optimizers whose whole step, gradient clipping included, is one fused pass pair."""
 
-from torchclip import optim
+from torchclip import optim, optimizers
 from torchclip.backends.choice import Backend
 from torchclip.clip_grad import clip_grad_norm_, get_total_norm
 from torchclip.create import create_optimizer
-from torchclip.optimizers import (
-    GRDA,
-    SGD,
-    SGDW,
-    Adagrad,
-    AdaGradNorm,
-    AdaLoss,
-    Adam,
-    AdamW,
-    MixClip,
-    MomClip,
-    NAdam,
-    NormalizedSGD,
-    RAdam,
-    RAdamW,
-    RMSprop,
-    SGDClip,
-    gRDA,
-)
+from torchclip.optimizers import *  # noqa: F403  a new class is listed in one place
 from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
 from torchclip.policies.clip import (
     AdaptiveGradientClip,
@@ -42,15 +24,7 @@ from torchclip.step.fused_optimizer import FusedOptimizer
 __version__ = "0.1.0"
 
 __all__ = [
-    "GRDA",
-    "SGD",
-    "SGDW",
-    "AdaGradNorm",
-    "AdaLoss",
     "AdaLossStep",
-    "Adagrad",
-    "Adam",
-    "AdamW",
     "AdaptiveGradientClip",
     "AutoClip",
     "Backend",
@@ -64,15 +38,7 @@ __all__ = [
     "GradientNoise",
     "LRDropout",
     "Lookahead",
-    "MixClip",
-    "MomClip",
-    "NAdam",
     "NonFinite",
-    "NormalizedSGD",
-    "RAdam",
-    "RAdamW",
-    "RMSprop",
-    "SGDClip",
     "Scope",
     "SqrtDecay",
     "SqrtDecayLR",
@@ -80,12 +46,12 @@ __all__ = [
     "ZClip",
     "clip_grad_norm_",
     "create_optimizer",
-    "gRDA",
     "get_total_norm",
     "optim",
     "param_groups_per_layer",
     "param_groups_weight_decay",
 ]
+__all__ += optimizers.__all__
 
 
 def __dir__() -> list[str]:
