@@ -18,12 +18,11 @@ Object algorithms(const Arguments& arguments) {
   arguments.expect("algorithms", 0, 0);
   const Object rules = make_dict();
   for (const RuleEntry& entry : rule_table()) {
-    const Object rule = make_dict(), scalars = make_dict();  // name to initial value
-    for (const ScalarState& scalar : entry.scalars) put(scalars, scalar.name, to_python(scalar.initial));
-    put(rule, "hyperparameters", texts(entry.hyperparameters));
-    put(rule, "slots", texts(entry.slots));
-    put(rule, "scalars", scalars);
-    put(rule, "coefficients", texts(entry.coefficients));
+    const Object rule = make_dict();
+    const auto count = [&](const char* name, size_t value) { put(rule, name, to_python(static_cast<int64_t>(value))); };
+    count("hyperparameters", entry.hyperparameters.size());
+    count("scalars", entry.scalars.size());
+    count("coefficients", entry.coefficients.size());
     put(rule, "takes_complex", to_python(entry.takes_complex()));
     put(rules, entry.name, rule);
   }
@@ -36,20 +35,18 @@ const RuleEntry& rule_named(const std::string& name) {
   return *entry;
 }
 
-// For the contract test: the coefficients of step number `step`, for a norm of 0 and the other numbers of state at
-// their initial values.
+// For the contract test: the coefficients for a norm of 0, from the numbers of state before the step.
 Object coefficients(const Arguments& arguments) {
   arguments.expect("coefficients", 4, 4);
   const std::string name = to_string(arguments[0]);
   const std::vector<double> hyperparameters = vector_of(arguments[1], to_double);
+  std::vector<double> scalars = vector_of(arguments[2], to_double);
   const RuleEntry& entry = rule_named(name);
-  if (hyperparameters.size() != entry.hyperparameters.size() + 1)
-    throw ValueError(name + " takes lr and " + std::to_string(entry.hyperparameters.size()) + " hyperparameters");
-  double scalars[kMaxScalars] = {};
-  for (size_t i = 0; i < entry.scalars.size(); ++i) scalars[i] = entry.scalars[i].initial;
-  scalars[0] = to_double(arguments[2]) - 1;
+  if (hyperparameters.size() != entry.hyperparameters.size() + 1 || scalars.size() != entry.scalars.size())
+    throw ValueError(name + " takes lr, " + std::to_string(entry.hyperparameters.size()) + " hyperparameters and " +
+                     std::to_string(entry.scalars.size()) + " numbers of state");
   double values[kMaxCoefficients] = {};
-  entry.compute(hyperparameters.data(), scalars, to_bool(arguments[3]), DirectionNorms{}, values);
+  entry.compute(hyperparameters.data(), scalars.data(), to_bool(arguments[3]), DirectionNorms{}, values);
   return to_python(std::vector<double>(values, values + entry.coefficients.size()));
 }
 
@@ -128,7 +125,7 @@ constexpr const char* kBuild = "built by compiler " __VERSION__;
 
 PyMethodDef functions[] = {
     method_of("algorithms", &function<&algorithms>, "algorithms() -> dict"),
-    method_of("coefficients", &function<&coefficients>, "coefficients(name, hyperparameters, step, first, /) -> list"),
+    method_of("coefficients", &function<&coefficients>, "coefficients(name, hyperparameters, scalars, first, /) -> list"),
     method_of("philox4x32", &function<&philox>, "philox4x32(seed, c0, c1, c2, c3, /) -> list"),
     method_of("serves_gradients", &function<&serves>, "serves_gradients(gradients, /) -> bool"),
     method_of("total_norm", &function<&norm>, "total_norm(gradients, order, /) -> float"),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cpu/parallel.h"
+#include "policies.h"
 #include "rows.h"
 
 namespace torchclip {

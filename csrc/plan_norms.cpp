@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "plan.h"
+#include "policies.h"
+#include "rules/momentum.h"
 
 namespace torchclip {
 namespace {

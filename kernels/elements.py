@@ -93,7 +93,7 @@ def rule_coefficients(row, dtype: tl.constexpr):
 def rule_coefficients_of_rows(row, factor, dtype: tl.constexpr):
     """The same for a rule with a step size of its own for each row: the product is in float64, as on the CPU.
 
-    Only ``rules.momentum`` has those; its third and fourth coefficients are the step.
+    Only the functor ``momentum`` has those; its third and fourth coefficients are the step.
     """
     rule = row + ROW_RULE
     return (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .coefficients import coefficients
 from .numbers import power
 from .operands import int32_at, int32_of, only_if, read_number, write_number
+from .rules import coefficients
 from .sums import integers_at, numbers_at, policy_at
 from .tables import (
     GROUP_DECOUPLED,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .coefficients import direction_factor
 from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
 from .finish_step import count_clips
 from .operands import int32_at, int32_of, only_if, read_number, write_number
+from .rules import direction_factor
 from .sums import UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, sum_units
 from .tables import (
     PLACE_CLIP_FACTOR,

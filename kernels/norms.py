@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import pipeline, rules
+from . import pipeline
 from .elements import (
     compute,
     gradient_draws,
@@ -20,6 +20,7 @@ from .elements import (
 )
 from .finish_rule import finish_rule
 from .finish_step import finish_step, inverse_scale
+from .momentum import average
 from .operands import GROUP, int32_at, main_part
 from .sums import int32s_at
 from .tables import (
@@ -152,7 +153,7 @@ def direction_squares(
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
     gradient = tl.where(mask, gradient, 0.0)
-    direction = rules.average(gradient, buffer, rule_coefficients(row, run.dtype), run.slots)
+    direction = average(gradient, buffer, rule_coefficients(row, run.dtype), run.slots)
     return gradient * gradient, direction * direction
 
 

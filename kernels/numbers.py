@@ -1,4 +1,6 @@
-"""Powers in float64 without a library's: the last bits of an optimizer's coefficients depend on them.
+"""Correctly rounded roots and quotients, and powers in float64 without a library's.
+
+The last bits of an optimizer's coefficients depend on the powers.
 
 1 - beta^t loses as many digits as beta^t is close to 1, so the power must be right to the last bit. Whole exponents are
 taken by repeated squaring of numbers kept as the sum of two, with Dekker's products.
@@ -74,3 +76,21 @@ def power(base, exponent):
     """base^exponent for base at least 0; float64 blocks. 0^0 is 1."""
     result = tl.exp(exponent * tl.log(tl.where(base > 0, base, 1.0)))
     return tl.where(base > 0, result, tl.where(exponent == 0, 1.0, 0.0))
+
+
+@triton.jit
+def root(value):
+    """Correctly rounded, and not flushed to 0 where it is small: of float32 tl.sqrt is an approximation on a GPU."""
+    if value.dtype == tl.float32:
+        return tl.sqrt_rn(value)
+    else:
+        return tl.sqrt(value)
+
+
+@triton.jit
+def quotient(value, divisor):
+    """Correctly rounded: of float32 a plain division is an approximation on a GPU."""
+    if value.dtype == tl.float32:
+        return tl.div_rn(value, divisor)
+    else:
+        return value / divisor

@@ -6,7 +6,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .coefficients import HARD_EPS
 from .numbers import whole
 from .operands import only_if
 from .tables import (
@@ -21,6 +20,7 @@ from .tables import (
 
 UNIT_NORM_FLOOR = tl.constexpr(1e-6)  # the least norm of a unit's gradient that AdaptiveGradientClip divides by
 WINDOW_BLOCK = tl.constexpr(1024)  # the largest window of AutoClip
+HARD_EPS = tl.constexpr(1e-6)  # added to a norm by torch.nn.utils.clip_grad_norm_
 
 
 @triton.jit

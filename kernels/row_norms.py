@@ -5,10 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import pipeline, rules
+from . import pipeline
 from .elements import compute, gradient_draws_at, pipeline_coefficients, read, row_factor, rule_coefficients
 from .finish_rule import finish_rule
 from .finish_step import finish_step, inverse_scale
+from .momentum import average
 from .norms import is_last, write_sums
 from .operands import int32_at
 from .sums import clip_row, policy_at, step_row
@@ -190,7 +191,7 @@ def row_direction_norm_kernel(
                 gradient, parameter, keep, normal, element_scale, limit, noise_scale, weight_decay, run.stages
             )
             gradient = tl.where(mask, gradient, 0.0)
-            direction = rules.average(gradient, buffer, rule_coefficients(coefficients, run.dtype), run.slots)
+            direction = average(gradient, buffer, rule_coefficients(coefficients, run.dtype), run.slots)
             seen += gradient * gradient
             taken += direction * direction
         gradient_sum = tl.sum(seen.to(tl.float64), 0)

@@ -1,8 +1,15 @@
-"""The update rules, element by element: the functors of ``csrc/rules``, one function each.
+"""The update rules: the element's step of each functor of ``csrc/rules``, and the coefficients of each rule.
 
-A function takes the parameter after decoupled decay, the gradient as the rule sees it, three state blocks and eight
-coefficients, with the names and the meaning of the C++ functor's; what a rule does not have is not looked at. It
+A functor's function takes the parameter after decoupled decay, the gradient as the rule sees it, three state blocks and
+eight coefficients, with the names and the meaning of the C++ functor's; what a rule does not have is not looked at. It
 returns the new parameter and the new state. Everything is of the compute type.
+
+A rule's function is the counterpart of ``coefficients`` in ``csrc/rules/<rule>.h``, on blocks of float64, one number
+for each row of coefficients. ``h`` holds lr and the rule's other hyperparameters in the order of the C++ struct,
+``scalars`` its numbers of state before the step. Returned are eight coefficients in the order of the functor's, 0 where
+it has fewer, and the numbers of state after the step.
+
+Here are the rules that share no arithmetic with others, and the two lists of all.
 """
 
 from __future__ import annotations
@@ -10,30 +17,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .operands import term
-
-
-@triton.jit
-def root(value):
-    """Correctly rounded, and not flushed to 0 where it is small: of float32 tl.sqrt is an approximation on a GPU."""
-    if value.dtype == tl.float32:
-        return tl.sqrt_rn(value)
-    else:
-        return tl.sqrt(value)
-
-
-@triton.jit
-def quotient(value, divisor):
-    """Correctly rounded: of float32 a plain division is an approximation on a GPU."""
-    if value.dtype == tl.float32:
-        return tl.div_rn(value, divisor)
-    else:
-        return value / divisor
+from .momentum import adagrad_norm, mix_clip, mix_clip_factor, momentum, normalized_factor, normalized_sgd, sgd
+from .numbers import power, quotient, root
+from .second_moment import adam, nadam, radam, second_moment
 
 
 @triton.jit
 def apply(run: tl.constexpr, parameter, gradient, state, coefficients):
-    """The rule of ``run.family``: the one place that lists them.
+    """The rule of ``run.family``: the one place that lists the functors.
 
     Args:
         run: what the kernel is compiled for.
@@ -54,59 +45,51 @@ def apply(run: tl.constexpr, parameter, gradient, state, coefficients):
 
 
 @triton.jit
-def average(gradient, momentum_buffer, coefficients, slots: tl.constexpr):
-    """The buffer of ``momentum`` after this gradient; without one the gradient. Its norm is what rules that clip
-    themselves measure."""
-    momentum, gradient_weight, _, _, _, _, _, _ = coefficients
-    if slots & 1 != 0:
-        return momentum * momentum_buffer + gradient_weight * gradient
+def coefficients(finish: tl.constexpr, h, scalars, first, norms):
+    """Of the rule ``finish.rule``, its name in csrc/rules/registry.h: the one place that lists the rules.
+
+    Args:
+        finish: what the kernel is compiled for.
+        h: a tuple of eight.
+        scalars: a tuple of two.
+        first: whether the state was made in this step.
+        norms: of rules that clip themselves: of the gradient as the rule sees it, of its direction, and
+            1 / sqrt(sum of the squared norms of all steps).
+    """
+    if finish.rule == "sgd":
+        return sgd(h, first), scalars
+    elif finish.rule == "normalized_sgd":
+        return normalized_sgd(h, norms), scalars
+    elif finish.rule == "mix_clip":
+        return mix_clip(h, norms), scalars
+    elif finish.rule == "adam":
+        return adam(h, scalars)
+    elif finish.rule == "nadam":
+        return nadam(h, scalars)
+    elif finish.rule == "radam":
+        return radam(h, scalars)
+    elif finish.rule == "rmsprop":
+        return rmsprop(h, scalars)
+    elif finish.rule == "adagrad":
+        return adagrad(h, scalars)
+    elif finish.rule == "adagrad_norm":
+        return adagrad_norm(h, norms), scalars
     else:
-        return gradient
+        tl.static_assert(finish.rule == "grda")
+        return grda(h, scalars)
 
 
 @triton.jit
-def momentum(parameter, gradient, state, coefficients, slots: tl.constexpr):
-    """SGD, NormalizedSGD, SGDClip, MomClip, MixClip, AdaGradNorm (csrc/rules/momentum.h).
-
-    m <- momentum m + gradient_weight g;  p <- p - (momentum_step m + gradient_step g)
-
-    With a sum of squares for each element, which AdaGradNorm has over rows below two dimensions:
-    s <- s + g^2;  p <- p - (momentum_step m + gradient_step g) / (sqrt(s) + root_offset)
-    """
-    momentum_buffer, sum, unused = state
-    _, _, momentum_step, gradient_step, root_offset, _, _, _ = coefficients
-    if slots & 1 != 0:
-        momentum_buffer = average(gradient, momentum_buffer, coefficients, slots)
-        step = term(gradient_step, gradient) + momentum_step * momentum_buffer
+def direction_factor(finish: tl.constexpr, h, norms):
+    """The factor on lr times the direction of a rule that clips itself."""
+    if finish.rule == "normalized_sgd":
+        return normalized_factor(h, norms)
+    elif finish.rule == "mix_clip":
+        return mix_clip_factor(h, norms)
     else:
-        step = gradient_step * gradient
-    if slots & 2 != 0:
-        sum = sum + gradient * gradient
-        step = quotient(step, root(sum) + root_offset)
-    return parameter - step, (momentum_buffer, sum, unused)
-
-
-@triton.jit
-def second_moment(parameter, gradient, state, coefficients, slots: tl.constexpr):
-    """Adam, AdamW, AMSGrad, NAdam, RAdam (csrc/rules/second_moment.h).
-
-    m <- beta1 m + gradient_weight g;  v <- beta2 v + square_weight g^2
-    p <- p - (momentum_step m + gradient_step g) / (root_scale sqrt(v) + root_offset)
-    """
-    exp_avg, exp_avg_sq, max_exp_avg_sq = state
-    beta1, gradient_weight, beta2, square_weight, momentum_step, gradient_step, root_scale, root_offset = coefficients
-    exp_avg = beta1 * exp_avg + gradient_weight * gradient
-    exp_avg_sq = beta2 * exp_avg_sq + square_weight * gradient * gradient
-    second = exp_avg_sq
-    if slots & 4 != 0:
-        # Selects and not tl.maximum: a NaN in either must survive, as in torch.maximum.
-        is_larger = (exp_avg_sq > max_exp_avg_sq) | (exp_avg_sq != exp_avg_sq)
-        max_exp_avg_sq = tl.where(is_larger, exp_avg_sq, max_exp_avg_sq)
-        second = max_exp_avg_sq
-    numerator = momentum_step * exp_avg + term(gradient_step, gradient)
-    # The root of what the scale leaves out may be infinite: v overflows before m does.
-    parameter = parameter - quotient(numerator, term(root_scale, root(second)) + root_offset)
-    return parameter, (exp_avg, exp_avg_sq, max_exp_avg_sq)
+        tl.static_assert(finish.rule == "adagrad_norm")
+        _, _, root_factor = norms
+        return root_factor
 
 
 @triton.jit
@@ -132,6 +115,26 @@ def root_mean_square(parameter, gradient, state, coefficients, slots: tl.constex
 
 
 @triton.jit
+def rmsprop(h, scalars):
+    """s <- alpha s + (1 - alpha) g^2"""
+    lr, alpha, eps, momentum, _, _, _, _ = h
+    step, unused = scalars
+    zero = tl.zeros_like(lr)
+    return (alpha, 1.0 - alpha, momentum, lr, eps, zero, zero, zero), (step + 1.0, unused)
+
+
+@triton.jit
+def adagrad(h, scalars):
+    """p <- p - lr / (1 + (t - 1) lr_decay) g / (sqrt(sum) + eps)"""
+    lr, lr_decay, eps, _, _, _, _, _ = h
+    step, unused = scalars
+    zero = tl.zeros_like(lr)
+    one = zero + 1.0
+    # As many steps as were taken before this one: t - 1.
+    return (one, one, zero, lr / (1.0 + step * lr_decay), eps, zero, zero, zero), (step + 1.0, unused)
+
+
+@triton.jit
 def soft_threshold(gradient, state, coefficients):
     """gRDA (csrc/rules/grda.h).
 
@@ -143,3 +146,14 @@ def soft_threshold(gradient, state, coefficients):
     size = tl.abs(accumulator) - threshold
     size = tl.where(size < 0, 0.0, size)
     return tl.where(accumulator < 0, -size, size), (accumulator, second, third)
+
+
+@triton.jit
+def grda(h, scalars):
+    """l1 <- l1 + c lr^(mu + 1/2) (t^mu - (t - 1)^mu)"""
+    lr, c, mu, _, _, _, _, _ = h
+    step, l1 = scalars
+    growth = power(step + 1.0, mu) - power(step, mu)
+    l1 = l1 + c * power(lr, mu + 0.5) * growth
+    zero = tl.zeros_like(lr)
+    return (lr, l1, zero, zero, zero, zero, zero, zero), (step + 1.0, l1)

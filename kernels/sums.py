@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .coefficients import ROW_EPS
+from .momentum import ROW_EPS
 from .operands import int32_at, read_number, write_number
 from .policies import unit_clip_factor
 from .tables import (

@@ -13,17 +13,16 @@ cuda_device: str | None  # the type of the devices that CudaPlan serves; None wi
 
 @type_check_only
 class Algorithm(TypedDict):
-    hyperparameters: list[str]  # without lr; beta1 and beta2 for betas
-    slots: list[str]
-    scalars: dict[str, float]  # initial values by name
-    coefficients: list[str]
+    hyperparameters: int  # without lr; two for betas
+    scalars: int
+    coefficients: int
     takes_complex: bool  # complex parameters, as their real views
 
 def algorithms() -> dict[str, Algorithm]: ...
 def coefficients(
     name: str,
     hyperparameters: Sequence[float],  # [1 + hyperparameters], lr first
-    step: float,  # from 1
+    scalars: Sequence[float],  # [scalars], before the step
     first: bool,
     /,
 ) -> list[float]: ...  # [coefficients], for a norm of 0

@@ -67,16 +67,16 @@ Loops loops_for_slots(const Bucket& bucket) {
   return loops;
 }
 
-template <class... Rule>
-Loops loops_for_rule(TypeList<Rule...>, const char* name, const Bucket& bucket) {
-  Loops loops;
-  ((std::strcmp(name, Rule::kName) == 0 ? void(loops = loops_for_slots<typename Rule::Functor>(bucket)) : void()), ...);
-  return loops;
-}
-
 }  // namespace
 
-Loops find_loops(const char* rule, const Bucket& bucket) { return loops_for_rule(Rules{}, rule, bucket); }
+Loops find_loops(const char* rule, const Bucket& bucket) {
+  Loops loops;
+  for_each_rule(Rules{}, [&](auto each, int32_t) {
+    using Rule = typename decltype(each)::type;
+    if (std::strcmp(rule, Rule::kName) == 0) loops = loops_for_slots<typename Rule::Functor>(bucket);
+  });
+  return loops;
+}
 
 Loops find_gradient_loops(DType dtype, double order) {
   Loops loops;

@@ -190,8 +190,35 @@ def _files(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob(pattern))
 
 
+class Unit(NamedTuple):
+    """What one compiler compiles.
+
+    Args:
+        name: of its object, without a suffix.
+        source: a .cu file.
+        flags: besides those of all.
+    """
+
+    name: str
+    source: Path
+    flags: tuple[str, ...] = ()
+
+
+def units() -> list[Unit]:
+    """Every .cu file, and functor.cu once for each functor that the rules' headers name."""
+    texts = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "rules").glob("*.h")))
+    functors = sorted(set(re.findall(r"using Functor = (\w+);", texts)))
+    found = []
+    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+        if source.name == "functor.cu":
+            found += [Unit(f"functor_{name}", source, (f"-DTORCHCLIP_FUNCTOR={name}",)) for name in functors]
+        else:
+            found.append(Unit(source.stem, source))
+    return found
+
+
 def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
-    """Compiles the .cu files that have changed, or include what has; the objects and libraries to link.
+    """Compiles the units that have changed, or include what has; the objects and libraries to link.
 
     Args:
         toolkit: what to compile with.
@@ -200,25 +227,24 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
     Raises:
         SystemExit: when a file does not compile; nvcc has said why.
     """
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    jobs = _jobs()
+    kernels, jobs = units(), _jobs()
     folder.mkdir(parents=True, exist_ok=True)
     # Where cores are left, one nvcc compiles for several architectures at once.
-    threads = max(1, min(len(toolkit.architectures), jobs // max(1, len(sources))))
+    threads = max(1, min(len(toolkit.architectures), jobs // max(1, len(kernels))))
     with ThreadPoolExecutor(jobs) as pool:
-        objects = list(pool.map(lambda source: _compile(toolkit, source, folder, threads), sources))
-    failed = [source.name for source, path in zip(sources, objects, strict=True) if path is None]
+        objects = list(pool.map(lambda unit: _compile(toolkit, unit, folder, threads), kernels))
+    failed = [unit.source.name for unit, path in zip(kernels, objects, strict=True) if path is None]
     if failed:
         raise SystemExit(f"{toolkit.nvcc} failed for {', '.join(failed)}: see its words above")
     return [*map(str, objects), str(toolkit.runtime)]
 
 
-def _compile(toolkit: Toolkit, source: Path, folder: Path, threads: int) -> Path | None:
-    """The object of one file, None where it does not compile."""
-    target = folder / f"{source.stem}.o"
+def _compile(toolkit: Toolkit, unit: Unit, folder: Path, threads: int) -> Path | None:
+    """The object of one unit, None where it does not compile."""
+    target = folder / f"{unit.name}.o"
     dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".command")
     command = [toolkit.nvcc, *COMPILE_FLAGS, *toolkit.target_flags, f"-I{ROOT / 'csrc'}"]
-    command += ["-c", str(source), "-o", str(target)]
+    command += [*unit.flags, "-c", str(unit.source), "-o", str(target)]
     recorded = f"{shlex.join(command)}\n{toolkit.description}\n{os.environ.get('NVCC_APPEND_FLAGS', '')}\n"
     if _is_current(target, dependencies, stamp, recorded):
         return target

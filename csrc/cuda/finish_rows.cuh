@@ -1,7 +1,6 @@
 // Rows of coefficients from the numbers of param groups and parameters, on the device.
 #pragma once
 
-#include <array>
 #include <type_traits>
 
 #include "../dtypes.h"
@@ -12,10 +11,11 @@
 namespace torchclip::cuda {
 
 // Calls `visit` with the rule at that position of the registry.
-template <class Visit, class... Rule>
-__device__ __forceinline__ void visit_rule(TypeList<Rule...>, int32_t rule, const Visit& visit) {
-  int32_t position = 0;
-  ((position++ == rule ? visit(Type<Rule>{}) : void()), ...);
+template <class Visit>
+__device__ __forceinline__ void visit_rule(int32_t rule, const Visit& visit) {
+  for_each_rule(Rules{}, [&](auto each, int32_t position) {
+    if (position == rule) visit(each);
+  });
 }
 
 __device__ __forceinline__ const GroupNumbers& group_of(const RowArguments& rows, int32_t group) {
@@ -66,10 +66,10 @@ __device__ __forceinline__ PipelineCoefficients<double> pipeline_of(const GroupN
 template <class Rule>
 __device__ __forceinline__ double set_coefficients(const RowArguments& rows, const RowSource& source,
                                                    DirectionNorms norms, Row& row, double (&scalars)[kMaxScalars]) {
-  constexpr int kScalars = std::tuple_size_v<std::remove_cv_t<decltype(Rule::kScalars)>>;
   const auto hyperparameters = hyperparameters_of<Rule>(group_of(rows, source.group));
 #pragma unroll
-  for (int i = 0; i < kScalars; ++i) scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
+  for (int i = 0; i < Rule::kScalars; ++i)
+    scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
   const bool is_fresh = source.fresh >= 0 && rows.fresh[source.fresh] != 0;
   write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), row.rule);
   if constexpr (Rule::kClipsItself) return Rule::direction_factor(hyperparameters, norms);

@@ -10,7 +10,7 @@ namespace torchclip::cuda {
 __device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish, const RowSource& source,
                                               DirectionNorms norms, Row& row) {
   double factor = 1.0;
-  visit_rule(Rules{}, finish.rows.rule, [&](auto rule) {
+  visit_rule(finish.rows.rule, [&](auto rule) {
     using Rule = typename decltype(rule)::type;
     double scalars[kMaxScalars] = {};
     if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.rows, source, norms, row, scalars);
@@ -21,7 +21,7 @@ __device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish,
 // The factor on the direction of the only unit: that of the first group's hyperparameters.
 __device__ __forceinline__ double factor_of_first_group(const FinishRuleArguments& finish, DirectionNorms norms) {
   double factor = 1.0;
-  visit_rule(Rules{}, finish.rows.rule, [&](auto rule) {
+  visit_rule(finish.rows.rule, [&](auto rule) {
     using Rule = typename decltype(rule)::type;
     if constexpr (Rule::kClipsItself)
       factor = Rule::direction_factor(hyperparameters_of<Rule>(group_of(finish.rows, 0)), norms);

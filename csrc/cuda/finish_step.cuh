@@ -195,7 +195,7 @@ TORCHCLIP_NOINLINE __device__ void make_rows(const FinishArguments& finish) {
     const RowSource& source = rows.sources[index];
     rows.rows[index].pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, step, inverse);
     double scalars[kMaxScalars] = {};
-    visit_rule(Rules{}, rows.rule, [&](auto rule) {
+    visit_rule(rows.rule, [&](auto rule) {
       using Rule = typename decltype(rule)::type;
       if constexpr (std::is_void_v<Functor> || std::is_same_v<Functor, typename Rule::Functor>)
         set_coefficients<Rule>(rows, source, DirectionNorms{}, rows.rows[index], scalars);

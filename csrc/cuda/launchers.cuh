@@ -1,5 +1,4 @@
-// Launching kernels, and choosing those of one functor. A functor's kernels are instantiated in a file of their own,
-// passes_*.cu, so that they compile beside those of the others.
+// Launching kernels, and choosing those of one functor.
 #pragma once
 
 #include <algorithm>

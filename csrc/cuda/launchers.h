@@ -5,7 +5,7 @@
 
 namespace torchclip::cuda {
 
-// The kernels of a functor's rules, without those that know no rule. Instantiated for every functor in passes_*.cu.
+// The kernels of a functor's rules, without those that know no rule. Instantiated for every functor by functor.cu.
 template <class Functor>
 Launchers functor_launchers(const Bucket& bucket);
 

@@ -5,20 +5,13 @@
 #include "launchers.h"
 
 namespace torchclip::cuda {
-namespace {
-
-template <class... Rule>
-Launchers launchers_for_rule(TypeList<Rule...>, const char* name, const Bucket& bucket) {
-  Launchers launchers;
-  ((std::strcmp(name, Rule::kName) == 0 ? void(launchers = functor_launchers<typename Rule::Functor>(bucket)) : void()),
-   ...);
-  return launchers;
-}
-
-}  // namespace
 
 Launchers find_launchers(const char* rule, const Bucket& bucket) {
-  Launchers launchers = launchers_for_rule(Rules{}, rule, bucket);
+  Launchers launchers;
+  for_each_rule(Rules{}, [&](auto each, int32_t) {
+    using Rule = typename decltype(each)::type;
+    if (std::strcmp(rule, Rule::kName) == 0) launchers = functor_launchers<typename Rule::Functor>(bucket);
+  });
   const Launchers gradients = gradient_launchers(bucket.parameter_dtype);
   launchers.raw_norm = gradients.raw_norm;
   launchers.row_norm = gradients.row_norm;

@@ -15,15 +15,13 @@ struct Adagrad {
   using Functor = RootMeanSquare;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"sum"};
-  static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
+  static constexpr int kScalars = 1;  // step
 
   struct Hyperparameters {
     double lr;
     double lr_decay;  // at least 0
     double eps;       // at least 0
   };
-  static constexpr const char* kHyperparameterNames[] = {"lr_decay", "eps"};
 
   static unsigned slots(const Hyperparameters&) { return 0b001; }
 

@@ -19,14 +19,12 @@ struct AdaGradNorm {
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
   static constexpr bool kSumsNorms = true;
-  static constexpr const char* kSlotNames[] = {"momentum_buffer", "sum"};
-  static constexpr std::array<ScalarState, 0> kScalars{};
+  static constexpr int kScalars = 0;
 
   struct Hyperparameters {
     double lr;
     double momentum;  // in [0, 1)
   };
-  static constexpr const char* kHyperparameterNames[] = {"momentum"};
 
   static unsigned slots(const Hyperparameters& h) { return h.momentum != 0 ? 0b01 : 0b00; }
 

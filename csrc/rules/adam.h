@@ -18,8 +18,7 @@ struct Adam {
   using Functor = SecondMoment;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
-  static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
+  static constexpr int kScalars = 1;  // step
 
   struct Hyperparameters {
     double lr;
@@ -28,7 +27,6 @@ struct Adam {
     double eps;      // at least 0
     double amsgrad;  // 0 or 1
   };
-  static constexpr const char* kHyperparameterNames[] = {"beta1", "beta2", "eps", "amsgrad"};
 
   static unsigned slots(const Hyperparameters& h) { return h.amsgrad != 0 ? 0b111 : 0b011; }
 

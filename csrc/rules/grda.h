@@ -25,7 +25,6 @@ struct SoftThreshold {
     C lr;
     C threshold;  // l1 after this step
   };
-  static constexpr const char* kCoefficientNames[] = {"lr", "threshold"};
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C step(const Coefficients<C>& k, C, C gradient, C (&state)[kSlots]) {
@@ -39,15 +38,13 @@ struct Grda {
   using Functor = SoftThreshold;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"accumulator"};
-  static constexpr std::array<ScalarState, 2> kScalars{{{"step", 0}, {"l1", 0}}};
+  static constexpr int kScalars = 2;  // step, l1
 
   struct Hyperparameters {
     double lr;
     double c;   // at least 0
     double mu;  // above 0
   };
-  static constexpr const char* kHyperparameterNames[] = {"c", "mu"};
 
   static unsigned slots(const Hyperparameters&) { return 0b1; }
 

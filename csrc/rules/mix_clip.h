@@ -18,8 +18,7 @@ struct MixClip {
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
-  static constexpr std::array<ScalarState, 0> kScalars{};
+  static constexpr int kScalars = 0;
 
   struct Hyperparameters {
     double lr;
@@ -28,7 +27,6 @@ struct MixClip {
     double nu;        // in [0, 1]
     double smooth;    // 0 or 1
   };
-  static constexpr const char* kHyperparameterNames[] = {"momentum", "gamma", "nu", "smooth"};
 
   static unsigned slots(const Hyperparameters& h) { return h.momentum != 0 ? 0b1 : 0b0; }
 

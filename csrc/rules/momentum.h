@@ -28,8 +28,6 @@ struct Momentum {
     C gradient_step;    // lr times the weight of g
     C root_offset;      // at least 0
   };
-  static constexpr const char* kCoefficientNames[] = {"momentum", "gradient_weight", "momentum_step", "gradient_step",
-                                                      "root_offset"};
   // Coefficients that a step size of its own for each row is multiplied into.
   static constexpr unsigned kStepCoefficients = 0b01100;
 

@@ -17,8 +17,7 @@ struct NAdam {
   using Functor = SecondMoment;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"exp_avg", "exp_avg_sq"};
-  static constexpr std::array<ScalarState, 2> kScalars{{{"step", 0}, {"mu_product", 1}}};
+  static constexpr int kScalars = 2;  // step, mu_product
 
   struct Hyperparameters {
     double lr;
@@ -27,7 +26,6 @@ struct NAdam {
     double eps;             // at least 0
     double momentum_decay;  // at least 0
   };
-  static constexpr const char* kHyperparameterNames[] = {"beta1", "beta2", "eps", "momentum_decay"};
 
   static unsigned slots(const Hyperparameters&) { return 0b011; }
 

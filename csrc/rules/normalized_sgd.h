@@ -14,15 +14,13 @@ struct NormalizedSgd {
   using Functor = Momentum;
   static constexpr bool kClipsItself = true;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
-  static constexpr std::array<ScalarState, 0> kScalars{};
+  static constexpr int kScalars = 0;
 
   struct Hyperparameters {
     double lr;
     double momentum;  // in [0, 1)
     double eps;       // at least 0
   };
-  static constexpr const char* kHyperparameterNames[] = {"momentum", "eps"};
 
   static unsigned slots(const Hyperparameters& h) { return h.momentum != 0 ? 0b1 : 0b0; }
 

@@ -18,8 +18,7 @@ struct RAdam {
   using Functor = SecondMoment;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"exp_avg", "exp_avg_sq"};
-  static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
+  static constexpr int kScalars = 1;  // step
 
   struct Hyperparameters {
     double lr;
@@ -27,7 +26,6 @@ struct RAdam {
     double beta2;  // in [0, 1)
     double eps;    // at least 0
   };
-  static constexpr const char* kHyperparameterNames[] = {"beta1", "beta2", "eps"};
 
   static unsigned slots(const Hyperparameters&) { return 0b011; }
 

@@ -1,5 +1,8 @@
-// The one place that lists the rules, and the distinct functors behind them: a pass is compiled once per functor.
+// The one place that lists the rules.
 #pragma once
+
+#include <cstdint>
+#include <type_traits>
 
 #include "adagrad.h"
 #include "adagrad_norm.h"
@@ -14,9 +17,19 @@
 
 namespace torchclip {
 
-template <class... Types>
-struct TypeList {};
+template <class... Rule>
+struct RuleList {};
 
-using Rules = TypeList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda>;
+using Rules = RuleList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda>;
+
+// The one walk over the list: calls `visit(std::type_identity<Rule>{}, position)` for every rule, on either side.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class Visit, class... Rule>
+TORCHCLIP_HD void for_each_rule(RuleList<Rule...>, const Visit& visit) {
+  int32_t position = 0;
+  (visit(std::type_identity<Rule>{}, position++), ...);
+}
 
 }  // namespace torchclip

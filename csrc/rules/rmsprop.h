@@ -16,8 +16,7 @@ struct RMSprop {
   using Functor = RootMeanSquare;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"square_avg", "momentum_buffer", "grad_avg"};
-  static constexpr std::array<ScalarState, 1> kScalars{{{"step", 0}}};
+  static constexpr int kScalars = 1;  // step
 
   struct Hyperparameters {
     double lr;
@@ -26,7 +25,6 @@ struct RMSprop {
     double momentum;  // at least 0
     double centered;  // 0 or 1
   };
-  static constexpr const char* kHyperparameterNames[] = {"alpha", "eps", "momentum", "centered"};
 
   static unsigned slots(const Hyperparameters& h) {
     return 0b001 | (h.momentum > 0 ? 0b010 : 0) | (h.centered != 0 ? 0b100 : 0);

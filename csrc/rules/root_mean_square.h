@@ -27,7 +27,6 @@ struct RootMeanSquare {
     C step;           // the learning rate of this step
     C eps;            // at least 0
   };
-  static constexpr const char* kCoefficientNames[] = {"square_decay", "square_weight", "momentum", "step", "eps"};
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {

@@ -2,33 +2,27 @@
 // which the passes are compiled for, with
 //
 //     kSlots, kSlotMasks (of slots in use, those that it is compiled for), kReadsParameter, kCountsZeros,
-//     kMeasuresDirection (then with what Momentum has besides), Coefficients<C>, kCoefficientNames
+//     kMeasuresDirection (then with what Momentum has besides), Coefficients<C>
 //     step<Slots>(coefficients, parameter, gradient, state) -> the new parameter, with the new state in `state`, which
 //         held the old one
 //
 // A rule is a struct with
 //
-//     kName, Functor, kClipsItself, kSumsNorms, Hyperparameters, kHyperparameterNames (without lr, which comes first),
-//     kSlotNames (of the functor's slots, those that the rule can use), kScalars
+//     kName, Functor, kClipsItself, kSumsNorms, kScalars, Hyperparameters (lr first)
 //     slots(hyperparameters)      -> the mask of state slots that a param group needs
 //     coefficients(hyperparameters, scalars, first, norms) -> Functor::Coefficients<double>
 //
-// `scalars` are the numbers of state before the step, in the order of kScalars, scalars[0] the steps taken;
-// coefficients() moves them on. `first` says that the state was made in this step. `norms` is used by the rules that
-// clip themselves alone; kSumsNorms says that their squares are summed over all steps, which the plan does. A rule
-// whose first step is another one says so in first_differs(hyperparameters), and one whose hyperparameters may
-// contradict one another in conflicts(hyperparameters).
+// The names of hyperparameters, slots and numbers of state are in torchclip/rules, in the order that they have here.
+// `scalars` are the numbers of state before the step, scalars[0] the steps taken; coefficients() moves them on. `first`
+// says that the state was made in this step. `norms` is used by the rules that clip themselves alone; kSumsNorms says
+// that their squares are summed over all steps, which the plan does. A rule whose first step is another one says so in
+// first_differs(hyperparameters), and one whose hyperparameters may contradict one another in
+// conflicts(hyperparameters).
 #pragma once
 
-#include <array>
+#include "../scalar_ops.h"
 
 namespace torchclip {
-
-// A number of state of each parameter. The first one, if there is one, is "step".
-struct ScalarState {
-  const char* name;
-  double initial;
-};
 
 // L2 norms over the rule's scope, of the gradient as the rule sees it and of the direction that it measures.
 struct DirectionNorms {

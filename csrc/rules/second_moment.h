@@ -30,8 +30,6 @@ struct SecondMoment {
     C root_scale;
     C root_offset;
   };
-  static constexpr const char* kCoefficientNames[] = {"beta1",         "gradient_weight", "beta2",      "square_weight",
-                                                      "momentum_step", "gradient_step",   "root_scale", "root_offset"};
 
   template <unsigned Slots, class C>
   TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {

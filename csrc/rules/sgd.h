@@ -15,8 +15,7 @@ struct Sgd {
   using Functor = Momentum;
   static constexpr bool kClipsItself = false;
   static constexpr bool kSumsNorms = false;
-  static constexpr const char* kSlotNames[] = {"momentum_buffer"};
-  static constexpr std::array<ScalarState, 0> kScalars{};
+  static constexpr int kScalars = 0;
 
   struct Hyperparameters {
     double lr;
@@ -24,7 +23,6 @@ struct Sgd {
     double dampening;  // in [0, 1]
     double nesterov;   // 0 or 1
   };
-  static constexpr const char* kHyperparameterNames[] = {"momentum", "dampening", "nesterov"};
 
   static unsigned slots(const Hyperparameters& h) { return h.momentum != 0 ? 0b1 : 0b0; }
 

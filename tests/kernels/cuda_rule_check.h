@@ -61,13 +61,13 @@ GroupNumbers group_of_rule(const typename Rule::Hyperparameters& hyperparameters
   return group;
 }
 
-template <class Rule, class... All>
-constexpr int32_t position_in(TypeList<All...>) {
-  int32_t position = 0, found = -1;
-  ((std::is_same_v<Rule, All> ? void(found = position++) : void(++position)), ...);
-  return found;
-}
 template <class Rule>
-constexpr int32_t kPosition = position_in<Rule>(Rules{});
+const int32_t kPosition = [] {
+  int32_t found = -1;
+  for_each_rule(Rules{}, [&](auto each, int32_t position) {
+    if constexpr (std::is_same_v<Rule, typename decltype(each)::type>) found = position;
+  });
+  return found;
+}();
 
 }  // namespace torchclip::cuda

@@ -44,7 +44,7 @@ class Builds(dict[str, Path]):
         for source in sorted(EMULATOR.glob("*.c*")):
             objects.append(str(self.folder / f"{source.name}.{name}.o"))
             made = ["-MD", "-MF", f"{objects[-1]}.d", "-x", "c++", "-c", str(source), "-o", objects[-1]]
-            run(*build_script().launcher(), str(COMPILER), *FLAGS, *BUILDS[name], *made)
+            run(*build_script("build.py").launcher(), str(COMPILER), *FLAGS, *BUILDS[name], *made)
         run(str(COMPILER), *BUILDS[name], *objects, "-o", str(self.folder / name))
         self[name] = self.folder / name
         return self[name]

@@ -13,13 +13,14 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import emulated
 from places import CSRC, nvcc
 
-KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
+KERNELS = emulated.build_script("cuda", "build.py").units()
 INCLUDES = [f"-I{CSRC}"]
 ORDERS = ("shuffled:1", *(pytest.param(order, marks=pytest.mark.thorough) for order in ("ascending", "descending")))
 BUILD = (CSRC / "cuda" / "build.py").read_text()
@@ -56,38 +57,38 @@ def test_kernels_agree_with_plain_loops(programs: dict[str, Path], name: str, or
     assert result.stdout.strip() == "0 failures"
 
 
-def compile_for(architecture: str, folder: Path, sources: Sequence[Path]) -> list[tuple[str, str]]:
-    """What ptxas reports of every file, and the assembly."""
+def compile_for(architecture: str, folder: Path, units: Sequence[Any]) -> list[tuple[str, str]]:
+    """What ptxas reports of every unit, and the assembly."""
 
-    def build(source: Path) -> tuple[str, str]:
-        assembly = folder / f"{source.stem}.ptx"
+    def build(unit: Any) -> tuple[str, str]:
+        assembly = folder / f"{unit.name}.ptx"
         flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", "-Werror=all-warnings", *INCLUDES]
-        compiled(nvcc(), *flags, "-ptx", source, "-o", assembly)
+        compiled(nvcc(), *flags, *unit.flags, "-ptx", unit.source, "-o", assembly)
         report = run("ptxas", "-v", f"-arch=sm_{architecture}", assembly, "-o", assembly.with_suffix(".cubin"))
         assert report.returncode == 0, report.stderr[-4000:]
         return report.stderr, assembly.read_text()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # one after the other would take minutes; the largest come first
-        return list(pool.map(build, sorted(sources, key=lambda source: source.stem not in LARGEST)))
+        return list(pool.map(build, sorted(units, key=lambda unit: unit.name not in LARGEST)))
 
 
-LARGEST = ("passes_momentum", "passes_root_mean_square")
-SMALLEST = [source for source in KERNELS if source.stem == "passes_soft_threshold"]
+LARGEST = ("functor_Momentum", "functor_RootMeanSquare")
+SMALLEST = [unit for unit in KERNELS if unit.name == "functor_SoftThreshold"]
 
 
 @pytest.mark.skipif(nvcc() is None or shutil.which("ptxas") is None, reason="no nvcc and ptxas on PATH")
 @pytest.mark.parametrize(
-    "architecture, sources, least",
+    "architecture, units, least",
     [
         pytest.param("90", SMALLEST, 10, id="90-smallest"),
         *(pytest.param(each, KERNELS, 300, id=f"{each}-all", marks=pytest.mark.thorough) for each in ARCHITECTURES),
     ],
 )
-def test_nvcc_compiles_kernels(architecture: str, sources: Sequence[Path], least: int, tmp_path: Path) -> None:
+def test_nvcc_compiles_kernels(architecture: str, units: Sequence[Any], least: int, tmp_path: Path) -> None:
     """No spills, at most the registers that two blocks per multiprocessor leave, and every access 16 bytes wide; an
     update that may begin early looks at no operand before it has waited."""
     total = 0
-    for report, assembly in compile_for(architecture, tmp_path, sources):
+    for report, assembly in compile_for(architecture, tmp_path, units):
         kernels = report.count("Compiling entry function")
         assert kernels == assembly.count(".entry ")
         total += kernels

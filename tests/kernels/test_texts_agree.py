@@ -1,4 +1,4 @@
-"""The texts of a rule agree: C++ header, registry, host record, reference function, class."""
+"""The texts of a rule agree: C++ header, registry, Python's description, Triton's function, class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from builders import OPTIMIZERS
 from coefficient_grid import GRID, STEPS, flat_names
 from places import ROOT
 from rule_coefficients import COEFFICIENTS
-from torchclip.backends import reference
 from torchclip.backends.choice import unavailable_reason
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.table import RULES
@@ -40,12 +39,11 @@ def test_both_sides_have_the_same_rules() -> None:
 
 @needs_extension
 @each_rule
-def test_names_and_order_agree(rule: RuleSpec) -> None:
+def test_numbers_agree(rule: RuleSpec) -> None:
+    """How many there are; that they come in the same order is what the coefficients show, and conformance."""
     compiled = algorithms()[rule.name]
-    assert compiled["hyperparameters"] == flat_names(rule)
-    assert compiled["slots"] == [slot.name for slot in rule.slots]
-    assert compiled["scalars"] == {scalar.name: scalar.initial for scalar in rule.scalars}
-    assert list(compiled["scalars"]) == [scalar.name for scalar in rule.scalars]
+    assert compiled["hyperparameters"] == len(flat_names(rule))
+    assert compiled["scalars"] == len(rule.scalars)
     assert compiled["takes_complex"] == rule.takes_complex
 
 
@@ -56,7 +54,7 @@ def test_the_keys_of_a_class_hold_the_numbers_of_its_rule(cls: type[FusedOptimiz
     assert tuple(checks)[:4] == PIPELINE_KEYS
     own = [key for key in checks if key in cls.spec.hyperparameters]
     assert own == list(cls.spec.hyperparameters) == list(checks)[4 : 4 + len(own)]
-    assert sum(checks[key].count for key in own) == len(algorithms()[cls.spec.name]["hyperparameters"])
+    assert sum(checks[key].count for key in own) == algorithms()[cls.spec.name]["hyperparameters"]
 
 
 @needs_extension
@@ -70,8 +68,9 @@ def test_coefficients_agree(rule: RuleSpec) -> None:
             group["betas"] = (numbers["beta1"], numbers["beta2"])
         for step, first in itertools.product(STEPS, (False, True)):
             expected = COEFFICIENTS[rule.name](group, step, first)
-            assert list(expected) == algorithms()[rule.name]["coefficients"]
-            actual = torchclip._C.coefficients(rule.name, list(values), step, first)
+            assert len(expected) == algorithms()[rule.name]["coefficients"]
+            scalars = [step - 1, *(scalar.initial for scalar in rule.scalars[1:])] if rule.scalars else []
+            actual = torchclip._C.coefficients(rule.name, list(values), scalars, first)
             where = f"{rule.name}, {numbers}, {step=}, {first=}"
             # pow and sqrt of two maths libraries may differ in the last places; differences of powers lose some more.
             torch.testing.assert_close(
@@ -96,14 +95,12 @@ def test_used_slots_are_slots(rule: RuleSpec) -> None:
 def rule_places(name: str) -> dict[str, bool]:
     """Whether the rule is in each place where every rule must be."""
     registry = (ROOT / "csrc/rules/registry.h").read_text()
-    specs = (ROOT / "torchclip/rules/table.py").read_text()
     classes = [cls for cls in vars(torchclip).values() if inspect.isclass(cls)]
     return {
         f"csrc/rules/{name}.h": (ROOT / f"csrc/rules/{name}.h").exists(),
         "csrc/rules/registry.h": f'"{name}.h"' in registry,
-        "torchclip/rules/table.py": f'name="{name}"' in specs,
-        "torchclip/backends/reference/rules.py": name in reference.RULES,
-        "kernels/coefficients.py": f'finish.rule == "{name}"' in (ROOT / "kernels/coefficients.py").read_text(),
+        "torchclip/rules/table.py": name in RULES,
+        "kernels/rules.py": f'finish.rule == "{name}"' in (ROOT / "kernels/rules.py").read_text(),
         "torchclip/optimizers": any(getattr(cls, "spec", None) is RULES.get(name, 0) for cls in classes),
     }
 
@@ -113,7 +110,7 @@ def every_rule_anywhere() -> list[str]:
     headers = {path.stem for path in (ROOT / "csrc/rules").glob("*.h")}
     # What the rules share: the functors of the families, the interface, the list itself.
     shared = {"momentum", "second_moment", "root_mean_square", "rule", "registry"}
-    return sorted((headers - shared) | set(RULES) | set(reference.RULES))
+    return sorted((headers - shared) | set(RULES))
 
 
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources of the extension are not here")

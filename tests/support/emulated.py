@@ -84,13 +84,13 @@ def unbuilt_reason() -> str | None:
 
 
 @functools.cache
-def build_script() -> ModuleType:
-    """``csrc/build.py``, which is in no package."""
-    spec = importlib.util.spec_from_file_location("torchclip_build", ROOT / "csrc" / "build.py")
+def build_script(*place: str) -> ModuleType:
+    """A Python file of ``csrc``, which is no package."""
+    spec = importlib.util.spec_from_file_location("torchclip_" + "_".join(place), ROOT.joinpath("csrc", *place))
     assert spec is not None and spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    return build
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 @functools.cache
@@ -105,8 +105,7 @@ def _knows_of_cuda(path: Path) -> bool:
 
 
 def _rules() -> list[str]:
-    build = build_script()
-    compile_ = f"{shlex.join(build.launcher())} g++ $flags -MMD -MF $out.d -c $in -o $out"
+    compile_ = f"{shlex.join(build_script('build.py').launcher())} g++ $flags -MMD -MF $out.d -c $in -o $out"
     rules = {
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
@@ -130,12 +129,13 @@ def _build_file() -> str:
     sanitizers are for the rest."""
     lines = _rules()
 
-    def compiled(rule: str, source: Path, variant: str) -> str:
-        result = f"{variant}/{source.relative_to(ROOT)}.o"
-        lines.extend([f"build {result}: {rule} {source}", f"  flags = $flags_{variant}"])
+    def compiled(rule: str, source: Path, variant: str, unit: str | None = None, more: Sequence[str] = ()) -> str:
+        result = f"{variant}/{(source.parent / (unit or source.name)).relative_to(ROOT)}.o"
+        flags = " ".join([f"$flags_{variant}", *more])
+        lines.extend([f"build {result}: {rule} {source}", f"  flags = {flags}"])
         return result
 
-    csrc = ROOT / "csrc"
+    csrc, units = ROOT / "csrc", build_script("cuda", "build.py").units()
     others = [csrc / "reader" / "torch.cpp"]
     host = {
         source: "compile" if _knows_of_cuda(source) else "common"
@@ -146,7 +146,7 @@ def _build_file() -> str:
     checked = [source for source in host if source.parent.name in ("step", "cuda", "triton")]
     common = [compiled(rule, source, "plain") for source, rule in host.items() if source not in checked]
     for variant in VARIANTS:
-        kernels = [compiled("kernels", source, variant) for source in sorted((csrc / "cuda").glob("*.cu"))]
+        kernels = [compiled("kernels", source, variant, name, flags) for name, source, flags in units]
         own = [compiled(host[source] if variant == "plain" else "compile", source, variant) for source in checked]
         emulator = [compiled("compile", source, variant) for source in sorted(EMULATOR.glob("*.cpp"))]
         sanitizers = " -fsanitize=address,undefined" if variant == "sanitized" else ""

@@ -1,5 +1,5 @@
 """What each rule's update multiplies with, from the numbers of a param group: reckoned here once more, for the tests of
-``csrc/rules`` and ``kernels/coefficients.py``.
+``csrc/rules`` and ``kernels/rules.py``.
 
 ``(group, step, first) -> {name: value}`` of the step numbered ``step`` (1, 2, …); ``first`` says that the state was
 made in this very step. Coefficients that depend on a measured norm are given for a norm of 0, those that depend on

@@ -19,7 +19,7 @@ from coefficient_grid import GRID, STEPS, flat_names
 from rule_coefficients import COEFFICIENTS
 from torchclip.backends.reference.draws import Draws, normal_pair
 from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
-from torchclip.kernels import coefficients, numbers, philox, pipeline, rules
+from torchclip.kernels import numbers, philox, pipeline, rules
 from torchclip.kernels.tables import Finish, Run
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
 from torchclip.rules.table import RULES
@@ -150,7 +150,7 @@ def coefficients_kernel(h, step, first, out, finish: tl.constexpr, count: tl.con
     )  # fmt: skip
     zero = tl.zeros([count], tl.float64)
     scalars = (tl.load(step + i) - 1.0, zero + (1.0 if finish.rule == "nadam" else 0.0))
-    k, moved = coefficients.coefficients(finish, group, scalars, tl.load(first + i), (zero, zero, zero + 1.0))
+    k, moved = rules.coefficients(finish, group, scalars, tl.load(first + i), (zero, zero, zero + 1.0))
     after, _ = moved
     k0, k1, k2, k3, k4, k5, k6, k7 = k
     tl.store(out + i, k0)

@@ -33,7 +33,7 @@ from torchclip.policies.clip import AdaptiveGradientClip, AutoClip, ClipByValue,
 from torchclip.policies.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.policies.step_size import AdaLossStep, SqrtDecay
-from torchclip.rules.table import adagrad_norm
+from torchclip.rules.momentum import adagrad_norm
 from torchclip.state.group_state import complete_shared
 
 SCOPES = {

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from torchclip.optimizers.sgd import SGD
 from torchclip.policies.step_size import AdaLossStep
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, momentum
 from torchclip.rules.norms import AnyScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options, OptionsButStepSize, check_known
@@ -129,7 +129,7 @@ class AdaGradNorm(FusedOptimizer):
     Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282.
     """
 
-    spec = table.ADAGRAD_NORM
+    spec = momentum.ADAGRAD_NORM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "b0": hyperparameters.positive("b0 value"),

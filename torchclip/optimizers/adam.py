@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, second_moment
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options, check_known
 
@@ -51,7 +51,7 @@ class Adam(FusedOptimizer):
     and Beyond, ICLR 2018, arXiv 1904.09237, Algorithm 2.
     """
 
-    spec = table.ADAM
+    spec = second_moment.ADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, second_moment
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options, check_known
 
@@ -50,7 +50,7 @@ class NAdam(FusedOptimizer):
     Source: Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop.
     """
 
-    spec = table.NADAM
+    spec = second_moment.NADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,
@@ -129,7 +129,7 @@ class RAdam(FusedOptimizer):
     arXiv 1908.03265, Algorithm 2.
     """
 
-    spec = table.RADAM
+    spec = second_moment.RADAM
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "betas": hyperparameters.BETAS,

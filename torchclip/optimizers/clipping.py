@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, momentum
 from torchclip.rules.norms import NormScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options
@@ -17,7 +17,7 @@ from torchclip.step.options import Options
 class _ClippedMomentum(FusedOptimizer):
     """Abstract base of the classes that MixClip's rule covers with some of its arguments fixed."""
 
-    spec = table.MIX_CLIP
+    spec = momentum.MIX_CLIP
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.AVERAGE,

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, momentum
 from torchclip.rules.norms import NormScope, Scope, checked_scope
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options
@@ -42,7 +42,7 @@ class NormalizedSGD(FusedOptimizer):
     arXiv 2010.02519.
     """
 
-    spec = table.NORMALIZED_SGD
+    spec = momentum.NORMALIZED_SGD
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.AVERAGE,

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from torchclip.optimizers.fixed_values import fixed_values
-from torchclip.rules import hyperparameters, table
+from torchclip.rules import hyperparameters, momentum
 from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
 from torchclip.step.options import Options, check_known
 
@@ -51,7 +51,7 @@ class SGD(FusedOptimizer):
     ICML 2013.
     """
 
-    spec = table.SGD
+    spec = momentum.SGD
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "momentum": hyperparameters.MOMENTUM,

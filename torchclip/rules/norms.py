@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
@@ -86,3 +87,21 @@ def checked_scope(scope: Scope | str, allowed: tuple[Scope, ...] = NORM_SCOPES) 
 def norm_dtype(device: torch.device) -> torch.dtype:
     """The type in which norms are kept: Metal has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The two norms, 0-dim, that a rule that clips itself measures over the scope of one parameter.
+
+    Args:
+        gradient: ‖g‖ of the gradient as the rule sees it.
+        direction: ‖m‖ of the new momentum, which is g where the momentum is 0.
+        scope: what they are taken over.
+        sum: 0-dim, the new sum of the squares of all steps' gradient norms, for a rule that keeps one; None where
+            its sums are more than one for a parameter.
+    """
+
+    gradient: Tensor
+    direction: Tensor
+    scope: Scope = Scope.OPTIMIZER
+    sum: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What an update rule is to the host: hyperparameters, state, and where it comes from."""
+"""What an update rule is: hyperparameters, state, its step in the form of its paper, and where it comes from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.norms import Scope
+from torchclip.rules.norms import Norms, Scope
 from torchclip.rules.state_numbers import COUNT, Wanted
 
 Group = Mapping[str, Any]
+State = dict[str, Tensor]
+Stepped = tuple[Tensor, State]
+"""The new parameter and the new state."""
 
 
 class Extent(enum.Enum):
@@ -92,17 +95,25 @@ class ScalarSlot:
 
 @dataclass(frozen=True)
 class RuleSpec:
-    """An update rule as the host sees it.
+    """An update rule.
+
+    The functions of a step have no side effects and work on tensors of the compute type. The gradient is the one that
+    the rule sees, the parameter has shrunk by decoupled decay, and hyperparameters are numbers or 0-dim tensors.
 
     Args:
-        name: the rule's name in ``csrc/rules/registry.h`` and in ``torchclip.backends.reference.rules``.
+        name: the rule's name in ``csrc/rules/registry.h``.
         family: the functor that updates its elements, by its function in ``kernels/rules.py``.
         hyperparameters: keys of a param group, in the order of the C++ struct.
         slots: every state tensor the rule can have, in the order of the C++ functor.
         used_slots: the names of the slots that a param group needs.
         scalars: the numbers of state, in the order of the C++ functor; the first counts steps.
         conflict: for a param group, what is wrong with values each of which is right by itself; None for nothing.
-        clips_itself: True when the rule measures its own direction and sets its step size by that norm.
+        step: ``(parameter, gradient, state, group, first, norms) -> (new parameter, new state)``; ``first`` says that
+            the state was made in this very step, and ``norms`` is None unless the rule clips itself. The numbers of the
+            state (``step``, ``l1``) are 0-dim float64 tensors.
+        accumulate: ``(gradient, state, group, first) -> new state``, of which a rule that clips itself measures the
+            direction before it steps; None for others.
+        clip_factor: ``(norms, group) -> factor on lr``, 0-dim, what a rule that clips itself reports; None for others.
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
         takes_complex: whether it updates complex parameters, as their real view.
@@ -118,13 +129,20 @@ class RuleSpec:
     slots: tuple[StateSlot, ...]
     used_slots: Callable[[Group], tuple[str, ...]]
     scalars: tuple[ScalarSlot, ...]
+    step: Callable[[Tensor, Tensor, State, Group, bool, Norms | None], Stepped]
     citation: str
+    accumulate: Callable[[Tensor, State, Group, bool], State] | None = None
+    clip_factor: Callable[[Norms, Group], Tensor] | None = None
     conflict: Callable[[Group], str | None] | None = None
-    clips_itself: bool = False
     first_differs: Callable[[Group], bool] = lambda group: False
     aliases: Mapping[str, str] = field(default_factory=dict)
     by_scope: Callable[[Scope], RuleSpec] | None = None
     takes_complex: bool = True
+
+    @property
+    def clips_itself(self) -> bool:
+        """Whether the rule measures its own direction and sets its step size by that norm."""
+        return self.clip_factor is not None
 
     def over(self, scope: Scope) -> RuleSpec:
         """The rule with the state that it has where its norms are taken over ``scope``."""

@@ -1,105 +1,48 @@
-"""What the host knows of each update rule: its hyperparameters and its state.
+"""Every update rule as Python knows it: its state, its hyperparameters, and its step in the form of its paper.
 
-The names and their order are those of ``csrc/rules/<rule>.h``; a test compares the two. The maths is not here: it is in
-``csrc/rules``, and, in the papers' form, a function in ``torchclip.backends.reference.rules``.
+Here are the rules that share no arithmetic with others, and the list of all. The order of hyperparameters and state is
+what ``csrc/rules/<rule>.h`` reads them in.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from torchclip.rules.norms import Scope
-from torchclip.rules.rule_spec import Extent, Group, RuleSpec, ScalarSlot, StateSlot
-from torchclip.rules.state_numbers import FRACTION, NON_NEGATIVE
+from torchclip.rules.momentum import ADAGRAD_NORM, MIX_CLIP, NORMALIZED_SGD, SGD
+from torchclip.rules.norms import Norms
+from torchclip.rules.rule_spec import Group, RuleSpec, ScalarSlot, State, StateSlot, Stepped
+from torchclip.rules.second_moment import ADAM, NADAM, RADAM
+from torchclip.rules.state_numbers import NON_NEGATIVE
+
+# RMSprop, as torch.optim.RMSprop:
+#
+#     s ← α s + (1 − α) g²,   a ← α a + (1 − α) g,   d = sqrt(s) + eps, or centered sqrt(s − a²) + eps
+#     p ← p − lr · g / d,   or with momentum  b ← momentum b + g / d,   p ← p − lr b
+#
+# Tieleman, Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012; centered: Graves, Generating Sequences With
+# Recurrent Neural Networks, 2013, arXiv 1308.0850, equations (38) to (45).
 
 
-def _momentum_slots(group: Group) -> tuple[str, ...]:
-    return ("momentum_buffer",) if group["momentum"] != 0 else ()
-
-
-def _sgd_conflict(group: Group) -> str | None:
-    dampening = group["dampening"]
-    if not (group["nesterov"] and group["momentum"] != 0 and dampening != 0):
-        return None  # without a momentum it is plain SGD, as torch's
-    return f"Nesterov momentum requires a momentum and zero dampening; got {dampening=}: leave one of them out"
-
-
-def _adam_slots(group: Group) -> tuple[str, ...]:
-    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+def _rmsprop(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
+    alpha = group["alpha"]
+    variance = alpha * state["square_avg"] + (1 - alpha) * gradient * gradient
+    new = {"step": state["step"] + 1, "square_avg": variance}
+    if group["centered"]:
+        new["grad_avg"] = alpha * state["grad_avg"] + (1 - alpha) * gradient
+        variance = (variance - new["grad_avg"] ** 2).clamp(min=0)  # rounding takes it below 0 where g hardly varies
+    direction = gradient / (variance.sqrt() + group["eps"])
+    if group["momentum"] > 0:
+        new["momentum_buffer"] = direction = group["momentum"] * state["momentum_buffer"] + direction
+    return parameter - group["lr"] * direction, new
 
 
 def _rmsprop_slots(group: Group) -> tuple[str, ...]:
     momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
     return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))
 
-
-def _b0_squared(group: Group) -> float:
-    return float(group["b0"]) ** 2
-
-
-SGD = RuleSpec(
-    name="sgd",
-    family="momentum",
-    hyperparameters=("momentum", "dampening", "nesterov"),
-    slots=(StateSlot("momentum_buffer", optional=True),),
-    used_slots=_momentum_slots,
-    scalars=(),
-    conflict=_sgd_conflict,
-    first_differs=lambda group: group["momentum"] != 0 and group["dampening"] != 0,
-    citation="Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013",
-)
-
-NORMALIZED_SGD = RuleSpec(
-    name="normalized_sgd",
-    family="momentum",
-    hyperparameters=("momentum", "eps"),
-    slots=(StateSlot("momentum_buffer", optional=True),),
-    used_slots=_momentum_slots,
-    scalars=(),
-    clips_itself=True,
-    citation="Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms, NeurIPS 2020, arXiv 2010.02519",
-)
-
-MIX_CLIP = RuleSpec(
-    name="mix_clip",
-    family="momentum",
-    hyperparameters=("momentum", "gamma", "nu", "smooth"),
-    slots=(StateSlot("momentum_buffer", optional=True),),
-    used_slots=_momentum_slots,
-    scalars=(),
-    clips_itself=True,
-    citation=NORMALIZED_SGD.citation,
-)
-
-ADAM = RuleSpec(
-    name="adam",
-    family="second_moment",
-    hyperparameters=("betas", "eps", "amsgrad"),
-    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq"), StateSlot("max_exp_avg_sq", optional=True)),
-    used_slots=_adam_slots,
-    scalars=(ScalarSlot("step"),),
-    citation="Kingma, Ba, Adam, ICLR 2015, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018, arXiv 1904.09237",
-)
-
-NADAM = RuleSpec(
-    name="nadam",
-    family="second_moment",
-    hyperparameters=("betas", "eps", "momentum_decay"),
-    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
-    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
-    scalars=(ScalarSlot("step"), ScalarSlot("mu_product", initial=1.0, wanted=FRACTION)),
-    citation="Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop",
-)
-
-RADAM = RuleSpec(
-    name="radam",
-    family="second_moment",
-    hyperparameters=("betas", "eps"),
-    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
-    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
-    scalars=(ScalarSlot("step"),),
-    citation="Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020, arXiv 1908.03265",
-)
 
 RMSPROP = RuleSpec(
     name="rmsprop",
@@ -108,9 +51,27 @@ RMSPROP = RuleSpec(
     slots=(StateSlot("square_avg"), StateSlot("momentum_buffer", optional=True), StateSlot("grad_avg", optional=True)),
     used_slots=_rmsprop_slots,
     scalars=(ScalarSlot("step"),),
+    step=_rmsprop,
     citation="Tieleman, Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012; centered: Graves, 2013, "
     "arXiv 1308.0850",
 )
+
+
+# Adagrad, as torch.optim.Adagrad:
+#
+#     sum ← sum + g²                                               from initial_accumulator_value
+#     p ← p − lr / (1 + (t − 1) lr_decay) · g / (sqrt(sum) + eps)
+#
+# Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, JMLR 2011.
+
+
+def _adagrad(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
+    t, total = state["step"] + 1, state["sum"] + gradient * gradient
+    lr = group["lr"] / (1 + (t - 1) * group["lr_decay"])
+    return parameter - lr * (gradient / (total.sqrt() + group["eps"])), {"step": t, "sum": total}
+
 
 ADAGRAD = RuleSpec(
     name="adagrad",
@@ -119,33 +80,29 @@ ADAGRAD = RuleSpec(
     slots=(StateSlot("sum", lambda group: float(group["initial_accumulator_value"])),),
     used_slots=lambda group: ("sum",),
     scalars=(ScalarSlot("step"),),
+    step=_adagrad,
     citation="Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning, JMLR 2011",
 )
 
 
-def adagrad_norm(scope: Scope) -> RuleSpec:
-    """The rule over ``scope``: its sums are state of the parameters, or, where they share one, of the param groups."""
-    # Over rows, a parameter below two dimensions has its sums beside its momentum, element by element and of one type.
-    by_row = scope is Scope.ROW
-    extent = {Scope.TENSOR: Extent.TENSOR, Scope.ROW: Extent.ROW}.get(scope)
-    sums = () if extent is None else (StateSlot("sum", _b0_squared, True, extent, has_own_type=not by_row),)
-    return RuleSpec(
-        name="adagrad_norm",
-        family="momentum",
-        hyperparameters=("momentum",),
-        slots=(StateSlot("momentum_buffer", at_least_float32=by_row, optional=True), *sums),
-        used_slots=lambda group: (*_momentum_slots(group), *(slot.name for slot in sums)),
-        scalars=(),
-        clips_itself=True,
-        by_scope=adagrad_norm,
-        takes_complex=False,
-        citation="Ward, Wu, Bottou, AdaGrad stepsizes, ICML 2019, arXiv 1806.01811; Wu, Xie, Du, Ward, AAAI 2022, "
-        "arXiv 2109.08282",
-    )
+# gRDA, the generalized regularized dual averaging of directional pruning:
+#
+#     a ← a − lr · g                                               from a = p
+#     l₁ ← l₁ + c · lr^(μ + 1/2) · (t^μ − (t − 1)^μ)                 from 0
+#     p ← sign(a) · max(|a| − l₁, 0)
+#
+# Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358, the gRDA
+# recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
 
 
-ADAGRAD_NORM = adagrad_norm(Scope.ROW)
-"""With every slot that the rule can have."""
+def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+    lr, mu = group["lr"], group["mu"]
+    t = state["step"] + 1
+    l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
+    accumulator = state["accumulator"] - lr * gradient
+    stepped = accumulator.sign() * (accumulator.abs() - l1).clamp(min=0)
+    return stepped, {"step": t, "l1": l1, "accumulator": accumulator}
+
 
 GRDA = RuleSpec(
     name="grda",
@@ -156,8 +113,10 @@ GRDA = RuleSpec(
     scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64, wanted=NON_NEGATIVE)),
     aliases={"iter_num": "step", "l1_accumulation": "l1"},
     takes_complex=False,
+    step=_grda,
     citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
 )
+
 
 RULES: dict[str, RuleSpec] = {
     rule.name: rule

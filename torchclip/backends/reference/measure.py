@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference import adaptive, pipeline, policies
-from torchclip.backends.reference.policies import Norms
-from torchclip.backends.reference.rules import RULES
 from torchclip.backends.reference.run import (
     Run,
     Writes,
@@ -32,7 +30,7 @@ from torchclip.policies.clip import (
     ZClip,
 )
 from torchclip.policies.step_size import AdaLossStep
-from torchclip.rules.norms import norm_dtype
+from torchclip.rules.norms import Norms, norm_dtype
 from torchclip.state.group_state import counted
 from torchclip.state.steppable import leading_device
 
@@ -166,7 +164,7 @@ def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
 
 def measure_directions(run: Run) -> RuleMeasurement:
     """The norms of a rule that clips itself: as the step reports them, and for each parameter by its index."""
-    sizes, accumulate = run.group_sizes, RULES[run.spec.name].accumulate
+    sizes, accumulate = run.group_sizes, run.spec.accumulate
     assert accumulate is not None, f"{run.spec.name} clips itself and measures no direction in the reference"
     # Rows are too many to report: their joint norm is.
     scope = Scope.OPTIMIZER if run.scope is Scope.ROW else run.scope
@@ -217,7 +215,7 @@ def _sums(run: Run, own_sums: Sequence[Tensor | None], norm: Tensor) -> tuple[Te
 
 def _own_factor(run: Run, scope: Scope, gradient: Tensor, direction: Tensor, sums: Tensor | None) -> Tensor:
     """The factor on lr in the shape of the scope; 1 for all rows together."""
-    clip_factor = RULES[run.spec.name].clip_factor
+    clip_factor = run.spec.clip_factor
     assert clip_factor is not None, f"{run.spec.name} clips itself and has no clip factor in the reference"
     if run.scope is Scope.ROW:
         return torch.ones_like(direction)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.rule import Group
 from torchclip.policies.clip import ClipByValue
+from torchclip.rules.rule_spec import Group
 
 
 @dataclass(frozen=True)

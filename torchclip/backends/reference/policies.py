@@ -1,17 +1,16 @@
-r"""From tensors to norms, and from norms to step sizes.
+r"""From tensors to norms.
 
 .. math::
     \lVert g \rVert = \Bigl(\sum_{i \in \text{scope}} \lVert g_i \rVert^2\Bigr)^{1/2}
 
-The factor of a clip policy is ``policy.factor(norm)`` in ``torchclip.policies.clip``; the step sizes :math:`h(r)` of
-the rules that clip their own direction are here, and the policies that look at past norms or at the weights are in
-``adaptive``. Values per scope have the shape [] for the optimizer, [groups] or [parameters].
+The factor of a clip policy is ``policy.factor(norm)`` in ``torchclip.policies.clip``; the policies that look at past
+norms or at the weights are in ``adaptive``. Values per scope have the shape [] for the optimizer, [groups] or
+[parameters].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,24 +18,6 @@ from torch import Tensor
 
 from torchclip.policies.clip import Scope
 from torchclip.rules.norms import norm_dtype
-
-
-@dataclass(frozen=True)
-class Norms:
-    """The two norms, 0-dim, that a rule that clips itself measures over the scope of one parameter.
-
-    Args:
-        gradient: ‖g‖ of the gradient as the rule sees it.
-        direction: ‖m‖ of the new momentum, which is g where the momentum is 0.
-        scope: what they are taken over.
-        sum: 0-dim, the new sum of the squares of all steps' gradient norms, for a rule that keeps one; None where
-            its sums are more than one for a parameter.
-    """
-
-    gradient: Tensor
-    direction: Tensor
-    scope: Scope = Scope.OPTIMIZER
-    sum: Tensor | None = None
 
 
 def tensor_norm(tensor: Tensor) -> Tensor:
@@ -82,31 +63,3 @@ def per_scope(values: Sequence[Any], group_sizes: Sequence[int], scope: Scope) -
     if scope is Scope.GROUP:
         return list(values)
     return [value for value, size in zip(values, group_sizes, strict=True) for _ in range(size)]
-
-
-def clipped_step_size(norm: Tensor, lr: float | Tensor, gamma: float | Tensor, smooth: bool) -> Tensor:
-    r"""The step size of the clipping algorithms; a norm of 0 gives lr, and a NaN stays one.
-
-    .. math::
-        h(r) = \frac{\eta}{1 + \eta r / \gamma} \;\text{(smooth)}
-        \quad\text{or}\quad h(r) = \min\left(\eta, \frac{\gamma}{r}\right)
-
-    Source: Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519: Algorithm 1, and its smooth form in their code.
-    """
-    lr = torch.zeros_like(norm) + lr  # a changing float stays one in a compiled graph
-    # 1 in place of 0 keeps γ/0, and 0/0 with γ = 0, out of the branch not taken, whose NaN autograd would find.
-    positive = torch.where(norm == 0, 1.0, norm)
-    step_size = lr / (1.0 + lr * positive / gamma) if smooth else torch.minimum(lr, gamma / positive)
-    return torch.where(norm == 0, lr, step_size)
-
-
-def normalized_step_size(norm: Tensor, lr: float | Tensor, eps: float | Tensor) -> Tensor:
-    r"""The step size of normalized SGD; lr where the denominator is 0, and a NaN stays one.
-
-    .. math::
-        h(r) = \frac{\eta}{r + \epsilon}
-
-    Source: the code of Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519.
-    """
-    denominator = norm + eps
-    return lr / torch.where(denominator == 0, 1.0, denominator)

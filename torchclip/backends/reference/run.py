@@ -11,12 +11,11 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
-from torchclip.backends.reference.rule import Group, State
 from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import norm_dtype
-from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.state.group_state import counted, numbers_of
 from torchclip.state.real_view import real_view
 from torchclip.state.sharded import is_wrapper

@@ -24,9 +24,7 @@ from torchclip.backends.reference.measure import (
     measure_gradients,
     measure_step_size,
 )
-from torchclip.backends.reference.policies import Norms
 from torchclip.backends.reference.report import StepReport, report_of
-from torchclip.backends.reference.rules import RULES
 from torchclip.backends.reference.run import (
     Entry,
     Flag,
@@ -42,7 +40,7 @@ from torchclip.backends.reference.run import (
 )
 from torchclip.policies.clip import ClipByValue, NonFinite, Scope
 from torchclip.policies.modifiers import SLOW, Modifiers
-from torchclip.rules.norms import norm_dtype
+from torchclip.rules.norms import Norms, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.parameter_state import Ledger, Made
 from torchclip.state.real_view import real_view
@@ -115,7 +113,7 @@ def _update(
     gradient = prepared_gradient(run, entry, parameter)
     old, stored, made, first = state_of(run, entry)
     decayed = pipeline.decay(parameter, entry.group)
-    stepped, new = RULES[run.spec.name].step(decayed, gradient, old, entry.group, first, norms)
+    stepped, new = run.spec.step(decayed, gradient, old, entry.group, first, norms)
     kept = kept_step(run, entry, decayed, stepped)
     lookahead = run.modifiers.lookahead
     synchronises = lookahead is not None and lookahead.synchronises(run.number)

@@ -1,15 +1,13 @@
-"""The rules that divide an average of the gradient by the root of an average of its square: Adam's family.
-
-Each is the function that ``rule`` describes.
-"""
+"""The rules that divide an average of the gradient by the root of an average of its square: Adam's family."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.policies import Norms
-from torchclip.backends.reference.rule import Group, State, Stepped
+from torchclip.rules.norms import Norms
+from torchclip.rules.rule_spec import Group, RuleSpec, ScalarSlot, State, StateSlot, Stepped
+from torchclip.rules.state_numbers import FRACTION
 
 # Adam, and with amsgrad AMSGrad, as torch.optim.Adam:
 #
@@ -29,7 +27,7 @@ def _moments(gradient: Tensor, state: State, group: Group) -> State:
     }
 
 
-def adam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+def _adam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     beta1, beta2 = group["betas"]
     new = _moments(gradient, state, group)
     t, second_moment = new["step"], new["exp_avg_sq"]
@@ -38,6 +36,22 @@ def adam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first:
     step_size = group["lr"] / (1 - beta1**t)
     denominator = second_moment.sqrt() / (1 - beta2**t).sqrt() + group["eps"]
     return parameter - step_size * (new["exp_avg"] / denominator), new
+
+
+def _adam_slots(group: Group) -> tuple[str, ...]:
+    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+
+
+ADAM = RuleSpec(
+    name="adam",
+    family="second_moment",
+    hyperparameters=("betas", "eps", "amsgrad"),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq"), StateSlot("max_exp_avg_sq", optional=True)),
+    used_slots=_adam_slots,
+    scalars=(ScalarSlot("step"),),
+    step=_adam,
+    citation="Kingma, Ba, Adam, ICLR 2015, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018, arXiv 1904.09237",
+)
 
 
 # NAdam, Adam with Nesterov's momentum, as torch.optim.NAdam:
@@ -52,7 +66,9 @@ def _nadam_momentum(step: Tensor, group: Group) -> Tensor:
     return group["betas"][0] * (1 - 0.5 * 0.96 ** (step * group["momentum_decay"]))
 
 
-def nadam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+def _nadam(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     new = _moments(gradient, state, group)
     t = new["step"]
     momentum, following = _nadam_momentum(t, group), _nadam_momentum(t + 1, group)
@@ -60,6 +76,18 @@ def nadam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first
     average = following * new["exp_avg"] / (1 - product * following) + (1 - momentum) * gradient / (1 - product)
     denominator = (new["exp_avg_sq"] / (1 - group["betas"][1] ** t)).sqrt() + group["eps"]
     return parameter - group["lr"] * average / denominator, new
+
+
+NADAM = RuleSpec(
+    name="nadam",
+    family="second_moment",
+    hyperparameters=("betas", "eps", "momentum_decay"),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
+    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
+    scalars=(ScalarSlot("step"), ScalarSlot("mu_product", initial=1.0, wanted=FRACTION)),
+    step=_nadam,
+    citation="Dozat, Incorporating Nesterov Momentum into Adam, ICLR 2016 workshop",
+)
 
 
 # RAdam, Adam with a rectified variance, as torch.optim.RAdam:
@@ -73,7 +101,9 @@ def nadam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first
 # arXiv 1908.03265, Algorithm 2.
 
 
-def radam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+def _radam(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
     beta1, beta2 = group["betas"]
     new = _moments(gradient, state, group)
     t, correction2 = new["step"], 1 - beta2 ** new["step"]
@@ -86,3 +116,15 @@ def radam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first
     second_moment = torch.where(rectified, new["exp_avg_sq"], 1.0)
     adaptive = correction2.sqrt() / (second_moment.sqrt() + group["eps"])
     return parameter - group["lr"] * average * torch.where(rectified, ratio.sqrt() * adaptive, 1.0), new
+
+
+RADAM = RuleSpec(
+    name="radam",
+    family="second_moment",
+    hyperparameters=("betas", "eps"),
+    slots=(StateSlot("exp_avg"), StateSlot("exp_avg_sq")),
+    used_slots=lambda group: ("exp_avg", "exp_avg_sq"),
+    scalars=(ScalarSlot("step"),),
+    step=_radam,
+    citation="Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020, arXiv 1908.03265",
+)

@@ -1,21 +1,17 @@
-"""The update rules, each in the form of its paper: the reference that every kernel is checked against.
-
-A rule is a function without side effects, on tensors of the compute type, from the parameter, the gradient and the old
-state to the new parameter and the new state. The gradient has been through ``pipeline.prepare``, and the parameter
-through ``pipeline.decay``, so that no rule knows of clip policies or of decay. Hyperparameters are numbers or 0-dim
-tensors. Adam's family is in ``moment_rules``.
-"""
+"""The rules with a buffer at most: SGD, normalized SGD, the clipping algorithms and AdaGrad-Norm."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference import moment_rules
-from torchclip.backends.reference.policies import Norms, clipped_step_size, normalized_step_size
-from torchclip.backends.reference.rule import Group, ReferenceRule, State, Stepped
-from torchclip.policies.clip import Scope
-from torchclip.rules.norms import norm_dtype
+from torchclip.rules.norms import Norms, Scope, norm_dtype
+from torchclip.rules.rule_spec import Extent, Group, RuleSpec, State, StateSlot, Stepped
+
+
+def _momentum_slots(group: Group) -> tuple[str, ...]:
+    return ("momentum_buffer",) if group["momentum"] != 0 else ()
+
 
 # SGD with momentum, as torch.optim.SGD:
 #
@@ -33,6 +29,39 @@ def _sgd(parameter: Tensor, gradient: Tensor, state: State, group: Group, first:
     buffer = gradient if first else momentum * state["momentum_buffer"] + (1 - group["dampening"]) * gradient
     direction = gradient + momentum * buffer if group["nesterov"] else buffer
     return parameter - lr * direction, {"momentum_buffer": buffer}
+
+
+def _sgd_conflict(group: Group) -> str | None:
+    dampening = group["dampening"]
+    if not (group["nesterov"] and group["momentum"] != 0 and dampening != 0):
+        return None  # without a momentum it is plain SGD, as torch's
+    return f"Nesterov momentum requires a momentum and zero dampening; got {dampening=}: leave one of them out"
+
+
+SGD = RuleSpec(
+    name="sgd",
+    family="momentum",
+    hyperparameters=("momentum", "dampening", "nesterov"),
+    slots=(StateSlot("momentum_buffer", optional=True),),
+    used_slots=_momentum_slots,
+    scalars=(),
+    conflict=_sgd_conflict,
+    first_differs=lambda group: group["momentum"] != 0 and group["dampening"] != 0,
+    step=_sgd,
+    citation="Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013",
+)
+
+
+def normalized_step_size(norm: Tensor, lr: float | Tensor, eps: float | Tensor) -> Tensor:
+    r"""The step size of normalized SGD; lr where the denominator is 0, and a NaN stays one.
+
+    .. math::
+        h(r) = \frac{\eta}{r + \epsilon}
+
+    Source: the code of Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519.
+    """
+    denominator = norm + eps
+    return lr / torch.where(denominator == 0, 1.0, denominator)
 
 
 # Normalized SGD with momentum:
@@ -64,6 +93,36 @@ def _normalized_sgd_factor(norms: Norms, group: Group) -> Tensor:
     return normalized_step_size(norms.direction, 1.0, group["eps"])
 
 
+NORMALIZED_SGD = RuleSpec(
+    name="normalized_sgd",
+    family="momentum",
+    hyperparameters=("momentum", "eps"),
+    slots=(StateSlot("momentum_buffer", optional=True),),
+    used_slots=_momentum_slots,
+    scalars=(),
+    step=_normalized_sgd,
+    accumulate=_averaged_momentum,
+    clip_factor=_normalized_sgd_factor,
+    citation="Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms, NeurIPS 2020, arXiv 2010.02519",
+)
+
+
+def clipped_step_size(norm: Tensor, lr: float | Tensor, gamma: float | Tensor, smooth: bool) -> Tensor:
+    r"""The step size of the clipping algorithms; a norm of 0 gives lr, and a NaN stays one.
+
+    .. math::
+        h(r) = \frac{\eta}{1 + \eta r / \gamma} \;\text{(smooth)}
+        \quad\text{or}\quad h(r) = \min\left(\eta, \frac{\gamma}{r}\right)
+
+    Source: Zhang, Jin, Fang, Wang, NeurIPS 2020, arXiv 2010.02519: Algorithm 1, and its smooth form in their code.
+    """
+    lr = torch.zeros_like(norm) + lr  # a changing float stays one in a compiled graph
+    # 1 in place of 0 keeps γ/0, and 0/0 with γ = 0, out of the branch not taken, whose NaN autograd would find.
+    positive = torch.where(norm == 0, 1.0, norm)
+    step_size = lr / (1.0 + lr * positive / gamma) if smooth else torch.minimum(lr, gamma / positive)
+    return torch.where(norm == 0, lr, step_size)
+
+
 # MixClip, and with ν = 1 MomClip, and with ν = 1 and the hard h SGDClip:
 #
 #     m ← β m + (1 − β) g          from m = 0
@@ -91,6 +150,20 @@ def _mix_clip_factor(norms: Norms, group: Group) -> Tensor:
     lr = torch.zeros_like(norms.direction) + group["lr"]
     # At a rate of 0 the limit, where h/lr is 0/0.
     return torch.where(lr == 0, 1.0, _mix_clip_step_size(norms.direction, group) / torch.where(lr == 0, 1.0, lr))
+
+
+MIX_CLIP = RuleSpec(
+    name="mix_clip",
+    family="momentum",
+    hyperparameters=("momentum", "gamma", "nu", "smooth"),
+    slots=(StateSlot("momentum_buffer", optional=True),),
+    used_slots=_momentum_slots,
+    scalars=(),
+    step=_mix_clip,
+    accumulate=_averaged_momentum,
+    clip_factor=_mix_clip_factor,
+    citation=NORMALIZED_SGD.citation,
+)
 
 
 # AdaGrad-Norm:
@@ -129,75 +202,32 @@ def _adagrad_norm_factor(norms: Norms, group: Group) -> Tensor:
     return norms.sum.rsqrt()
 
 
-# RMSprop, as torch.optim.RMSprop:
-#
-#     s ← α s + (1 − α) g²,   a ← α a + (1 − α) g,   d = sqrt(s) + eps, or centered sqrt(s − a²) + eps
-#     p ← p − lr · g / d,   or with momentum  b ← momentum b + g / d,   p ← p − lr b
-#
-# Tieleman, Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012; centered: Graves, Generating Sequences With
-# Recurrent Neural Networks, 2013, arXiv 1308.0850, equations (38) to (45).
+def _b0_squared(group: Group) -> float:
+    return float(group["b0"]) ** 2
 
 
-def _rmsprop(
-    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
-) -> Stepped:
-    alpha = group["alpha"]
-    variance = alpha * state["square_avg"] + (1 - alpha) * gradient * gradient
-    new = {"step": state["step"] + 1, "square_avg": variance}
-    if group["centered"]:
-        new["grad_avg"] = alpha * state["grad_avg"] + (1 - alpha) * gradient
-        variance = (variance - new["grad_avg"] ** 2).clamp(min=0)  # rounding takes it below 0 where g hardly varies
-    direction = gradient / (variance.sqrt() + group["eps"])
-    if group["momentum"] > 0:
-        new["momentum_buffer"] = direction = group["momentum"] * state["momentum_buffer"] + direction
-    return parameter - group["lr"] * direction, new
+def adagrad_norm(scope: Scope) -> RuleSpec:
+    """The rule over ``scope``: its sums are state of the parameters, or, where they share one, of the param groups."""
+    # Over rows, a parameter below two dimensions has its sums beside its momentum, element by element and of one type.
+    by_row = scope is Scope.ROW
+    extent = {Scope.TENSOR: Extent.TENSOR, Scope.ROW: Extent.ROW}.get(scope)
+    sums = () if extent is None else (StateSlot("sum", _b0_squared, True, extent, has_own_type=not by_row),)
+    return RuleSpec(
+        name="adagrad_norm",
+        family="momentum",
+        hyperparameters=("momentum",),
+        slots=(StateSlot("momentum_buffer", at_least_float32=by_row, optional=True), *sums),
+        used_slots=lambda group: (*_momentum_slots(group), *(slot.name for slot in sums)),
+        scalars=(),
+        by_scope=adagrad_norm,
+        takes_complex=False,
+        step=_adagrad_norm,
+        accumulate=_adagrad_norm_accumulate,
+        clip_factor=_adagrad_norm_factor,
+        citation="Ward, Wu, Bottou, AdaGrad stepsizes, ICML 2019, arXiv 1806.01811; Wu, Xie, Du, Ward, AAAI 2022, "
+        "arXiv 2109.08282",
+    )
 
 
-# Adagrad, as torch.optim.Adagrad:
-#
-#     sum ← sum + g²                                               from initial_accumulator_value
-#     p ← p − lr / (1 + (t − 1) lr_decay) · g / (sqrt(sum) + eps)
-#
-# Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, JMLR 2011.
-
-
-def _adagrad(
-    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
-) -> Stepped:
-    t, total = state["step"] + 1, state["sum"] + gradient * gradient
-    lr = group["lr"] / (1 + (t - 1) * group["lr_decay"])
-    return parameter - lr * (gradient / (total.sqrt() + group["eps"])), {"step": t, "sum": total}
-
-
-# gRDA, the generalized regularized dual averaging of directional pruning:
-#
-#     a ← a − lr · g                                               from a = p
-#     l₁ ← l₁ + c · lr^(μ + 1/2) · (t^μ − (t − 1)^μ)                 from 0
-#     p ← sign(a) · max(|a| − l₁, 0)
-#
-# Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358, the gRDA
-# recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
-
-
-def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
-    lr, mu = group["lr"], group["mu"]
-    t = state["step"] + 1
-    l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
-    accumulator = state["accumulator"] - lr * gradient
-    stepped = accumulator.sign() * (accumulator.abs() - l1).clamp(min=0)
-    return stepped, {"step": t, "l1": l1, "accumulator": accumulator}
-
-
-RULES: dict[str, ReferenceRule] = {
-    "sgd": ReferenceRule(_sgd),
-    "normalized_sgd": ReferenceRule(_normalized_sgd, _averaged_momentum, _normalized_sgd_factor),
-    "mix_clip": ReferenceRule(_mix_clip, _averaged_momentum, _mix_clip_factor),
-    "adam": ReferenceRule(moment_rules.adam),
-    "nadam": ReferenceRule(moment_rules.nadam),
-    "radam": ReferenceRule(moment_rules.radam),
-    "rmsprop": ReferenceRule(_rmsprop),
-    "adagrad": ReferenceRule(_adagrad),
-    "adagrad_norm": ReferenceRule(_adagrad_norm, _adagrad_norm_accumulate, _adagrad_norm_factor),
-    "grda": ReferenceRule(_grda),
-}
-"""Every rule by its name in ``torchclip.rules.table``."""
+ADAGRAD_NORM = adagrad_norm(Scope.ROW)
+"""With every slot that the rule can have."""

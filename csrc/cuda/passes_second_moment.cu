@@ -1,3 +1,0 @@
-#include "launchers.cuh"
-
-template torchclip::cuda::Launchers torchclip::cuda::functor_launchers<torchclip::SecondMoment>(const Bucket&);
