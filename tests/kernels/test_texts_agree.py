@@ -16,6 +16,8 @@ from coefficient_grid import GRID, STEPS, flat_names
 from places import ROOT
 from rule_coefficients import COEFFICIENTS
 from torchclip.backends.choice import unavailable_reason
+from torchclip.backends.codes import CODES
+from torchclip.matrix import KINDS
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.table import RULES
 from torchclip.state.group_values import PIPELINE_KEYS, GroupKeys
@@ -24,6 +26,7 @@ from torchclip.step.fused_optimizer import FusedOptimizer
 needs_extension = pytest.mark.skipif(
     unavailable_reason("cpu") is not None, reason=f"no compiled extension: {unavailable_reason('cpu')}"
 )
+needs_sources = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources of the extension are not here")
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
@@ -113,7 +116,7 @@ def every_rule_anywhere() -> list[str]:
     return sorted((headers - shared) | set(RULES))
 
 
-@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources of the extension are not here")
+@needs_sources
 @pytest.mark.parametrize("name", every_rule_anywhere())
 def test_rule_is_in_every_place(name: str) -> None:
     missing = [place for place, found in rule_places(name).items() if not found]
@@ -123,6 +126,13 @@ def test_rule_is_in_every_place(name: str) -> None:
 @each_rule
 def test_every_rule_has_a_citation(rule: RuleSpec) -> None:
     assert re.search(r"\b(19|20)\d\d\b", rule.citation), f"{rule.name} has no source with a year"
+
+
+@needs_sources
+def test_every_policy_has_a_code() -> None:
+    assert set(CODES) == {part for parts in KINDS.values() for part in parts}
+    fields = re.findall(r"^  double (\w+) = ", (ROOT / "csrc/modifiers.h").read_text(), re.MULTILINE)
+    assert {name for code in CODES.values() for name in (code.field, *code.others)} <= set(fields)
 
 
 @needs_extension

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
 from torchclip.policies.clip import (
     AdaptiveGradientClip,
@@ -11,12 +13,11 @@ from torchclip.policies.clip import (
     ClipByGlobalNorm,
     ClipByTensorNorm,
     ClipByValue,
-    ClipPolicy,
     NonFinite,
     Scope,
     ZClip,
 )
-from torchclip.policies.extensions import drop_threshold
+from torchclip.policies.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout, drop_threshold
 from torchclip.policies.group_clip import NOT_MEASURED
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import AdaLossStep, SqrtDecay
@@ -34,24 +35,61 @@ SCOPES = tuple(Scope)
 NONFINITES = tuple(NonFinite)
 
 
+class Code(NamedTuple):
+    """What the plans are told of a policy.
+
+    Args:
+        field: of csrc/modifiers.h, which says that there is one.
+        kind: its number there.
+        others: fields and what they hold, from the policy.
+    """
+
+    field: str
+    kind: int
+    others: dict[str, Callable[[Any], float]]
+
+
+def _code(field: str, kind: int, **others: str | Callable[[Any], float]) -> Code:
+    """A field that is named by an attribute holds that."""
+    return Code(field, kind, {name: attrgetter(of) if isinstance(of, str) else of for name, of in others.items()})
+
+
+def _threshold(dropout: GradientDropout | LRDropout) -> int:
+    return drop_threshold(dropout.p)
+
+
+_NORM = {"limit": "max_norm", "smooth": "smooth"}
+_Z = {"limit": "max_norm", "z_alpha": "alpha", "z_threshold": "z_threshold", "z_warmup": "warmup_steps", "z_eps": "eps"}
+
+CODES: dict[type, Code] = {
+    ClipByGlobalNorm: _code("clip", NORM_CLIP, **_NORM),
+    ClipByTensorNorm: _code("clip", NORM_CLIP, **_NORM),
+    ClipByValue: _code("clip", VALUE_CLIP, limit="max_value"),
+    AdaptiveGradientClip: _code("clip", UNIT_CLIP, limit="clipping", unit_eps="eps"),
+    AutoClip: _code("clip", PERCENTILE_CLIP, percentile="percentile", window="window"),
+    ZClip: _code("clip", Z_CLIP, **_Z),
+    AdaLossStep: _code("step_size", LOSS_STEP_SIZE, alpha="alpha", c="c"),
+    SqrtDecay: _code("step_size", SQRT_STEP_SIZE, alpha="alpha", b0="b0"),
+    GradientNoise: _code("gradient_noise", 1, noise_eta="eta", noise_gamma="gamma"),
+    GradientDropout: _code("gradient_dropout", 1, gradient_threshold=_threshold),
+    LRDropout: _code("lr_dropout", 1, lr_threshold=_threshold),
+    Lookahead: _code("lookahead_k", 0, lookahead_k="k", lookahead_alpha="alpha"),
+}
+"""Every policy, step size and extension."""
+
+
 def configuration(modifiers: Modifiers) -> dict[str, float]:
     """The modifiers as csrc/modifiers.h reads them: a number for each field."""
-    numbers: dict[str, float] = {**_clips(modifiers)}
-    if isinstance(modifiers.step_size, AdaLossStep):
-        numbers |= {"step_size": LOSS_STEP_SIZE, "alpha": modifiers.step_size.alpha, "c": modifiers.step_size.c}
-    elif isinstance(modifiers.step_size, SqrtDecay):
-        step_size = modifiers.step_size
-        numbers |= {"step_size": SQRT_STEP_SIZE, "alpha": step_size.alpha, "b0": step_size.b0}
-    if modifiers.gradient_noise is not None:
-        noise = modifiers.gradient_noise
-        numbers |= {"gradient_noise": True, "noise_eta": noise.eta, "noise_gamma": noise.gamma}
-    if modifiers.gradient_dropout is not None:
-        numbers |= {"gradient_dropout": True, "gradient_threshold": drop_threshold(modifiers.gradient_dropout.p)}
-    if modifiers.lr_dropout is not None:
-        numbers |= {"lr_dropout": True, "lr_threshold": drop_threshold(modifiers.lr_dropout.p)}
-    if modifiers.lookahead is not None:
-        numbers |= {"lookahead_k": modifiers.lookahead.k, "lookahead_alpha": modifiers.lookahead.alpha}
+    numbers = _clips(modifiers)
+    for each in (modifiers.step_size, *modifiers.extensions):
+        if each is not None:
+            numbers |= _numbers(each)
     return numbers
+
+
+def _numbers(policy: object) -> dict[str, float]:
+    code = next(code for kind, code in CODES.items() if isinstance(policy, kind))
+    return {code.field: code.kind, **{name: value(policy) for name, value in code.others.items()}}
 
 
 def group_numbers(modifiers: Modifiers) -> list[GroupNumbers]:
@@ -71,28 +109,10 @@ def _clips(modifiers: Modifiers) -> dict[str, float]:
     if groups:
         strictest = max(nonfinite for _, _, _, nonfinite in groups)
         return {"clip": NORM_CLIP, "clip_scope": SCOPES.index(Scope.GROUP), "nonfinite": strictest}
-    return _clip(None if modifiers.group_clips else modifiers.clip)
-
-
-def _clip(clip: ClipPolicy | None) -> dict[str, float]:
+    clip = None if modifiers.group_clips else modifiers.clip
     if clip is None:
         return {"clip": NO_CLIP}
     if isinstance(clip, ClipByValue):
-        return {"clip": VALUE_CLIP, "limit": clip.max_value}
-    common = {"nonfinite": NONFINITES.index(clip.nonfinite), "clip_scope": SCOPES.index(clip.scope)}
-    if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
-        return {**common, "clip": NORM_CLIP, "limit": clip.max_norm, "smooth": clip.smooth}
-    if isinstance(clip, AdaptiveGradientClip):
-        return {**common, "clip": UNIT_CLIP, "limit": clip.clipping, "unit_eps": clip.eps}
-    if isinstance(clip, AutoClip):
-        return {**common, "clip": PERCENTILE_CLIP, "percentile": clip.percentile, "window": clip.window}
-    assert isinstance(clip, ZClip)
-    return {
-        **common,
-        "clip": Z_CLIP,
-        "limit": clip.max_norm,
-        "z_alpha": clip.alpha,
-        "z_threshold": clip.z_threshold,
-        "z_warmup": clip.warmup_steps,
-        "z_eps": clip.eps,
-    }
+        return _numbers(clip)
+    of_norms = {"nonfinite": NONFINITES.index(clip.nonfinite), "clip_scope": SCOPES.index(clip.scope)}
+    return {**of_norms, **_numbers(clip)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from torchclip.backends.triton.launches import Compiled, FirstUse, launch
 from torchclip.kernels import finish_rule, finish_step, norms, row_norms, update
 from torchclip.kernels.tables import Finish, Run
 from torchclip.rules.rule_spec import RuleSpec
-
-if TYPE_CHECKING:
-    pass
 
 FINISH_WARPS = 4
 DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
