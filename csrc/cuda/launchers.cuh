@@ -1,14 +1,11 @@
-// Launching kernels, and choosing those of one functor.
+// Launching a norm pass.
 #pragma once
 
 #include <algorithm>
-#include <iterator>
-#include <utility>
 
-#include "../dtypes.h"
-#include "launchers.h"
-#include "one_launch.cuh"
-#include "row_norms.cuh"
+#include "launch.h"
+#include "passes.h"
+#include "reduce.cuh"
 
 namespace torchclip::cuda {
 
@@ -24,91 +21,16 @@ uint32_t resident_blocks(int64_t chunk_count) {
   return static_cast<uint32_t>(std::min<int64_t>(static_cast<int64_t>(multiprocessors) * blocks, chunk_count));
 }
 
-template <auto update_kernel>
-void launch_update(const PassArguments& arguments, void* stream) {
-  if (arguments.chunk_count == 0) return;
-  const auto blocks = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
-  const auto own_stream = static_cast<cudaStream_t>(stream);
-  if (arguments.early_blocks != 0) {
-    TORCHCLIP_LAUNCH_EARLY(update_kernel, blocks, kUpdateThreads, 0, own_stream, arguments);
-  } else {
-    TORCHCLIP_LAUNCH(update_kernel, blocks, kUpdateThreads, 0, own_stream, arguments);
-  }
-}
-
 template <auto norm_kernel, class Finish>
 void launch_norm(const PassArguments& arguments, const Finish& finish, uint32_t blocks, void* stream) {
   if (blocks == 0 || arguments.chunk_count == 0) return;
   TORCHCLIP_LAUNCH(norm_kernel, blocks, kThreads, 0, static_cast<cudaStream_t>(stream), arguments, finish);
 }
 
-template <auto whole_step_kernel, class Finish>
-void launch_whole_step(const PassArguments& arguments, const Finish& finish, uint32_t blocks, void* stream) {
-  if (blocks == 0 || arguments.chunk_count == 0) return;
-  TORCHCLIP_LAUNCH_COOPERATIVE(whole_step_kernel, blocks, kThreads, 0, static_cast<cudaStream_t>(stream), arguments,
-                               finish);
-}
-
 template <auto kernel, class Finish>
 constexpr auto norm_launch() {
   return Launch<void (*)(const PassArguments&, const Finish&, uint32_t, void*)>{launch_norm<kernel, Finish>,
                                                                                 resident_blocks<kernel>};
-}
-template <auto kernel, class Finish>
-constexpr auto whole_step_launch() {
-  return Launch<void (*)(const PassArguments&, const Finish&, uint32_t, void*)>{launch_whole_step<kernel, Finish>,
-                                                                                resident_blocks<kernel>};
-}
-
-template <class Functor, unsigned Slots, unsigned Stages>
-Launchers launchers_for_dtypes(const Bucket& bucket) {
-  Launchers launchers;
-  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto state) {
-    using T = typename decltype(parameter)::type;
-    using S = typename decltype(state)::type;
-    launchers.update = launch_update<update_kernel<Functor, Slots, Stages, T, S>>;
-    // A step that draws or has factors for each row takes longer than a launch does.
-    if constexpr (Stages != kEveryStage)
-      launchers.norm_and_update =
-          whole_step_launch<norm_and_update_kernel<Functor, Slots, Stages, T, S>, FinishArguments>();
-    if constexpr (Functor::kMeasuresDirection) {
-      // The direction is that of the first slot, with the second or without.
-      constexpr unsigned kMeasured = Slots & 1u;
-      launchers.direction_norm =
-          norm_launch<direction_norm_kernel<Functor, kMeasured, Stages, T, S>, FinishRuleArguments>();
-      if constexpr (Stages == kEveryStage)
-        launchers.row_direction_norm =
-            norm_launch<row_direction_norm_kernel<Functor, kMeasured, T, S>, FinishRuleArguments>();
-      if constexpr (Stages != kEveryStage)
-        launchers.direction_and_update =
-            whole_step_launch<direction_and_update_kernel<Functor, Slots, Stages, T, S>, FinishRuleArguments>();
-    }
-  });
-  return launchers;
-}
-
-// The second slot of a functor with a direction belongs to tensors whose elements are their rows, for which one set of
-// stages does.
-template <class Functor, unsigned Slots>
-Launchers launchers_for_stages(const Bucket& bucket) {
-  const unsigned stages = compiled_stages(bucket.stages);
-  if constexpr (!Functor::kMeasuresDirection || (Slots & 2u) == 0) {
-    if (stages == 0) return launchers_for_dtypes<Functor, Slots, 0>(bucket);
-    if (stages == kCoupledDecay) return launchers_for_dtypes<Functor, Slots, kCoupledDecay>(bucket);
-  }
-  return launchers_for_dtypes<Functor, Slots, kEveryStage>(bucket);
-}
-
-template <class Functor>
-Launchers functor_launchers(const Bucket& bucket) {
-  Launchers launchers;
-  [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots == Functor::kSlotMasks[Index]
-          ? void(launchers = launchers_for_stages<Functor, Functor::kSlotMasks[Index]>(bucket))
-          : void()),
-     ...);
-  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
-  return launchers;
 }
 
 }  // namespace torchclip::cuda

@@ -24,6 +24,14 @@ struct Offsets {
   int64_t of[kOperands];
 };
 
+// Of an element of a tensor whose elements follow one another.
+__device__ __forceinline__ Offsets in_order(int64_t element) {
+  Offsets offsets;
+#pragma unroll
+  for (int operand = 0; operand < kOperands; ++operand) offsets.of[operand] = element;
+  return offsets;
+}
+
 // `Used`: the operands that are looked at, by operand_bit.
 template <unsigned Used>
 __device__ __forceinline__ Offsets offsets_of(const DeviceTensor& tensor, int64_t element) {

@@ -33,6 +33,9 @@ struct Launchers {
 };
 // `bucket`: of its stages, kRowFactors may be set too; its group is not looked at.
 Launchers find_launchers(const char* rule, const Bucket& bucket);
+// The kernels of a functor's rules, without those that know no rule: in functor.cu.
+template <class Functor>
+Launchers functor_launchers(const Bucket& bucket);
 
 // Alone: before everything else where nothing is measured, and behind sums from several devices.
 void launch_finish(const FinishArguments& arguments, void* stream);

@@ -39,9 +39,8 @@ __device__ __forceinline__ void measure_row_chunk(const PassArguments& arguments
   for (int32_t index = by_warp ? warp_in_block() : 0; index < rows; index += by_warp ? kWarps : 1) {
     const int64_t row = chunk.row + index;
     const InRow places(tensor, row);
-    for_each_element(meter, places.first() + begin, places.first() + end, rank, lanes, places);
     double sums[2];
-    meter.take_sums(sums);
+    meter.measure(places.first() + begin, places.first() + end, rank, lanes, places, sums);
     sum_over(!by_warp, sums);
     if (rank != 0) continue;
     double direction = sums[1];

@@ -14,156 +14,88 @@ namespace torchclip::cuda {
 // `kCount` neighbours of one tensor, in registers.
 template <class C, int kSlots, int kCount>
 struct Elements {
-  C parameter[kCount] = {}, gradient[kCount], state[kSlots][kCount] = {}, slow[kCount] = {};
+  Vector<C, kCount> parameter, gradient, state[kSlots], slow;
 };
 
-// Updates the elements of a tensor, which `kLanes` threads share; see for_each_element.
-template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
-class UpdateWorker {
+// Where the operands of one tensor's update lie, and what is looked at of them.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+struct UpdateOperands {
   using C = ComputeType<T>;
   static constexpr int kSlots = Functor::kSlots;
   static constexpr bool kReadsParameter = kNeedsParameter<Functor, Stages>;
   static constexpr unsigned kUsed =
       operand_bit(kParameter) | operand_bit(kGradient) | Slots << kState0 | operand_bit(kSlow);
-  static constexpr int kSlotCount = (Slots & 1u) + (Slots >> 1 & 1u) + (Slots >> 2 & 1u);
-  static constexpr int kAccesses =
-      (kReadsParameter ? 2 : 1) + kSlotCount * static_cast<int>(sizeof(S)) / static_cast<int>(sizeof(T));
+
+  const DeviceTensor& tensor;
+  T* parameter;
+  const T* gradient;
+  S* state[kSlots];
+  CachePolicy policy;
+  bool synchronises;
+
+  __device__ __forceinline__ UpdateOperands(const PassArguments& arguments, int32_t index, bool synchronises)
+      : tensor(arguments.tensors[index]),
+        parameter(static_cast<T*>(tensor.pointer[kParameter])),
+        gradient(gradient_of<T>(arguments, index)),
+        policy(arguments.overflows_cache != 0 ? CachePolicy::let_go() : CachePolicy::as_usual()),
+        synchronises(synchronises) {
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) state[slot] = static_cast<S*>(tensor.pointer[kState0 + slot]);
+  }
 
   TORCHCLIP_HD static constexpr bool uses(int slot) { return (Slots >> slot & 1u) != 0; }
+  // Not kept in a register: it is looked at once in a few rounds.
+  __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor.pointer[kSlow]); }
 
- public:
-  static constexpr int kElements = kWidth<T>;
+  // See Split.
+  __device__ __forceinline__ int64_t head(int64_t begin) const {
+    const int64_t head = elements_to_boundary(gradient + begin), first = begin + head;
+    bool agree = tensor.dimensions == 0 && on_boundary(parameter + first);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) agree = agree && on_boundary(state[slot] + first);
+    if (synchronises) agree = agree && on_boundary(slow() + first);
+    return agree ? head : -1;
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void load(const Offsets& at, Elements<C, kSlots, kCount>& own) const {
+    own.gradient.load(gradient + at.of[kGradient], policy);
+    if constexpr (kReadsParameter) own.parameter.load(parameter + at.of[kParameter], policy);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) own.state[slot].load(state[slot] + at.of[kState0 + slot], policy);
+    if (synchronises) own.slow.load(slow() + at.of[kSlow], policy);
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void store(const Offsets& at, const Elements<C, kSlots, kCount>& own) const {
+    own.parameter.store(parameter + at.of[kParameter], policy);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (uses(slot)) own.state[slot].store(state[slot] + at.of[kState0 + slot], policy);
+    if (synchronises) own.slow.store(slow() + at.of[kSlow], policy);
+  }
+};
+
+// Vectors that one of `kLanes` threads of the update has in flight.
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
+TORCHCLIP_HD constexpr int update_vectors() {
+  constexpr int kSlotCount = (Slots & 1u) + (Slots >> 1 & 1u) + (Slots >> 2 & 1u);
+  constexpr int kAccesses = (kNeedsParameter<Functor, Stages> ? 2 : 1) +
+                            kSlotCount * static_cast<int>(sizeof(S)) / static_cast<int>(sizeof(T));
   // What float16 is widened to at once, here 64 numbers: more than there are registers for, but in a kernel that does
   // nothing else, and there up to sm_90.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
   static_assert(kThreads != kUpdateThreads);
-  static constexpr bool kHasRoom = kLanes == kUpdateThreads;
+  constexpr bool kHasRoom = kLanes == kUpdateThreads;
 #else
-  static constexpr bool kHasRoom = false;
+  constexpr bool kHasRoom = false;
 #endif
-  static constexpr bool kSpills = std::is_same_v<T, Float16> && kAccesses == 4 && !kHasRoom;
+  constexpr bool kSpills = std::is_same_v<T, Float16> && kAccesses == 4 && !kHasRoom;
   // Where there are draws, they take longer than the memory does.
-  static constexpr int kVectors = Stages == kEveryStage || kSpills ? 1 : vectors_in_flight(kAccesses);
-
-  __device__ __forceinline__ UpdateWorker(const PassArguments& arguments, const Row* rows, int32_t index,
-                                          bool synchronises)
-      : arguments_(arguments),
-        tensor_(arguments.tensors[index]),
-        parameter_(static_cast<T*>(tensor_.pointer[kParameter])),
-        gradient_(gradient_of<T>(arguments, index)),
-        policy_(arguments.overflows_cache != 0 ? CachePolicy::let_go() : CachePolicy::as_usual()),
-        rows_(rows),
-        coefficients_(arguments, tensor_, rows),
-        synchronises_(synchronises) {
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) state_[slot] = static_cast<S*>(tensor_.pointer[kState0 + slot]);
-  }
-
-  __device__ __forceinline__ int64_t head(int64_t begin) const {
-    const int64_t head = elements_to_boundary(gradient_ + begin), first = begin + head;
-    bool agree = tensor_.dimensions == 0 && on_boundary(parameter_ + first);
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) agree = agree && on_boundary(state_[slot] + first);
-    if (synchronises_) agree = agree && on_boundary(slow() + first);
-    return agree ? head : -1;
-  }
-
-  __device__ __forceinline__ void one(int64_t element) {
-    const Offsets offsets = offsets_of<kUsed>(tensor_, element);
-    Elements<C, kSlots, 1> own;
-    own.gradient[0] = load(gradient_[offsets.of[kGradient]]);
-    T* const parameter = parameter_ + offsets.of[kParameter];
-    if constexpr (kReadsParameter) own.parameter[0] = load(*parameter);
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) own.state[slot][0] = load(state_[slot][offsets.of[kState0 + slot]]);
-    if (synchronises_) own.slow[0] = slow()[offsets.of[kSlow]];
-    const ThreadDraws<Stages, 1> draws(arguments_, tensor_.parameter, element);
-    zeros += advance(element, draws, own);
-    if (synchronises_) slow()[offsets.of[kSlow]] = own.slow[0];
-    *parameter = store<T>(own.parameter[0]);
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) state_[slot][offsets.of[kState0 + slot]] = store<S>(own.state[slot][0]);
-  }
-
-  // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
-  __device__ __forceinline__ void vectors(int64_t element, int64_t stride, int64_t end) {
-    static_assert(kVectors == 1 || (Stages & kDrawnStages) == 0);
-    Elements<C, kSlots, kElements> own[kVectors];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) read(element + i * stride < end ? element + i * stride : element, own[i]);
-    const ThreadDraws<Stages, kElements> draws(arguments_, tensor_.parameter, element);
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int64_t place = element + i * stride;
-      const int count = advance(place, draws, own[i]);
-      if (place >= end) continue;
-      zeros += count;
-      write(place, own[i]);
-    }
-  }
-
-  int zeros = 0;  // exact ones among the parameters that this thread has written
-
- private:
-  // Not kept in a register: it is looked at once in a few rounds.
-  __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor_.pointer[kSlow]); }
-
-  __device__ __forceinline__ void read(int64_t element, Elements<C, kSlots, kElements>& own) const {
-    read_vector(gradient_ + element, own.gradient, policy_);
-    if constexpr (kReadsParameter) read_vector(parameter_ + element, own.parameter, policy_);
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) read_vector(state_[slot] + element, own.state[slot], policy_);
-    if (synchronises_) read_vector(slow() + element, own.slow, policy_);
-  }
-
-  __device__ __forceinline__ void write(int64_t element, const Elements<C, kSlots, kElements>& own) const {
-    write_vector(parameter_ + element, own.parameter, policy_);
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot)
-      if (uses(slot)) write_vector(state_[slot] + element, own.state[slot], policy_);
-    if (synchronises_) write_vector(slow() + element, own.slow, policy_);
-  }
-
-  // Returns the exact zeros, which are counted before Lookahead.
-  template <int kCount>
-  __device__ __forceinline__ int advance(int64_t element, const ThreadDraws<Stages, kCount>& draws,
-                                         Elements<C, kSlots, kCount>& own) {
-    int count = 0;
-#pragma unroll
-    for (int lane = 0; lane < kCount; ++lane) {
-      coefficients_.move_to(arguments_, tensor_, rows_, element + lane);
-      C state[kSlots];
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
-      own.parameter[lane] = update<Functor, Slots, Stages>(
-          coefficients_.pipeline, coefficients_.rule, own.parameter[lane], own.gradient[lane], draws.at(lane), state);
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) own.state[slot][lane] = state[slot];
-      if constexpr (Functor::kCountsZeros) count += load(store<T>(own.parameter[lane])) == C(0);
-    }
-    if (synchronises_) {
-      const C alpha = static_cast<C>(arguments_.extras.lookahead_alpha);
-#pragma unroll
-      for (int lane = 0; lane < kCount; ++lane)
-        own.parameter[lane] = own.slow[lane] = synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), alpha);
-    }
-    return count;
-  }
-
-  const PassArguments& arguments_;
-  const DeviceTensor& tensor_;
-  T* parameter_;
-  const T* gradient_;
-  S* state_[kSlots];
-  CachePolicy policy_;
-  const Row* rows_;
-  ElementCoefficients<Functor, Stages, C> coefficients_;
-  bool synchronises_;
-};
+  return Stages == kEveryStage || kSpills ? 1 : vectors_in_flight(kAccesses);
+}
 
 // What one block takes. Empty where a chunk is shorter than others.
 template <class T>
@@ -183,32 +115,87 @@ struct PieceOfChunk {
   }
 };
 
-// One piece of a chunk, by `kLanes` threads. `index`: of the piece, among those of this launch.
-template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
-__device__ __forceinline__ void update_piece(const PassArguments& arguments, const Row* rows, uint32_t index,
-                                             bool synchronises) {
-  const PieceOfChunk<T> piece(arguments, index);
-  if (piece.begin >= piece.end) return;
-  UpdateWorker<Functor, Slots, Stages, T, S, kLanes> worker(arguments, rows, piece.tensor, synchronises);
-  for_each_element(worker, piece.begin, piece.end, static_cast<int>(threadIdx.x), kLanes);
-  if constexpr (Functor::kCountsZeros) {
-    double total[] = {static_cast<double>(worker.zeros)};
-    sum_over_block<kLanes>(total);
-    if (threadIdx.x == 0) arguments.zeros[index] = static_cast<int64_t>(total[0]);
-  }
-}
-
 // All chunks, in the reverse order of the norm pass: what that pass has read last is still in the second-level cache.
-// `rows`: the coefficients; null: those that ride in the arguments.
+// By `kLanes` threads a block. `rows`: the coefficients; null: those that ride in the arguments.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
 __device__ __forceinline__ void update_chunks(const PassArguments& arguments, const Row* rows) {
+  using C = ComputeType<T>;
+  using Operands = UpdateOperands<Functor, Slots, Stages, T, S>;
+  constexpr int kSlots = Functor::kSlots, kVectors = update_vectors<Functor, Slots, Stages, T, S, kLanes>();
+  constexpr int64_t kStride = kLanes * kWidth<T>;
+  static_assert(kVectors == 1 || (Stages & kDrawnStages) == 0);
   StepNumbers numbers{};
   if (arguments.numbers != nullptr) numbers = *arguments.numbers;  // at once: one load waits for no other
   if (numbers.skip != 0) return;
   const auto count = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
 #pragma unroll 1
-  for (uint32_t index = blockIdx.x; index < count; index += gridDim.x)
-    update_piece<Functor, Slots, Stages, T, S, kLanes>(arguments, rows, count - 1 - index, numbers.synchronises != 0);
+  for (uint32_t index = blockIdx.x; index < count; index += gridDim.x) {
+    const PieceOfChunk<T> piece(arguments, count - 1 - index);
+    if (piece.begin >= piece.end) continue;
+    const Operands operands(arguments, piece.tensor, numbers.synchronises != 0);
+    ElementCoefficients<Functor, Stages, C> coefficients(arguments, operands.tensor, rows);
+
+    // Neighbours from `element` on; returns their exact zeros, which are counted before Lookahead.
+    const auto advance = [&](int64_t element, const auto& draws, auto& own) {
+      constexpr int kCount = sizeof(own.gradient.values) / sizeof(C);
+      int zeros = 0;
+#pragma unroll
+      for (int lane = 0; lane < kCount; ++lane) {
+        coefficients.move_to(arguments, operands.tensor, rows, element + lane);
+        C state[kSlots];
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
+        own.parameter[lane] = update<Functor, Slots, Stages>(
+            coefficients.pipeline, coefficients.rule, own.parameter[lane], own.gradient[lane], draws.at(lane), state);
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) own.state[slot][lane] = state[slot];
+        if constexpr (Functor::kCountsZeros) zeros += load(store<T>(own.parameter[lane])) == C(0);
+      }
+      if (operands.synchronises) {
+        const C alpha = static_cast<C>(arguments.extras.lookahead_alpha);
+#pragma unroll
+        for (int lane = 0; lane < kCount; ++lane)
+          own.parameter[lane] = own.slow[lane] =
+              synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), alpha);
+      }
+      return zeros;
+    };
+
+    int zeros = 0;
+    const Split split(piece.begin, piece.end, operands.head(piece.begin), kWidth<T>);
+#pragma unroll 1
+    for (int64_t i = threadIdx.x; i < split.alone(); i += kLanes) {
+      const int64_t element = split.element(i);
+      const Offsets at = offsets_of<Operands::kUsed>(operands.tensor, element);
+      Elements<C, kSlots, 1> own;
+      operands.load(at, own);
+      const ThreadDraws<Stages, 1> draws(arguments, operands.tensor.parameter, element);
+      zeros += advance(element, draws, own);
+      operands.store(at, own);
+    }
+    // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
+#pragma unroll 1
+    for (int64_t element = split.first + threadIdx.x * kWidth<T>; element < split.last; element += kStride * kVectors) {
+      Elements<C, kSlots, kWidth<T>> own[kVectors];
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i)
+        operands.load(in_order(element + i * kStride < split.last ? element + i * kStride : element), own[i]);
+      const ThreadDraws<Stages, kWidth<T>> draws(arguments, operands.tensor.parameter, element);
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        const int64_t place = element + i * kStride;
+        const int own_zeros = advance(place, draws, own[i]);
+        if (place >= split.last) continue;
+        zeros += own_zeros;
+        operands.store(in_order(place), own[i]);
+      }
+    }
+    if constexpr (Functor::kCountsZeros) {
+      double total[] = {static_cast<double>(zeros)};
+      sum_over_block<kLanes>(total);
+      if (threadIdx.x == 0) arguments.zeros[count - 1 - index] = static_cast<int64_t>(total[0]);
+    }
+  }
 }
 
 // While the pass before this one ends: what the block takes first, but for the gradients, which that pass has just

@@ -17,34 +17,50 @@ constexpr int kWidth = static_cast<int>(kAccess / sizeof(T));
 // `accesses`: of 16 bytes, to read one vector of every operand.
 TORCHCLIP_HD constexpr int vectors_in_flight(int accesses) { return accesses == 1 ? 4 : accesses <= 4 ? 2 : 1; }
 
-// `count` elements that follow one another, from memory on a 16-byte boundary.
-template <int kCount, class T, class C>
-__device__ __forceinline__ void read_vector(const T* from, C (&values)[kCount], CachePolicy policy) {
-  static_assert(kCount * sizeof(T) % sizeof(uint4) == 0);
-  constexpr int kPerAccess = sizeof(uint4) / sizeof(T);
-#pragma unroll
-  for (int access = 0; access < kCount / kPerAccess; ++access) {
-    const uint4 bits = policy.read(reinterpret_cast<const uint4*>(from) + access);
-    T elements[kPerAccess];
-    memcpy(elements, &bits, sizeof(bits));
-#pragma unroll
-    for (int i = 0; i < kPerAccess; ++i) values[access * kPerAccess + i] = load(elements[i]);
-  }
-}
+// `kCount` elements that follow one another in memory, in registers as the compute type: one of them anywhere, or whole
+// accesses from a 16-byte boundary on.
+template <class C, int kCount>
+struct Vector {
+  C values[kCount] = {};
 
-template <int kCount, class T, class C>
-__device__ __forceinline__ void write_vector(T* to, const C (&values)[kCount], CachePolicy policy) {
-  constexpr int kPerAccess = sizeof(uint4) / sizeof(T);
+  __device__ __forceinline__ C& operator[](int i) { return values[i]; }
+
+  template <class T>
+  __device__ __forceinline__ void load(const T* from, CachePolicy policy) {
+    if constexpr (kCount == 1) {
+      values[0] = torchclip::load(*from);
+    } else {
+      constexpr int kPerAccess = kWidth<T>;
+      static_assert(kCount % kPerAccess == 0);
 #pragma unroll
-  for (int access = 0; access < kCount / kPerAccess; ++access) {
-    T elements[kPerAccess];
+      for (int access = 0; access < kCount / kPerAccess; ++access) {
+        const uint4 bits = policy.read(reinterpret_cast<const uint4*>(from) + access);
+        T elements[kPerAccess];
+        memcpy(elements, &bits, sizeof(bits));
 #pragma unroll
-    for (int i = 0; i < kPerAccess; ++i) elements[i] = store<T>(values[access * kPerAccess + i]);
-    uint4 bits;
-    memcpy(&bits, elements, sizeof(bits));
-    policy.write(reinterpret_cast<uint4*>(to) + access, bits);
+        for (int i = 0; i < kPerAccess; ++i) values[access * kPerAccess + i] = torchclip::load(elements[i]);
+      }
+    }
   }
-}
+
+  template <class T>
+  __device__ __forceinline__ void store(T* to, CachePolicy policy) const {
+    if constexpr (kCount == 1) {
+      *to = torchclip::store<T>(values[0]);
+    } else {
+      constexpr int kPerAccess = kWidth<T>;
+#pragma unroll
+      for (int access = 0; access < kCount / kPerAccess; ++access) {
+        T elements[kPerAccess];
+#pragma unroll
+        for (int i = 0; i < kPerAccess; ++i) elements[i] = torchclip::store<T>(values[access * kPerAccess + i]);
+        uint4 bits;
+        memcpy(&bits, elements, sizeof(bits));
+        policy.write(reinterpret_cast<uint4*>(to) + access, bits);
+      }
+    }
+  }
+};
 
 // Elements of `first` to go by before a 16-byte boundary.
 template <class T>
@@ -58,34 +74,19 @@ __device__ __forceinline__ bool on_boundary(const T* element) {
   return reinterpret_cast<uintptr_t>(element) % kAccess == 0;
 }
 
-// Elements that follow one another.
-struct InOrder {
-  __device__ __forceinline__ bool is_dense() const { return true; }
-  __device__ __forceinline__ int64_t element(int64_t place) const { return place; }
-};
+// How elements [begin, end) are taken: [first, last) as vectors of `width`, those before and behind one by one.
+struct Split {
+  int64_t begin, end, first, last;
 
-// Has `worker` take every element at a place in [begin, end) once, by `lanes` threads of which this is number `rank`:
-// kWidth at a time between the first and the last boundary that all its operands share, and one by one before and
-// behind, or all of them where the places are not dense. A worker says how many come before the boundary (`head`;
-// negative: there is no such boundary) and takes elements by
-//
-//     one(element)                      and
-//     vectors(element, stride, end)     kVectors of them, each `stride` behind the last, as far as they begin before
-//     end
-template <class Worker, class Places = InOrder>
-__device__ __forceinline__ void for_each_element(Worker& worker, int64_t begin, int64_t end, int rank, int lanes,
-                                                 const Places& places = {}) {
-  constexpr int64_t kElements = Worker::kElements;
-  const int64_t head = places.is_dense() ? worker.head(begin) : -1;
-  const int64_t first = head < 0 || head > end - begin ? end : begin + head;
-  const int64_t last = first + (end - first) / kElements * kElements;
-  const int64_t alone = first - begin + end - last;
-#pragma unroll 1
-  for (int64_t i = rank; i < alone; i += lanes)
-    worker.one(places.element(begin + i < first ? begin + i : last + (begin + i - first)));
-  const int64_t stride = lanes * kElements;
-#pragma unroll 1
-  for (int64_t i = first + rank * kElements; i < last; i += stride * Worker::kVectors) worker.vectors(i, stride, last);
-}
+  // `head`: elements before the first boundary that all operands share; negative where there is none.
+  __device__ __forceinline__ Split(int64_t begin, int64_t end, int64_t head, int64_t width) : begin(begin), end(end) {
+    first = head < 0 || head > end - begin ? end : begin + head;
+    last = first + (end - first) / width * width;
+  }
+  __device__ __forceinline__ int64_t alone() const { return first - begin + end - last; }
+  __device__ __forceinline__ int64_t element(int64_t i) const {
+    return begin + i < first ? begin + i : last + (begin + i - first);
+  }
+};
 
 }  // namespace torchclip::cuda

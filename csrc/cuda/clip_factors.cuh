@@ -1,15 +1,9 @@
-// What one block decides at the end of the clip policy's norm pass, and before everything else where nothing is
-// measured: norms, clip factors, step size, whether there is a step, and with all that the rows of coefficients.
+// From the sums of a norm pass to norms, and from norms to the factors of the clip policies.
 #pragma once
 
-#include "finish_rows.cuh"
-#include "launch.h"
+#include "sums.cuh"
 
 namespace torchclip::cuda {
-
-__device__ __forceinline__ double inverse_scale(const FinishArguments& finish) {
-  return finish.grad_scale == nullptr ? 1.0 : 1.0 / static_cast<double>(*finish.grad_scale);
-}
 
 // What the threads of the block tell one another.
 struct Decision {
@@ -149,111 +143,6 @@ __device__ __forceinline__ void take_adaptive(const FinishArguments& finish, dou
   }
   finish.clip_factor[0] = factor;
   if (factor < 1) decision.clips = 1;
-}
-
-__device__ __forceinline__ double loss_of(const FinishArguments& finish) {
-  switch (static_cast<DType>(finish.loss_dtype)) {
-    case DType::kFloat32:
-      return *static_cast<const float*>(finish.loss);
-    case DType::kFloat64:
-      return *static_cast<const double*>(finish.loss);
-    case DType::kBFloat16:
-      return load(*static_cast<const BFloat16*>(finish.loss));
-    case DType::kFloat16:
-      return load(*static_cast<const Float16*>(finish.loss));
-  }
-  return 0.0;
-}
-
-// The step size, and the numbers that the step leaves behind, by one thread.
-__device__ __forceinline__ void take_step(const FinishArguments& finish, Decision& decision) {
-  const Modifiers& m = finish.modifiers;
-  const double step = decision.step = finish.step == nullptr ? 0.0 : *finish.step + 1;
-  double b_squared = square(m.b0) + m.alpha * step;
-  if (m.step_size_kind() == StepSizeKind::kLoss) b_squared = add_loss(*finish.b_squared, loss_of(finish), m.alpha, m.c);
-  decision.step_size = 1.0;
-  if (m.step_size_kind() != StepSizeKind::kNone) *finish.lr_scale = decision.step_size = 1.0 / sqrt(b_squared);
-  const bool synchronises = m.lookahead_k != 0 && remainder_of(step, m.lookahead_k) == 0;
-  if (finish.numbers != nullptr) *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0};
-  if (decision.skips != 0) return;
-  if (finish.step != nullptr) *finish.step = step;
-  if (m.step_size_kind() == StepSizeKind::kLoss) *finish.b_squared = b_squared;
-  if (finish.sums.units == 0 || finish.counters == nullptr) return;
-  finish.counters[0] += 1;
-  if (decision.clips != 0) finish.counters[1] += 1;
-}
-
-// The rows as they are before anything is measured, and the numbers of state that the step will leave: it takes longer
-// than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule where the
-// kernel knows it, and otherwise void.
-template <class Functor>
-TORCHCLIP_NOINLINE __device__ void make_rows(const FinishArguments& finish) {
-  const RowArguments& rows = finish.rows;
-  const double step = finish.step == nullptr ? 0.0 : *finish.step + 1, inverse = inverse_scale(finish);
-#pragma unroll 1
-  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
-    const RowSource& source = rows.sources[index];
-    rows.rows[index].pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, step, inverse);
-    double scalars[kMaxScalars] = {};
-    visit_rule(rows.rule, [&](auto rule) {
-      using Rule = typename decltype(rule)::type;
-      if constexpr (std::is_void_v<Functor> || std::is_same_v<Functor, typename Rule::Functor>)
-        set_coefficients<Rule>(rows, source, DirectionNorms{}, rows.rows[index], scalars);
-    });
-#pragma unroll
-    for (int i = 0; i < kMaxScalars; ++i) rows.next_scalars[index * kMaxScalars + i] = scalars[i];
-  }
-  __syncthreads();
-}
-
-// What the decision adds to the rows, by one thread for each; a step that is taken moves the numbers of state on.
-__device__ __forceinline__ void settle_rows(const FinishArguments& finish, const Decision& decision) {
-  const RowArguments& rows = finish.rows;
-#pragma unroll 1
-  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
-    const RowSource& source = rows.sources[index];
-    PipelineCoefficients<double>& pipeline = rows.rows[index].pipeline;
-    double gradient_scale = pipeline.gradient_scale;
-    if (source.clip_unit >= 0) gradient_scale *= finish.clip_factor[source.clip_unit];
-    pipeline.gradient_scale = gradient_scale * decision.step_size;
-    pipeline.value_limit *= decision.step_size;
-    if (decision.skips != 0) continue;
-#pragma unroll
-    for (int i = 0; i < kMaxScalars; ++i)
-      if (source.scalars[i] != nullptr)
-        write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, rows.next_scalars[index * kMaxScalars + i]);
-    if (source.fresh >= 0) rows.fresh[source.fresh] = 0;
-  }
-}
-
-// All threads of one block. Not inlined: it is long, it is in many kernels, and none of them is there for its sake.
-// `kByRows`: the pass may keep rows apart. The rows are made already.
-template <bool kByRows>
-TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
-  __shared__ Decision decision;
-  const Modifiers& m = finish.modifiers;
-  if (threadIdx.x == 0) decision = Decision{};
-  __syncthreads();
-  if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowClip{m.limit, m.unit_eps});
-  const bool decides = sum_units(finish.sums, [&](int unit, const Partial& sum, bool is_empty) {
-    take_unit(finish, unit, sum, is_empty, decision);
-  });
-  if (!decides) return;
-  __syncthreads();
-  if (finish.group_clips != nullptr && finish.sums.units > 0) take_groups(finish, decision);
-  const bool adapts =
-      finish.sums.units > 0 && (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
-  double percentile = -1.0;
-  if (adapts && m.clip_kind() == ClipKind::kPercentile) percentile = window_percentile(finish, finish.grad_norm[0]);
-  if (threadIdx.x == 0) {
-    const bool overflows = finish.found_inf != nullptr && *finish.found_inf != 0;
-    const bool refuses = decision.is_nonfinite != 0 && m.on_nonfinite() != NonFinite::kPropagate;
-    decision.skips = overflows || refuses ? 1 : 0;
-    if (adapts) take_adaptive(finish, percentile, decision.skips != 0, decision);
-    take_step(finish, decision);
-  }
-  __syncthreads();
-  settle_rows(finish, decision);
 }
 
 }  // namespace torchclip::cuda

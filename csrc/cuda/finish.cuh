@@ -1,0 +1,281 @@
+// What the last block of a norm pass decides: whether there is a step, and the rows of coefficients that it multiplies
+// with. finish_step is for the clip policy's pass, and before everything else where nothing is measured; finish_rule
+// for the norms that a rule takes itself.
+#pragma once
+
+#include <type_traits>
+
+#include "../dtypes.h"
+#include "../rows.h"
+#include "../rules/registry.h"
+#include "clip_factors.cuh"
+#include "launch.h"
+
+namespace torchclip::cuda {
+
+// Calls `visit` with the rule at that position of the registry.
+template <class Visit>
+__device__ __forceinline__ void visit_rule(int32_t rule, const Visit& visit) {
+  for_each_rule(Rules{}, [&](auto each, int32_t position) {
+    if (position == rule) visit(each);
+  });
+}
+
+__device__ __forceinline__ const GroupNumbers& group_of(const RowArguments& rows, int32_t group) {
+  return rows.groups != nullptr ? rows.groups[group] : rows.inline_groups[group];
+}
+
+__device__ __forceinline__ double lr_of(const GroupNumbers& group) {
+  return group.lr != nullptr ? read_number(group.lr, group.lr_is_double != 0, 0) : group.hyperparameters[0];
+}
+
+// Between memory and a struct of nothing but doubles, one at a time: a plain copy of what a pointer leads to would go
+// byte by byte.
+template <class Struct>
+__device__ __forceinline__ Struct read_struct(const double* from) {
+  double values[sizeof(Struct) / sizeof(double)];
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Struct) / sizeof(double)); ++i) values[i] = from[i];
+  Struct result;
+  memcpy(&result, values, sizeof(Struct));
+  return result;
+}
+template <class Struct>
+__device__ __forceinline__ void write_struct(const Struct& from, double* to) {
+  double values[sizeof(Struct) / sizeof(double)];
+  memcpy(values, &from, sizeof(Struct));
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Struct) / sizeof(double)); ++i) to[i] = values[i];
+}
+
+template <class Rule>
+__device__ __forceinline__ typename Rule::Hyperparameters hyperparameters_of(const GroupNumbers& group) {
+  static_assert(sizeof(typename Rule::Hyperparameters) <= sizeof(group.hyperparameters));
+  auto hyperparameters = read_struct<typename Rule::Hyperparameters>(group.hyperparameters);
+  hyperparameters.lr = lr_of(group);
+  return hyperparameters;
+}
+
+__device__ __forceinline__ PipelineCoefficients<double> pipeline_of(const GroupNumbers& group,
+                                                                    const Modifiers& modifiers, double step,
+                                                                    double inverse_grad_scale) {
+  return make_row(lr_of(group), group.weight_decay, group.decoupled != 0, group.maximize != 0, modifiers, step,
+                  inverse_grad_scale)
+      .pipeline;
+}
+
+// The rule's coefficients of one row. `scalars`: becomes the numbers of state as this step leaves them. Returns the
+// factor of a rule that clips itself.
+template <class Rule>
+__device__ __forceinline__ double set_coefficients(const RowArguments& rows, const RowSource& source,
+                                                   DirectionNorms norms, Row& row, double (&scalars)[kMaxScalars]) {
+  const auto hyperparameters = hyperparameters_of<Rule>(group_of(rows, source.group));
+#pragma unroll
+  for (int i = 0; i < Rule::kScalars; ++i)
+    scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
+  const bool is_fresh = source.fresh >= 0 && rows.fresh[source.fresh] != 0;
+  write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), row.rule);
+  if constexpr (Rule::kClipsItself) return Rule::direction_factor(hyperparameters, norms);
+  return 1.0;
+}
+
+__device__ __forceinline__ double inverse_scale(const FinishArguments& finish) {
+  return finish.grad_scale == nullptr ? 1.0 : 1.0 / static_cast<double>(*finish.grad_scale);
+}
+
+__device__ __forceinline__ double loss_of(const FinishArguments& finish) {
+  switch (static_cast<DType>(finish.loss_dtype)) {
+    case DType::kFloat32:
+      return *static_cast<const float*>(finish.loss);
+    case DType::kFloat64:
+      return *static_cast<const double*>(finish.loss);
+    case DType::kBFloat16:
+      return load(*static_cast<const BFloat16*>(finish.loss));
+    case DType::kFloat16:
+      return load(*static_cast<const Float16*>(finish.loss));
+  }
+  return 0.0;
+}
+
+// The step size, and the numbers that the step leaves behind, by one thread.
+__device__ __forceinline__ void take_step(const FinishArguments& finish, Decision& decision) {
+  const Modifiers& m = finish.modifiers;
+  const double step = decision.step = finish.step == nullptr ? 0.0 : *finish.step + 1;
+  double b_squared = square(m.b0) + m.alpha * step;
+  if (m.step_size_kind() == StepSizeKind::kLoss) b_squared = add_loss(*finish.b_squared, loss_of(finish), m.alpha, m.c);
+  decision.step_size = 1.0;
+  if (m.step_size_kind() != StepSizeKind::kNone) *finish.lr_scale = decision.step_size = 1.0 / sqrt(b_squared);
+  const bool synchronises = m.lookahead_k != 0 && remainder_of(step, m.lookahead_k) == 0;
+  if (finish.numbers != nullptr) *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0};
+  if (decision.skips != 0) return;
+  if (finish.step != nullptr) *finish.step = step;
+  if (m.step_size_kind() == StepSizeKind::kLoss) *finish.b_squared = b_squared;
+  if (finish.sums.units == 0 || finish.counters == nullptr) return;
+  finish.counters[0] += 1;
+  if (decision.clips != 0) finish.counters[1] += 1;
+}
+
+// The rows as they are before anything is measured, and the numbers of state that the step will leave: it takes longer
+// than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule where the
+// kernel knows it, and otherwise void.
+template <class Functor>
+TORCHCLIP_NOINLINE __device__ void make_rows(const FinishArguments& finish) {
+  const RowArguments& rows = finish.rows;
+  const double step = finish.step == nullptr ? 0.0 : *finish.step + 1, inverse = inverse_scale(finish);
+#pragma unroll 1
+  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
+    const RowSource& source = rows.sources[index];
+    rows.rows[index].pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, step, inverse);
+    double scalars[kMaxScalars] = {};
+    visit_rule(rows.rule, [&](auto rule) {
+      using Rule = typename decltype(rule)::type;
+      if constexpr (std::is_void_v<Functor> || std::is_same_v<Functor, typename Rule::Functor>)
+        set_coefficients<Rule>(rows, source, DirectionNorms{}, rows.rows[index], scalars);
+    });
+#pragma unroll
+    for (int i = 0; i < kMaxScalars; ++i) rows.next_scalars[index * kMaxScalars + i] = scalars[i];
+  }
+  __syncthreads();
+}
+
+// What the decision adds to the rows, by one thread for each; a step that is taken moves the numbers of state on.
+__device__ __forceinline__ void settle_rows(const FinishArguments& finish, const Decision& decision) {
+  const RowArguments& rows = finish.rows;
+#pragma unroll 1
+  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
+    const RowSource& source = rows.sources[index];
+    PipelineCoefficients<double>& pipeline = rows.rows[index].pipeline;
+    double gradient_scale = pipeline.gradient_scale;
+    if (source.clip_unit >= 0) gradient_scale *= finish.clip_factor[source.clip_unit];
+    pipeline.gradient_scale = gradient_scale * decision.step_size;
+    pipeline.value_limit *= decision.step_size;
+    if (decision.skips != 0) continue;
+#pragma unroll
+    for (int i = 0; i < kMaxScalars; ++i)
+      if (source.scalars[i] != nullptr)
+        write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, rows.next_scalars[index * kMaxScalars + i]);
+    if (source.fresh >= 0) rows.fresh[source.fresh] = 0;
+  }
+}
+
+// All threads of one block. Not inlined: it is long, it is in many kernels, and none of them is there for its sake.
+// `kByRows`: the pass may keep rows apart. The rows are made already.
+template <bool kByRows>
+TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
+  __shared__ Decision decision;
+  const Modifiers& m = finish.modifiers;
+  if (threadIdx.x == 0) decision = Decision{};
+  __syncthreads();
+  if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowClip{m.limit, m.unit_eps});
+  const bool decides = sum_units(finish.sums, [&](int unit, const Partial& sum, bool is_empty) {
+    take_unit(finish, unit, sum, is_empty, decision);
+  });
+  if (!decides) return;
+  __syncthreads();
+  if (finish.group_clips != nullptr && finish.sums.units > 0) take_groups(finish, decision);
+  const bool adapts =
+      finish.sums.units > 0 && (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
+  double percentile = -1.0;
+  if (adapts && m.clip_kind() == ClipKind::kPercentile) percentile = window_percentile(finish, finish.grad_norm[0]);
+  if (threadIdx.x == 0) {
+    const bool overflows = finish.found_inf != nullptr && *finish.found_inf != 0;
+    const bool refuses = decision.is_nonfinite != 0 && m.on_nonfinite() != NonFinite::kPropagate;
+    decision.skips = overflows || refuses ? 1 : 0;
+    if (adapts) take_adaptive(finish, percentile, decision.skips != 0, decision);
+    take_step(finish, decision);
+  }
+  __syncthreads();
+  settle_rows(finish, decision);
+}
+
+// Sets the coefficients of a row of a rule that clips itself, and returns the factor that it has on its direction.
+__device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish, const RowSource& source,
+                                              DirectionNorms norms, Row& row) {
+  double factor = 1.0;
+  visit_rule(finish.rows.rule, [&](auto rule) {
+    using Rule = typename decltype(rule)::type;
+    double scalars[kMaxScalars] = {};
+    if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.rows, source, norms, row, scalars);
+  });
+  return factor;
+}
+
+// The factor on the direction of the only unit: that of the first group's hyperparameters.
+__device__ __forceinline__ double factor_of_first_group(const FinishRuleArguments& finish, DirectionNorms norms) {
+  double factor = 1.0;
+  visit_rule(finish.rows.rule, [&](auto rule) {
+    using Rule = typename decltype(rule)::type;
+    if constexpr (Rule::kClipsItself)
+      factor = Rule::direction_factor(hyperparameters_of<Rule>(group_of(finish.rows, 0)), norms);
+  });
+  return factor;
+}
+
+// The norms of one unit, by one thread. A rule that sums them has its root as the clip factor already.
+__device__ __forceinline__ void take_norms(const FinishRuleArguments& finish, int unit, const Partial& sum,
+                                           bool skips) {
+  DirectionNorms norms{sqrt(sum.gradient), sqrt(sum.direction)};
+  finish.grad_norm[unit] = norms.gradient;
+  finish.direction_norm[unit] = norms.direction;
+  void* const place = finish.rule_sums == nullptr ? nullptr : finish.rule_sums[unit];
+  if (place != nullptr) {
+    const bool is_double = finish.sum_is_double[unit] != 0;
+    const double total = read_number(place, is_double, 0) + sum.gradient;
+    if (!skips) write_number(place, is_double, 0, total);
+    norms.root_factor = 1.0 / sqrt(total);
+  }
+  const bool over_rows = finish.row_sums.row_factors != nullptr;
+  const bool is_only = finish.sums.units == 1 && !over_rows;
+  finish.clip_factor[unit] = is_only ? factor_of_first_group(finish, norms) : norms.root_factor;
+}
+
+// By one thread for each row: the coefficients, and the factor of its unit where it is the first of it.
+__device__ __forceinline__ void make_rule_rows(const FinishRuleArguments& finish) {
+  const RowArguments& rows = finish.rows;
+  Modifiers quiet = finish.modifiers;  // a step without a first finish draws nothing
+  quiet.gradient_noise = 0;
+#pragma unroll 1
+  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
+    const RowSource& source = rows.sources[index];
+    Row& row = rows.rows[index];
+    if (finish.numbers == nullptr) row.pipeline = pipeline_of(group_of(rows, source.group), quiet, 0.0, 1.0);
+    DirectionNorms norms;
+    if (source.rule_unit >= 0 && finish.sums.units > 0) {
+      norms = {finish.grad_norm[source.rule_unit], finish.direction_norm[source.rule_unit]};
+      if (finish.rule_sums != nullptr) norms.root_factor = finish.clip_factor[source.rule_unit];
+    }
+    const double factor = set_clipped(finish, source, norms, row);
+    const bool is_first = index == 0 || rows.sources[index - 1].rule_unit != source.rule_unit;
+    const bool reports = finish.sums.units > 1 && finish.rule_sums == nullptr && finish.row_sums.row_factors == nullptr;
+    if (reports && is_first && source.rule_unit >= 0) finish.clip_factor[source.rule_unit] = factor;
+  }
+}
+
+// The steps that measured a factor, and those with one below 1. All threads must call it.
+__device__ __forceinline__ void count_step(const FinishRuleArguments& finish) {
+  __shared__ int clips;
+  if (threadIdx.x == 0) clips = 0;
+  __syncthreads();
+  for (int unit = static_cast<int>(threadIdx.x); unit < finish.sums.units; unit += kThreads)
+    if (finish.clip_factor[unit] < 1) atomicOr(&clips, 1);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  finish.counters[0] += 1;
+  if (clips != 0) finish.counters[1] += 1;
+}
+
+// All threads of one block. Not inlined: see finish_step.
+template <bool kByRows>
+TORCHCLIP_NOINLINE __device__ void finish_rule(const FinishRuleArguments& finish) {
+  const bool skips = finish.numbers != nullptr && finish.numbers->skip != 0;
+  if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowStep{skips});
+  const bool decides =
+      sum_units(finish.sums, [&](int unit, const Partial& sum, bool) { take_norms(finish, unit, sum, skips); });
+  if (!decides) return;
+  __syncthreads();
+  make_rule_rows(finish);
+  __syncthreads();
+  if (finish.counters != nullptr && !skips) count_step(finish);
+}
+
+}  // namespace torchclip::cuda
