@@ -39,9 +39,11 @@ def apply(run: tl.constexpr, parameter, gradient, state, coefficients):
         return second_moment(parameter, gradient, state, coefficients, run.slots)
     elif run.family == "root_mean_square":
         return root_mean_square(parameter, gradient, state, coefficients, run.slots)
-    else:
-        tl.static_assert(run.family == "soft_threshold")
+    elif run.family == "soft_threshold":
         return soft_threshold(gradient, state, coefficients)
+    else:
+        tl.static_assert(run.family == "sign_of_average")
+        return sign_of_average(parameter, gradient, state, coefficients)
 
 
 @triton.jit
@@ -74,9 +76,11 @@ def coefficients(finish: tl.constexpr, h, scalars, first, norms):
         return adagrad(h, scalars)
     elif finish.rule == "adagrad_norm":
         return adagrad_norm(h, norms), scalars
-    else:
-        tl.static_assert(finish.rule == "grda")
+    elif finish.rule == "grda":
         return grda(h, scalars)
+    else:
+        tl.static_assert(finish.rule == "lion")
+        return lion(h), scalars
 
 
 @triton.jit
@@ -157,3 +161,24 @@ def grda(h, scalars):
     l1 = l1 + c * power(lr, mu + 0.5) * growth
     zero = tl.zeros_like(lr)
     return (lr, l1, zero, zero, zero, zero, zero, zero), (step + 1.0, l1)
+
+
+@triton.jit
+def sign_of_average(parameter, gradient, state, coefficients):
+    """Lion (csrc/rules/lion.h).
+
+    p <- p - lr sign(beta1 m + step_weight g);  m <- beta2 m + state_weight g
+    """
+    exp_avg, second, third = state
+    lr, beta1, step_weight, beta2, state_weight, _, _, _ = coefficients
+    average = beta1 * exp_avg + step_weight * gradient
+    exp_avg = beta2 * exp_avg + state_weight * gradient
+    sign = tl.where(average > 0, 1.0, tl.where(average < 0, -1.0, average))  # of 0 and NaN themselves
+    return parameter - lr * sign, (exp_avg, second, third)
+
+
+@triton.jit
+def lion(h):
+    lr, beta1, beta2, _, _, _, _, _ = h
+    zero = tl.zeros_like(lr)
+    return lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2, zero, zero, zero

@@ -8,6 +8,7 @@
 #include "adagrad_norm.h"
 #include "adam.h"
 #include "grda.h"
+#include "lion.h"
 #include "mix_clip.h"
 #include "nadam.h"
 #include "normalized_sgd.h"
@@ -20,7 +21,7 @@ namespace torchclip {
 template <class... Rule>
 struct RuleList {};
 
-using Rules = RuleList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda>;
+using Rules = RuleList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda, Lion>;
 
 // The one walk over the list: calls `visit(std::type_identity<Rule>{}, position)` for every rule, on either side.
 #if defined(__CUDACC__)

@@ -138,6 +138,7 @@ void run_rules(const Case& test) {
   run<Adagrad>({0.1, 0.01, 1e-10}, test);
   run<AdaGradNorm>({0.1, 0.9}, test);
   run<Grda>({0.1, 0.005, 0.51}, test);
+  run<Lion>({0.1, 0.9, 0.99}, test);
 }
 
 void test_uploads() {

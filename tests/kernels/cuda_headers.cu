@@ -63,6 +63,7 @@ TORCHCLIP_INSTANTIATE_DTYPES(SecondMoment, 7)
 TORCHCLIP_INSTANTIATE_DTYPES(RootMeanSquare, 1)
 TORCHCLIP_INSTANTIATE_DTYPES(RootMeanSquare, 7)
 TORCHCLIP_INSTANTIATE_DTYPES(SoftThreshold, 1)
+TORCHCLIP_INSTANTIATE_DTYPES(Lion, 1)
 
 // Coefficients, policies and draws run on the device too.
 __global__ void host_device_functions(Sgd::Hyperparameters sgd, MixClip::Hyperparameters mix_clip,

@@ -12,7 +12,7 @@ import pytest
 
 from places import CSRC
 
-FUNCTORS = ("Momentum", "SecondMoment", "RootMeanSquare", "SoftThreshold")
+FUNCTORS = ("Momentum", "SecondMoment", "RootMeanSquare", "SoftThreshold", "Lion")
 TYPES = ("float, float", "BFloat16, float")
 MORE_TYPES = ("double, double", "BFloat16, BFloat16", "Float16, Float16")
 LOOPS = ("update_loop", "update_pieces_loop")

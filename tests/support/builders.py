@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "mom_clip": (torchclip.MomClip, {"lr": 0.5, "gamma": 2.0}),
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
+    "lion": (torchclip.Lion, {"lr": 0.1}),
     "ada_loss": (torchclip.AdaLoss, {"lr": 0.2, "momentum": 0.9}),
     "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9}),
     "ada_grad_norm_row": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
@@ -120,6 +121,7 @@ REQUIRED: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
     torchclip.MomClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.MixClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.GRDA: {"c": 0.1},
+    torchclip.Lion: {},
     torchclip.AdaLoss: {"momentum": 0.9},
     torchclip.AdaGradNorm: {"momentum": 0.9},
 }
@@ -196,6 +198,7 @@ KERNELS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "normalized_sgd": (torchclip.NormalizedSGD, {"lr": 1.0, "momentum": 0.9}),
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
+    "lion": (torchclip.Lion, {"lr": 0.1}),
     "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
     # No draws here: they go by the order in memory, which some of these tests change.
     "lookahead": (

@@ -143,6 +143,17 @@ def _grda_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     return {"lr": lr, "threshold": growth}
 
 
+def _lion_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    return {
+        "lr": float(group["lr"]),
+        "beta1": beta1,
+        "step_weight": 1.0 - beta1,
+        "beta2": beta2,
+        "state_weight": 1.0 - beta2,
+    }
+
+
 COEFFICIENTS: dict[str, Callable[[Group, float, bool], Coefficients]] = {
     "sgd": _sgd_coefficients,
     "normalized_sgd": _normalized_sgd_coefficients,
@@ -154,5 +165,6 @@ COEFFICIENTS: dict[str, Callable[[Group, float, bool], Coefficients]] = {
     "adagrad": _adagrad_coefficients,
     "adagrad_norm": _adagrad_norm_coefficients,
     "grda": _grda_coefficients,
+    "lion": _lion_coefficients,
 }
 """By the rule's name."""

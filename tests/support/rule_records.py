@@ -114,6 +114,8 @@ RULES = (
     Rule("mix_clip_no_momentum", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "momentum": 0.0}, {"momentum": 0.9}),
     Rule("mix_clip_nu_0", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "nu": 0.0}, {"nu": 1.0, "momentum": 0.5}),
     Rule("mix_clip_decay", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "weight_decay": 0.3}, {"maximize": True}),
+    Rule("lion", torchclip.Lion, {"lr": 0.05}, {"betas": (0.5, 0.8), "weight_decay": 0.2}),
+    Rule("lion_decay", torchclip.Lion, {"lr": 0.1, "weight_decay": 0.2, "maximize": True}, {"maximize": False}),
     GRDA_PLAIN,
     Rule("grda_schedule", torchclip.GRDA, {"lr": 0.2, "c": 1.0, "mu": 0.51}, {"mu": 1.0}, lr_decay=0.9),
     ADA_LOSS,

@@ -118,6 +118,7 @@ def check_rules() -> None:
         (torchclip.RMSprop, {"lr": 0.5, "momentum": 0.9, "centered": True, "eps": 0.1}, (0, 1, 2)),
         (torchclip.Adagrad, {"lr": 0.5, "lr_decay": 0.1}, (0,)),
         (torchclip.GRDA, {"lr": 0.5, "c": 1.0, "mu": 0.5}, (0,)),
+        (torchclip.Lion, {"lr": 0.5}, (0,)),
     ):
         (p, *states, g), expected, state, k = stepped(cls, steps=3, **arguments)
         row = torch.zeros(8)

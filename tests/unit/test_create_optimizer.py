@@ -22,6 +22,7 @@ SPELLINGS = {
     "adagrad_norm": torchclip.AdaGradNorm,
     "normalized_sgd": torchclip.NormalizedSGD,
     "grda": torchclip.GRDA,
+    "lion": torchclip.Lion,
 }
 
 

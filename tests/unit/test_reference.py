@@ -30,6 +30,7 @@ RADAM = {"lr": 0.1, "betas": (0.9, 0.8), "eps": 1e-8, "weight_decay": 0, "maximi
 RMSPROP = {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0, "centered": False, "weight_decay": 0, "maximize": False}
 ADAGRAD = {"lr": 0.1, "lr_decay": 0.1, "eps": 1e-8, "weight_decay": 0, "initial_accumulator_value": 0.5}
 ADAGRAD_NORM = {"lr": 0.1, "b0": 1.0, "momentum": 0.9, "weight_decay": 0.01}
+LION = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
 GROUPS = {
     "sgd": SGD,
     "adam": ADAM,
@@ -41,6 +42,7 @@ GROUPS = {
     "normalized_sgd": NORMALIZED,
     "adagrad_norm": ADAGRAD_NORM,
     "grda": GRDA,
+    "lion": LION,
 }
 
 State = dict[Tensor, dict[str, Any]]
@@ -235,6 +237,24 @@ def test_steps_as_the_grda_authors(dtype: torch.dtype) -> None:
     assert_same([param.double().flatten()], [expected], tolerance)
     assert state[param]["accumulator"].dtype is torch.promote_types(dtype, torch.float32)
     assert float(state[param]["l1"]) == pytest.approx(l1, rel=1e-14) and float(state[param]["step"]) == STEPS
+
+
+def test_steps_as_the_lion_paper() -> None:
+    """Algorithm 2, number by number: the step is by the average before it moves on."""
+    param, state = parameters()[0], defaultdict(dict)
+    values, averages = param.flatten().tolist(), [0.0] * param.numel()
+    for step in range(1, STEPS + 1):
+        param.grad = gradients(step)[0]
+        if param.grad is None:
+            continue
+        lr, (beta1, beta2) = (0.1, (0.9, 0.99)) if step < 6 else (0.02, (0.5, 0.8))
+        take("lion", [{"params": [param], **LION, "lr": lr, "betas": (beta1, beta2)}], state)
+        for i, g in enumerate(param.grad.flatten().tolist()):
+            moved = beta1 * averages[i] + (1 - beta1) * g
+            values[i] -= lr * (math.copysign(1.0, moved) + 0.1 * values[i])
+            averages[i] = beta2 * averages[i] + (1 - beta2) * g
+    expected = [torch.tensor(each, dtype=torch.float64) for each in (values, averages)]
+    assert_same([param.flatten(), state[param]["exp_avg"].flatten()], expected, 1e-12)
 
 
 def test_every_rule_is_tried_here() -> None:

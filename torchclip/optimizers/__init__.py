@@ -5,6 +5,7 @@ from torchclip.optimizers.adam import Adam, AdamW
 from torchclip.optimizers.adam_variants import NAdam, RAdam, RAdamW
 from torchclip.optimizers.clipping import MixClip, MomClip, SGDClip
 from torchclip.optimizers.grda import GRDA, gRDA
+from torchclip.optimizers.lion import Lion
 from torchclip.optimizers.normalized_sgd import NormalizedSGD
 from torchclip.optimizers.root_mean_square import Adagrad, RMSprop
 from torchclip.optimizers.sgd import SGD, SGDW
@@ -18,6 +19,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Lion",
     "MixClip",
     "MomClip",
     "NAdam",

@@ -118,8 +118,33 @@ GRDA = RuleSpec(
 )
 
 
+# Lion:
+#
+#     p ← p − lr · sign(β₁ m + (1 − β₁) g),   then  m ← β₂ m + (1 − β₂) g
+#
+# Chen et al., Symbolic Discovery of Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675, Algorithm 2.
+
+
+def _lion(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+    (beta1, beta2), exp_avg = group["betas"], state["exp_avg"]
+    average = beta1 * exp_avg + (1 - beta1) * gradient
+    direction = torch.where(average.isnan(), average, average.sign())  # torch's sign of NaN is 0
+    return parameter - group["lr"] * direction, {"exp_avg": beta2 * exp_avg + (1 - beta2) * gradient}
+
+
+LION = RuleSpec(
+    name="lion",
+    family="sign_of_average",
+    hyperparameters=("betas",),
+    slots=(StateSlot("exp_avg"),),
+    used_slots=lambda group: ("exp_avg",),
+    scalars=(),
+    step=_lion,
+    citation="Chen et al., Symbolic Discovery of Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675",
+)
+
 RULES: dict[str, RuleSpec] = {
     rule.name: rule
-    for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, ADAGRAD_NORM, GRDA)
+    for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, ADAGRAD_NORM, GRDA, LION)
 }
 """Every rule by its name."""
