@@ -14,7 +14,7 @@ import pytest
 
 from places import ROOT
 
-WINGS = ("kernels", "rules", "policies", "state", "backends", "step", "optimizers")
+WINGS = ("kernels", "rules", "policies", "state", "distributed", "backends", "step", "optimizers")
 """From the lowest to the highest; what lies beside them, ``torchclip/info.py`` say, is above them all."""
 
 

@@ -126,24 +126,33 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     return None
 
 
-def _missing_reason(backend: str, parameters: Sequence[Tensor], names: Names) -> str | None:
+def _missing_reason(backend: str, parameters: Sequence[Tensor], names: Names, distributed: str | None) -> str | None:
     """Why ``backend`` cannot update these parameters here; None where it can."""
-    return unavailable_reason(backend) or unserved_reason(backend, parameters, names)
+    reason = unavailable_reason(backend) or unserved_reason(backend, parameters, names)
+    return distributed if reason is None and backend in FUSED_BACKENDS else reason
 
 
-def choose(requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless) -> str:
+def choose(
+    requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless, distributed: str | None = None
+) -> str:
     """The backend that runs: the one asked for, or the first that serves all parameters.
+
+    Args:
+        requested: the one asked for.
+        parameters: those that decide.
+        names: what errors call them.
+        distributed: why no fused backend takes a step of these processes; None where one may.
 
     Raises:
         ValueError: when there is no backend of that name.
         RuntimeError: when the one asked for cannot run, with the reason and the remedy.
     """
     if requested is not None:
-        reason = _missing_reason(requested, parameters, names)
+        reason = _missing_reason(requested, parameters, names, distributed)
         if reason is not None:
             raise RuntimeError(f"backend={requested!r} is not available: {reason}")
         return requested
-    return next(backend for backend in BACKENDS if _unpreferred_reason(backend, parameters) is None)
+    return next(backend for backend in BACKENDS if _unpreferred_reason(backend, parameters, distributed) is None)
 
 
 def holds_numbers(parameter: Tensor) -> bool:
@@ -169,29 +178,31 @@ def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tupl
     return [param_groups[number]["params"][index] for number, index in places]
 
 
-def _unpreferred_reason(backend: str, parameters: Sequence[Tensor]) -> str | None:
+def _unpreferred_reason(backend: str, parameters: Sequence[Tensor], distributed: str | None) -> str | None:
     """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
+    if distributed is not None and backend in FUSED_BACKENDS:
+        return distributed
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
     # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
     return unserved_reason(backend, parameters) or unavailable_reason(backend)
 
 
-def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: str | None = None) -> str:
     """Why the backend runs that :func:`choose_for_groups` chose."""
     if requested is not None:
         return f"backend={requested!r} was asked for"
     flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
     if flags:
         return f"{flags[0]} chooses the reference path"
-    return explain_choice(_tensors_at(param_groups, _deciding(param_groups)))
+    return explain_choice(_tensors_at(param_groups, _deciding(param_groups)), distributed)
 
 
-def explain_choice(parameters: Sequence[Tensor]) -> str:
+def explain_choice(parameters: Sequence[Tensor], distributed: str | None = None) -> str:
     """Why the backend runs that is chosen for these parameters where none is asked for."""
     reasons = []
     for backend in BACKENDS:
-        reason = _unpreferred_reason(backend, parameters)
+        reason = _unpreferred_reason(backend, parameters, distributed)
         if reason is None:
             break
         reasons.append(f"not {backend!r}: {reason}")
@@ -216,10 +227,13 @@ def say_what_is_missing(requested: str | None, param_groups: Sequence[Mapping[st
 _has_said = False
 
 
-def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> str:
+def choose_for_groups(
+    requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: str | None = None
+) -> str:
     """The backend of an optimizer, whose groups may say ``fused``, ``differentiable`` or ``capturable``.
 
-    A parameter that cannot step has no say: a frozen one may be of any kind.
+    A parameter that cannot step has no say: a frozen one may be of any kind. ``distributed`` is why no fused backend
+    takes a step of these processes.
 
     Raises:
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
@@ -235,17 +249,19 @@ def choose_for_groups(requested: str | None, param_groups: Sequence[Mapping[str,
     def names(position: int) -> str:
         return describe_parameter(param_groups, *places[position])
 
-    chosen = choose(requested, parameters, names)
+    chosen = choose(requested, parameters, names, distributed)
     if chosen not in ON_DEVICE and any(group.get("capturable") for group in param_groups):
         reasons = "; ".join(
-            f"{name}: {_missing_reason(name, parameters, names) or 'not asked for'}" for name in ON_DEVICE
+            f"{name}: {_missing_reason(name, parameters, names, distributed) or 'not asked for'}" for name in ON_DEVICE
         )
         raise RuntimeError(
             f"capturable=True demands a step that a CUDA graph can capture, and no backend that takes one can run here "
             f"({reasons}): leave capturable=False"
         )
     if chosen not in FUSED_BACKENDS and any(group.get("fused") for group in param_groups):
-        reasons = "; ".join(f"{name}: {_missing_reason(name, parameters, names)}" for name in FUSED_BACKENDS)
+        reasons = "; ".join(
+            f"{name}: {_missing_reason(name, parameters, names, distributed)}" for name in FUSED_BACKENDS
+        )
         raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
     return chosen
 

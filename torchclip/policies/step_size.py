@@ -33,9 +33,10 @@ class AdaLossStep:
         b0: :math:`b_0`, above 0.
         alpha: :math:`\alpha`, above 0.
         c: :math:`c`, the loss to reach, finite.
+        is_averaged: True where the loss is that of all processes already; else a step of several averages it.
 
     Raises:
-        ValueError: when a field is out of range.
+        ValueError, TypeError: when a field is out of range.
 
     Example:
         >>> import torch, torchclip
@@ -54,11 +55,14 @@ class AdaLossStep:
     b0: float = 1.0
     alpha: float = 1.0
     c: float = 0.0
+    is_averaged: bool = False
 
     def __post_init__(self) -> None:
         check_number("b0", self.b0, above=0)
         check_number("alpha", self.alpha, above=0)
         check_number("c", self.c)
+        if not isinstance(self.is_averaged, bool):
+            raise TypeError(f"is_averaged={self.is_averaged!r} must be True or False")
 
     def accumulate(self, b_squared: Tensor, loss: Tensor) -> Tensor:
         """:math:`b_t^2` from :math:`b_{t-1}^2` and the loss, both 0-dim."""

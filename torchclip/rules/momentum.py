@@ -191,6 +191,10 @@ def _adagrad_norm(
 ) -> Stepped:
     assert norms is not None, "adagrad_norm needs the scope of its sum"
     new = _adagrad_norm_accumulate(gradient, state, group, first)
+    if norms.row_squares is not None:  # of rows that other processes hold parts of
+        new["sum"] = (state["sum"] + norms.row_squares).to(state["sum"].dtype)
+    elif "sum" in new and norms.sum is not None:
+        new["sum"] = norms.sum.to(new["sum"].dtype).reshape(new["sum"].shape)
     total = new.get("sum", norms.sum)
     assert total is not None, f"adagrad_norm has no sum over the scope {norms.scope.value!r}"
     root = total.sqrt() + 1e-10 if norms.scope is Scope.ROW else total.sqrt()

@@ -99,9 +99,12 @@ class Norms:
         scope: what they are taken over.
         sum: 0-dim, the new sum of the squares of all steps' gradient norms, for a rule that keeps one; None where
             its sums are more than one for a parameter.
+        row_squares: [rows, 1, …], the squared norms of this step's gradient over rows that several processes hold; None
+            where this one holds them.
     """
 
     gradient: Tensor
     direction: Tensor
     scope: Scope = Scope.OPTIMIZER
     sum: Tensor | None = None
+    row_squares: Tensor | None = None

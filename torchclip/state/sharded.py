@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-
-from torchclip.policies.clip import ClipPolicy, measures
-from torchclip.policies.modifiers import Modifiers
-from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.steppable import can_step
-from torchclip.state.tensor_checks import describe_parameter
 
 
 def is_wrapper(tensor: Tensor) -> bool:
@@ -26,34 +20,15 @@ def is_sharded(tensor: Tensor) -> bool:
     return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
-def refuse_sharded(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec) -> None:
-    """Raises where a step would have to know more of a parameter than this process holds.
+def local_of(tensor: Tensor) -> Tensor:
+    """What this process holds of a DTensor; any other tensor as it is.
 
-    Args:
-        param_groups: as in ``optimizer.param_groups``.
-        modifiers: the policies and extensions of the step.
-        spec: its rule.
-
-    Raises:
-        ValueError: for a DTensor under a policy or a rule that takes norms, or with random draws.
+    Under autograd and in a compiled graph, which go through DTensor itself, the tensor as it is.
     """
-    own = [each.policy for each in modifiers.group_clips]
-    for group_index, group in enumerate(param_groups):
-        why = _reason(own[group_index] if group_index < len(own) else modifiers.clip, modifiers, spec)
-        for index, parameter in enumerate(group["params"] if why is not None else ()):
-            if is_sharded(parameter) and can_step(parameter):
-                name = describe_parameter(param_groups, group_index, index)
-                raise ValueError(f"{name} is a DTensor, of which each process holds a shard, and {why}")
-
-
-def _reason(clip: ClipPolicy | None, modifiers: Modifiers, spec: RuleSpec) -> str | None:
-    """Why a param group under this policy cannot hold shards; None where it can."""
-    if measures(clip):
-        why = f"{clip} would need the norms of all shards: leave clip out, and call "
-        return why + "torchclip.clip_grad_norm_(parameters, max_norm) before step(), which adds them up"
-    if spec.clips_itself:
-        return f"{spec.name} would need the norms of all shards: choose a rule that takes none, SGD or AdamW say"
-    if modifiers.draws:
-        why = "noise and dropout number the elements that a process holds, so that two shards would draw alike: "
-        return why + "leave them out"
-    return None
+    if not is_sharded(tensor) or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return tensor
+    local: Any = tensor._local_tensor  # type: ignore[attr-defined]
+    if is_wrapper(local) and hasattr(local, "wait"):  # of a collective that is not over yet
+        local = local.wait()
+    held: Tensor = local
+    return held

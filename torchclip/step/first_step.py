@@ -48,6 +48,7 @@ def first_step(
         The plan's outcome; UNREADY, with nothing done, when another backend or other policies run from now on.
     """
     refuse_transform()
+    optimizer._processes.layout(optimizer)
     groups, state = optimizer.param_groups, optimizer.state
     plan = optimizer._plan
     if plan is None:

@@ -15,7 +15,6 @@ from typing_extensions import Unpack
 from torchclip.backends import choice, reference
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
-from torchclip.policies.clip import Scope
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import SLOW, Modifiers
@@ -24,7 +23,6 @@ from torchclip.rules.hyperparameters import Check
 from torchclip.state.group_state import checked_seed, complete_shared
 from torchclip.state.group_values import GroupKeys
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
-from torchclip.state.sharded import refuse_sharded
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
@@ -34,6 +32,7 @@ from torchclip.step.first_step import Pending, first_step, recorded, settle_when
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
+from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.options import Options, check_known, show_options
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -47,13 +46,11 @@ class FusedOptimizer(MeasuredOptimizer):
     Attributes:
         spec: the update rule.
         hyperparameter_checks: for each key of a param group, the check of its value.
-        clips_by: for rules that clip themselves, over which parameters their norms are taken.
         fixed: what keys of a param group are in every optimizer of the class, whatever it loads.
     """
 
     hyperparameter_checks: ClassVar[Mapping[str, Check]]
     fixed: ClassVar[Mapping[str, Any]] = {}
-    clips_by: Scope = Scope.OPTIMIZER
 
     _pending: Pending | None = None
 
@@ -80,6 +77,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._requested = backend
         self._lock = Lock()
         self._seed = checked_seed(options.get("seed"))
+        self._processes = ManyProcesses(options.get("norm_group"), options.get("loss_group"))
         self._modifiers = Modifiers.of(options.get("clip"), options.get("step_size"), options.get("extensions"))
         self._compose()
         self._forget_plan()
@@ -101,7 +99,7 @@ class FusedOptimizer(MeasuredOptimizer):
         return GroupKeys.of(type(self).__name__, type(self).spec, self.hyperparameter_checks, defaults)
 
     def _complete_shared(self) -> None:
-        refuse_sharded(self.param_groups, self._modifiers, self.spec)
+        self._processes.check(self)
         with torch.inference_mode(False):
             complete_shared(
                 self.param_groups,
@@ -120,7 +118,7 @@ class FusedOptimizer(MeasuredOptimizer):
         return self._choose_backend() if self._backend is None else self._backend
 
     def _choose_backend(self) -> str:
-        self._backend = choice.choose_for_groups(self._requested, self.param_groups)
+        self._backend = self._chosen_backend()
         try:
             self._complete_shared()  # whose numbers lie where the backend reads them
         except BaseException:
@@ -128,10 +126,13 @@ class FusedOptimizer(MeasuredOptimizer):
             raise
         return self._backend
 
+    def _chosen_backend(self) -> str:
+        return choice.choose_for_groups(self._requested, self.param_groups, self._processes.compiled_reason(self))
+
     @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
-        return choice.explain(self._requested, self.param_groups)
+        return choice.explain(self._requested, self.param_groups, self._processes.compiled_reason(self))
 
     # The step.
 
@@ -189,15 +190,16 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         plan, outcome = self._plan, UNREADY
+        mean = None if loss is None else self._processes.mean_loss(self, loss)
         if plan is not None and not self._unstarted and self._pending is None:
             try:
-                outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, loss)
+                outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, mean)
             except Exception:
                 self._keys.check_all(self.param_groups)  # which says what is wrong in words
                 raise
         if outcome == UNREADY:
             with claimed(self._lock):
-                outcome = first_step(self, loss, grad_scale, found_inf)
+                outcome = first_step(self, mean, grad_scale, found_inf)
             if outcome == UNREADY:  # for another backend
                 return self._run(loss, grad_scale, found_inf)
         if outcome == NON_FINITE:
@@ -206,6 +208,7 @@ class FusedOptimizer(MeasuredOptimizer):
     def _reference_step(
         self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
     ) -> None:
+        layout = self._processes.layout(self)
         groups = self._keys.read(self.param_groups)
         check_all(self.spec, self._named_parameters(), self.state)
         for index, group in enumerate(self.param_groups):
@@ -224,6 +227,8 @@ class FusedOptimizer(MeasuredOptimizer):
                 loss=loss,
                 before=self._last.report,
                 ledger=ledger,
+                layout=layout,
+                loss_over=() if layout is None else self._processes.loss_over(layout, self._modifiers.step_size),
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
@@ -244,7 +249,7 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def _still_served(self) -> bool:
         """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
-        if choice.choose_for_groups(self._requested, self.param_groups) == self._backend:
+        if self._chosen_backend() == self._backend:
             return True
         self._forget_plan()
         return False
@@ -303,6 +308,8 @@ class FusedOptimizer(MeasuredOptimizer):
                 group.setdefault(key, value)
         if "_lock" not in vars(self):
             self._lock = Lock()
+        if "_processes" not in vars(self):
+            self._processes = ManyProcesses(None, None)
         for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
             self.__dict__.setdefault(name, default)
         self._keys = self._keys_of(self.defaults)
@@ -311,7 +318,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._choose_anew()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_requested", "_seed", "_modifiers", "clips_by")
+        kept = ("_requested", "_seed", "_modifiers", "clips_by", "_processes")
         settle_when_idle(self)
         started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}

@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 from torchclip.backends import reference
 from torchclip.backends.codes import configuration, group_numbers
 from torchclip.backends.plan import Plan
-from torchclip.policies.clip import ClipPolicy, as_clip_policy
+from torchclip.policies.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
@@ -21,9 +21,9 @@ from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_state import forget_norms
 from torchclip.state.parameter_state import Unstarted, still_unstarted
 from torchclip.state.real_view import real_dtype
-from torchclip.state.sharded import refuse_sharded
 from torchclip.state.steppable import leading_parameter
 from torchclip.state.tensor_checks import describe_parameter
+from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.metrics import described, sparsity
 
 
@@ -38,15 +38,18 @@ class MeasuredOptimizer(Optimizer):
 
     Attributes:
         spec: the update rule.
+        clips_by: for rules that clip themselves, over which parameters their norms are taken.
     """
 
     spec: RuleSpec
+    clips_by: Scope = Scope.OPTIMIZER
 
     _modifiers: Modifiers
     _backend: str | None
     _plan: Plan | None = None
     _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
     _last: LastStep
+    _processes: ManyProcesses
 
     def _all_unstarted(self) -> Unstarted:
         """The parameters whose next step is the first that is taken with the state they have."""
@@ -71,7 +74,7 @@ class MeasuredOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
         modifiers = self._modifiers.with_clips(clip, self.param_groups)
-        refuse_sharded(self.param_groups, modifiers, self.spec)
+        self._processes.check(self, modifiers)
         before = self._modifiers
         self._modifiers = modifiers
         try:
@@ -139,6 +142,8 @@ class MeasuredOptimizer(Optimizer):
             loaded.
             ``lr_scale``: the factor of the step size on the gradient.
             ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
+
+            Where processes hold parts of the parameters, each counts its own in this call: all have to make it.
         """
         return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
             "sparsity": self._sparsity()
@@ -177,4 +182,5 @@ class MeasuredOptimizer(Optimizer):
         return {} if self._last.report is None else self._last.report.measured()
 
     def _sparsity(self) -> Tensor:
-        return sparsity(self.param_groups, self._plan.zeros if self._plan is not None else [])
+        written = self._plan.zeros if self._plan is not None else []
+        return sparsity(self.param_groups, written, self._processes.parts(self))

@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any, TypedDict, get_args, get_type_hints
 
 from torchclip.backends.choice import Backend
+from torchclip.distributed.processes import GroupOrMesh
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.step_size import StepSize
@@ -24,6 +25,8 @@ class OptionsButStepSize(TypedDict, total=False):
     extensions: Iterable[Extension] | None
     seed: int | None
     backend: Backend | None
+    norm_group: GroupOrMesh | None
+    loss_group: GroupOrMesh | None
 
 
 class Options(OptionsButStepSize, total=False):
@@ -38,6 +41,9 @@ MEANINGS = {
     "extensions": "gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.",
     "seed": "fixes the random draws of the extensions; None takes one from torch's default generator.",
     "backend": '``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.',
+    "norm_group": "the processes over which the parameters are distinct, where nothing else says so: pipeline stages, "
+    "experts, pieces of FSDP1 and of ZeRO; see docs/distributed.md.",
+    "loss_group": "the processes over whose losses ``AdaLossStep`` averages; None: those that hold the parameters.",
 }
 """In the order in which they are shown."""
 

@@ -47,7 +47,7 @@ class Draws:
     seed: Word
     step: Word
 
-    def dropped(self, parameter: Tensor, index: int, stream: int, p: float) -> Tensor:
+    def dropped(self, parameter: Tensor, index: int, stream: int, p: float, places: Tensor | None = None) -> Tensor:
         """Which elements are dropped, each with probability ``p``: booleans in the shape of the parameter.
 
         Args:
@@ -55,23 +55,34 @@ class Draws:
             index: its position among the parameters of all groups.
             stream: what the draw is for.
             p: in [0, 1).
+            places: where its elements are in the memory of the whole tensor, in its shape; None where it is whole.
         """
-        words = torch.stack(self._words(parameter, index, stream), dim=-1)
-        return in_memory_order(words.flatten() < drop_threshold(p), parameter)
+        words = torch.stack(self._words(parameter, index, places, stream), dim=-1)
+        return _laid_out(words < drop_threshold(p), parameter, places)
 
-    def normals(self, parameter: Tensor, index: int) -> Tensor:
+    def normals(self, parameter: Tensor, index: int, places: Tensor | None = None) -> Tensor:
         """Standard normal numbers for the gradient noise: float32, in the shape of the parameter."""
-        w0, w1, w2, w3 = self._words(parameter, index, NOISE_STREAM)
+        w0, w1, w2, w3 = self._words(parameter, index, places, NOISE_STREAM)
         lanes = torch.stack((*normal_pair(w0, w1), *normal_pair(w2, w3)), dim=-1)
-        return in_memory_order(lanes.flatten(), parameter)
+        return _laid_out(lanes, parameter, places)
 
-    def _words(self, parameter: Tensor, index: int, stream: int) -> Counter:
-        """Four words for each four elements: each of shape [ceil(elements / 4)]."""
+    def _words(self, parameter: Tensor, index: int, places: Tensor | None, stream: int) -> Counter:
+        """Four words for each four elements, each of shape [ceil(elements / 4)]; with ``places`` four words for each
+        element, of which it takes one, each of its shape."""
         block = torch.arange((parameter.numel() + 3) // 4, dtype=torch.int64, device=parameter.device)
+        if places is not None:
+            block = places // 4
         step = torch.as_tensor(self.step, dtype=torch.int64, device=block.device) & WORD
         counter = (step.expand_as(block), torch.full_like(block, index), block & WORD, stream + ((block >> 32) << 8))
         seed = self.seed.to(block.device) if isinstance(self.seed, Tensor) else self.seed
         return philox4x32(key_of_seed(seed), counter)
+
+
+def _laid_out(lanes: Tensor, parameter: Tensor, places: Tensor | None) -> Tensor:
+    """One number for each element: in memory order, or by its place; ``lanes`` is [..., 4]."""
+    if places is None:
+        return in_memory_order(lanes.flatten(), parameter)
+    return lanes.gather(-1, (places % 4).unsqueeze(-1)).squeeze(-1)
 
 
 def in_memory_order(values: Tensor, parameter: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference import adaptive, pipeline, policies
+from torchclip.backends.reference.joint import JointNorms, Measurement
+from torchclip.backends.reference.rows import SplitRows
 from torchclip.backends.reference.run import (
     Run,
     Writes,
@@ -20,6 +22,7 @@ from torchclip.backends.reference.run import (
     state_of,
     working,
 )
+from torchclip.backends.reference.split_units import split_units
 from torchclip.policies.clip import (
     AdaptiveGradientClip,
     AutoClip,
@@ -44,12 +47,14 @@ class PolicyMeasurement:
         factor: what the policy multiplies with, or the share of the norm that it leaves; in the same shape.
         clips: the factor of each parameter: 0-dim, or [rows, 1, …].
         writes: what the policy remembers.
+        elsewhere: 0-dim, not finite where a norm is not that another process alone knows; None where there is none.
     """
 
     norm: Tensor
     factor: Tensor
     clips: Sequence[Tensor]
     writes: Writes = field(default_factory=list)
+    elsewhere: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,23 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
         return _measure_groups(run)
     assert clip is not None and not isinstance(clip, ClipByValue)
     if isinstance(clip, AdaptiveGradientClip):
-        return _measure_units(run, clip)
+        return PolicyMeasurement(*split_units(run, clip)) if run.is_split else _measure_units(run, clip)
     scope = Scope(clip.scope)
     tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
-    for entry in run.entries:
+    for entry in run.entries if run.given_norm is None else ():
         tensor_norms[entry.index] = policies.tensor_norm(
             pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
         )
-    norm = policies.joint_norms(tensor_norms, run.group_sizes, scope)
-    present = policies.has_gradient(tensor_norms, run.group_sizes, scope)
-    factor, writes = _policy_factor(run, clip, norm)
-    factor = torch.where(present, factor, 1.0)
+    if run.given_norm is None:
+        measurement = Measurement(run, tensor_norms, scope)
+        run.run_exchange()
+        joint = measurement.read()
+    else:
+        joint = JointNorms(run.given_norm, torch.ones_like(run.given_norm, dtype=torch.bool))
+    factor, writes = _policy_factor(run, clip, joint.norm)
+    factor = torch.where(joint.present, factor, 1.0)
     clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
-    return PolicyMeasurement(norm, factor, clips, writes)
+    return PolicyMeasurement(joint.norm, factor, clips, writes, joint.elsewhere)
 
 
 def _measure_groups(run: Run) -> PolicyMeasurement:
@@ -108,8 +117,10 @@ def _measure_groups(run: Run) -> PolicyMeasurement:
             tensor_norms[entry.index] = policies.tensor_norm(
                 pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
             )
-    own = policies.joint_norms(tensor_norms, sizes, Scope.GROUP).unbind()
-    present = policies.has_gradient(tensor_norms, sizes, Scope.GROUP).unbind()
+    measurement = Measurement(run, tensor_norms, Scope.GROUP)
+    run.run_exchange()
+    joint = measurement.read()
+    own, present = joint.norm.unbind(), joint.present.unbind()
     norms, factors = [], []
     for clip in clips:
         together = [index for index, other in enumerate(clips) if other.unit == clip.unit]
@@ -171,19 +182,28 @@ def measure_directions(run: Run) -> RuleMeasurement:
     of_gradients: list[Tensor | None] = [None] * sum(sizes)
     of_directions: list[Tensor | None] = [None] * sum(sizes)
     own_sums: list[Tensor | None] = [None] * sum(sizes)
+    rows = SplitRows(run, least_dimensions=2) if run.scope is Scope.ROW else None
     for entry in run.entries:
         gradient = prepared_gradient(run, entry, working(entry.parameter, entry.dtype))
         state, _, _, first = state_of(run, entry)
         new = accumulate(gradient, state, entry.group, first)
         of_gradients[entry.index] = policies.tensor_norm(gradient)
         of_directions[entry.index] = policies.tensor_norm(new.get("momentum_buffer", gradient))
-        own_sums[entry.index] = new.get("sum")
-    gradient_norm = policies.joint_norms(of_gradients, sizes, scope)
-    direction_norm = policies.joint_norms(of_directions, sizes, scope)
+        own_sums[entry.index] = state.get("sum") if run.is_split else new.get("sum")
+        if rows is not None:
+            rows.measure(entry.index, gradient.view_as(entry.parameter))
+    measurements = [Measurement(run, each, scope) for each in (of_gradients, of_directions)]
+    if rows is not None:
+        rows.add()
+    run.run_exchange()
+    joint = measurements[0].read()
+    gradient_norm, direction_norm = joint.norm, measurements[1].read().norm
+    if run.is_split and run.scope is Scope.TENSOR:
+        squares = (gradient_norm**2).unbind()
+        own_sums = [None if own is None else own + square for own, square in zip(own_sums, squares, strict=True)]
     sums, writes = _sums(run, own_sums, gradient_norm)
 
-    present = policies.has_gradient(of_gradients, sizes, scope)
-    factor = torch.where(present, _own_factor(run, scope, gradient_norm, direction_norm, sums), 1.0)
+    factor = torch.where(joint.present, _own_factor(run, scope, gradient_norm, direction_norm, sums), 1.0)
     per_parameter = [
         None if values is None else policies.per_parameter(values, sizes, scope)
         for values in (gradient_norm, direction_norm, sums)
@@ -193,7 +213,8 @@ def measure_directions(run: Run) -> RuleMeasurement:
         device = entry.parameter.device
         own = [None if values is None else values[entry.index].to(device) for values in per_parameter]
         assert own[0] is not None and own[1] is not None
-        norms[entry.index] = Norms(own[0], own[1], run.scope, own[2])
+        squares_of_rows = None if rows is None else rows.squares(entry.index)
+        norms[entry.index] = Norms(own[0], own[1], run.scope, own[2], squares_of_rows)
     return RuleMeasurement(gradient_norm, direction_norm, factor, norms, writes)
 
 

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
+from torchclip.distributed import shards
+from torchclip.distributed.exchange import Exchange
+from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import norm_dtype
-from torchclip.rules.rule_spec import Group, RuleSpec, State
+from torchclip.rules.rule_spec import Extent, Group, RuleSpec, State
 from torchclip.state.group_state import counted, numbers_of
 from torchclip.state.real_view import real_view
-from torchclip.state.sharded import is_wrapper
+from torchclip.state.sharded import is_sharded, is_wrapper, local_of
 
 Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
@@ -35,7 +38,8 @@ class Entry:
     Args:
         index: counts through all groups, parameters without gradient included.
         group: its param group, with hyperparameters that are tensors on the parameter's device.
-        parameter: the real view of a complex one, as everything that is computed here.
+        parameter: the real view of a complex one, and of a DTensor this process's shard, as everything that is
+            computed here.
         gradient: likewise, of at least one dimension.
         owner: the parameter as the optimizer has it, whose state is found by it.
         held: what state it has before the step.
@@ -65,6 +69,9 @@ class Run:
         inv_scale: 0-dim; what undoes the scale of a GradScaler, or None.
         clips: for each parameter what clips its raw gradient; filled in once that is measured.
         lr_scale: 0-dim, the step size's factor; None without one.
+        layout: which processes hold what; None where this one holds everything.
+        exchange: what adds the sums of this step over processes; None where there is no layout.
+        given_norm: 0-dim; what the clip policy takes for its norm in place of one that it measures; None for none.
     """
 
     spec: RuleSpec
@@ -76,6 +83,9 @@ class Run:
     inv_scale: Tensor | None
     clips: Sequence[Tensor | ClipByValue | None] = ()
     lr_scale: Tensor | None = None
+    layout: Layout | None = None
+    exchange: Exchange | None = None
+    given_norm: Tensor | None = None
 
     @property
     def shared(self) -> Mapping[str, Tensor]:
@@ -96,6 +106,23 @@ class Run:
         seed = self.shared["seed"]
         return Draws(seed if torch.compiler.is_compiling() else int(seed), self.number)
 
+    def numbered(self, entry: Entry) -> tuple[int, Tensor | None]:
+        """The number of a parameter among those of all processes, and the places of its elements in the whole tensor;
+        None where it is whole."""
+        if self.layout is None:
+            return entry.index, None
+        return self.layout.number(entry.index), self.layout.places(entry.index)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether norms are those of several processes."""
+        return self.layout is not None and bool(self.layout.sums)
+
+    def run_exchange(self) -> None:
+        """Adds what was measured so far over processes, if there are others."""
+        if self.exchange is not None:
+            self.exchange.run()
+
 
 def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str, Any]]) -> list[Entry]:
     """Every parameter that has a gradient: the one walk over the optimizer that a step takes."""
@@ -108,8 +135,8 @@ def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str
                 device = str(parameter.device)
                 if device not in there:
                     there[device] = on_device(group, parameter.device)
-                own = real_view(parameter)
-                gradient = torch.atleast_1d(real_view(gradient))
+                own = real_view(local_of(parameter))
+                gradient = torch.atleast_1d(real_view(local_of(shards.aligned(gradient, parameter))))
                 # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
                 held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
                 entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype))
@@ -121,12 +148,12 @@ def prepared_gradient(run: Run, entry: Entry, parameter: Tensor) -> Tensor:
     """The gradient as the rule sees it; ``parameter`` is the entry's in the compute type."""
     raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
     dropout, noise = run.modifiers.gradient_dropout, run.modifiers.gradient_noise
-    dropped, normal = None, None
+    (number, places), dropped, normal = run.numbered(entry), None, None
     if dropout is not None:
-        drawn = run.draws.dropped(entry.parameter, entry.index, GRADIENT_DROPOUT_STREAM, dropout.p)
+        drawn = run.draws.dropped(entry.parameter, number, GRADIENT_DROPOUT_STREAM, dropout.p, places)
         dropped = drawn.view_as(raw)
     if noise is not None:
-        drawn = run.draws.normals(entry.parameter, entry.index).to(raw.dtype)
+        drawn = run.draws.normals(entry.parameter, number, places).to(raw.dtype)
         normal = (noise.sigma(run.number - 1) * drawn).view_as(raw)
     alterations = pipeline.Alterations(run.clips[entry.index], run.lr_scale, dropped, normal)
     return pipeline.prepare(raw, parameter, entry.group, alterations)
@@ -137,7 +164,8 @@ def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tenso
     dropout = run.modifiers.lr_dropout
     if dropout is None:
         return stepped
-    dropped = run.draws.dropped(entry.parameter, entry.index, LR_DROPOUT_STREAM, dropout.p)
+    number, places = run.numbered(entry)
+    dropped = run.draws.dropped(entry.parameter, number, LR_DROPOUT_STREAM, dropout.p, places)
     return torch.where(dropped.view_as(stepped), decayed, stepped)
 
 
@@ -162,11 +190,11 @@ def write_together(writes: Writes, taken: Flag) -> None:
     such."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_wrapper(writes[0][0]):
         for target, value in writes:
-            write(real_view(target), value, taken)
+            write(real_view(local_of(target)), value, taken)
         return
     targets, values = [], []
     for target, value in writes:
-        target = torch.atleast_1d(real_view(target))
+        target = torch.atleast_1d(real_view(local_of(target)))
         value = value.reshape(target.shape)
         targets.append(target)
         values.append(chosen(taken, value, target) if isinstance(taken, Tensor) else value)
@@ -191,13 +219,22 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     are among the tensors, and the rule does not see them.
     """
     spec, group = run.spec, entry.group
-    made = {name: spec.create_state(name, entry.owner, group) for name in spec.missing_state(entry.held, group)}
+    made = {name: _created(spec, name, entry) for name in spec.missing_state(entry.held, group)}
     stored: State = {**entry.held, **made}
-    old = {name: working(stored[name], entry.dtype) for name in spec.used_slots(group) if name != SLOW.name}
+    old = {name: working(local_of(stored[name]), entry.dtype) for name in spec.used_slots(group) if name != SLOW.name}
     for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
         number = stored[scalar.name]
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
     return old, stored, made, not made.keys() <= {SLOW.name}
+
+
+def _created(spec: RuleSpec, name: str, entry: Entry) -> Tensor:
+    """State before the first step; rows of a DTensor lie where the parameter's do."""
+    made = spec.create_state(name, entry.owner, entry.group)
+    by_rows = any(slot.name == name and slot.extent is Extent.ROW for slot in spec.slots)
+    if by_rows and is_sharded(entry.owner) and not is_sharded(made):
+        return shards.one_for_each_row(entry.owner, made)
+    return made
 
 
 def on_device(group: Group, device: torch.device) -> Group:

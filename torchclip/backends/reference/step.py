@@ -10,7 +10,7 @@ written where it is not is what was there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference import pipeline
+from torchclip.backends.reference.common import Common
 from torchclip.backends.reference.measure import (
     PolicyMeasurement,
     measure_directions,
@@ -38,12 +39,15 @@ from torchclip.backends.reference.run import (
     write,
     write_together,
 )
+from torchclip.distributed.exchange import Over
+from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, NonFinite, Scope
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import Norms, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.parameter_state import Ledger, Made
 from torchclip.state.real_view import real_view
+from torchclip.state.sharded import is_sharded, local_of
 
 PLAIN = Modifiers()
 """Nothing around the rule."""
@@ -61,6 +65,9 @@ def step(
     loss: Tensor | None = None,
     before: StepReport | None = None,
     ledger: Ledger | None = None,
+    layout: Layout | None = None,
+    given_norm: Tensor | None = None,
+    loss_over: Over = (),
 ) -> StepReport:
     """Takes one step, writing parameters, state and shared numbers in place.
 
@@ -77,16 +84,35 @@ def step(
         loss: 0-dim and detached, for ``AdaLossStep``.
         before: the report of the previous step, whose counters go on.
         ledger: where state that is made is written; None in a compiled graph, which nothing interrupts.
+        layout: which processes hold what; None where this one holds everything.
+        given_norm: 0-dim; what the clip policy takes for its norm in place of one that it measures.
+        loss_over: over which processes the loss is averaged.
     """
     sizes = [len(group["params"]) for group in param_groups]
-    run = Run(spec, param_groups, sizes, entries_of(param_groups, state), modifiers, scope, _inverse(grad_scale))
+    entries, exchange = entries_of(param_groups, state), None if layout is None else layout.exchange()
+    run = Run(
+        spec,
+        param_groups,
+        sizes,
+        entries,
+        modifiers,
+        scope,
+        _inverse(grad_scale),
+        layout=layout,
+        exchange=exchange,
+        given_norm=given_norm,
+    )
+    common = Common.of(run, loss, found_inf, loss_over)
     by_policy = measure_gradients(run)
-    lr_scale, writes = measure_step_size(run, loss)
+    if common.decides_step_size:
+        run.run_exchange()
+    lr_scale, writes = measure_step_size(run, common.mean_loss)
     run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
     by_rule = measure_directions(run) if spec.clips_itself else None
 
-    skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy.norm), found_inf)
-    taken = bool(run.entries) and (~skipped if isinstance(skipped, Tensor) else not skipped)
+    run.run_exchange()
+    skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy), common.overflow)
+    taken = common.has_gradient and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
         for entry in run.entries:
             _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken, ledger)
@@ -120,18 +146,24 @@ def _update(
     if lookahead is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        slow = working(stored[SLOW.name], kept.dtype)
+        slow = working(local_of(stored[SLOW.name]), kept.dtype)
         ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
         kept = chosen(synchronises, ahead, kept)
         new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
     for name in [name for name in made if name in new]:  # which nobody sees yet
-        write(real_view(made[name]), new[name], taken)
+        write(real_view(local_of(made[name])), new[name], taken)
     if ledger is None:
         state.setdefault(entry.owner, {}).update(made)
     elif made:
         ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
     own = [(stored[name], value) for name, value in new.items() if name not in made]
     write_together([(entry.parameter, kept), *own], taken)
+    if is_sharded(entry.owner) and entry.parameter is not entry.owner:  # for who has saved the DTensor itself
+        torch.autograd.graph.increment_version([entry.owner, *_sharded(stored.values())])
+
+
+def _sharded(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor for tensor in tensors if is_sharded(tensor)]
 
 
 def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:
@@ -142,14 +174,16 @@ def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tens
     return [clip if isinstance(clip, ClipByValue) else None] * sum(run.group_sizes)
 
 
-def _handled(modifiers: Modifiers, norm: Tensor) -> list[tuple[NonFinite, Tensor]]:
-    """Norms, and what is done where one is not finite; ``norm`` is what the clip policies have measured."""
+def _handled(modifiers: Modifiers, measured: PolicyMeasurement) -> list[tuple[NonFinite, Tensor]]:
+    """Norms, and what is done where one is not finite; ``measured`` is what the clip policies have."""
+    norm = measured.norm
     if modifiers.group_clips:
         each = zip(modifiers.group_clips, norm.unbind(), strict=True)
         return [(NonFinite(clip.policy.nonfinite), own) for clip, own in each if clip.policy is not None]
     clip = modifiers.clip
     assert clip is not None and not isinstance(clip, ClipByValue)
-    return [(NonFinite(clip.nonfinite), norm)]
+    norms = [norm] if measured.elsewhere is None else [norm, measured.elsewhere]
+    return [(NonFinite(clip.nonfinite), one) for one in norms]
 
 
 def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | None) -> tuple[Flag, bool]:

@@ -1,0 +1,81 @@
+"""Cases that run in several processes, many of them for one start: ``processes.py FOLDER MODULE RANKS NAME …``.
+
+A case is a function of a module of ``tests/support`` without arguments, which asserts. Every process runs all cases in
+order, and says of each in a file of its own how it went. After one that failed the others may wait for one another, so
+that what comes after it is not run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import importlib
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from places import PYTHONPATH
+
+TIMEOUT = datetime.timedelta(seconds=60)
+
+
+def work(rank: int, module: str, ranks: int, folder: str, names: Sequence[str]) -> None:
+    """One of the processes."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(Path(folder) / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=TIMEOUT)
+    cases = importlib.import_module(module)
+    for name in names:
+        torch.manual_seed(0)
+        began, said = time.process_time(), ""
+        try:
+            getattr(cases, name)()
+        except BaseException:
+            said = traceback.format_exc()
+        took = time.process_time() - began
+        (Path(folder) / f"{name}.{rank}").write_text(f"{took:.2f} s\n{said}")
+        if said:
+            print(f"rank {rank}, {name}: {said}", file=sys.stderr)
+        failed = torch.tensor([float(bool(said))])
+        try:
+            dist.all_reduce(failed)
+        except RuntimeError:
+            failed.fill_(1)
+        if failed:
+            break
+    dist.destroy_process_group()
+
+
+def run(module: str, ranks: int, names: Sequence[str], folder: Path) -> None:
+    """Runs the cases, whose outcomes lie in the folder then."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
+    command = [sys.executable, __file__, str(folder), module, str(ranks), *names]
+    subprocess.run(command, env=environment, timeout=300, check=False, stderr=subprocess.DEVNULL)
+
+
+def outcome(name: str, ranks: int, folder: Path) -> str:
+    """What went wrong with a case; empty for nothing."""
+    said = []
+    for rank in range(ranks):
+        file = folder / f"{name}.{rank}"
+        text = file.read_text().partition("\n")[2] if file.exists() else "it was not run, since one before it failed"
+        said += [f"rank {rank}: {text}"] if text else []
+    return "\n".join(said)
+
+
+if __name__ == "__main__":
+    given_folder, given_module, given_ranks, *given_names = sys.argv[1:]
+    # What takes seconds to import, once for all of them.
+    importlib.import_module(given_module)
+    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    gc.freeze()
+    arguments = (given_module, int(given_ranks), given_folder, given_names)
+    torch.multiprocessing.start_processes(work, arguments, int(given_ranks), start_method="fork")

@@ -1,0 +1,164 @@
+"""An optimizer of parameters that several processes share, beside one of the same parameters in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from builders import LOSS
+
+SHAPES = ((7, 5), (3,), (4, 6, 2), (), (8, 4), (1, 9))
+"""Of parameters: uneven ones, some of which leave processes without an element."""
+
+Placements = Sequence[Any] | None
+"""Those of one parameter; None for a plain tensor, of which every process has a copy."""
+
+TOLERANCE = 3e-7
+
+
+@cache
+def mesh_of(*shape: int) -> DeviceMesh:
+    names = ("outer", "inner")[: len(shape)]
+    return init_device_mesh("cpu", shape, mesh_dim_names=names)
+
+
+@cache
+def alone() -> dist.ProcessGroup:
+    """A group of this process, in which an optimizer asks nobody."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    return groups[dist.get_rank()]
+
+
+def values(shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The same in every process."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def spread(value: Tensor, mesh: DeviceMesh, placements: Placements) -> Tensor:
+    """This process's part of a tensor that all have."""
+    if placements is None:
+        return value.clone()
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """What this process holds of ``value``, laid out as ``like`` is."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None).to_local()
+
+
+class Twins:
+    """The two optimizers.
+
+    Args:
+        build: makes an optimizer of param groups, with the arguments that it is given.
+        mesh: over which the parameters are spread.
+        placements: how, by the position of a parameter.
+        groups: how many param groups there are.
+        shapes: of the parameters.
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., Any],
+        mesh: DeviceMesh,
+        placements: Callable[[int, tuple[int, ...]], Placements],
+        groups: int = 2,
+        shapes: Sequence[tuple[int, ...]] = SHAPES,
+    ) -> None:
+        whole = values(shapes, 1)
+        self.shapes = shapes
+        self.single = [torch.nn.Parameter(value.clone()) for value in whole]
+        self.shared = [
+            torch.nn.Parameter(spread(value, mesh, placements(index, tuple(value.shape))))
+            for index, value in enumerate(whole)
+        ]
+        # Every number of the single one is what one process comes to, on the same path.
+        self.expected = build(_groups(self.single, groups), norm_group=alone(), backend="reference")
+        self.optimizer = build(_groups(self.shared, groups))
+
+    def step(self, number: int, missing: Sequence[int] = (), scale: float = 1.0, **options: Any) -> None:
+        """One of both, with the same gradients."""
+        for index, gradient in enumerate(values(self.shapes, 100 + number)):
+            single, shared = self.single[index], self.shared[index]
+            single.grad = shared.grad = None
+            if index not in missing:
+                single.grad = gradient * scale
+                local = part_of(gradient * scale, shared)
+                shared.grad = (
+                    DTensor.from_local(
+                        local,
+                        shared.device_mesh,
+                        shared.placements,
+                        run_check=False,
+                        shape=shared.shape,
+                        stride=shared.stride(),
+                    )
+                    if isinstance(shared, DTensor)
+                    else local
+                )
+        options = {"loss": LOSS, **options}
+        self.expected.step(**options)
+        self.optimizer.step(**options)
+
+    def check(self, tolerance: float = TOLERANCE) -> None:
+        """Parameters, state and measurements are alike."""
+        for index, (single, shared) in enumerate(zip(self.single, self.shared)):
+            assert_near(_local(shared), part_of(single.detach(), shared), tolerance, f"parameter {index}")
+            held = self.optimizer.state.get(shared, {})
+            for name, value in self.expected.state.get(single, {}).items():
+                assert_near(_local(held[name]), part_of(value, held[name]), tolerance, f"{name} of parameter {index}")
+        assert self.optimizer.metrics().keys() == self.expected.metrics().keys()
+        for name, value in self.expected.metrics().items():
+            assert_near(self.optimizer.metrics()[name], value, tolerance, name)
+
+
+def _groups(parameters: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
+    size = -(-len(parameters) // count)
+    return [{"params": list(parameters[begin : begin + size])} for begin in range(0, len(parameters), size)]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def assert_near(left: Tensor, right: Tensor, tolerance: float, what: str) -> None:
+    """By the largest of the numbers; bit for bit for a tolerance of 0."""
+    assert left.shape == right.shape and left.dtype == right.dtype, f"{what}: {left} beside {right}"
+    if left.numel() == 0:
+        return
+    far = (left.double() - right.double()).abs().max()
+    bound = tolerance * max(float(right.double().abs().max()), 1e-30)
+    assert bool(far <= bound), f"{what} is {float(far)} away, where {bound} is allowed: {left} beside {right}"
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The names of the collectives that are called meanwhile."""
+    seen: list[str] = []
+    kept = {name: getattr(dist, name) for name in ("all_reduce", "all_gather", "broadcast", "all_gather_object")}
+
+    def counting(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            seen.append(name)
+            return kept[name](*arguments, **options)
+
+        return call
+
+    for name in kept:
+        setattr(dist, name, counting(name))
+    try:
+        yield seen
+    finally:
+        for name, function in kept.items():
+            setattr(dist, name, function)

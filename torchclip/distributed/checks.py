@@ -1,0 +1,108 @@
+"""What would be wrong in a step of many processes, and is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.distributed.layout import KEY
+from torchclip.distributed.ownership import is_flat
+from torchclip.distributed.processes import Processes, is_running
+from torchclip.distributed.shards import sharded_dimension
+from torchclip.policies.clip import AdaptiveGradientClip, measures
+from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.norms import Scope
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.sharded import is_sharded
+from torchclip.state.steppable import can_step
+from torchclip.state.tensor_checks import describe_parameter
+
+
+def check_distributed(
+    param_groups: Sequence[Mapping[str, Any]],
+    modifiers: Modifiers,
+    spec: RuleSpec,
+    scope: Scope,
+    norm_group: Processes | None,
+) -> None:
+    """Raises where a step would measure or draw for a part of a tensor as if it were whole.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``.
+        modifiers: the policies and extensions of the step.
+        spec: its rule.
+        scope: over which elements that takes its norms, if any.
+        norm_group: the processes over which the parameters are distinct.
+
+    Raises:
+        ValueError: with the parameter and the remedy.
+    """
+    for group_index, index, parameter in _those_that_step(param_groups):
+        declared = norm_group is not None or param_groups[group_index].get(KEY) is not None
+        policy = modifiers.group_clips[group_index].policy if modifiers.group_clips else modifiers.clip
+        takes_norms = measures(policy) or spec.clips_itself
+        reason = None
+        if is_sharded(parameter):
+            reason = _reason_of_sharded(parameter, takes_norms=takes_norms)
+        elif is_flat(parameter) and is_running():
+            by_rows = isinstance(policy, AdaptiveGradientClip) or (spec.clips_itself and scope is Scope.ROW)
+            reason = _reason_of_flat(declared, takes_norms=takes_norms, draws=modifiers.draws, by_rows=by_rows)
+        if reason is not None:
+            raise ValueError(f"{describe_parameter(param_groups, group_index, index)} {reason}")
+
+
+def _those_that_step(param_groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int, Tensor]]:
+    for group_index, group in enumerate(param_groups):
+        for index, parameter in enumerate(group["params"]):
+            if can_step(parameter):
+                yield group_index, index, parameter
+
+
+def _reason_of_sharded(parameter: Tensor, *, takes_norms: bool) -> str | None:
+    sharded: Any = parameter
+    if any(placement.is_partial() for placement in sharded.placements):
+        return (
+            f"is a DTensor of placements {tuple(sharded.placements)}, of which no process holds the elements: "
+            "redistribute it to Replicate() or Shard(…) before the optimizer is made"
+        )
+    known = all(one.is_replicate() or sharded_dimension(one) is not None for one in sharded.placements)
+    if not known:
+        return f"is a DTensor of placements {tuple(sharded.placements)}, which are none that a step knows"
+    if takes_norms and not torch.distributed.is_initialized():
+        return (
+            "is a DTensor, and torch.distributed is not initialised: the process group of its mesh is gone, over which "
+            "a norm is taken; make the model, and the optimizer with it, after init_process_group()"
+        )
+    return None
+
+
+def _reason_of_flat(declared: bool, *, takes_norms: bool, draws: bool, by_rows: bool) -> str | None:
+    here = "is a piece of what FSDP1 (FullyShardedDataParallel) has flattened, and "
+    if takes_norms and not declared:
+        return (
+            f"{here}a norm over this piece alone would be another one in every process: say "
+            "norm_group=model.process_group, or use fully_shard (FSDP2), which needs nothing said"
+        )
+    if by_rows:
+        return f"{here}has no rows to measure: choose another policy or scope, or use fully_shard (FSDP2)"
+    if draws:
+        return (
+            f"{here}noise and dropout number the elements of whole tensors, so that two pieces would draw alike: leave "
+            "them out, or use fully_shard (FSDP2)"
+        )
+    return None
+
+
+def compiled_reason(
+    param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec, norm_group: Processes | None
+) -> str | None:
+    """Why no compiled backend takes the step, whatever its parameters are; None where one may."""
+    of_groups = any(group.get(KEY) is not None for group in param_groups)
+    if not of_groups and (norm_group is None or len(norm_group) == 1):
+        return None
+    if modifiers.measures or spec.clips_itself or modifiers.draws:
+        return "norm_group= asks for sums over processes, which the reference path alone takes so far"
+    return None

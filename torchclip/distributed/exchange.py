@@ -1,0 +1,121 @@
+"""The one collective of a step: every sum that other processes have a part of, in one array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchclip.distributed.processes import Processes
+from torchclip.rules.norms import norm_dtype
+
+Over = tuple[Processes, ...]
+"""Over which processes a sum goes, one set after the other; over none where it is this process's own."""
+
+
+def processes_in(over: Over) -> int:
+    """How many processes a sum over those is one of."""
+    return prod(len(processes) for processes in over)
+
+
+@dataclass
+class Sum:
+    """A sum over processes.
+
+    Args:
+        over: which processes.
+        own: this process's part of it.
+        value: the sum, of the same shape; there once the exchange has run.
+    """
+
+    over: Over
+    own: Tensor
+    value: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The sum."""
+        assert self.value is not None, "a sum was read before the exchange has run"
+        return self.value
+
+
+class Exchange:
+    """The sums of a step. Every process adds the same ones in the same order, of the same shapes.
+
+    Args:
+        keys: over which processes there are sums, in an order that is the same in all of them.
+    """
+
+    def __init__(self, keys: Sequence[Over]) -> None:
+        self._keys = list(keys)
+        self._waiting: list[Sum] = []
+
+    def add(self, own: Tensor, over: Over, share: float = 1.0) -> Sum:
+        """A sum over processes.
+
+        Args:
+            own: this process's part, of any shape; the shapes of all are the same.
+            over: which processes.
+            share: what part of it counts, since others have the same.
+        """
+        dtype = norm_dtype(own.device)
+        own = own.detach().to(dtype) if share == 1 else own.detach().to(dtype) * share
+        made = Sum(over, own, None if over else own)
+        if over:
+            self._waiting.append(made)
+        return made
+
+    def run(self) -> None:
+        """Sends what was added since the last time: one all-reduce for each set of processes; none for nothing."""
+        waiting, self._waiting = self._waiting, []
+        for over in dict.fromkeys((*self._keys, *(each.over for each in waiting))):
+            _add_up([each for each in waiting if each.over == over], over)
+
+
+def _add_up(sums: Sequence[Sum], over: Over) -> None:
+    filled = [each for each in sums if each.own.numel() > 0]
+    for each in sums:
+        each.value = each.own
+    if not filled:
+        return
+    device = filled[0].own.device
+    joined = torch.cat([each.own.reshape(-1).to(device) for each in filled])
+    for processes in over:
+        joined = all_reduced(joined, processes)
+    for each, total in zip(filled, joined.split([each.own.numel() for each in filled]), strict=True):
+        each.value = total.reshape(each.own.shape).to(each.own.device)
+
+
+def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+    """The values of all of the processes, added up.
+
+    Args:
+        values: contiguous; may be written.
+        processes: this process among them.
+        operation: what is done in place of a sum.
+    """
+    group = processes.process_group
+    sent = values.to(reached_device(values.device, processes))
+    dist.all_reduce(sent, operation, group=group)
+    return sent.to(values.device)
+
+
+def gathered(number: int, processes: Processes) -> list[int]:
+    """The number of each of the processes, in the order of their ranks in the group."""
+    own = torch.tensor([number], dtype=torch.int64, device="cpu")
+    own = own.to(reached_device(own.device, processes))
+    found = [own.clone() for _ in processes.ranks]
+    dist.all_gather(found, own, group=processes.process_group)
+    return [int(one) for one in found]
+
+
+def reached_device(device: torch.device, processes: Processes) -> torch.device:
+    """Where what is sent has to lie: here, unless the group has a backend for other devices alone, as NCCL's has."""
+    kinds: list[torch.device] = list(getattr(processes.process_group, "_device_types", []))
+    if not kinds or any(kind.type == device.type for kind in kinds):
+        return device
+    return torch.device(kinds[0].type, torch.accelerator.current_device_index())

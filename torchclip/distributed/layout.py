@@ -1,0 +1,155 @@
+"""Who holds what of all the parameters of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from torchclip.distributed import shards
+from torchclip.distributed.exchange import Exchange, gathered
+from torchclip.distributed.ownership import Ownership, ownership_of
+from torchclip.distributed.processes import Processes, is_running, merged, of, of_mesh, spanning, world
+from torchclip.state.sharded import is_sharded
+from torchclip.state.steppable import can_step
+
+KEY = "norm_group"
+"""Of a param group whose parameters are distinct over other processes than the optimizer's ``norm_group=`` says."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of one optimizer.
+
+    Args:
+        parameters: those of all groups, in order.
+        owners: [parameters].
+        sums: over which processes sums are added; none where this process knows every norm by itself.
+        apart: those of them that hold other parameters in the place of this process's.
+        everyone: those that take the step together, who have one seed and average their losses.
+    """
+
+    parameters: tuple[Tensor, ...]
+    owners: tuple[Ownership, ...]
+    sums: tuple[tuple[Processes, ...], ...]
+    apart: tuple[tuple[Processes, ...], ...]
+    everyone: tuple[Processes, ...]
+
+    def places(self, index: int) -> Tensor | None:
+        """Where the local elements of a parameter are in the memory of the whole tensor; None where it is whole."""
+        parameter = self.parameters[index]
+        return shards.positions(parameter) if is_sharded(parameter) else None
+
+    @cached_property
+    def split_rows(self) -> Mapping[int, Tensor]:
+        """By the index of a parameter whose rows are split, which rows of the whole tensor the local ones are."""
+        found = [index for index, one in enumerate(self.parameters) if can_step(one) and shards.splits_rows(one)]
+        return {index: shards.row_indices(self.parameters[index]) for index in found}
+
+    @cached_property
+    def across(self) -> tuple[Processes, ...]:
+        """All of those that sums are added over, for what they all must know."""
+        return tuple(dict.fromkeys(processes for over in self.sums for processes in over))
+
+    def number(self, index: int) -> int:
+        """That of a parameter in draws, which differs from those of the parameters that other processes hold."""
+        return index + self.owners[index].number
+
+    def rows(self, index: int) -> int:
+        """How many rows the whole parameter has; one below two dimensions."""
+        parameter = self.parameters[index]
+        return parameter.shape[0] if parameter.ndim >= 2 else 1
+
+    def numbered(self) -> Layout:
+        """With numbers for draws: parameters that other processes hold come after one another. All take part."""
+        owners = list(self.owners)
+        for over in self.apart:
+            mine = [index for index, owner in enumerate(owners) if owner.norm == over and owner.tensor != over]
+            before = 0
+            for processes in over:
+                counts = gathered(len(mine), processes)
+                before += sum(counts[: processes.ranks.index(dist.get_rank())])
+            for index in mine:
+                owners[index] = replace(owners[index], number=before)
+        return replace(self, owners=tuple(owners))
+
+    def exchange(self) -> Exchange:
+        """That of one step."""
+        return Exchange(self.sums)
+
+    def is_of(self, param_groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the param groups still hold these parameters."""
+        now = [parameter for group in param_groups for parameter in group["params"]]
+        return len(now) == len(self.parameters) and all(map(_is, now, self.parameters))
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes | None) -> Layout:
+    """That of an optimizer.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``.
+        norm_group: over which processes all parameters are distinct that no group says otherwise of.
+    """
+    parameters = tuple(parameter for group in param_groups for parameter in group["params"])
+    if not is_running():
+        return Layout(parameters, (Ownership(),) * len(parameters), (), (), ())
+    declared = [_declared(group, norm_group) for group in param_groups for _ in group["params"]]
+    owners = [ownership_of(parameter, over) for parameter, over in zip(parameters, declared, strict=True)]
+    # A process may hold no parameter at all, and takes part all the same.
+    given = [(norm_group,)] if norm_group is not None and len(norm_group) > 1 else []
+    together = merged([*(owner.norm for owner in owners), *given])
+    if together is not None:
+        owners = [_over(together, owner, over) for owner, over in zip(owners, declared, strict=True)]
+        given = [(together,)] if given else []
+    sums = dict.fromkeys(over for owner in owners for over in (owner.norm, owner.tensor) if over)
+    apart = dict.fromkeys(owner.norm for owner in owners if owner.norm != owner.tensor)
+    return Layout(
+        parameters,
+        tuple(owners),
+        tuple(dict.fromkeys((*sums, *given))),
+        tuple(dict.fromkeys((*apart, *given))),
+        _everyone(parameters, declared, norm_group),
+    )
+
+
+def _declared(group: Mapping[str, Any], norm_group: Processes | None) -> Processes | None:
+    given = group.get(KEY)
+    return norm_group if given is None else of(given, KEY)
+
+
+def _over(together: Processes, owner: Ownership, declared: Processes | None) -> Ownership:
+    """The same with sums over more processes, which hold copies of what others of them hold."""
+    if not owner.norm:
+        if declared is not None and len(declared) == 1 and len(together) > 1:
+            return owner  # its own, which nobody else counts
+        share = 1 / len(together)
+        return Ownership((together,), (together,), share, share)
+    of_norm = owner.norm_share * len(owner.norm[0]) / len(together)
+    if owner.tensor != owner.norm:  # other processes hold other tensors in its place
+        return replace(owner, norm=(together,), norm_share=of_norm)
+    return Ownership((together,), (together,), of_norm, of_norm)
+
+
+def _everyone(
+    parameters: Iterable[Tensor], declared: Iterable[Processes | None], norm_group: Processes | None
+) -> tuple[Processes, ...]:
+    each: dict[Processes, None] = {} if norm_group is None else {norm_group: None}
+    for parameter, over in zip(parameters, declared, strict=True):
+        if is_sharded(parameter):
+            mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
+            each[of_mesh(mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh)] = None
+        if over is not None:
+            each[over] = None
+    if not each:
+        return (world(),)
+    whole = spanning(each)
+    found = tuple(each) if whole is None else (whole,)
+    return tuple(one for one in found if len(one) > 1)

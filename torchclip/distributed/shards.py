@@ -1,0 +1,114 @@
+"""DTensors: which elements of the whole tensor the local shard holds, and state in the same layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchclip.state.sharded import is_sharded
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def sharded_dimension(placement: Any) -> int | None:
+    """The tensor's dimension that a placement splits; None where it splits none.
+
+    A ``_StridedShard``, which FSDP2 over tensor parallelism makes, says False to ``is_shard()``.
+    """
+    if placement.is_replicate() or placement.is_partial():
+        return None
+    dimension: int | None = getattr(placement, "dim", None)
+    return dimension
+
+
+def coordinates(parameter: DTensor) -> list[Tensor]:
+    """For each dimension, where the local indices are in the whole tensor: int64, [local size] each."""
+    mesh = parameter.device_mesh
+    own = mesh.get_coordinate()
+    axes = [torch.arange(size) for size in parameter.shape]
+    for along, placement in enumerate(parameter.placements):
+        dimension = sharded_dimension(placement)
+        if dimension is not None:
+            pieces = _pieces(axes[dimension], mesh.size(along), getattr(placement, "split_factor", 1))
+            axes[dimension] = pieces[own[along]] if own is not None else axes[dimension][:0]
+    return axes
+
+
+def _pieces(axis: Tensor, count: int, split_factor: int) -> list[Tensor]:
+    """What each of ``count`` processes holds of an axis that others have split by ``split_factor`` already."""
+    parts = [_chunks(part, count) for part in _chunks(axis, int(split_factor))]
+    return [torch.cat([part[index] for part in parts]) for index in range(count)]
+
+
+def _chunks(axis: Tensor, count: int) -> list[Tensor]:
+    """As ``torch.chunk``, with empty ones at the end."""
+    length = -(-len(axis) // count)
+    return [axis[index * length : (index + 1) * length] for index in range(count)]
+
+
+def positions(parameter: Tensor) -> Tensor:
+    """Where each local element is in memory order of the whole tensor: int64, in the local shape.
+
+    Of a complex parameter in that of its real view.
+    """
+    assert is_sharded(parameter)
+    sharded: Any = parameter
+    shape, strides = parameter.shape, parameter.stride()
+    order = sorted(range(parameter.ndim), key=lambda dimension: -strides[dimension])
+    place, step = torch.zeros([], dtype=torch.int64), 1
+    axes = coordinates(sharded)
+    for dimension in reversed(order):
+        along = axes[dimension] * step
+        place = place + along.view([-1 if other == dimension else 1 for other in range(parameter.ndim)])
+        step *= shape[dimension]
+    if parameter.is_complex():
+        place = torch.stack((2 * place, 2 * place + 1), dim=-1)
+    return place.to(parameter.device)
+
+
+def splits_rows(parameter: Tensor) -> bool:
+    """Whether other processes hold parts of the rows of this one; below two dimensions a tensor is one row."""
+    if not is_sharded(parameter):
+        return False
+    sharded: Any = parameter
+    split = [sharded_dimension(placement) for placement in sharded.placements]
+    return any(dimension is not None and (parameter.ndim < 2 or dimension > 0) for dimension in split)
+
+
+def row_indices(parameter: Tensor) -> Tensor:
+    """Which rows of the whole tensor the local ones are: int64, [local rows]."""
+    sharded: Any = parameter
+    return coordinates(sharded)[0].to(parameter.device) if parameter.ndim >= 2 else torch.zeros(1, dtype=torch.int64)
+
+
+def one_for_each_row(parameter: Tensor, value: Tensor) -> Tensor:
+    """State of one number a row, laid out as the rows of the parameter are.
+
+    Args:
+        parameter: a DTensor of two dimensions at least.
+        value: [rows, 1, …], the same number everywhere.
+    """
+    from torch.distributed.tensor import DTensor, Replicate
+
+    sharded: Any = parameter
+    placements = [one if sharded_dimension(one) == 0 else Replicate() for one in sharded.placements]
+    local = value[: len(row_indices(parameter))].clone()
+    made: Tensor = DTensor.from_local(
+        local, sharded.device_mesh, placements, run_check=False, shape=value.shape, stride=value.stride()
+    )
+    return made
+
+
+def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the layout of its parameter. What sequence parallelism leaves to be summed is summed here."""
+    if not is_sharded(gradient) or not is_sharded(parameter):
+        return gradient
+    own: Any = gradient
+    wanted: Any = parameter
+    if own.placements == wanted.placements and own.device_mesh == wanted.device_mesh:
+        return gradient
+    redistributed: Tensor = own.redistribute(wanted.device_mesh, wanted.placements)
+    return redistributed

@@ -1,0 +1,129 @@
+"""The processes that take the steps of an optimizer together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchclip.distributed.agreement import agree, one_seed
+from torchclip.distributed.checks import check_distributed, compiled_reason
+from torchclip.distributed.exchange import Exchange, Over, processes_in
+from torchclip.distributed.layout import KEY, Layout, layout_of
+from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
+from torchclip.policies.step_size import AdaLossStep, StepSize
+from torchclip.state.group_state import numbers_of
+from torchclip.state.sharded import is_sharded
+
+if TYPE_CHECKING:
+    from torchclip.step.last_step import MeasuredOptimizer
+
+
+class ManyProcesses:
+    """What an optimizer knows of other processes.
+
+    Args:
+        norm_group: the argument of its constructor: over which processes its parameters are distinct.
+        loss_group: over which processes the loss of ``AdaLossStep`` is averaged.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
+    """
+
+    def __init__(self, norm_group: GroupOrMesh | None, loss_group: GroupOrMesh | None) -> None:
+        self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
+        self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
+        self._layout: Layout | None = None
+
+    def check(self, optimizer: MeasuredOptimizer, modifiers: Any = None) -> None:
+        """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
+        policies = optimizer._modifiers if modifiers is None else modifiers
+        check_distributed(optimizer.param_groups, policies, optimizer.spec, optimizer.clips_by, self.norm_group)
+
+    def compiled_reason(self, optimizer: MeasuredOptimizer) -> str | None:
+        """Why no compiled backend takes the optimizer's step; None where one may."""
+        if not is_running():
+            return None
+        return compiled_reason(optimizer.param_groups, optimizer._modifiers, optimizer.spec, self.norm_group)
+
+    def loss_over(self, layout: Layout, step_size: StepSize | None) -> Over:
+        """Over which processes the loss is averaged."""
+        if not isinstance(step_size, AdaLossStep) or step_size.is_averaged:
+            return ()
+        if self.loss_group is not None:
+            return (self.loss_group,) if len(self.loss_group) > 1 else ()
+        return layout.everyone
+
+    def layout(self, optimizer: MeasuredOptimizer) -> Layout | None:
+        """Who holds what in the step that begins; None where nothing is asked of other processes.
+
+        The first time, and where parameters were replaced since, it is made anew: parameters are checked, and all
+        processes find out whether they agree.
+
+        Raises:
+            RuntimeError: in every process, where they do not; in a compiled graph, and where autograd goes through the
+                step, where something is asked of other processes.
+        """
+        if not is_running():
+            return None
+        groups, modifiers = optimizer.param_groups, optimizer._modifiers
+        asks = modifiers.draws or isinstance(modifiers.step_size, AdaLossStep)
+        if torch.compiler.is_compiling():
+            if asks or self._has_parts(groups):
+                raise RuntimeError(
+                    "a step that other processes take part in cannot be compiled: leave optimizer.step() out of "
+                    "torch.compile"
+                )
+            return None
+        layout = self._layout
+        if layout is None or not layout.is_of(groups):
+            layout = self._new_layout(optimizer)
+        if not asks and not layout.sums:
+            return None
+        if layout.sums and any(group.get("differentiable", False) for group in groups):
+            raise RuntimeError(
+                "differentiable=True goes through the step of one process, and these parameters are those of several: "
+                "leave it out"
+            )
+        return layout
+
+    def parts(self, optimizer: MeasuredOptimizer) -> Layout | None:
+        """Who holds what; None where this process holds everything."""
+        if not is_running():
+            return None
+        known, groups = self._layout, optimizer.param_groups
+        layout = known if known is not None and known.is_of(groups) else layout_of(groups, self.norm_group)
+        return layout if layout.sums else None
+
+    def _has_parts(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        declared = self.norm_group is not None or any(group.get(KEY) is not None for group in groups)
+        return declared or any(is_sharded(parameter) for group in groups for parameter in group["params"])
+
+    def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
+        groups, modifiers = optimizer.param_groups, optimizer._modifiers
+        self.check(optimizer)
+        layout = layout_of(groups, self.norm_group)
+        if modifiers.measures or optimizer.spec.clips_itself:
+            sizes = [len(group["params"]) for group in groups]
+            agree(layout, optimizer.spec, optimizer.clips_by, modifiers, sizes)
+        if modifiers.draws:
+            one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
+            layout = layout.numbered()
+        self._layout = layout
+        return layout
+
+    def mean_loss(self, optimizer: MeasuredOptimizer, loss: Tensor) -> Tensor:
+        """The loss of the whole batch, for a backend whose step adds up nothing itself."""
+        layout = self.layout(optimizer)
+        over = () if layout is None else self.loss_over(layout, optimizer._modifiers.step_size)
+        if not over:
+            return loss
+        exchange = Exchange([])
+        mean = exchange.add(loss, over, 1 / processes_in(over))
+        exchange.run()
+        return mean.total
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_layout": None}
