@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import torchclip
 from builders import OPTIMIZERS
-from sharded_twins import Placements, Twins, counted, mesh_of
+from sharded_twins import Placements, Twins, alone, counted, mesh_of, values
 
 FOUR_RULES = ("sgd", "adamw", "mix_clip", "ada_grad_norm")
 
 Build = Callable[..., Any]
+Spread = Callable[[int, tuple[int, ...]], Placements]
 
 
 def build(name: str, **options: Any) -> Build:
@@ -22,33 +26,195 @@ def build(name: str, **options: Any) -> Build:
     return lambda groups, **more: cls(groups, **{**given, **options, **more})
 
 
-def first_dimension(index: int, shape: tuple[int, ...]) -> Placements:
-    return [Shard(0)] if shape else [Replicate()]
+def clipped(name: str) -> Build:
+    """The rule, with a clip policy where it has none of its own."""
+    return build(name) if OPTIMIZERS[name][0].spec.clips_itself else build(name, clip=1.5)
 
 
-def fsdp2_global_norm() -> None:
-    mesh = mesh_of(dist.get_world_size())
-    for name in FOUR_RULES:
-        options = {} if name in ("mix_clip", "ada_grad_norm") else {"clip": torchclip.ClipByGlobalNorm(1.5)}
-        twins = Twins(build(name, **options), mesh, first_dimension)
-        for number in range(6):
-            twins.step(number)
-            twins.check()
-        with counted() as seen:
-            twins.optimizer.step()
-        assert seen == ["all_reduce"], seen
+# How parameters are spread.
+
+
+def fsdp(index: int, shape: tuple[int, ...]) -> Placements:
+    return mesh_of(dist.get_world_size()), [Shard(0)] if shape else [Replicate()]
+
+
+def columns(index: int, shape: tuple[int, ...]) -> Placements:
+    """As rowwise tensor parallelism has it: no row is whole."""
+    return mesh_of(dist.get_world_size()), [Shard(len(shape) - 1)] if shape else [Replicate()]
+
+
+def beside_plain(index: int, shape: tuple[int, ...]) -> Placements:
+    """Tensor parallelism for some, and layers of which every process has a copy."""
+    return None if index % 3 == 0 else (columns, fsdp)[index % 2](index, shape)
+
+
+def hybrid(index: int, shape: tuple[int, ...]) -> Placements:
+    return mesh_of(2, dist.get_world_size() // 2), [Replicate(), Shard(0) if shape else Replicate()]
+
+
+def fsdp_by_tp(index: int, shape: tuple[int, ...]) -> Placements:
+    """Some in both dimensions of the mesh, one of them split twice in the same dimension, and some in one alone."""
+    mesh = mesh_of(2, dist.get_world_size() // 2)
+    if not shape:
+        return None
+    last = Shard(len(shape) - 1)
+    both = [[_StridedShard(0, split_factor=mesh.size(1)), Shard(0)], [Shard(0), last], [last, Shard(0)]]
+    return [(mesh, both[index % 3]), (mesh["inner"], [Shard(0)]), (mesh["outer"], [last])][index // 2]
+
+
+def spreads() -> Sequence[Spread]:
+    return (fsdp, columns, beside_plain) if dist.get_world_size() < 4 else (beside_plain, hybrid, fsdp_by_tp)
+
+
+POLICIES: Sequence[dict[str, Any]] = (
+    {"clip": torchclip.ClipByGlobalNorm(1.5)},
+    {"clip": torchclip.ClipByGlobalNorm(1.5, smooth=True, scope="group")},
+    {"clip": torchclip.ClipByTensorNorm(0.5)},
+    {"clip": torchclip.AdaptiveGradientClip(0.1)},
+    {"clip": torchclip.AutoClip(50.0, window=3)},
+    {"clip": torchclip.ZClip(warmup_steps=2, z_threshold=0.1)},
+)
+
+
+def _steps(twins: Twins, count: int = 4, tolerance: float = 3e-7) -> None:
+    for number in range(count):
+        twins.step(number, scale=1.0 + number)
+    twins.check(tolerance)
+
+
+def rules() -> None:
+    for spread in spreads():
+        for name in FOUR_RULES:
+            twins = Twins(clipped(name), spread)
+            _steps(twins)
+            with counted() as seen:
+                twins.optimizer.step()
+            assert seen == ["all_reduce"], (spread, name, seen)
+
+
+def policies() -> None:
+    for spread in spreads():
+        for options in POLICIES:
+            _steps(Twins(build("sgd", **options), spread))
+
+
+def scopes() -> None:
+    for spread in spreads():
+        for scope in ("optimizer", "group", "tensor", "row"):
+            _steps(Twins(build("ada_grad_norm", scope=scope), spread))
+        for scope in ("group", "tensor"):
+            _steps(Twins(build("mix_clip", scope=scope), spread))
+
+
+def groups_of_their_own() -> None:
+    def make(groups: list[dict[str, Any]], **options: Any) -> Any:
+        groups[0]["clip"] = 0.7
+        return torchclip.AdamW(groups, lr=0.1, clip=2.0, **options)
+
+    for spread in spreads():
+        _steps(Twins(make, spread, groups=3))
+
+
+def every_rule() -> None:
+    for name in OPTIMIZERS:
+        _steps(Twins(build(name), fsdp))
 
 
 def nothing_is_sent_without_norms() -> None:
-    mesh = mesh_of(dist.get_world_size())
-    for name in ("sgd", "adamw", "grda"):
-        twins = Twins(build(name), mesh, first_dimension)
+    for spread in spreads():
+        for name in ("sgd", "adamw", "grda"):
+            twins = Twins(
+                build(name, **({} if name == "grda" else {"extensions": (torchclip.Lookahead(k=2),)})), spread
+            )
+            with counted() as seen:
+                for number in range(3):
+                    twins.step(number)
+            assert seen == [], seen
+            twins.check(tolerance=0)
+
+
+NOISE: dict[str, tuple[Any, ...]] = {
+    "noise": (torchclip.GradientNoise(eta=0.3, gamma=0.55),),
+    "dropouts": (torchclip.GradientDropout(0.3), torchclip.LRDropout(0.5)),
+}
+
+
+def draws() -> None:
+    """Bit for bit those of one process, though every process has drawn another seed."""
+    for spread in spreads():
+        for extensions in NOISE.values():
+
+            def make(groups: Any, **options: Any) -> Any:
+                torch.manual_seed(dist.get_rank() if "norm_group" not in options else 0)
+                return build("adamw", extensions=extensions)(groups, **options)  # noqa: B023
+
+            twins = Twins(make, spread)
+            with counted() as seen:
+                for number in range(3):
+                    twins.step(number)
+            assert set(seen) == {"all_gather"} and len(seen) <= 2, seen
+            twins.check(tolerance=0)
+
+
+def draws_of_whole_tensors() -> None:
+    """As data parallelism has them: copies, in processes that have drawn other seeds; on every backend."""
+    for backend in ("reference", "cpu"):
+        torch.manual_seed(dist.get_rank())
+        optimizer = torchclip.SGD(_copies(), lr=0.1, extensions=NOISE["noise"], backend=backend)
         with counted() as seen:
-            for number in range(3):
-                twins.step(number)
-        assert seen == [], seen
-        twins.check(tolerance=0)
+            optimizer.step()
+            optimizer.step()
+        assert seen == ["all_gather"], seen
+        _assert_same_everywhere(optimizer)
 
 
-CASES = ("fsdp2_global_norm", "nothing_is_sent_without_norms")
+def losses() -> None:
+    """Each process has its own, and all take the step of their mean."""
+    own = 0.5 + dist.get_rank()
+    mean = 0.5 + (dist.get_world_size() - 1) / 2
+    for clip, spread in itertools.product((None, 1.5), spreads()):
+        twins = Twins(build("sgd", step_size=torchclip.AdaLossStep(), clip=clip), spread)
+        for number in range(3):
+            for optimizer, loss in ((twins.expected, mean), (twins.optimizer, own)):
+                twins.give(number)
+                optimizer.step(loss=loss)
+        twins.check()
+        with counted() as seen:
+            twins.optimizer.step(loss=own)
+        assert seen == ["all_reduce"], seen
+    for backend in ("reference", "cpu"):
+        for options in ({}, {"loss_group": alone()}, {"step_size": torchclip.AdaLossStep(is_averaged=True)}):
+            given = {"step_size": torchclip.AdaLossStep(), **options}
+            optimizer = torchclip.SGD(_copies(), lr=0.1, backend=backend, **given)
+            optimizer.step(loss=own)
+            wanted = torch.tensor(1 / (1 + (own if options else mean)) ** 0.5)
+            torch.testing.assert_close(optimizer.metrics()["lr_scale"], wanted)
+
+
+def _copies() -> list[torch.nn.Parameter]:
+    copies = [torch.nn.Parameter(value) for value in values(((5, 3), (4,)), 1)]
+    for copy in copies:
+        copy.grad = torch.ones_like(copy)
+    return copies
+
+
+def _assert_same_everywhere(optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            others = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
+            dist.all_gather(others, parameter.detach())
+            assert all(torch.equal(parameter, other) for other in others)
+
+
+CASES = (
+    "draws",
+    "draws_of_whole_tensors",
+    "losses",
+    "rules",
+    "policies",
+    "scopes",
+    "groups_of_their_own",
+    "every_rule",
+    "nothing_is_sent_without_norms",
+)
 """Every one by its name."""

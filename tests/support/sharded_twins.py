@@ -18,8 +18,8 @@ from builders import LOSS
 SHAPES = ((7, 5), (3,), (4, 6, 2), (), (8, 4), (1, 9))
 """Of parameters: uneven ones, some of which leave processes without an element."""
 
-Placements = Sequence[Any] | None
-"""Those of one parameter; None for a plain tensor, of which every process has a copy."""
+Placements = tuple[DeviceMesh, Sequence[Any]] | None
+"""Mesh and placements of one parameter; None for a plain tensor, of which every process has a copy."""
 
 TOLERANCE = 3e-7
 
@@ -43,11 +43,9 @@ def values(shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype = to
     return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
 
 
-def spread(value: Tensor, mesh: DeviceMesh, placements: Placements) -> Tensor:
+def spread(value: Tensor, placements: Placements) -> Tensor:
     """This process's part of a tensor that all have."""
-    if placements is None:
-        return value.clone()
-    return distribute_tensor(value, mesh, placements, src_data_rank=None)
+    return value.clone() if placements is None else distribute_tensor(value, *placements, src_data_rank=None)
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
@@ -62,8 +60,7 @@ class Twins:
 
     Args:
         build: makes an optimizer of param groups, with the arguments that it is given.
-        mesh: over which the parameters are spread.
-        placements: how, by the position of a parameter.
+        placements: how the parameters are spread, by position and shape.
         groups: how many param groups there are.
         shapes: of the parameters.
     """
@@ -71,7 +68,6 @@ class Twins:
     def __init__(
         self,
         build: Callable[..., Any],
-        mesh: DeviceMesh,
         placements: Callable[[int, tuple[int, ...]], Placements],
         groups: int = 2,
         shapes: Sequence[tuple[int, ...]] = SHAPES,
@@ -80,7 +76,7 @@ class Twins:
         self.shapes = shapes
         self.single = [torch.nn.Parameter(value.clone()) for value in whole]
         self.shared = [
-            torch.nn.Parameter(spread(value, mesh, placements(index, tuple(value.shape))))
+            torch.nn.Parameter(spread(value, placements(index, tuple(value.shape))))
             for index, value in enumerate(whole)
         ]
         # Every number of the single one is what one process comes to, on the same path.
@@ -89,6 +85,12 @@ class Twins:
 
     def step(self, number: int, missing: Sequence[int] = (), scale: float = 1.0, **options: Any) -> None:
         """One of both, with the same gradients."""
+        self.give(number, missing, scale)
+        self.expected.step(**{"loss": LOSS, **options})
+        self.optimizer.step(**{"loss": LOSS, **options})
+
+    def give(self, number: int, missing: Sequence[int] = (), scale: float = 1.0) -> None:
+        """The same gradients to both."""
         for index, gradient in enumerate(values(self.shapes, 100 + number)):
             single, shared = self.single[index], self.shared[index]
             single.grad = shared.grad = None
@@ -107,9 +109,6 @@ class Twins:
                     if isinstance(shared, DTensor)
                     else local
                 )
-        options = {"loss": LOSS, **options}
-        self.expected.step(**options)
-        self.optimizer.step(**options)
 
     def check(self, tolerance: float = TOLERANCE) -> None:
         """Parameters, state and measurements are alike."""
