@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import torchclip
 from builders import OPTIMIZERS
-from sharded_twins import Placements, Twins, alone, counted, mesh_of, values
+from sharded_twins import Placements, Twins, alone, counted, mesh_of, spread, values
 
 FOUR_RULES = ("sgd", "adamw", "mix_clip", "ada_grad_norm")
 
@@ -83,27 +84,27 @@ def _steps(twins: Twins, count: int = 4, tolerance: float = 3e-7) -> None:
 
 
 def rules() -> None:
-    for spread in spreads():
+    for layout in spreads():
         for name in FOUR_RULES:
-            twins = Twins(clipped(name), spread)
+            twins = Twins(clipped(name), layout)
             _steps(twins)
             with counted() as seen:
                 twins.optimizer.step()
-            assert seen == ["all_reduce"], (spread, name, seen)
+            assert seen == ["all_reduce"], (layout, name, seen)
 
 
 def policies() -> None:
-    for spread in spreads():
+    for layout in spreads():
         for options in POLICIES:
-            _steps(Twins(build("sgd", **options), spread))
+            _steps(Twins(build("sgd", **options), layout))
 
 
 def scopes() -> None:
-    for spread in spreads():
+    for layout in spreads():
         for scope in ("optimizer", "group", "tensor", "row"):
-            _steps(Twins(build("ada_grad_norm", scope=scope), spread))
+            _steps(Twins(build("ada_grad_norm", scope=scope), layout))
         for scope in ("group", "tensor"):
-            _steps(Twins(build("mix_clip", scope=scope), spread))
+            _steps(Twins(build("mix_clip", scope=scope), layout))
 
 
 def groups_of_their_own() -> None:
@@ -111,8 +112,8 @@ def groups_of_their_own() -> None:
         groups[0]["clip"] = 0.7
         return torchclip.AdamW(groups, lr=0.1, clip=2.0, **options)
 
-    for spread in spreads():
-        _steps(Twins(make, spread, groups=3))
+    for layout in spreads():
+        _steps(Twins(make, layout, groups=3))
 
 
 def every_rule() -> None:
@@ -121,10 +122,10 @@ def every_rule() -> None:
 
 
 def nothing_is_sent_without_norms() -> None:
-    for spread in spreads():
+    for layout in spreads():
         for name in ("sgd", "adamw", "grda"):
             twins = Twins(
-                build(name, **({} if name == "grda" else {"extensions": (torchclip.Lookahead(k=2),)})), spread
+                build(name, **({} if name == "grda" else {"extensions": (torchclip.Lookahead(k=2),)})), layout
             )
             with counted() as seen:
                 for number in range(3):
@@ -141,14 +142,14 @@ NOISE: dict[str, tuple[Any, ...]] = {
 
 def draws() -> None:
     """Bit for bit those of one process, though every process has drawn another seed."""
-    for spread in spreads():
+    for layout in spreads():
         for extensions in NOISE.values():
 
             def make(groups: Any, **options: Any) -> Any:
                 torch.manual_seed(dist.get_rank() if "norm_group" not in options else 0)
                 return build("adamw", extensions=extensions)(groups, **options)  # noqa: B023
 
-            twins = Twins(make, spread)
+            twins = Twins(make, layout)
             with counted() as seen:
                 for number in range(3):
                     twins.step(number)
@@ -172,8 +173,8 @@ def losses() -> None:
     """Each process has its own, and all take the step of their mean."""
     own = 0.5 + dist.get_rank()
     mean = 0.5 + (dist.get_world_size() - 1) / 2
-    for clip, spread in itertools.product((None, 1.5), spreads()):
-        twins = Twins(build("sgd", step_size=torchclip.AdaLossStep(), clip=clip), spread)
+    for clip, layout in itertools.product((None, 1.5), spreads()):
+        twins = Twins(build("sgd", step_size=torchclip.AdaLossStep(), clip=clip), layout)
         for number in range(3):
             for optimizer, loss in ((twins.expected, mean), (twins.optimizer, own)):
                 twins.give(number)
@@ -206,7 +207,97 @@ def _assert_same_everywhere(optimizer: Any) -> None:
             assert all(torch.equal(parameter, other) for other in others)
 
 
+def steps_that_are_not_taken() -> None:
+    """By all, when one process alone has a reason; the same collectives are called as in every step."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    for layout in spreads():
+        for policy in (torchclip.ClipByGlobalNorm, torchclip.ClipByTensorNorm):
+            twins = Twins(build("adamw", clip=policy(1.0, nonfinite="skip")), layout)
+            _steps(twins, 2)
+            twins.give(2)
+            _make_infinite(twins, here=last)
+            with counted() as seen:
+                twins.optimizer.step()
+            assert seen == ["all_reduce"], seen
+            assert twins.optimizer.step_was_skipped
+            twins.check(measured=False)
+            twins.give(3, missing=range(len(twins.shapes)))
+            twins.step(3, missing=range(len(twins.shapes)))  # no gradient at all
+            twins.step(4, missing=(0, 2))
+            assert not twins.optimizer.step_was_skipped
+            twins.check(measured=False)  # of which one has counted a step more
+            twins.optimizer.clip = policy(1.0, nonfinite="error")
+            twins.give(5)
+            _make_infinite(twins, here=last)
+            with pytest.raises(RuntimeError, match="not finite"):
+                twins.optimizer.step()
+        twins = Twins(build("adamw", clip=1.0), layout)
+        twins.give(1)
+        twins.optimizer.found_inf = torch.tensor(float(last))
+        twins.optimizer.step()
+        assert twins.optimizer.step_was_skipped
+        del twins.optimizer.found_inf
+        _steps(twins)
+
+
+def _make_infinite(twins: Twins, *, here: bool) -> None:
+    """A gradient of one process, of which another one may have a copy that is finite."""
+    for shared in twins.shared:
+        gradient = shared.grad.to_local() if isinstance(shared, DTensor) else shared.grad
+        if here and gradient is not None and gradient.numel() > 0:
+            gradient.view(-1)[0] = torch.inf
+            return
+
+
+def disagreements() -> None:
+    """An error in every process, at the first step."""
+    first = dist.get_rank() == 0
+    for options, other, said in (
+        ({"clip": 1.0}, {"clip": 2.0}, r"max_norm=\d.0"),
+        ({"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
+    ):
+        twins = Twins(build("adamw", **(options if first else other)), fsdp)
+        twins.give(0)
+        with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
+            twins.optimizer.step()
+    twins = Twins(build("adamw", clip=1.0), fsdp)
+    if first:
+        del twins.optimizer.param_groups[1]["params"][1]
+    twins.give(0)
+    with pytest.raises(RuntimeError, match="the processes of this optimizer disagree"):
+        twins.optimizer.step()
+
+
+def parameters_replaced() -> None:
+    """In groups that there are, as Accelerate replaces them: they are looked at before the next step."""
+    whole = [torch.nn.Parameter(value) for value in values(((4, 3), (4,)), 1)]
+    optimizer = torchclip.AdamW(whole, lr=0.1, clip=1.0)
+    for parameter in whole:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    sharded = [torch.nn.Parameter(spread(parameter.detach(), fsdp(0, (4,)))) for parameter in whole]
+    for parameter in sharded:
+        parameter.grad = spread(torch.ones(parameter.shape), fsdp(0, (4,)))
+    optimizer.param_groups[0]["params"][:] = sharded
+    optimizer.step()
+    assert optimizer.backend == "reference" and float(optimizer.grad_norm) == 4.0
+    flat = torch.nn.Parameter(torch.ones(3))
+    flat._fsdp_flattened = True  # type: ignore[attr-defined]
+    flat.grad = torch.ones(3)
+    for group in (whole, sharded):
+        optimizer = torchclip.AdamW(group, lr=0.1, clip=1.0)
+        optimizer.step()
+        optimizer.param_groups[0]["params"][:] = [flat]
+        before = flat.detach().clone()
+        with pytest.raises(ValueError, match="FSDP1.* say norm_group=model.process_group"):
+            optimizer.step()
+        assert torch.equal(flat, before)
+
+
 CASES = (
+    "steps_that_are_not_taken",
+    "disagreements",
+    "parameters_replaced",
     "draws",
     "draws_of_whole_tensors",
     "losses",

@@ -202,6 +202,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 outcome = first_step(self, mean, grad_scale, found_inf)
             if outcome == UNREADY:  # for another backend
                 return self._run(loss, grad_scale, found_inf)
+        self._last.outcome, self._last.found_inf = outcome, found_inf
         if outcome == NON_FINITE:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
 

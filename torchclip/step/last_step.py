@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from torchclip.backends import reference
-from torchclip.backends.codes import configuration, group_numbers
+from torchclip.backends.codes import SKIPPED, STEPPED, configuration, group_numbers
 from torchclip.backends.plan import Plan
-from torchclip.policies.clip import ClipPolicy, Scope, as_clip_policy
+from torchclip.policies.clip import ClipPolicy, NonFinite, Scope, as_clip_policy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
@@ -28,9 +28,31 @@ from torchclip.step.metrics import described, sparsity
 
 
 class LastStep:
-    """The report of the reference path's last step: held apart, as a compiled graph assigns nothing to optimizers."""
+    """What is known of the last step: held apart, as a compiled graph assigns nothing to optimizers.
+
+    Attributes:
+        report: of the reference path.
+        outcome: of a compiled plan.
+        found_inf: AMP's, which a GPU looks at without the host.
+    """
 
     report: reference.StepReport | None = None
+    outcome: int = STEPPED
+    found_inf: Tensor | None = None
+
+    def was_skipped(self, plan: Plan | None, modifiers: Modifiers) -> bool:
+        """Whether it has written nothing; a GPU is waited for."""
+        if plan is None:
+            return self.report is not None and bool(self.report.skipped)
+        if self.outcome == SKIPPED or (self.found_inf is not None and bool((self.found_inf != 0).any())):
+            return True
+        norm = plan.report().get("grad_norm")
+        if not isinstance(norm, Tensor):  # a plan on the CPU, whose outcome tells
+            return False
+        own = [each.policy for each in modifiers.group_clips] or [modifiers.clip]
+        skips = [getattr(clip, "nonfinite", None) == NonFinite.SKIP for clip in own]
+        lost = ~norm.isfinite().reshape(-1)
+        return bool((lost & torch.tensor(skips, device=norm.device)).any())
 
 
 class MeasuredOptimizer(Optimizer):
@@ -128,6 +150,15 @@ class MeasuredOptimizer(Optimizer):
             RuntimeError: when nothing was measured.
         """
         return self._measurement("clip_factor")
+
+    @property
+    def step_was_skipped(self) -> bool:
+        """Whether the last step was left out, with parameters and state as they were.
+
+        For a norm that is not finite under ``nonfinite="skip"``, or the scale of a GradScaler that has overflowed. On a
+        GPU this waits for the device, which alone knows. False before the first step.
+        """
+        return self._last.was_skipped(self._plan, self._modifiers)
 
     def metrics(self) -> dict[str, Tensor]:
         """What the last step measured and counted, without waiting for the device.
