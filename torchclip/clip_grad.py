@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
+from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
+from torchclip.distributed.total_norm import total_norm
 from torchclip.rules.norms import HARD_EPS, checked_bound
+from torchclip.state.sharded import is_sharded, local_of
 from torchclip.state.tensor_checks import lazy_reason
 
 
@@ -33,6 +36,8 @@ def get_total_norm(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    norm_group: GroupOrMesh | None = None,
 ) -> Tensor:
     r"""The norm of all elements of ``tensors`` together, in one pass.
 
@@ -46,9 +51,12 @@ def get_total_norm(
         norm_type: p, infinity included. Above 0 it is fused for CPU tensors; the rest goes through torch.
         error_if_nonfinite: raise when the norm is infinite or NaN.
         foreach: handed to torch where torch computes the norm.
+        norm_group: the processes over which the tensors are distinct, where nothing else says so. DTensors say it
+            themselves, on any mixture of meshes, beside tensors of which every process has a copy; every process that
+            has a part takes part.
 
     Returns:
-        A 0-dim tensor.
+        A 0-dim tensor, no DTensor.
 
     Raises:
         RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
@@ -61,6 +69,8 @@ def get_total_norm(
     """
     tensors = _as_list(tensors)
     norm_type = float(norm_type)
+    if _is_distributed(tensors, norm_group):
+        return _distributed_norm(tensors, norm_type, error_if_nonfinite, _processes(norm_group))
     if not _is_fused(tensors, norm_type):
         # torch has no infinity norm of an empty tensor, and overflows in half precision.
         filled = [tensor for tensor in tensors if tensor.numel() > 0]
@@ -68,14 +78,41 @@ def get_total_norm(
         return torch.nn.utils.get_total_norm(upcast, norm_type, error_if_nonfinite, foreach)
     assert native.NATIVE is not None
     norm = native.NATIVE.total_norm(tensors, norm_type)
+    _check_finite(norm, norm_type, error_if_nonfinite)
+    return torch.tensor(norm, dtype=_norm_dtype(tensors), device="cpu")
+
+
+def _norm_dtype(tensors: list[Tensor]) -> torch.dtype:
+    is_double = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
+    return torch.float64 if is_double else torch.float32
+
+
+def _check_finite(norm: float | Tensor, norm_type: float, error_if_nonfinite: bool) -> None:
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
             "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
             "`error_if_nonfinite=False`"
         )
-    is_double = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
-    return torch.tensor(norm, dtype=torch.float64 if is_double else torch.float32, device="cpu")
+
+
+def _is_distributed(tensors: list[Tensor], norm_group: GroupOrMesh | None) -> bool:
+    """Whether other processes may hold parts of the tensors, or others in their place."""
+    if torch.compiler.is_compiling():
+        return False  # torch's own goes through DTensor
+    return norm_group is not None or any(map(is_sharded, tensors))
+
+
+def _processes(norm_group: GroupOrMesh | None) -> Processes | None:
+    return None if norm_group is None else of(norm_group, "norm_group")
+
+
+def _distributed_norm(
+    tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool, norm_group: Processes | None
+) -> Tensor:
+    norm = total_norm(tensors, norm_type, norm_group if is_running() else None)
+    _check_finite(norm, norm_type, error_if_nonfinite)
+    return norm.to(_norm_dtype(tensors))
 
 
 @torch.no_grad()
@@ -85,6 +122,8 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    norm_group: GroupOrMesh | None = None,
 ) -> Tensor:
     r"""Scales the gradients of ``parameters`` in place, so that their joint norm is at most ``max_norm``.
 
@@ -99,6 +138,7 @@ def clip_grad_norm_(
         norm_type: the order p of the norm.
         error_if_nonfinite: raise, with the gradients untouched, when the norm is infinite or NaN.
         foreach: handed to torch where torch does the work.
+        norm_group: as for :func:`get_total_norm`.
 
     Returns:
         The norm before clipping, a 0-dim tensor.
@@ -124,7 +164,12 @@ def clip_grad_norm_(
     if is_generator and len(parameters) == 0:
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach)
+    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach, norm_group=norm_group)
+    if _is_distributed(gradients, norm_group):
+        factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
+        for gradient in map(local_of, gradients):
+            gradient.mul_(factor.to(gradient.device))
+        return norm
     if not _is_fused(gradients, float(norm_type)):
         if all(lazy_reason(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)

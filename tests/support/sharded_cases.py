@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import torchclip
 from builders import OPTIMIZERS
-from sharded_twins import Placements, Twins, alone, counted, mesh_of, spread, values
+from sharded_twins import (
+    TOLERANCE,
+    Placements,
+    Twins,
+    alone,
+    assert_near,
+    counted,
+    local_part,
+    mesh_of,
+    part_of,
+    spread,
+    values,
+)
 
 FOUR_RULES = ("sgd", "adamw", "mix_clip", "ada_grad_norm")
 
@@ -294,7 +307,71 @@ def parameters_replaced() -> None:
         assert torch.equal(flat, before)
 
 
+def clip_functions() -> None:
+    """Over mixtures of meshes and plain tensors."""
+    for layout, order in itertools.product(spreads(), (2.0, 1.0, math.inf)):
+        twins = Twins(build("sgd"), layout)
+        twins.give(3)
+        single = torch.nn.utils.clip_grad_norm_(twins.single, 0.5, order)
+        norm = torchclip.get_total_norm([shared.grad for shared in twins.shared], order)
+        assert type(norm) is torch.Tensor
+        assert_near(norm, single, TOLERANCE, "norm")
+        assert_near(torchclip.clip_grad_norm_(twins.shared, 0.5, order), single, TOLERANCE, "norm")
+        for shared, expected in zip(twins.shared, twins.single):
+            assert_near(local_part(shared.grad), part_of(expected.grad, shared), TOLERANCE, "gradient")
+    mine = torch.full((2,), 1.0 + dist.get_rank())
+    norm = torchclip.get_total_norm([mine], norm_group=dist.group.WORLD)
+    assert_near(
+        norm, torch.tensor(sum(2.0 * (1 + rank) ** 2 for rank in range(dist.get_world_size())) ** 0.5), 1e-7, ""
+    )
+    mine[0] = torch.inf if dist.get_rank() == 0 else 1
+    with pytest.raises(RuntimeError, match="non-finite"):
+        torchclip.get_total_norm([mine], error_if_nonfinite=True, norm_group=dist.group.WORLD)
+    partial = DTensor.from_local(torch.ones(3), mesh_of(dist.get_world_size()), [Partial()], run_check=False)
+    assert_near(torchclip.get_total_norm(partial), 3**0.5 * torch.tensor(float(dist.get_world_size())), 1e-6, "norm")
+
+
+def one_norm_for_two() -> None:
+    """Optimizers with half of the parameters each."""
+    layout = spreads()[-1]
+    twins = Twins(build("sgd", clip=1.5), layout)
+    halves = [torchclip.SGD(group["params"], **_sgd(), clip=1.5) for group in twins.optimizer.param_groups]
+    for number in range(3):
+        twins.give(number)
+        norm = torchclip.get_total_norm([shared.grad for shared in twins.shared])
+        for half in halves:
+            half.set_grad_norm(norm)
+            with counted() as seen:
+                half.step()
+            assert number == 0 or seen == [], seen
+        twins.expected.step()
+    for single, shared in zip(twins.single, twins.shared):
+        assert_near(local_part(shared), part_of(single.detach(), shared), TOLERANCE, "parameter")
+
+
+def _sgd() -> dict[str, Any]:
+    return dict(OPTIMIZERS["sgd"][1])
+
+
+def partial_gradients() -> None:
+    """As sequence parallelism leaves those of a LayerNorm: to be added up."""
+    mesh = mesh_of(dist.get_world_size())
+    parameter = torch.nn.Parameter(distribute_tensor(torch.ones(5), mesh, [Replicate()], src_data_rank=None))
+    sharded = torch.nn.Parameter(distribute_tensor(torch.ones(5, 3), mesh, [Shard(0)], src_data_rank=None))
+    optimizer = torchclip.SGD([parameter, sharded], lr=1.0, clip=1.0)
+    parameter.grad = DTensor.from_local(torch.full((5,), 1.0 + dist.get_rank()), mesh, [Partial()], run_check=False)
+    sharded.grad = distribute_tensor(torch.ones(5, 3), mesh, [Shard(0)], src_data_rank=None)
+    optimizer.step()
+    whole = float(sum(1 + rank for rank in range(dist.get_world_size())))
+    norm = torch.tensor((5 * whole**2 + 15) ** 0.5)
+    assert_near(optimizer.grad_norm, norm, TOLERANCE, "norm")
+    assert_near(local_part(parameter), 1 - torch.full((5,), whole) / (norm + 1e-6), TOLERANCE, "parameter")
+
+
 CASES = (
+    "clip_functions",
+    "one_norm_for_two",
+    "partial_gradients",
     "steps_that_are_not_taken",
     "disagreements",
     "parameters_replaced",

@@ -113,10 +113,12 @@ class Twins:
     def check(self, tolerance: float = TOLERANCE, *, measured: bool = True) -> None:
         """Parameters, state and measurements are alike; the last not where they are not ``measured``."""
         for index, (single, shared) in enumerate(zip(self.single, self.shared)):
-            assert_near(_local(shared), part_of(single.detach(), shared), tolerance, f"parameter {index}")
+            assert_near(local_part(shared), part_of(single.detach(), shared), tolerance, f"parameter {index}")
             held = self.optimizer.state.get(shared, {})
             for name, value in self.expected.state.get(single, {}).items():
-                assert_near(_local(held[name]), part_of(value, held[name]), tolerance, f"{name} of parameter {index}")
+                assert_near(
+                    local_part(held[name]), part_of(value, held[name]), tolerance, f"{name} of parameter {index}"
+                )
         if not measured:
             return
         assert self.optimizer.metrics().keys() == self.expected.metrics().keys()
@@ -129,7 +131,8 @@ def _groups(parameters: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
     return [{"params": list(parameters[begin : begin + size])} for begin in range(0, len(parameters), size)]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of it."""
     return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 

@@ -15,6 +15,7 @@ from torchclip.rules.rule_spec import RuleSpec, ScalarSlot, StateSlot
 from torchclip.rules.state_numbers import exact_number, is_kept_number
 from torchclip.rules.table import RULES
 from torchclip.state.reachable import check_reachable, check_writable
+from torchclip.state.sharded import is_sharded, local_of
 from torchclip.state.tensor_checks import check_gradient, check_parameter, check_state
 
 OF_SOME_RULE = frozenset(
@@ -214,12 +215,14 @@ def without_unstarted(
 
 def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None) -> RuntimeError:
     """The error of a step whose norm is not finite, with the parameters that it comes from."""
-    names = [
-        name
-        for name, parameter, _ in named
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-    ]
-    where = ", ".join(names) if names else "no single gradient: the sum of squares overflows float32"
+    names, is_split = [], False
+    with torch.no_grad():
+        for name, parameter, _ in named:
+            if parameter.grad is not None and not bool(torch.isfinite(local_of(parameter.grad)).all()):
+                names.append(name)
+            is_split = is_split or is_sharded(parameter)
+    nowhere = "none of this process's" if is_split else "no single gradient: the sum of squares overflows float32"
+    where = ", ".join(names) if names else nowhere
     return RuntimeError(
         f"the gradient norm is not finite, and {clip} says to raise; not finite: {where}. Nothing was "
         'written. Lower the learning rate or the loss scale, or choose nonfinite="skip"'

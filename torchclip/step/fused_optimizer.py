@@ -209,7 +209,8 @@ class FusedOptimizer(MeasuredOptimizer):
     def _reference_step(
         self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
     ) -> None:
-        layout = self._processes.layout(self)
+        layout, given_norm = self._processes.layout(self), self._last.given_norm
+        self._last.given_norm = None
         groups = self._keys.read(self.param_groups)
         check_all(self.spec, self._named_parameters(), self.state)
         for index, group in enumerate(self.param_groups):
@@ -229,6 +230,7 @@ class FusedOptimizer(MeasuredOptimizer):
                 before=self._last.report,
                 ledger=ledger,
                 layout=layout,
+                given_norm=given_norm,
                 loss_over=() if layout is None else self._processes.loss_over(layout, self._modifiers.step_size),
             )
         if self._last.report.nonfinite:

@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 from torchclip.backends import reference
 from torchclip.backends.codes import SKIPPED, STEPPED, configuration, group_numbers
 from torchclip.backends.plan import Plan
-from torchclip.policies.clip import ClipPolicy, NonFinite, Scope, as_clip_policy
+from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, NonFinite, Scope, ZClip, as_clip_policy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
@@ -34,11 +34,13 @@ class LastStep:
         report: of the reference path.
         outcome: of a compiled plan.
         found_inf: AMP's, which a GPU looks at without the host.
+        given_norm: what the next step takes for its norm.
     """
 
     report: reference.StepReport | None = None
     outcome: int = STEPPED
     found_inf: Tensor | None = None
+    given_norm: Tensor | None = None
 
     def was_skipped(self, plan: Plan | None, modifiers: Modifiers) -> bool:
         """Whether it has written nothing; a GPU is waited for."""
@@ -72,6 +74,11 @@ class MeasuredOptimizer(Optimizer):
     _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
     _last: LastStep
     _processes: ManyProcesses
+
+    @property
+    def backend(self) -> str:
+        """What runs the step."""
+        raise NotImplementedError
 
     def _all_unstarted(self) -> Unstarted:
         """The parameters whose next step is the first that is taken with the state they have."""
@@ -150,6 +157,48 @@ class MeasuredOptimizer(Optimizer):
             RuntimeError: when nothing was measured.
         """
         return self._measurement("clip_factor")
+
+    def set_grad_norm(self, norm: Tensor) -> None:
+        """Gives the next step its norm, which it does not measure then: that of several optimizers, say.
+
+        Args:
+            norm: 0-dim, of the gradients as the clip policy would measure them, without the scale of a GradScaler.
+
+        Raises:
+            TypeError, ValueError: for what is no such tensor.
+            RuntimeError: where the clip policy does not take one norm of all parameters, and on a fused backend, which
+                measures by itself.
+
+        Example:
+            >>> import torch, torchclip
+            >>> weight = torch.nn.Parameter(torch.zeros(2))
+            >>> optimizer = torchclip.SGD([weight], lr=1.0, clip=1.0, backend="reference")
+            >>> weight.grad = torch.tensor([3.0, 4.0])
+            >>> optimizer.set_grad_norm(torch.tensor(10.0))
+            >>> optimizer.step()
+            >>> weight.detach()
+            tensor([-0.3000, -0.4000])
+        """
+        if not isinstance(norm, Tensor) or not norm.is_floating_point():
+            raise TypeError(
+                f"set_grad_norm takes a floating-point tensor, got {torch.typename(norm)}: torch.tensor(norm)"
+            )
+        if norm.numel() != 1:
+            raise ValueError(
+                f"set_grad_norm takes one number, got shape {tuple(norm.shape)}: one norm of all parameters"
+            )
+        clip = self._modifiers.clip
+        takes_one = isinstance(clip, (ClipByGlobalNorm, AutoClip, ZClip)) and clip.scope is Scope.OPTIMIZER
+        if not takes_one or self._modifiers.group_clips:
+            raise RuntimeError(
+                f"clip={clip} takes no single norm of all parameters: use ClipByGlobalNorm, AutoClip or ZClip, without "
+                "policies of param groups"
+            )
+        if self.backend != "reference":
+            raise RuntimeError(
+                f"the {self.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
+            )
+        self._last.given_norm = norm.detach().reshape(())
 
     @property
     def step_was_skipped(self) -> bool:

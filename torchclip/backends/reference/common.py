@@ -17,7 +17,7 @@ class Common:
     """Of one step; what comes of other processes is there once the exchange has run.
 
     Args:
-        own_gradient: whether this process has one.
+        own_gradient: whether this process has one, or is told so.
         gradients: how many processes have one; None where none is asked.
         found_inf: AMP's, one element; None without.
         overflows: how many processes have found one that is not 0; None where none is asked.
@@ -41,12 +41,14 @@ class Common:
             loss, found_inf: this process's.
             loss_over: over which processes the loss is averaged.
         """
-        own, layout, exchange = bool(run.entries), run.layout, run.exchange
+        # Whoever gives a norm knows that there are gradients.
+        own, layout, exchange = bool(run.entries) or run.given_norm is not None, run.layout, run.exchange
         if layout is None or exchange is None:
             return cls(own, None, found_inf, None, loss, None)
         over = layout.across
         gradients, overflows, losses = None, None, None
-        if over and (run.modifiers.measures or run.spec.clips_itself):
+        measures = (run.modifiers.measures and run.given_norm is None) or run.spec.clips_itself
+        if over and measures:
             gradients = exchange.add(torch.full((), float(own), dtype=torch.float64), over)
         if over and found_inf is not None:
             overflows = exchange.add((local_of(found_inf) != 0).any().to(torch.float64), over)
