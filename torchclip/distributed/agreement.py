@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchclip.distributed.exchange import Over, gathered
 from torchclip.distributed.layout import Layout
+from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.norms import Scope
@@ -36,14 +37,18 @@ def agree(layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, si
     for over in layout.sums:
         # What other processes hold in its place may be of any kind.
         own = [
-            f"{index}: {tuple(parameter.shape)} {parameter.dtype} {_placements(parameter)}"
+            f"{index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
             for index, (parameter, owner) in enumerate(zip(layout.parameters, layout.owners, strict=True))
             if owner.tensor == over
         ]
-        groups = list(sizes) if len(own) == len(layout.parameters) else len(sizes)
+        groups = len(sizes) if over in layout.apart else list(sizes)
         lines = [policies, f"param groups {groups}", *own]
         for processes in over:
             _check(lines, processes)
+
+
+def _shape(parameter: Tensor) -> str:
+    return "flat" if is_flat(parameter) else str(tuple(parameter.shape))
 
 
 def _placements(parameter: Tensor) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchclip.distributed.layout import KEY
 from torchclip.distributed.ownership import is_flat
-from torchclip.distributed.processes import Processes, is_running
+from torchclip.distributed.processes import Processes, is_running, of
 from torchclip.distributed.shards import sharded_dimension
 from torchclip.policies.clip import AdaptiveGradientClip, measures
 from torchclip.policies.modifiers import Modifiers
@@ -39,7 +39,11 @@ def check_distributed(
 
     Raises:
         ValueError: with the parameter and the remedy.
+        TypeError, ValueError, RuntimeError: for a ``"norm_group"`` of a param group that is none of this process.
     """
+    for group in param_groups:
+        if group.get(KEY) is not None:
+            of(group[KEY], KEY)
     for group_index, index, parameter in _those_that_step(param_groups):
         declared = norm_group is not None or param_groups[group_index].get(KEY) is not None
         policy = modifiers.group_clips[group_index].policy if modifiers.group_clips else modifiers.clip

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.modifiers import SLOW
 from torchclip.rules.hyperparameters import RUN_FLAGS
@@ -34,6 +35,16 @@ class Prepared:
     """The state of one parameter, ready. Torch's ``load_state_dict`` casts the tensors of a dict, and hands this on."""
 
     entries: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A process group of a param group. Torch's ``load_state_dict`` copies what it loads, and this can be copied."""
+
+    group: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Live:
+        return self
 
 
 def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,10 +74,12 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
         held = [states[saved_id] for saved_id in group["params"] if saved_id in states]
         new_group, step = _without_step(optimizer.spec, group, held)
         # How a checkpoint's optimizer ran is not how this one was asked to run.
-        kept = (*RUN_FLAGS, CLIP)
+        kept = (*RUN_FLAGS, CLIP, NORM_GROUP)
         for key in kept:
             new_group.pop(key, None)
         new_group |= {**optimizer.fixed, **{key: own[key] for key in kept if key in own}}
+        if own.get(NORM_GROUP) is not None:
+            new_group[NORM_GROUP] = Live(own[NORM_GROUP])
         completed = {**optimizer.defaults, **new_group}
         optimizer._keys.check(completed, f"param group {index} of the checkpoint")
         new_groups.append(checked_shared(index, new_group))
@@ -86,7 +99,11 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
 
 
 def unpacked(state: dict[str, Any]) -> dict[str, Any]:
-    """What ``__setstate__`` is given, with the state of parameters in the place of :class:`Prepared`."""
+    """What ``__setstate__`` is given, with the state of parameters in the place of :class:`Prepared`, and process groups
+    in that of :class:`Live`."""
+    for group in state.get("param_groups", ()):
+        if isinstance(group.get(NORM_GROUP), Live):
+            group[NORM_GROUP] = group[NORM_GROUP].group
     if not any(isinstance(held, Prepared) for held in state.get("state", {}).values()):
         return state
     items = {key: held.entries if isinstance(held, Prepared) else held for key, held in state["state"].items()}

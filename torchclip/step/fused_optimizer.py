@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from torchclip.backends import choice, reference
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
+from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import SLOW, Modifiers
@@ -81,7 +82,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._modifiers = Modifiers.of(options.get("clip"), options.get("step_size"), options.get("extensions"))
         self._compose()
         self._forget_plan()
-        super().__init__(params, defaults)
+        super().__init__(self._processes.params(params, options), defaults)
         self._modifiers = self._modifiers.with_clips(self.clip, self.param_groups)
         self._choose_backend()  # so that one that cannot run is an error of the constructor
 
@@ -165,6 +166,7 @@ class FusedOptimizer(MeasuredOptimizer):
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():
                 result = closure()
+        self._processes.drop_options(self.param_groups)
         check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
         scaled_by, step_size = None, self._modifiers.step_size
         if isinstance(step_size, AdaLossStep):
@@ -290,13 +292,13 @@ class FusedOptimizer(MeasuredOptimizer):
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out.
 
-        So are clip policies: they are no state, neither the optimizer's nor those of param groups.
+        So are clip policies and process groups: they are no state, neither the optimizer's nor those of param groups.
         """
         settle_when_idle(self)
         saved = self._keys.saved(super().state_dict())
         keys = positions_of(self._all_unstarted(), self.param_groups)
         state = without_unstarted(self.spec, saved["state"], sorted(keys))
-        groups = [{key: value for key, value in group.items() if key != CLIP} for group in saved["param_groups"]]
+        groups = [_without_live(group) for group in saved["param_groups"]]
         return {**saved, "state": state, "param_groups": groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -326,6 +328,10 @@ class FusedOptimizer(MeasuredOptimizer):
         started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}
         return {**super().__getstate__(), "state": defaultdict(dict, started), **own}
+
+
+def _without_live(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in (CLIP, NORM_GROUP)}
 
 
 show_options(FusedOptimizer)

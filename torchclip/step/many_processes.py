@@ -13,6 +13,7 @@ from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in
 from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
+from torchclip.distributed.zero import drop_options, is_made_by_zero, norm_reason
 from torchclip.policies.step_size import AdaLossStep, StepSize
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
@@ -36,10 +37,29 @@ class ManyProcesses:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
         self._layout: Layout | None = None
+        self._options: Mapping[str, Any] | None = None  # those of an optimizer that ZeroRedundancyOptimizer makes
+
+    def params(self, params: Any, options: Mapping[str, Any]) -> Any:
+        """The constructor's ``params``, without the ``options`` that ZeroRedundancyOptimizer has put into them."""
+        if not is_made_by_zero():
+            return params
+        self._options = dict(options)
+        copies = [dict(one) if isinstance(one, dict) else one for one in params]
+        self.drop_options([one for one in copies if isinstance(one, dict)])
+        return copies
+
+    def drop_options(self, param_groups: Sequence[dict[str, Any]]) -> None:
+        """Takes them out again, since it puts them back before every step."""
+        if self._options is not None:
+            drop_options(param_groups, self._options)
 
     def check(self, optimizer: MeasuredOptimizer, modifiers: Any = None) -> None:
         """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
         policies = optimizer._modifiers if modifiers is None else modifiers
+        if self._options is not None and self.norm_group is None:
+            reason = norm_reason(policies.measures or optimizer.spec.clips_itself)
+            if reason is not None:
+                raise ValueError(reason)
         check_distributed(optimizer.param_groups, policies, optimizer.spec, optimizer.clips_by, self.norm_group)
 
     def compiled_reason(self, optimizer: MeasuredOptimizer) -> str | None:
@@ -126,4 +146,4 @@ class ManyProcesses:
         return mean.total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_layout": None}
+        return {**vars(self), "_layout": None, "_options": None}
