@@ -1,59 +1,56 @@
-"""Steps of several processes beside those of one: see ``sharded_cases.py`` and ``wrapped_cases.py`` in tests/support.
+"""Steps of several processes beside those of one: the cases are in ``tests/support``, in the modules of ``MODULES``.
 
-Processes are expensive to start, and each start serves all cases of a module. Two of them stand in the fast tier.
+Processes are expensive to start, and one start of each number of them serves all cases. Four stand in the fast tier:
+their meshes have two dimensions.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch.distributed
 
+import norm_group_cases
 import processes
 import sharded_cases
+import shared_step_cases
 import wrapped_cases
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-
-class Start(NamedTuple):
-    """One start of processes."""
-
-    module: str
-    ranks: int
-
-
-CASES = {module.__name__: module.CASES for module in (sharded_cases, wrapped_cases)}
-STARTS = [Start(module, ranks) for module in CASES for ranks in (2, 4)]
+MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases)
+CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]
+RANKS = (2, 4)
+FAST = 4
+THOROUGH = ("sharded_cases.every_rule",)
+"""Cases that stand in no fast tier: each rule measures and updates by the same lines as one of ``FOUR_RULES``."""
 
 
-def _tiers() -> list[object]:
-    """The models in two processes, in four the parameters, among which more kinds of placements are."""
-    fast = (Start("wrapped_cases", 2), Start("sharded_cases", 4))
-    return [
-        pytest.param(start, name, id=f"{name}-{start.ranks}", marks=() if start in fast else pytest.mark.thorough)
-        for start in STARTS
-        for name in CASES[start.module]
-    ]
+def _marks(ranks: int, name: str) -> list[pytest.MarkDecorator]:
+    return [] if ranks == FAST and name not in THOROUGH else [pytest.mark.thorough]
+
+
+EVERY = [
+    pytest.param(ranks, name, id=f"{name}-{ranks}", marks=_marks(ranks, name)) for ranks in RANKS for name in CASES
+]
 
 
 @pytest.fixture(scope="module")
-def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Start, Path]:
-    """Of each start that a test of this session asks for, where its outcomes are."""
-    asked: dict[Start, list[str]] = {}
+def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By the number of processes, where the outcomes of the cases are that a test of this session asks for."""
+    asked: dict[int, list[str]] = {}
     for item in request.session.items:
-        if item.path == request.path and "start" in getattr(getattr(item, "callspec", None), "params", {}):
-            asked.setdefault(item.callspec.params["start"], []).append(item.callspec.params["name"])
+        if item.path == request.path and "ranks" in getattr(getattr(item, "callspec", None), "params", {}):
+            asked.setdefault(item.callspec.params["ranks"], []).append(item.callspec.params["name"])
     found = {}
-    for start, names in asked.items():
-        found[start] = tmp_path_factory.mktemp("cases")
-        processes.run(start.module, start.ranks, names, found[start])
+    for ranks, names in asked.items():
+        found[ranks] = tmp_path_factory.mktemp("cases")
+        processes.run(ranks, names, found[ranks])
     return found
 
 
-@pytest.mark.parametrize("start, name", _tiers())
-def test_as_one_process(start: Start, name: str, folders: dict[Start, Path]) -> None:
-    said = processes.outcome(name, start.ranks, folders[start])
+@pytest.mark.parametrize("ranks, name", EVERY)
+def test_as_one_process(ranks: int, name: str, folders: dict[int, Path]) -> None:
+    said = processes.outcome(name, ranks, folders[ranks])
     assert not said, said

@@ -1,8 +1,8 @@
-"""Cases that run in several processes, many of them for one start: ``processes.py FOLDER MODULE RANKS NAME …``.
+"""Cases that run in several processes, many of them for one start: ``processes.py FOLDER RANKS NAME …``.
 
-A case is a function of a module of ``tests/support`` without arguments, which asserts. Every process runs all cases in
-order, and says of each in a file of its own how it went. After one that failed the others may wait for one another, so
-that what comes after it is not run.
+A case, ``module.function``, is a function without arguments of a module of ``tests/support``, which asserts. Every
+process runs all cases in order, and says of each in a file of its own how it went. After one that failed the others may
+wait for one another, so that what comes after it is not run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,17 +27,16 @@ from places import PYTHONPATH
 TIMEOUT = datetime.timedelta(seconds=60)
 
 
-def work(rank: int, module: str, ranks: int, folder: str, names: Sequence[str]) -> None:
+def work(rank: int, ranks: int, folder: str, names: Sequence[str]) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder) / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=TIMEOUT)
-    cases = importlib.import_module(module)
     for name in names:
         torch.manual_seed(0)
         began, said = time.process_time(), ""
         try:
-            getattr(cases, name)()
+            case_of(name)()
         except BaseException:
             said = traceback.format_exc()
         took = time.process_time() - began
@@ -54,10 +53,17 @@ def work(rank: int, module: str, ranks: int, folder: str, names: Sequence[str]) 
     dist.destroy_process_group()
 
 
-def run(module: str, ranks: int, names: Sequence[str], folder: Path) -> None:
+def case_of(name: str) -> Callable[[], None]:
+    """The case of that name."""
+    module, _, function = name.rpartition(".")
+    case: Callable[[], None] = getattr(importlib.import_module(module), function)
+    return case
+
+
+def run(ranks: int, names: Sequence[str], folder: Path) -> None:
     """Runs the cases, whose outcomes lie in the folder then."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
-    command = [sys.executable, __file__, str(folder), module, str(ranks), *names]
+    command = [sys.executable, __file__, str(folder), str(ranks), *names]
     subprocess.run(command, env=environment, timeout=300, check=False, stderr=subprocess.DEVNULL)
 
 
@@ -72,10 +78,11 @@ def outcome(name: str, ranks: int, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    given_folder, given_module, given_ranks, *given_names = sys.argv[1:]
+    given_folder, given_ranks, *given_names = sys.argv[1:]
     # What takes seconds to import, once for all of them.
-    importlib.import_module(given_module)
+    for given in given_names:
+        case_of(given)
     torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     gc.freeze()
-    arguments = (given_module, int(given_ranks), given_folder, given_names)
+    arguments = (int(given_ranks), given_folder, given_names)
     torch.multiprocessing.start_processes(work, arguments, int(given_ranks), start_method="fork")

@@ -99,8 +99,7 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
 
 
 def unpacked(state: dict[str, Any]) -> dict[str, Any]:
-    """What ``__setstate__`` is given, with the state of parameters in the place of :class:`Prepared`, and process groups
-    in that of :class:`Live`."""
+    """What ``__setstate__`` is given, with what :class:`Prepared` and :class:`Live` stand for in their place."""
     for group in state.get("param_groups", ()):
         if isinstance(group.get(NORM_GROUP), Live):
             group[NORM_GROUP] = group[NORM_GROUP].group

@@ -1,0 +1,119 @@
+"""Cases of tests/distributed with parameters that are distinct by declaration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Partial
+
+import torchclip
+from sharded_cases import NOISE, build, fsdp
+from sharded_twins import (
+    TOLERANCE,
+    alone,
+    assert_near,
+    counted,
+    mesh_of,
+    spread,
+    values,
+)
+
+
+def stages() -> None:
+    """Parameters that are distinct over processes, of which the last one has none."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    shapes = [(3, 2), (4,), (2, 2), (5,), (3, 3), (1,)][: 2 * (world - 1)]
+    for options in (
+        {"clip": torchclip.ClipByGlobalNorm(0.5)},
+        {"clip": torchclip.ClipByGlobalNorm(0.5, scope="group")},
+        {"clip": torchclip.ClipByTensorNorm(0.5)},
+        {"clip": torchclip.AdaptiveGradientClip(0.1)},
+        {"clip": torchclip.AutoClip(50.0, window=3)},
+        {"extensions": NOISE["noise"], "seed": 3},
+    ):
+        whole = [torch.nn.Parameter(value) for value in values(shapes, 1)]
+        expected = build("adamw", **options)([{"params": whole}], norm_group=alone(), backend="reference")
+        mine = [torch.nn.Parameter(value) for value in values(shapes, 1)[2 * rank : 2 * rank + 2]]
+        optimizer = build("adamw", **options)([{"params": mine}], norm_group=dist.group.WORLD)
+        for number in range(3):
+            for one, gradient in zip(whole, values(shapes, 100 + number)):
+                one.grad = gradient
+            for one, gradient in zip(mine, values(shapes, 100 + number)[2 * rank :]):
+                one.grad = gradient
+            expected.step()
+            with counted() as seen:
+                optimizer.step()
+            assert number == 0 or len(seen) <= 1, seen
+        for one, other in zip(mine, whole[2 * rank : 2 * rank + 2]):
+            assert_near(one.detach(), other.detach(), TOLERANCE, "parameter")
+        if "clip" in options and not isinstance(options["clip"], torchclip.ClipByTensorNorm):
+            assert_near(optimizer.grad_norm, expected.grad_norm, TOLERANCE, "norm")
+    optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=1.0)
+    assert optimizer.backend == "reference" and "norm_group= asks for sums" in optimizer.backend_reason
+    with pytest.raises(RuntimeError, match="backend='cpu' is not available: norm_group= asks for sums"):
+        torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=1.0, backend="cpu")
+    one = torchclip.ClipByTensorNorm(1.0, nonfinite="skip")
+    optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=one)
+    for parameter in mine:
+        parameter.grad = torch.full_like(parameter, torch.inf if rank == 0 else 1.0)
+    before = [parameter.detach().clone() for parameter in mine]
+    optimizer.step()
+    assert optimizer.step_was_skipped and all(map(torch.equal, mine, before))
+
+
+def experts() -> None:
+    """Some groups are distinct over processes, and of others every process has a copy."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    dense, own, others = values(((3, 2),), 1), values(((4, 2),), 10 + rank), range(world)
+    for clip in (torchclip.ClipByGlobalNorm(0.5), torchclip.ClipByTensorNorm(0.5)):
+        params = [torch.nn.Parameter(value.clone()) for value in (*dense, *own)]
+        groups = [{"params": params[:1]}, {"params": params[1:], "norm_group": dist.group.WORLD}]
+        optimizer = torchclip.SGD(groups, lr=1.0, clip=clip)
+        for parameter in params:
+            parameter.grad = parameter.detach().clone()
+        with counted() as seen:
+            optimizer.step()
+        if clip.scope == "tensor":
+            norms = [value.norm() for value in (*dense, *own)]
+        else:
+            assert seen[-1:] == ["all_reduce"], seen
+            everyone = [*dense, *(value for other in others for value in values(((4, 2),), 10 + other))]
+            norms = [torch.cat([value.flatten() for value in everyone]).norm()] * 2
+        for parameter, value, norm in zip(params, (*dense, *own), norms):
+            assert_near(parameter.detach(), value * (1 - 0.5 / norm), 1e-6, "parameter")
+        saved = optimizer.state_dict()
+        assert "norm_group" not in saved["param_groups"][1]
+        optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[1]["norm_group"] is dist.group.WORLD
+
+
+def what_is_no_group() -> None:
+    plain = [torch.nn.Parameter(torch.ones(2))]
+    for name in ("norm_group", "loss_group"):
+        with pytest.raises(TypeError, match=f"{name}= takes a torch.distributed.ProcessGroup or a DeviceMesh, got 3"):
+            torchclip.SGD(plain, lr=0.1, **{name: 3})
+        with pytest.raises(ValueError, match="a group that this process is not in"):
+            torchclip.SGD(plain, lr=0.1, **{name: dist.GroupMember.NON_GROUP_MEMBER})
+    with pytest.raises(TypeError, match="norm_group= takes"):
+        torchclip.SGD([{"params": plain, "norm_group": "world"}], lr=0.1)
+    gone = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+    dist.destroy_process_group(gone)
+    with pytest.raises(ValueError, match="a process group that was destroyed"):
+        torchclip.SGD(plain, lr=0.1, norm_group=gone)
+    partial = DTensor.from_local(torch.ones(3), mesh_of(dist.get_world_size()), [Partial()], run_check=False)
+    with pytest.raises(ValueError, match="of which no process holds the elements: redistribute it"):
+        torchclip.SGD([torch.nn.Parameter(partial)], lr=0.1)
+    sharded = torch.nn.Parameter(spread(torch.ones(4), fsdp(0, (4,))))
+    optimizer = torchclip.SGD([sharded], lr=torch.tensor(0.1), differentiable=True, clip=1.0)
+    sharded.grad = spread(torch.ones(4), fsdp(0, (4,)))
+    with pytest.raises(RuntimeError, match="differentiable=True goes through the step of one process"):
+        optimizer.step()
+
+
+CASES = (
+    "stages",
+    "experts",
+    "what_is_no_group",
+)
+"""Every one by its name."""

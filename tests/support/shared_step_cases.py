@@ -1,0 +1,186 @@
+"""Cases of tests/distributed about what processes have in common: steps that are skipped, agreement, one norm."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import torchclip
+from builders import OPTIMIZERS
+from sharded_cases import build, fsdp, spreads, steps
+from sharded_twins import (
+    TOLERANCE,
+    Twins,
+    assert_near,
+    counted,
+    local_part,
+    mesh_of,
+    part_of,
+    spread,
+    values,
+)
+
+
+def steps_that_are_not_taken() -> None:
+    """By all, when one process alone has a reason; the same collectives are called as in every step."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    for layout in spreads():
+        for policy in (torchclip.ClipByGlobalNorm, torchclip.ClipByTensorNorm):
+            twins = Twins(build("adamw", clip=policy(1.0, nonfinite="skip")), layout)
+            steps(twins, 2)
+            twins.give(2)
+            _make_infinite(twins, here=last)
+            with counted() as seen:
+                twins.optimizer.step()
+            assert seen == ["all_reduce"], seen
+            assert twins.optimizer.step_was_skipped
+            twins.check(measured=False)
+            twins.give(3, missing=range(len(twins.shapes)))
+            twins.step(3, missing=range(len(twins.shapes)))  # no gradient at all
+            twins.step(4, missing=(0, 2))
+            assert not twins.optimizer.step_was_skipped
+            twins.check(measured=False)  # of which one has counted a step more
+            twins.optimizer.clip = policy(1.0, nonfinite="error")
+            twins.give(5)
+            _make_infinite(twins, here=last)
+            with pytest.raises(RuntimeError, match="not finite"):
+                twins.optimizer.step()
+        twins = Twins(build("adamw", clip=1.0), layout)
+        twins.give(1)
+        twins.optimizer.found_inf = torch.tensor(float(last))
+        twins.optimizer.step()
+        assert twins.optimizer.step_was_skipped
+        del twins.optimizer.found_inf
+        steps(twins)
+
+
+def _make_infinite(twins: Twins, *, here: bool) -> None:
+    """A gradient of one process, of which another one may have a copy that is finite."""
+    for shared in twins.shared:
+        gradient = shared.grad.to_local() if isinstance(shared, DTensor) else shared.grad
+        if here and gradient is not None and gradient.numel() > 0:
+            gradient.view(-1)[0] = torch.inf
+            return
+
+
+def disagreements() -> None:
+    """An error in every process, at the first step."""
+    first = dist.get_rank() == 0
+    for options, other, said in (
+        ({"clip": 1.0}, {"clip": 2.0}, r"max_norm=\d.0"),
+        ({"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
+    ):
+        twins = Twins(build("adamw", **(options if first else other)), fsdp)
+        twins.give(0)
+        with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
+            twins.optimizer.step()
+    twins = Twins(build("adamw", clip=1.0), fsdp)
+    if first:
+        del twins.optimizer.param_groups[1]["params"][1]
+    twins.give(0)
+    with pytest.raises(RuntimeError, match="the processes of this optimizer disagree"):
+        twins.optimizer.step()
+
+
+def parameters_replaced() -> None:
+    """In groups that there are, as Accelerate replaces them: they are looked at before the next step."""
+    whole = [torch.nn.Parameter(value) for value in values(((4, 3), (4,)), 1)]
+    optimizer = torchclip.AdamW(whole, lr=0.1, clip=1.0)
+    for parameter in whole:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    sharded = [torch.nn.Parameter(spread(parameter.detach(), fsdp(0, (4,)))) for parameter in whole]
+    for parameter in sharded:
+        parameter.grad = spread(torch.ones(parameter.shape), fsdp(0, (4,)))
+    optimizer.param_groups[0]["params"][:] = sharded
+    optimizer.step()
+    assert optimizer.backend == "reference" and float(optimizer.grad_norm) == 4.0
+    flat = torch.nn.Parameter(torch.ones(3))
+    flat._fsdp_flattened = True  # type: ignore[attr-defined]
+    flat.grad = torch.ones(3)
+    for group in (whole, sharded):
+        optimizer = torchclip.AdamW(group, lr=0.1, clip=1.0)
+        optimizer.step()
+        optimizer.param_groups[0]["params"][:] = [flat]
+        before = flat.detach().clone()
+        with pytest.raises(ValueError, match="FSDP1.* say norm_group=model.process_group"):
+            optimizer.step()
+        assert torch.equal(flat, before)
+
+
+def clip_functions() -> None:
+    """Over mixtures of meshes and plain tensors."""
+    for layout, order in itertools.product(spreads(), (2.0, 1.0, math.inf)):
+        twins = Twins(build("sgd"), layout)
+        twins.give(3)
+        single = torch.nn.utils.clip_grad_norm_(twins.single, 0.5, order)
+        norm = torchclip.get_total_norm([shared.grad for shared in twins.shared], order)
+        assert type(norm) is torch.Tensor
+        assert_near(norm, single, TOLERANCE, "norm")
+        assert_near(torchclip.clip_grad_norm_(twins.shared, 0.5, order), single, TOLERANCE, "norm")
+        for shared, expected in zip(twins.shared, twins.single):
+            assert_near(local_part(shared.grad), part_of(expected.grad, shared), TOLERANCE, "gradient")
+    mine = torch.full((2,), 1.0 + dist.get_rank())
+    norm = torchclip.get_total_norm([mine], norm_group=dist.group.WORLD)
+    assert_near(
+        norm, torch.tensor(sum(2.0 * (1 + rank) ** 2 for rank in range(dist.get_world_size())) ** 0.5), 1e-7, ""
+    )
+    mine[0] = torch.inf if dist.get_rank() == 0 else 1
+    with pytest.raises(RuntimeError, match="non-finite"):
+        torchclip.get_total_norm([mine], error_if_nonfinite=True, norm_group=dist.group.WORLD)
+    partial = DTensor.from_local(torch.ones(3), mesh_of(dist.get_world_size()), [Partial()], run_check=False)
+    assert_near(torchclip.get_total_norm(partial), 3**0.5 * torch.tensor(float(dist.get_world_size())), 1e-6, "norm")
+
+
+def one_norm_for_two() -> None:
+    """Optimizers with half of the parameters each."""
+    layout = spreads()[-1]
+    twins = Twins(build("sgd", clip=1.5), layout)
+    halves = [torchclip.SGD(group["params"], **_sgd(), clip=1.5) for group in twins.optimizer.param_groups]
+    for number in range(3):
+        twins.give(number)
+        norm = torchclip.get_total_norm([shared.grad for shared in twins.shared])
+        for half in halves:
+            half.set_grad_norm(norm)
+            with counted() as seen:
+                half.step()
+            assert number == 0 or seen == [], seen
+        twins.expected.step()
+    for single, shared in zip(twins.single, twins.shared):
+        assert_near(local_part(shared), part_of(single.detach(), shared), TOLERANCE, "parameter")
+
+
+def _sgd() -> dict[str, Any]:
+    return dict(OPTIMIZERS["sgd"][1])
+
+
+def partial_gradients() -> None:
+    """As sequence parallelism leaves those of a LayerNorm: to be added up."""
+    mesh = mesh_of(dist.get_world_size())
+    parameter = torch.nn.Parameter(distribute_tensor(torch.ones(5), mesh, [Replicate()], src_data_rank=None))
+    sharded = torch.nn.Parameter(distribute_tensor(torch.ones(5, 3), mesh, [Shard(0)], src_data_rank=None))
+    optimizer = torchclip.SGD([parameter, sharded], lr=1.0, clip=1.0)
+    parameter.grad = DTensor.from_local(torch.full((5,), 1.0 + dist.get_rank()), mesh, [Partial()], run_check=False)
+    sharded.grad = distribute_tensor(torch.ones(5, 3), mesh, [Shard(0)], src_data_rank=None)
+    optimizer.step()
+    whole = float(sum(1 + rank for rank in range(dist.get_world_size())))
+    norm = torch.tensor((5 * whole**2 + 15) ** 0.5)
+    assert_near(optimizer.grad_norm, norm, TOLERANCE, "norm")
+    assert_near(local_part(parameter), 1 - torch.full((5,), whole) / (norm + 1e-6), TOLERANCE, "parameter")
+
+
+CASES = (
+    "steps_that_are_not_taken",
+    "disagreements",
+    "parameters_replaced",
+    "clip_functions",
+    "one_norm_for_two",
+    "partial_gradients",
+)
+"""Every one by its name."""
