@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
+import checkpoint_cases
 import norm_group_cases
 import processes
 import sharded_cases
@@ -19,12 +20,12 @@ import wrapped_cases
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases)
+MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, checkpoint_cases)
 CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]
 RANKS = (2, 4)
 FAST = 4
-THOROUGH = ("sharded_cases.every_rule",)
-"""Cases that stand in no fast tier: each rule measures and updates by the same lines as one of ``FOUR_RULES``."""
+THOROUGH = ("sharded_cases.every_rule", "checkpoint_cases.loaded_by_other_numbers_for_every_state")
+"""Cases that stand in no fast tier: each goes over what another one has looked at a few of."""
 
 
 def _marks(ranks: int, name: str) -> list[pytest.MarkDecorator]:
