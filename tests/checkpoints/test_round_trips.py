@@ -46,7 +46,6 @@ def test_copies_go_on_alike(
     twin = duplicate(optimizer)
     copies = twin.param_groups[0]["params"]
     assert twin.backend == backend and twin.clip == optimizer.clip
-    assert getattr(twin, "_step_supports_amp_scaling", False)
     for step in range(2, 4):
         draw_gradients(step, params, copies)
         optimizer.step(loss=LOSS)

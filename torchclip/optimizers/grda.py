@@ -67,7 +67,7 @@ class GRDA(FusedOptimizer):
 
         The fused step counts while it writes; a parameter that it has not written yet is counted here.
         """
-        return self._sparsity()
+        return self._own._sparsity()
 
 
 gRDA = GRDA

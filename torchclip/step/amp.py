@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+SCALERS = ("torch.amp.grad_scaler", "torch.cuda.amp.grad_scaler", "torch.distributed.fsdp.sharded_grad_scaler")
+"""The modules of the classes that scale losses."""
+
 
 def scaling_of(optimizer: torch.optim.Optimizer) -> tuple[Tensor | None, Tensor | None]:
     """``grad_scale`` and ``found_inf``, each None where the step is not a GradScaler's."""
     return _tensor(getattr(optimizer, "grad_scale", None)), _tensor(getattr(optimizer, "found_inf", None))
+
+
+def asks_for_scaling_step(optimizer: torch.optim.Optimizer, caller: FrameType) -> bool:
+    """What ``_step_supports_amp_scaling`` says to who asks.
+
+    A GradScaler that hears True leaves the scale to the step. Others who hear it, Lightning's precision plugins say,
+    refuse to clip gradients, with bfloat16 too where nothing is scaled; they hear False. So does a GradScaler under
+    Accelerate, which takes every call of ``step`` for a step that was taken, and would count one that was skipped.
+
+    Args:
+        optimizer: who is asked.
+        caller: who asks.
+    """
+    if not str(caller.f_globals.get("__name__")).startswith(SCALERS):
+        return False
+    step = vars(optimizer).get("step")
+    return not str(getattr(step, "__module__", "")).startswith("accelerate.")
 
 
 def _tensor(value: Any) -> Tensor | None:

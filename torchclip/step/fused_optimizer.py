@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any, ClassVar, TypeVar, overload
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, 
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
-from torchclip.step.amp import scaling_of
+from torchclip.step.amp import asks_for_scaling_step, scaling_of
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
 from torchclip.step.hooks import hook_step
@@ -55,7 +57,10 @@ class FusedOptimizer(MeasuredOptimizer):
 
     _pending: Pending | None = None
 
-    _step_supports_amp_scaling = True
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a step undoes the scale of a GradScaler: of one that is about to take it."""
+        return asks_for_scaling_step(self._own, sys._getframe(1))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -67,6 +72,7 @@ class FusedOptimizer(MeasuredOptimizer):
         defaults: dict[str, Any],
         **options: Unpack[Options],
     ) -> None:
+        self._itself = ref(self)
         check_known(type(self).__name__, options)
         backend = options.get("backend")
         check_params(params, type(self).__name__)
@@ -83,7 +89,7 @@ class FusedOptimizer(MeasuredOptimizer):
         self._compose()
         self._forget_plan()
         super().__init__(self._processes.params(params, options), defaults)
-        self._modifiers = self._modifiers.with_clips(self.clip, self.param_groups)
+        self._modifiers = self._modifiers.with_clips(self._modifiers.clip, self.param_groups)
         self._choose_backend()  # so that one that cannot run is an error of the constructor
 
     def _compose(self) -> None:
@@ -116,7 +122,8 @@ class FusedOptimizer(MeasuredOptimizer):
     @property
     def backend(self) -> str:
         """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
-        return self._choose_backend() if self._backend is None else self._backend
+        own = self._own
+        return own._choose_backend() if own._backend is None else own._backend
 
     def _choose_backend(self) -> str:
         self._backend = self._chosen_backend()
@@ -133,7 +140,8 @@ class FusedOptimizer(MeasuredOptimizer):
     @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
-        return choice.explain(self._requested, self.param_groups, self._processes.compiled_reason(self))
+        own = self._own
+        return choice.explain(own._requested, own.param_groups, own._processes.compiled_reason(own))
 
     # The step.
 
@@ -178,7 +186,8 @@ class FusedOptimizer(MeasuredOptimizer):
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        if self.backend != "reference":
+        backend = self._choose_backend() if self._backend is None else self._backend
+        if backend != "reference":
             if torch.compiler.is_compiling():
                 torch_compile.step(self, loss, grad_scale, found_inf)
             else:
@@ -217,8 +226,9 @@ class FusedOptimizer(MeasuredOptimizer):
         check_all(self.spec, self._named_parameters(), self.state)
         for index, group in enumerate(self.param_groups):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
-        if clips_of(self.param_groups, self.clip) != self._modifiers.group_clips:
-            self._set_clips(self.clip)
+        clip = self._modifiers.clip
+        if clips_of(self.param_groups, clip) != self._modifiers.group_clips:
+            self._set_clips(clip)
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
             self._last.report = reference.step(
                 self.spec,
@@ -311,6 +321,7 @@ class FusedOptimizer(MeasuredOptimizer):
             group.update(self.fixed)
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        self._itself = ref(self)
         if "_lock" not in vars(self):
             self._lock = Lock()
         if "_processes" not in vars(self):

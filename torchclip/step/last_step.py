@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
+from typing_extensions import Self
 
 from torchclip.backends import reference
 from torchclip.backends.codes import SKIPPED, STEPPED, configuration, group_numbers
@@ -74,6 +76,14 @@ class MeasuredOptimizer(Optimizer):
     _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
     _last: LastStep
     _processes: ManyProcesses
+    _itself: ReferenceType[Self]
+
+    @property
+    def _own(self) -> Self:
+        """The optimizer, of which Fabric and Lightning make objects of a subclass that have, or look up, what it had
+        when they were made; what is set or read there is the optimizer's."""
+        own = self._itself()
+        return self if own is None else own
 
     @property
     def backend(self) -> str:
@@ -92,11 +102,11 @@ class MeasuredOptimizer(Optimizer):
 
         A param group has a policy of its own under the key ``"clip"``, which can be assigned to as well.
         """
-        return self._modifiers.clip
+        return self._own._modifiers.clip
 
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
-        self._set_clips(as_clip_policy(clip))
+        self._own._set_clips(as_clip_policy(clip))
 
     def _set_clips(self, clip: ClipPolicy | None) -> None:
         """Takes the optimizer's policy, and those that param groups have of their own, from the next step on."""
@@ -125,12 +135,12 @@ class MeasuredOptimizer(Optimizer):
     @property
     def step_size(self) -> StepSize | None:
         """The step size policy."""
-        return self._modifiers.step_size
+        return self._own._modifiers.step_size
 
     @property
     def extensions(self) -> tuple[Extension, ...]:
         """The extensions, in the order in which they act."""
-        return self._modifiers.extensions
+        return self._own._modifiers.extensions
 
     @property
     def grad_norm(self) -> Tensor:
@@ -144,7 +154,7 @@ class MeasuredOptimizer(Optimizer):
         Raises:
             RuntimeError: when nothing was measured.
         """
-        return self._measurement("grad_norm")
+        return self._own._measurement("grad_norm")
 
     @property
     def clip_factor(self) -> Tensor:
@@ -156,7 +166,7 @@ class MeasuredOptimizer(Optimizer):
         Raises:
             RuntimeError: when nothing was measured.
         """
-        return self._measurement("clip_factor")
+        return self._own._measurement("clip_factor")
 
     def set_grad_norm(self, norm: Tensor) -> None:
         """Gives the next step its norm, which it does not measure then: that of several optimizers, say.
@@ -187,18 +197,19 @@ class MeasuredOptimizer(Optimizer):
             raise ValueError(
                 f"set_grad_norm takes one number, got shape {tuple(norm.shape)}: one norm of all parameters"
             )
-        clip = self._modifiers.clip
+        own = self._own
+        clip = own._modifiers.clip
         takes_one = isinstance(clip, (ClipByGlobalNorm, AutoClip, ZClip)) and clip.scope is Scope.OPTIMIZER
-        if not takes_one or self._modifiers.group_clips:
+        if not takes_one or own._modifiers.group_clips:
             raise RuntimeError(
                 f"clip={clip} takes no single norm of all parameters: use ClipByGlobalNorm, AutoClip or ZClip, without "
                 "policies of param groups"
             )
-        if self.backend != "reference":
+        if own.backend != "reference":
             raise RuntimeError(
-                f"the {self.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
+                f"the {own.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
             )
-        self._last.given_norm = norm.detach().reshape(())
+        own._last.given_norm = norm.detach().reshape(())
 
     @property
     def step_was_skipped(self) -> bool:
@@ -207,7 +218,8 @@ class MeasuredOptimizer(Optimizer):
         For a norm that is not finite under ``nonfinite="skip"``, or the scale of a GradScaler that has overflowed. On a
         GPU this waits for the device, which alone knows. False before the first step.
         """
-        return self._last.was_skipped(self._plan, self._modifiers)
+        own = self._own
+        return own._last.was_skipped(own._plan, own._modifiers)
 
     def metrics(self) -> dict[str, Tensor]:
         """What the last step measured and counted, without waiting for the device.
@@ -225,12 +237,13 @@ class MeasuredOptimizer(Optimizer):
 
             Where processes hold parts of the parameters, each counts its own in this call: all have to make it.
         """
-        return {name: self._as_tensor(value) for name, value in self._measured().items()} | {
-            "sparsity": self._sparsity()
-        }
+        own = self._own
+        measured = {name: own._as_tensor(value) for name, value in own._measured().items()}
+        return measured | {"sparsity": own._sparsity()}
 
     def __repr__(self) -> str:
-        return described(type(self).__name__, self.param_groups, self._modifiers, self._backend)
+        own = self._own
+        return described(type(self).__name__, self.param_groups, own._modifiers, own._backend)
 
     def _as_tensor(self, value: Any) -> Tensor:
         leading = leading_parameter(self.param_groups)
@@ -262,5 +275,6 @@ class MeasuredOptimizer(Optimizer):
         return {} if self._last.report is None else self._last.report.measured()
 
     def _sparsity(self) -> Tensor:
+        """The fraction of parameters that are exactly zero."""
         written = self._plan.zeros if self._plan is not None else []
         return sparsity(self.param_groups, written, self._processes.parts(self))
