@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from threading import Lock
 from typing import Any, ClassVar, TypeVar, overload
 from weakref import ref
@@ -23,18 +22,18 @@ from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.policies.step_size import AdaLossStep, check_closure, checked_loss
 from torchclip.rules.hyperparameters import Check
-from torchclip.state.group_state import checked_seed, complete_shared
+from torchclip.state.group_state import checked_seed
 from torchclip.state.group_values import GroupKeys
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_of
+from torchclip.step.backed_optimizer import BackedOptimizer
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward
-from torchclip.step.last_step import LastStep, MeasuredOptimizer
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.options import Options, check_known, show_options
 
@@ -42,7 +41,7 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 Result = TypeVar("Result")
 
 
-class FusedOptimizer(MeasuredOptimizer):
+class FusedOptimizer(BackedOptimizer):
     """Abstract base of every optimizer here. A subclass is a signature, a docstring, and the attributes below. Its
     constructor takes the common arguments as ``**options: Unpack[Options]``: see :mod:`torchclip.step.options`.
 
@@ -104,44 +103,6 @@ class FusedOptimizer(MeasuredOptimizer):
 
     def _keys_of(self, defaults: Mapping[str, Any]) -> GroupKeys:
         return GroupKeys.of(type(self).__name__, type(self).spec, self.hyperparameter_checks, defaults)
-
-    def _complete_shared(self) -> None:
-        self._processes.check(self)
-        with torch.inference_mode(False):
-            complete_shared(
-                self.param_groups,
-                self._modifiers,
-                self.spec,
-                self.clips_by,
-                self._seed,
-                on_device=self._backend in choice.ON_DEVICE,
-            )
-
-    # What a user sets and reads; what a step measured is in MeasuredOptimizer.
-
-    @property
-    def backend(self) -> str:
-        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
-        own = self._own
-        return own._choose_backend() if own._backend is None else own._backend
-
-    def _choose_backend(self) -> str:
-        self._backend = self._chosen_backend()
-        try:
-            self._complete_shared()  # whose numbers lie where the backend reads them
-        except BaseException:
-            self._backend = None
-            raise
-        return self._backend
-
-    def _chosen_backend(self) -> str:
-        return choice.choose_for_groups(self._requested, self.param_groups, self._processes.compiled_reason(self))
-
-    @property
-    def backend_reason(self) -> str:
-        """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
-        own = self._own
-        return choice.explain(own._requested, own.param_groups, own._processes.compiled_reason(own))
 
     # The step.
 
@@ -247,27 +208,6 @@ class FusedOptimizer(MeasuredOptimizer):
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
-
-    # The life of the plan.
-
-    def _forget_plan(self) -> None:
-        self._unstarted = self._all_unstarted()
-        self._plan = None
-        self._backend = None
-        self._last = LastStep()
-
-    def _choose_anew(self) -> None:
-        """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""
-        self._forget_plan()
-        with suppress(RuntimeError):
-            self._choose_backend()
-
-    def _still_served(self) -> bool:
-        """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
-        if self._chosen_backend() == self._backend:
-            return True
-        self._forget_plan()
-        return False
 
     # The constructor's and torch's hooks into the above.
 

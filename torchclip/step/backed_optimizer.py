@@ -1,0 +1,73 @@
+"""Which backend runs the steps of an optimizer, chosen anew when its parameters or groups have changed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+
+from torchclip.backends import choice
+from torchclip.state.group_state import complete_shared
+from torchclip.step.last_step import LastStep, MeasuredOptimizer
+
+
+class BackedOptimizer(MeasuredOptimizer):
+    """Abstract base of :class:`~torchclip.FusedOptimizer`: the life of the plan, without taking a step."""
+
+    _requested: str | None
+    _seed: int | None
+
+    @property
+    def backend(self) -> str:
+        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
+        own = self._own
+        return own._choose_backend() if own._backend is None else own._backend
+
+    def _choose_backend(self) -> str:
+        self._backend = self._chosen_backend()
+        try:
+            self._complete_shared()  # whose numbers lie where the backend reads them
+        except BaseException:
+            self._backend = None
+            raise
+        return self._backend
+
+    def _chosen_backend(self) -> str:
+        return choice.choose_for_groups(self._requested, self.param_groups, self._processes.compiled_reason(self))
+
+    @property
+    def backend_reason(self) -> str:
+        """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
+        own = self._own
+        return choice.explain(own._requested, own.param_groups, own._processes.compiled_reason(own))
+
+    def _complete_shared(self) -> None:
+        self._processes.check(self)
+        with torch.inference_mode(False):
+            complete_shared(
+                self.param_groups,
+                self._modifiers,
+                self.spec,
+                self.clips_by,
+                self._seed,
+                on_device=self._backend in choice.ON_DEVICE,
+            )
+
+    def _forget_plan(self) -> None:
+        self._unstarted = self._all_unstarted()
+        self._plan = None
+        self._backend = None
+        self._last = LastStep()
+
+    def _choose_anew(self) -> None:
+        """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""
+        self._forget_plan()
+        with suppress(RuntimeError):
+            self._choose_backend()
+
+    def _still_served(self) -> bool:
+        """False when the model was moved or cast since the backend was chosen, and another one runs from now on."""
+        if self._chosen_backend() == self._backend:
+            return True
+        self._forget_plan()
+        return False
