@@ -37,9 +37,9 @@ class Processes:
         return len(self.ranks)
 
     @property
-    def process_group(self) -> ProcessGroup:
+    def process_group(self) -> Any:
         """Theirs. A new one is made by all of them together, and by no other process."""
-        return _group_of(self.ranks) if self.group is None else self.group
+        return _group_of(self.ranks, dist.group.WORLD) if self.group is None else self.group
 
     def holds(self, other: Processes) -> bool:
         """Whether all of the others are among these."""
@@ -120,12 +120,11 @@ def _block(mesh: torch.Tensor, ranks: Iterable[int]) -> tuple[int, ...]:
 
 
 @cache
-def _group_of(ranks: tuple[int, ...]) -> ProcessGroup:
+def _group_of(ranks: tuple[int, ...], everyone: Any) -> Any:
+    """A group of those, made once for each time that torch.distributed is initialised."""
     if len(ranks) == dist.get_world_size():
-        everyone: Any = dist.group.WORLD
         return everyone
-    made: ProcessGroup = dist.new_group(list(ranks), use_local_synchronization=True)
-    return made
+    return dist.new_group(list(ranks), use_local_synchronization=True)
 
 
 def merged(each: Sequence[tuple[Processes, ...]]) -> Processes | None:

@@ -53,7 +53,7 @@ class LastStep:
         norm = plan.report().get("grad_norm")
         if not isinstance(norm, Tensor):  # a plan on the CPU, whose outcome tells
             return False
-        own = [each.policy for each in modifiers.group_clips] or [modifiers.clip]
+        own: list[ClipPolicy | None] = [each.policy for each in modifiers.group_clips] or [modifiers.clip]
         skips = [getattr(clip, "nonfinite", None) == NonFinite.SKIP for clip in own]
         lost = ~norm.isfinite().reshape(-1)
         return bool((lost & torch.tensor(skips, device=norm.device)).any())
@@ -76,13 +76,13 @@ class MeasuredOptimizer(Optimizer):
     _unstarted: Unstarted = []  # noqa: RUF012  never written: those of which the plan has not been told yet
     _last: LastStep
     _processes: ManyProcesses
-    _itself: ReferenceType[Self]
+    _itself: ReferenceType[Any]
 
     @property
     def _own(self) -> Self:
         """The optimizer, of which Fabric and Lightning make objects of a subclass that have, or look up, what it had
         when they were made; what is set or read there is the optimizer's."""
-        own = self._itself()
+        own: Self | None = self._itself()
         return self if own is None else own
 
     @property
