@@ -90,8 +90,9 @@ class ManyProcesses:
             return None
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         asks = modifiers.draws or isinstance(modifiers.step_size, AdaLossStep)
+        takes_norms = modifiers.measures or optimizer.spec.clips_itself
         if torch.compiler.is_compiling():
-            if asks or self._has_parts(groups):
+            if asks or (takes_norms and self._has_parts(groups)):
                 raise RuntimeError(
                     "a step that other processes take part in cannot be compiled: leave optimizer.step() out of "
                     "torch.compile"
@@ -102,7 +103,10 @@ class ManyProcesses:
             layout = self._new_layout(optimizer)
         if not asks and not layout.sums:
             return None
-        if layout.sums and any(group.get("differentiable", False) for group in groups):
+        differentiable = any(group.get("differentiable", False) for group in groups)
+        if differentiable and layout.sums and not (asks or takes_norms):
+            return None
+        if differentiable and layout.sums:
             raise RuntimeError(
                 "differentiable=True goes through the step of one process, and these parameters are those of several: "
                 "leave it out"
