@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import torchclip
 from builders import OPTIMIZERS
 from sharded_twins import (
+    TOLERANCE,
     Placements,
     Twins,
     alone,
@@ -213,7 +215,54 @@ def _assert_same_everywhere(optimizer: Any) -> None:
             assert all(torch.equal(parameter, other) for other in others)
 
 
+def other_types() -> None:
+    """Draws go by the real view of a complex tensor, and state may be wider than a parameter."""
+    for dtype in (torch.bfloat16, torch.float64, torch.complex64):
+        extensions = (*NOISE["dropouts"], torchclip.GradientNoise(eta=0.1), torchclip.Lookahead(k=2))
+        for clip in (1.5, torchclip.AdaptiveGradientClip(0.1)):
+            made = build("adamw", clip=clip, extensions=extensions, seed=3)
+            twins = Twins(made, spreads()[-1], dtype=dtype)
+            # A norm in other last bits may round a bfloat16 number the other way.
+            steps(twins, 3, tolerance=2.0**-7 if dtype is torch.bfloat16 else TOLERANCE)
+
+
+def channels_last() -> None:
+    """Draws go by the memory of the whole tensor, whatever its layout."""
+
+    def layout(index: int, shape: tuple[int, ...]) -> Placements:
+        return mesh_of(dist.get_world_size()), [Shard(index % len(shape))]
+
+    shapes = ((4, 3, 5, 2), (8, 4, 2, 2), (2, 8, 3, 3))
+    made = build("sgd", extensions=NOISE["noise"], seed=3)
+    twins = Twins(made, layout, shapes=shapes, memory_format=torch.channels_last)
+    assert any(not single.is_contiguous() for single in twins.single)
+    steps(twins, tolerance=0)
+
+
+def meshes_without_a_root() -> None:
+    """One all-reduce for each, where none goes over both."""
+    if dist.get_world_size() < 4:
+        return
+    other = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+
+    def layout(index: int, shape: tuple[int, ...]) -> Placements:
+        mesh = mesh_of(2, 2)["inner"] if index % 2 else other["outer"]
+        return (mesh, [Shard(0)]) if shape else None
+
+    for name in ("sgd", "mix_clip"):
+        twins = Twins(clipped(name), layout)
+        steps(twins)
+        with counted() as seen:
+            twins.optimizer.step()
+        assert seen == ["all_reduce"] * 2, seen
+    steps(Twins(build("sgd", clip=torchclip.AdaptiveGradientClip(0.1)), layout))
+    steps(Twins(build("sgd", clip=torchclip.ClipByTensorNorm(0.5)), layout))
+
+
 CASES = (
+    "other_types",
+    "channels_last",
+    "meshes_without_a_root",
     "rules",
     "policies",
     "scopes",

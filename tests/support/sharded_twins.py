@@ -63,6 +63,8 @@ class Twins:
         placements: how the parameters are spread, by position and shape.
         groups: how many param groups there are.
         shapes: of the parameters.
+        dtype: theirs.
+        memory_format: theirs.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Twins:
         placements: Callable[[int, tuple[int, ...]], Placements],
         groups: int = 2,
         shapes: Sequence[tuple[int, ...]] = SHAPES,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        whole = values(shapes, 1)
-        self.shapes = shapes
+        whole = [value.contiguous(memory_format=memory_format) for value in values(shapes, 1, dtype)]
+        self.shapes, self.dtype = shapes, dtype
         self.single = [torch.nn.Parameter(value.clone()) for value in whole]
         self.shared = [
             torch.nn.Parameter(spread(value, placements(index, tuple(value.shape))))
@@ -91,7 +95,7 @@ class Twins:
 
     def give(self, number: int, missing: Sequence[int] = (), scale: float = 1.0) -> None:
         """The same gradients to both."""
-        for index, gradient in enumerate(values(self.shapes, 100 + number)):
+        for index, gradient in enumerate(values(self.shapes, 100 + number, self.dtype)):
             single, shared = self.single[index], self.shared[index]
             single.grad = shared.grad = None
             if index not in missing:
@@ -141,8 +145,9 @@ def assert_near(left: Tensor, right: Tensor, tolerance: float, what: str) -> Non
     assert left.shape == right.shape and left.dtype == right.dtype, f"{what}: {left} beside {right}"
     if left.numel() == 0:
         return
-    far = (left.double() - right.double()).abs().max()
-    bound = tolerance * max(float(right.double().abs().max()), 1e-30)
+    wide = torch.promote_types(left.dtype, torch.float64)
+    far = (left.to(wide) - right.to(wide)).abs().max()
+    bound = tolerance * max(float(right.to(wide).abs().max()), 1e-30)
     assert bool(far <= bound), f"{what} is {float(far)} away, where {bound} is allowed: {left} beside {right}"
 
 

@@ -51,13 +51,16 @@ def steps_that_are_not_taken() -> None:
             _make_infinite(twins, here=last)
             with pytest.raises(RuntimeError, match="not finite"):
                 twins.optimizer.step()
-        twins = Twins(build("adamw", clip=1.0), layout)
-        twins.give(1)
-        twins.optimizer.found_inf = torch.tensor(float(last))
-        twins.optimizer.step()
-        assert twins.optimizer.step_was_skipped
-        del twins.optimizer.found_inf
-        steps(twins)
+        for clip in (None, 1.0):
+            twins = Twins(build("adamw", clip=clip), layout)
+            twins.give(1)
+            twins.optimizer.found_inf = torch.tensor(float(last))
+            with counted() as seen:
+                twins.optimizer.step()
+            assert seen[-1:] == ["all_reduce"], seen
+            assert twins.optimizer.step_was_skipped
+            del twins.optimizer.found_inf
+            steps(twins)
 
 
 def _make_infinite(twins: Twins, *, here: bool) -> None:

@@ -82,7 +82,8 @@ def _add_up(sums: Sequence[Sum], over: Over) -> None:
         each.value = each.own
     if not filled:
         return
-    device = filled[0].own.device
+    # Where norms of several devices meet: the first GPU, whose numbers the host need not wait for.
+    device = next((each.own.device for each in filled if each.own.device.type != "cpu"), filled[0].own.device)
     joined = torch.cat([each.own.reshape(-1).to(device) for each in filled])
     for processes in over:
         joined = all_reduced(joined, processes)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from torchclip.backends.reference.run import Run
 from torchclip.distributed.exchange import Over, Sum, processes_in
+from torchclip.rules.norms import norm_dtype
 from torchclip.state.sharded import local_of
+from torchclip.state.steppable import leading_device
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Common:
 
     Args:
         own_gradient: whether this process has one, or is told so.
-        gradients: how many processes have one; None where none is asked.
+        gradients: how many processes have one, of each set of them that sums are added over.
         found_inf: AMP's, one element; None without.
         overflows: how many processes have found one that is not 0; None where none is asked.
         loss: 0-dim; None without.
@@ -26,7 +28,7 @@ class Common:
     """
 
     own_gradient: bool
-    gradients: Sum | None
+    gradients: tuple[Sum, ...]
     found_inf: Tensor | None
     overflows: Sum | None
     loss: Tensor | None
@@ -44,12 +46,13 @@ class Common:
         # Whoever gives a norm knows that there are gradients.
         own, layout, exchange = bool(run.entries) or run.given_norm is not None, run.layout, run.exchange
         if layout is None or exchange is None:
-            return cls(own, None, found_inf, None, loss, None)
+            return cls(own, (), found_inf, None, loss, None)
         over = layout.across
-        gradients, overflows, losses = None, None, None
+        overflows, losses = None, None
         measures = (run.modifiers.measures and run.given_norm is None) or run.spec.clips_itself
-        if over and measures:
-            gradients = exchange.add(torch.full((), float(own), dtype=torch.float64), over)
+        device = leading_device(run.param_groups)  # that of the norms, so that no copy is waited for
+        counted = torch.full((), float(own), dtype=norm_dtype(device), device=device)
+        gradients = tuple(exchange.add(counted, each) for each in (layout.sums if measures else ()))
         if over and found_inf is not None:
             overflows = exchange.add((local_of(found_inf) != 0).any().to(torch.float64), over)
         if loss_over and loss is not None:
@@ -59,7 +62,7 @@ class Common:
     @property
     def has_gradient(self) -> bool:
         """Whether any process has: the step is one of all of them."""
-        return self.own_gradient or (self.gradients is not None and bool(self.gradients.total > 0))
+        return self.own_gradient or any(bool(each.total > 0) for each in self.gradients)
 
     @property
     def overflow(self) -> Tensor | None:

@@ -17,6 +17,8 @@ from torchclip.backends.reference.run import Run
 from torchclip.distributed.exchange import Exchange, Sum
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import Scope
+from torchclip.rules.norms import norm_dtype
+from torchclip.state.steppable import leading_device
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Measurement:
     def __init__(self, run: Run, tensor_norms: Sequence[Tensor | None], scope: Scope) -> None:
         self._run, self._tensor_norms, self._scope = run, tensor_norms, scope
         measured = [norm for norm in tensor_norms if norm is not None]
-        self._zero = torch.zeros_like(measured[0]) if measured else torch.zeros((), dtype=torch.float64)
+        device = measured[0].device if measured else leading_device(run.param_groups)
+        self._zero = torch.zeros((), dtype=norm_dtype(device), device=device)
         self._sums: list[tuple[list[int], Sum]] = []
         self._lost: list[Sum] = []
         if run.layout is None or run.exchange is None or not run.is_split:
