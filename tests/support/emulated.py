@@ -105,7 +105,8 @@ def _knows_of_cuda(path: Path) -> bool:
 
 
 def _rules() -> list[str]:
-    compile_ = f"{shlex.join(build_script('build.py').launcher())} g++ $flags -MMD -MF $out.d -c $in -o $out"
+    build = build_script("build.py")
+    compile_ = f"{shlex.join(build.launcher())} g++ $flags -MMD -MF $out.d -c $in -o $out"
     rules = {
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
