@@ -21,7 +21,6 @@ WHOLE = {
     "rmsprop": ("square_avg", "step"),
     "adagrad": ("sum", "step"),
     "grda": ("accumulator", "step", "l1"),
-    "lion": ("exp_avg",),
     "ada_grad_norm_row": ("sum",),
 }
 
