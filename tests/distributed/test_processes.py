@@ -24,7 +24,12 @@ MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, ch
 CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]
 RANKS = (2, 4)
 FAST = 4
-THOROUGH = ("sharded_cases.every_rule", "checkpoint_cases.loaded_by_other_numbers_for_every_state")
+THOROUGH = (
+    "sharded_cases.every_rule",
+    "sharded_cases.every_type",
+    "sharded_cases.every_scope",
+    "checkpoint_cases.loaded_by_other_numbers_for_every_state",
+)
 """Cases that stand in no fast tier: each goes over what another one has looked at a few of."""
 
 

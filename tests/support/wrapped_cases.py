@@ -54,7 +54,7 @@ def own_part(data: Tensor) -> Tensor:
     return data.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def train(model: nn.Module, optimizer: Any, parts: Callable[[Tensor], Tensor], steps: range = range(4)) -> list[float]:
+def train(model: nn.Module, optimizer: Any, parts: Callable[[Tensor], Tensor], steps: range = range(3)) -> list[float]:
     """The norms of the steps."""
     norms = []
     for number in steps:
