@@ -25,6 +25,7 @@ CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CA
 RANKS = (2, 4)
 FAST = 4
 THOROUGH = (
+    "sharded_cases.ten_steps",
     "sharded_cases.every_rule",
     "sharded_cases.every_type",
     "sharded_cases.every_scope",

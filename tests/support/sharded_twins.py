@@ -84,14 +84,21 @@ class Twins:
             for index, value in enumerate(whole)
         ]
         # Every number of the single one is what one process comes to, on the same path.
+        self._remake = lambda: build(_groups(self.shared, groups))
         self.expected = build(_groups(self.single, groups), norm_group=alone(), backend="reference")
-        self.optimizer = build(_groups(self.shared, groups))
+        self.optimizer = self._remake()
 
     def step(self, number: int, missing: Sequence[int] = (), scale: float = 1.0, **options: Any) -> None:
         """One of both, with the same gradients."""
         self.give(number, missing, scale)
         self.expected.step(**{"loss": LOSS, **options})
         self.optimizer.step(**{"loss": LOSS, **options})
+
+    def reload(self) -> None:
+        """The sharded optimizer goes on as one that has loaded its state."""
+        saved = self.optimizer.state_dict()
+        self.optimizer = self._remake()
+        self.optimizer.load_state_dict(saved)
 
     def give(self, number: int, missing: Sequence[int] = (), scale: float = 1.0) -> None:
         """The same gradients to both."""
