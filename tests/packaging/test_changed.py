@@ -19,7 +19,7 @@ from places import PYTHONPATH, ROOT, TESTS
     [
         ([], []),
         (["README.md", "docs/architecture.md", "LICENSE"], []),
-        (["torchclip/policies/clip.py"], ["unit", "contract", "checkpoints", "kernels"]),
+        (["torchclip/policies/clip.py"], ["unit", "contract", "checkpoints", "kernels", "distributed"]),
         (["csrc/rules/momentum.h"], ["unit", "contract", "checkpoints", "kernels"]),
         (["csrc/build.py"], ["packaging"]),
         (["recipes/lm.py", "tests/bench/test_plot.py"], ["recipes", "bench"]),

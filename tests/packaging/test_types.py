@@ -71,6 +71,7 @@ optimizers = [
     torchclip.AdamW([{"params": parameters, "lr": 1e-4}], lr=1e-3, fused=None, clip=torchclip.AdaptiveGradientClip()),
     torchclip.NAdam(parameters, momentum_decay=4e-3, clip=torchclip.ZClip(warmup_steps=25)),
     torchclip.RAdam(parameters, decoupled_weight_decay=True, extensions=extensions, seed=7, backend="reference"),
+    torchclip.Lion(parameters, betas=(0.9, 0.99), clip=1.0),
     torchclip.RAdamW(parameters, foreach=None, extensions=[torchclip.Lookahead()]),
     torchclip.RMSprop(parameters, alpha=0.9, centered=True, clip=torchclip.AutoClip(10, window=8, nonfinite="skip")),
     torchclip.Adagrad(parameters, lr_decay=0.1, step_size=torchclip.SqrtDecay(b0=1.0, alpha=1.0)),

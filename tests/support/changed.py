@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from places import ROOT
 
-FOLDERS = ("unit", "contract", "checkpoints", "kernels", "recipes", "bench", "packaging")
+FOLDERS = ("unit", "contract", "checkpoints", "kernels", "distributed", "recipes", "bench", "packaging")
 STEPS = ("unit", "contract", "checkpoints", "kernels")
 """Where steps are taken."""
 
@@ -26,7 +26,7 @@ ASKED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tests/conftest.py", FOLDERS),
     *((f"tests/{folder}/", (folder,)) for folder in (*FOLDERS, ALONE)),
     ("tests/", ()),
-    ("torchclip/", STEPS),
+    ("torchclip/", (*STEPS, "distributed")),
     ("kernels/", STEPS),
     ("csrc/build.py", ("packaging",)),
     ("csrc/object_cache.py", ("packaging",)),
