@@ -125,7 +125,8 @@ constexpr const char* kBuild = "built by compiler " __VERSION__;
 
 PyMethodDef functions[] = {
     method_of("algorithms", &function<&algorithms>, "algorithms() -> dict"),
-    method_of("coefficients", &function<&coefficients>, "coefficients(name, hyperparameters, scalars, first, /) -> list"),
+    method_of("coefficients", &function<&coefficients>,
+              "coefficients(name, hyperparameters, scalars, first, /) -> list"),
     method_of("philox4x32", &function<&philox>, "philox4x32(seed, c0, c1, c2, c3, /) -> list"),
     method_of("serves_gradients", &function<&serves>, "serves_gradients(gradients, /) -> bool"),
     method_of("total_norm", &function<&norm>, "total_norm(gradients, order, /) -> float"),
