@@ -12,8 +12,6 @@
 namespace torchclip {
 namespace {
 
-Object texts(const std::vector<const char*>& values) { return to_python(values); }
-
 Object algorithms(const Arguments& arguments) {
   arguments.expect("algorithms", 0, 0);
   const Object rules = make_dict();

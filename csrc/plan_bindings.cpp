@@ -59,15 +59,26 @@ double number_from(const Object& value, double otherwise) {
   return numbers.front();
 }
 
-Outcome step(Plan& plan, const Object& grad_scale, const Object& found_inf, const Object& loss) {
+struct Numbers {
+  double inverse_grad_scale;
+  bool found_inf;
+  double loss;
+};
+
+Numbers inputs_of(const Plan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   // found_inf is a sum over devices: 2 says no less than 1.
-  return plan.step(1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0));
+  return {1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0)};
+}
+Outcome step(Plan& plan, const Numbers& inputs) {
+  return plan.step(inputs.inverse_grad_scale, inputs.found_inf, inputs.loss);
 }
 
 Object report(const GpuPlan& plan) { return plan.report(); }
-Outcome step(GpuPlan& plan, const Object& grad_scale, const Object& found_inf, const Object& loss) {
-  return plan.step(grad_scale, found_inf, loss);
+Buffer buffer_or_none(const Object& value) { return is_tensor(value.get()) ? Buffer(value.call("detach")) : Buffer(); }
+Inputs inputs_of(const GpuPlan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
+  return {buffer_or_none(grad_scale), buffer_or_none(found_inf), buffer_or_none(loss)};
 }
+Outcome step(GpuPlan& plan, const Inputs& inputs) { return plan.step(inputs); }
 
 // A plan that is at work for one thread is not for another, nor for itself through a hook: it may have let go of the
 // GIL.
@@ -180,9 +191,11 @@ template <class AnyPlan>
 Object take_step(AnyPlan& plan, const Arguments& arguments) {
   arguments.expect("step", 5, 5);
   const Exclusive<AnyPlan> exclusive(plan);
-  const bool ready = plan.refresh(Object::borrow(arguments[0]), dict_argument(arguments[1])).empty();
   const auto argument = [&](Py_ssize_t index) { return Object::borrow(arguments[index]); };
-  return to_python(static_cast<int>(ready ? step(plan, argument(2), argument(3), argument(4)) : Outcome::kUnready));
+  // First: other threads may run meanwhile, and replace gradients that were read.
+  const auto inputs = inputs_of(plan, argument(2), argument(3), argument(4));
+  const bool ready = plan.refresh(argument(0), dict_argument(arguments[1])).empty();
+  return to_python(static_cast<int>(ready ? step(plan, inputs) : Outcome::kUnready));
 }
 
 template <class AnyPlan>

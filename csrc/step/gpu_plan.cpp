@@ -7,8 +7,6 @@
 namespace torchclip {
 namespace {
 
-Buffer buffer_or_none(const Object& value) { return is_tensor(value.get()) ? Buffer(value.call("detach")) : Buffer(); }
-
 void refuse(bool condition, const char* message) {
   if (condition) throw std::runtime_error(message);
 }
@@ -108,15 +106,14 @@ void GpuPlan::rebuild(const Shape& shape) {
   rebuild_ = false;
 }
 
-Outcome GpuPlan::step(const Object& grad_scale, const Object& found_inf, const Object& loss) {
+Outcome GpuPlan::step(const Inputs& inputs) {
   if (reader_.records().empty()) return Outcome::kStepped;
-  const Inputs inputs{buffer_or_none(grad_scale), buffer_or_none(found_inf), buffer_or_none(loss)};
   struct LetGo {
     HeldMemory& held;
     ~LetGo() { held.let_go(); }
   } const let_go{held_};
-  // Their addresses are known: another thread may replace one before a kernel has been launched, where that is Python.
-  if (compiles_kernels()) reader_.hold_gradients(held_);
+  // Their addresses are known, and what torch is asked for from here on may let another thread run, which replaces one.
+  reader_.hold_gradients(held_);
   try {
     return try_step(inputs);
   } catch (...) {

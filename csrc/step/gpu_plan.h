@@ -29,7 +29,8 @@ class GpuPlan {
 
   // Norm pass and update pass on what the last refresh found. Whether the step is skipped is decided on the device, so
   // that the outcome says kStepped then too; kNonFinite comes of a policy that raises alone.
-  Outcome step(const Object& grad_scale, const Object& found_inf, const Object& loss);
+  // Right behind refresh(), with nothing of Python's between.
+  Outcome step(const Inputs& inputs);
 
   // What the last step measured, as tensors on the device.
   Object report() const;
