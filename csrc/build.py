@@ -129,19 +129,34 @@ def compile_objects(sources: Sequence[str], flags: Sequence[str], folder: Path) 
 def _compile(source: str, flags: Sequence[str], folder: Path) -> Path | None:
     """The object of one file, None where it does not compile."""
     target = folder / f"{source.replace('/', '.')}.o"
-    dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".command")
     words = [*command(flags), "-c", str(ROOT / source), "-o", str(target)]
-    if is_current(target, dependencies, stamp, shlex.join(words)):
+    return compiled(target, words, ["-MMD"], shlex.join(words))
+
+
+def compiled(target: Path, words: Sequence[str], more: Sequence[str], recorded: str) -> Path | None:
+    """An object, made anew where what is recorded of its command, or a file that was read for it, has changed since.
+
+    Args:
+        target: the object.
+        words: the command that makes it.
+        more: options that are no part of it, with the one that writes what files were read.
+        recorded: the command, and whatever else the object depends on.
+
+    Returns:
+        The object; None where it does not compile.
+    """
+    dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".command")
+    if _is_current(target, dependencies, stamp, recorded):
         return target
     stamp.unlink(missing_ok=True)
     print(shlex.join(words), flush=True)
-    if subprocess.run([*words, "-MMD", "-MF", str(dependencies)], check=False, cwd=ROOT).returncode != 0:
+    if subprocess.run([*words, *more, "-MF", str(dependencies)], check=False, cwd=ROOT).returncode != 0:
         return None
-    stamp.write_text(shlex.join(words))
+    stamp.write_text(recorded)
     return target
 
 
-def is_current(target: Path, dependencies: Path, stamp: Path, recorded: str) -> bool:
+def _is_current(target: Path, dependencies: Path, stamp: Path, recorded: str) -> bool:
     """Whether the object was made by this command from files that have not changed since."""
     if not (target.is_file() and dependencies.is_file() and stamp.is_file() and stamp.read_text() == recorded):
         return False

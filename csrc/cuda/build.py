@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BUILD = SimpleNamespace(**runpy.run_path(str(ROOT / "csrc" / "build.py")))
+"""How the rest is compiled: csrc is no package."""
 
 # C++20 needs 12.0, and 32,764 bytes of kernel parameters, which the tables of a step ride in, need 12.1.
 OLDEST_CUDA = (12, 1)
@@ -182,10 +185,6 @@ def add_kernels(module: Any, build_extension: Any, choice: str) -> Any:
     return WithKernels
 
 
-def _jobs() -> int:
-    return int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
-
-
 def _files(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob(pattern))
 
@@ -227,7 +226,7 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
     Raises:
         SystemExit: when a file does not compile; nvcc has said why.
     """
-    kernels, jobs = units(), _jobs()
+    kernels, jobs = units(), BUILD.jobs()
     folder.mkdir(parents=True, exist_ok=True)
     # Where cores are left, one nvcc compiles for several architectures at once.
     threads = max(1, min(len(toolkit.architectures), jobs // max(1, len(kernels))))
@@ -242,25 +241,8 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
 def _compile(toolkit: Toolkit, unit: Unit, folder: Path, threads: int) -> Path | None:
     """The object of one unit, None where it does not compile."""
     target = folder / f"{unit.name}.o"
-    dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".command")
     command = [toolkit.nvcc, *COMPILE_FLAGS, *toolkit.target_flags, f"-I{ROOT / 'csrc'}"]
     command += [*unit.flags, "-c", str(unit.source), "-o", str(target)]
     recorded = f"{shlex.join(command)}\n{toolkit.description}\n{os.environ.get('NVCC_APPEND_FLAGS', '')}\n"
-    if _is_current(target, dependencies, stamp, recorded):
-        return target
-    stamp.unlink(missing_ok=True)
-    print(shlex.join(command), flush=True)
-    options = [f"--threads={threads}", "-MD", "-MF", str(dependencies)]
-    if subprocess.run([*command, *options], check=False).returncode != 0:
-        return None
-    stamp.write_text(recorded)
-    return target
-
-
-def _is_current(target: Path, dependencies: Path, stamp: Path, command: str) -> bool:
-    """Whether the object was made by this command from files that have not changed since."""
-    if not (target.is_file() and dependencies.is_file() and stamp.is_file() and stamp.read_text() == command):
-        return False
-    included: Sequence[str] = dependencies.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    made = target.stat().st_mtime
-    return all(Path(name).is_file() and Path(name).stat().st_mtime <= made for name in included)
+    made: Path | None = BUILD.compiled(target, command, [f"--threads={threads}", "-MD"], recorded)
+    return made
