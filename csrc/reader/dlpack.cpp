@@ -51,9 +51,12 @@ bool is_wrapper(PyObject* tensor) {
 
 // False where torch refuses: the tensor has no elements that a pointer leads to.
 bool view(PyObject* tensor, dlpack::TensorView& out) {
-  if (exchange().view_of_object(tensor, &out) == 0) return true;
-  PyErr_Clear();
-  return false;
+  if (exchange().view_of_object(tensor, &out) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  out.data = static_cast<char*>(out.data) + out.byte_offset;
+  return true;
 }
 
 int64_t count_of(const dlpack::TensorView& view) {
@@ -250,7 +253,6 @@ const ReaderTable& dlpack_reader() {
   static const ReaderTable table = {
       layout_of_records(),
       "dlpack",
-      "",
       /*reads_in_threads=*/false,
       [](PyObject* tensor) -> Handle { return Object::borrow(tensor).release(); },
       [](Handle tensor) { Py_DECREF(object_of(tensor)); },

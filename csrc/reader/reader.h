@@ -63,7 +63,6 @@ using Handle = void*;
 struct ReaderTable {
   uint64_t layout;        // layout_of_records(): of the structures that both sides share
   const char* name;       // "torch" or "dlpack"
-  const char* built_for;  // the version of torch; "" for any
   bool reads_in_threads;  // refresh and count_versions may run in other threads, while the caller's holds the GIL
 
   Handle (*acquire)(PyObject* tensor);

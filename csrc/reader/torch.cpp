@@ -169,7 +169,6 @@ void restore_device(int index) { c10::impl::VirtualGuardImpl(c10::kCUDA).uncheck
 const ReaderTable kTable = {
     layout_of_records(),
     "torch",
-    TORCHCLIP_TORCH,
     /*reads_in_threads=*/true,
     [](PyObject* tensor) -> Handle { return at::Tensor(tensor_of(tensor)).unsafeReleaseTensorImpl(); },
     [](Handle tensor) {

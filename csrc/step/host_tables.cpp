@@ -41,8 +41,6 @@ class Builder {
   }
 
  private:
-  const ParameterRecord& record_of(size_t tensor) const { return reader_.records()[tables_.positions[tensor]]; }
-
   void add_tensor(size_t position) {
     const ParameterRecord& record = reader_.records()[position];
     DeviceTensor tensor{};
