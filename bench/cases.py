@@ -70,8 +70,6 @@ _AUTHORS: Mapping[str, Callable[..., Optimizer]] = {"mixclip": AuthorsMixClip, "
 _WITHOUT_MOMENTUM = Rule("SGD", torchclip.SGD, {"lr": 1e-2 * _PER_UNIT}, 0)
 MODIFIERS = modifiers(GRADIENT_AMPLITUDE)
 _NONE, _CLIP = MODIFIERS["plain"], MODIFIERS["clip"]
-_EXTENSIONS = {"gradient_dropout": "gradient dropout", "lr_dropout": "LR dropout", "gradient_noise": "gradient noise",
-               "lookahead": "Lookahead"}  # fmt: skip
 BOUND_BY_MEMORY = ("clip_sgd", "clip_adamw", "sgd", "adamw", "mixclip", "grda")
 
 
@@ -128,8 +126,11 @@ def _cpu_rows() -> Iterator[Algorithm]:
     yield _beside_plain("adaloss", "AdaLoss", RULES["adaloss"], _NONE, _WITHOUT_MOMENTUM)
     yield _beside_plain("adagrad_norm", "AdaGradNorm", RULES["adagrad_norm"], _NONE, _WITHOUT_MOMENTUM, _CLIP)
     for rule, of in (("sgd", "SGD"), ("adamw", "AdamW")):
-        for name, title in _EXTENSIONS.items():
-            yield _beside_plain(f"{rule}_{name}", f"{of} + {title}", RULES[rule], MODIFIERS[name], RULES[rule])
+        for name, added in MODIFIERS.items():
+            if added.extension is not None:
+                yield _beside_plain(
+                    f"{rule}_{name}", f"{of} + {name.replace('_', ' ')}", RULES[rule], added, RULES[rule]
+                )
 
 
 def _cuda_rows() -> Iterator[Algorithm]:

@@ -110,12 +110,9 @@ def header_of(command: str, device: torch.device, settings: Entry) -> dict[str, 
 
 def refuse_nonfinite(value: Any, where: str) -> None:
     """Raises `Refused` at the first number that is infinite, NaN or null in dictionaries and lists, with its place."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            refuse_nonfinite(item, f"{where}.{key}")
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for index, item in enumerate(value):
-            refuse_nonfinite(item, f"{where}[{index}]")
+    if isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            refuse_nonfinite(item, where + (f".{key}" if isinstance(value, Mapping) else f"[{key}]"))
     elif value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise Refused(f"{where} is {value}: measure that row again")
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 import torchclip
 from bench.algorithm import OURS, REFERENCE, TORCH
@@ -83,7 +82,7 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def take_step(model: nn.Module, optimizer: Optimizer, batch: Batch, max_norm: float | None = None) -> Tensor:
+def take_step(model: nn.Module, optimizer: Any, batch: Batch, max_norm: float | None = None) -> Tensor:
     """The loss of one training step, on its device; with `max_norm` torch clips the gradients before."""
     inputs, targets = batch
     loss = cross_entropy(model(inputs), targets)
@@ -91,10 +90,7 @@ def take_step(model: nn.Module, optimizer: Optimizer, batch: Batch, max_norm: fl
     loss.backward()
     if max_norm is not None:
         clip_grad_norm_(model.parameters(), max_norm, foreach=True)
-    if isinstance(optimizer, torchclip.AdaLoss):
-        optimizer.step(loss=loss.detach())
-    else:
-        optimizer.step()
+    optimizer.step(**({"loss": loss.detach()} if isinstance(optimizer, torchclip.AdaLoss) else {}))
     return loss.detach()
 
 
@@ -129,16 +125,14 @@ def _beside(name: str) -> tuple[str, Mapping[str, Any], str]:
     return beside, arguments, "fused" if beside in ("SGD", "AdamW") else "foreach"
 
 
-def make_optimizer(name: str, who: str, model: nn.Module) -> Optimizer:
+def make_optimizer(name: str, who: str, model: nn.Module) -> Any:
     """Of ours on its fastest backend, of ours on the reference path, or of torch; those of torch's rules clip."""
     if who == TORCH:
         beside, arguments, form = _beside(name)
-        optimizer: Optimizer = getattr(torch.optim, beside)(model.parameters(), **arguments, **{form: True})
-        return optimizer
+        return getattr(torch.optim, beside)(model.parameters(), **arguments, **{form: True})
     clip = {"clip": MAX_NORM} if hasattr(torch.optim, name) else {}
     backend = None if who == OURS else who
-    optimizer = getattr(torchclip, name)(model.parameters(), **OPTIMIZERS[name], **clip, backend=backend)
-    return optimizer
+    return getattr(torchclip, name)(model.parameters(), **OPTIMIZERS[name], **clip, backend=backend)
 
 
 def losses_agree(ours: Sequence[float], reference: Sequence[float]) -> list[str]:
@@ -172,11 +166,7 @@ def measure_speed(model_name: str, name: str, device: torch.device, settings: Se
         step()
     ours, theirs = ([float(loss) for loss in losses[who][:_CHECKED_STEPS]] for who in (OURS, REFERENCE))
     contenders = {
-        who: {
-            "seconds": percentiles(wall[who]),
-            "speedup_of_ours": round_ratios(wall[who], wall[OURS]),
-        }
-        for who in wall
+        who: {"seconds": percentiles(wall[who]), "speedup_of_ours": round_ratios(wall[who], wall[OURS])} for who in wall
     }
     beside, _, form = _beside(name)
     entry = {

@@ -1,7 +1,5 @@
 """``python -m recipes NAME``: the four papers' experiments as command lines."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib import import_module

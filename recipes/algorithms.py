@@ -3,8 +3,6 @@
 A schedule takes gamma along: where lr is divided by ten, so is a clipping algorithm's threshold.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Mapping
@@ -107,15 +105,9 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_optimizer(options: argparse.Namespace, model: nn.Module) -> FusedOptimizer:
-    """The optimizer of the command line, over the parameters of ``model``.
+    """The optimizer of the command line; with ``--layer`` every module that owns parameters is a param group.
 
-    Args:
-        options: what :func:`add_algorithm_options` parsed, and ``seed``, which fixes the extensions' draws.
-        model: with ``--layer``, every module of it that owns parameters gets a param group of its own.
-
-    Raises:
-        ValueError: for an option that the algorithm does not have, a value that it refuses, or a backend that is not
-            here.
+    Raises ValueError for an option that the algorithm does not have, a value that it refuses, a backend not here.
     """
     arguments = _chosen(options)
     params = torchclip.param_groups_per_layer(model) if arguments.get("scope") == "group" else model

@@ -1,7 +1,5 @@
 """What every recipe's command line has in common, and how a run of it starts, goes on and ends."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json
@@ -120,16 +118,9 @@ def _start(
 def run_recipe(
     recipe: str, options: argparse.Namespace, name: str, make_task: MakeTask, distributed: bool = False
 ) -> int:
-    """Trains as the options say, and says where the results are.
+    """Trains as the options say, in results/RECIPE/``name`` unless they name a folder; ``make_task`` has the seed set.
 
-    Args:
-        recipe: its name.
-        name: of the folder in results/RECIPE where ``--result-dir`` names none, still with any characters.
-        make_task: makes the task, after the seed was set.
-        distributed: whether it trains in several processes too.
-
-    Returns:
-        The exit status: 0, 2 for a mistake in the options or missing data, 130 when interrupted.
+    The exit status: 0, 2 for a mistake in the options or missing data, 130 when interrupted.
     """
     folder = options.result_dir or Path("results", recipe, folder_name(name))
     try:

@@ -9,8 +9,6 @@ One of the papers' studies, or lines of one's own::
 A study that was stopped goes on where it was when it is called again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

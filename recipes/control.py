@@ -14,8 +14,6 @@ all reach the limit of 500 steps, it is 0, and the step size stays.
         --run "SGD=--algo sgd" --run "AdamW=--algo adamw --lr 0.01"
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -46,13 +44,7 @@ class Episodes(NamedTuple):
 
 @torch.no_grad()
 def play(policy: nn.Module, environments: Any, key: tuple[int, ...], greedy: bool = False) -> Episodes:
-    """One episode in every environment, by states and actions that the key alone decides.
-
-    Args:
-        policy: [episodes, 4] -> logits [episodes, 2].
-        environments: of gymnasium.make_vec.
-        greedy: takes the likeliest action.
-    """
+    """One episode in every environment, by states and actions that the key alone decides; greedy: the likeliest."""
     draws_seed, states_seed = (int(seed) >> 1 for seed in np.random.SeedSequence(key).generate_state(2))
     draws = torch.Generator().manual_seed(draws_seed)
     states, _ = environments.reset(seed=states_seed)
@@ -79,7 +71,6 @@ class ControlTask(Task):
             gymnasium.make_vec("CartPole-v1", num_envs=count, vectorization_mode="sync") for count in counts
         )
         self._seed, self._discount, self._device = options.seed, options.discount, device
-        self._returns: list[float] = []  # of the epoch's episodes
 
     def steps(self, epoch: int) -> int:
         return _STEPS
@@ -89,7 +80,6 @@ class ControlTask(Task):
 
     def loss(self, batch: tuple[int, int]) -> Loss:
         played = play(self.model, self._training, (_TRAINING, self._seed, *batch))
-        self._returns += played.rewards.sum(0).tolist()
         returns = played.rewards.clone()
         for time in range(len(returns) - 2, -1, -1):
             returns[time] += self._discount * returns[time + 1]
@@ -100,16 +90,9 @@ class ControlTask(Task):
         return Loss(loss, loss, self._training.num_envs)
 
     def evaluate(self) -> dict[str, float]:
-        """The mean return in training, and that of ten episodes in which the likeliest action is taken."""
-        test = play(self.model, self._test, (_TEST, self._seed), greedy=True).rewards.sum(0).mean()
-        mean, self._returns = float(np.mean(self._returns)), []
-        return {"mean_return": mean, "test_return": float(test)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"returns": self._returns}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._returns = state["returns"]
+        """The mean return of ten episodes in which the likeliest action is taken."""
+        test = play(self.model, self._test, (_TEST, self._seed), greedy=True)
+        return {"test_return": float(test.rewards.sum(0).mean())}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -4,8 +4,6 @@ Every optimizer trains the same network from the same start on the same batches.
 torch's loss curves to rounding, or the demo fails. It ends with one table and results/demo.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,7 +68,7 @@ class Digits(NamedTuple):
     test_labels: Tensor  # [359]
 
     @classmethod
-    def load(cls, dtype: torch.dtype = torch.float32) -> Digits:
+    def load(cls, dtype: torch.dtype = torch.float32) -> "Digits":
         digits = load_digits()
         order = torch.randperm(len(digits.images), generator=torch.Generator().manual_seed(0))
         images = torch.tensor(digits.images, dtype=dtype)[order].unsqueeze(1) / 16

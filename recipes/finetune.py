@@ -12,8 +12,6 @@ Without timm, a model of ``python -m recipes image`` from that recipe's checkpoi
     python -m recipes finetune --dataset mnist --model lenet --weights results/before/checkpoint.pt
 """
 
-from __future__ import annotations
-
 import argparse
 import pickle
 from collections.abc import Sequence
@@ -56,11 +54,7 @@ def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a recipe's checkpoint or a bare ``state_dict``; a last layer of other classes stays as it is, at random.
-
-    Raises:
-        RecipeDataError: no such file, one that cannot be read, or one of another model.
-    """
+    """Loads a recipe's checkpoint or a bare ``state_dict``; a last layer of other classes stays as it is, at random."""
     try:
         if path.suffix == ".safetensors":
             state = package("safetensors.torch", "pip install safetensors").load_file(path)

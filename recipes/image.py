@@ -10,8 +10,6 @@ The clipping paper's CIFAR-10 run, the collection's, and gRDA's::
     python -m recipes image --dataset cifar10 --augment --model vgg16 --epochs 600 --algo grda --c 0.0005 --mu 0.51
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -36,11 +34,9 @@ def classification_metrics(
     top: tuple[int, ...] = (1,),
     world: World | None = None,
 ) -> dict[str, float]:
-    """The mean loss and the accuracies over the batches of all processes, the model in evaluation mode.
+    """The mean loss and the accuracies over the batches of all processes: test_loss, test_accuracy, test_accuracy5.
 
-    Args:
-        part: what the names begin with: test_loss, test_accuracy.
-        top: an accuracy counts a label among the k likeliest classes; those but the first are named test_accuracy5.
+    An accuracy counts a label among the k likeliest classes, of each k in ``top``; the first has no number.
     """
     model.eval()
     sums = torch.zeros(2 + len(top), dtype=torch.float64, device=next(model.parameters(), torch.empty(0)).device)
@@ -59,13 +55,8 @@ def classification_metrics(
 class ClassificationTask(Task):
     """Cross-entropy on normalised images, in batches whose order and crops the seed alone decides.
 
-    Args:
-        options: of :func:`add_image_options`.
-        images: the first ``--train-images`` and ``--test-images`` of them are used.
-        moments: mean and standard deviation by which pixels in [0, 1] are normalised, [channels] each; None: those of
-            the training images.
-        evaluation_batch: how many images are evaluated at a time.
-        size: side to which square images are resized; None leaves them as they are.
+    Pixels in [0, 1] are normalised by ``moments``, mean and standard deviation, [channels] each; by default those of
+    the training images. Square images are resized to ``size`` where it is given.
     """
 
     def __init__(

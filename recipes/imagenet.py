@@ -11,8 +11,6 @@ A trial on any folder with train/CLASS/*.jpg and val/CLASS/*.jpg::
     python -m recipes imagenet --data pictures --arch lenet --image-size 32 -b 32 --epochs 5
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,12 +34,7 @@ from recipes.world import World
 
 
 def architecture(name: str, side: int, classes: int) -> nn.Module:
-    """A model of recipes.models or of torchvision, with random weights.
-
-    Raises:
-        ValueError: there is no such model.
-        RecipeDataError: torchvision does not import.
-    """
+    """A model of recipes.models or of torchvision, with random weights."""
     if is_model(name):
         return make_model(name, (3, side, side), classes)
     models = package("torchvision.models", f"{TORCHVISION}, or give --arch one of {MODELS}")
@@ -50,12 +43,7 @@ def architecture(name: str, side: int, classes: int) -> nn.Module:
 
 
 class ImageNetTask(Task):
-    """Cross-entropy on random crops; the batch is shared by the processes, whose gradients are averaged.
-
-    Raises:
-        ValueError: a batch that the processes cannot share evenly, or fewer images than one batch.
-        RecipeDataError: folders without images, or not of the same classes.
-    """
+    """Cross-entropy on random crops; the batch is shared by the processes, whose gradients are averaged."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self._world = world = World.join(device)

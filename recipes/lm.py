@@ -11,8 +11,6 @@ validation loss stops falling, evaluation goes on with the average of the weight
 not see: NT-ASGD's (Merity et al., section 3), taken once an epoch.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,12 +82,7 @@ def losses(part: str, loss: float) -> dict[str, float]:
 
 
 class LanguageModelTask(Task):
-    """Cross-entropy + ar · mean(dropped²) + tar · mean((raw_{t+1} - raw_t)²) of AWD-LSTM (Merity et al., section 4.6).
-
-    Raises:
-        ValueError: for an option outside its range.
-        RecipeDataError: when a text cannot be read, or is too short for its columns.
-    """
+    """Cross-entropy + ar · mean(dropped²) + tar · mean((raw_{t+1} - raw_t)²) of AWD-LSTM (section 4.6)."""
 
     model: AWDLSTM
 

@@ -1,7 +1,5 @@
 """The folder of a run: its log in JSON lines, and its checkpoint."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -7,9 +7,8 @@ al. 2011), by Hugging Face ``datasets``, or on a folder of .txt files, to tell w
     python -m recipes text --dataset some_folder --algo adagrad_norm
 """
 
-from __future__ import annotations
-
 import argparse
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,11 +44,7 @@ def read_imdb(length: int) -> list[Examples]:
 
 
 def read_folder(folder: Path, length: int) -> list[Examples]:
-    """Every .txt file is a class, each ``length`` words of it an example; the first 80 % of them are for training.
-
-    Raises:
-        RecipeDataError: fewer than two files, or one with fewer than two examples.
-    """
+    """Every .txt file is a class, each ``length`` words of it an example; the first 80 % of them are for training."""
     files, parts = sorted(folder.glob("*.txt")), [Examples(), Examples()]
     if len(files) < 2:
         raise RecipeDataError(f"--dataset {folder} has {len(files)} .txt files: wanted two, each a class, or imdb")
@@ -106,14 +101,13 @@ class TextTask(Task):
         length = options.length
         parts = read_imdb(length) if options.dataset == "imdb" else read_folder(Path(options.dataset), length)
         vocabulary, (train, test) = indexed(parts)
-        self._train = [one[: options.train_texts].to(device) for one in train]
-        self._test = [one[: options.test_texts].to(device) for one in test]
-        self._batch_size: int = options.batch_size
-        self._seed: int = options.seed
+        self._train, self._test = ([one[: options.texts].to(device) for one in part] for part in (train, test))
+        self._batch_size, self._seed = options.batch_size, options.seed
         self.model = TextClassifier(vocabulary, int(train[1].max()) + 1).to(device)
 
     def steps(self, epoch: int) -> int:
-        return -(-len(self._train[1]) // self._batch_size)
+        batches: int = math.ceil(len(self._train[1]) / self._batch_size)
+        return batches
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         tokens, labels = self._train
@@ -131,14 +125,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset", default="imdb", metavar="NAME", help="imdb, or a folder of .txt files, each a class")
     add("--length", type=positive, default=200, help="words of a text (default 200)")
     add("-b", "--batch-size", type=positive, default=64, help="default 64")
-    add("--train-texts", type=positive, metavar="N", help="only the first N")
-    add("--test-texts", type=positive, metavar="N", help="only the first N")
+    add("--texts", type=positive, metavar="N", help="only the first N of each part")
     options = parser.parse_args(arguments)
     if options.algo == "adaloss" and options.lr is None:
         options.lr = 1.0  # three epochs on two classes took the loss to 0.64 with AdaLoss's own 0.1, to 0.03 with 1
     if options.quick:
         options.epochs = [2]
-        lower(options, length=64, train_texts=2000, test_texts=2000)
+        lower(options, length=64, texts=2000)
     return options
 
 

@@ -1,7 +1,5 @@
 """The one training loop of all recipes: mixed precision, checkpoints that go on bit for bit, a save on interruption."""
 
-from __future__ import annotations
-
 import math
 import signal
 import time

@@ -1,7 +1,5 @@
 """The processes of a distributed run, as ``torchrun`` starts them; or the one of a run that is not."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ class World:
     size: int = 1
 
     @classmethod
-    def join(cls, device: torch.device) -> World:
+    def join(cls, device: torch.device) -> "World":
         """Joins the process group that ``torchrun`` announces in the environment, if it does."""
         if "RANK" not in os.environ or not distributed.is_available():
             return cls()

@@ -1,7 +1,5 @@
 """The figures of a study: curves with a band over seeds, accuracy over sparsity, accuracy over a hyperparameter."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The runs of a study, each a process of its own that goes on from its checkpoint, and what they came to."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

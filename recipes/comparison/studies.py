@@ -1,7 +1,5 @@
 """The papers' experiments as records: which lines, with which options, drawn how."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum

@@ -1,7 +1,5 @@
 """What the recipes train on: images and running text, from files or by libraries that only some recipes need."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from types import ModuleType
 

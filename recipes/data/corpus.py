@@ -1,7 +1,5 @@
 """Running text for language models: Penn Treebank, WikiText-2, or any text file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,13 +23,10 @@ class Corpus:
     test: Tensor  # int64 [tokens]
 
     @classmethod
-    def load(cls, path: Path, level: str) -> Corpus:
+    def load(cls, path: Path, level: str) -> "Corpus":
         """A folder with train.txt, valid.txt and test.txt, or one file, whose lines are split 90 to 5 to 5 in order.
 
         Words end at white space, and every line ends in ``<eos>``.
-
-        Raises:
-            RecipeDataError: a file is missing, empty, or not UTF-8.
         """
         texts = [_tokens(lines, level) for lines in _lines(path)]
         vocabulary = list(dict.fromkeys([*texts[0], UNKNOWN]))  # in order of first appearance

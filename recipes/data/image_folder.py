@@ -4,8 +4,6 @@ The crops of an image are drawn from (seed, epoch, image) alone: they do not dep
 process, or whether the run was stopped before.
 """
 
-from __future__ import annotations
-
 import math
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,11 +41,7 @@ class Draw(NamedTuple):
 def find_images(path: Path, count: int | None = None) -> tuple[list[str], Files]:
     """The classes' names, and the image files of ``path``/CLASS/, class by class in the order of the names.
 
-    Args:
-        count: so many of them, evenly over all and so over the classes; None takes all.
-
-    Raises:
-        RecipeDataError: no folder, fewer than two classes in it, or a class without images.
+    With ``count`` so many of them, evenly over all and so over the classes.
     """
     classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
     if len(classes) < 2:

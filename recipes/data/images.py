@@ -3,8 +3,6 @@
 Batches go by number, so that a run resumed in the middle of an epoch sees what it would have seen.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib
@@ -45,7 +43,7 @@ class Images:
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
-    def first(self, training: int | None, test: int | None) -> Images:
+    def first(self, training: int | None, test: int | None) -> "Images":
         """The first ``training`` and ``test`` images; None takes all."""
         some = self.train_images[:training], self.train_labels[:training]
         return Images(self.classes, *some, self.test_images[:test], self.test_labels[:test])

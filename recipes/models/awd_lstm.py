@@ -3,8 +3,6 @@
 Section numbers are the paper's. Its averaged SGD is an optimizer's matter; this is the model and its dropouts.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -67,19 +65,9 @@ class WeightDropLSTM(nn.Module):
 class AWDLSTM(nn.Module):
     """Layers of LSTM with locked dropout in between; the decoder's weight is the embedding's (section 4.4).
 
-    Args:
-        vocabulary: the number of different tokens.
-        embedding: the size of a word vector, and of the last layer (section 4.5).
-        hidden: the size of the other layers.
-        layers: how many, at least 1.
-        dropout: of the last layer's outputs.
-        dropout_hidden: of the outputs between layers.
-        dropout_input: of the word vectors.
-        dropout_embedding: of whole words, each everywhere in a pass (section 4.3).
-        weight_dropout: of the hidden-to-hidden weights. All of these are probabilities in [0, 1).
-
-    Raises:
-        ValueError: a size below 1, or a probability outside [0, 1).
+    ``embedding`` is the size of a word vector and of the last layer (section 4.5), ``hidden`` that of the others.
+    Dropouts are probabilities in [0, 1): of the last layer's outputs, of those between layers, of the word vectors, of
+    whole words, each everywhere in a pass (section 4.3), and of the hidden-to-hidden weights.
     """
 
     def __init__(

@@ -3,8 +3,6 @@
 ``make_model`` builds one from the name that the papers' scripts give it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -159,17 +157,9 @@ def is_model(name: str) -> bool:
 
 
 def make_model(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """An image classifier, [batch, channels, height, width] -> logits [batch, classes].
+    """An image classifier by its name in the papers' scripts, [batch, channels, height, width] -> [batch, classes].
 
-    Args:
-        name: as in the papers' scripts, with its arguments in parentheses.
-        shape: (channels, height, width) of an image.
-        classes: at least 2.
-
-    The weights are drawn from torch's default generator: ``torch.manual_seed`` before the call fixes them.
-
-    Raises:
-        ValueError: an unknown name, arguments that the model does not take, or fewer than two classes.
+    ``shape`` is (channels, height, width) of an image. Raises ValueError for a name or arguments that no model has.
 
     Example:
         >>> sum(p.numel() for p in make_model("resnet(32,1)", (3, 32, 32), 10).parameters())

@@ -51,7 +51,6 @@ def test_loss_is_reinforces() -> None:
     returns = (played.rewards * powers[:, None]).flip(0).cumsum(0).flip(0) / powers[:, None]
     terms = ((returns - returns.mean(1, keepdim=True)) * logs)[played.alive]
     torch.testing.assert_close(loss.backward, -terms.mean())
-    assert of.evaluate()["mean_return"] == pytest.approx(float(played.rewards.sum(0).mean()))
 
 
 def test_policy_improves(tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_policy_improves(tmp_path: Path) -> None:
     assert control.main(["--epochs", "3", "--episodes", "6", "--quiet", "--result-dir", str(tmp_path)]) == 0
     header, *epochs, _ = read_log(tmp_path)
     assert header["arguments"]["algo"] == "adaloss" and epochs[0]["lr"] == 1.0
-    assert max(row["mean_return"] for row in epochs) > 3 * 20  # an untrained policy lasts about 20 steps
+    assert max(row["test_return"] for row in epochs) > 5 * 9.5  # the likeliest action of an untrained one: about 9
 
 
 def test_stopped_run_goes_on(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(algo: str, folder: 
 
 def test_a_step_is_what_a_hand_writes(folder: Path, tmp_path: Path) -> None:
     """b² = b0² + alpha · loss, p <- p - lr · g / b."""
-    given = arguments(folder, "--train-texts", "16", "--epochs", "1", "--lr", "2", "--b0", "0.5", "--alpha", "3")
+    given = arguments(folder, "--texts", "16", "--epochs", "1", "--lr", "2", "--b0", "0.5", "--alpha", "3")
     task = make_task(given)
     model = copy.deepcopy(task.model).double()
     ((tokens, labels),) = task.batches(0, 0)
@@ -126,9 +126,9 @@ def test_it_learns(folder: Path, tmp_path: Path) -> None:
 def test_defaults() -> None:
     assert text.parse([]).lr == 1 and text.parse(["--lr", "0.3"]).lr == 0.3
     assert text.parse(["--algo", "adam"]).lr is None
-    quick = text.parse(["--quick", "--train-texts", "50"])
+    quick = text.parse(["--quick", "--texts", "50"])
     assert (quick.dataset, quick.algo, quick.epochs, quick.length) == ("imdb", "adaloss", [2], 64)
-    assert (quick.train_texts, quick.test_texts) == (50, 2000)
+    assert quick.texts == 50 and text.parse(["--quick"]).texts == 2000
 
 
 ERRORS = {
