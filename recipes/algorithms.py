@@ -59,7 +59,9 @@ _OPTIONS = {  # the arguments that the command line has, with their flags
 def options_of(algo: str) -> set[str]:
     """The arguments of the algorithm that the command line has."""
     name, more = _OTHERS.get(algo, (algo, ()))
-    return _OPTIONS.keys() & {*inspect.signature(optimizer_class(name)[0]).parameters, *more}
+    cls = optimizer_class(name)[0]
+    without = {"weight_decay"} - cls.hyperparameter_checks.keys()  # gRDA takes no other than 0
+    return _OPTIONS.keys() & ({*inspect.signature(cls).parameters, *more} - without)
 
 
 def add_algorithm_options(parser: argparse.ArgumentParser, algo: str = "sgd") -> None:

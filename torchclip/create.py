@@ -87,7 +87,7 @@ def create_optimizer(
 def _spared(cls: type[FusedOptimizer], model: nn.Module, arguments: Mapping[str, Any]) -> ParamsT:
     """The param groups of ``filter_bias_and_bn=True``."""
     has = inspect.signature(cls).parameters
-    if "weight_decay" not in has:
+    if "weight_decay" not in cls.hyperparameter_checks:
         raise ValueError(f"{cls.__name__} has no weight decay to spare biases and norms: leave out filter_bias_and_bn")
     named = getattr(model, "no_weight_decay", None)
     weight_decay = arguments.get("weight_decay", has["weight_decay"].default)

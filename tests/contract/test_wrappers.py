@@ -128,3 +128,13 @@ def test_accelerate_sees_a_skipped_step(backend: str) -> None:
 
 def test_nothing_was_skipped_before_the_first_step(backend: str) -> None:
     assert not torchclip.SGD([parameter()], lr=0.1, backend=backend).step_was_skipped
+
+
+@pytest.mark.parametrize("wrapper", [Copied, LookedUp])
+def test_a_loss_set_there_is_the_optimizers(wrapper: Callable[[Any], Any], backend: str) -> None:
+    optimizer = torchclip.AdaLoss([parameter()], lr=1.0, backend=backend)
+    wrapped = wrapper(optimizer)
+    wrapped.loss = 3.0
+    assert optimizer.loss == wrapped.loss == 3.0
+    wrapped.step()
+    assert float(wrapped.metrics()["lr_scale"]) == 0.5 and optimizer.loss is None

@@ -27,6 +27,8 @@ class GRDA(FusedOptimizer):
         lr: the step size :math:`\eta`, at least 0.
         c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
         mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
+        weight_decay: must be 0: gRDA draws parameters to zero by itself. It is taken since frameworks hand it to every
+            optimizer.
         extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.
 
     Raises:
@@ -58,8 +60,13 @@ class GRDA(FusedOptimizer):
         lr: float | Tensor = 0.01,
         c: float = 0.0,
         mu: float = 0.7,
+        *,
+        weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
+        refused = hyperparameters.ABSENT.reason_against("weight_decay", weight_decay)
+        if refused is not None:
+            raise ValueError(f"GRDA has no weight decay, and was given {weight_decay=}: leave it out, or set c and mu")
         super().__init__(params, {"lr": lr, "c": c, "mu": mu}, **options)
 
     def sparsity(self) -> Tensor:

@@ -188,7 +188,8 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
     if loss is None:
         raise TypeError(
             f"{optimizer} takes its step size from the loss, and step() got none: call step(closure) with a closure "
-            "that returns the loss, or step(loss=loss)"
+            "that returns the loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss "
+            "before it, of the optimizer itself and not of a wrapper"
         )
     if isinstance(loss, (int, float)) and not isinstance(loss, bool):
         dtype = torch.float32 if device.type == "mps" else torch.float64

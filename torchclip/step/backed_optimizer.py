@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from torchclip.backends import choice
 from torchclip.state.group_state import complete_shared
@@ -41,6 +42,20 @@ class BackedOptimizer(MeasuredOptimizer):
         own = self._own
         return choice.explain(own._requested, own.param_groups, own._processes.compiled_reason(own))
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss for the next step, where a framework calls ``step()`` without one; None where none was handed over.
+
+        ``optimizer.loss = loss`` in front of ``step()`` is ``step(loss=loss)``. The next step takes it, whether its
+        rule looks at it or not, and whatever comes of the step; ``step(loss=...)`` goes before it, and it before what
+        a closure returns. It is no state.
+        """
+        return self._own._last.given_loss
+
+    @loss.setter
+    def loss(self, loss: Tensor | float | None) -> None:
+        self._own._last.given_loss = loss.detach() if isinstance(loss, Tensor) else loss
+
     def _complete_shared(self) -> None:
         self._processes.check(self)
         with torch.inference_mode(False):
@@ -57,7 +72,9 @@ class BackedOptimizer(MeasuredOptimizer):
         self._unstarted = self._all_unstarted()
         self._plan = None
         self._backend = None
+        handed = vars(self).get("_last", LastStep).given_loss  # which a load or a new param group does not take
         self._last = LastStep()
+        self._last.given_loss = handed
 
     def _choose_anew(self) -> None:
         """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""

@@ -118,7 +118,7 @@ class FusedOptimizer(BackedOptimizer):
         Args:
             closure: re-evaluates the model and returns the loss; it runs with gradients enabled.
             loss: the loss, one number on the parameters' device, for ``AdaLossStep``, which takes what the closure
-                returned where this is None. Nothing else looks at it.
+                returned where this is None, and before that what :attr:`loss` was set to. Nothing else looks at it.
 
         Returns:
             What the closure returned, else None.
@@ -130,7 +130,9 @@ class FusedOptimizer(BackedOptimizer):
             TypeError, ValueError: for a closure that cannot be called, a missing loss under ``AdaLossStep``, one that
                 is no scalar, or one on another device.
         """
-        result = None
+        result, handed = None, self._last.given_loss
+        if handed is not None:
+            self._last.given_loss = None
         if closure is not None:
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():
@@ -139,7 +141,7 @@ class FusedOptimizer(BackedOptimizer):
         check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
         scaled_by, step_size = None, self._modifiers.step_size
         if isinstance(step_size, AdaLossStep):
-            given = result if loss is None else loss
+            given = next((each for each in (loss, handed, result) if each is not None), None)
             if given is None and not any(group["lr"] for group in self.param_groups):
                 given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
             scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)

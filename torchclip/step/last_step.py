@@ -37,12 +37,14 @@ class LastStep:
         outcome: of a compiled plan.
         found_inf: AMP's, which a GPU looks at without the host.
         given_norm: what the next step takes for its norm.
+        given_loss: what the next step takes for its loss.
     """
 
     report: reference.StepReport | None = None
     outcome: int = STEPPED
     found_inf: Tensor | None = None
     given_norm: Tensor | None = None
+    given_loss: Tensor | float | None = None
 
     def was_skipped(self, plan: Plan | None, modifiers: Modifiers) -> bool:
         """Whether it has written nothing; a GPU is waited for."""
