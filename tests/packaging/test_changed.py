@@ -19,7 +19,8 @@ from places import PYTHONPATH, ROOT, TESTS
     [
         ([], []),
         (["README.md", "docs/architecture.md", "LICENSE"], []),
-        (["torchclip/policies/clip.py"], ["unit", "contract", "checkpoints", "kernels", "distributed"]),
+        (["torchclip/policies/clip.py"], ["unit", "contract", "checkpoints", "kernels", "distributed", "frameworks"]),
+        (["torchclip/integrations/timm.py"], ["frameworks", "packaging"]),
         (["csrc/rules/momentum.h"], ["unit", "contract", "checkpoints", "kernels"]),
         (["csrc/build.py"], ["packaging"]),
         (["recipes/lm.py", "tests/bench/test_plot.py"], ["recipes", "bench"]),

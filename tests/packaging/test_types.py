@@ -22,6 +22,7 @@ from torchclip.matrix import required_arguments
 
 PROGRAM = """
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ from typing_extensions import assert_type
 
 import torchclip
 from torchclip import optim
+from torchclip.integrations.timm import register
+from torchclip.integrations.torchtitan import FusedOptimizersMixin
+from torchclip.integrations.transformers import FusedTrainerMixin
 
 model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
 inputs = torch.randn(8, 3)
@@ -113,6 +117,9 @@ assert_type(torchclip.GRDA(parameters).sparsity(), Tensor)
 assert_type(torchclip.clip_grad_norm_(model.parameters(), 1.0, norm_type=math.inf), Tensor)
 assert_type(torchclip.get_total_norm([parameters[0]]), Tensor)
 assert_type(torchclip.param_groups_per_layer(model), list[dict[str, Any]])
+
+adam.loss = torch.tensor(1.0)
+for_frameworks: tuple[Callable[[], list[str]], type, type] = (register, FusedTrainerMixin, FusedOptimizersMixin)
 """
 
 

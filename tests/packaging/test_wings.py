@@ -17,6 +17,9 @@ from places import ROOT
 WINGS = ("kernels", "rules", "policies", "state", "distributed", "backends", "step", "optimizers")
 """From the lowest to the highest; what lies beside them, ``torchclip/info.py`` say, is above them all."""
 
+OPTIONAL = ("integrations", "keras")
+"""Above even that: what a user imports beside the package, and nothing else does."""
+
 
 @dataclass(frozen=True)
 class Import:
@@ -40,6 +43,8 @@ class Import:
 def height(module: str) -> int:
     """The place of a module's wing."""
     wing = module.partition(".")[0]
+    if wing in OPTIONAL:
+        return len(WINGS) + 1
     return WINGS.index(wing) if wing in WINGS else len(WINGS)
 
 
@@ -96,7 +101,7 @@ def imports() -> list[Import]:
 
 
 def test_no_import_looks_up(imports: list[Import]) -> None:
-    assert {height(each.importer) for each in imports} == set(range(len(WINGS) + 1))
+    assert {height(each.importer) for each in imports} == set(range(len(WINGS) + 2))
     assert [each for each in imports if each.looks_up] == []
 
 
@@ -106,7 +111,7 @@ def test_imports_make_no_circle(imports: list[Import]) -> None:
 
 def test_every_folder_is_a_wing() -> None:
     folders = {path.name for path in (ROOT / "torchclip").iterdir() if any(path.rglob("*.py"))}
-    assert folders == set(WINGS)
+    assert folders == {*WINGS, *OPTIONAL} - {"keras"}
 
 
 def test_the_page_on_them_names_what_is_there() -> None:
@@ -129,11 +134,20 @@ def test_the_page_on_them_names_what_is_there() -> None:
             Import("rules.a", "policies.b", True),
         ),
         ("rules/a.py", "from torchclip import info", Import("rules.a", "info", False)),
+        ("info.py", "from torchclip.integrations import b", Import("info", "integrations.b", False)),
         ("rules/a.py", "from ..policies.b import c", Import("rules.a", "policies.b", False)),
     ],
 )
 def test_what_looks_up_is_found(path: str, text: str, found: Import, tmp_path: Path) -> None:
-    for name in ("__init__.py", "info.py", "policies/__init__.py", "policies/b.py", "rules/__init__.py", path):
+    for name in (
+        "__init__.py",
+        "info.py",
+        "policies/__init__.py",
+        "policies/b.py",
+        "rules/__init__.py",
+        "integrations/b.py",
+        path,
+    ):
         file = tmp_path / "torchclip" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

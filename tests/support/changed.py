@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from places import ROOT
 
-FOLDERS = ("unit", "contract", "checkpoints", "kernels", "distributed", "recipes", "bench", "packaging")
+FOLDERS = ("unit", "contract", "checkpoints", "kernels", "distributed", "frameworks", "recipes", "bench", "packaging")
 STEPS = ("unit", "contract", "checkpoints", "kernels")
 """Where steps are taken."""
 
@@ -26,7 +26,8 @@ ASKED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tests/conftest.py", FOLDERS),
     *((f"tests/{folder}/", (folder,)) for folder in (*FOLDERS, ALONE)),
     ("tests/", ()),
-    ("torchclip/", (*STEPS, "distributed")),
+    ("torchclip/integrations/", ("frameworks", "packaging")),
+    ("torchclip/", (*STEPS, "distributed", "frameworks")),
     ("kernels/", STEPS),
     ("csrc/build.py", ("packaging",)),
     ("csrc/object_cache.py", ("packaging",)),
