@@ -103,6 +103,12 @@ def test_torch_is_no_build_requirement() -> None:
     assert "torch" not in re.sub("#.*", "", build_system[1])
 
 
+def test_the_citation_has_this_version_and_the_papers() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {torchclip.__version__}\n" in text
+    assert re.findall(r"arXiv:([\d.]+)", text) == ["2010.02519", "2109.08282", "2006.09358", "1912.00144"]
+
+
 @pytest.fixture(scope="module")
 def said_where_installed(installed: Path) -> tuple[str, str, str]:
     """Where the wheel is installed: what a step did, the words of a backend that is not there, the package's report.
