@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,31 @@ def test_threads_are_those_of_the_calling_thread() -> None:
     command = [sys.executable, "-c", f"CASES = {CASES}\n{SCRIPT}"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == [f"{name}: {woken}" for name, (_, _, woken) in CASES.items()]
+
+
+# As where a process has used up the threads that its user may have.
+FEWER = """
+import torch, torchclip
+
+def stepped(threads):
+    torch.set_num_threads(threads)
+    parameters = [torch.nn.Parameter(torch.ones(1000)) for _ in range(3000)]
+    for index, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, 1.0 + index)
+    optimizer = torchclip.SGD(parameters, lr=0.1, momentum=0.9, clip=100.0, backend="cpu")
+    optimizer.step()
+    optimizer.step()
+    return torch.stack([parameter.detach() for parameter in parameters])
+
+alone = stepped(1)
+assert (alone != 1).all()
+print(torch.equal(stepped(4), alone))
+"""
+
+
+@pytest.mark.skipif(unavailable_reason("cpu") is not None, reason="the CPU passes are not built")
+def test_fewer_threads_than_were_asked_for_do_all() -> None:
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "3"}
+    command = [sys.executable, "-c", FEWER]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "True\n"
