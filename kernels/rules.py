@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 
 from .momentum import adagrad_norm, mix_clip, mix_clip_factor, momentum, normalized_factor, normalized_sgd, sgd
-from .numbers import power, quotient, root
+from .numbers import quotient, root
 from .second_moment import adam, nadam, radam, second_moment
+from .soft_threshold import ada_breg, grda, lin_breg, soft_threshold
 
 
 @triton.jit
@@ -40,7 +41,7 @@ def apply(run: tl.constexpr, parameter, gradient, state, coefficients):
     elif run.family == "root_mean_square":
         return root_mean_square(parameter, gradient, state, coefficients, run.slots)
     elif run.family == "soft_threshold":
-        return soft_threshold(gradient, state, coefficients)
+        return soft_threshold(gradient, state, coefficients, run.slots)
     else:
         tl.static_assert(run.family == "sign_of_average")
         return sign_of_average(parameter, gradient, state, coefficients)
@@ -78,9 +79,13 @@ def coefficients(finish: tl.constexpr, h, scalars, first, norms):
         return adagrad_norm(h, norms), scalars
     elif finish.rule == "grda":
         return grda(h, scalars)
-    else:
-        tl.static_assert(finish.rule == "lion")
+    elif finish.rule == "lion":
         return lion(h), scalars
+    elif finish.rule == "lin_breg":
+        return lin_breg(h), scalars
+    else:
+        tl.static_assert(finish.rule == "ada_breg")
+        return ada_breg(h, scalars)
 
 
 @triton.jit
@@ -136,31 +141,6 @@ def adagrad(h, scalars):
     one = zero + 1.0
     # As many steps as were taken before this one: t - 1.
     return (one, one, zero, lr / (1.0 + step * lr_decay), eps, zero, zero, zero), (step + 1.0, unused)
-
-
-@triton.jit
-def soft_threshold(gradient, state, coefficients):
-    """gRDA (csrc/rules/grda.h).
-
-    accumulator <- accumulator - lr g;  p <- sign(accumulator) max(|accumulator| - threshold, 0)
-    """
-    accumulator, second, third = state
-    lr, threshold, _, _, _, _, _, _ = coefficients
-    accumulator = accumulator - lr * gradient
-    size = tl.abs(accumulator) - threshold
-    size = tl.where(size < 0, 0.0, size)
-    return tl.where(accumulator < 0, -size, size), (accumulator, second, third)
-
-
-@triton.jit
-def grda(h, scalars):
-    """l1 <- l1 + c lr^(mu + 1/2) (t^mu - (t - 1)^mu)"""
-    lr, c, mu, _, _, _, _, _ = h
-    step, l1 = scalars
-    growth = power(step + 1.0, mu) - power(step, mu)
-    l1 = l1 + c * power(lr, mu + 0.5) * growth
-    zero = tl.zeros_like(lr)
-    return (lr, l1, zero, zero, zero, zero, zero, zero), (step + 1.0, l1)
 
 
 @triton.jit

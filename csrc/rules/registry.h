@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "ada_breg.h"
 #include "adagrad.h"
 #include "adagrad_norm.h"
 #include "adam.h"
 #include "grda.h"
+#include "lin_breg.h"
 #include "lion.h"
 #include "mix_clip.h"
 #include "nadam.h"
@@ -21,7 +23,8 @@ namespace torchclip {
 template <class... Rule>
 struct RuleList {};
 
-using Rules = RuleList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda, Lion>;
+using Rules = RuleList<Sgd, NormalizedSgd, MixClip, Adam, NAdam, RAdam, RMSprop, Adagrad, AdaGradNorm, Grda, Lion,
+                       LinBreg, AdaBreg>;
 
 // The one walk over the list: calls `visit(std::type_identity<Rule>{}, position)` for every rule, on either side.
 #if defined(__CUDACC__)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import LOSS, assert_same_params, build, draw_gradients, each_optimizer, leaves
+from builders import LOSS, SPARSE, assert_same_params, build, draw_gradients, each_optimizer, leaves
 from torchclip import Lookahead, ZClip
 from torchclip.step import torch_compile as compiled
 
@@ -28,7 +28,7 @@ def tensors_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def test_a_step_of_the_one_leaves_the_others_state(name: str, dtype: torch.dtype, backend: str) -> None:
     def made() -> tuple[torch.optim.Optimizer, list[torch.nn.Parameter]]:
         params = [torch.nn.Parameter(param.detach().to(dtype)) for param in leaves()]
-        extras = {"extensions": (Lookahead(k=2),)} if name != "grda" else {}
+        extras = {"extensions": (Lookahead(k=2),)} if name not in SPARSE else {}
         return build(name, params, **extras, clip=ZClip(warmup_steps=2), backend=backend), params
 
     first, first_params = made()

@@ -33,7 +33,9 @@ def complex_parameter() -> torch.nn.Parameter:
 @REAL_CLASSES
 def test_class_that_takes_real_parameters_only(cls: type[torch.optim.Optimizer], dtype: torch.dtype) -> None:
     good, bad = torch.zeros(3, requires_grad=True), torch.zeros(3, dtype=dtype, requires_grad=True)
-    with pytest.raises(TypeError, match=f"'head.bias'.*{dtype}.*all but GRDA and AdaGradNorm.*view_as_complex"):
+    with pytest.raises(
+        TypeError, match=f"'head.bias'.*{dtype}.*all but GRDA, LinBreg, AdaBreg and AdaGradNorm.*view_as_complex"
+    ):
         cls([("head.weight", good), ("head.bias", bad)], **REQUIRED[cls])
     optimizer = cls([good], **REQUIRED[cls])
     with pytest.raises(TypeError, match=f"parameter 0 of param group 1.*{dtype}"):

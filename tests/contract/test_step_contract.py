@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 import torchclip
 from builders import (
     LOSS,
+    SPARSE,
     build,
     copies_of,
     draw_gradients,
@@ -205,7 +206,7 @@ def test_a_fused_step_allocates_nothing_the_size_of_a_parameter(name: str, backe
     params.append(torch.nn.Parameter(torch.randn(200, 300).t()))
     for p in params:
         p.grad = torch.randn_like(p)
-    options = {} if name == "grda" else {"weight_decay": 0.1}
+    options = {} if name in SPARSE else {"weight_decay": 0.1}
     optimizer = build(name, params, clip=1.0, backend=backend, **options)
     optimizer.step(loss=LOSS)  # makes the state
     assert largest_allocation(lambda: params[0].detach().clone()) == 400_000  # the measurement works

@@ -17,6 +17,7 @@ import torchclip
 from builders import (
     LOSS,
     OPTIMIZERS,
+    SPARSE,
     assert_same_params,
     build,
     copies_of,
@@ -82,7 +83,7 @@ def test_goes_in_the_right_direction_under_schedulers(name: str, contiguous: boo
 @each_optimizer
 def test_maximize_goes_the_other_way(name: str, backend: str) -> None:
     if "maximize" not in inspect.signature(OPTIMIZERS[name][0]).parameters:
-        pytest.skip("gRDA has no maximize")
+        pytest.skip("rules that set their parameters anew have no maximize")
     params, closure = linear_problem(contiguous=True)
     optimizer = build(name, params, maximize=True, backend=backend)
     before = closure().item()
@@ -94,7 +95,7 @@ def test_maximize_goes_the_other_way(name: str, backend: str) -> None:
 @each_optimizer
 def test_zero_gradients_move_nothing(name: str, backend: str) -> None:
     options = {"weight_decay": 0.0} if name in ("sgdw", "adamw", "radamw") else {}
-    options |= {"c": 0.0} if name == "grda" else {}
+    options |= {"grda": {"c": 0.0}, "lin_breg": {"lam": 0.0}, "ada_breg": {"lam": 0.0}}.get(name, {})
     params = leaves()
     before = [param.detach().clone() for param in params]
     for param in params:
@@ -147,7 +148,7 @@ def test_param_groups_have_their_own_learning_rate_and_decay(name: str, backend:
         pytest.skip("its step depends on the other group's gradients; tests of conformance have two groups")
     first, second = leaves(2), leaves(2)
     copies, others = copies_of(first), copies_of(second)
-    mine = {"lr": 0.25} if name == "grda" else {"lr": 0.25, "weight_decay": 0.5}
+    mine = {"lr": 0.25} if name in SPARSE else {"lr": 0.25, "weight_decay": 0.5}
     both = build(name, [{"params": first}, {"params": second, **mine}], backend=backend)
     apart = [build(name, copies, backend=backend), build(name, others, **mine, backend=backend)]
     for step in range(3):

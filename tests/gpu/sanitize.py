@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import torchclip
-from builders import OPTIMIZERS
+from builders import OPTIMIZERS, SPARSE
 from gpu_runs import BACKEND
 from memory_guard import contiguous_strides
 
@@ -79,7 +79,7 @@ def parameters(dtype: torch.dtype) -> list[Parameter]:
 
 def mixes(name: str, position: int) -> list[dict[str, Any]]:
     """What a rule is run with, in the type of that position. The policies' kernels are the same for every rule."""
-    extensions = EXTENSIONS if name == "grda" else EXTENSIONS + STEP_EXTENSIONS
+    extensions = EXTENSIONS if name in SPARSE else EXTENSIONS + STEP_EXTENSIONS
     found: list[dict[str, Any]] = [{}, {"clip": 1.0}, {"clip": 1.0, "extensions": extensions}]
     if BACKEND != "cuda":
         return found[::2] + (list(POLICIES) if name == "sgd" and position == 0 else [])

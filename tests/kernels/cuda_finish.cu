@@ -139,6 +139,8 @@ void run_rules(const Case& test) {
   run<AdaGradNorm>({0.1, 0.9}, test);
   run<Grda>({0.1, 0.005, 0.51}, test);
   run<Lion>({0.1, 0.9, 0.99}, test);
+  run<LinBreg>({0.1, 0.3, 0.8, 0.9}, test);
+  run<AdaBreg>({0.1, 0.3, 0.8, 0.9, 0.99, 1e-8}, test);
 }
 
 void test_uploads() {

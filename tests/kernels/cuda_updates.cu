@@ -132,6 +132,8 @@ int main() {
   run_dtypes<RootMeanSquare, 1>("adagrad");
   run_dtypes<RootMeanSquare, 7>("rmsprop");
   run_dtypes<SoftThreshold, 1>("grda");
+  run_dtypes<SoftThreshold, 3>("lin_breg");
+  run_dtypes<SoftThreshold, 7>("ada_breg");
   run_dtypes<Lion, 1>("lion");
   run_skipped();
   run_large_offsets();

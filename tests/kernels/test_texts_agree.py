@@ -112,7 +112,7 @@ def every_rule_anywhere() -> list[str]:
     """The names of the rules that any of the places knows."""
     headers = {path.stem for path in (ROOT / "csrc/rules").glob("*.h")}
     # What the rules share: the functors of the families, the interface, the list itself.
-    shared = {"momentum", "second_moment", "root_mean_square", "rule", "registry"}
+    shared = {"momentum", "second_moment", "root_mean_square", "soft_threshold", "rule", "registry"}
     return sorted((headers - shared) | set(RULES))
 
 

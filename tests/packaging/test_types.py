@@ -76,6 +76,8 @@ optimizers = [
     torchclip.NAdam(parameters, momentum_decay=4e-3, clip=torchclip.ZClip(warmup_steps=25)),
     torchclip.RAdam(parameters, decoupled_weight_decay=True, extensions=extensions, seed=7, backend="reference"),
     torchclip.Lion(parameters, betas=(0.9, 0.99), clip=1.0),
+    torchclip.LinBreg(parameters, lr=0.1, lam=1e-3, momentum=0.9),
+    torchclip.AdaBreg(parameters, lr=1e-3, lam=1e-3, delta=1.0),
     torchclip.RAdamW(parameters, foreach=None, extensions=[torchclip.Lookahead()]),
     torchclip.RMSprop(parameters, alpha=0.9, centered=True, clip=torchclip.AutoClip(10, window=8, nonfinite="skip")),
     torchclip.Adagrad(parameters, lr_decay=0.1, step_size=torchclip.SqrtDecay(b0=1.0, alpha=1.0)),
@@ -114,6 +116,7 @@ adam.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 0.1})
 assert_type(torchclip.SqrtDecayLR(adam, b0=1.0).get_lr(), list[float | Tensor])
 
 assert_type(torchclip.GRDA(parameters).sparsity(), Tensor)
+assert_type(torchclip.LinBreg(parameters, lr=0.1, lam=0.1).sparsity(), Tensor)
 assert_type(torchclip.clip_grad_norm_(model.parameters(), 1.0, norm_type=math.inf), Tensor)
 assert_type(torchclip.get_total_norm([parameters[0]]), Tensor)
 assert_type(torchclip.param_groups_per_layer(model), list[dict[str, Any]])

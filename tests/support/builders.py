@@ -29,6 +29,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
     "lion": (torchclip.Lion, {"lr": 0.1}),
+    "lin_breg": (torchclip.LinBreg, {"lr": 0.1, "lam": 0.3, "momentum": 0.9}),
+    "ada_breg": (torchclip.AdaBreg, {"lr": 0.1, "lam": 0.3}),
     "ada_loss": (torchclip.AdaLoss, {"lr": 0.2, "momentum": 0.9}),
     "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9}),
     "ada_grad_norm_row": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
@@ -122,10 +124,15 @@ REQUIRED: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
     torchclip.MixClip: {"lr": 0.1, "gamma": 1.0},
     torchclip.GRDA: {"c": 0.1},
     torchclip.Lion: {},
+    torchclip.LinBreg: {"lr": 0.1, "lam": 0.3, "momentum": 0.9},
+    torchclip.AdaBreg: {"lr": 0.1, "lam": 0.3},
     torchclip.AdaLoss: {"momentum": 0.9},
     torchclip.AdaGradNorm: {"momentum": 0.9},
 }
 """Every class with what its constructor needs."""
+
+SPARSE = ("grda", "lin_breg", "ada_breg")
+"""Those that set their parameters anew from an accumulator: without decay, maximize, and extensions on the step."""
 
 SGDS = (torchclip.SGD, torchclip.SGDW)
 ADAMS = (torchclip.Adam, torchclip.AdamW, torchclip.NAdam, torchclip.RAdam, torchclip.RAdamW)
@@ -199,6 +206,7 @@ KERNELS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "mix_clip": (torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "momentum": 0.9}),
     "grda": (torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
     "lion": (torchclip.Lion, {"lr": 0.1}),
+    "ada_breg": (torchclip.AdaBreg, {"lr": 0.1, "lam": 0.01}),
     "ada_grad_norm": (torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9, "scope": "row"}),
     # No draws here: they go by the order in memory, which some of these tests change.
     "lookahead": (

@@ -28,6 +28,8 @@ GRID: dict[str, tuple[float, ...]] = {
     "centered": (0.0, 1.0),
     "lr_decay": (0.0, 0.1),
     "c": (0.0, 0.01),
+    "lam": (0.0, 0.3),
+    "delta": (0.5, 1.0),
     "mu": (0.3, 0.7, 1.0),
 }
 STEPS = (1.0, 2.0, 5.0, 7.0, 1000.0)  # at the fifth RAdam's rho is between 4 and 5, for beta2 = .999

@@ -17,7 +17,7 @@ from torchclip.state.real_view import real_dtype, real_view
 
 CPU = torch.device("cpu")
 DTYPES = (torch.complex64, torch.complex128)
-REFUSING = (torchclip.GRDA, torchclip.AdaGradNorm)
+REFUSING = (torchclip.GRDA, torchclip.LinBreg, torchclip.AdaBreg, torchclip.AdaGradNorm)
 TAKING = [name for name, (cls, _) in OPTIMIZERS.items() if cls not in REFUSING]
 
 

@@ -150,6 +150,8 @@ RECIPES = (
     Recipe("mix_clip_clip", torchclip.MixClip, {"lr": 0.5, "gamma": 2.0, "clip": 5.0}, 3, 3),
     Recipe("normalized_sgd", torchclip.NormalizedSGD, MOMENTUM, fits=1),
     Recipe("grda", torchclip.GRDA, {"lr": 0.1, "c": 0.5}),
+    Recipe("lin_breg_clip", torchclip.LinBreg, {**MOMENTUM, "lam": 0.3, "clip": 5.0}, fits=1),
+    Recipe("ada_breg", torchclip.AdaBreg, {"lr": 0.1, "lam": 0.3}),
     Recipe("lion_clip", torchclip.Lion, {"lr": 0.1, "weight_decay": 0.1, "clip": 5.0}, fits=1),
     Recipe("ada_loss", torchclip.AdaLoss, MOMENTUM, takes_loss=True),
     Recipe("ada_grad_norm", torchclip.AdaGradNorm, {"lr": 1.0, "momentum": 0.9}, fits=1),

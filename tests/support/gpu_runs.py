@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import torchclip
-from builders import OPTIMIZERS, build
+from builders import OPTIMIZERS, SPARSE, build
 from memory_guard import same_bits
 
 DEVICE = "cuda"
@@ -27,8 +27,8 @@ EXTENSIONS = (
     torchclip.LRDropout(0.5),
     torchclip.Lookahead(k=2),
 )
-# gRDA has no step to drop and no slow weights.
-GRDA_EXTENSIONS = EXTENSIONS[:2]
+# They have no step to drop and no slow weights.
+SPARSE_EXTENSIONS = EXTENSIONS[:2]
 
 MIXES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -55,8 +55,8 @@ not."""
 
 def made(name: str, params: list[Parameter], **options: Any) -> torch.optim.Optimizer:
     """The optimizer of this name on the GPU, with a seed of its own."""
-    if name == "grda" and "extensions" in options:
-        options["extensions"] = GRDA_EXTENSIONS
+    if name in SPARSE and "extensions" in options:
+        options["extensions"] = SPARSE_EXTENSIONS
     return build(name, params, **{"seed": 7, "backend": BACKEND, **options})
 
 

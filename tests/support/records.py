@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import torchclip
-from rule_records import ADAMW_PLAIN, GRDA_PLAIN, MIX_CLIP_PLAIN, RULES, SGD_MOMENTUM, TYPICAL_NORM, Rule
+from rule_records import ADAMW_PLAIN, GRDA_PLAIN, MIX_CLIP_PLAIN, RULES, SGD_MOMENTUM, SPARSE, TYPICAL_NORM, Rule
 from torchclip import (
     AdaLossStep,
     AdaptiveGradientClip,
@@ -152,7 +152,7 @@ EXTENSIONS = (
 ALL_EXTENSIONS = Extras("all", tuple(extension for extras in EXTENSIONS for extension in extras.extensions))
 
 WITHOUT_STEPS = (LRDropout, Lookahead)
-"""What gRDA, which sets its parameters anew from its accumulator, cannot have."""
+"""What rules that set their parameters anew from an accumulator cannot have."""
 
 
 def _mixes(count: int, seed: int) -> list[Case]:
@@ -162,9 +162,8 @@ def _mixes(count: int, seed: int) -> list[Case]:
     for number in range(count):
         rule = draw.choice(RULES)
         other = draw.choice([r for r in RULES if r.cls is rule.cls])
-        # GRDA reads its parameter only once: it has neither decay nor maximize.
         extra: dict[str, Any] = {}
-        if rule.cls is not torchclip.GRDA:
+        if rule.cls not in SPARSE:
             extra = {"weight_decay": draw.choice((0.0, 0.1, 0.3)), "maximize": draw.random() < 0.5}
         # What is an argument of the constructor alone, or what Nesterov's momentum would contradict.
         alone = {"scope", "nesterov", "dampening"}
@@ -182,7 +181,7 @@ def _drawn_step_size(draw: random.Random, rule: Rule) -> Pace:
 
 def _drawn_extensions(draw: random.Random, rule: Rule) -> Extras:
     drawn = [extras for extras in EXTENSIONS if draw.random() < 0.5]
-    if rule.cls is torchclip.GRDA:
+    if rule.cls in SPARSE:
         drawn = [extras for extras in drawn if not isinstance(extras.extensions[0], WITHOUT_STEPS)]
     names = "+".join(extras.name for extras in drawn)
     return Extras(names, tuple(extension for extras in drawn for extension in extras.extensions))

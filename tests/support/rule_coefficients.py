@@ -140,7 +140,35 @@ def _adagrad_norm_coefficients(group: Group, step: float, first: bool) -> Coeffi
 def _grda_coefficients(group: Group, step: float, first: bool) -> Coefficients:
     lr, mu = float(group["lr"]), group["mu"]
     growth = group["c"] * lr ** (mu + 0.5) * (step**mu - (step - 1.0) ** mu)
-    return {"lr": lr, "threshold": growth}
+    return _threshold_coefficients(lr, growth, 1.0)
+
+
+def _threshold_coefficients(step: float, threshold: float, scale: float, **others: float) -> Coefficients:
+    names = ("beta1", "gradient_weight", "beta2", "square_weight", "root_offset")
+    unused = dict.fromkeys(names, 0.0)
+    return {"step": step, "threshold": threshold, "scale": scale, **unused, **others}
+
+
+def _lin_breg_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    lr, momentum, lam, delta = float(group["lr"]), group["momentum"], group["lam"], group["delta"]
+    if momentum == 0:
+        return _threshold_coefficients(lr, lam, delta)
+    return _threshold_coefficients(1.0, lam, delta, beta1=momentum, gradient_weight=(1.0 - momentum) * lr)
+
+
+def _ada_breg_coefficients(group: Group, step: float, first: bool) -> Coefficients:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    correction = math.sqrt(1.0 - beta2**step)
+    return _threshold_coefficients(
+        float(group["lr"]) * correction / (1.0 - beta1**step),
+        group["lam"],
+        group["delta"],
+        beta1=beta1,
+        gradient_weight=1.0 - beta1,
+        beta2=beta2,
+        square_weight=1.0 - beta2,
+        root_offset=group["eps"] * correction,
+    )
 
 
 def _lion_coefficients(group: Group, step: float, first: bool) -> Coefficients:
@@ -166,5 +194,7 @@ COEFFICIENTS: dict[str, Callable[[Group, float, bool], Coefficients]] = {
     "adagrad_norm": _adagrad_norm_coefficients,
     "grda": _grda_coefficients,
     "lion": _lion_coefficients,
+    "lin_breg": _lin_breg_coefficients,
+    "ada_breg": _ada_breg_coefficients,
 }
 """By the rule's name."""

@@ -55,6 +55,13 @@ MIX_CLIP_PLAIN = Rule(
 )
 GRDA_PLAIN = Rule("grda", torchclip.GRDA, {"lr": 0.1, "c": 1.0, "mu": 0.7}, {"lr": 0.2, "c": 0.5, "mu": 0.51})
 
+LIN_BREG = Rule("lin_breg", torchclip.LinBreg, {"lr": 0.1, "lam": 0.5, "delta": 0.8}, {"lam": 0.0, "momentum": 0.5})
+ADA_BREG = Rule(
+    "ada_breg", torchclip.AdaBreg, {"lr": 0.1, "lam": 0.5}, {"lam": 0.2, "delta": 2.0, "betas": (0.8, 0.95)}
+)
+SPARSE = (torchclip.GRDA, torchclip.LinBreg, torchclip.AdaBreg)
+"""The rules that set their parameters anew from an accumulator: without decay, maximize, and extensions on the step."""
+
 # A sum that starts at b0^2 = 1 is soon that of the gradients' squares: TYPICAL_NORM^2 a step over all of them.
 ADA_NORM = torchclip.AdaGradNorm
 ADA_LOSS = Rule("ada_loss", torchclip.AdaLoss, {"lr": 0.5, "alpha": 0.5}, {"lr": 0.3, "momentum": 0.5})
@@ -117,6 +124,9 @@ RULES = (
     Rule("lion", torchclip.Lion, {"lr": 0.05}, {"betas": (0.5, 0.8), "weight_decay": 0.2}),
     Rule("lion_decay", torchclip.Lion, {"lr": 0.1, "weight_decay": 0.2, "maximize": True}, {"maximize": False}),
     GRDA_PLAIN,
+    LIN_BREG,
+    Rule("lin_breg_momentum", torchclip.LinBreg, {"lr": 0.3, "lam": 0.4, "momentum": 0.9}, {"momentum": 0.0}),
+    ADA_BREG,
     Rule("grda_schedule", torchclip.GRDA, {"lr": 0.2, "c": 1.0, "mu": 0.51}, {"mu": 1.0}, lr_decay=0.9),
     ADA_LOSS,
     Rule(

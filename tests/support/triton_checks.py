@@ -21,6 +21,7 @@ from torchclip.backends.reference.draws import Draws, normal_pair
 from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
 from torchclip.kernels import numbers, philox, pipeline, rules
 from torchclip.kernels.tables import Finish, Run
+from torchclip.optimizers.sparse import SparseOptimizer
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
 from torchclip.rules.table import RULES
 
@@ -119,6 +120,9 @@ def check_rules() -> None:
         (torchclip.Adagrad, {"lr": 0.5, "lr_decay": 0.1}, (0,)),
         (torchclip.GRDA, {"lr": 0.5, "c": 1.0, "mu": 0.5}, (0,)),
         (torchclip.Lion, {"lr": 0.5}, (0,)),
+        (torchclip.LinBreg, {"lr": 0.5, "lam": 0.5, "delta": 0.7}, (0,)),
+        (torchclip.LinBreg, {"lr": 0.5, "lam": 0.5, "momentum": 0.9}, (0, 1)),
+        (torchclip.AdaBreg, {"lr": 0.5, "lam": 0.5}, (0, 1, 2)),
     ):
         (p, *states, g), expected, state, k = stepped(cls, steps=3, **arguments)
         row = torch.zeros(8)
@@ -137,7 +141,7 @@ def check_rules() -> None:
             assert_close(blocks[slot], state[name])
         for slot in set(range(3)) - set(slots):
             assert not blocks[slot].any(), cls.__name__
-        if cls is torchclip.GRDA:
+        if issubclass(cls, SparseOptimizer):
             assert 0 < int((p == 0).sum()) < COUNT
             assert torch.equal(p == 0, expected == 0)
 

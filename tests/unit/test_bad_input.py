@@ -31,6 +31,8 @@ from memory_guard import same_bits
 
 NAN = math.nan
 
+BREGMAN = (torchclip.LinBreg, torchclip.AdaBreg)
+BETAS = (*ADAMS, torchclip.AdaBreg)
 MOMENTA = (*SGDS, torchclip.AdaLoss)
 AVERAGES = (*CLIPPING, torchclip.AdaGradNorm)
 
@@ -53,7 +55,10 @@ BAD_VALUES = (
     *(BadValue(tuple(REQUIRED), {"lr": v}, f"Invalid learning rate: {v}") for v in (-1, -0.1, NAN)),
     *(BadValue((*MOMENTA, torchclip.RMSprop), {"momentum": v}, f"Invalid momentum value: {v}") for v in (-1, NAN)),
     # Averages: 1 would forget every gradient.
-    *(BadValue(AVERAGES, {"momentum": v}, f"Invalid momentum value: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
+    *(
+        BadValue((*AVERAGES, torchclip.LinBreg), {"momentum": v}, f"Invalid momentum value: {v}")
+        for v in (-0.1, 1.0, 1.5, NAN)
+    ),
     *(
         BadValue(
             (*MOMENTA, *ADAMS, *ROOT_MEAN_SQUARES, *AVERAGES),
@@ -63,7 +68,11 @@ BAD_VALUES = (
         for v in (-1, -0.1, NAN)
     ),
     *(
-        BadValue((*ADAMS, *ROOT_MEAN_SQUARES, torchclip.NormalizedSGD), {"eps": v}, f"Invalid epsilon value: {v}")
+        BadValue(
+            (*ADAMS, *ROOT_MEAN_SQUARES, torchclip.NormalizedSGD, torchclip.AdaBreg),
+            {"eps": v},
+            f"Invalid epsilon value: {v}",
+        )
         for v in (-1, NAN)
     ),
     *(BadValue((torchclip.NAdam,), {"momentum_decay": v}, f"Invalid momentum_decay value: {v}") for v in (-1, NAN)),
@@ -73,12 +82,14 @@ BAD_VALUES = (
         for key in ("lr_decay", "initial_accumulator_value")
         for v in (-1, NAN)
     ),
-    *(BadValue(ADAMS, {"betas": (v, 0.9)}, f"Invalid beta parameter at index 0: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
-    *(BadValue(ADAMS, {"betas": (0.9, v)}, f"Invalid beta parameter at index 1: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
+    *(BadValue(BETAS, {"betas": (v, 0.9)}, f"Invalid beta parameter at index 0: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
+    *(BadValue(BETAS, {"betas": (0.9, v)}, f"Invalid beta parameter at index 1: {v}") for v in (-0.1, 1.0, 1.5, NAN)),
     *(BadValue(GAMMAS, {"gamma": v}, f"Invalid gamma value: {v}") for v in (-1, 0, 0.0, NAN)),
     *(BadValue((torchclip.MixClip,), {"nu": v}, f"Invalid nu value: {v}") for v in (-0.1, 1.1, NAN)),
     *(BadValue((torchclip.AdaGradNorm,), {"b0": v}, f"Invalid b0 value: {v}") for v in (-1, 0, 0.0, NAN, math.inf)),
     *(BadValue((torchclip.GRDA,), {"mu": v}, f"Invalid mu value: {v}") for v in (-0.5, 0, 0.0, NAN)),
+    *(BadValue(BREGMAN, {"lam": v}, f"Invalid lam value: {v}") for v in (-0.5, NAN)),
+    *(BadValue(BREGMAN, {"delta": v}, f"Invalid delta value: {v}") for v in (-0.5, 0, 0.0, NAN)),
     *(BadValue((torchclip.GRDA,), {"c": v}, f"Invalid c value: {v}") for v in (-0.5, NAN)),
     *(
         BadValue(

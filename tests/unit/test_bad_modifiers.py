@@ -198,10 +198,11 @@ def test_extensions_in_any_order_and_any_iterable() -> None:
 
 
 @pytest.mark.parametrize("extension", [LRDropout(), Lookahead()], ids=["LRDropout", "Lookahead"])
-def test_grda_refuses_what_would_drop_or_average_its_step(extension: object) -> None:
-    message = f"^{type(extension).__name__} cannot be combined with gRDA: gRDA sets p anew"
-    with pytest.raises(ValueError, match=message):
-        torchclip.GRDA(fresh(), extensions=(extension,))
+def test_sparse_rules_refuse_what_would_drop_or_average_its_step(extension: object) -> None:
+    message = f"^{type(extension).__name__} cannot be combined with gRDA, LinBreg and AdaBreg: they set p anew"
+    for cls in (torchclip.GRDA, torchclip.LinBreg, torchclip.AdaBreg):
+        with pytest.raises(ValueError, match=message):
+            cls(fresh(), **REQUIRED[cls], extensions=(extension,))
 
 
 # --- the loss of a step -------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ SPELLINGS = {
     "normalized_sgd": torchclip.NormalizedSGD,
     "grda": torchclip.GRDA,
     "lion": torchclip.Lion,
+    "lin_breg": torchclip.LinBreg,
+    "adabreg": torchclip.AdaBreg,
 }
 
 

@@ -118,8 +118,7 @@ def test_what_is_refused() -> None:
     assert refused == {
         ("AdaLoss", "AdaLossStep"),
         ("AdaLoss", "SqrtDecay"),
-        ("GRDA", "LRDropout"),
-        ("GRDA", "Lookahead"),
+        *((name, part) for name in ("GRDA", "LinBreg", "AdaBreg") for part in ("LRDropout", "Lookahead")),
     }
 
 

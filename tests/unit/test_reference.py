@@ -31,6 +31,8 @@ RMSPROP = {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0, "centered": False
 ADAGRAD = {"lr": 0.1, "lr_decay": 0.1, "eps": 1e-8, "weight_decay": 0, "initial_accumulator_value": 0.5}
 ADAGRAD_NORM = {"lr": 0.1, "b0": 1.0, "momentum": 0.9, "weight_decay": 0.01}
 LION = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
+LIN_BREG = {"lr": 0.1, "lam": 0.3, "delta": 0.7, "momentum": 0.9}
+ADA_BREG = {"lr": 0.1, "lam": 0.3, "delta": 0.7, "betas": (0.9, 0.999), "eps": 1e-8}
 GROUPS = {
     "sgd": SGD,
     "adam": ADAM,
@@ -43,6 +45,8 @@ GROUPS = {
     "adagrad_norm": ADAGRAD_NORM,
     "grda": GRDA,
     "lion": LION,
+    "lin_breg": LIN_BREG,
+    "ada_breg": ADA_BREG,
 }
 
 State = dict[Tensor, dict[str, Any]]
@@ -255,6 +259,36 @@ def test_steps_as_the_lion_paper() -> None:
             averages[i] = beta2 * averages[i] + (1 - beta2) * g
     expected = [torch.tensor(each, dtype=torch.float64) for each in (values, averages)]
     assert_same([param.flatten(), state[param]["exp_avg"].flatten()], expected, 1e-12)
+
+
+@pytest.mark.parametrize("rule", ["lin_breg", "lin_breg-momentum", "ada_breg"])
+def test_steps_as_the_bregman_paper(rule: str) -> None:
+    """Algorithms 1 to 3, number by number, with the threshold on delta |v| as the authors have it."""
+    param, state = parameters()[0], defaultdict(dict)
+    lr, lam, delta, (beta1, beta2) = 0.1, 0.3, 0.7, (0.9, 0.999)
+    beta = 0.9 if rule == "lin_breg-momentum" else 0.0
+    values = param.flatten().tolist()
+    sub_grads = [p / delta + lam * math.copysign(1.0, p) for p in values]
+    first, second, t = [0.0] * len(values), [0.0] * len(values), 0
+    group = {**ADA_BREG} if rule == "ada_breg" else {**LIN_BREG, "momentum": beta}
+    for step in range(1, STEPS + 1):
+        param.grad = gradients(step)[0]
+        if param.grad is None:
+            continue
+        take(rule.partition("-")[0], [{"params": [param], **group}], state)
+        t += 1
+        for i, g in enumerate(param.grad.flatten().tolist()):
+            if rule == "ada_breg":
+                first[i] = beta1 * first[i] + (1 - beta1) * g
+                second[i] = beta2 * second[i] + (1 - beta2) * g * g
+                change = lr / (1 - beta1**t) * first[i] / (math.sqrt(second[i]) / math.sqrt(1 - beta2**t) + 1e-8)
+            else:
+                change = first[i] = beta * first[i] + (1 - beta) * lr * g
+            sub_grads[i] -= change
+            values[i] = math.copysign(max(delta * abs(sub_grads[i]) - delta * lam, 0.0), sub_grads[i])
+    expected = [torch.tensor(each, dtype=torch.float64) for each in (values, sub_grads)]
+    assert_same([param.flatten(), state[param]["sub_grad"].flatten()], expected, 1e-12)
+    assert 0 < int((param == 0).sum()) < param.numel()
 
 
 def test_every_rule_is_tried_here() -> None:

@@ -3,6 +3,7 @@
 from torchclip.optimizers.adaloss import AdaGradNorm, AdaLoss
 from torchclip.optimizers.adam import Adam, AdamW
 from torchclip.optimizers.adam_variants import NAdam, RAdam, RAdamW
+from torchclip.optimizers.bregman import AdaBreg, LinBreg
 from torchclip.optimizers.clipping import MixClip, MomClip, SGDClip
 from torchclip.optimizers.grda import GRDA, gRDA
 from torchclip.optimizers.lion import Lion
@@ -14,11 +15,13 @@ __all__ = [
     "GRDA",
     "SGD",
     "SGDW",
+    "AdaBreg",
     "AdaGradNorm",
     "AdaLoss",
     "Adagrad",
     "Adam",
     "AdamW",
+    "LinBreg",
     "Lion",
     "MixClip",
     "MomClip",

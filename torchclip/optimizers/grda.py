@@ -7,12 +7,13 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.rules import hyperparameters, table
-from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.optimizers.sparse import SparseOptimizer
+from torchclip.rules import hyperparameters, soft_threshold
+from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
 
 
-class GRDA(FusedOptimizer):
+class GRDA(SparseOptimizer):
     r"""gRDA, generalised regularised dual averaging: trains a network and prunes it on the way.
 
     .. math::
@@ -47,7 +48,7 @@ class GRDA(FusedOptimizer):
     Source: Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358.
     """
 
-    spec = table.GRDA
+    spec = soft_threshold.GRDA
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "c": hyperparameters.non_negative("c value"),
@@ -68,13 +69,6 @@ class GRDA(FusedOptimizer):
         if refused is not None:
             raise ValueError(f"GRDA has no weight decay, and was given {weight_decay=}: leave it out, or set c and mu")
         super().__init__(params, {"lr": lr, "c": c, "mu": mu}, **options)
-
-    def sparsity(self) -> Tensor:
-        """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
-
-        The fused step counts while it writes; a parameter that it has not written yet is counted here.
-        """
-        return self._own._sparsity()
 
 
 gRDA = GRDA

@@ -17,9 +17,9 @@ from torchclip.policies.extensions import (
 )
 from torchclip.policies.group_clip import GroupClip, clips_of, measures_any, policies_of
 from torchclip.policies.step_size import SqrtDecay, StepSize, checked_step_size
-from torchclip.rules.rule_spec import RuleSpec, StateSlot
+from torchclip.rules.rule_spec import RuleSpec, StateSlot, copy_of
 
-SLOW = StateSlot("slow", None, at_least_float32=True, has_own_type=True, optional=True)
+SLOW = StateSlot("slow", of_parameter=copy_of, at_least_float32=True, has_own_type=True, optional=True)
 """Lookahead's slow weights."""
 
 
@@ -106,15 +106,14 @@ class Modifiers:
 
     def reason_against(self, spec: RuleSpec) -> str | None:
         """Why ``spec``'s rule cannot be combined with these; None where it can."""
-        if spec.name == "grda" and self.lr_dropout is not None:
+        if not spec.sets_parameter:
+            return None
+        refused = "cannot be combined with gRDA, LinBreg and AdaBreg: they set p anew from an accumulator at every step"
+        if self.lr_dropout is not None:
             return (
-                "LRDropout cannot be combined with gRDA: gRDA sets p anew from its accumulator at every step, so there "
-                "is no step to drop, and an element left out now would jump later; use GradientDropout, which keeps "
-                "gradients out of the accumulator"
+                f"LRDropout {refused}, so there is no step to drop, and an element left out now would jump later; use "
+                "GradientDropout, which keeps gradients out of the accumulator"
             )
-        if spec.name == "grda" and self.lookahead is not None:
-            return (
-                "Lookahead cannot be combined with gRDA: gRDA sets p anew from its accumulator at every step, and the "
-                "next one would overwrite the slow weights; leave it out"
-            )
+        if self.lookahead is not None:
+            return f"Lookahead {refused}, and the next one would overwrite the slow weights; leave it out"
         return None

@@ -39,31 +39,39 @@ class Extent(enum.Enum):
         return parameter.shape
 
 
+def copy_of(copy: Tensor, group: Group) -> Tensor:
+    """The initial value of state that starts where the parameter is."""
+    return copy
+
+
 @dataclass(frozen=True)
 class StateSlot:
     """One state tensor.
 
     Args:
         name: the key in ``optimizer.state[parameter]``.
-        initial: ``group -> value`` that it holds everywhere at first; None for a copy of the parameter.
+        initial: ``group -> value`` that it holds everywhere at first.
         at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
         extent: how many numbers it holds.
         has_own_type: True where its type does not depend on that of the other slots.
         optional: True where only some hyperparameters need it, so that a parameter may have other state without it.
+        of_parameter: ``(copy of the parameter, group) -> tensor`` that it is at first in place of ``initial``.
     """
 
     name: str
-    initial: Callable[[Group], float] | None = lambda group: 0.0
+    initial: Callable[[Group], float] = lambda group: 0.0
     at_least_float32: bool = False
     extent: Extent = Extent.ELEMENT
     has_own_type: bool = False
     optional: bool = False
+    of_parameter: Callable[[Tensor, Group], Tensor] | None = None
 
     def create(self, parameter: Tensor, group: Group) -> Tensor:
         """The tensor that this slot holds before the first step."""
         dtype = torch.promote_types(parameter.dtype, torch.float32) if self.at_least_float32 else parameter.dtype
-        if self.initial is None:
-            return parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
+        if self.of_parameter is not None:
+            copy = parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
+            return self.of_parameter(copy, group)
         shape, number = self.extent.shape(parameter), self.initial(group)
         value = complex(number, number) if dtype.is_complex else number  # the same in both parts
         if shape != parameter.shape:
@@ -117,6 +125,7 @@ class RuleSpec:
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
         takes_complex: whether it updates complex parameters, as their real view.
+        sets_parameter: whether the new parameter is a function of the new state alone, whatever the old one was.
         first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
             another first step.
         aliases: what state is called in the checkpoints of the rule's authors, and what it is called here.
@@ -138,6 +147,7 @@ class RuleSpec:
     aliases: Mapping[str, str] = field(default_factory=dict)
     by_scope: Callable[[Scope], RuleSpec] | None = None
     takes_complex: bool = True
+    sets_parameter: bool = False
 
     @property
     def clips_itself(self) -> bool:

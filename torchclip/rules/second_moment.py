@@ -18,7 +18,8 @@ from torchclip.rules.state_numbers import FRACTION
 # On the Convergence of Adam and Beyond, ICLR 2018, arXiv 1904.09237, Algorithm 2 (torch adds the bias correction).
 
 
-def _moments(gradient: Tensor, state: State, group: Group) -> State:
+def moments(gradient: Tensor, state: State, group: Group) -> State:
+    """The averages of the gradient and of its square after this step, and its number."""
     beta1, beta2 = group["betas"]
     return {
         "step": state["step"] + 1,
@@ -29,7 +30,7 @@ def _moments(gradient: Tensor, state: State, group: Group) -> State:
 
 def _adam(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
     beta1, beta2 = group["betas"]
-    new = _moments(gradient, state, group)
+    new = moments(gradient, state, group)
     t, second_moment = new["step"], new["exp_avg_sq"]
     if group["amsgrad"]:
         new["max_exp_avg_sq"] = second_moment = torch.maximum(state["max_exp_avg_sq"], second_moment)
@@ -69,7 +70,7 @@ def _nadam_momentum(step: Tensor, group: Group) -> Tensor:
 def _nadam(
     parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
 ) -> Stepped:
-    new = _moments(gradient, state, group)
+    new = moments(gradient, state, group)
     t = new["step"]
     momentum, following = _nadam_momentum(t, group), _nadam_momentum(t + 1, group)
     new["mu_product"] = product = state["mu_product"] * momentum
@@ -105,7 +106,7 @@ def _radam(
     parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
 ) -> Stepped:
     beta1, beta2 = group["betas"]
-    new = _moments(gradient, state, group)
+    new = moments(gradient, state, group)
     t, correction2 = new["step"], 1 - beta2 ** new["step"]
     average = new["exp_avg"] / (1 - beta1**t)
     rho_inf = 2 / (1 - beta2) - 1

@@ -13,7 +13,7 @@ from torchclip.rules.momentum import ADAGRAD_NORM, MIX_CLIP, NORMALIZED_SGD, SGD
 from torchclip.rules.norms import Norms
 from torchclip.rules.rule_spec import Group, RuleSpec, ScalarSlot, State, StateSlot, Stepped
 from torchclip.rules.second_moment import ADAM, NADAM, RADAM
-from torchclip.rules.state_numbers import NON_NEGATIVE
+from torchclip.rules.soft_threshold import ADA_BREG, GRDA, LIN_BREG
 
 # RMSprop, as torch.optim.RMSprop:
 #
@@ -85,39 +85,6 @@ ADAGRAD = RuleSpec(
 )
 
 
-# gRDA, the generalized regularized dual averaging of directional pruning:
-#
-#     a ← a − lr · g                                               from a = p
-#     l₁ ← l₁ + c · lr^(μ + 1/2) · (t^μ − (t − 1)^μ)                 from 0
-#     p ← sign(a) · max(|a| − l₁, 0)
-#
-# Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358, the gRDA
-# recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
-
-
-def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
-    lr, mu = group["lr"], group["mu"]
-    t = state["step"] + 1
-    l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
-    accumulator = state["accumulator"] - lr * gradient
-    stepped = accumulator.sign() * (accumulator.abs() - l1).clamp(min=0)
-    return stepped, {"step": t, "l1": l1, "accumulator": accumulator}
-
-
-GRDA = RuleSpec(
-    name="grda",
-    family="soft_threshold",
-    hyperparameters=("c", "mu"),
-    slots=(StateSlot("accumulator", None, at_least_float32=True),),
-    used_slots=lambda group: ("accumulator",),
-    scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64, wanted=NON_NEGATIVE)),
-    aliases={"iter_num": "step", "l1_accumulation": "l1"},
-    takes_complex=False,
-    step=_grda,
-    citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
-)
-
-
 # Lion:
 #
 #     p ← p − lr · sign(β₁ m + (1 − β₁) g),   then  m ← β₂ m + (1 − β₂) g
@@ -145,6 +112,9 @@ LION = RuleSpec(
 
 RULES: dict[str, RuleSpec] = {
     rule.name: rule
-    for rule in (SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, ADAGRAD_NORM, GRDA, LION)
+    for rule in (
+        *(SGD, NORMALIZED_SGD, MIX_CLIP, ADAM, NADAM, RADAM, RMSPROP, ADAGRAD, ADAGRAD_NORM, GRDA, LION, LIN_BREG),
+        ADA_BREG,
+    )
 }
 """Every rule by its name."""

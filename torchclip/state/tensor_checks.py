@@ -38,8 +38,8 @@ def check_parameter(name: str, parameter: Tensor, *, takes_complex: bool) -> Non
         )
     if parameter.is_complex() and not takes_complex:
         raise TypeError(
-            f"{name} is {parameter.dtype}, and of the optimizers here all but GRDA and AdaGradNorm take complex "
-            "parameters: choose another, or give this one real tensors and build the complex one with "
+            f"{name} is {parameter.dtype}, and of the optimizers here all but GRDA, LinBreg, AdaBreg and AdaGradNorm "
+            "take complex parameters: choose another, or give this one real tensors and build the complex one with "
             "torch.view_as_complex in forward()"
         )
     if parameter.layout is not torch.strided:

@@ -1,0 +1,121 @@
+"""The rules whose parameter is an accumulator drawn to zero, so that there are exact zeros: gRDA, LinBreg, AdaBreg."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchclip.rules.norms import Norms
+from torchclip.rules.rule_spec import Group, RuleSpec, ScalarSlot, State, StateSlot, Stepped, copy_of
+from torchclip.rules.second_moment import moments
+from torchclip.rules.state_numbers import NON_NEGATIVE
+
+
+def shrunk(value: Tensor, threshold: Tensor | float) -> Tensor:
+    """``sign(value) · max(|value| − threshold, 0)``."""
+    return value.sign() * (value.abs() - threshold).clamp(min=0)
+
+
+# gRDA, the generalized regularized dual averaging of directional pruning:
+#
+#     a ← a − lr · g                                               from a = p
+#     l₁ ← l₁ + c · lr^(μ + 1/2) · (t^μ − (t − 1)^μ)                 from 0
+#     p ← sign(a) · max(|a| − l₁, 0)
+#
+# Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358, the gRDA
+# recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
+
+
+def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None) -> Stepped:
+    lr, mu = group["lr"], group["mu"]
+    t = state["step"] + 1
+    l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
+    accumulator = state["accumulator"] - lr * gradient
+    return shrunk(accumulator, l1), {"step": t, "l1": l1, "accumulator": accumulator}
+
+
+GRDA = RuleSpec(
+    name="grda",
+    family="soft_threshold",
+    hyperparameters=("c", "mu"),
+    slots=(StateSlot("accumulator", of_parameter=copy_of, at_least_float32=True),),
+    used_slots=lambda group: ("accumulator",),
+    scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64, wanted=NON_NEGATIVE)),
+    aliases={"iter_num": "step", "l1_accumulation": "l1"},
+    takes_complex=False,
+    sets_parameter=True,
+    step=_grda,
+    citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
+)
+
+
+# Linearised Bregman iterations; with R = λ ‖·‖₁ the proximal step of the subgradient v is a soft threshold:
+#
+#     LinBreg:  v ← v − lr g,   or with momentum β   m ← β m + (1 − β) lr g,   v ← v − m        from m = 0
+#     AdaBreg:  v ← v − lr / (1 − β₁ᵗ) · m / (sqrt(s) / sqrt(1 − β₂ᵗ) + eps),                   m and s as Adam's
+#     both:     p ← δ · sign(v) · max(|v| − λ, 0)                                               from v = p/δ + λ sign(p)
+#
+# Bungert, Roith, Tenbrinck, Burger, A Bregman Learning Framework for Sparse Neural Networks, JMLR 2022,
+# arXiv 2105.04319, Algorithms 1 to 3.
+
+
+def _sub_grad(parameter: Tensor, group: Group) -> Tensor:
+    sub_grad: Tensor = parameter / group["delta"] + group["lam"] * parameter.sign()
+    return sub_grad
+
+
+SUB_GRAD = StateSlot("sub_grad", of_parameter=_sub_grad, at_least_float32=True)
+
+
+def _bregman_step(sub_grad: Tensor, group: Group) -> Tensor:
+    parameter: Tensor = group["delta"] * shrunk(sub_grad, group["lam"])
+    return parameter
+
+
+def _lin_breg(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
+    momentum, change, new = group["momentum"], group["lr"] * gradient, {}
+    if momentum != 0:
+        new["momentum_buffer"] = change = momentum * state["momentum_buffer"] + (1 - momentum) * change
+    new["sub_grad"] = state["sub_grad"] - change
+    return _bregman_step(new["sub_grad"], group), new
+
+
+LIN_BREG = RuleSpec(
+    name="lin_breg",
+    family="soft_threshold",
+    hyperparameters=("lam", "delta", "momentum"),
+    slots=(SUB_GRAD, StateSlot("momentum_buffer", at_least_float32=True, optional=True)),
+    used_slots=lambda group: ("sub_grad", "momentum_buffer") if group["momentum"] != 0 else ("sub_grad",),
+    scalars=(),
+    takes_complex=False,
+    sets_parameter=True,
+    step=_lin_breg,
+    citation="Bungert, Roith, Tenbrinck, Burger, A Bregman Learning Framework for Sparse Neural Networks, JMLR 2022, "
+    "arXiv 2105.04319",
+)
+
+
+def _ada_breg(
+    parameter: Tensor, gradient: Tensor, state: State, group: Group, first: bool, norms: Norms | None
+) -> Stepped:
+    new = moments(gradient, state, group)
+    (beta1, beta2), t = group["betas"], new["step"]
+    denominator = new["exp_avg_sq"].sqrt() / (1 - beta2**t).sqrt() + group["eps"]
+    new["sub_grad"] = state["sub_grad"] - group["lr"] / (1 - beta1**t) * (new["exp_avg"] / denominator)
+    return _bregman_step(new["sub_grad"], group), new
+
+
+ADA_BREG = RuleSpec(
+    name="ada_breg",
+    family="soft_threshold",
+    hyperparameters=("lam", "delta", "betas", "eps"),
+    slots=(SUB_GRAD, StateSlot("exp_avg", at_least_float32=True), StateSlot("exp_avg_sq", at_least_float32=True)),
+    used_slots=lambda group: ("sub_grad", "exp_avg", "exp_avg_sq"),
+    scalars=(ScalarSlot("step"),),
+    takes_complex=False,
+    sets_parameter=True,
+    step=_ada_breg,
+    citation=LIN_BREG.citation,
+)
