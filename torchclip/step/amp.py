@@ -12,11 +12,6 @@ SCALERS = ("torch.amp.grad_scaler", "torch.cuda.amp.grad_scaler", "torch.distrib
 """The modules of the classes that scale losses."""
 
 
-def scaling_of(optimizer: torch.optim.Optimizer) -> tuple[Tensor | None, Tensor | None]:
-    """``grad_scale`` and ``found_inf``, each None where the step is not a GradScaler's."""
-    return _tensor(getattr(optimizer, "grad_scale", None)), _tensor(getattr(optimizer, "found_inf", None))
-
-
 def asks_for_scaling_step(optimizer: torch.optim.Optimizer, caller: FrameType) -> bool:
     """What ``_step_supports_amp_scaling`` says to who asks.
 
@@ -34,6 +29,6 @@ def asks_for_scaling_step(optimizer: torch.optim.Optimizer, caller: FrameType) -
     return not str(getattr(step, "__module__", "")).startswith("accelerate.")
 
 
-def _tensor(value: Any) -> Tensor | None:
-    """A tensor in the place of a number, which GradScaler hands over where no parameter has a gradient."""
+def scaling_tensor(value: Any) -> Tensor | None:
+    """``grad_scale`` or ``found_inf``: GradScaler hands over a number where no parameter has a gradient."""
     return value if value is None or isinstance(value, Tensor) else torch.tensor(float(value), device="cpu")

@@ -11,12 +11,14 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from typing_extensions import Unpack
 
 from torchclip.backends import choice, reference
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.layout import KEY as NORM_GROUP
+from torchclip.distributed.zero import drop_options
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import SLOW, Modifiers
@@ -28,12 +30,12 @@ from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, 
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
-from torchclip.step.amp import asks_for_scaling_step, scaling_of
+from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.backed_optimizer import BackedOptimizer
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
 from torchclip.step.hooks import hook_step
-from torchclip.step.in_backward import check_in_backward
+from torchclip.step.in_backward import check_in_backward, is_in_backward
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.options import Options, check_known, show_options
 
@@ -137,30 +139,39 @@ class FusedOptimizer(BackedOptimizer):
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():
                 result = closure()
-        self._processes.drop_options(self.param_groups)
-        check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
+        processes, is_compiled = self._processes, is_compiling()
+        if processes.lent_options is not None:
+            drop_options(self.param_groups, processes.lent_options)
+        # A graph is never compiled within backward(); only the hooks of one step eagerly are.
+        if not is_compiled and is_in_backward():
+            check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
         scaled_by, step_size = None, self._modifiers.step_size
         if isinstance(step_size, AdaLossStep):
             given = next((each for each in (loss, handed, result) if each is not None), None)
             if given is None and not any(group["lr"] for group in self.param_groups):
                 given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
             scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
-        self._run(scaled_by, *scaling_of(self))
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if grad_scale is not None or found_inf is not None:
+            grad_scale, found_inf = scaling_tensor(grad_scale), scaling_tensor(found_inf)
+        run = self._run_compiled if is_compiled else self._run
+        run(scaled_by, grad_scale, found_inf)
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend
         if backend != "reference":
-            if torch.compiler.is_compiling():
-                torch_compile.step(self, loss, grad_scale, found_inf)
-            else:
-                self._fused_step(loss, grad_scale, found_inf)
-        elif torch.compiler.is_compiling():
-            self._reference_step(loss, grad_scale, found_inf, None)
+            return self._fused_step(loss, grad_scale, found_inf)
+        choice.say_what_is_missing(self._requested, self.param_groups)
+        with claimed(self._lock), recorded(self, None) as ledger:
+            self._reference_step(loss, grad_scale, found_inf, ledger)
+
+    def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        backend = self._choose_backend() if self._backend is None else self._backend
+        if backend != "reference":
+            torch_compile.step(self, loss, grad_scale, found_inf)
         else:
-            choice.say_what_is_missing(self._requested, self.param_groups)
-            with claimed(self._lock), recorded(self, None) as ledger:
-                self._reference_step(loss, grad_scale, found_inf, ledger)
+            self._reference_step(loss, grad_scale, found_inf, None)
 
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         plan, outcome = self._plan, UNREADY

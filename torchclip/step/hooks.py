@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch._C._autograd import _profiler_enabled
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
@@ -22,7 +22,7 @@ def hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(func)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        if torch.compiler.is_compiling():  # which can look at hooks, and not at the profiler
+        if is_compiling():  # which can look at hooks, and not at the profiler
             return observed(self, *args, **kwargs)
         global_hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
         if hooks or global_hooks or _profiler_enabled():

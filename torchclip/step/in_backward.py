@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from torch._C import _current_graph_task_id
 
 from torchclip.policies.clip import AdaptiveGradientClip, ClipByTensorNorm, Scope, measures
 from torchclip.policies.modifiers import Modifiers
@@ -17,14 +17,13 @@ _OVER_MANY = (Scope.OPTIMIZER, Scope.GROUP)
 
 def is_in_backward() -> bool:
     """Whether autograd is running a backward pass on this thread, as it is in a hook on a gradient."""
-    # A graph is never compiled within backward(); only the hooks of one step eagerly are.
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != _NO_BACKWARD
+    return _current_graph_task_id() != _NO_BACKWARD
 
 
 def check_in_backward(
     name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scope, param_groups: Sequence[dict[str, Any]]
 ) -> None:
-    """Raises RuntimeError where a step is taken within backward() and cannot be.
+    """Raises RuntimeError where a step, which is taken within backward(), cannot be.
 
     Args:
         name: of the optimizer's class.
@@ -33,8 +32,6 @@ def check_in_backward(
         scope: over which parameters a rule that clips itself takes its norms.
         param_groups: its own.
     """
-    if not is_in_backward():
-        return
     modifiers = modifiers.with_clips(modifiers.clip, param_groups)  # as they are now
     reason = _reason_against(name, modifiers, spec, scope, sum(len(group["params"]) for group in param_groups))
     if reason is not None:

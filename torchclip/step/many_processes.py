@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class ManyProcesses:
     """What an optimizer knows of other processes.
 
+    Attributes:
+        lent_options: those that ZeroRedundancyOptimizer puts into param groups before every step, to be taken out
+            again; None where it has not made the optimizer.
+
     Args:
         norm_group: the argument of its constructor: over which processes its parameters are distinct.
         loss_group: over which processes the loss of ``AdaLossStep`` is averaged.
@@ -33,30 +37,26 @@ class ManyProcesses:
         TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
     """
 
+    lent_options: Mapping[str, Any] | None = None
+
     def __init__(self, norm_group: GroupOrMesh | None, loss_group: GroupOrMesh | None) -> None:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
         self._layout: Layout | None = None
-        self._options: Mapping[str, Any] | None = None  # those of an optimizer that ZeroRedundancyOptimizer makes
 
     def params(self, params: Any, options: Mapping[str, Any]) -> Any:
         """The constructor's ``params``, without the ``options`` that ZeroRedundancyOptimizer has put into them."""
         if not is_made_by_zero():
             return params
-        self._options = dict(options)
+        self.lent_options = dict(options)
         copies = [dict(one) if isinstance(one, dict) else one for one in params]
-        self.drop_options([one for one in copies if isinstance(one, dict)])
+        drop_options([one for one in copies if isinstance(one, dict)], self.lent_options)
         return copies
-
-    def drop_options(self, param_groups: Sequence[dict[str, Any]]) -> None:
-        """Takes them out again, since it puts them back before every step."""
-        if self._options is not None:
-            drop_options(param_groups, self._options)
 
     def check(self, optimizer: MeasuredOptimizer, modifiers: Any = None) -> None:
         """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
         policies = optimizer._modifiers if modifiers is None else modifiers
-        if self._options is not None and self.norm_group is None:
+        if self.lent_options is not None and self.norm_group is None:
             reason = norm_reason(policies.measures or optimizer.spec.clips_itself)
             if reason is not None:
                 raise ValueError(reason)
@@ -150,4 +150,4 @@ class ManyProcesses:
         return mean.total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_layout": None, "_options": None}
+        return {**vars(self), "_layout": None, "lent_options": None}
