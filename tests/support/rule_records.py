@@ -121,7 +121,7 @@ RULES = (
     Rule("mix_clip_no_momentum", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "momentum": 0.0}, {"momentum": 0.9}),
     Rule("mix_clip_nu_0", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "nu": 0.0}, {"nu": 1.0, "momentum": 0.5}),
     Rule("mix_clip_decay", MIX_CLIP, {"lr": 0.5, "gamma": GAMMA, "weight_decay": 0.3}, {"maximize": True}),
-    Rule("lion", torchclip.Lion, {"lr": 0.05}, {"betas": (0.5, 0.8), "weight_decay": 0.2}),
+    Rule("lion", torchclip.Lion, {"lr": 0.2}, {"betas": (0.5, 0.8), "weight_decay": 0.2}),
     Rule("lion_decay", torchclip.Lion, {"lr": 0.1, "weight_decay": 0.2, "maximize": True}, {"maximize": False}),
     GRDA_PLAIN,
     LIN_BREG,
