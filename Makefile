@@ -21,7 +21,7 @@ export TORCHCLIP_BUILD
 export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all conformance test-changed mutants bench gpu docs lint types format build clean distclean
+.PHONY: help demo test test-all conformance test-changed mutants bench gpu docs site wheels lint types format build clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,12 @@ docs: $(VENV)/.installed ## write docs/matrix.md: what can be combined with what
 	mkdir -p docs
 	$(BIN)/python -m torchclip.matrix > docs/matrix.md
 
+site: $(VENV)/.installed ## build the documentation, build/site/index.html: a warning or a dead link is an error
+	$(BIN)/python -c 'import sphinx, furo' 2>/dev/null || \
+	  TORCHCLIP_BUILD=none $(BIN)/pip install -q --no-build-isolation -e '.[site]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	$(BIN)/python docs/_site/links.py build/site
+
 lint: $(VENV)/.installed ## check style and format, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -75,7 +81,7 @@ format: $(VENV)/.installed ## put style and format right
 build: $(VENV)/.built ## install into .venv and compile; the other targets do this themselves
 
 clean: ## remove everything built but .venv
-	rm -rf build dist results torchclip/_C*.so $(VENV)/.built
+	rm -rf build dist docs/reference results torchclip/_C*.so $(VENV)/.built
 	rm -rf *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

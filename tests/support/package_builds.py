@@ -16,7 +16,8 @@ COPIED = ("csrc", "kernels", "recipes", "tests", "bench", "docs", "torchclip", "
 def files(folder: Path) -> set[str]:
     """The sources under a folder of the repository, links followed, relative to the repository."""
     paths = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
-    return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts and path.suffix != ".so"}
+    found = {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts and path.suffix != ".so"}
+    return {name for name in found if not name.startswith("docs/reference/")}  # which `make site` writes
 
 
 def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ class BackedOptimizer(MeasuredOptimizer):
 
     @property
     def backend(self) -> str:
-        """What runs the step: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
+        """What runs the step, ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
         own = self._own
         return own._choose_backend() if own._backend is None else own._backend
 
