@@ -129,8 +129,7 @@ class FusedOptimizer(BackedOptimizer):
             RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
                 under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters; while another
                 step of this optimizer is being taken. Parameters and state are then as they were.
-            TypeError, ValueError: for a closure that cannot be called, a missing loss under ``AdaLossStep``, one that
-                is no scalar, or one on another device.
+            TypeError, ValueError: for a closure that is no function; under ``AdaLossStep`` for no loss or no scalar.
         """
         result, handed = None, self._last.given_loss
         if handed is not None:
