@@ -31,6 +31,11 @@ void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& g
   rebuild_ = true;
 }
 
+void Plan::share(Sharing sharing) {
+  sharing_ = std::move(sharing);
+  rebuild_ = true;
+}
+
 void Plan::mark_fresh(const std::vector<int64_t>& positions) {
   for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
@@ -65,6 +70,7 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
     tensor.group = record.group;
     tensor.bucket = static_cast<int32_t>(found - tables_.buckets.begin());
     tables_.tensors.push_back(tensor);
+    if (position < sharing_.places.size()) tables_.places.push_back(sharing_.places[position]);
     if (!by_rows) continue;
     const Rows rows = record.extra != nullptr && (clips_rows || record.extra->sums) ? record.extra->rows : Rows{};
     tables_.row_maps.push_back({rows, tables_.row_total});
@@ -129,15 +135,13 @@ void Plan::fill_rows(double inverse_grad_scale) {
   }
 }
 
-// What is decided before anything is measured: the number of the step, and what the loss makes of b^2.
-void Plan::read_shared(double loss) {
+// What is decided before anything is measured: the number of the step.
+void Plan::read_shared() {
   shared_ = Shared{};
   if (reader_.groups().empty()) return;
   const GroupState shared(reader_.groups().front().dict);
   if (modifiers_.counts_steps()) shared_.step = shared.count("step") + 1;
   if (modifiers_.draws()) shared_.seed = shared.seed();
-  if (modifiers_.step_size_kind() == StepSizeKind::kLoss)
-    shared_.b_squared = add_loss(*shared.numbers("b_squared"), loss, modifiers_.alpha, modifiers_.c);
 }
 
 void Plan::fill_extras() {
@@ -150,12 +154,16 @@ void Plan::fill_extras() {
   extras.lookahead_alpha = modifiers_.lookahead_alpha;
 }
 
-Outcome Plan::step(double inverse_grad_scale, bool found_inf, double loss) {
+Outcome Plan::step(const StepInputs& inputs) {
   struct LetGo {
     HeldMemory& held;
-    ~LetGo() { held.let_go(); }
-  } const let_go{held_};
-  const Outcome outcome = try_step(inverse_grad_scale, found_inf, loss);
+    std::optional<double>& given_norm;
+    ~LetGo() {
+      held.let_go();
+      given_norm.reset();
+    }
+  } const let_go{held_, given_norm_};
+  const Outcome outcome = try_step(inputs);
   std::swap(finished_, report_);
   return outcome;
 }
@@ -169,22 +177,28 @@ std::unique_ptr<WithoutGil> Plan::release_gil() {
   return std::make_unique<WithoutGil>();
 }
 
-Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
+Outcome Plan::try_step(const StepInputs& inputs) {
   const std::vector<unsigned> stages = stages_of(modifiers_, reader_.groups());
+  if (sharing_ && sharing_.policy.of.size() != reader_.records().size())
+    throw std::logic_error("the plan was told of the processes of other parameters");
   if (reader_.take_changed() || rebuild_ || stages != stages_) rebuild_tables(stages);
   report_ = Report{};
-  read_shared(loss);
+  common_ = {inputs.found_inf ? 1.0 : 0.0, 0, tables_.tensors.empty() && !given_norm_.has_value() ? 0.0 : 1.0,
+             sharing_.loss_share == 0 ? inputs.loss : inputs.loss * sharing_.loss_share};
+  has_asked_ = false;
+  read_shared();
   fill_extras();
   fill_tensors();
-  fill_rows(inverse_grad_scale);
+  fill_rows(inputs.inverse_grad_scale);
   const NonFinite nonfinite = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
   if (nonfinite != NonFinite::kPropagate)
     // When the loss scale has overflowed, such norms are expected: the scaler handles them.
-    return found_inf || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+    return common_.overflows > 0 || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
-  if (found_inf) return Outcome::kSkipped;
-  if (tables_.tensors.empty()) return Outcome::kStepped;
+  if (sharing_ && inputs.has_found_inf && !has_asked_) exchange_common();
+  if (common_.overflows > 0) return Outcome::kSkipped;
+  if (common_.gradients == 0) return Outcome::kStepped;
   {
     const auto released = release_gil();
     cpu::update_pass(tables_, loops_, chunk_zeros_);
@@ -197,9 +211,13 @@ Outcome Plan::try_step(double inverse_grad_scale, bool found_inf, double loss) {
 
 // Returns the factor. It comes after the clip policy, which measures the gradient as it is.
 double Plan::scale_gradients_by_step_size() {
-  const double b_squared = modifiers_.step_size_kind() == StepSizeKind::kLoss
-                               ? shared_.b_squared
-                               : square(modifiers_.b0) + modifiers_.alpha * shared_.step;
+  double b_squared = square(modifiers_.b0) + modifiers_.alpha * shared_.step;
+  if (modifiers_.step_size_kind() == StepSizeKind::kLoss) {
+    if (sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
+    const GroupState shared(reader_.groups().front().dict);
+    b_squared = shared_.b_squared =
+        add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
+  }
   const double factor = 1.0 / std::sqrt(b_squared);
   for (Row& row : tables_.rows) {
     row.pipeline.gradient_scale *= factor;

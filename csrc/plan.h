@@ -11,6 +11,7 @@
 #include "policies.h"
 #include "reader/parameter_reader.h"
 #include "rule_table.h"
+#include "sharing.h"
 #include "step.h"
 
 namespace torchclip {
@@ -23,6 +24,14 @@ struct Report {
   std::optional<double> lr_scale;
 };
 
+// What a step is handed.
+struct StepInputs {
+  double inverse_grad_scale = 1;
+  bool found_inf = false;      // a GradScaler says to measure and skip
+  bool has_found_inf = false;  // there is one: other processes may have found what this one has not
+  double loss = 0;
+};
+
 class Plan {
  public:
   bool in_use = false;  // by a call from Python, see plan_bindings.cpp
@@ -32,6 +41,10 @@ class Plan {
 
   // `group_clips`: one for each param group, where groups have policies of their own.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
+  // From the next step on.
+  void share(Sharing sharing);
+  // What the next step takes for the norm of its clip policy, in place of one that it measures.
+  void set_norm(std::optional<double> norm) { given_norm_ = norm; }
   // See ParameterReader::refresh.
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state) {
     return reader_.refresh(param_groups, state);
@@ -45,9 +58,8 @@ class Plan {
     return reader_.list_unstarted([](const ParameterRecord& record) { return record.fresh; });
   }
 
-  // Norm pass, factors, update pass, on what the last refresh found. `found_inf`: a GradScaler says to measure and
-  // skip. Skipped and non-finite steps write nothing.
-  Outcome step(double inverse_grad_scale, bool found_inf, double loss);
+  // Norm pass, factors, update pass, on what the last refresh found. Skipped and non-finite steps write nothing.
+  Outcome step(const StepInputs& inputs);
   // How many steps have been taken, which have written parameters and state.
   int64_t steps() const { return steps_; }
 
@@ -61,11 +73,11 @@ class Plan {
   std::vector<int64_t> zeros() const;
 
  private:
-  Outcome try_step(double inverse_grad_scale, bool found_inf, double loss);
+  Outcome try_step(const StepInputs& inputs);
   void rebuild_tables(const std::vector<unsigned>& stages);
   void fill_tensors();
   void fill_rows(double inverse_grad_scale);
-  void read_shared(double loss);
+  void read_shared();
   void fill_extras();
 
   // Norms, in plan_norms.cpp.
@@ -73,13 +85,29 @@ class Plan {
   NonFinite clip_by_norm();
   NonFinite clip_by_rows();
   GroupClip clip_of(size_t unit) const;
-  void join_groups(std::vector<Partial>& sums, std::vector<char>& seen) const;
+  // Sums of the units of a scope; `seen`: whether one has a gradient, in any process.
+  struct UnitSums {
+    std::vector<Partial> sums;
+    std::vector<char> seen;
+  };
+  void join_groups(UnitSums& units) const;
   double adaptive_factor(double norm);
   void clip_direction(bool report);
   void clip_row_steps(bool report);
   DirectionNorms norms_of(size_t unit, const Partial& sum);
-  std::vector<Partial> sum_units(cpu::Measure measure, Scope scope);
-  std::vector<Partial> sum_rows(cpu::Measure measure, Partial& total);
+  UnitSums sum_units(cpu::Measure measure, Scope scope, const Cells& cells);
+  void share_units(UnitSums& units, const Cells& cells);
+  void exchange(SharedSums& sums);
+  void exchange_common();
+  // Sums by rows.
+  struct RowSums {
+    std::vector<Partial> rows;  // [rows of all tensors]
+    std::vector<Partial> rest;  // [tensors], of one without rows
+    Partial total;              // over everything
+  };
+  RowSums sum_rows(cpu::Measure measure);
+  void share_rows(RowSums& sums, const Cells& cells, bool of_policy);
+  double unit_factor(const Partial& row) const;
   double scale_gradients_by_step_size();
   std::unique_ptr<WithoutGil> release_gil();
 
@@ -117,6 +145,10 @@ class Plan {
   ParameterReader reader_;
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since
+  Sharing sharing_;
+  SharedSums::Common common_;  // of this step, and of all processes once they have been asked
+  bool has_asked_ = false;     // they have been, in this step
+  std::optional<double> given_norm_;
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]

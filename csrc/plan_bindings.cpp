@@ -5,6 +5,7 @@
 
 #include "calls.h"
 #include "plan.h"
+#include "plan_arguments.h"
 #include "step/table_layout.h"
 #include "triton/plan.h"
 #if defined(TORCHCLIP_CUDA)
@@ -13,26 +14,6 @@
 
 namespace torchclip {
 namespace {
-
-Modifiers modifiers_from(PyObject* numbers) {
-  Modifiers modifiers;
-  for (const Object& item : items_of(Object::borrow(numbers).call("items").get())) {
-    const std::vector<Object> pair = items_of(item.get());
-    const std::string name = to_string(pair[0].get());
-    if (!modifiers.set(name, to_double(pair[1].get()))) throw KeyError("csrc/modifiers.h has no field called " + name);
-  }
-  return modifiers;
-}
-
-// From (unit, limit, smooth, nonfinite) of each param group; empty where no group has a policy of its own.
-std::vector<GroupClip> group_clips_from(PyObject* numbers) {
-  return vector_of(numbers, [](PyObject* tuple) {
-    const std::vector<Object> parts = items_of(tuple);
-    if (parts.size() != 4) throw TypeError("a param group's policy is (unit, limit, smooth, nonfinite)");
-    return GroupClip{to_double(parts[1].get()), static_cast<int32_t>(to_int(parts[0].get())),
-                     to_bool(parts[2].get()) ? 1 : 0, static_cast<int32_t>(to_int(parts[3].get()))};
-  });
-}
 
 Object report(const Plan& plan) {
   const Report& measured = plan.report();
@@ -59,21 +40,18 @@ double number_from(const Object& value, double otherwise) {
   return numbers.front();
 }
 
-struct Numbers {
-  double inverse_grad_scale;
-  bool found_inf;
-  double loss;
-};
-
-Numbers inputs_of(const Plan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
+StepInputs inputs_of(const Plan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   // found_inf is a sum over devices: 2 says no less than 1.
-  return {1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, number_from(loss, 0.0)};
+  return {1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, !found_inf.is_none(),
+          number_from(loss, 0.0)};
 }
-Outcome step(Plan& plan, const Numbers& inputs) {
-  return plan.step(inputs.inverse_grad_scale, inputs.found_inf, inputs.loss);
-}
+Outcome step(Plan& plan, const StepInputs& inputs) { return plan.step(inputs); }
+void share(Plan& plan, Sharing sharing) { plan.share(std::move(sharing)); }
+void set_norm(Plan& plan, const Object& norm) { plan.set_norm(number_from(norm, 0.0)); }
 
 Object report(const GpuPlan& plan) { return plan.report(); }
+void share(GpuPlan&, const Sharing&) { throw std::logic_error("this plan asks nothing of other processes"); }
+void set_norm(GpuPlan&, const Object&) { throw std::logic_error("this plan takes its norm itself"); }
 Buffer buffer_or_none(const Object& value) { return is_tensor(value.get()) ? Buffer(value.call("detach")) : Buffer(); }
 Inputs inputs_of(const GpuPlan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   return {buffer_or_none(grad_scale), buffer_or_none(found_inf), buffer_or_none(loss)};
@@ -188,6 +166,24 @@ Object configure(AnyPlan& plan, const Arguments& arguments) {
 }
 
 template <class AnyPlan>
+Object share_plan(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("share", 5, 5);
+  const Exclusive<AnyPlan> exclusive(plan);
+  std::vector<Object> parts;
+  for (Py_ssize_t i = 0; i < arguments.count; ++i) parts.push_back(Object::borrow(arguments[i]));
+  share(plan, sharing_from(parts));
+  return none();
+}
+
+template <class AnyPlan>
+Object give_norm(AnyPlan& plan, const Arguments& arguments) {
+  arguments.expect("set_norm", 1, 1);
+  const Exclusive<AnyPlan> exclusive(plan);
+  set_norm(plan, Object::borrow(arguments[0]));
+  return none();
+}
+
+template <class AnyPlan>
 Object take_step(AnyPlan& plan, const Arguments& arguments) {
   arguments.expect("step", 5, 5);
   const Exclusive<AnyPlan> exclusive(plan);
@@ -230,6 +226,9 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
       method_of("unstarted", &Bound::template method<&unstarted<AnyPlan>>, "unstarted(self) -> list"),
       method_of("configure", &Bound::template method<&configure<AnyPlan>>,
                 "configure(self, numbers, groups=(), /) -> None"),
+      method_of("share", &Bound::template method<&share_plan<AnyPlan>>,
+                "share(self, add, policy, rule, loss_share, places, /) -> None"),
+      method_of("set_norm", &Bound::template method<&give_norm<AnyPlan>>, "set_norm(self, norm, /) -> None"),
       method_of("step", &Bound::template method<&take_step<AnyPlan>>,
                 "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
       method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict"),

@@ -26,34 +26,45 @@ double percentile_of(std::vector<double> values, double percentile) {
 }  // namespace
 
 // One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
-std::vector<Partial> Plan::sum_units(cpu::Measure measure, Scope scope) {
+Plan::UnitSums Plan::sum_units(cpu::Measure measure, Scope scope, const Cells& cells) {
   {
     const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, false, partials_);
   }
-  std::vector<Partial> sums(unit_count(scope, reader_));
+  UnitSums units{std::vector<Partial>(unit_count(scope, reader_)), std::vector<char>(unit_count(scope, reader_), 0)};
+  if (sharing_) {
+    share_units(units, cells);
+    return units;
+  }
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    sums[unit_of(scope, tensor.group, tensor.parameter)].add(partials_[chunk]);
+    units.sums[unit_of(scope, tensor.group, tensor.parameter)].add(partials_[chunk]);
   }
-  return sums;
+  for (const TensorEntry& tensor : tables_.tensors) units.seen[unit_of(scope, tensor.group, tensor.parameter)] = 1;
+  return units;
 }
 
-// The same for each row of all tensors; `total` is over everything, tensors without rows included.
-std::vector<Partial> Plan::sum_rows(cpu::Measure measure, Partial& total) {
+// The same for each row of all tensors.
+Plan::RowSums Plan::sum_rows(cpu::Measure measure) {
   {
     const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, true, partials_);
   }
-  std::vector<Partial> sums(static_cast<size_t>(tables_.row_total));
+  RowSums sums;
+  sums.rows.resize(static_cast<size_t>(tables_.row_total));
+  sums.rest.resize(tables_.tensors.size());
   for (size_t chunk = 0; chunk < tables_.chunks.size(); ++chunk) {
     const RowSpan& span = tables_.row_spans[chunk];
-    const RowMap& map = tables_.row_maps[static_cast<size_t>(tables_.chunks[chunk].tensor)];
+    const size_t tensor = static_cast<size_t>(tables_.chunks[chunk].tensor);
+    const RowMap& map = tables_.row_maps[tensor];
     const Partial* const partials = &partials_[static_cast<size_t>(span.partial)];
-    if (span.count == 0) total.add(partials[0]);
+    if (span.count == 0) {
+      sums.rest[tensor].add(partials[0]);
+      sums.total.add(partials[0]);
+    }
     for (int64_t row = 0; row < span.count; ++row) {
-      sums[static_cast<size_t>(map.first + span.first + row)].add(partials[row]);
-      total.add(partials[row]);
+      sums.rows[static_cast<size_t>(map.first + span.first + row)].add(partials[row]);
+      sums.total.add(partials[row]);
     }
   }
   return sums;
@@ -69,9 +80,10 @@ GroupClip Plan::clip_of(size_t unit) const {
   return {modifiers_.limit, 0, modifiers_.smooth != 0 ? 1 : 0, static_cast<int32_t>(modifiers_.nonfinite)};
 }
 
-// The sums of groups that are in one norm are added, in their order, and each of them gets the whole. `seen`: [groups],
-// 1 where one has a gradient; afterwards where one has a norm.
-void Plan::join_groups(std::vector<Partial>& sums, std::vector<char>& seen) const {
+// The sums of groups that are in one norm are added, in their order, and each of them gets the whole. `seen` is then
+// where one has a norm.
+void Plan::join_groups(UnitSums& units) const {
+  auto& [sums, seen] = units;
   for (size_t group = 0; group < sums.size(); ++group) {
     const int32_t unit = group_clips_[group].unit;
     if (unit < 0) {
@@ -91,10 +103,10 @@ void Plan::join_groups(std::vector<Partial>& sums, std::vector<char>& seen) cons
 
 NonFinite Plan::clip_by_norm() {
   const Scope scope = modifiers_.scope();
-  std::vector<Partial> sums = sum_units(cpu::Measure::kRawGradient, scope);
-  std::vector<char> seen(sums.size(), 0);
-  for (const TensorEntry& tensor : tables_.tensors) seen[unit_of(scope, tensor.group, tensor.parameter)] = 1;
-  if (!group_clips_.empty()) join_groups(sums, seen);
+  UnitSums units = given_norm_.has_value() ? UnitSums{{Partial{square(*given_norm_)}}, {1}}
+                                           : sum_units(cpu::Measure::kRawGradient, scope, sharing_.policy);
+  if (!group_clips_.empty()) join_groups(units);
+  const auto& [sums, seen] = units;
   report_.is_single = scope == Scope::kOptimizer;
   report_.grad_norm.assign(sums.size(), 0.0);
   report_.clip_factor.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
@@ -102,12 +114,14 @@ NonFinite Plan::clip_by_norm() {
   for (size_t unit = 0; unit < sums.size(); ++unit) {
     if (seen[unit] == 0) continue;
     const GroupClip clip = clip_of(unit);
-    const double norm = report_.grad_norm[unit] = std::sqrt(sums[unit].gradient);
+    const double norm = report_.grad_norm[unit] = given_norm_.value_or(std::sqrt(sums[unit].gradient));
     report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
                                     ? clip_factor(norm, clip.limit, clip.smooth != 0)
                                     : adaptive_factor(norm);
     if (!std::isfinite(norm)) nonfinite = std::max(nonfinite, static_cast<NonFinite>(clip.nonfinite));
   }
+  // Of a tensor that another process alone holds.
+  if (scope == Scope::kTensor && common_.lost > 0) nonfinite = std::max(nonfinite, modifiers_.on_nonfinite());
   for (size_t row = 0; row < tables_.rows.size(); ++row) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
     tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.parameter)];
@@ -141,20 +155,22 @@ double Plan::adaptive_factor(double norm) {
 
 // AdaptiveGradientClip: a factor for each row, reported as one for all.
 NonFinite Plan::clip_by_rows() {
-  Partial total;
-  const std::vector<Partial> sums = sum_rows(cpu::Measure::kWeight, total);
-  tables_.row_gradient_factors.resize(sums.size());
-  double clipped = 0;
-  for (size_t row = 0; row < sums.size(); ++row) {
-    const double factor = unit_clip_factor(std::sqrt(sums[row].gradient), std::sqrt(sums[row].direction),
-                                           modifiers_.limit, modifiers_.unit_eps);
-    tables_.row_gradient_factors[row] = factor;
-    clipped += square(factor) * sums[row].gradient;
+  RowSums sums = sum_rows(cpu::Measure::kWeight);
+  if (sharing_) share_rows(sums, sharing_.policy, /*of_policy=*/true);
+  tables_.row_gradient_factors.resize(sums.rows.size());
+  double clipped = sharing_ ? sums.total.direction : 0;
+  for (size_t row = 0; row < sums.rows.size(); ++row) {
+    const double factor = tables_.row_gradient_factors[row] = unit_factor(sums.rows[row]);
+    if (!sharing_) clipped += square(factor) * sums.rows[row].gradient;
   }
-  const double norm = std::sqrt(total.gradient);
+  const double norm = std::sqrt(sums.total.gradient);
   report_.grad_norm = {norm};
   report_.clip_factor = {norm == 0 ? 1.0 : std::sqrt(clipped) / norm};
   return std::isfinite(norm) ? NonFinite::kPropagate : modifiers_.on_nonfinite();
+}
+
+double Plan::unit_factor(const Partial& row) const {
+  return unit_clip_factor(std::sqrt(row.gradient), std::sqrt(row.direction), modifiers_.limit, modifiers_.unit_eps);
 }
 
 // The norms of a unit of the rule's scope, and with them what its sum is after the step.
@@ -168,7 +184,7 @@ DirectionNorms Plan::norms_of(size_t unit, const Partial& sum) {
 // groups share a norm and differ in their hyperparameters, the factor is the first group's.
 void Plan::clip_direction(bool report) {
   if (scope_ == Scope::kRow) return clip_row_steps(report);
-  const std::vector<Partial> sums = sum_units(cpu::Measure::kDirection, scope_);
+  const std::vector<Partial> sums = sum_units(cpu::Measure::kDirection, scope_, sharing_.rule).sums;
   if (rule_.sums_norms) {
     shared_.sums.resize(sums.size());
     for (size_t unit = 0; unit < sums.size(); ++unit) {
@@ -200,7 +216,7 @@ void Plan::clip_direction(bool report) {
                   tables_.rows[row].rule);
     if (report) report_.clip_factor[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
   }
-  if (report && report_.is_single && !tables_.tensors.empty())
+  if (report && report_.is_single && (!tables_.tensors.empty() || common_.gradients > 0))
     report_.clip_factor[0] =
         rule_.direction_factor(reader_.groups().front().hyperparameters.data(), norms_of(0, sums[0]));
 }
@@ -208,8 +224,9 @@ void Plan::clip_direction(bool report) {
 // The same for a rule that has a sum for each row: a factor on the step of each. Below two dimensions the update pass
 // keeps the sums, element by element.
 void Plan::clip_row_steps(bool report) {
-  Partial total;
-  const std::vector<Partial> sums = sum_rows(cpu::Measure::kDirection, total);
+  RowSums all = sum_rows(cpu::Measure::kDirection);
+  if (sharing_) share_rows(all, sharing_.rule, /*of_policy=*/false);
+  const auto& [sums, rest, total] = all;
   shared_.sums.assign(sums.size(), 0.0);
   tables_.row_step_factors.assign(sums.size(), 1.0);
   for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {

@@ -43,6 +43,24 @@ struct RowMap {
   int64_t first = 0;
 };
 
+// Where the elements of a tensor are in the whole one that it is a part of: element e, in memory order, is number
+// offset + e / inner * outer + e % inner there, or offset + e where it is one piece.
+struct DrawPlace {
+  uint32_t number = 0;  // of the parameter, among those of all processes
+  int64_t offset = 0;
+  int64_t inner = 0;  // elements of a piece; 0: it is one
+  int64_t outer = 0;  // from the first element of a piece to that of the next
+  int64_t of(int64_t element) const {
+    return inner == 0 ? offset + element : offset + element / inner * outer + element % inner;
+  }
+  // How many of `count` elements from `element` on lie in one piece.
+  int64_t together(int64_t element, int64_t count) const {
+    if (inner == 0) return count;
+    const int64_t rest = inner - element % inner;
+    return rest < count ? rest : count;
+  }
+};
+
 // The first of `count` elements of each operand, null where one is absent.
 struct Operands {
   void* pointer[kOperands] = {};
@@ -127,6 +145,7 @@ struct Tables {
   int64_t elements = 0;  // of all tensors
   Extras extras;
   std::vector<char> measured_groups;  // [groups], whether the pass over raw gradients looks at them; empty: at all
+  std::vector<DrawPlace> places;      // [tensors], for draws; empty where all are whole, and numbered as they stand
   // Where the step has nothing by rows, these are empty.
   std::vector<RowMap> row_maps;    // [tensors]
   std::vector<RowSpan> row_spans;  // [chunks]

@@ -6,6 +6,7 @@ from typing import Any, TypedDict, type_check_only
 import torch
 from torch import Tensor
 
+from torchclip.distributed.cells import Cells
 from torchclip.state.group_values import Key
 
 build: str  # by which compilers
@@ -56,6 +57,19 @@ class Plan:
     def configure(
         self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
     ) -> None: ...
+    # What is asked of other processes, with None for nothing; see torchclip.distributed.cells. loss_share: what part of
+    # this process's loss counts, 0 where others are not asked for theirs. places: [parameters], the number of each in
+    # draws, and torchclip.distributed.places.Place.
+    def share(
+        self,
+        add: Callable[[Any], None] | None,
+        policy: Cells,
+        rule: Cells,
+        loss_share: float,
+        places: Sequence[tuple[int, int, int, int]],
+        /,
+    ) -> None: ...
+    def set_norm(self, norm: Tensor | float, /) -> None: ...  # which the next step takes in place of its own
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],

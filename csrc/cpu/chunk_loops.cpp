@@ -16,20 +16,33 @@ void for_each_row(const Rows& rows, int64_t begin, int64_t count, const DeviceSt
   }
 }
 
+// Calls `part(operands, extensions)` for the parts of a run that are drawn for together.
+template <class DeviceStep>
+void for_each_drawn(const Work& work, const Operands& operands, int64_t begin, const DeviceStep& part) {
+  const DrawPlace place = work.place();
+  for (int64_t offset = 0; offset < operands.count;) {
+    const int64_t count = place.together(begin + offset, operands.count - offset);
+    const Operands own = count == operands.count ? operands : work.moved(operands, offset, count);
+    part(own, work.extensions(place, begin + offset));
+    offset += count;
+  }
+}
+
 // The norms of what the rule sees, where that is not the scaled gradient alone.
 Partial measure_perturbed(const Work& work, const Operands& operands, const Row& row, int64_t begin) {
   alignas(64) char gradients[kPiece * sizeof(double)];
   Row prepared = row;
   prepared.pipeline.gradient_scale = 1.0;
-  const Extensions extensions = work.extensions(begin);
   Partial total;
-  for (int64_t done = 0; done < operands.count;) {
-    Operands piece = work.moved(operands, done, extensions.piece_count(done, operands.count));
-    extensions.prepare(piece.pointer[kGradient], done, piece.count, row, gradients);
-    piece.pointer[kGradient] = gradients;
-    total.add(work.loops.direction_prepared(piece, prepared));
-    done += piece.count;
-  }
+  for_each_drawn(work, operands, begin, [&](const Operands& part, const Extensions& extensions) {
+    for (int64_t done = 0; done < part.count;) {
+      Operands piece = work.moved(part, done, extensions.piece_count(done, part.count));
+      extensions.prepare(piece.pointer[kGradient], done, piece.count, row, gradients);
+      piece.pointer[kGradient] = gradients;
+      total.add(work.loops.direction_prepared(piece, prepared));
+      done += piece.count;
+    }
+  });
   return total;
 }
 
@@ -58,7 +71,12 @@ Row Work::row_at(int64_t row_index, bool step_factor) const {
 int64_t update_apart(const Work& work, const Operands& operands, int64_t begin) {
   const bool in_pieces = work.in_pieces();
   const auto update = [&](const Operands& part, const Row& row, int64_t first) {
-    return in_pieces ? work.loops.update_pieces(part, row, work.extensions(first)) : work.loops.update(part, row);
+    if (!in_pieces) return work.loops.update(part, row);
+    int64_t zeros = 0;
+    for_each_drawn(work, part, first, [&](const Operands& drawn, const Extensions& extensions) {
+      zeros += work.loops.update_pieces(drawn, row, extensions);
+    });
+    return zeros;
   };
   if (!work.has_row_factors()) return update(operands, work.row, begin);
   int64_t zeros = 0;

@@ -30,8 +30,14 @@ struct Work {
   bool in_pieces() const { return (bucket.stages & (kPerturbations | kLRDropout)) != 0 || tables.extras.synchronises; }
   // The row of coefficients with the factors of one of the tensor's rows in it.
   Row row_at(int64_t row_index, bool step_factor) const;
-  Extensions extensions(int64_t begin) const {
-    return {loops, tables.extras, bucket.stages, static_cast<uint32_t>(tensor.parameter), begin};
+  // Of a part of other processes' tensors the elements have other numbers in draws than here.
+  DrawPlace place() const {
+    if (tables.places.empty()) return {static_cast<uint32_t>(tensor.parameter)};
+    return tables.places[static_cast<size_t>(&tensor - tables.tensors.data())];
+  }
+  // For elements of one piece of the place, from `begin` on.
+  Extensions extensions(const DrawPlace& place, int64_t begin) const {
+    return {loops, tables.extras, bucket.stages, place.number, place.of(begin)};
   }
 };
 

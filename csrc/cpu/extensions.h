@@ -14,7 +14,7 @@ static_assert(kPiece % kDrawGrain == 0 && kNormBlock % kPiece == 0);
 // For one run of elements of a tensor.
 class Extensions {
  public:
-  // `stages`: of the bucket; `parameter`: position among all parameters; `begin`: number of the first element.
+  // `stages`: of the bucket; `parameter`: its number in draws; `begin`: number of the first element.
   Extensions(const Loops& loops, const Extras& extras, unsigned stages, uint32_t parameter, int64_t begin);
 
   // Elements from `done` on in the run that belong to one piece.

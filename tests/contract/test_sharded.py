@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torchclip
 from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
+from torchclip.distributed.places import place_of
+from torchclip.distributed.shards import positions
 
 MEASURING = ("normalized_sgd", "sgd_clip", "mom_clip", "mix_clip", "ada_grad_norm", "ada_grad_norm_row", "ada_loss")
 ELEMENTWISE = sorted(OPTIMIZERS.keys() - set(MEASURING))
@@ -36,26 +40,111 @@ def parameter() -> torch.nn.Parameter:
     return made
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_shard_is_updated_as_a_tensor(name: str) -> None:
+def test_shard_is_updated_as_a_tensor(name: str, backend: str) -> None:
     p = parameter()
     local = torch.nn.Parameter(p.detach().to_local().clone())
     local.grad = p.grad.to_local().clone()
-    optimizer = build(name, [p])
-    assert optimizer.backend == "reference"
-    assert "is a DTensor, whose elements the cpu backend cannot reach" in optimizer.backend_reason
-    expected = build(name, [local], backend="reference")
+    optimizer = build(name, [p], backend=backend)
+    expected = build(name, [local], backend=backend)
     for _ in range(3):
+        version = p._version
         optimizer.step(loss=LOSS)
         expected.step(loss=LOSS)
+        assert p._version > version and p._local_tensor.grad is None
     assert same_bits(p.to_local(), local) and not same_bits(local, parameter().to_local())
     assert all(isinstance(value, DTensor) for value in optimizer.state[p].values() if value.shape == p.shape)
 
 
-@pytest.mark.parametrize("name", ["cpu", "triton", "cuda"])
-def test_fused_backend_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_gpu_backend_is_refused(name: str) -> None:
     with pytest.raises(RuntimeError, match=f"backend='{name}' is not available"):
         build("adamw", [("w", parameter())], backend=name)
+
+
+def test_compiled_backend_is_chosen() -> None:
+    for options in ({}, {"fused": True}, {"backend": "cpu"}):
+        assert torchclip.AdamW([parameter()], **options).backend == "cpu"
+
+
+def test_parts_that_are_moved_are_seen() -> None:
+    """A parameter's, and those of its gradient and its state, are replaced between steps, as FSDP2 does it."""
+    p, other = parameter(), parameter()
+    moved, expected = build("adamw", [p], backend="cpu"), build("adamw", [other], backend="cpu")
+    for number in range(4):
+        for one in (p, other):
+            one.grad = sharded(torch.full((4, 3), 1.0 + number))
+        moved.step()
+        expected.step()
+        for tensor in (p, *(value for value in moved.state[p].values() if isinstance(value, DTensor))):
+            kept = tensor._local_tensor
+            tensor._local_tensor = kept.clone()
+            kept.fill_(torch.nan)
+    assert same_bits(p.to_local(), other.to_local())
+
+
+def test_gradient_that_does_not_fit() -> None:
+    p = parameter()
+    optimizer = build("adamw", [p], backend="cpu")
+    optimizer.step()
+    p.grad._local_tensor = torch.ones(3, 3)
+    before = p.to_local().clone()
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
+    assert same_bits(p.to_local(), before) and p._local_tensor.grad is None
+
+
+def test_unstarted_state_is_that_of_the_parameter() -> None:
+    """State that a skipped step has made is not saved."""
+    p = parameter()
+    optimizer = torchclip.SGD([p], lr=0.1, momentum=0.9, backend="cpu")
+    optimizer.found_inf = torch.ones(1)
+    optimizer.step()
+    assert optimizer.step_was_skipped and not optimizer.state_dict()["state"]
+
+
+PLACEMENTS = (
+    ((7, 5), [Shard(0)], True),
+    ((7, 5), [Shard(1)], True),
+    ((4, 6, 2), [Shard(1)], True),
+    ((4, 6, 2), [Shard(2)], True),
+    ((5,), [Shard(0)], True),
+    ((6, 3), [Replicate()], True),
+    ((8, 3), [_StridedShard(0, split_factor=2)], False),
+)
+
+
+@pytest.mark.parametrize("shape, placements, has_place", PLACEMENTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_place_of_each_element(
+    shape: tuple[int, ...], placements: Sequence[Any], has_place: bool, dtype: torch.dtype
+) -> None:
+    whole = torch.zeros(shape, dtype=dtype)
+    for layout in (whole, whole.transpose(0, -1).contiguous().transpose(0, -1)):
+        part = distribute_tensor(layout, init_device_mesh("cpu", (2,)), placements)
+        place = place_of(part)
+        if layout is whole:
+            assert (place is not None) is has_place
+        if place is None:  # where the part lies in another order, too
+            continue
+        local = part.to_local()
+        real = torch.view_as_real(local) if dtype.is_complex else local
+        wanted = positions(part).flatten()
+        order = _memory_order(real)
+        found = [place.offset + e for e in range(real.numel())]
+        if place.inner:
+            found = [place.offset + e // place.inner * place.outer + e % place.inner for e in range(real.numel())]
+        assert [int(wanted[index]) for index in order] == found
+
+
+def _memory_order(real: torch.Tensor) -> list[int]:
+    """The flat indices of the elements, in the order in which they lie."""
+    strides = torch.tensor(real.stride())
+    flat = torch.arange(real.numel())
+    places = (torch.stack(torch.unravel_index(flat, real.shape), dim=-1) * strides).sum(dim=-1)
+    order: list[int] = flat[places.argsort()].tolist()
+    return order
 
 
 def test_clipping_by_a_function() -> None:

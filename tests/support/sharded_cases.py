@@ -21,6 +21,7 @@ from sharded_twins import (
     alone,
     counted,
     mesh_of,
+    on_both,
     values,
 )
 
@@ -91,6 +92,7 @@ def steps(twins: Twins, count: int = 3, tolerance: float = 3e-7) -> None:
     twins.check(tolerance)
 
 
+@on_both
 def rules() -> None:
     for layout in spreads():
         for name in FOUR_RULES:
@@ -101,16 +103,19 @@ def rules() -> None:
             assert seen == ["all_reduce"], (layout, name, seen)
 
 
+@on_both
 def policies() -> None:
     for layout in spreads():
         for options in POLICIES:
             steps(Twins(build("sgd", **options), layout))
 
 
+@on_both
 def split_rows() -> None:
     steps(Twins(build("ada_grad_norm", scope="row"), spreads()[-1]))
 
 
+@on_both
 def every_scope() -> None:
     for layout in spreads():
         for scope in ("optimizer", "group", "tensor", "row"):
@@ -119,6 +124,7 @@ def every_scope() -> None:
             steps(Twins(build("mix_clip", scope=scope), layout))
 
 
+@on_both
 def groups_of_their_own() -> None:
     def make(groups: list[dict[str, Any]], **options: Any) -> Any:
         groups[0]["clip"] = 0.7
@@ -128,11 +134,13 @@ def groups_of_their_own() -> None:
         steps(Twins(make, layout, groups=3))
 
 
+@on_both
 def every_rule() -> None:
     for name in OPTIMIZERS:
         steps(Twins(build(name), fsdp))
 
 
+@on_both
 def nothing_is_sent_without_norms() -> None:
     for layout in spreads():
         for name in ("sgd", "adamw", "grda"):
@@ -152,6 +160,7 @@ NOISE: dict[str, tuple[Any, ...]] = {
 }
 
 
+@on_both
 def draws() -> None:
     """Bit for bit those of one process, though every process has drawn another seed."""
     for layout in spreads():
@@ -181,6 +190,7 @@ def draws_of_whole_tensors() -> None:
         _assert_same_everywhere(optimizer)
 
 
+@on_both
 def losses() -> None:
     """Each process has its own, and all take the step of their mean."""
     own = 0.5 + dist.get_rank()
@@ -219,11 +229,13 @@ def _assert_same_everywhere(optimizer: Any) -> None:
             assert all(torch.equal(parameter, other) for other in others)
 
 
+@on_both
 def complex_numbers() -> None:
     """Draws go by the real view."""
     _types(torch.complex64)
 
 
+@on_both
 def every_type() -> None:
     """State may be wider than a parameter."""
     _types(torch.bfloat16, torch.float64, torch.complex64)
@@ -239,6 +251,7 @@ def _types(*types: torch.dtype) -> None:
             steps(twins, 3, tolerance=2.0**-7 if dtype is torch.bfloat16 else TOLERANCE)
 
 
+@on_both
 def channels_last() -> None:
     """Draws go by the memory of the whole tensor, whatever its layout."""
 
@@ -252,6 +265,7 @@ def channels_last() -> None:
     steps(twins, tolerance=0)
 
 
+@on_both
 def meshes_without_a_root() -> None:
     """One all-reduce for each, where none goes over both."""
     if dist.get_world_size() < 4:
@@ -272,6 +286,7 @@ def meshes_without_a_root() -> None:
     steps(Twins(build("sgd", clip=torchclip.ClipByTensorNorm(0.5)), layout))
 
 
+@on_both
 def ten_steps() -> None:
     """Every policy, each with another rule in another layout, and a mix of extensions; a save and load in between."""
     for position, (layout, policy) in enumerate(itertools.product(spreads(), POLICIES)):

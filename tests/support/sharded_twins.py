@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -55,8 +55,29 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None).to_local()
 
 
+Case = Callable[[], None]
+
+_chosen: list[str | None] = ["reference"]
+"""The last is the backend of the optimizers that are made; None lets them choose a compiled one."""
+
+
+def on_both(case: Case) -> Case:
+    """The case on the reference path, and again on the compiled backend that serves it."""
+
+    @wraps(case)
+    def run() -> None:
+        for backend in ("reference", None):
+            _chosen.append(backend)
+            try:
+                case()
+            finally:
+                _chosen.pop()
+
+    return run
+
+
 class Twins:
-    """The two optimizers.
+    """The two optimizers, of one backend.
 
     Args:
         build: makes an optimizer of param groups, with the arguments that it is given.
@@ -65,6 +86,7 @@ class Twins:
         shapes: of the parameters.
         dtype: theirs.
         memory_format: theirs.
+        compiles: whether a compiled backend serves them.
     """
 
     def __init__(
@@ -75,6 +97,7 @@ class Twins:
         shapes: Sequence[tuple[int, ...]] = SHAPES,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        compiles: bool = True,
     ) -> None:
         whole = [value.contiguous(memory_format=memory_format) for value in values(shapes, 1, dtype)]
         self.shapes, self.dtype = shapes, dtype
@@ -83,10 +106,13 @@ class Twins:
             torch.nn.Parameter(spread(value, placements(index, tuple(value.shape))))
             for index, value in enumerate(whole)
         ]
-        # Every number of the single one is what one process comes to, on the same path.
-        self._remake = lambda: build(_groups(self.shared, groups))
-        self.expected = build(_groups(self.single, groups), norm_group=alone(), backend="reference")
+        backend = _chosen[-1]
+        self._remake = lambda: build(_groups(self.shared, groups), backend=backend)
         self.optimizer = self._remake()
+        # Every number of the single one is what one process comes to, on the same path.
+        path = self.optimizer.backend
+        assert path == ("reference" if backend or not compiles else "cpu"), self.optimizer.backend_reason
+        self.expected = build(_groups(self.single, groups), norm_group=alone(), backend=path)
 
     def step(self, number: int, missing: Sequence[int] = (), scale: float = 1.0, **options: Any) -> None:
         """One of both, with the same gradients."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
+from torchclip.distributed.checks import Refusal, alone
 from torchclip.state.reachable import stands_for_another, unreachable_reason
-from torchclip.state.sharded import is_wrapper
+from torchclip.state.sharded import held_part, is_wrapper
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import DTYPES, describe_parameter
 
@@ -110,7 +111,7 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     if backend == "reference":
         return None
     served = served_device(backend)
-    for position, parameter in enumerate(parameters):
+    for position, parameter in enumerate(map(held_part, parameters)):
         if parameter.device.type != served:
             return f"{names(position)} is on {parameter.device}, which the {backend} backend does not reach"
         if is_wrapper(parameter):
@@ -126,14 +127,14 @@ def unserved_reason(backend: str, parameters: Sequence[Tensor], names: Names = _
     return None
 
 
-def _missing_reason(backend: str, parameters: Sequence[Tensor], names: Names, distributed: str | None) -> str | None:
+def _missing_reason(backend: str, parameters: Sequence[Tensor], names: Names, distributed: Refusal) -> str | None:
     """Why ``backend`` cannot update these parameters here; None where it can."""
     reason = unavailable_reason(backend) or unserved_reason(backend, parameters, names)
-    return distributed if reason is None and backend in FUSED_BACKENDS else reason
+    return distributed(backend) if reason is None and backend in FUSED_BACKENDS else reason
 
 
 def choose(
-    requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless, distributed: str | None = None
+    requested: str | None, parameters: Sequence[Tensor], names: Names = _nameless, distributed: Refusal = alone
 ) -> str:
     """The backend that runs: the one asked for, or the first that serves all parameters.
 
@@ -141,7 +142,7 @@ def choose(
         requested: the one asked for.
         parameters: those that decide.
         names: what errors call them.
-        distributed: why no fused backend takes a step of these processes; None where one may.
+        distributed: why a fused backend does not take a step of these processes.
 
     Raises:
         ValueError: when there is no backend of that name.
@@ -157,8 +158,9 @@ def choose(
 
 def holds_numbers(parameter: Tensor) -> bool:
     """Whether it is a dense tensor of a type that a step computes with."""
-    is_dense = parameter.layout is torch.strided and not parameter.is_meta and not is_wrapper(parameter)
-    return is_dense and parameter.dtype in DTYPES
+    held = held_part(parameter)
+    is_dense = held.layout is torch.strided and not held.is_meta and not is_wrapper(held)
+    return is_dense and held.dtype in DTYPES
 
 
 def _deciding(param_groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
@@ -178,17 +180,16 @@ def _tensors_at(param_groups: Sequence[Mapping[str, Any]], places: Sequence[tupl
     return [param_groups[number]["params"][index] for number, index in places]
 
 
-def _unpreferred_reason(backend: str, parameters: Sequence[Tensor], distributed: str | None) -> str | None:
+def _unpreferred_reason(backend: str, parameters: Sequence[Tensor], distributed: Refusal) -> str | None:
     """Why ``backend`` does not run where none is asked for; None where it serves the parameters."""
-    if distributed is not None and backend in FUSED_BACKENDS:
-        return distributed
     if backend == "triton" and interprets_triton():
         return "it is interpreted here, and slower than all others: ask for it by name"
     # In this order: asking after GPUs starts CUDA, which an optimizer of CPU tensors must not.
-    return unserved_reason(backend, parameters) or unavailable_reason(backend)
+    reason = unserved_reason(backend, parameters) or unavailable_reason(backend)
+    return distributed(backend) if reason is None and backend in FUSED_BACKENDS else reason
 
 
-def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: str | None = None) -> str:
+def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: Refusal = alone) -> str:
     """Why the backend runs that :func:`choose_for_groups` chose."""
     if requested is not None:
         return f"backend={requested!r} was asked for"
@@ -198,7 +199,7 @@ def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]], di
     return explain_choice(_tensors_at(param_groups, _deciding(param_groups)), distributed)
 
 
-def explain_choice(parameters: Sequence[Tensor], distributed: str | None = None) -> str:
+def explain_choice(parameters: Sequence[Tensor], distributed: Refusal = alone) -> str:
     """Why the backend runs that is chosen for these parameters where none is asked for."""
     reasons = []
     for backend in BACKENDS:
@@ -228,12 +229,12 @@ _has_said = False
 
 
 def choose_for_groups(
-    requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: str | None = None
+    requested: str | None, param_groups: Sequence[Mapping[str, Any]], distributed: Refusal = alone
 ) -> str:
     """The backend of an optimizer, whose groups may say ``fused``, ``differentiable`` or ``capturable``.
 
-    A parameter that cannot step has no say: a frozen one may be of any kind. ``distributed`` is why no fused backend
-    takes a step of these processes.
+    A parameter that cannot step has no say: a frozen one may be of any kind. ``distributed`` is why a fused
+    backend does not take a step of these processes.
 
     Raises:
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.

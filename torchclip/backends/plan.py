@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from torchclip.backends import choice, native
 from torchclip.backends.codes import SCOPES, configuration, group_numbers
+from torchclip.backends.sharded_plan import ShardedPlan, Sharing
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
@@ -16,7 +17,7 @@ from torchclip.state.group_values import GroupKeys, Key
 if TYPE_CHECKING:
     from torchclip import _C
 
-Plan: TypeAlias = "_C.Plan | _C.CudaPlan | _C.TritonPlan"
+Plan: TypeAlias = "_C.Plan | _C.CudaPlan | _C.TritonPlan | ShardedPlan"
 
 
 def described(
@@ -27,7 +28,9 @@ def described(
     return spec.name, keys.described, slots, [scalar.name for scalar in spec.scalars], SCOPES.index(scope)
 
 
-def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys) -> Plan:
+def make_plan(
+    backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, keys: GroupKeys, sharing: Sharing | None = None
+) -> Plan:
     """The plan of a fused backend for the rule.
 
     Args:
@@ -36,6 +39,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         scope: that of a rule that clips itself.
         modifiers: the options applied around the rule.
         keys: what the param groups hold.
+        sharing: what it asks of other processes; None for nothing.
     """
     extension, rule = native.NATIVE, described(spec, scope, keys)
     assert extension is not None, "a fused backend is chosen only where the extension is"
@@ -46,5 +50,7 @@ def make_plan(backend: str, spec: RuleSpec, scope: Scope, modifiers: Modifiers, 
         plan = extension.TritonPlan(*rule, choice.served_device(backend), partial(Launcher, spec))
     else:
         plan = extension.CudaPlan(*rule) if backend == "cuda" else extension.Plan(*rule)
+    if sharing is not None:
+        plan = ShardedPlan(cast("_C.Plan", plan), scope, sharing)
     plan.configure(configuration(modifiers), group_numbers(modifiers))
     return plan

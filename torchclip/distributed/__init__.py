@@ -6,15 +6,12 @@ the process. ``ownership`` tells for each parameter which processes hold distinc
 first step whether the processes mean the same and gives them one seed, and ``checks`` refuses what would be wrong.
 
 The seam. A step is ``local pass → sums → exchange → factors → update``, and no more than the sums depends on where a
-process ends. The reference path goes this way. What a compiled plan has to offer to go it too:
+process ends. The reference path goes this way, and so does a compiled plan:
 
-1. It reads ``_local_tensor`` of a DTensor in the place of parameter, gradient and state.
-2. Its norm pass can stop before the factors, with one sum of squares, in float64, for each parameter (and, under a rule
-   that clips itself, one more for its direction), and for each row of a parameter whose rows are split. A parameter
-   without a gradient counts as 0, so that the array is as long in every process.
-3. A hook takes that array on the current stream, and writes the sums of all processes in their place. Until then
-   nothing is written but the array.
+1. ``local_view`` gives it ``_local_tensor`` of a DTensor in the place of parameter, gradient and state.
+2. Its norm pass stops before the factors, with sums of squares in ``cells``: float64, as long in every process.
+3. A hook adds that array up over processes, in place. Until then nothing is written but the array.
 4. Factors, numbers of state and the update start from the array, as if the pass had summed it all itself.
-5. Whether any process has a gradient, and AMP's ``found_inf``, are two more numbers of the array.
-6. Draws take the place of an element in the whole tensor from a table, or from an offset where a shard is one piece.
+5. Whether any process has a gradient, AMP's ``found_inf`` and the loss are more numbers of the array.
+6. Draws take the place of an element in the whole tensor from ``places``.
 """

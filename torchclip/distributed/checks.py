@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchclip.distributed.layout import KEY
+from torchclip.distributed.layout import KEY, layout_of
 from torchclip.distributed.ownership import is_flat
+from torchclip.distributed.places import place_of
 from torchclip.distributed.processes import Processes, is_running, of
 from torchclip.distributed.shards import sharded_dimension
 from torchclip.policies.clip import AdaptiveGradientClip, measures
@@ -19,6 +20,14 @@ from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import describe_parameter
+
+Refusal = Callable[[str], str | None]
+"""Why a fused backend does not take a step of these processes, by its name; None where it may."""
+
+
+def alone(backend: str) -> str | None:
+    """No other process takes part."""
+    return None
 
 
 def check_distributed(
@@ -101,12 +110,35 @@ def _reason_of_flat(declared: bool, *, takes_norms: bool, draws: bool, by_rows: 
 
 
 def compiled_reason(
-    param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec, norm_group: Processes | None
+    backend: str,
+    param_groups: Sequence[Mapping[str, Any]],
+    modifiers: Modifiers,
+    spec: RuleSpec,
+    scope: Scope,
+    norm_group: Processes | None,
 ) -> str | None:
-    """Why no compiled backend takes the step, whatever its parameters are; None where one may."""
-    of_groups = any(group.get(KEY) is not None for group in param_groups)
-    if not of_groups and (norm_group is None or len(norm_group) == 1):
+    """Why a compiled backend does not take the step of several processes; None where it may."""
+    takes_norms = modifiers.measures or spec.clips_itself
+    stepping = [parameter for _, _, parameter in _those_that_step(param_groups)]
+    if backend != "cpu":
+        if any(is_sharded(parameter) for parameter in stepping):
+            return "a parameter is a DTensor, of which the cpu backend and the reference path alone take steps"
+        of_groups = any(group.get(KEY) is not None for group in param_groups)
+        declared = of_groups or (norm_group is not None and len(norm_group) > 1)
+        if declared and (takes_norms or modifiers.draws):
+            return "norm_group= asks for sums over processes, which the cpu backend and the reference path alone take"
         return None
-    if modifiers.measures or spec.clips_itself or modifiers.draws:
-        return "norm_group= asks for sums over processes, which the reference path alone takes so far"
+    if modifiers.draws and any(place_of(parameter) is None for parameter in stepping):
+        return (
+            "a DTensor's local elements lie in the whole tensor in more pieces than a draw on this backend can number, "
+            "and the reference path takes the step"
+        )
+    by_rows = isinstance(modifiers.clip, AdaptiveGradientClip) or (spec.clips_itself and scope is Scope.ROW)
+    if by_rows:
+        layout = layout_of(param_groups, norm_group)
+        if any(layout.owners[index].norm != layout.owners[index].tensor for index in layout.split_rows):
+            return (
+                "rows of a parameter are split over other processes than those that its norm is taken over, and the "
+                "reference path takes the step"
+            )
     return None

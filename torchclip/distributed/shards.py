@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchclip.rules.rule_spec import Extent, RuleSpec
 from torchclip.state.sharded import is_sharded
 
 if TYPE_CHECKING:
@@ -84,7 +85,15 @@ def row_indices(parameter: Tensor) -> Tensor:
     return coordinates(sharded)[0].to(parameter.device) if parameter.ndim >= 2 else torch.zeros(1, dtype=torch.int64)
 
 
-def one_for_each_row(parameter: Tensor, value: Tensor) -> Tensor:
+def laid_out(spec: RuleSpec, name: str, parameter: Tensor, made: Any) -> Any:
+    """New state of a parameter, by its name; of a DTensor's rows in a DTensor that lies as those do."""
+    by_rows = any(slot.name == name and slot.extent is Extent.ROW for slot in spec.slots)
+    if by_rows and is_sharded(parameter) and not is_sharded(made):
+        return _one_for_each_row(parameter, made)
+    return made
+
+
+def _one_for_each_row(parameter: Tensor, value: Tensor) -> Tensor:
     """State of one number a row, laid out as the rows of the parameter are.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -88,6 +88,7 @@ def create_state(
     state: MutableMapping[Tensor, dict[str, Any]],
     positions: Sequence[int],
     ledger: Ledger | None = None,
+    lay_out: Callable[[RuleSpec, str, Tensor, Any], Any] | None = None,
     *,
     on_device: bool,
 ) -> None:
@@ -99,6 +100,8 @@ def create_state(
         state: as in ``optimizer.state``.
         positions: of those to look at.
         ledger: where what is made is written, if anywhere.
+        lay_out: gives what is made of the rule, by its name, for a parameter the layout of that, where processes share
+            it.
         on_device: whether numbers of state lie on their parameter's device, or on the host.
     """
     ledger = Ledger() if ledger is None else ledger
@@ -109,6 +112,8 @@ def create_state(
         numbers_on = parameter.device if on_device else "cpu"
         missing = spec.missing_state(state.get(parameter, {}), group)
         made = {slot: spec.create_state(slot, parameter, group, numbers_on) for slot in missing}
+        if lay_out is not None:
+            made = {slot: lay_out(spec, slot, parameter, value) for slot, value in made.items()}
         check_reachable(name, parameter, made)
         if made:
             ledger.give(state, Made(position, parameter, made, parameter._version))

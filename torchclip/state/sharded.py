@@ -20,6 +20,14 @@ def is_sharded(tensor: Tensor) -> bool:
     return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
+def held_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a DTensor, as it is; any other tensor itself."""
+    if not is_sharded(tensor):
+        return tensor
+    held: Tensor = tensor._local_tensor  # type: ignore[attr-defined]
+    return held
+
+
 def local_of(tensor: Tensor) -> Tensor:
     """What this process holds of a DTensor; any other tensor as it is.
 
@@ -27,8 +35,13 @@ def local_of(tensor: Tensor) -> Tensor:
     """
     if not is_sharded(tensor) or torch.compiler.is_compiling() or torch.is_grad_enabled():
         return tensor
-    local: Any = tensor._local_tensor  # type: ignore[attr-defined]
-    if is_wrapper(local) and hasattr(local, "wait"):  # of a collective that is not over yet
-        local = local.wait()
-    held: Tensor = local
+    return waited_part(tensor)
+
+
+def waited_part(tensor: Tensor) -> Tensor:
+    """As :func:`held_part`, once a collective that it comes from is over."""
+    part: Any = held_part(tensor)
+    if is_wrapper(part) and hasattr(part, "wait"):
+        part = part.wait()
+    held: Tensor = part
     return held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,13 +35,14 @@ class BackedOptimizer(MeasuredOptimizer):
         return self._backend
 
     def _chosen_backend(self) -> str:
-        return choice.choose_for_groups(self._requested, self.param_groups, self._processes.compiled_reason(self))
+        refuses = partial(self._processes.compiled_reason, self)
+        return choice.choose_for_groups(self._requested, self.param_groups, refuses)
 
     @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
         own = self._own
-        return choice.explain(own._requested, own.param_groups, own._processes.compiled_reason(own))
+        return choice.explain(own._requested, own.param_groups, partial(own._processes.compiled_reason, own))
 
     @property
     def loss(self) -> Tensor | float | None:
@@ -72,9 +74,9 @@ class BackedOptimizer(MeasuredOptimizer):
         self._unstarted = self._all_unstarted()
         self._plan = None
         self._backend = None
-        handed = vars(self).get("_last", LastStep).given_loss  # which a load or a new param group does not take
+        before = vars(self).get("_last", LastStep)  # what was handed over a load or a new param group does not take
         self._last = LastStep()
-        self._last.given_loss = handed
+        self._last.given_loss, self._last.given_norm = before.given_loss, before.given_norm
 
     def _choose_anew(self) -> None:
         """At once, since a compiled step cannot; a backend that cannot run is an error of the next step."""

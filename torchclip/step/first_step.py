@@ -8,21 +8,26 @@ parameters of the reference path, and between two kernels of Triton's, a step th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
 from torchclip.backends import choice
 from torchclip.backends.codes import GROUPS_CHANGED, UNREADY
 from torchclip.backends.plan import Plan, make_plan
+from torchclip.backends.sharded_plan import ShardedPlan
+from torchclip.distributed.shards import laid_out
 from torchclip.policies.modifiers import SLOW
 from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
 from torchclip.state.reachable import refuse_transform
 
 if TYPE_CHECKING:
+    from torchclip import _C
     from torchclip.step.fused_optimizer import FusedOptimizer
+
+Read = TypeVar("Read")
 
 
 class Pending(NamedTuple):
@@ -48,15 +53,20 @@ def first_step(
         The plan's outcome; UNREADY, with nothing done, when another backend or other policies run from now on.
     """
     refuse_transform()
-    optimizer._processes.layout(optimizer)
+    sharing = _explained(optimizer, lambda: optimizer._processes.sharing(optimizer))
     groups, state = optimizer.param_groups, optimizer.state
     plan = optimizer._plan
+    if plan is not None and isinstance(plan, ShardedPlan) is not (sharing is not None):
+        optimizer._forget_plan()
+        return UNREADY
     if plan is None:
         plan = optimizer._plan = make_plan(
-            optimizer.backend, optimizer.spec, optimizer.clips_by, optimizer._modifiers, optimizer._keys
+            optimizer.backend, optimizer.spec, optimizer.clips_by, optimizer._modifiers, optimizer._keys, sharing
         )
+    elif isinstance(plan, ShardedPlan) and sharing is not None:
+        plan.use(sharing)
     settle(optimizer)
-    attention = _refreshed(optimizer, plan)
+    attention = _explained(optimizer, lambda: plan.refresh(optimizer.param_groups, optimizer.state))
     if attention and attention[0] == GROUPS_CHANGED:
         optimizer._set_clips(optimizer.clip)
         return UNREADY
@@ -66,7 +76,7 @@ def first_step(
         if attention:
             named = list(optimizer._named_parameters())
             on_device = optimizer.backend in choice.ON_DEVICE
-            create_state(optimizer.spec, named, state, attention, ledger, on_device=on_device)
+            create_state(optimizer.spec, named, state, attention, ledger, laid_out, on_device=on_device)
             attention = plan.refresh(groups, state)
             if attention and attention[0] == GROUPS_CHANGED:
                 return UNREADY  # by another thread
@@ -77,12 +87,20 @@ def first_step(
         fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []
+        give_norm(optimizer, plan)
         return plan.step(groups, state, grad_scale, found_inf, loss)
 
 
-def _refreshed(optimizer: FusedOptimizer, plan: Plan) -> list[int]:
+def give_norm(optimizer: FusedOptimizer, plan: Plan) -> None:
+    """Hands the plan the norm that its next step is to take, once."""
+    given, optimizer._last.given_norm = optimizer._last.given_norm, None
+    if given is not None:
+        cast("_C.Plan | ShardedPlan", plan).set_norm(given)  # no other is given one
+
+
+def _explained(optimizer: FusedOptimizer, read: Callable[[], Read]) -> Read:
     try:
-        return plan.refresh(optimizer.param_groups, optimizer.state)
+        return read()
     except Exception:
         optimizer._keys.check_all(optimizer.param_groups)  # which says what is wrong in words
         raise

@@ -33,7 +33,7 @@ from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.backed_optimizer import BackedOptimizer
 from torchclip.step.checkpoint import all_or_nothing, unpacked
-from torchclip.step.first_step import Pending, first_step, recorded, settle_when_idle
+from torchclip.step.first_step import Pending, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward, is_in_backward
 from torchclip.step.many_processes import ManyProcesses
@@ -167,7 +167,8 @@ class FusedOptimizer(BackedOptimizer):
 
     def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend
-        if backend != "reference":
+        # DTensor knows the operators of the reference path.
+        if backend != "reference" and not self._processes.has_shards(self.param_groups):
             torch_compile.step(self, loss, grad_scale, found_inf)
         else:
             self._reference_step(loss, grad_scale, found_inf, None)
@@ -177,6 +178,8 @@ class FusedOptimizer(BackedOptimizer):
         mean = None if loss is None else self._processes.mean_loss(self, loss)
         if plan is not None and not self._unstarted and self._pending is None:
             try:
+                if self._last.given_norm is not None:
+                    give_norm(self, plan)
                 outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, mean)
             except Exception:
                 self._keys.check_all(self.param_groups)  # which says what is wrong in words

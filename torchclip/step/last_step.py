@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from typing_extensions import Self
 
-from torchclip.backends import reference
+from torchclip.backends import choice, reference
 from torchclip.backends.codes import SKIPPED, STEPPED, configuration, group_numbers
 from torchclip.backends.plan import Plan
 from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, NonFinite, Scope, ZClip, as_clip_policy
@@ -122,6 +122,8 @@ class MeasuredOptimizer(Optimizer):
             if clip != before.clip:
                 forget_norms(self.param_groups)
             self._complete_shared()
+            if self._backend is not None and self._processes.compiled_reason(self, self._backend) is not None:
+                self._still_served()
         except BaseException:
             self._modifiers = before
             raise
@@ -132,6 +134,10 @@ class MeasuredOptimizer(Optimizer):
 
     def _complete_shared(self) -> None:
         """Makes the numbers of state that the policies need."""
+        raise NotImplementedError
+
+    def _still_served(self) -> bool:
+        """Whether the same backend goes on; else the next step chooses one."""
         raise NotImplementedError
 
     @property
@@ -178,8 +184,8 @@ class MeasuredOptimizer(Optimizer):
 
         Raises:
             TypeError, ValueError: for what is no such tensor.
-            RuntimeError: where the clip policy does not take one norm of all parameters, and on a fused backend, which
-                measures by itself.
+            RuntimeError: where the clip policy does not take one norm of all parameters, and on a GPU's backends, which
+                measure by themselves.
 
         Example:
             >>> import torch, torchclip
@@ -207,7 +213,7 @@ class MeasuredOptimizer(Optimizer):
                 f"clip={clip} takes no single norm of all parameters: use ClipByGlobalNorm, AutoClip or ZClip, without "
                 "policies of param groups"
             )
-        if own.backend != "reference":
+        if own.backend in choice.ON_DEVICE:
             raise RuntimeError(
                 f"the {own.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchclip.backends.sharded_plan import Sharing
 from torchclip.distributed.agreement import agree, one_seed
 from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in
@@ -17,6 +18,7 @@ from torchclip.distributed.zero import drop_options, is_made_by_zero, norm_reaso
 from torchclip.policies.step_size import AdaLossStep, StepSize
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
+from torchclip.state.steppable import can_step
 
 if TYPE_CHECKING:
     from torchclip.step.last_step import MeasuredOptimizer
@@ -62,11 +64,20 @@ class ManyProcesses:
                 raise ValueError(reason)
         check_distributed(optimizer.param_groups, policies, optimizer.spec, optimizer.clips_by, self.norm_group)
 
-    def compiled_reason(self, optimizer: MeasuredOptimizer) -> str | None:
-        """Why no compiled backend takes the optimizer's step; None where one may."""
-        if not is_running():
+    def compiled_reason(self, optimizer: MeasuredOptimizer, backend: str) -> str | None:
+        """Why a compiled backend does not take the optimizer's step; None where it may."""
+        groups = optimizer.param_groups
+        if not is_running() and not self.has_shards(groups):
             return None
-        return compiled_reason(optimizer.param_groups, optimizer._modifiers, optimizer.spec, self.norm_group)
+        rule = (optimizer._modifiers, optimizer.spec, optimizer.clips_by)
+        return compiled_reason(backend, groups, *rule, self.norm_group)
+
+    def sharing(self, optimizer: MeasuredOptimizer) -> Sharing | None:
+        """What the plan of a fused step is told of other processes; None where that of a single one takes it."""
+        layout = self.layout(optimizer)
+        if (layout is None or not layout.sums) and not self.has_shards(optimizer.param_groups):
+            return None
+        return Sharing(layout, () if layout is None else self.loss_over(layout, optimizer._modifiers.step_size))
 
     def loss_over(self, layout: Layout, step_size: StepSize | None) -> Over:
         """Over which processes the loss is averaged."""
@@ -123,7 +134,11 @@ class ManyProcesses:
 
     def _has_parts(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         declared = self.norm_group is not None or any(group.get(KEY) is not None for group in groups)
-        return declared or any(is_sharded(parameter) for group in groups for parameter in group["params"])
+        return declared or self.has_shards(groups)
+
+    def has_shards(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a parameter that can step is a DTensor."""
+        return any(is_sharded(one) and can_step(one) for group in groups for one in group["params"])
 
     def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
@@ -139,8 +154,10 @@ class ManyProcesses:
         return layout
 
     def mean_loss(self, optimizer: MeasuredOptimizer, loss: Tensor) -> Tensor:
-        """The loss of the whole batch, for a backend whose step adds up nothing itself."""
+        """The loss of the whole batch, for a backend whose step adds up nothing itself; else this process's."""
         layout = self.layout(optimizer)
+        if layout is not None and layout.sums and optimizer.backend == "cpu":
+            return loss
         over = () if layout is None else self.loss_over(layout, optimizer._modifiers.step_size)
         if not over:
             return loss

@@ -18,10 +18,10 @@ from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import SLOW, Modifiers
 from torchclip.rules.norms import norm_dtype
-from torchclip.rules.rule_spec import Extent, Group, RuleSpec, State
+from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.state.group_state import counted, numbers_of
 from torchclip.state.real_view import real_view
-from torchclip.state.sharded import is_sharded, is_wrapper, local_of
+from torchclip.state.sharded import is_wrapper, local_of
 
 Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
@@ -230,10 +230,7 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
 
 def _created(spec: RuleSpec, name: str, entry: Entry) -> Tensor:
     """State before the first step; rows of a DTensor lie where the parameter's do."""
-    made = spec.create_state(name, entry.owner, entry.group)
-    by_rows = any(slot.name == name and slot.extent is Extent.ROW for slot in spec.slots)
-    if by_rows and is_sharded(entry.owner) and not is_sharded(made):
-        return shards.one_for_each_row(entry.owner, made)
+    made: Tensor = shards.laid_out(spec, name, entry.owner, spec.create_state(name, entry.owner, entry.group))
     return made
 
 

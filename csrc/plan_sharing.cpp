@@ -1,0 +1,84 @@
+// The sums of a step of which other processes have parts: out to them, and back as those of all.
+#include <cmath>
+#include <utility>
+
+#include "plan.h"
+
+namespace torchclip {
+
+// What adds them up lets go of the GIL, and other threads may replace gradients and state meanwhile.
+void Plan::exchange(SharedSums& sums) {
+  if (held_.empty()) reader_.hold_memory(held_);
+  SharedSums::Common all = has_asked_ ? SharedSums::Common{} : common_;
+  sums.exchange(all);
+  if (std::exchange(has_asked_, true)) return;  // what all processes have is not added up again
+  if (sharing_.loss_share == 0) all.loss = common_.loss;
+  common_ = all;
+}
+
+void Plan::exchange_common() {
+  SharedSums sums(sharing_.common);
+  exchange(sums);
+}
+
+void Plan::share_units(UnitSums& units, const Cells& cells) {
+  SharedSums shared(cells);
+  for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
+    const Partial& partial = partials_[chunk];
+    shared.add(tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)].parameter, partial.gradient,
+               partial.direction);
+    if (!std::isfinite(partial.gradient) && !has_asked_) common_.lost += 1;
+  }
+  for (const TensorEntry& tensor : tables_.tensors) shared.count(tensor.parameter);
+  exchange(shared);
+  shared.for_each_cell([&](size_t unit, const double* cell) {
+    units.sums[unit].add({cell[0], cell[1]});
+    if (cell[2] > 0) units.seen[unit] = 1;
+  });
+}
+
+// `of_policy`: the second sum of a row is that of the weights, and that of the total what is left of it by clipping.
+// Rows that this process holds alone are clipped before the exchange, the others are known after it to all that hold
+// parts of them.
+void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
+  SharedSums shared(cells);
+  const auto left_of = [this](const Partial& row) {
+    const double factor = unit_factor(row);
+    return factor * factor * row.gradient;
+  };
+  const auto for_each_split = [&](const auto& visit) {
+    for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {
+      const int32_t parameter = tables_.tensors[tensor].parameter;
+      const std::vector<int64_t>& places = shared.rows_of(parameter);
+      const RowMap& map = tables_.row_maps[tensor];
+      for (size_t row = 0; row < static_cast<size_t>(map.rows.count); ++row)
+        visit(parameter, sums.rows[static_cast<size_t>(map.first) + row],
+              places.empty() ? nullptr : shared.row(places[row]));
+    }
+  };
+  for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {
+    const int32_t parameter = tables_.tensors[tensor].parameter;
+    shared.count(parameter);
+    shared.add(parameter, sums.rest[tensor].gradient, sums.rest[tensor].direction);
+  }
+  for_each_split([&](int32_t parameter, const Partial& row, double* place) {
+    const double second = !of_policy ? row.direction : place == nullptr ? left_of(row) : 0;
+    shared.add(parameter, row.gradient, second);
+    if (place == nullptr) return;
+    const double share = cells.share[static_cast<size_t>(parameter)];
+    place[0] += share * row.gradient;
+    place[1] += share * row.direction;
+  });
+  exchange(shared);
+  sums.total = {};
+  shared.for_each_cell([&](size_t, const double* cell) { sums.total.add({cell[0], cell[1]}); });
+  for_each_split([&](int32_t, Partial& row, const double* place) {
+    if (place != nullptr) row = {place[0], place[1]};
+  });
+  for (int64_t place = 0; of_policy && place < cells.row_count; ++place) {
+    const double* const row = shared.row(place);
+    sums.total.direction += left_of({row[0], row[1]});
+  }
+}
+
+}  // namespace torchclip

@@ -1,0 +1,81 @@
+// What the plan of a step knows of other processes: which of its sums they have parts of, where their elements are in
+// whole tensors, and the one call that adds the sums up. torchclip/distributed says which processes those are.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "python_access.h"
+#include "tables.h"
+
+namespace torchclip {
+
+// How the sums of one norm pass go to other processes: as cells, each of which belongs to one unit of the scope and is
+// added up over the same processes. Rows of which others hold parts have places of their own.
+struct Cells {
+  std::vector<int32_t> of;     // [parameters], the cell that each counts in
+  std::vector<double> share;   // [parameters], what part of this process's sum counts, in (0, 1]: others have copies
+  std::vector<int32_t> units;  // [cells], the unit of each
+  std::vector<std::vector<int64_t>> rows;  // [parameters], for each local row its place among all; or none
+  int64_t row_count = 0;                   // places of rows
+  Object add;  // called with a writable view of the float64 numbers of an exchange, adds them up over processes
+};
+
+struct Sharing {
+  bool asks = false;              // other processes are asked for their parts of sums
+  Cells policy, rule;             // of the clip policy's pass, and of that of a rule that clips itself
+  Cells common;                   // of no sum: for what every exchange ends in
+  double loss_share = 0;          // what part of this process's loss counts; 0: others are not asked for theirs
+  std::vector<DrawPlace> places;  // [parameters], or empty: parameters are whole, and numbered as they stand
+
+  explicit operator bool() const { return asks; }
+};
+
+// From (add, policy, rule, loss_share, places); None for `add`, that of no sums, asks nothing of others.
+Sharing sharing_from(const std::vector<Object>& parts);
+
+// The numbers of one exchange: three for each cell, two for each place of a row, and those that every exchange ends in.
+class SharedSums {
+ public:
+  explicit SharedSums(const Cells& cells)
+      : cells_(cells), values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + kCommon, 0.0) {}
+
+  struct Common {
+    double overflows = 0;  // of AMP's scale
+    double lost = 0;       // norms that are not finite
+    double gradients = 0;  // parameters that have one
+    double loss = 0;
+  };
+
+  // `direction`: of the rule's pass; for a policy by rows the sum of squares after clipping.
+  void add(int32_t parameter, double gradient, double direction) {
+    const double share = cells_.share[static_cast<size_t>(parameter)];
+    double* const cell = cell_of(parameter);
+    cell[0] += share * gradient;
+    cell[1] += share * direction;
+  }
+  void count(int32_t parameter) { cell_of(parameter)[2] += 1; }
+  const std::vector<int64_t>& rows_of(int32_t parameter) const { return cells_.rows[static_cast<size_t>(parameter)]; }
+  // gradient, direction
+  double* row(int64_t place) { return &values_[3 * cells_.units.size() + 2 * static_cast<size_t>(place)]; }
+
+  // Adds everything up over processes. Throws what that raises.
+  void exchange(Common& common);
+
+  // What the cells of a unit come to.
+  template <class Visit>
+  void for_each_cell(const Visit& visit) const {
+    for (size_t cell = 0; cell < cells_.units.size(); ++cell)
+      visit(static_cast<size_t>(cells_.units[cell]), &values_[3 * cell]);
+  }
+
+ private:
+  static constexpr size_t kCommon = 4;
+  double* cell_of(int32_t parameter) {
+    return &values_[3 * static_cast<size_t>(cells_.of[static_cast<size_t>(parameter)])];
+  }
+  const Cells& cells_;
+  std::vector<double> values_;
+};
+
+}  // namespace torchclip

@@ -1,0 +1,133 @@
+"""The plan of a fused backend where other processes have parts of parameters, or parameters of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from torchclip.backends.codes import SCOPES, STEPPED, UNIT_CLIP, UNREADY, GroupNumbers
+from torchclip.distributed.cells import cells_of, common_of
+from torchclip.distributed.exchange import Over, processes_in
+from torchclip.distributed.layout import Layout
+from torchclip.distributed.local_view import LocalView
+from torchclip.distributed.places import WHOLE, place_of
+from torchclip.rules.norms import Scope
+
+if TYPE_CHECKING:
+    from torchclip import _C
+
+
+class Sharing(NamedTuple):
+    """What a plan asks of other processes.
+
+    Args:
+        layout: which processes hold what; None where this one holds everything, in DTensors of its own.
+        loss_over: over which processes the loss is averaged.
+    """
+
+    layout: Layout | None
+    loss_over: Over
+
+
+class ShardedPlan:
+    """A plan that reads this process's parts, and asks the other processes for theirs of every sum.
+
+    Args:
+        plan: what takes the steps.
+        scope: that of a rule that clips itself.
+        sharing: what it asks.
+    """
+
+    def __init__(self, plan: _C.Plan, scope: Scope, sharing: Sharing) -> None:
+        self._plan, self._scope, self._sharing = plan, scope, sharing
+        self._view = LocalView()
+        self._numbers: Mapping[str, float] = {}
+        self._sizes: list[int] | None = None  # of the groups that the plan was told of
+
+    def use(self, sharing: Sharing) -> None:
+        """Asks something else from the next step on."""
+        if sharing.layout is not self._sharing.layout or sharing.loss_over != self._sharing.loss_over:
+            self._sharing, self._sizes = sharing, None
+
+    def configure(self, numbers: Mapping[str, float], groups: Sequence[GroupNumbers] = ()) -> None:
+        """As the plan's."""
+        self._numbers, self._sizes = numbers, None
+        self._plan.configure(numbers, groups)
+
+    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
+        """As the plan's."""
+        try:
+            self._read(param_groups, state)
+            return self._plan.refresh(self._view.groups, self._view.state)
+        finally:
+            self._view.take_gradients_back()
+
+    def step(
+        self,
+        param_groups: Sequence[dict[str, Any]],
+        state: dict[Tensor, Any],
+        grad_scale: Tensor | float | None,
+        found_inf: Tensor | float | None,
+        loss: Tensor | float | None,
+    ) -> int:
+        """As the plan's."""
+        layout = self._sharing.layout
+        if layout is not None and not layout.is_of(param_groups):
+            return UNREADY
+        try:
+            self._read(param_groups, state)
+            outcome = self._plan.step(self._view.groups, self._view.state, grad_scale, found_inf, loss)
+        finally:
+            self._view.take_gradients_back()
+        if outcome == STEPPED:
+            self._view.count_versions()
+        return outcome
+
+    def mark_fresh(self, positions: Sequence[int]) -> None:
+        """As the plan's."""
+        self._plan.mark_fresh(positions)
+
+    def set_norm(self, norm: Tensor) -> None:
+        """As the plan's."""
+        self._plan.set_norm(norm)
+
+    def unstarted(self) -> list[tuple[Tensor, dict[str, Any]]]:
+        """As the plan's, of the parameters themselves."""
+        return [self._view.original(part, tensors) for part, tensors in self._plan.unstarted()]
+
+    def report(self) -> dict[str, Any]:
+        """As the plan's."""
+        return self._plan.report()
+
+    @property
+    def steps(self) -> int:
+        """As the plan's."""
+        return self._plan.steps
+
+    @property
+    def zeros(self) -> list[int]:
+        """None: what is written to a DTensor counts no version of its parts, so that nothing tells of it."""
+        return []
+
+    def _read(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> None:
+        self._view.refresh(param_groups, state)
+        sizes = [len(group["params"]) for group in param_groups]
+        if sizes != self._sizes:
+            self._share(sizes)
+            self._sizes = sizes
+
+    def _share(self, sizes: Sequence[int]) -> None:
+        """Tells the plan what it asks of other processes, and where its elements are in whole tensors."""
+        layout, over = self._sharing
+        if layout is None:
+            return
+        parts = [place_of(parameter) or WHOLE for parameter in layout.parameters]
+        places = [(layout.number(index), *part) for index, part in enumerate(parts)]
+        by_units = self._numbers.get("clip") == UNIT_CLIP
+        of_policy = Scope.ROW if by_units else SCOPES[int(self._numbers.get("clip_scope", 0))]
+        policy = cells_of(layout, of_policy, sizes, over)
+        rule = cells_of(layout, self._scope, sizes, over, least_dimensions=2)
+        share = 1 / processes_in(over) if over else 0.0
+        self._plan.share(common_of(layout, over) if layout.sums else None, policy, rule, share, places)

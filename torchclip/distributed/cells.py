@@ -1,0 +1,150 @@
+"""The sums of a compiled plan's step as it hands them over, and what adds them up over processes.
+
+A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
+are split have places behind the cells, and every exchange ends in four numbers that all processes have; see
+``csrc/sharing.h``, which has the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchclip.distributed.exchange import Over, all_reduced
+from torchclip.distributed.layout import Layout
+from torchclip.rules.norms import Scope
+
+IN_CELL, IN_ROW, COMMON = 3, 2, 4
+
+
+class Segment(NamedTuple):
+    """Some of the numbers: [begin, end), and the processes that they are added over."""
+
+    begin: int
+    end: int
+    over: Over
+
+
+class Addition:
+    """Adds the numbers of one exchange up over processes, in place.
+
+    Args:
+        segments: of all but the common numbers; those over no process stay.
+        count: how many those are.
+        sums: over which processes there are sums, in an order that is the same in all of them.
+        loss_over: over which the loss is averaged, the last of the common numbers.
+    """
+
+    def __init__(self, segments: Sequence[Segment], count: int, sums: Sequence[Over], loss_over: Over) -> None:
+        self._sums, self._count, self._loss_over = list(sums), count, loss_over
+        self._segments = [each for each in segments if each.end > each.begin]
+        is_one = len(self._sums) == 1 and all(each.over == self._sums[0] for each in self._segments)
+        self._is_one = is_one and loss_over in ((), self._sums[0])
+
+    def __call__(self, numbers: Any) -> None:
+        """Takes a writable buffer of float64 numbers."""
+        values = torch.frombuffer(numbers, dtype=torch.float64)
+        if self._is_one:
+            _write(values, _added(values, self._sums[0]))
+            return
+        own_loss = loss = values[-1].clone()
+        for over in self._sums:
+            # Of the other common numbers it is asked whether they are 0: they may be counted more than once.
+            values[-1] = own_loss
+            ranges = [(each.begin, each.end) for each in self._segments if each.over == over]
+            self._add(values, [*ranges, (self._count, self._count + COMMON)], over)
+            loss = values[-1].clone() if over == self._loss_over else loss
+        if self._loss_over not in (*self._sums, ()):
+            loss = _added(own_loss.reshape(1), self._loss_over)[0]
+        values[-1] = loss
+
+    def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
+        joined = _added(torch.cat([values[begin:end] for begin, end in ranges]), over)
+        for (begin, end), part in zip(ranges, joined.split([end - begin for begin, end in ranges]), strict=True):
+            values[begin:end] = part
+
+
+def _added(values: Tensor, over: Over) -> Tensor:
+    for processes in over:
+        values = all_reduced(values, processes)
+    return values
+
+
+def _write(values: Tensor, added: Tensor) -> None:
+    if added is not values:
+        values.copy_(added)
+
+
+class Cells(NamedTuple):
+    """As the plan is told of them.
+
+    Args:
+        of, share: [parameters], the cell that each counts in, and what part of this process's sum does.
+        units: [cells], the unit of the scope that each is a part of.
+        rows: [parameters], for each local row its place among all that are sent; empty where they are whole.
+        row_count: how many such places there are.
+        add: what adds them up.
+    """
+
+    of: list[int]
+    share: list[float]
+    units: list[int]
+    rows: list[list[int]]
+    row_count: int
+    add: Addition
+
+
+def common_of(layout: Layout, loss_over: Over) -> Addition:
+    """What adds up the common numbers alone."""
+    return Addition((), 0, layout.sums, loss_over)
+
+
+def cells_of(
+    layout: Layout, scope: Scope, group_sizes: Sequence[int], loss_over: Over, *, least_dimensions: int = 0
+) -> Cells:
+    """Those of one norm pass.
+
+    Args:
+        layout: the optimizer's.
+        scope: over which elements norms are taken.
+        group_sizes: the number of parameters in each group.
+        loss_over: over which processes the loss is averaged.
+        least_dimensions: of the parameters whose rows are looked at.
+    """
+    owners = layout.owners
+    if scope is Scope.TENSOR:
+        of, units = list(range(len(owners))), list(range(len(owners)))
+        share, overs = [owner.tensor_share for owner in owners], [owner.tensor for owner in owners]
+    else:
+        keys = list(dict.fromkeys((*(owner.norm for owner in owners), *layout.sums)))
+        groups = [group for group, size in enumerate(group_sizes) for _ in range(size)]
+        count = len(group_sizes) if scope is Scope.GROUP else 1
+        own_units = groups if scope is Scope.GROUP else [0] * len(owners)
+        of = [keys.index(owner.norm) * count + unit for owner, unit in zip(owners, own_units, strict=True)]
+        share, units = [owner.norm_share for owner in owners], [*range(count)] * len(keys)
+        overs = [key for key in keys for _ in range(count)]
+    segments = [Segment(IN_CELL * cell, IN_CELL * (cell + 1), over) for cell, over in enumerate(overs)]
+    rows: list[list[int]] = [[] for _ in owners]
+    row_count, begin = 0, IN_CELL * len(units)
+    for index, local in (layout.split_rows if scope is Scope.ROW else {}).items():
+        if layout.parameters[index].ndim >= least_dimensions:
+            rows[index] = (local + row_count).tolist()
+            end = begin + IN_ROW * (row_count + layout.rows(index))
+            segments.append(Segment(begin + IN_ROW * row_count, end, owners[index].tensor))
+            row_count += layout.rows(index)
+    numbers = begin + IN_ROW * row_count
+    return Cells(of, share, units, rows, row_count, Addition(_joined(segments), numbers, layout.sums, loss_over))
+
+
+def _joined(segments: Sequence[Segment]) -> list[Segment]:
+    """Neighbours that go over the same processes made one."""
+    joined: list[Segment] = []
+    for each in segments:
+        if joined and joined[-1].over == each.over and joined[-1].end == each.begin:
+            joined[-1] = Segment(joined[-1].begin, each.end, each.over)
+        else:
+            joined.append(each)
+    return joined

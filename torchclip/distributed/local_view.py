@@ -1,0 +1,132 @@
+"""Param groups and state with this process's parts in the place of DTensors: what a compiled plan reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.distributed.shards import aligned
+from torchclip.state.sharded import held_part, is_sharded, waited_part
+
+_LOCAL = attrgetter("_local_tensor")
+
+
+class LocalView:
+    """Of one optimizer; brought up to date before every step.
+
+    The parts themselves stand in it, so that one that is moved or replaced is seen. They have a gradient during a step
+    alone.
+
+    Attributes:
+        groups: the param groups.
+        state: by the parameters of those groups.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[dict[str, Any]] = []
+        self.state: dict[Tensor, Any] = {}
+        self._parameters: list[Tensor] = []
+        self._locals: list[Tensor] = []
+        self._sharded: list[Tensor] = []  # those of the parameters that are DTensors
+        self._parts: list[Tensor] = []  # of those
+        self._dicts: list[Any] = []  # the values of the optimizer's state
+        self._values: list[Any] = []  # all that they hold
+        self._sharded_values: list[Tensor] = []
+        self._parts_of_values: list[Tensor] = []
+        self._held: dict[int, Any] = {}  # state by the identities of the parts
+
+    def refresh(self, param_groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> None:
+        """Reads everything, and lends the parts their gradients.
+
+        Raises:
+            RuntimeError: torch's, for a gradient that does not fit its parameter.
+        """
+        self._read_parameters(param_groups)
+        self._read_state(state)
+        for parameter, part in zip(self._sharded, self._parts, strict=True):
+            gradient = parameter.grad
+            part.grad = None if gradient is None else _part_of_gradient(gradient, parameter)
+
+    def take_gradients_back(self) -> None:
+        """After a step."""
+        for part in self._parts:
+            part.grad = None
+
+    def count_versions(self) -> None:
+        """Tells autograd of DTensors that they were written, where those of their parts alone were counted."""
+        written = [one for one in self._sharded if one.grad is not None]
+        torch.autograd.graph.increment_version([*written, *self._sharded_values])
+
+    def original(self, part: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """The parameter that a part is one of, and its state of these names where ``tensors`` are parts of that."""
+        owner = next((whole for whole, own in zip(self._parameters, self._locals, strict=True) if own is part), part)
+        held = self._held.get(id(part), {})
+        found = {}
+        for name, tensor in tensors.items():
+            whole = held.get(name)
+            found[name] = whole if isinstance(whole, Tensor) and held_part(whole) is tensor else tensor
+        return owner, found
+
+    def _read_parameters(self, param_groups: Sequence[dict[str, Any]]) -> None:
+        now = [parameter for group in param_groups for parameter in group["params"]]
+        same = len(now) == len(self._parameters) and all(map(is_, now, self._parameters))
+        same = same and all(map(is_, map(_LOCAL, self._sharded), self._parts))
+        if not same or len(self.groups) != len(param_groups):
+            self._parameters = now
+            self._locals = [held_part(parameter) for parameter in now]
+            self._sharded = [parameter for parameter in now if is_sharded(parameter)]
+            self._parts = [held_part(parameter) for parameter in self._sharded]
+            self.groups = [{} for _ in param_groups]
+            self._dicts = [None]  # the state is read anew
+        begin = 0
+        for own, group in zip(self.groups, param_groups, strict=True):
+            count = len(group["params"])
+            if len(own) != len(group):
+                own.clear()
+            known = own.get("params")
+            own.update(group)
+            # The same list where nothing has changed: the plan looks at what it holds.
+            own["params"] = known if same and known is not None else self._locals[begin : begin + count]
+            begin += count
+
+    def _read_state(self, state: Mapping[Tensor, Any]) -> None:
+        dicts = list(state.values())
+        if _same(dicts, self._dicts):
+            values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
+            if _same(values, self._values) and all(map(is_, map(_LOCAL, self._sharded_values), self._parts_of_values)):
+                return
+        self._dicts = dicts
+        self._values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
+        self._sharded_values = [value for value in self._values if isinstance(value, Tensor) and is_sharded(value)]
+        self._parts_of_values = [held_part(value) for value in self._sharded_values]
+        self.state, self._held = {}, {}
+        for parameter, part in zip(self._parameters, self._locals, strict=True):
+            held = state.get(parameter)
+            if held is None:
+                continue
+            self._held[id(part)] = held
+            is_whole = part is parameter or not isinstance(held, dict)
+            self.state[part] = held if is_whole else {name: _part(value) for name, value in held.items()}
+
+
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(map(is_, now, before))
+
+
+def _part(value: Any) -> Any:
+    return held_part(value) if isinstance(value, Tensor) else value
+
+
+def _part_of_gradient(gradient: Any, parameter: Any) -> Tensor:
+    """This process's, in the layout of the parameter. What a collective has not finished yet is waited for."""
+    if type(gradient) is type(parameter):  # as nearly always: what follows runs for every parameter in every step
+        spec, wanted = gradient._spec, parameter._spec
+        is_alike = spec is wanted or (spec.mesh is wanted.mesh and spec.placements == wanted.placements)
+        part: Tensor = gradient._local_tensor
+        if is_alike and type(part) is Tensor:
+            return part
+    return waited_part(aligned(gradient, parameter))
