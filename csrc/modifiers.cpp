@@ -34,7 +34,16 @@ constexpr Field kFields[] = {TORCHCLIP_FIELD(clip),
                              TORCHCLIP_FIELD(lr_dropout),
                              TORCHCLIP_FIELD(lr_threshold),
                              TORCHCLIP_FIELD(lookahead_k),
-                             TORCHCLIP_FIELD(lookahead_alpha)};
+                             TORCHCLIP_FIELD(lookahead_alpha),
+                             TORCHCLIP_FIELD(relative_limit),
+                             TORCHCLIP_FIELD(step_eps),
+                             TORCHCLIP_FIELD(growth),
+                             TORCHCLIP_FIELD(skip_norm),
+                             TORCHCLIP_FIELD(skip_loss),
+                             TORCHCLIP_FIELD(skip_window),
+                             TORCHCLIP_FIELD(skip_sigma),
+                             TORCHCLIP_FIELD(averages),
+                             TORCHCLIP_FIELD(ema_warmup)};
 #undef TORCHCLIP_FIELD
 
 }  // namespace

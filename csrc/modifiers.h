@@ -14,27 +14,27 @@ namespace torchclip {
 enum class Scope : int { kOptimizer, kGroup, kTensor, kRow };
 
 // What is done to the raw gradients before the rule sees them.
-enum class ClipKind : int { kNone, kNorm, kValue, kUnit, kPercentile, kZScore };
+enum class ClipKind : int { kNone, kNorm, kValue, kUnit, kPercentile, kZScore, kTensorBound };
 enum class NonFinite : int { kPropagate, kSkip, kError };
-enum class StepSizeKind : int { kNone, kLoss, kSqrt };
+enum class StepSizeKind : int { kNone, kLoss, kSqrt, kPolyak };
 
 // Every field is a number, so that Python can name it; see modifiers.cpp for the names.
 struct Modifiers {
   double clip = 0;                                         // ClipKind
   double clip_scope = 0;                                   // Scope
   double nonfinite = 0;                                    // NonFinite
-  double limit = std::numeric_limits<double>::infinity();  // max_norm, max_value or clipping, at least 0
+  double limit = std::numeric_limits<double>::infinity();  // max_norm, max_value, clipping or lambda_abs, at least 0
   double smooth = 0;                                       // 0 or 1
   double unit_eps = 0;                                     // the least norm of a unit's weights, above 0
   double percentile = 0;                                   // in [0, 100]
   double window = 0;                                       // norms that AutoClip remembers, 1 to 1024
-  double z_alpha = 0;                                      // in [0, 1)
+  double z_alpha = 0;                                      // weight of the past, ZClip's or AdaGC's, in [0, 1)
   double z_threshold = 0;                                  // above 0
   double z_warmup = 0;                                     // steps, at least 1
   double z_eps = 0;                                        // at least 0
   double step_size = 0;                                    // StepSizeKind
   double b0 = 1;                                           // above 0
-  double alpha = 1;                                        // above 0
+  double alpha = 1;                                        // above 0; PolyakStep's c
   double c = 0;                                            // the loss to reach
   double gradient_noise = 0;                               // 0 or 1
   double noise_eta = 0;                                    // variance in the first step, at least 0
@@ -45,6 +45,15 @@ struct Modifiers {
   double lr_threshold = 0;
   double lookahead_k = 0;      // steps between two synchronisations; 0: none
   double lookahead_alpha = 0;  // in [0, 1]
+  double relative_limit = 0;   // AdaGC's lambda_rel, above 0
+  double step_eps = 0;         // PolyakStep's eps, above 0
+  double growth = 0;           // PolyakStep's, above 0; 0: none
+  double skip_norm = 0;        // 0 or 1: SkipSpikes looks at the norm
+  double skip_loss = 0;        // 0 or 1: SkipSpikes looks at the loss
+  double skip_window = 0;      // values that SkipSpikes remembers, 2 to 1024
+  double skip_sigma = 0;       // above 0
+  double averages = 0;         // 0 or 1: WeightEMA, whose average is in the place of Lookahead's slow weights
+  double ema_warmup = 0;       // 0 or 1
 
   // False when there is no field of that name.
   bool set(const std::string& name, double value);
@@ -53,7 +62,19 @@ struct Modifiers {
   TORCHCLIP_HD Scope scope() const { return static_cast<Scope>(clip_scope); }
   TORCHCLIP_HD NonFinite on_nonfinite() const { return static_cast<NonFinite>(nonfinite); }
   TORCHCLIP_HD StepSizeKind step_size_kind() const { return static_cast<StepSizeKind>(step_size); }
-  TORCHCLIP_HD bool measures() const { return clip_kind() != ClipKind::kNone && clip_kind() != ClipKind::kValue; }
+  // Whether the joint norm of all gradients decides about more than a clip factor.
+  TORCHCLIP_HD bool takes_joint_norm() const {
+    return skip_norm != 0 || step_size_kind() == StepSizeKind::kPolyak || clip_kind() == ClipKind::kTensorBound;
+  }
+  TORCHCLIP_HD bool measures() const {
+    return (clip_kind() != ClipKind::kNone && clip_kind() != ClipKind::kValue) || takes_joint_norm();
+  }
+  TORCHCLIP_HD bool finds_spikes() const { return skip_norm != 0 || skip_loss != 0; }
+  // Whether a step that could be taken may be skipped, but for AMP's sake.
+  TORCHCLIP_HD bool may_skip() const { return finds_spikes() || on_nonfinite() != NonFinite::kPropagate; }
+  TORCHCLIP_HD bool takes_loss() const {
+    return skip_loss != 0 || step_size_kind() == StepSizeKind::kLoss || step_size_kind() == StepSizeKind::kPolyak;
+  }
   TORCHCLIP_HD bool draws() const { return gradient_noise != 0 || gradient_dropout != 0 || lr_dropout != 0; }
   TORCHCLIP_HD bool counts_steps() const {
     return draws() || lookahead_k != 0 || step_size_kind() == StepSizeKind::kSqrt;

@@ -71,7 +71,7 @@ TORCHCLIP_HD C update(const PipelineCoefficients<C>& pipeline, const typename Fu
   return stepped;
 }
 
-// Lookahead's slow weights after a round; the parameter becomes them.
+// Lookahead's slow weights after a round, which the parameter becomes; or WeightEMA's average.
 template <class C>
 TORCHCLIP_HD C synchronise(C slow, C parameter, C alpha) {
   return slow + alpha * (parameter - slow);

@@ -26,7 +26,8 @@ Plan::Plan(const std::string& rule, const Names& names, Scope scope)
 void Plan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
   group_clips_ = group_clips;
-  reader_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
+  reader_.configure(modifiers.lookahead_k != 0, modifiers.averages != 0, modifiers.clip_kind() == ClipKind::kUnit,
+                    group_clips.size());
   finished_ = Report{};
   rebuild_ = true;
 }
@@ -46,7 +47,8 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   stages_ = stages;
   rebuild_ = false;
   tables_ = Tables{};
-  for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(clip.is_measured() ? 1 : 0);
+  const bool all = modifiers_.takes_joint_norm();
+  for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(all || clip.is_measured() ? 1 : 0);
   loops_.clear();
   zeros_.resize(records.size());
   const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
@@ -118,8 +120,9 @@ Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
 
 // One row per cohort, or per tensor when a norm is taken per tensor.
 void Plan::fill_rows(double inverse_grad_scale) {
-  const bool per_tensor = (modifiers_.clip_kind() == ClipKind::kNorm && modifiers_.scope() == Scope::kTensor) ||
-                          (rule_.clips_itself && scope_ == Scope::kTensor);
+  const bool clips_norms = modifiers_.measures() && modifiers_.clip_kind() != ClipKind::kUnit;
+  const bool per_tensor =
+      (clips_norms && modifiers_.scope() == Scope::kTensor) || (rule_.clips_itself && scope_ == Scope::kTensor);
   cohorts_.clear();
   origins_.clear();
   tables_.rows.clear();
@@ -151,7 +154,8 @@ void Plan::fill_extras() {
   extras.gradient_threshold = static_cast<uint32_t>(modifiers_.gradient_threshold);
   extras.lr_threshold = static_cast<uint32_t>(modifiers_.lr_threshold);
   extras.synchronises = modifiers_.lookahead_k != 0 && std::fmod(shared_.step, modifiers_.lookahead_k) == 0;
-  extras.lookahead_alpha = modifiers_.lookahead_alpha;
+  extras.averages = modifiers_.averages != 0;
+  extras.lookahead_alpha = average_weight(modifiers_.lookahead_alpha, modifiers_.ema_warmup != 0, shared_.step);
 }
 
 Outcome Plan::step(const StepInputs& inputs) {
@@ -164,6 +168,11 @@ Outcome Plan::step(const StepInputs& inputs) {
     }
   } const let_go{held_, given_norm_};
   const Outcome outcome = try_step(inputs);
+  if (common_.gradients != 0 && outcome != Outcome::kNonFinite) {
+    ++tried_steps_;
+    skipped_steps_ += outcome == Outcome::kSkipped;
+  }
+  if (modifiers_.may_skip()) report_.skipped = outcome != Outcome::kStepped;
   std::swap(finished_, report_);
   return outcome;
 }
@@ -199,6 +208,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   if (sharing_ && inputs.has_found_inf && !has_asked_) exchange_common();
   if (common_.overflows > 0) return Outcome::kSkipped;
   if (common_.gradients == 0) return Outcome::kStepped;
+  if (modifiers_.finds_spikes() && find_spikes(common_.loss)) return Outcome::kSkipped;
   {
     const auto released = release_gil();
     cpu::update_pass(tables_, loops_, chunk_zeros_);
@@ -207,23 +217,6 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   commit();
   commit_shared();
   return Outcome::kStepped;
-}
-
-// Returns the factor. It comes after the clip policy, which measures the gradient as it is.
-double Plan::scale_gradients_by_step_size() {
-  double b_squared = square(modifiers_.b0) + modifiers_.alpha * shared_.step;
-  if (modifiers_.step_size_kind() == StepSizeKind::kLoss) {
-    if (sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
-    const GroupState shared(reader_.groups().front().dict);
-    b_squared = shared_.b_squared =
-        add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
-  }
-  const double factor = 1.0 / std::sqrt(b_squared);
-  for (Row& row : tables_.rows) {
-    row.pipeline.gradient_scale *= factor;
-    row.pipeline.value_limit *= factor;
-  }
-  return factor;
 }
 
 // What a step changes besides the elements: scalars, the count of zeros, and autograd's version counters.
@@ -266,6 +259,13 @@ void Plan::commit_shared() {
     const int64_t length = static_cast<int64_t>(modifiers_.window);
     std::copy(shared_.window.begin(), shared_.window.end(), shared.numbers("norm_window", length));
     *shared.numbers("norm_count") = shared_.window_count;
+  }
+  if (modifiers_.step_size_kind() == StepSizeKind::kPolyak && modifiers_.growth > 0)
+    *shared.numbers("polyak_step") = shared_.polyak;
+  if (modifiers_.clip_kind() == ClipKind::kTensorBound) {
+    const int64_t length = static_cast<int64_t>(shared_.bounds.size());
+    std::copy(shared_.bounds.begin(), shared_.bounds.end(), shared.numbers("norm_bounds", length));
+    *shared.numbers("norm_count") = shared_.bounded_steps;
   }
   if (modifiers_.clip_kind() == ClipKind::kZScore) {
     *shared.numbers("norm_count") = shared_.averages.count;

@@ -22,6 +22,7 @@ struct Report {
   bool is_single = true;            // grad_norm and clip_factor are one number for the whole optimizer
   bool is_single_direction = true;  // direction_norm is
   std::optional<double> lr_scale;
+  std::optional<bool> skipped;  // where a policy may skip a step
 };
 
 // What a step is handed.
@@ -68,6 +69,9 @@ class Plan {
   // Steps taken that measured a clip factor, and those of them in which one was below 1.
   int64_t measured_steps() const { return measured_steps_; }
   int64_t clipped_steps() const { return clipped_steps_; }
+  // Steps with a gradient, and those of them that were not taken.
+  int64_t tried_steps() const { return tried_steps_; }
+  int64_t skipped_steps() const { return skipped_steps_; }
   // [parameters]: exact zeros that the last step of each left in it; -1 before its first, and when it was written
   // since.
   std::vector<int64_t> zeros() const;
@@ -91,7 +95,9 @@ class Plan {
     std::vector<char> seen;
   };
   void join_groups(UnitSums& units) const;
+  double factor_of(size_t unit, double norm);
   double adaptive_factor(double norm);
+  bool find_spikes(double loss);
   void clip_direction(bool report);
   void clip_row_steps(bool report);
   DirectionNorms norms_of(size_t unit, const Partial& sum);
@@ -161,7 +167,7 @@ class Plan {
   Report report_;    // of the step being taken
   Report finished_;  // of the last one
   int64_t steps_ = 0;
-  int64_t measured_steps_ = 0, clipped_steps_ = 0;
+  int64_t measured_steps_ = 0, clipped_steps_ = 0, tried_steps_ = 0, skipped_steps_ = 0;
 
   // The shared numbers after the step, written when it is taken.
   struct Shared {
@@ -171,6 +177,11 @@ class Plan {
     NormAverages averages;
     std::vector<double> window;  // AutoClip's, with this step's norm
     double window_count = 0;
+    double joint_square = 0;     // of the norm of all gradients
+    double clipped_square = 0;   // the same after clipping
+    std::vector<double> bounds;  // AdaGC's, of each parameter
+    double bounded_steps = 0;
+    double polyak = 0;         // PolyakStep's step
     std::vector<double> sums;  // of squared norms: one for each unit of the rule's scope, or each row of all tensors
   } shared_;
 

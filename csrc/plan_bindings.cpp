@@ -28,6 +28,12 @@ Object report(const Plan& plan) {
     put(result, "clipped_fraction",
         to_python(static_cast<double>(plan.clipped_steps()) /
                   static_cast<double>(std::max<int64_t>(plan.measured_steps(), 1))));
+  if (measured.skipped.has_value()) {
+    put(result, "skipped", to_python(*measured.skipped ? 1.0 : 0.0));
+    put(result, "skipped_fraction",
+        to_python(static_cast<double>(plan.skipped_steps()) /
+                  static_cast<double>(std::max<int64_t>(plan.tried_steps(), 1))));
+  }
   if (measured.lr_scale.has_value()) put(result, "lr_scale", to_python(*measured.lr_scale));
   return result;
 }

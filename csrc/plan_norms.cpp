@@ -1,6 +1,7 @@
 // The norms of a step, and what clip policies and rules that clip themselves make of them.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "plan.h"
@@ -8,22 +9,6 @@
 #include "rules/momentum.h"
 
 namespace torchclip {
-namespace {
-
-// By size, a NaN above all: without an order of its own it would lead the search past the end.
-bool is_below(double a, double b) { return a < b || (std::isnan(b) && !std::isnan(a)); }
-
-// Linear interpolation between the two nearest ranks. `values` is put in another order; it is not empty.
-double percentile_of(std::vector<double> values, double percentile) {
-  const double rank = percentile / 100 * static_cast<double>(values.size() - 1);
-  const auto below = values.begin() + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(values.begin(), below, values.end(), is_below);
-  const double lower = *below, share = rank - std::floor(rank);
-  if (share == 0) return lower;
-  return lower + share * (*std::min_element(below + 1, values.end(), is_below) - lower);
-}
-
-}  // namespace
 
 // One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
 Plan::UnitSums Plan::sum_units(cpu::Measure measure, Scope scope, const Cells& cells) {
@@ -105,6 +90,9 @@ NonFinite Plan::clip_by_norm() {
   const Scope scope = modifiers_.scope();
   UnitSums units = given_norm_.has_value() ? UnitSums{{Partial{square(*given_norm_)}}, {1}}
                                            : sum_units(cpu::Measure::kRawGradient, scope, sharing_.policy);
+  std::vector<double> own;  // of each unit, before groups are joined
+  for (const Partial& sum : units.sums) own.push_back(sum.gradient);
+  shared_.joint_square = std::accumulate(own.begin(), own.end(), 0.0);
   if (!group_clips_.empty()) join_groups(units);
   const auto& [sums, seen] = units;
   report_.is_single = scope == Scope::kOptimizer;
@@ -115,11 +103,11 @@ NonFinite Plan::clip_by_norm() {
     if (seen[unit] == 0) continue;
     const GroupClip clip = clip_of(unit);
     const double norm = report_.grad_norm[unit] = given_norm_.value_or(std::sqrt(sums[unit].gradient));
-    report_.clip_factor[unit] = modifiers_.clip_kind() == ClipKind::kNorm
-                                    ? clip_factor(norm, clip.limit, clip.smooth != 0)
-                                    : adaptive_factor(norm);
+    report_.clip_factor[unit] = factor_of(unit, norm);
     if (!std::isfinite(norm)) nonfinite = std::max(nonfinite, static_cast<NonFinite>(clip.nonfinite));
   }
+  for (size_t unit = 0; unit < own.size(); ++unit)
+    shared_.clipped_square += square(report_.clip_factor[unit]) * own[unit];
   // Of a tensor that another process alone holds.
   if (scope == Scope::kTensor && common_.lost > 0) nonfinite = std::max(nonfinite, modifiers_.on_nonfinite());
   for (size_t row = 0; row < tables_.rows.size(); ++row) {
@@ -127,30 +115,6 @@ NonFinite Plan::clip_by_norm() {
     tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.parameter)];
   }
   return nonfinite;
-}
-
-// The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
-double Plan::adaptive_factor(double norm) {
-  const GroupState shared(reader_.groups().front().dict);
-  const double count = shared.count("norm_count");
-  if (modifiers_.clip_kind() == ClipKind::kZScore) {
-    const ZClipSettings settings{modifiers_.z_alpha, modifiers_.z_threshold, modifiers_.z_warmup, modifiers_.z_eps,
-                                 modifiers_.limit};
-    shared_.averages = {count, *shared.numbers("norm_mean"), *shared.numbers("norm_variance")};
-    return factor_to(norm, z_clip_bound(norm, settings, shared_.averages));
-  }
-  const int64_t length = static_cast<int64_t>(modifiers_.window);
-  const double* const window = shared.numbers("norm_window", length);
-  shared_.window.assign(window, window + length);
-  shared_.window_count = count;
-  if (std::isfinite(norm)) {
-    shared_.window[static_cast<size_t>(whole_number(count) % length)] = norm;
-    shared_.window_count += 1;
-  }
-  const auto remembered = static_cast<std::ptrdiff_t>(std::min(shared_.window_count, modifiers_.window));
-  if (remembered == 0) return 1.0;
-  const auto begin = shared_.window.begin();
-  return clip_factor(norm, percentile_of({begin, begin + remembered}, modifiers_.percentile), false);
 }
 
 // AdaptiveGradientClip: a factor for each row, reported as one for all.
@@ -164,6 +128,8 @@ NonFinite Plan::clip_by_rows() {
     if (!sharing_) clipped += square(factor) * sums.rows[row].gradient;
   }
   const double norm = std::sqrt(sums.total.gradient);
+  shared_.joint_square = sums.total.gradient;
+  shared_.clipped_square = clipped;
   report_.grad_norm = {norm};
   report_.clip_factor = {norm == 0 ? 1.0 : std::sqrt(clipped) / norm};
   return std::isfinite(norm) ? NonFinite::kPropagate : modifiers_.on_nonfinite();

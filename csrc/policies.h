@@ -75,11 +75,57 @@ TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, Nor
   return bound;
 }
 
+struct TensorBoundSettings {
+  double absolute;  // at least 0
+  double relative;  // above 0
+  double beta;      // in [0, 1)
+  double warmup;    // steps
+};
+
+// AdaGC (Wang et al. 2025, arXiv 2502.11034, Algorithm 1): the factor of one tensor, and its bound after the step of
+// that number, from 1. `joint`: the norm of all. A bound of 0 is none yet: the tensor is in its first step. A norm of 0
+// moves nothing, nor does one that is not finite.
+TORCHCLIP_HD double tensor_bound_factor(double norm, double joint, double step, const TensorBoundSettings& settings,
+                                        double& bound) {
+  if (norm == 0) return 1.0;
+  const bool early = step < settings.warmup || bound == 0;
+  const double factor = at_most(early ? settings.absolute / joint : settings.relative * bound / norm, 1.0);
+  const double left = factor * norm;
+  if (!is_finite(left)) return factor;
+  const double smaller = bound == 0 ? left : at_most(bound, left);
+  bound = early ? smaller : settings.beta * bound + (1.0 - settings.beta) * left;
+  return factor;
+}
+
+// SkipSpikes: whether a step is too few values from the beginning to be judged; `held`: of those before it.
+TORCHCLIP_HD bool is_unjudged(double held, double window) {
+  const double half = static_cast<double>(static_cast<int64_t>(window) / 2);
+  return held < 2 || held + 1 < half;
+}
+
 // AdaLoss (Wu, Xie, Du, Ward, AAAI 2022, arXiv 2109.08282, Algorithm 1): b^2 after a loss. One that is not finite
 // leaves it as it was.
 TORCHCLIP_HD double add_loss(double b_squared, double loss, double alpha, double c) {
   const double gap = fabs(loss - c);
   return is_finite(gap) ? b_squared + alpha * gap : b_squared;
+}
+
+// The step of Polyak's rule (SPS: Loizou et al. 2021, arXiv 2002.10542; ALI-G: Berrada et al. 2020, arXiv 1906.05661):
+// max(loss - f_star, 0) / (c square + eps), and with a growth at most that times the step before. 0 for a loss that is
+// not finite: nothing is learned from such a batch.
+TORCHCLIP_HD double polyak_step(double loss, double square, double f_star, double c, double eps, double growth,
+                                double before) {
+  if (!is_finite(loss)) return 0.0;
+  const double step = at_least(loss - f_star, 0.0) / (c * square + eps);
+  return growth > 0 ? at_most(step, growth * before) : step;
+}
+
+// What it makes of lr, which is the largest step.
+TORCHCLIP_HD double polyak_factor(double step, double lr) { return lr == 0 ? 1.0 : at_most(step / lr, 1.0); }
+
+// The weight of the parameters in WeightEMA, 1 - decay: at least 1 - (1 + step) / (10 + step) during the warm-up.
+TORCHCLIP_HD double average_weight(double weight, bool warmup, double step) {
+  return warmup ? at_least(weight, 9.0 / (10.0 + step)) : weight;
 }
 
 }  // namespace torchclip

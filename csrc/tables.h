@@ -121,7 +121,8 @@ struct Extras {
   uint32_t step = 0;                // from 1
   uint32_t gradient_threshold = 0;  // of keeps()
   uint32_t lr_threshold = 0;
-  bool synchronises = false;  // Lookahead ends a round
+  bool synchronises = false;  // Lookahead ends a round, or WeightEMA averages
+  bool averages = false;      // the parameter stays where it is then
   double lookahead_alpha = 0;
 };
 

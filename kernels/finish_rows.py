@@ -7,6 +7,7 @@ import triton.language as tl
 
 from .numbers import power
 from .operands import int32_at, int32_of, only_if, read_number, write_number
+from .policies import polyak_factor
 from .rules import coefficients
 from .sums import integers_at, numbers_at, policy_at
 from .tables import (
@@ -24,6 +25,7 @@ from .tables import (
     POLICY_LIMIT,
     POLICY_NOISE_ETA,
     POLICY_NOISE_GAMMA,
+    POLYAK_STEP_SIZE,
     ROW_GRADIENT_SCALE,
     ROW_NOISE_SCALE,
     ROW_RULE,
@@ -72,7 +74,7 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
         lr: of each.
         step: the number of this step.
         inverse_scale: of a GradScaler.
-        step_size: a factor on all gradients.
+        step_size: a factor on all gradients; PolyakStep's step.
         factor: of the clip policy, of each row.
         finish: what the kernel is compiled for.
         mask: which rows there are.
@@ -83,6 +85,8 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
     decoupled = tl.load(numbers + GROUP_DECOUPLED, mask, 0.0) != 0
     maximize = tl.load(numbers + GROUP_MAXIMIZE, mask, 0.0) != 0
     scale = tl.where(maximize, -inverse_scale, inverse_scale) * factor
+    if finish.step_size == POLYAK_STEP_SIZE:
+        step_size = polyak_factor(step_size, lr)
     noise = tl.zeros_like(lr)
     limit = noise + float("inf")
     if finish.clip == VALUE_CLIP_POLICY:

@@ -11,6 +11,9 @@ from .operands import only_if
 from .tables import (
     POLICY_LIMIT,
     POLICY_PERCENTILE,
+    POLICY_RELATIVE_LIMIT,
+    POLICY_SKIP_SIGMA,
+    POLICY_SKIP_WINDOW,
     POLICY_WINDOW,
     POLICY_Z_ALPHA,
     POLICY_Z_EPS,
@@ -19,7 +22,7 @@ from .tables import (
 )
 
 UNIT_NORM_FLOOR = tl.constexpr(1e-6)  # the least norm of a unit's gradient that AdaptiveGradientClip divides by
-WINDOW_BLOCK = tl.constexpr(1024)  # the largest window of AutoClip
+WINDOW_BLOCK = tl.constexpr(1024)  # the largest window of AutoClip and SkipSpikes
 HARD_EPS = tl.constexpr(1e-6)  # added to a norm by torch.nn.utils.clip_grad_norm_
 
 
@@ -132,6 +135,63 @@ def z_clip(norm, count, mean, variance, policy):
     mean = tl.where(finite, tl.where(warming, early_mean, late_mean), mean)
     variance = tl.where(finite, tl.where(warming, early_variance, late_variance), variance)
     return tl.where(warming, max_norm, bound), tl.where(finite, seen, count), mean, variance
+
+
+@triton.jit
+def tensor_bound_factor(norm, joint, step, bound, policy):
+    """AdaGC's factor of each tensor, and its bound afterwards: Wang et al. 2025, arXiv 2502.11034, Algorithm 1.
+
+    Args:
+        norm, bound: of the tensors; a bound of 0 is none yet.
+        joint: the norm of all.
+        step: the number of the step, from 1.
+        policy: the policy's numbers.
+    """
+    beta = tl.load(policy + POLICY_Z_ALPHA)
+    early = (tl.zeros_like(bound) + step < tl.load(policy + POLICY_Z_WARMUP)) | (bound == 0)
+    known = tl.where(norm == 0, 1.0, norm)
+    ratio = tl.where(early, tl.load(policy + POLICY_LIMIT), tl.load(policy + POLICY_RELATIVE_LIMIT) * bound)
+    factor = tl.where(norm == 0, 1.0, at_most(ratio / tl.where(early, joint, known), 1.0))
+    left = factor * norm
+    smaller = tl.where(bound == 0, left, at_most(bound, left))
+    new = tl.where(early, smaller, beta * bound + (1.0 - beta) * left)
+    return factor, tl.where(is_finite(left) & (norm != 0), new, bound)
+
+
+@triton.jit
+def stands_out(value, values, count, policy):
+    """Whether SkipSpikes finds that a value stands out from those before it, or is not finite.
+
+    Args:
+        value: of this step.
+        values: pointer to float64 [window], a ring.
+        count: values remembered so far.
+        policy: the policy's numbers.
+    """
+    window = tl.load(policy + POLICY_SKIP_WINDOW)
+    held = tl.minimum(count, window)
+    lanes = tl.arange(0, WINDOW_BLOCK)
+    used = lanes < held.to(tl.int32)
+    own = tl.load(values + lanes, used, 0.0)
+    mean = tl.sum(own, 0) / tl.where(held > 0, held, 1.0)
+    difference = tl.where(used, own - mean, 0.0)
+    deviation = tl.sqrt(tl.sum(difference * difference, 0) / tl.where(held > 1, held - 1.0, 1.0))
+    half = (window.to(tl.int64) // 2).to(tl.float64)
+    unjudged = (held < 2) | (held + 1.0 < half)
+    spikes = (unjudged == 0) & (value - mean > tl.load(policy + POLICY_SKIP_SIGMA) * deviation)
+    return spikes | (is_finite(value) == 0)
+
+
+@triton.jit
+def polyak_step(loss, square, f_star, c, eps):
+    """max(loss - f_star, 0) / (c square + eps), the step of Polyak's rule; 0 for a loss that is not finite."""
+    return tl.where(is_finite(loss), at_least(loss - f_star, 0.0) / (c * square + eps), 0.0)
+
+
+@triton.jit
+def polyak_factor(step, lr):
+    """What the step makes of lr, which is the largest."""
+    return tl.where(lr == 0, 1.0, at_most(step / tl.where(lr == 0, 1.0, lr), 1.0))
 
 
 @triton.jit

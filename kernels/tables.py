@@ -95,7 +95,8 @@ GROUP_WORDS = tl.constexpr(13)
 # StepNumbers: what the first finish of a step decides.
 STEP_NUMBER = tl.constexpr(0)  # from 1; 0 where nothing counts steps
 STEP_SKIPS = tl.constexpr(2)  # int32
-STEP_SYNCHRONISES = tl.constexpr(3)  # int32: Lookahead ends a round
+STEP_SYNCHRONISES = tl.constexpr(3)  # int32: Lookahead ends a round, or WeightEMA averages
+STEP_AVERAGE_WEIGHT = tl.constexpr(2)  # of the parameters in the slow weights or the average
 
 # The draws' numbers: int64.
 DRAW_KEY_LOW = tl.constexpr(0)
@@ -119,6 +120,12 @@ POLICY_NOISE_ETA = tl.constexpr(17)
 POLICY_NOISE_GAMMA = tl.constexpr(18)
 POLICY_LOOKAHEAD_K = tl.constexpr(23)
 POLICY_LOOKAHEAD_ALPHA = tl.constexpr(24)
+POLICY_RELATIVE_LIMIT = tl.constexpr(25)
+POLICY_STEP_EPS = tl.constexpr(26)
+POLICY_GROWTH = tl.constexpr(27)
+POLICY_SKIP_WINDOW = tl.constexpr(30)
+POLICY_SKIP_SIGMA = tl.constexpr(31)
+POLICY_EMA_WARMUP = tl.constexpr(33)
 
 # GroupClip: a param group's policy, where groups have their own.
 GROUP_CLIP_LIMIT = tl.constexpr(0)  # max_norm
@@ -142,29 +149,36 @@ PLACE_LONG_ROW_COUNT = tl.constexpr(12)  # int32
 PLACE_ROW_FACTORS = tl.constexpr(8)
 PLACE_GRAD_NORM = tl.constexpr(9)  # [units], written, as the one below
 PLACE_CLIP_FACTOR = tl.constexpr(10)
-PLACE_COUNTERS = tl.constexpr(11)  # [2]: steps that measured a factor, and those of them in which one was below 1
+PLACE_COUNTERS = tl.constexpr(11)  # [4]: steps that measured a factor, those with one below 1; steps, those not taken
 PLACE_NUMBERS = tl.constexpr(12)  # of the step: written by the first finish
 PLACE_BLOCKS_DONE = tl.constexpr(13)  # int32, 0 before and after
 PLACE_BLOCKS = tl.constexpr(28)  # int32: of all launches of the pass together
 PLACE_POLICY = tl.constexpr(15)  # the Modifiers themselves
-PLACE_ROW_COUNT = tl.constexpr(81)  # int32
-PLACE_SOURCES = tl.constexpr(41)
-PLACE_ROWS = tl.constexpr(42)  # of coefficients, written
-PLACE_FRESH = tl.constexpr(44)  # int32 [parameters]: 1 until a step has been taken with the state
-PLACE_GROUPS = tl.constexpr(45)
+PLACE_ROW_COUNT = tl.constexpr(99)  # int32
+PLACE_SOURCES = tl.constexpr(50)
+PLACE_ROWS = tl.constexpr(51)  # of coefficients, written
+PLACE_FRESH = tl.constexpr(53)  # int32 [parameters]: 1 until a step has been taken with the state
+PLACE_GROUPS = tl.constexpr(54)
 # ... then what the end of the pass for a clip policy needs, ...
-PLACE_GROUP_CLIPS = tl.constexpr(150)  # where groups have policies of their own
-PLACE_NORM_COUNT = tl.constexpr(151)  # of the policies that remember norms, as the three below
-PLACE_NORM_MEAN = tl.constexpr(152)
-PLACE_NORM_VARIANCE = tl.constexpr(153)
-PLACE_NORM_WINDOW = tl.constexpr(154)
-PLACE_B_SQUARED = tl.constexpr(157)
-PLACE_STEP = tl.constexpr(158)
-PLACE_LR_SCALE = tl.constexpr(159)
+PLACE_GROUP_CLIPS = tl.constexpr(159)  # where groups have policies of their own
+PLACE_NORM_COUNT = tl.constexpr(160)  # of the policies that remember norms, as the three below
+PLACE_NORM_MEAN = tl.constexpr(161)
+PLACE_NORM_VARIANCE = tl.constexpr(162)
+PLACE_NORM_WINDOW = tl.constexpr(163)
+PLACE_B_SQUARED = tl.constexpr(166)
+PLACE_STEP = tl.constexpr(167)
+PLACE_LR_SCALE = tl.constexpr(168)
+PLACE_NORM_BOUNDS = tl.constexpr(171)  # AdaGC's: [parameters]
+PLACE_POLYAK_STEP = tl.constexpr(172)
+PLACE_SKIP_NORMS = tl.constexpr(173)  # SkipSpikes': [window]
+PLACE_SKIP_NORM_COUNT = tl.constexpr(174)
+PLACE_SKIP_LOSSES = tl.constexpr(175)
+PLACE_SKIP_LOSS_COUNT = tl.constexpr(176)
+PLACE_SKIPPED = tl.constexpr(177)  # written: 1 where the step is not taken
 # ... and what the end of a rule's own needs.
-PLACE_DIRECTION_NORM = tl.constexpr(150)  # [units], written
-PLACE_RULE_SUMS = tl.constexpr(151)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
-PLACE_SUM_IS_DOUBLE = tl.constexpr(152)  # int32 [units]
+PLACE_DIRECTION_NORM = tl.constexpr(159)  # [units], written
+PLACE_RULE_SUMS = tl.constexpr(160)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
+PLACE_SUM_IS_DOUBLE = tl.constexpr(161)  # int32 [units]
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)
@@ -180,8 +194,10 @@ VALUE_CLIP_POLICY = tl.constexpr(2)
 UNIT_CLIP = tl.constexpr(3)
 PERCENTILE_CLIP = tl.constexpr(4)
 Z_CLIP = tl.constexpr(5)
+BOUND_CLIP = tl.constexpr(6)
 LOSS_STEP_SIZE = tl.constexpr(1)
 SQRT_STEP_SIZE = tl.constexpr(2)
+POLYAK_STEP_SIZE = tl.constexpr(3)
 
 # How the elements of a run of tensors are reached: Access of csrc/step/host_tables.h.
 ANYHOW = tl.constexpr(0)  # one after the other from any address
@@ -198,10 +214,11 @@ class Run(NamedTuple):
     dtype: int
     state_dtype: int
     access: int
-    lookahead: bool
+    lookahead: bool  # or WeightEMA
     counts_zeros: bool
     block: int  # elements at a time, a power of two
     piece: int  # elements that a program of the update takes, a multiple of CHUNK_GRAIN; 0 in other passes
+    averages: bool = False  # WeightEMA in the place of Lookahead
 
 
 class Finish(NamedTuple):
@@ -215,9 +232,13 @@ class Finish(NamedTuple):
     step_size: int
     counts_steps: bool
     noise: bool
-    lookahead: bool
+    lookahead: bool  # or WeightEMA
     scalars: int
     fresh: bool  # the first step with a state differs
     counts_clips: bool
     sums_units: bool  # AdaGradNorm's sums, but for those over rows
     by_group: bool  # param groups, which are the units then, have policies of their own
+    skip_norm: bool = False  # SkipSpikes looks at the norm
+    skip_loss: bool = False  # SkipSpikes looks at the loss
+    growth: bool = False  # PolyakStep's step is bound to the one before
+    averages: bool = False

@@ -37,11 +37,11 @@ from .tables import (
     GRADIENT,
     LR_DROPOUT,
     PARAMETER,
-    POLICY_LOOKAHEAD_ALPHA,
     ROW_GRADIENT_SCALE,
     ROW_WORDS,
     SLOW,
     STATE,
+    STEP_AVERAGE_WEIGHT,
     STEP_SKIPS,
     STEP_SYNCHRONISES,
     TENSOR_ROW,
@@ -103,17 +103,19 @@ def write_state(where, state, run: tl.constexpr, access: tl.constexpr):
 
 
 @triton.jit
-def look_ahead(where, stored, policy, synchronises, run: tl.constexpr, access: tl.constexpr):
+def look_ahead(where, stored, numbers, synchronises, run: tl.constexpr, access: tl.constexpr):
     """The parameters as they are stored, after Lookahead where it ends a round; the slow weights are read and written
-    then alone."""
+    then alone. WeightEMA's average is in their place, and leaves the parameters as they are."""
     tensor, begin, offsets, mask = where
     dtype: tl.constexpr = FLOAT64 if run.dtype == FLOAT64 else FLOAT32
     mask = only_if(synchronises, mask)
     here = (tensor, begin, offsets, mask)
     address = tl.load(tensor + SLOW)
-    alpha = compute(tl.load(policy + POLICY_LOOKAHEAD_ALPHA), run.dtype)
-    slow = pipeline.synchronise(widen(stored, run.dtype), read_at(here, SLOW, address, dtype, access), alpha)
+    weight = compute(tl.load(numbers + STEP_AVERAGE_WEIGHT), run.dtype)
+    slow = pipeline.synchronise(widen(stored, run.dtype), read_at(here, SLOW, address, dtype, access), weight)
     write_at(here, SLOW, address, slow, dtype, access)
+    if run.averages:
+        return stored
     return tl.where(mask, narrow(slow, run.dtype), stored)
 
 
@@ -151,8 +153,8 @@ def update_block(
         where: see ``read_at``.
         gradient_address: of the gradient's first element.
         row: of the coefficients.
-        step: the numbers of the step, those of the draws and of the policy, and, int32, not 0 where Lookahead ends a
-            round.
+        step: the numbers of the step and of the draws, and, int32, not 0 where Lookahead ends a round or WeightEMA
+            averages.
         factors: see ``scaled_coefficients``.
         first: of the offsets.
         run: what the kernel is compiled for.
@@ -160,7 +162,7 @@ def update_block(
         count: a power of two.
     """
     tensor, begin, _, mask = where
-    numbers, draws, policy, synchronises = step
+    numbers, draws, synchronises = step
     around, rule = scaled_coefficients(where, row, factors, run)
     scale, limit, noise_scale, weight_decay, shrink = around
     # Everything is read before anything is computed with, so that many loads are on their way at once.
@@ -183,7 +185,7 @@ def update_block(
     if run.counts_zeros:
         zeros = tl.sum(((widen(stored, run.dtype) == 0) & mask).to(tl.int32), 0)
     if run.lookahead:
-        stored = look_ahead(where, stored, policy, synchronises, run, access)
+        stored = look_ahead(where, stored, numbers, synchronises, run, access)
     write_at(where, PARAMETER, address, stored, run.dtype, access)
     write_state(where, state, run, access)
     return zeros
@@ -198,7 +200,6 @@ def update_kernel(
     rows,
     numbers,
     draws,
-    policy,
     row_gradient_factors,
     row_step_factors,
     zeros,
@@ -214,7 +215,6 @@ def update_kernel(
         rows: float64 [rows, ROW_WORDS].
         numbers: StepNumbers; None where nothing decides whether it is taken.
         draws: int64, the draws' numbers.
-        policy: float64, the policy's.
         row_gradient_factors: float64 [rows of all tensors], on the gradient; None where there are none.
         row_step_factors: the same on the step.
         zeros: int64 [programs], written where the run counts zeros.
@@ -238,7 +238,7 @@ def update_kernel(
         synchronises = int32_at(numbers, STEP_SYNCHRONISES).to(tl.int32)
     row = rows + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
     gradient = tl.load(gradients + index)
-    step = (numbers, draws, policy, synchronises)
+    step = (numbers, draws, synchronises)
     factors = (row_gradient_factors, row_step_factors)
     main = main_part(total, run.access)
     count = tl.full([], 0, tl.int32)

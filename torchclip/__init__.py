@@ -7,6 +7,7 @@ from torchclip.create import create_optimizer
 from torchclip.optimizers import *  # noqa: F403  a new class is listed in one place
 from torchclip.param_groups import param_groups_per_layer, param_groups_weight_decay
 from torchclip.policies.clip import (
+    AdaGC,
     AdaptiveGradientClip,
     AutoClip,
     ClipByGlobalNorm,
@@ -17,13 +18,22 @@ from torchclip.policies.clip import (
     Scope,
     ZClip,
 )
-from torchclip.policies.extensions import Extension, GradientDropout, GradientNoise, Lookahead, LRDropout
-from torchclip.policies.step_size import AdaLossStep, SqrtDecay, SqrtDecayLR, StepSize
+from torchclip.policies.extensions import (
+    Extension,
+    GradientDropout,
+    GradientNoise,
+    Lookahead,
+    LRDropout,
+    WeightEMA,
+)
+from torchclip.policies.skip import SkipSpikes
+from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay, SqrtDecayLR, StepSize
 from torchclip.step.fused_optimizer import FusedOptimizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaGC",
     "AdaLossStep",
     "AdaptiveGradientClip",
     "AutoClip",
@@ -39,10 +49,13 @@ __all__ = [
     "LRDropout",
     "Lookahead",
     "NonFinite",
+    "PolyakStep",
     "Scope",
+    "SkipSpikes",
     "SqrtDecay",
     "SqrtDecayLR",
     "StepSize",
+    "WeightEMA",
     "ZClip",
     "clip_grad_norm_",
     "create_optimizer",

@@ -15,21 +15,28 @@ import torch
 from torchclip import optimizers
 from torchclip.policies.clip import POLICIES, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
 from torchclip.policies.extensions import EXTENSIONS
+from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 from torchclip.step.fused_optimizer import FusedOptimizer
 
 OptimizerClass = type[FusedOptimizer]
 
-KINDS: dict[str, tuple[type, ...]] = {"clip": POLICIES, "step_size": get_args(StepSize), "extensions": EXTENSIONS}
+KINDS: dict[str, tuple[type, ...]] = {
+    "clip": POLICIES,
+    "skip": (SkipSpikes,),
+    "step_size": get_args(StepSize),
+    "extensions": EXTENSIONS,
+}
 """The constructor's arguments, and the classes that go into each."""
 
-TITLES = {"clip": "Clip policies", "step_size": "Step sizes", "extensions": "Extensions"}
+TITLES = {"clip": "Clip policies", "skip": "Skipped steps", "step_size": "Step sizes", "extensions": "Extensions"}
 
 INTRODUCTION = """\
 # What can be combined
 
 Written by `make docs` from what the constructors accept; do not edit. Each table holds one optimizer with one part
-beside it. A clip policy, a step size and any extensions that an optimizer takes one by one, it takes together. Every
+beside it. A clip policy, what skips steps, a step size and any extensions that an optimizer takes one by one, it takes
+together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every
 `scope` takes the same. A param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's
 `ClipByGlobalNorm` or None. A number stands for the constructor's reason, below the tables."""
 

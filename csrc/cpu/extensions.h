@@ -29,9 +29,10 @@ class Extensions {
   void prepare(const void* gradient, int64_t done, int64_t count, const Row& row, void* out) const;
   // The words by which their steps are dropped: [count].
   void draw_steps(int64_t done, int64_t count, uint32_t* words) const;
-  // Lookahead, when it ends a round.
+  // Lookahead, when it ends a round, or WeightEMA.
   void synchronise(void* slow, int64_t count, void* parameter) const {
-    if (extras_.synchronises) loops_.synchronise(slow, count, extras_.lookahead_alpha, parameter);
+    if (!extras_.synchronises) return;
+    (extras_.averages ? loops_.average : loops_.synchronise)(slow, count, extras_.lookahead_alpha, parameter);
   }
 
  private:

@@ -22,6 +22,11 @@ void synchronise_block(void* slow, int64_t count, double alpha, void* parameter)
 }
 
 template <class T>
+void average_block(void* average, int64_t count, double alpha, void* parameter) {
+  average_loop<T>(static_cast<ComputeType<T>*>(average), count, alpha, static_cast<const T*>(parameter));
+}
+
+template <class T>
 PerturbLoop perturb_for_stages(unsigned stages) {
   PerturbLoop loop = nullptr;
   [&]<unsigned... Stages>(std::integer_sequence<unsigned, Stages...>) {
@@ -50,6 +55,7 @@ Loops loops_for_dtypes(const Bucket& bucket) {
     }
     loops.perturb = perturb_for_stages<T>(bucket.stages);
     loops.synchronise = synchronise_block<T>;
+    loops.average = average_block<T>;
   });
   return loops;
 }

@@ -244,6 +244,13 @@ TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Row& 
 }
 
 template <class T>
+TORCHCLIP_CLONES void average_loop(ComputeType<T>* average, int64_t count, double alpha, const T* parameter) {
+  const auto weight = static_cast<ComputeType<T>>(alpha);
+  TORCHCLIP_NO_ALIAS
+  for (int64_t i = 0; i < count; ++i) average[i] = synchronise(average[i], load(parameter[i]), weight);
+}
+
+template <class T>
 TORCHCLIP_CLONES void synchronise_loop(ComputeType<T>* slow, int64_t count, double alpha, T* parameter) {
   const auto weight = static_cast<ComputeType<T>>(alpha);
   TORCHCLIP_NO_ALIAS

@@ -41,7 +41,8 @@ struct Loops {
   NormLoop direction_prepared = nullptr;  // Measure::kDirection over gradients in a buffer of the compute type
   PerturbLoop perturb = nullptr;
   SynchroniseLoop synchronise = nullptr;
-  unsigned step_coefficients = 0;  // those of Row::rule that a row's step factor is multiplied into
+  SynchroniseLoop average = nullptr;  // which leaves the parameter as it is
+  unsigned step_coefficients = 0;     // those of Row::rule that a row's step factor is multiplied into
 };
 Loops find_loops(const char* rule, const Bucket& bucket);
 

@@ -12,6 +12,8 @@ struct Decision {
   int is_nonfinite;  // a norm that counts is not finite
   int clips;         // a factor is below 1
   int skips;
+  double joint_square;  // of the norm of all gradients, where Modifiers::takes_joint_norm()
+  double own_square;    // of those of groups that no policy measures
 };
 
 // Of whole numbers, as integers: the remainder of floating-point numbers is long code.
@@ -117,6 +119,78 @@ __device__ __forceinline__ void take_groups(const FinishArguments& finish, Decis
     if (factor < 1) atomicOr(&decision.clips, 1);
   }
   __syncthreads();
+}
+
+// The joint norm of all units. All threads must call it, behind take_unit() and before take_groups().
+__device__ __forceinline__ void take_joint_norm(const FinishArguments& finish, Decision& decision) {
+  double sums[2] = {};
+  for (int unit = static_cast<int>(threadIdx.x); unit < finish.sums.units; unit += kThreads) {
+    const double sum = finish.group_clips == nullptr ? square(finish.grad_norm[unit]) : finish.clip_factor[unit];
+    if (sum == kNoSum) continue;
+    sums[0] += sum;
+    if (finish.group_clips != nullptr && !finish.group_clips[unit].is_measured()) sums[1] += sum;
+  }
+  sum_over_block(sums);
+  if (threadIdx.x == 0) {
+    decision.joint_square = sums[0];
+    decision.own_square = sums[1];
+  }
+  __syncthreads();
+}
+
+// The square of the joint norm after clipping, in thread 0. All threads must call it, once all factors are known.
+__device__ __forceinline__ double clipped_square(const FinishArguments& finish, const Decision& decision) {
+  double sums[1] = {};
+  for (int unit = static_cast<int>(threadIdx.x); unit < finish.sums.units; unit += kThreads) {
+    // Groups in one norm have all the whole of it, which counts once.
+    if (finish.group_clips != nullptr && finish.group_clips[unit].unit != unit) continue;
+    sums[0] += square(finish.grad_norm[unit] * finish.clip_factor[unit]);
+  }
+  sum_over_block(sums);
+  return sums[0] + decision.own_square;
+}
+
+// AdaGC's factors, and its bounds where the step is taken. All threads must call it.
+__device__ __forceinline__ void take_bounds(const FinishArguments& finish, Decision& decision) {
+  const Modifiers& m = finish.modifiers;
+  const double joint = sqrt(decision.joint_square), step = *finish.norm_count + 1;
+  const TensorBoundSettings settings{m.limit, m.relative_limit, m.z_alpha, m.z_warmup};
+  for (int unit = static_cast<int>(threadIdx.x); unit < finish.sums.units; unit += kThreads) {
+    double bound = finish.norm_bounds[unit];
+    const double factor = tensor_bound_factor(finish.grad_norm[unit], joint, step, settings, bound);
+    finish.clip_factor[unit] = factor;
+    if (factor < 1) atomicOr(&decision.clips, 1);
+    if (decision.skips == 0) finish.norm_bounds[unit] = bound;
+  }
+  __syncthreads();  // all have read the number of the step
+  if (threadIdx.x == 0 && decision.skips == 0) *finish.norm_count = step;
+}
+
+// Whether SkipSpikes finds that a value stands out, or is not finite; one that is finite is remembered. The same in all
+// threads of the block, which must call it. `value`: of thread 0.
+__device__ __forceinline__ bool stands_out(double value, double* values, double* counted, const Modifiers& m) {
+  __shared__ double mean;
+  __shared__ bool found;
+  const double count = static_cast<double>(whole_number(*counted)), held = at_most(count, m.skip_window);
+  double sums[1] = {};
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(held); i += kThreads) sums[0] += values[i];
+  sum_over_block(sums);
+  if (threadIdx.x == 0) mean = sums[0] / held;
+  __syncthreads();
+  double squares[1] = {};
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(held); i += kThreads)
+    squares[0] += square(values[i] - mean);
+  sum_over_block(squares);
+  if (threadIdx.x == 0) {
+    found = !is_finite(value);
+    if (!found) {
+      found = !is_unjudged(held, m.skip_window) && value - mean > m.skip_sigma * sqrt(squares[0] / (held - 1));
+      values[remainder_of(count, m.skip_window)] = value;
+      *counted = count + 1;
+    }
+  }
+  __syncthreads();
+  return found;
 }
 
 // The factor of a policy that takes one norm over all parameters and remembers it, and what it remembers where the

@@ -97,16 +97,44 @@ __device__ __forceinline__ double loss_of(const FinishArguments& finish) {
   return 0.0;
 }
 
-// The step size, and the numbers that the step leaves behind, by one thread.
-__device__ __forceinline__ void take_step(const FinishArguments& finish, Decision& decision) {
+// The factor of the step size on the gradients of a group.
+__device__ __forceinline__ double step_size_of(const FinishArguments& finish, const Decision& decision,
+                                               const GroupNumbers& group) {
+  const bool by_lr = finish.modifiers.step_size_kind() == StepSizeKind::kPolyak;
+  return by_lr ? polyak_factor(decision.step_size, lr_of(group)) : decision.step_size;
+}
+
+// PolyakStep's step, by one thread. `square`: of the joint norm after clipping.
+__device__ __forceinline__ double take_polyak(const FinishArguments& finish, double square, bool skips) {
+  const Modifiers& m = finish.modifiers;
+  const double loss = loss_of(finish), before = finish.polyak_step == nullptr ? 0.0 : *finish.polyak_step;
+  const double step = polyak_step(loss, square, m.c, m.alpha, m.step_eps, m.growth, before);
+  const bool remembers = finish.polyak_step != nullptr && !skips && is_finite(step) && is_finite(loss);
+  if (remembers) *finish.polyak_step = step;
+  return step;
+}
+
+// The step size, and the numbers that the step leaves behind, by one thread. `square_left`: see take_polyak().
+__device__ __forceinline__ void take_step(const FinishArguments& finish, double square_left, Decision& decision) {
   const Modifiers& m = finish.modifiers;
   const double step = decision.step = finish.step == nullptr ? 0.0 : *finish.step + 1;
   double b_squared = square(m.b0) + m.alpha * step;
   if (m.step_size_kind() == StepSizeKind::kLoss) b_squared = add_loss(*finish.b_squared, loss_of(finish), m.alpha, m.c);
   decision.step_size = 1.0;
-  if (m.step_size_kind() != StepSizeKind::kNone) *finish.lr_scale = decision.step_size = 1.0 / sqrt(b_squared);
+  const bool polyak = m.step_size_kind() == StepSizeKind::kPolyak;
+  if (m.step_size_kind() != StepSizeKind::kNone) {
+    decision.step_size = polyak ? take_polyak(finish, square_left, decision.skips != 0) : 1.0 / sqrt(b_squared);
+    *finish.lr_scale = step_size_of(finish, decision, group_of(finish.rows, 0));
+  }
   const bool synchronises = m.lookahead_k != 0 && remainder_of(step, m.lookahead_k) == 0;
-  if (finish.numbers != nullptr) *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0};
+  if (finish.numbers != nullptr)
+    *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0,
+                                  average_weight(m.lookahead_alpha, m.ema_warmup != 0, step)};
+  if (finish.skipped != nullptr) *finish.skipped = decision.skips;
+  if (finish.counters != nullptr) {
+    finish.counters[2] += 1;
+    finish.counters[3] += decision.skips;
+  }
   if (decision.skips != 0) return;
   if (finish.step != nullptr) *finish.step = step;
   if (m.step_size_kind() == StepSizeKind::kLoss) *finish.b_squared = b_squared;
@@ -147,8 +175,9 @@ __device__ __forceinline__ void settle_rows(const FinishArguments& finish, const
     PipelineCoefficients<double>& pipeline = rows.rows[index].pipeline;
     double gradient_scale = pipeline.gradient_scale;
     if (source.clip_unit >= 0) gradient_scale *= finish.clip_factor[source.clip_unit];
-    pipeline.gradient_scale = gradient_scale * decision.step_size;
-    pipeline.value_limit *= decision.step_size;
+    const double step_size = step_size_of(finish, decision, group_of(rows, source.group));
+    pipeline.gradient_scale = gradient_scale * step_size;
+    pipeline.value_limit *= step_size;
     if (decision.skips != 0) continue;
 #pragma unroll
     for (int i = 0; i < kMaxScalars; ++i)
@@ -156,6 +185,19 @@ __device__ __forceinline__ void settle_rows(const FinishArguments& finish, const
         write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, rows.next_scalars[index * kMaxScalars + i]);
     if (source.fresh >= 0) rows.fresh[source.fresh] = 0;
   }
+}
+
+// Has SkipSpikes look at the step. All threads must call it.
+__device__ __forceinline__ void find_spikes(const FinishArguments& finish, Decision& decision) {
+  const Modifiers& m = finish.modifiers;
+  bool found = false;
+  if (m.skip_norm != 0) found = stands_out(sqrt(decision.joint_square), finish.skip_norms, finish.skip_norm_count, m);
+  if (m.skip_loss != 0) {
+    const double loss = threadIdx.x == 0 ? loss_of(finish) : 0.0;
+    found = stands_out(loss, finish.skip_losses, finish.skip_loss_count, m) || found;
+  }
+  if (threadIdx.x == 0 && found) decision.skips = 1;
+  __syncthreads();
 }
 
 // All threads of one block. Not inlined: it is long, it is in many kernels, and none of them is there for its sake.
@@ -172,6 +214,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   });
   if (!decides) return;
   __syncthreads();
+  if (m.takes_joint_norm() && finish.sums.units > 0) take_joint_norm(finish, decision);
   if (finish.group_clips != nullptr && finish.sums.units > 0) take_groups(finish, decision);
   const bool adapts =
       finish.sums.units > 0 && (m.clip_kind() == ClipKind::kPercentile || m.clip_kind() == ClipKind::kZScore);
@@ -181,9 +224,17 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
     const bool overflows = finish.found_inf != nullptr && *finish.found_inf != 0;
     const bool refuses = decision.is_nonfinite != 0 && m.on_nonfinite() != NonFinite::kPropagate;
     decision.skips = overflows || refuses ? 1 : 0;
-    if (adapts) take_adaptive(finish, percentile, decision.skips != 0, decision);
-    take_step(finish, decision);
   }
+  __syncthreads();
+  if (m.finds_spikes() && decision.skips == 0) find_spikes(finish, decision);
+  if (threadIdx.x == 0 && adapts) take_adaptive(finish, percentile, decision.skips != 0, decision);
+  if (m.clip_kind() == ClipKind::kTensorBound && finish.sums.units > 0) take_bounds(finish, decision);
+  double square_left = 0;
+  if (m.step_size_kind() == StepSizeKind::kPolyak) {
+    __syncthreads();
+    square_left = clipped_square(finish, decision);
+  }
+  if (threadIdx.x == 0) take_step(finish, square_left, decision);
   __syncthreads();
   settle_rows(finish, decision);
 }

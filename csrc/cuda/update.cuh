@@ -152,11 +152,12 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
         if constexpr (Functor::kCountsZeros) zeros += load(store<T>(own.parameter[lane])) == C(0);
       }
       if (operands.synchronises) {
-        const C alpha = static_cast<C>(arguments.extras.lookahead_alpha);
+        const C weight = static_cast<C>(numbers.average_weight);
 #pragma unroll
-        for (int lane = 0; lane < kCount; ++lane)
-          own.parameter[lane] = own.slow[lane] =
-              synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), alpha);
+        for (int lane = 0; lane < kCount; ++lane) {
+          own.slow[lane] = synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), weight);
+          if (!arguments.extras.averages) own.parameter[lane] = own.slow[lane];
+        }
       }
       return zeros;
     };

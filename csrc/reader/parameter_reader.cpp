@@ -29,6 +29,7 @@ ParameterReader::ParameterReader(const RuleEntry& rule, const Names& names, Sums
       scalar_keys_(interned(names.scalars)),
       argument_keys_(interned({"step_size", "extensions", "seed", "skip", "backend", "scope"})),
       slow_key_(interned({"slow"}).front()),
+      ema_key_(interned({"ema"}).front()),
       clip_key_(interned({"clip"}).front()),
       params_key_(interned({"params"}).front()),
       used_slots_(rule.used_slots),

@@ -38,11 +38,12 @@ class ParameterReader {
   // `reads_numbers`: numbers of state and a tensor lr are read on the host, which a device would have to be waited for.
   ParameterReader(const RuleEntry& rule, const Names& names, Sums sums, DeviceType device, bool reads_numbers);
 
-  // `by_rows`: the step clips by rows. `own_clips`: how many param groups have their policies in the plan; 0 where no
-  // group has one of its own.
-  void configure(bool lookahead, bool by_rows, size_t own_clips = 0) {
-    changed_ |= lookahead != lookahead_ || by_rows != by_rows_;
+  // `averages`: WeightEMA is in Lookahead's place. `by_rows`: the step clips by rows. `own_clips`: how many param
+  // groups have their policies in the plan; 0 where no group has one of its own.
+  void configure(bool lookahead, bool averages, bool by_rows, size_t own_clips = 0) {
+    changed_ |= lookahead != lookahead_ || averages != averages_ || by_rows != by_rows_;
     lookahead_ = lookahead;
+    averages_ = averages;
     by_rows_ = by_rows;
     for (ParameterRecord& record : records_) {
       record.fingerprint = 0;
@@ -120,13 +121,14 @@ class ParameterReader {
 
   GroupReader group_reader_;
   std::vector<Object> slot_keys_, scalar_keys_, argument_keys_;
-  Object slow_key_, clip_key_, params_key_;
+  Object slow_key_, ema_key_, clip_key_, params_key_;
   unsigned (*used_slots_)(const double*);
   Sums sums_;
   DeviceType device_;
   bool reads_numbers_;
   bool takes_complex_;
-  bool lookahead_ = false;
+  bool lookahead_ = false;  // or WeightEMA
+  bool averages_ = false;
   bool by_rows_ = false;
   size_t own_clips_ = 0;
   std::vector<Group> groups_;

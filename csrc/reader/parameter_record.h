@@ -22,7 +22,7 @@ inline void write_number(void* values, bool is_double, int64_t i, double value) 
 
 // What a parameter has besides in an optimizer that looks ahead, sums norms or clips by rows.
 struct RecordExtra {
-  Tensor slow;  // Lookahead's weights
+  Tensor slow;  // Lookahead's weights, or WeightEMA's average
   Tensor sums;  // of squared norms: a number, or one for each row
   void* slow_values = nullptr;
   void* sum_values = nullptr;

@@ -29,7 +29,7 @@ bool ParameterReader::bind_state(ParameterRecord& record) {
     record.replaced = true;
   }
   for (size_t i = 0; i < scalar_keys_.size(); ++i) read(scalar_keys_[i], record.scalars[i]);
-  if (lookahead_) read(slow_key_, record.extra->slow);
+  if (lookahead_) read(averages_ ? ema_key_ : slow_key_, record.extra->slow);
   return others;
 }
 

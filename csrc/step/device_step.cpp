@@ -161,9 +161,17 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
   finish_.b_squared = m.step_size_kind() == StepSizeKind::kLoss ? number("b_squared") : nullptr;
   const bool percentile = m.clip_kind() == ClipKind::kPercentile, z_score = m.clip_kind() == ClipKind::kZScore;
   finish_.norm_window = percentile ? number("norm_window", static_cast<int64_t>(m.window)) : nullptr;
-  finish_.norm_count = percentile || z_score ? number("norm_count") : nullptr;
+  const bool bounds = m.clip_kind() == ClipKind::kTensorBound;
+  finish_.norm_count = percentile || z_score || bounds ? number("norm_count") : nullptr;
+  finish_.norm_bounds = bounds ? number("norm_bounds", static_cast<int64_t>(reader.records().size())) : nullptr;
   finish_.norm_mean = z_score ? number("norm_mean") : nullptr;
   finish_.norm_variance = z_score ? number("norm_variance") : nullptr;
+  finish_.polyak_step = m.growth > 0 ? number("polyak_step") : nullptr;
+  const int64_t window = static_cast<int64_t>(m.skip_window);
+  finish_.skip_norms = m.skip_norm != 0 ? number("skip_norms", window) : nullptr;
+  finish_.skip_norm_count = m.skip_norm != 0 ? number("skip_norm_count") : nullptr;
+  finish_.skip_losses = m.skip_loss != 0 ? number("skip_losses", window) : nullptr;
+  finish_.skip_loss_count = m.skip_loss != 0 ? number("skip_loss_count") : nullptr;
   const auto given = [&](const Buffer& tensor, ElementType type) {
     return tensor ? on_device(tensor, type) : Buffer();
   };
@@ -179,7 +187,7 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
   if (m.draws()) pass_.extras.seed = shared.seed();
   pass_.extras.gradient_threshold = static_cast<uint32_t>(m.gradient_threshold);
   pass_.extras.lr_threshold = static_cast<uint32_t>(m.lr_threshold);
-  pass_.extras.lookahead_alpha = m.lookahead_alpha;
+  pass_.extras.averages = m.averages != 0;
 }
 
 // A row as it is before any norm and any number on the device is known.

@@ -24,6 +24,7 @@ struct Measured {
   Buffer rule_grad_norm, rule_clip_factor;  // [units], of a rule that clips itself
   Buffer direction_norm;                    // [units]
   Buffer lr_scale;                          // []
+  Buffer skipped;                           // []
 };
 
 constexpr const char* kNotReady =
@@ -52,7 +53,7 @@ class DeviceStep {
 
   const Place& place() const { return place_; }
   const Measured& measured() const { return measured_; }
-  const Buffer& counters() const { return counters_; }  // [2], see FinishArguments
+  const Buffer& counters() const { return counters_; }  // [4], see FinishArguments
   const Buffer& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
   const Buffer& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them

@@ -13,7 +13,7 @@ int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule -
 }  // namespace
 
 DeviceStep::DeviceStep(Place place, const RuleEntry& rule, size_t parameters) : place_(place), rule_(rule) {
-  counters_ = Buffer::zeros({2}, "float64", place_.device);
+  counters_ = Buffer::zeros({4}, "float64", place_.device);
   fresh_ = Buffer::zeros({static_cast<int64_t>(parameters)}, "int32", place_.device);
 }
 
@@ -50,7 +50,8 @@ std::vector<Buffer> DeviceStep::buffers() const {
           measured_.rule_grad_norm,
           measured_.rule_clip_factor,
           measured_.direction_norm,
-          measured_.lr_scale};
+          measured_.lr_scale,
+          measured_.skipped};
 }
 
 void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers, const Shape& shape,
@@ -131,8 +132,9 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
   zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", place_.device);
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
   const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, reader));
-  measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units),
-               zeros(rule_units), zeros(rule_units), Buffer::zeros({}, "float64", place_.device)};
+  const auto number = [&] { return Buffer::zeros({}, "float64", place_.device); };
+  measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units), zeros(rule_units),
+               zeros(rule_units), number(),          number()};
   devices_ = static_cast<int32_t>(devices);
   const int64_t shared = devices > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
   unit_sums_ = zeros(shared);
@@ -162,6 +164,7 @@ void DeviceStep::set_static_arguments() {
   finish_.clip_factor = numbers(measured_.clip_factor);
   finish_.counters = numbers(counters_);
   finish_.lr_scale = numbers(measured_.lr_scale);
+  finish_.skipped = numbers(measured_.skipped);
   finish_.numbers = scratch(numbers_);
   finish_.blocks_done = scratch(blocks_done_);
   finish_.blocks = norm_blocks();

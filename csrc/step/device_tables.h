@@ -70,9 +70,10 @@ struct DeviceLongRow {
 
 // What the first finish of a step decides.
 struct StepNumbers {
-  double step;           // the number of this step, from 1; 0 where nothing counts steps
-  int32_t skip;          // not 0: nothing is written
-  int32_t synchronises;  // not 0: Lookahead ends a round
+  double step;            // the number of this step, from 1; 0 where nothing counts steps
+  int32_t skip;           // not 0: nothing is written
+  int32_t synchronises;   // not 0: Lookahead ends a round, or WeightEMA averages
+  double average_weight;  // of the parameters in Lookahead's slow weights, or in WeightEMA's average
 };
 
 // What a launch over chunks is given. Every pointer is to device memory.
@@ -154,8 +155,8 @@ struct FinishTables {
   RowSums row_sums;
   double* grad_norm;     // [units], written
   double* clip_factor;   // [units], written; a rule's: that of the unit's first row, of group 0 where there is one unit
-  double* counters;      // [2]: steps taken that measured a factor, those of them in which one was below 1; null for a
-                         // rule where the policy counts
+  double* counters;      // [4]: steps taken that measured a factor, those of them in which one was below 1; steps, and
+                         // those that were not taken; null for a rule where the policy counts
   StepNumbers* numbers;  // of the first finish, which writes them; null for a rule where there was none, which makes
                          // the rows then
   uint32_t* blocks_done;  // of the pass; 0 before and after
@@ -172,13 +173,20 @@ struct FinishArguments : FinishTables {
   double* norm_mean;             // ZClip's
   double* norm_variance;
   double* norm_window;      // AutoClip's: [window]
-  const void* loss;         // of AdaLossStep
+  const void* loss;         // of AdaLossStep, PolyakStep and SkipSpikes
   int32_t loss_dtype;       // DType
   double* b_squared;        // read and written
   double* step;             // steps taken, read and written; null where nothing counts them
   double* lr_scale;         // written where there is a step size
   const float* grad_scale;  // of a GradScaler, null without one
   const float* found_inf;   // null without one; a sum over devices
+  double* norm_bounds;      // AdaGC's: [parameters]
+  double* polyak_step;      // read and written; null where it has no growth
+  double* skip_norms;       // SkipSpikes': [skip_window], as the losses; null where it does not look at them
+  double* skip_norm_count;
+  double* skip_losses;
+  double* skip_loss_count;
+  double* skipped;  // written: 1 where the step is not taken; null where no policy skips steps
 };
 
 // What is done with the sums that a rule takes itself.

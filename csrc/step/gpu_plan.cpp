@@ -29,7 +29,8 @@ std::vector<int64_t> GpuPlan::refresh(const Object& param_groups, const Object& 
 void GpuPlan::configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips) {
   modifiers_ = modifiers;
   group_clips_ = group_clips;
-  reader_.configure(modifiers.lookahead_k != 0, modifiers.clip_kind() == ClipKind::kUnit, group_clips.size());
+  reader_.configure(modifiers.lookahead_k != 0, modifiers.averages != 0, modifiers.clip_kind() == ClipKind::kUnit,
+                    group_clips.size());
   reports_ = false;
   rebuild_ = true;
 }
@@ -51,6 +52,7 @@ Shape GpuPlan::shape() const {
   shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
                          (rule_.clips_itself && scope_ == Scope::kTensor);
   shape.lookahead = modifiers_.lookahead_k != 0;
+  shape.joint_norm = modifiers_.takes_joint_norm();
   return shape;
 }
 
@@ -151,7 +153,7 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
   }
   reports_ = true;
   // A step that the device may have skipped has counted nothing.
-  const bool may_skip = static_cast<bool>(inputs.found_inf) || modifiers_.on_nonfinite() != NonFinite::kPropagate;
+  const bool may_skip = static_cast<bool>(inputs.found_inf) || modifiers_.may_skip();
   counted_ = counted_ || (updates_ && !may_skip);
   if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
   ++steps_;
@@ -205,7 +207,8 @@ void GpuPlan::told_of_fresh() {
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->rows_fit(); };
   const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
-                       static_cast<bool>(inputs.grad_scale) || static_cast<bool>(inputs.found_inf);
+                       modifiers_.finds_spikes() || static_cast<bool>(inputs.grad_scale) ||
+                       static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
   const auto has_lr = [](const Group& group) { return static_cast<bool>(group.lr); };

@@ -30,6 +30,12 @@ Object GpuPlan::report() const {
     const Object measured_steps = counters[0].tensor().call("clamp_min", to_python(1));
     torchclip::put(result, "clipped_fraction", counters[1].tensor().call("div", measured_steps));
   }
+  if (updates_ && modifiers_.may_skip()) {
+    const Buffer& counters = main_device().counters();
+    torchclip::put(result, "skipped", measured.skipped.tensor());
+    torchclip::put(result, "skipped_fraction",
+                   counters[3].tensor().call("div", counters[2].tensor().call("clamp_min", to_python(1))));
+  }
   if (updates_ && modifiers_.step_size_kind() != StepSizeKind::kNone)
     torchclip::put(result, "lr_scale", measured.lr_scale.tensor());
   return result;

@@ -21,13 +21,14 @@ struct Shape {
   std::vector<unsigned> stages;        // [groups]
   bool row_per_tensor = false;         // every tensor has coefficients of its own
   bool fresh = false;                  // the first step with a state differs from later ones
-  bool lookahead = false;
+  bool lookahead = false;              // or WeightEMA
+  bool joint_norm = false;             // all gradients are measured, whatever the policies of groups
   bool operator==(const Shape&) const = default;
 
   bool by_rows() const { return clips_rows || rule_rows; }
   // Whether the pass for the policy looks at a group's gradients.
   bool measures(int32_t group) const {
-    return group_clips.empty() || group_clips[static_cast<size_t>(group)].is_measured();
+    return joint_norm || group_clips.empty() || group_clips[static_cast<size_t>(group)].is_measured();
   }
 };
 

@@ -82,9 +82,6 @@ Object DeviceStep::scratch_table(Section<T> section, const char* dtype) const {
 
 // In the order of the fields of `Tables` in torchclip/backends/triton/launcher.py.
 void DeviceStep::placed() {
-  const FinishArguments* const layout = &finish_;
-  const int64_t policy = reinterpret_cast<const char*>(&layout->modifiers) - reinterpret_cast<const char*>(layout);
-  const Section<Modifiers> modifiers{finish_table_.offset + policy, 1};
   const auto factors = [&](bool has_rows, Section<double> section) {
     return has_rows ? scratch_table(section) : none();
   };
@@ -94,7 +91,6 @@ void DeviceStep::placed() {
                                    table(row_chunks_, "int64"),
                                    table(finish_table_, "int64"),
                                    table(finish_rule_table_, "int64"),
-                                   table(modifiers, "float64"),
                                    table(draws_, "int64"),
                                    table(host_rows_, "float64"),
                                    scratch_table(rows_),
@@ -136,6 +132,10 @@ Object DeviceStep::constants() const {
   add("counts_clips", !m.measures());
   add("sums_units", rule_.sums_norms && !shape_.rule_rows);
   add("by_group", !shape_.group_clips.empty());
+  add("skip_norm", m.skip_norm != 0);
+  add("skip_loss", m.skip_loss != 0);
+  add("growth", m.growth > 0);
+  add("averages", m.averages != 0);
   add("rule_is_single", shape_.rule_rows || measured_.rule_grad_norm.numel() == 1);
   add("clips_rows", shape_.clips_rows);
   add("rule_rows", shape_.rule_rows);
@@ -158,7 +158,7 @@ void DeviceStep::set_own() {
 }
 
 void DeviceStep::launch(bool measures, bool first, bool& written) {
-  const Buffer loss = finish_.b_squared != nullptr ? readable(given_.loss) : Buffer();
+  const Buffer loss = modifiers_.takes_loss() ? readable(given_.loss) : Buffer();
   try {
     launcher_.call("run", to_python(measures), to_python(first), tensor_or_none(given_.grad_scale),
                    tensor_or_none(given_.found_inf), tensor_or_none(loss));

@@ -40,6 +40,7 @@ from fuzz_records import (
     PLACES,
     POSITIONS,
     WRITES,
+    can_stand,
     cases,
     frozen,
     inferred,
@@ -226,7 +227,8 @@ class Session(RuleBasedStateMachine):
 
     @rule(clip=st.sampled_from(CLIPS))
     def change_policy(self, clip: Clip) -> None:
-        self.trio.configure(clip)
+        if can_stand(clip, self.trio.case.pace):
+            self.trio.configure(clip)
 
     @precondition(lambda self: len(self.trio.params) < MOST)
     @rule(leaves=st.lists(LEAVES, max_size=2), rate=st.sampled_from((0.1, 0.3)))

@@ -61,7 +61,7 @@ FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparamete
   finish.grad_norm = numbers_on_device(3);
   finish.direction_norm = numbers_on_device(3);
   finish.clip_factor = numbers_on_device(3);
-  finish.counters = numbers_on_device(2, 0.0);
+  finish.counters = numbers_on_device(4, 0.0);
   finish.blocks_done = on_device(std::vector<uint32_t>{0});
   finish.rows.rule = kPosition<Rule>;
   finish.rows.row_count = 2;
@@ -183,7 +183,7 @@ void test_counts() {
     FinishRuleArguments finish{};
     finish.sums.units = kUnits;
     finish.clip_factor = on_device(factors);
-    finish.counters = numbers_on_device(2, 0.0);
+    finish.counters = numbers_on_device(4, 0.0);
     TORCHCLIP_LAUNCH(count_kernel, 1, kThreads, 0, nullptr, finish);
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     TORCHCLIP_EXPECT(same_bits(on_host(finish.counters, 2), {1.0, 1.0}), "unit %d is clipped: counters", clipped);

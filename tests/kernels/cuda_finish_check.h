@@ -6,7 +6,7 @@
 namespace torchclip::cuda {
 
 struct Numbers {
-  double* counters = numbers_on_device(2, 0.0);
+  double* counters = numbers_on_device(4, 0.0);
   double* count = numbers_on_device(1, 0.0);
   double* mean = numbers_on_device(1, 0.0);
   double* variance = numbers_on_device(1, 0.0);

@@ -35,7 +35,6 @@ struct Step {
     arguments.partials = on_device(std::vector<Partial>(chunks));
     arguments.pieces = 1;
     arguments.zeros = on_device(std::vector<int64_t>(chunks, -1));
-    arguments.extras.lookahead_alpha = 0.5;
     arguments.stages = test.stages;
     set_gradients(arguments, gradients_of(tensors), false);
     units = {0, static_cast<int32_t>(chunks)};
@@ -75,6 +74,7 @@ auto clipped_step(DType dtype, DType state, typename Rule::Hyperparameters hyper
   modifiers.clip = static_cast<double>(ClipKind::kNorm);
   modifiers.limit = 3;
   modifiers.lookahead_k = test.synchronises ? 2 : 0;
+  modifiers.lookahead_alpha = 0.5;
   Numbers numbers;
   numbers.found_inf = on_device(std::vector<float>{test.found_inf});
   FinishArguments finish = finish_with(modifiers, numbers);

@@ -183,7 +183,7 @@ void test_steps(DType dtype, DType state, double momentum, bool has_factors, boo
   finish.grad_norm = numbers_on_device(1);
   finish.direction_norm = numbers_on_device(1);
   finish.clip_factor = numbers_on_device(1);
-  finish.counters = numbers_on_device(2, 0.0);
+  finish.counters = numbers_on_device(4, 0.0);
   finish.blocks_done = on_device(std::vector<uint32_t>{0});
   if (skips) arguments.numbers = finish.numbers = on_device(std::vector<StepNumbers>{{1, 1, 0}});
   finish.rows.rule = kPosition<AdaGradNorm>;
@@ -222,7 +222,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   set_rows(arguments, {row}, false);
   arguments.row_gradient_factors = on_device(gradient_factors);
   if constexpr (Functor::kMeasuresDirection) arguments.row_step_factors = on_device(step_factors);
-  arguments.numbers = on_device(std::vector<StepNumbers>{{3, 0, 1}});
+  arguments.numbers = on_device(std::vector<StepNumbers>{{3, 0, 1, kAverageWeight}});
   arguments.extras = {42, 0, 1u << 30, 1u << 31, false, 0.5};
   arguments.stages = stages;
   find_launchers(rule, {0, dtype, state, Slots, stages | kRowFactors}).update(arguments, nullptr);

@@ -11,6 +11,8 @@
 
 namespace torchclip::cuda {
 
+constexpr double kAverageWeight = 0.5;  // of Lookahead
+
 inline Draws draws_of(const PassArguments& arguments, uint32_t step, uint32_t parameter, int64_t element) {
   const Extras& extras = arguments.extras;
   const auto word = [&](Stream stream, int lane) {
@@ -96,8 +98,7 @@ void update_on_host(TestTensor<Functor, T, S>& tensor, const RowAt& row_at, cons
     for (int slot = 0; slot < Functor::kSlots; ++slot)
       if ((Slots >> slot & 1u) != 0) tensor.state[slot][i] = store<S>(state[slot]);
     if (!synchronises) continue;
-    tensor.slow[i] =
-        synchronise(tensor.slow[i], load(tensor.parameter[i]), static_cast<C>(arguments.extras.lookahead_alpha));
+    tensor.slow[i] = synchronise(tensor.slow[i], load(tensor.parameter[i]), static_cast<C>(kAverageWeight));
     tensor.parameter[i] = store<T>(tensor.slow[i]);
   }
 }

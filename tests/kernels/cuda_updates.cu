@@ -44,7 +44,7 @@ void run_case(const char* rule, DType parameter, DType state, const Case& test) 
   // Step and end of a round are in device memory; what the extras say of them is not looked at.
   arguments.extras = {0x123456789abcdef0u, 77, 1u << 30, 1u << 31, !test.synchronises, 0.5};
   if (test.stages != 0 || test.synchronises)
-    arguments.numbers = on_device(std::vector<StepNumbers>{{kStep, 0, test.synchronises ? 1 : 0}});
+    arguments.numbers = on_device(std::vector<StepNumbers>{{kStep, 0, test.synchronises ? 1 : 0, kAverageWeight}});
   arguments.stages = test.stages;
   find_launchers(rule, {0, parameter, state, Slots, test.stages}).update(arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

@@ -116,6 +116,13 @@ adam.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 0.1})
 assert_type(torchclip.SqrtDecayLR(adam, b0=1.0).get_lr(), list[float | Tensor])
 
 assert_type(torchclip.GRDA(parameters).sparsity(), Tensor)
+skipping = torchclip.AdamW(
+    parameters, clip=torchclip.AdaGC(), skip=torchclip.SkipSpikes(on=("loss",)), step_size=torchclip.PolyakStep()
+)
+assert_type(skipping.skip, torchclip.SkipSpikes | None)
+with torchclip.SGD(parameters, extensions=(torchclip.WeightEMA(0.99),)).averaged():
+    pass
+skipping.log_metrics(object(), step=1, prefix="train/")
 assert_type(torchclip.LinBreg(parameters, lr=0.1, lam=0.1).sparsity(), Tensor)
 assert_type(torchclip.clip_grad_norm_(model.parameters(), 1.0, norm_type=math.inf), Tensor)
 assert_type(torchclip.get_total_norm([parameters[0]]), Tensor)

@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from torch.nn import Parameter
 
 from memory_watch import Leaf, Place
-from records import DTYPES, EXTENSIONS, NO_CLIP, NO_STEP_SIZE, POLICIES, STEP_SIZES, Case, Clip, Extras
+from records import DTYPES, EXTENSIONS, NO_CLIP, NO_STEP_SIZE, POLICIES, STEP_SIZES, Case, Clip, Extras, Pace
 from rule_records import Rule
-from torchclip import AdaLoss, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByTensorNorm, ZClip
+from torchclip import (
+    AdaLoss,
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    ClipByValue,
+    PolyakStep,
+    ZClip,
+)
 from torchclip.policies.modifiers import Modifiers
 
 MOST = 8
@@ -73,8 +82,16 @@ def cases(draw: st.DrawFn, choices: list[Rule]) -> Case:
         if Modifiers.of(None, None, extras.extensions).reason_against(chosen.cls.spec) is None
     ]
     drawn = draw(st.lists(st.sampled_from(taken), unique=True))
+    if {"lookahead", "ema"} <= {one.name for one in drawn}:
+        drawn = [one for one in drawn if one.name != "ema"]
     extras = Extras("+".join(one.name for one in drawn), tuple(one.extensions[0] for one in drawn))
-    return Case(chosen, draw(st.sampled_from(CLIPS)), pace, extras)
+    clip = draw(st.sampled_from([clip for clip in CLIPS if can_stand(clip, pace)]))
+    return Case(chosen, clip, pace, extras)
+
+
+def can_stand(clip: Clip, pace: Pace) -> bool:
+    """Whether an optimizer takes the two together."""
+    return not (isinstance(clip.policy, ClipByValue) and isinstance(pace.step_size, PolyakStep))
 
 
 def frozen(kind: str) -> Parameter:

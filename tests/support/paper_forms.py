@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import torchclip
-from torchclip.policies.clip import AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ZClip
+from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ZClip
 
 SHAPES = [(3, 4), (7,), (), (2, 3, 2)]
 STEPS = 12
@@ -125,6 +125,30 @@ def paper_adaptive(clipping: float, eps: float) -> Callable[[Arrays, Arrays], Ar
     return lambda params, grads: [None if g is None else clipped(p, g) for p, g in zip(params, grads, strict=True)]
 
 
+def paper_ada_gc(
+    lambda_abs: float, lambda_rel: float, beta: float, warmup_steps: int
+) -> Callable[[Arrays, Arrays], Arrays]:
+    bounds: dict[int, float] = {}
+    taken = [0]
+
+    def clipped(index: int, grad: Any, joint: float) -> Any:
+        norm, bound = math.sqrt((grad**2).sum()), bounds.get(index)
+        if taken[0] < warmup_steps or bound is None:
+            factor = min(lambda_abs / joint, 1.0)
+            bounds[index] = factor * norm if bound is None else min(bound, factor * norm)
+        else:
+            factor = min(lambda_rel * bound / norm, 1.0)
+            bounds[index] = beta * bound + (1 - beta) * factor * norm
+        return factor * grad
+
+    def clip(params: Arrays, grads: Arrays) -> Arrays:
+        taken[0] += 1
+        joint = joint_norm(grads)
+        return [None if grad is None else clipped(index, grad, joint) for index, grad in enumerate(grads)]
+
+    return clip
+
+
 POLICIES: dict[str, tuple[Any, Callable[[], Callable[[Arrays, Arrays], Arrays]]]] = {
     "auto_clip": (AutoClip(60.0), lambda: paper_auto_clip(60.0, 1024)),
     "auto_clip-ring": (AutoClip(30.0, window=4), lambda: paper_auto_clip(30.0, 4)),
@@ -135,6 +159,8 @@ POLICIES: dict[str, tuple[Any, Callable[[], Callable[[Arrays, Arrays], Arrays]]]
     "z_clip-warm": (ZClip(warmup_steps=40, max_norm=7.0), lambda: paper_z_clip(0.97, 2.5, 40, 7.0)),
     "adaptive": (AdaptiveGradientClip(0.9), lambda: paper_adaptive(0.9, 1e-3)),
     "adaptive-eps": (AdaptiveGradientClip(0.5, eps=3.0), lambda: paper_adaptive(0.5, 3.0)),
+    "ada_gc": (AdaGC(2.0, 1.05, 0.9, warmup_steps=5), lambda: paper_ada_gc(2.0, 1.05, 0.9, 5)),
+    "ada_gc-cold": (AdaGC(1.0, 1.5, 0.5, warmup_steps=0), lambda: paper_ada_gc(1.0, 1.5, 0.5, 0)),
 }
 
 EVERY_POLICY = {**{name: policy for name, (policy, _) in POLICIES.items()}, "global_norm": ClipByGlobalNorm(1.0)}

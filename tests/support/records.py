@@ -13,6 +13,7 @@ import torch
 import torchclip
 from rule_records import ADAMW_PLAIN, GRDA_PLAIN, MIX_CLIP_PLAIN, RULES, SGD_MOMENTUM, SPARSE, TYPICAL_NORM, Rule
 from torchclip import (
+    AdaGC,
     AdaLossStep,
     AdaptiveGradientClip,
     AutoClip,
@@ -23,7 +24,9 @@ from torchclip import (
     GradientNoise,
     Lookahead,
     LRDropout,
+    PolyakStep,
     SqrtDecay,
+    WeightEMA,
     ZClip,
 )
 from torchclip.policies.clip import ClipPolicy
@@ -92,16 +95,16 @@ class Case:
     @property
     def draws(self) -> bool:
         """Whether a step draws random numbers."""
-        return any(not isinstance(extension, Lookahead) for extension in self.extras.extensions)
+        return any(not isinstance(extension, (Lookahead, WeightEMA)) for extension in self.extras.extensions)
 
     @property
     def takes_loss(self) -> bool:
         """Whether every step needs the loss."""
-        return self.rule.cls is torchclip.AdaLoss or isinstance(self.pace.step_size, AdaLossStep)
+        return self.rule.cls is torchclip.AdaLoss or isinstance(self.pace.step_size, (AdaLossStep, PolyakStep))
 
     def gradient_scale(self, step: int) -> float:
         """The factor on all gradients of a step."""
-        return SPIKES.get(step, 1.0) if isinstance(self.clip.policy, (AutoClip, ZClip)) else 1.0
+        return SPIKES.get(step, 1.0) if isinstance(self.clip.policy, (AutoClip, ZClip, AdaGC)) else 1.0
 
     def build(self, params: Sequence[torch.Tensor], backend: str, seed: int = SEED) -> torch.optim.Optimizer:
         """The optimizer over two param groups: even positions have the rule's options, odd ones the second set."""
@@ -134,11 +137,14 @@ POLICIES = (
     Clip("auto", AutoClip(percentile=30.0, window=5)),
     Clip("auto_growing", AutoClip(percentile=50.0, nonfinite="skip")),
     Clip("z", ZClip(alpha=0.7, z_threshold=2.0, warmup_steps=3)),
+    Clip("ada_gc", AdaGC(lambda_abs=TYPICAL_NORM / 2, lambda_rel=1.05, beta=0.9, warmup_steps=4)),
     Clip("z_bounded", ZClip(alpha=0.9, z_threshold=1.0, warmup_steps=8, max_norm=TYPICAL_NORM, nonfinite="skip")),
 )
 
 STEP_SIZES = (
     Pace("ada_loss_step", AdaLossStep(b0=0.5, alpha=0.25, c=0.5)),
+    # Of about the size of the learning rates here: one larger, and one smaller.
+    Pace("polyak", PolyakStep(f_star=0.25, c=2 / TYPICAL_NORM**2, growth=1.5, initial_step=0.1)),
     Pace("sqrt_decay", SqrtDecay(b0=0.5, alpha=0.25)),
 )
 
@@ -148,8 +154,9 @@ EXTENSIONS = (
     Extras("dropout", (GradientDropout(0.2),)),
     Extras("lr_dropout", (LRDropout(0.4),)),
     Extras("lookahead", (Lookahead(k=4, alpha=0.5),)),
+    Extras("ema", (WeightEMA(decay=0.8),)),
 )
-ALL_EXTENSIONS = Extras("all", tuple(extension for extras in EXTENSIONS for extension in extras.extensions))
+ALL_EXTENSIONS = Extras("all", tuple(extension for extras in EXTENSIONS[:4] for extension in extras.extensions))
 
 WITHOUT_STEPS = (LRDropout, Lookahead)
 """What rules that set their parameters anew from an accumulator cannot have."""
@@ -170,7 +177,10 @@ def _mixes(count: int, seed: int) -> list[Case]:
         alone |= {"b0", "alpha", "c"} if rule.cls is torchclip.AdaLoss else set()
         shared = {key: value for key, value in other.options.items() if key not in alone}
         mixed = Rule(f"mix{number}_{rule.name}", rule.cls, {**rule.options, **extra}, {**shared, **rule.second})
-        cases.append(Case(mixed, draw.choice(POLICIES), _drawn_step_size(draw, rule), _drawn_extensions(draw, rule)))
+        clip, pace = draw.choice(POLICIES), _drawn_step_size(draw, rule)
+        if isinstance(clip.policy, ClipByValue) and isinstance(pace.step_size, PolyakStep):
+            pace = NO_STEP_SIZE  # which goes by the norm after clipping
+        cases.append(Case(mixed, clip, pace, _drawn_extensions(draw, rule)))
     return cases
 
 
@@ -181,6 +191,8 @@ def _drawn_step_size(draw: random.Random, rule: Rule) -> Pace:
 
 def _drawn_extensions(draw: random.Random, rule: Rule) -> Extras:
     drawn = [extras for extras in EXTENSIONS if draw.random() < 0.5]
+    if len({extras.name for extras in drawn} & {"lookahead", "ema"}) == 2:
+        drawn = drawn[:-1]
     if rule.cls in SPARSE:
         drawn = [extras for extras in drawn if not isinstance(extras.extensions[0], WITHOUT_STEPS)]
     names = "+".join(extras.name for extras in drawn)
@@ -188,7 +200,7 @@ def _drawn_extensions(draw: random.Random, rule: Rule) -> Extras:
 
 
 GLOBAL_NORM = POLICIES[1]
-SQRT_DECAY = STEP_SIZES[1]
+SQRT_DECAY = STEP_SIZES[2]
 
 CASES = (
     *(Case(rule, NO_CLIP) for rule in RULES),

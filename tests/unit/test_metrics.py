@@ -11,12 +11,24 @@ from torch import Tensor
 
 import torchclip
 from builders import draw_gradients, leaves
-from torchclip import AdaLossStep, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByTensorNorm, SqrtDecay, ZClip
+from torchclip import (
+    AdaGC,
+    AdaLossStep,
+    AdaptiveGradientClip,
+    AutoClip,
+    ClipByGlobalNorm,
+    ClipByTensorNorm,
+    PolyakStep,
+    SqrtDecay,
+    ZClip,
+)
 
 NOTHING = {"sparsity"}
 CLIPPED = {"grad_norm", "clip_factor", "clipped_fraction", "sparsity"}
 OWN = CLIPPED | {"direction_norm"}
 
+SKIPPED = {"skipped", "skipped_fraction"}
+PER_TENSOR = ("grad_norm", "clip_factor", "clip_threshold")
 KEYS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], set[str]]] = {
     "plain": (torchclip.AdamW, {}, NOTHING),
     "by_value": (torchclip.AdamW, {"clip": torchclip.ClipByValue(1.0)}, NOTHING),
@@ -24,8 +36,11 @@ KEYS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], set[str]]] = 
     "global_norm": (torchclip.AdamW, {"clip": 1.0}, CLIPPED),
     "tensor_norm": (torchclip.SGD, {"clip": ClipByTensorNorm(1.0)}, CLIPPED),
     "adaptive": (torchclip.SGD, {"clip": AdaptiveGradientClip()}, CLIPPED),
-    "auto": (torchclip.SGD, {"clip": AutoClip()}, CLIPPED),
-    "z": (torchclip.SGD, {"clip": ZClip()}, CLIPPED),
+    "auto": (torchclip.SGD, {"clip": AutoClip()}, CLIPPED | {"clip_threshold"}),
+    "z": (torchclip.SGD, {"clip": ZClip(warmup_steps=1)}, CLIPPED | {"clip_threshold"}),
+    "ada_gc": (torchclip.SGD, {"clip": AdaGC(warmup_steps=1)}, CLIPPED | {"clip_threshold"}),
+    "nonfinite": (torchclip.SGD, {"clip": ClipByTensorNorm(1.0, nonfinite="skip")}, CLIPPED | SKIPPED),
+    "polyak": (torchclip.SGD, {"step_size": PolyakStep()}, CLIPPED | {"lr_scale"}),
     "clips_itself": (torchclip.MixClip, {"lr": 0.1, "gamma": 1.0}, OWN),
     "clips_itself_behind_a_policy": (torchclip.MixClip, {"lr": 0.1, "gamma": 1.0, "clip": 1.0}, OWN),
     "ada_grad_norm": (torchclip.AdaGradNorm, {}, OWN),
@@ -49,7 +64,7 @@ def test_keys(cls: type[torch.optim.Optimizer], options: dict[str, Any], keys: s
             assert set(metrics) == keys
             for name, value in metrics.items():
                 wanted = torch.float64 if dtype is torch.float64 and name != "sparsity" else torch.float32
-                per_tensor = isinstance(optimizer.clip, ClipByTensorNorm) and name in ("grad_norm", "clip_factor")
+                per_tensor = isinstance(optimizer.clip, (ClipByTensorNorm, AdaGC)) and name in PER_TENSOR
                 assert value.dtype is wanted and value.shape == ((3,) if per_tensor else ()), name
                 assert value.isfinite().all() and not value.requires_grad
             for name in {"grad_norm", "clip_factor"} & keys:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from torchclip.policies.clip import (
+    AdaGC,
     AdaptiveGradientClip,
     AutoClip,
     ClipByGlobalNorm,
@@ -17,16 +18,24 @@ from torchclip.policies.clip import (
     Scope,
     ZClip,
 )
-from torchclip.policies.extensions import GradientDropout, GradientNoise, Lookahead, LRDropout, drop_threshold
+from torchclip.policies.extensions import (
+    GradientDropout,
+    GradientNoise,
+    Lookahead,
+    LRDropout,
+    WeightEMA,
+    drop_threshold,
+)
 from torchclip.policies.group_clip import NOT_MEASURED
 from torchclip.policies.modifiers import Modifiers
-from torchclip.policies.step_size import AdaLossStep, SqrtDecay
+from torchclip.policies.skip import SkipSpikes
+from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay
 
 GroupNumbers: TypeAlias = tuple[int, float, bool, int]
 """Unit, limit, smooth and nonfinite of csrc/modifiers.h's ``GroupClip``."""
 
-NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP = range(6)
-NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE = range(3)
+NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP, TENSOR_BOUND_CLIP = range(7)
+NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE, POLYAK_STEP_SIZE = range(4)
 STEPPED, SKIPPED, NON_FINITE, UNREADY = range(4)
 GROUPS_CHANGED = -1
 """What ``refresh`` returns in place of positions: param groups have other clip policies than the plan."""
@@ -58,6 +67,21 @@ def _threshold(dropout: GradientDropout | LRDropout) -> int:
     return drop_threshold(dropout.p)
 
 
+def _growth(step_size: PolyakStep) -> float:
+    return 0.0 if step_size.growth is None else step_size.growth
+
+
+def _others_weight(ema: WeightEMA) -> float:
+    return 1 - ema.decay
+
+
+_SKIP = {"skip_norm": "watches_norm", "skip_loss": "watches_loss", "skip_window": "window", "skip_sigma": "sigma"}
+_EMA: dict[str, str | Callable[[Any], float]] = {
+    "lookahead_k": "update_every",
+    "lookahead_alpha": _others_weight,
+    "ema_warmup": "warmup",
+}
+_TENSOR_BOUND = {"limit": "lambda_abs", "relative_limit": "lambda_rel", "z_alpha": "beta", "z_warmup": "warmup_steps"}
 _NORM = {"limit": "max_norm", "smooth": "smooth"}
 _Z = {"limit": "max_norm", "z_alpha": "alpha", "z_threshold": "z_threshold", "z_warmup": "warmup_steps", "z_eps": "eps"}
 
@@ -68,12 +92,16 @@ CODES: dict[type, Code] = {
     AdaptiveGradientClip: _code("clip", UNIT_CLIP, limit="clipping", unit_eps="eps"),
     AutoClip: _code("clip", PERCENTILE_CLIP, percentile="percentile", window="window"),
     ZClip: _code("clip", Z_CLIP, **_Z),
+    AdaGC: _code("clip", TENSOR_BOUND_CLIP, **_TENSOR_BOUND),
     AdaLossStep: _code("step_size", LOSS_STEP_SIZE, alpha="alpha", c="c"),
     SqrtDecay: _code("step_size", SQRT_STEP_SIZE, alpha="alpha", b0="b0"),
+    PolyakStep: _code("step_size", POLYAK_STEP_SIZE, c="f_star", alpha="c", step_eps="eps", growth=_growth),
+    SkipSpikes: _code("skip_norm", 0, **_SKIP),
     GradientNoise: _code("gradient_noise", 1, noise_eta="eta", noise_gamma="gamma"),
     GradientDropout: _code("gradient_dropout", 1, gradient_threshold=_threshold),
     LRDropout: _code("lr_dropout", 1, lr_threshold=_threshold),
     Lookahead: _code("lookahead_k", 0, lookahead_k="k", lookahead_alpha="alpha"),
+    WeightEMA: _code("averages", 1, **_EMA),
 }
 """Every policy, step size and extension."""
 
@@ -81,7 +109,7 @@ CODES: dict[type, Code] = {
 def configuration(modifiers: Modifiers) -> dict[str, float]:
     """The modifiers as csrc/modifiers.h reads them: a number for each field."""
     numbers = _clips(modifiers)
-    for each in (modifiers.step_size, *modifiers.extensions):
+    for each in (modifiers.skip, modifiers.step_size, *modifiers.extensions):
         if each is not None:
             numbers |= _numbers(each)
     return numbers

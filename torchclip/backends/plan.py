@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from torchclip.backends import choice, native
 from torchclip.backends.codes import SCOPES, configuration, group_numbers
 from torchclip.backends.sharded_plan import ShardedPlan, Sharing
-from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.policies.modifiers import BESIDE_RULE, Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_values import GroupKeys, Key
@@ -24,7 +24,7 @@ def described(
     spec: RuleSpec, scope: Scope, keys: GroupKeys
 ) -> tuple[str, Sequence[Key], Sequence[str], Sequence[str], int]:
     """The rule as every plan is told of it: its name, keys of a param group, slots, numbers of state, and its scope."""
-    slots = [slot.name for slot in spec.slots if slot.name != SLOW.name]
+    slots = [slot.name for slot in spec.slots if slot.name not in BESIDE_RULE]
     return spec.name, keys.described, slots, [scalar.name for scalar in spec.scalars], SCOPES.index(scope)
 
 

@@ -33,7 +33,9 @@ def agree(layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, si
         RuntimeError: with what differs.
     """
     policies = f"rule {spec.name} over {scope.value}, clip {modifiers.clip}, step_size {modifiers.step_size}, "
-    policies += f"extensions {modifiers.extensions}, {[each.policy for each in modifiers.group_clips]}, "
+    policies += (
+        f"skip {modifiers.skip}, extensions {modifiers.extensions}, {[each.policy for each in modifiers.group_clips]}, "
+    )
     for over in layout.sums:
         # What other processes hold in its place may be of any kind.
         own = [

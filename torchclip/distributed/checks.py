@@ -128,6 +128,13 @@ def compiled_reason(
         if declared and (takes_norms or modifiers.draws):
             return "norm_group= asks for sums over processes, which the cpu backend and the reference path alone take"
         return None
+    if modifiers.takes_joint_norm or modifiers.skip is not None:
+        layout = layout_of(param_groups, norm_group)
+        if layout.sums:
+            return (
+                "AdaGC, SkipSpikes and PolyakStep go by a norm of all processes together, and the reference path takes "
+                "that step"
+            )
     if modifiers.draws and any(place_of(parameter) is None for parameter in stepping):
         return (
             "a DTensor's local elements lie in the whole tensor in more pieces than a draw on this backend can number, "

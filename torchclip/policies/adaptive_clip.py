@@ -100,6 +100,63 @@ class AutoClip:
 
 
 @dataclass(frozen=True)
+class AdaGC:
+    r"""Clips each tensor's gradient by a moving average of its own clipped norm.
+
+    .. math::
+        h_t = \min\left(1, \frac{\lambda_{\text{abs}}}{\lVert g_t \rVert}\right), \quad
+        \gamma_t = \min(\gamma_{t-1}, h_t n_t) \quad (\gamma_1 = h_1 n_1) \qquad \text{before } t = T
+
+        h_t = \min\left(1, \frac{\lambda_{\text{rel}}\, \gamma_{t-1}}{n_t}\right), \quad
+        \gamma_t = \beta \gamma_{t-1} + (1 - \beta)\, h_t n_t \qquad \text{from } t = T \text{ on}
+
+    and :math:`g \leftarrow h_t\, g`, with :math:`n_t` the norm of the tensor's gradient and
+    :math:`\lVert g_t \rVert` the joint norm of all. A gradient of zeros leaves :math:`\gamma`, and so does a norm that
+    is not finite; a tensor whose first gradient comes late begins as the others have at :math:`t = 1`.
+
+    Args:
+        lambda_abs: :math:`\lambda_{\text{abs}}`, above 0: the bound on the joint norm during the warm-up.
+        lambda_rel: :math:`\lambda_{\text{rel}}`, above 0.
+        beta: :math:`\beta`, the weight of the past, in [0, 1).
+        warmup_steps: :math:`T`, at least 0.
+        nonfinite: as for :class:`ClipByTensorNorm`.
+
+    Raises:
+        TypeError: when ``warmup_steps`` is not an integer.
+        ValueError: when a field is out of range.
+
+    Example:
+        >>> AdaGC(lambda_rel=1.1).scope.value
+        'tensor'
+
+    Source: Wang et al., AdaGC: Improving Training Stability for Large Language Model Pretraining, 2025,
+    arXiv 2502.11034, Algorithm 1.
+    """
+
+    lambda_abs: float = 1.0
+    lambda_rel: float = 1.05
+    beta: float = 0.98
+    warmup_steps: int = 100
+    nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
+
+    def __post_init__(self) -> None:
+        check_number("lambda_abs", self.lambda_abs, above=0)
+        check_number("lambda_rel", self.lambda_rel, above=0)
+        check_number("beta", self.beta, least=0, below=1)
+        if not isinstance(self.warmup_steps, int) or isinstance(self.warmup_steps, bool):
+            raise TypeError(
+                f"warmup_steps={self.warmup_steps!r} must be an integer, the number of the first step after"
+            )
+        check_number("warmup_steps", self.warmup_steps, least=0)
+        object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
+
+    @property
+    def scope(self) -> Scope:
+        """One norm per parameter."""
+        return Scope.TENSOR
+
+
+@dataclass(frozen=True)
 class ZClip:
     r"""Clips norms that stand out from their moving average.
 

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchclip.policies.adaptive_clip import AdaptiveGradientClip, AutoClip, ZClip
+from torchclip.policies.adaptive_clip import AdaGC, AdaptiveGradientClip, AutoClip, ZClip
 from torchclip.rules.norms import HARD_EPS, NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
 
 __all__ = [
     "POLICIES",
+    "AdaGC",
     "AdaptiveGradientClip",
     "AdaptivePolicy",
     "AutoClip",
@@ -148,10 +149,10 @@ class ClipByValue:
 
 
 NormPolicy = ClipByGlobalNorm | ClipByTensorNorm
-AdaptivePolicy = AdaptiveGradientClip | AutoClip | ZClip
+AdaptivePolicy = AdaptiveGradientClip | AutoClip | ZClip | AdaGC
 MeasuringPolicy = NormPolicy | AdaptivePolicy
 ClipPolicy = MeasuringPolicy | ClipByValue
-POLICIES = (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, AdaptiveGradientClip, AutoClip, ZClip)
+POLICIES = (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, AdaptiveGradientClip, AutoClip, ZClip, AdaGC)
 
 
 def measures(clip: ClipPolicy | None) -> bool:

@@ -1,4 +1,4 @@
-"""Extensions: noise and dropout of gradients, dropout of learning rates, Lookahead.
+"""Extensions: noise and dropout of gradients, dropout of learning rates, Lookahead, averages of weights.
 
 Each is a frozen dataclass that checks itself, and works with every rule and every other extension, in the passes that
 the step makes anyway. Random draws are counter-based (Philox4x32-10): the key is the optimizer's seed, the counter the
@@ -156,8 +156,70 @@ class Lookahead:
         return step % self.k == 0
 
 
-Extension = GradientNoise | GradientDropout | LRDropout | Lookahead
-EXTENSIONS = (GradientNoise, GradientDropout, LRDropout, Lookahead)
+@dataclass(frozen=True)
+class WeightEMA:
+    r"""Keeps an exponential moving average of the parameters, in the pass that writes them.
+
+    .. math::
+        e \leftarrow d_t\, e + (1 - d_t)\, p \quad \text{after steps } k, 2k, \ldots, \qquad
+        d_t = d \;\text{ or, during the warm-up, }\; \min\left(d, \frac{1 + t}{10 + t}\right)
+
+    with :math:`t = 1, 2, \ldots` the number of the step. The average :math:`e` starts as a copy of the parameters and
+    is state (``"ema"``), float32 beside half-precision parameters; a skipped step leaves it. In ``with
+    optimizer.averaged():`` the parameters are the average. A parameter without a gradient in a step is not averaged
+    in it. It takes the place of :class:`Lookahead`'s slow weights, and cannot stand beside them.
+
+    Args:
+        decay: :math:`d`, in [0, 1].
+        warmup: whether the average forgets its beginning sooner.
+        update_every: :math:`k`, at least 1.
+
+    Raises:
+        TypeError: when ``update_every`` is not an integer, or ``warmup`` no bool.
+        ValueError: when a field is out of range.
+
+    Example:
+        >>> import torch, torchclip
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> optimizer = torchclip.SGD([weight], lr=1.0, extensions=(WeightEMA(decay=0.75, warmup=False),))
+        >>> weight.grad = torch.tensor([-4.0])
+        >>> optimizer.step()
+        >>> with optimizer.averaged():
+        ...     print(weight.detach())
+        tensor([1.])
+        >>> weight.detach()
+        tensor([4.])
+
+    Source: Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM Journal on Control and
+    Optimization, 1992; the warm-up is that of TensorFlow's ExponentialMovingAverage.
+    """
+
+    decay: float = 0.9999
+    warmup: bool = True
+    update_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("decay", self.decay, least=0, most=1)
+        if not isinstance(self.warmup, bool):
+            raise TypeError(f"warmup={self.warmup!r} must be True or False")
+        if not isinstance(self.update_every, int) or isinstance(self.update_every, bool):
+            raise TypeError(f"update_every={self.update_every!r} must be an integer, the steps between two averages")
+        check_number("update_every", self.update_every, least=1)
+
+    def synchronises(self, step: Number) -> bool | Tensor:
+        """Whether the parameters after step number ``step`` (1, 2, …) are averaged."""
+        return step % self.update_every == 0
+
+    def weight(self, step: Number) -> Number:
+        """That of the parameters in step number ``step``: 1 - decay."""
+        if not self.warmup:
+            return 1 - self.decay
+        early = 1 - (1 + step) / (10 + step)
+        return early.clamp(min=1 - self.decay) if isinstance(early, Tensor) else max(early, 1 - self.decay)
+
+
+Extension = GradientNoise | GradientDropout | LRDropout | Lookahead | WeightEMA
+EXTENSIONS = (GradientNoise, GradientDropout, LRDropout, Lookahead, WeightEMA)
 """Every extension, in the order in which they act within a step."""
 
 

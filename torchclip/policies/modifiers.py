@@ -1,4 +1,4 @@
-"""Options applied around an update rule: clip policy, step size and extensions."""
+"""Options applied around an update rule: clip policy, steps that are skipped, step size and extensions."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torchclip.policies.clip import ClipPolicy, NonFinite, as_clip_policy, warn_of_zero
+from torchclip.policies.clip import AdaGC, ClipByValue, ClipPolicy, NonFinite, as_clip_policy, warn_of_zero
 from torchclip.policies.extensions import (
     Extension,
     GradientDropout,
     GradientNoise,
     Lookahead,
     LRDropout,
+    WeightEMA,
     checked_extensions,
 )
 from torchclip.policies.group_clip import GroupClip, clips_of, measures_any, policies_of
-from torchclip.policies.step_size import SqrtDecay, StepSize, checked_step_size
+from torchclip.policies.skip import SkipSpikes, checked_skip
+from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay, StepSize, checked_step_size
 from torchclip.rules.rule_spec import RuleSpec, StateSlot, copy_of
 
 SLOW = StateSlot("slow", of_parameter=copy_of, at_least_float32=True, has_own_type=True, optional=True)
 """Lookahead's slow weights."""
 
+EMA = StateSlot("ema", of_parameter=copy_of, at_least_float32=True, has_own_type=True, optional=True)
+"""WeightEMA's average."""
+
+BESIDE_RULE = frozenset((SLOW.name, EMA.name))
+"""State that no rule has."""
+
 
 @dataclass(frozen=True)
 class Modifiers:
-    """The clip policy, the step size and the extensions of an optimizer, each None when it has none.
+    """The clip policy, what skips steps, the step size and the extensions of an optimizer, each None when it has none.
 
     Where a param group has a clip policy of its own, ``group_clips`` holds one entry for each group, and ``clip`` is in
     those already that it measures.
@@ -38,10 +46,16 @@ class Modifiers:
     lr_dropout: LRDropout | None = None
     lookahead: Lookahead | None = None
     group_clips: tuple[GroupClip, ...] = ()
+    weight_ema: WeightEMA | None = None
+    skip: SkipSpikes | None = None
 
     @classmethod
     def of(
-        cls, clip: ClipPolicy | float | None, step_size: StepSize | None, extensions: Iterable[Extension] | None
+        cls,
+        clip: ClipPolicy | float | None,
+        step_size: StepSize | None,
+        extensions: Iterable[Extension] | None,
+        skip: SkipSpikes | None = None,
     ) -> Modifiers:
         """From an optimizer's arguments.
 
@@ -58,6 +72,8 @@ class Modifiers:
             given.get(GradientDropout),
             given.get(LRDropout),
             given.get(Lookahead),
+            weight_ema=given.get(WeightEMA),
+            skip=checked_skip(skip),
         )
 
     def with_clips(self, clip: ClipPolicy | None, param_groups: Sequence[Mapping[str, Any]]) -> Modifiers:
@@ -66,6 +82,11 @@ class Modifiers:
         Raises:
             TypeError, ValueError: for policies that cannot be together.
         """
+        if isinstance(self.step_size, PolyakStep) and isinstance(clip, ClipByValue):
+            raise ValueError(
+                "PolyakStep cannot be combined with ClipByValue: its step goes by the norm after clipping, which is "
+                "known only once every element is clamped; use ClipByGlobalNorm, or leave one of them out"
+            )
         modifiers = replace(self, clip=clip, group_clips=clips_of(param_groups, clip))
         for policy in modifiers.clips:
             if policy not in (self.clip, *self.clips):
@@ -79,8 +100,42 @@ class Modifiers:
 
     @property
     def measures(self) -> bool:
-        """Whether a clip policy takes norms."""
-        return measures_any(self.clip, self.group_clips)
+        """Whether a step takes norms of the gradients, for a clip policy or else."""
+        return measures_any(self.clip, self.group_clips) or self.takes_joint_norm
+
+    @property
+    def takes_joint_norm(self) -> bool:
+        """Whether the joint norm of all gradients decides about more than a clip factor."""
+        watches = self.skip is not None and self.skip.watches_norm
+        return watches or isinstance(self.step_size, PolyakStep) or isinstance(self.clip, AdaGC)
+
+    @property
+    def takes_loss(self) -> bool:
+        """Whether a step needs the loss."""
+        watches = self.skip is not None and self.skip.watches_loss
+        return watches or isinstance(self.step_size, (AdaLossStep, PolyakStep))
+
+    @property
+    def averages_loss(self) -> bool:
+        """Whether the loss of a step of several processes is to be averaged."""
+        told = (getattr(each, "is_averaged", False) for each in (self.step_size, self.skip))
+        return self.takes_loss and not any(told)
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a step that could be taken may be skipped, but for AMP's sake."""
+        own = (getattr(clip, "nonfinite", None) for clip in self.clips)
+        return self.skip is not None or any(each in (NonFinite.SKIP, NonFinite.ERROR) for each in own)
+
+    @property
+    def follower(self) -> Lookahead | WeightEMA | None:
+        """What keeps a second set of weights."""
+        return self.lookahead if self.weight_ema is None else self.weight_ema
+
+    @property
+    def followers_slot(self) -> StateSlot | None:
+        """Its state."""
+        return None if self.follower is None else SLOW if self.weight_ema is None else EMA
 
     @property
     def raising(self) -> ClipPolicy | None:
@@ -91,7 +146,7 @@ class Modifiers:
     @property
     def extensions(self) -> tuple[Extension, ...]:
         """Those in use, in the order in which they act."""
-        each = (self.gradient_noise, self.gradient_dropout, self.lr_dropout, self.lookahead)
+        each = (self.gradient_noise, self.gradient_dropout, self.lr_dropout, self.lookahead, self.weight_ema)
         return checked_extensions(extension for extension in each if extension is not None)
 
     @property
@@ -102,10 +157,15 @@ class Modifiers:
     @property
     def counts_steps(self) -> bool:
         """Whether a step needs its number."""
-        return self.draws or self.lookahead is not None or isinstance(self.step_size, SqrtDecay)
+        return self.draws or self.follower is not None or isinstance(self.step_size, SqrtDecay)
 
     def reason_against(self, spec: RuleSpec) -> str | None:
         """Why ``spec``'s rule cannot be combined with these; None where it can."""
+        if self.lookahead is not None and self.weight_ema is not None:
+            return (
+                "Lookahead and WeightEMA cannot be combined: the update moves one second set of weights, and "
+                "Lookahead's follow the parameters already; leave one of them out"
+            )
         if not spec.sets_parameter:
             return None
         refused = "cannot be combined with gRDA, LinBreg and AdaBreg: they set p anew from an accumulator at every step"

@@ -103,7 +103,83 @@ class SqrtDecay:
         return 1.0 / root(self.b0**2 + self.alpha * step)
 
 
-StepSize = AdaLossStep | SqrtDecay
+@dataclass(frozen=True)
+class PolyakStep:
+    r"""Polyak's step: as large as the loss and the gradient's norm allow, and at most the learning rate.
+
+    .. math::
+        \gamma_t = \frac{\max(\ell_t - f^*, 0)}{c\, \lVert g_t \rVert^2 + \epsilon}, \qquad
+        g \leftarrow g \cdot \min\left(1, \frac{\gamma_t}{\eta}\right)
+
+    With ``growth``, :math:`\gamma_t` is at most ``growth`` times :math:`\gamma_{t-1}`. The norm is the joint one of all
+    gradients after clipping, and :math:`\eta` the learning rate of the param group. ``SGD(lr=max_lr,
+    step_size=PolyakStep())`` is ALI-G, with ``momentum=0.9, nesterov=True`` its form with momentum; ``PolyakStep(c=0.5,
+    eps=1e-8)`` is SPS_max; with a large ``lr`` and ``growth = 2 ** (batch / samples)`` it is the smooth form of SPS.
+    The loss comes with the step, as for :class:`AdaLossStep`. One that is not finite gives a step of 0, and is not
+    remembered.
+
+    Args:
+        f_star: :math:`f^*`, the loss to reach, finite; 0 for a model that can fit its data.
+        c: :math:`c`, above 0.
+        eps: :math:`\epsilon`, above 0.
+        growth: how much larger a step may be than the one before, above 0; None for no such bound.
+        initial_step: :math:`\gamma_0`, above 0, which ``growth`` starts from.
+        is_averaged: True where the loss is that of all processes already; else a step of several averages it.
+
+    Raises:
+        ValueError, TypeError: when a field is out of range.
+
+    Example:
+        >>> import torch, torchclip
+        >>> weight = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = torchclip.SGD([weight], lr=10.0, step_size=PolyakStep(c=0.5, eps=1e-8))
+        >>> loss = weight.square().sum() / 2
+        >>> loss.backward()
+        >>> optimizer.step(loss=loss)
+        >>> weight.detach().abs() < 1e-6
+        tensor([True])
+
+    Source: ALI-G: Berrada, Zisserman, Kumar, Training Neural Networks for and by Interpolation, ICML 2020,
+    arXiv 1906.05661; SPS: Loizou, Vaswani, Laradji, Lacoste-Julien, Stochastic Polyak Step-size for SGD, AISTATS 2021,
+    arXiv 2002.10542.
+    """
+
+    f_star: float = 0.0
+    c: float = 1.0
+    eps: float = 1e-5
+    growth: float | None = None
+    initial_step: float = 1.0
+    is_averaged: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("f_star", self.f_star)
+        check_number("c", self.c, above=0)
+        check_number("eps", self.eps, above=0)
+        if self.growth is not None:
+            check_number("growth", self.growth, above=0)
+        check_number("initial_step", self.initial_step, above=0)
+        if not isinstance(self.is_averaged, bool):
+            raise TypeError(f"is_averaged={self.is_averaged!r} must be True or False")
+
+    def step(self, loss: Tensor, square: Tensor, before: Tensor | None) -> Tensor:
+        r""":math:`\gamma_t`, 0-dim.
+
+        Args:
+            loss: 0-dim.
+            square: 0-dim, of the joint norm.
+            before: :math:`\gamma_{t-1}`, 0-dim, where there is a growth.
+        """
+        loss = loss.to(square)
+        step = torch.where(loss.isfinite(), (loss - self.f_star).clamp(min=0) / (self.c * square + self.eps), 0.0)
+        return step if self.growth is None or before is None else torch.minimum(step, self.growth * before)
+
+    def factor(self, step: Tensor, lr: float | Tensor) -> Tensor:
+        """What the step makes of the learning rate of a group: the factor on its gradients, 0-dim."""
+        rate = torch.zeros_like(step) + lr
+        return torch.where(rate == 0, 1.0, (step / torch.where(rate == 0, 1.0, rate)).clamp(max=1))
+
+
+StepSize = AdaLossStep | SqrtDecay | PolyakStep
 
 
 class SqrtDecayLR(LRScheduler):
@@ -150,11 +226,11 @@ def checked_step_size(step_size: StepSize | None) -> StepSize | None:
     Raises:
         TypeError: when it is something else.
     """
-    if step_size is None or isinstance(step_size, (AdaLossStep, SqrtDecay)):
+    if step_size is None or isinstance(step_size, (AdaLossStep, SqrtDecay, PolyakStep)):
         return step_size
     raise TypeError(
-        f"step_size={step_size!r} must be None, AdaLossStep(...) or SqrtDecay(...), got {type(step_size).__name__}; "
-        "a learning rate goes into lr="
+        f"step_size={step_size!r} must be None, AdaLossStep(...), SqrtDecay(...) or PolyakStep(...), got "
+        f"{type(step_size).__name__}; a learning rate goes into lr="
     )
 
 
@@ -187,9 +263,9 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
     """
     if loss is None:
         raise TypeError(
-            f"{optimizer} takes its step size from the loss, and step() got none: call step(closure) with a closure "
-            "that returns the loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss "
-            "before it, of the optimizer itself and not of a wrapper"
+            f"{optimizer} goes by the loss, and step() got none: call step(closure) with a closure that returns the "
+            "loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss before it, of the "
+            "optimizer itself and not of a wrapper"
         )
     if isinstance(loss, (int, float)) and not isinstance(loss, bool):
         dtype = torch.float32 if device.type == "mps" else torch.float64

@@ -1,15 +1,21 @@
 """State that belongs to no single parameter.
 
-The numbers of state that belong to no single parameter are 0-dim tensors (one of them a vector) in the param group's
+The numbers of state that belong to no single parameter are 0-dim tensors (some of them vectors) in the param group's
 dict ``"shared"``, so that they travel with ``state_dict``. All are float64, but for the int64 seed.
 
     step            steps taken: for draws, Lookahead and SqrtDecay
     seed            the key of every draw
     b_squared       AdaLossStep's b²
     norm_window     AutoClip's last norms, a ring: the norm of step t is at t mod window
-    norm_count      norms remembered by AutoClip and ZClip so far
+    norm_count      norms remembered by AutoClip and ZClip so far; steps taken under AdaGC
     norm_mean       ZClip's μ; during the warm-up the mean so far
     norm_variance   ZClip's σ²; during the warm-up the variance so far
+    norm_bounds     AdaGC's γ of each parameter; 0 where there is none yet
+    polyak_step     PolyakStep's γ, where it has a growth
+    skip_norms      SkipSpikes' last norms, a ring, and how many it has remembered so far
+    skip_norm_count
+    skip_losses     the same of losses
+    skip_loss_count
     sum             AdaGradNorm's s: of the optimizer in the first group, or of each group in its own
 """
 
@@ -23,9 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.policies.clip import AutoClip, ClipPolicy, ZClip
+from torchclip.policies.clip import AdaGC, AutoClip, ClipPolicy, ZClip
 from torchclip.policies.modifiers import Modifiers
-from torchclip.policies.step_size import AdaLossStep
+from torchclip.policies.skip import SkipSpikes
+from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
@@ -37,9 +44,14 @@ NUMBERS = {
     "norm_count": COUNT,
     "norm_mean": NON_NEGATIVE,
     "norm_variance": NON_NEGATIVE,
+    "polyak_step": NON_NEGATIVE,
+    "skip_norm_count": COUNT,
+    "skip_loss_count": COUNT,
     "sum": POSITIVE,
 }
-NAMES = frozenset((*NUMBERS, "seed", "norm_window"))
+NORMS = ("norm_window", "norm_bounds", "skip_norms")
+VECTORS = (*NORMS, "skip_losses")
+NAMES = frozenset((*NUMBERS, *VECTORS, "seed"))
 
 
 def numbers_of(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +74,8 @@ def checked_shared(index: int, group: dict[str, Any]) -> dict[str, Any]:
         called = f'the number {name!r} of param group {index}\'s "shared"'
         if name == "seed":
             checked[name] = _checked_seed_tensor(called, value)
-        elif name == "norm_window":
-            checked[name] = _checked_window(called, value)
+        elif name in VECTORS:
+            checked[name] = _checked_vector(called, value, least=0.0 if name in NORMS else -math.inf)
         else:
             checked[name] = exact_number(called, value, NUMBERS[name], torch.float64)
     return {**group, "shared": checked}
@@ -84,14 +96,15 @@ def counted(shared: Mapping[str, Tensor], name: str) -> int:
     return int(number)
 
 
-def _checked_window(called: str, value: Any) -> Tensor:
+def _checked_vector(called: str, value: Any, least: float) -> Tensor:
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_complex() or value.ndim != 1:
         what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{called} is {what}, and a vector of norms is wanted")
-    norms = value.detach().to(torch.float64, copy=True)
-    if not bool(((norms >= 0) & norms.isfinite()).all()):
-        raise ValueError(f"{called} holds norms that are negative or not finite: {norms.tolist()}")
-    return norms
+        raise TypeError(f"{called} is {what}, and a vector of numbers is wanted")
+    numbers = value.detach().to(torch.float64, copy=True)
+    if not bool(((numbers >= least) & numbers.isfinite()).all()):
+        wrong = "not finite" if math.isinf(least) else "negative or not finite"
+        raise ValueError(f"{called} holds numbers that are {wrong}: {numbers.tolist()}")
+    return numbers
 
 
 def _checked_seed_tensor(called: str, value: Any) -> Tensor:
@@ -127,9 +140,10 @@ def complete_shared(
         ValueError: for a param group that needs such numbers, and whose user keeps something else under ``"shared"``.
     """
     device = leading_device(param_groups)
+    parameters = sum(len(group["params"]) for group in param_groups)
     for index, group in enumerate(param_groups):
         have = numbers_of(group)
-        shared = _complete(modifiers, have, device, draw_seed, on_device) if index == 0 else {}
+        shared = _complete(modifiers, have, device, draw_seed, on_device, parameters) if index == 0 else {}
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
             start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
             shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
@@ -155,7 +169,12 @@ def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
 
 
 def _complete(
-    modifiers: Modifiers, have: Mapping[str, Tensor], device: torch.device, draw_seed: int | None, on_device: bool
+    modifiers: Modifiers,
+    have: Mapping[str, Tensor],
+    device: torch.device,
+    draw_seed: int | None,
+    on_device: bool,
+    parameters: int,
 ) -> dict[str, Tensor]:
     """The first group's shared numbers, but for AdaGradNorm's: those of ``have`` that are needed, and new ones.
 
@@ -164,10 +183,13 @@ def _complete(
         device: of the leading parameter.
         draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
         on_device: whether the number of steps lies on ``device``.
+        parameters: how many there are.
     """
     numbers: dict[str, Tensor] = {}
-    memory = _memory_of(modifiers.clip)
-    have = _without_other_memory(modifiers.clip, memory, have)
+    memory = _memory_of(modifiers.clip, parameters)
+    have = _without_other_memory(modifiers.clip, memory, _with_bounds_of(parameters, have), "norm_")
+    watched = _watched_by(modifiers.skip)
+    have = _without_other_memory(modifiers.skip, watched, have, "skip_")
 
     def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
         place = torch.device("cpu") if name == "step" and not on_device else device
@@ -182,27 +204,47 @@ def _complete(
         numbers["seed"] = have["seed"].cpu() if "seed" in have else _seed_tensor(draw_seed)
     if isinstance(modifiers.step_size, AdaLossStep):
         need("b_squared", modifiers.step_size.b0**2)
-    for name, shape in memory.items():
+    if isinstance(modifiers.step_size, PolyakStep) and modifiers.step_size.growth is not None:
+        need("polyak_step", modifiers.step_size.initial_step)
+    for name, shape in (memory | watched).items():
         need(name, shape=shape)
     return numbers
 
 
-def _memory_of(clip: ClipPolicy | None) -> dict[str, tuple[int, ...]]:
+def _with_bounds_of(parameters: int, have: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``have`` with a bound for each parameter, where a param group has come since."""
+    bounds = have.get("norm_bounds")
+    if bounds is None or bounds.ndim != 1 or len(bounds) >= parameters:
+        return have
+    return {**have, "norm_bounds": torch.cat([bounds, bounds.new_zeros(parameters - len(bounds))])}
+
+
+def _watched_by(skip: SkipSpikes | None) -> dict[str, tuple[int, ...]]:
+    """What SkipSpikes remembers: names and shapes."""
+    if skip is None:
+        return {}
+    norms = {"skip_norms": (skip.window,), "skip_norm_count": ()} if skip.watches_norm else {}
+    return norms | ({"skip_losses": (skip.window,), "skip_loss_count": ()} if skip.watches_loss else {})
+
+
+def _memory_of(clip: ClipPolicy | None, parameters: int) -> dict[str, tuple[int, ...]]:
     """What a clip policy remembers of past norms: names and shapes."""
+    if isinstance(clip, AdaGC):
+        return {"norm_bounds": (parameters,), "norm_count": ()}
     if isinstance(clip, AutoClip):
         return {"norm_window": (clip.window,), "norm_count": ()}
     return {"norm_mean": (), "norm_variance": (), "norm_count": ()} if isinstance(clip, ZClip) else {}
 
 
 def _without_other_memory(
-    clip: ClipPolicy | None, memory: Mapping[str, tuple[int, ...]], have: Mapping[str, Tensor]
+    policy: object, memory: Mapping[str, tuple[int, ...]], have: Mapping[str, Tensor], prefix: str
 ) -> Mapping[str, Tensor]:
     """``have`` without what another policy has remembered: a count says nothing of norms that are not there."""
-    remembered = [name for name in have if name.startswith("norm_")]
+    remembered = [name for name in have if name.startswith(prefix)]
     if all(name in have and have[name].shape == shape for name, shape in memory.items()) or not remembered:
         return have
     warnings.warn(
-        f"what was remembered of past norms ({', '.join(sorted(remembered))}) is not what {clip} remembers, which "
+        f"what was remembered of past steps ({', '.join(sorted(remembered))}) is not what {policy} remembers, which "
         "starts anew",
         stacklevel=2,
     )

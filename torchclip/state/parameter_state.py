@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchclip.policies.clip import ClipPolicy
-from torchclip.policies.modifiers import SLOW
+from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.rules.rule_spec import RuleSpec, ScalarSlot, StateSlot
 from torchclip.rules.state_numbers import exact_number, is_kept_number
 from torchclip.rules.table import RULES
@@ -128,7 +128,7 @@ def create_state(
 
 def foreign_entries(spec: RuleSpec, held: Mapping[Any, Any]) -> list[str]:
     """The entries of a parameter's state that other rules have, and this one has not."""
-    own = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars), SLOW.name}
+    own = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars), *BESIDE_RULE}
     return sorted(name for name in OF_SOME_RULE - own if held.get(name) is not None)
 
 
@@ -140,7 +140,7 @@ def check_entries(spec: RuleSpec, name: str, held: Mapping[Any, Any]) -> None:
         if held.get(entry.name) is None:
             if isinstance(entry, ScalarSlot) or not entry.optional:
                 missing.append(entry.name)
-        elif entry.name != SLOW.name:
+        elif entry.name not in BESIDE_RULE:
             there.append(entry.name)
     if there and missing:
         raise RuntimeError(
@@ -209,7 +209,7 @@ def without_unstarted(
     spec: RuleSpec, state: Mapping[Any, dict[str, Any]], keys: Sequence[Any]
 ) -> dict[Any, dict[str, Any]]:
     """The state without that of the rule under ``keys``, with which no step has been taken: the next one is a first."""
-    rule = {slot.name for slot in spec.slots} - {SLOW.name}
+    rule = {slot.name for slot in spec.slots} - BESIDE_RULE
     result = dict(state)
     for key in keys:
         result[key] = {name: value for name, value in state.get(key, {}).items() if name not in rule}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from torchclip.backends import choice
 from torchclip.state.group_state import complete_shared
+from torchclip.step.averaged import averages_shown
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
 
 
@@ -18,6 +20,7 @@ class BackedOptimizer(MeasuredOptimizer):
 
     _requested: str | None
     _seed: int | None
+    _shows_averages: bool = False
 
     @property
     def backend(self) -> str:
@@ -69,6 +72,42 @@ class BackedOptimizer(MeasuredOptimizer):
                 self._seed,
                 on_device=self._backend in choice.ON_DEVICE,
             )
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within ``with optimizer.averaged():`` the parameters hold the averages that ``WeightEMA`` keeps.
+
+        For an evaluation, or to save the averaged model; it takes one copy of the parameters. What the parameters held
+        comes back at the end, after an exception too. A parameter that no step has averaged stays as it is. Steps are
+        refused meanwhile.
+
+        Raises:
+            RuntimeError: without ``WeightEMA`` among the extensions, and within another such block.
+
+        Example:
+            >>> import torch, torchclip
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = torchclip.SGD([weight], lr=1.0, extensions=(torchclip.WeightEMA(0.5, warmup=False),))
+            >>> weight.grad = torch.tensor([-2.0])
+            >>> optimizer.step()
+            >>> with optimizer.averaged():
+            ...     print(weight.detach())
+            tensor([1.])
+        """
+        own = self._own
+        if own._modifiers.weight_ema is None:
+            raise RuntimeError(
+                f"averaged() shows what WeightEMA keeps, and the extensions are {own._modifiers.extensions}: make the "
+                "optimizer with extensions=(torchclip.WeightEMA(decay=0.9999),)"
+            )
+        if own._shows_averages:
+            raise RuntimeError("averaged() was called within averaged(): the parameters hold the averages already")
+        own._shows_averages = True
+        try:
+            with averages_shown(own.param_groups, own.state):
+                yield
+        finally:
+            own._shows_averages = False
 
     def _forget_plan(self) -> None:
         self._unstarted = self._all_unstarted()

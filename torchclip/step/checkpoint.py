@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.policies.group_clip import KEY as CLIP
-from torchclip.policies.modifiers import SLOW
+from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.rules.hyperparameters import RUN_FLAGS
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
@@ -188,7 +188,7 @@ def _left_out(spec: RuleSpec, entries: Mapping[str, Any], group: Mapping[str, An
     lasting = [slot.name for slot in spec.slots if not slot.optional] + [scalar.name for scalar in spec.scalars]
     if not any(entries.get(name) is not None for name in lasting):
         return set()
-    return {name for name in spec.used_slots(group) if entries.get(name) is None} - {SLOW.name}
+    return {name for name in spec.used_slots(group) if entries.get(name) is None} - BESIDE_RULE
 
 
 def _own_slot(slot: StateSlot, name: str, parameter: Tensor, value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torchclip.backends.codes import GROUPS_CHANGED, UNREADY
 from torchclip.backends.plan import Plan, make_plan
 from torchclip.backends.sharded_plan import ShardedPlan
 from torchclip.distributed.shards import laid_out
-from torchclip.policies.modifiers import SLOW
+from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
 from torchclip.state.reachable import refuse_transform
 
@@ -83,7 +83,7 @@ def first_step(
             if attention:
                 raise AssertionError("a parameter still cannot step after its state was made")
         # Slow weights that are made later, after loading say, make no first step of the rule.
-        fresh = {made.position for made in ledger.made if made.tensors.keys() != {SLOW.name}}
+        fresh = {made.position for made in ledger.made if not made.tensors.keys() <= BESIDE_RULE}
         fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []

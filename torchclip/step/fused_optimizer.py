@@ -21,8 +21,8 @@ from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.distributed.zero import drop_options
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
-from torchclip.policies.modifiers import SLOW, Modifiers
-from torchclip.policies.step_size import AdaLossStep, check_closure, checked_loss
+from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.step_size import check_closure, checked_loss
 from torchclip.rules.hyperparameters import Check
 from torchclip.state.group_state import checked_seed
 from torchclip.state.group_values import GroupKeys
@@ -86,7 +86,9 @@ class FusedOptimizer(BackedOptimizer):
         self._lock = Lock()
         self._seed = checked_seed(options.get("seed"))
         self._processes = ManyProcesses(options.get("norm_group"), options.get("loss_group"))
-        self._modifiers = Modifiers.of(options.get("clip"), options.get("step_size"), options.get("extensions"))
+        self._modifiers = Modifiers.of(
+            options.get("clip"), options.get("step_size"), options.get("extensions"), options.get("skip")
+        )
         self._compose()
         self._forget_plan()
         super().__init__(self._processes.params(params, options), defaults)
@@ -99,7 +101,8 @@ class FusedOptimizer(BackedOptimizer):
         reason = self._modifiers.reason_against(spec)
         if reason is not None:
             raise ValueError(reason)
-        self.spec = spec if self._modifiers.lookahead is None else spec.with_slot(SLOW)
+        slot = self._modifiers.followers_slot
+        self.spec = spec if slot is None else spec.with_slot(slot)
         if "_number" not in vars(self):
             self._number = torch_compile.register(self)
 
@@ -119,8 +122,9 @@ class FusedOptimizer(BackedOptimizer):
 
         Args:
             closure: re-evaluates the model and returns the loss; it runs with gradients enabled.
-            loss: the loss, one number on the parameters' device, for ``AdaLossStep``, which takes what the closure
-                returned where this is None, and before that what :attr:`loss` was set to. Nothing else looks at it.
+            loss: the loss, one number on the parameters' device, for ``AdaLossStep``, ``PolyakStep`` and
+                ``SkipSpikes``, which take what the closure returned where this is None, and before that what
+                :attr:`loss` was set to. Nothing else looks at it.
 
         Returns:
             What the closure returned, else None.
@@ -129,8 +133,10 @@ class FusedOptimizer(BackedOptimizer):
             RuntimeError: for a gradient that is sparse or does not fit its parameter, for a norm that is not finite
                 under ``nonfinite="error"``, and within ``backward()`` for a norm over several parameters; while another
                 step of this optimizer is being taken. Parameters and state are then as they were.
-            TypeError, ValueError: for a closure that is no function; under ``AdaLossStep`` for no loss or no scalar.
+            TypeError, ValueError: for a closure that is no function; for no loss, or no scalar, where one is needed.
         """
+        if self._own._shows_averages:
+            raise RuntimeError("step() was called within averaged(), where the parameters are averages: leave it first")
         result, handed = None, self._last.given_loss
         if handed is not None:
             self._last.given_loss = None
@@ -144,11 +150,12 @@ class FusedOptimizer(BackedOptimizer):
         # A graph is never compiled within backward(); only the hooks of one step eagerly are.
         if not is_compiled and is_in_backward():
             check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
-        scaled_by, step_size = None, self._modifiers.step_size
-        if isinstance(step_size, AdaLossStep):
+        scaled_by = None
+        if self._modifiers.takes_loss:
             given = next((each for each in (loss, handed, result) if each is not None), None)
             if given is None and not any(group["lr"] for group in self.param_groups):
-                given = step_size.c  # torch.distributed.checkpoint's step, which is there for the state that it makes
+                # torch.distributed.checkpoint's step, which is there for the state that it makes
+                given = getattr(self._modifiers.step_size, "c", 0.0)
             scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if grad_scale is not None or found_inf is not None:
@@ -219,7 +226,7 @@ class FusedOptimizer(BackedOptimizer):
                 ledger=ledger,
                 layout=layout,
                 given_norm=given_norm,
-                loss_over=() if layout is None else self._processes.loss_over(layout, self._modifiers.step_size),
+                loss_over=() if layout is None else self._processes.loss_over(layout, self._modifiers),
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)

@@ -48,6 +48,8 @@ def _reason_against(name: str, modifiers: Modifiers, spec: RuleSpec, scope: Scop
             "that looks at one parameter at a time, ClipByTensorNorm(max_norm), AdaptiveGradientClip() or "
             "ClipByValue(max_value)"
         )
+    if modifiers.takes_joint_norm and parameters > 1:
+        return f"{there}what skips steps, or sets their size, takes one norm of all of them: call it after backward()"
     if spec.clips_itself and scope in _OVER_MANY:
         return (
             f"{there}{name} takes its norms over several parameters: call step() after backward(), or say "

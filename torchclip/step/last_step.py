@@ -14,19 +14,22 @@ from typing_extensions import Self
 from torchclip.backends import choice, reference
 from torchclip.backends.codes import SKIPPED, STEPPED, configuration, group_numbers
 from torchclip.backends.plan import Plan
-from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, NonFinite, Scope, ZClip, as_clip_policy
+from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, Scope, ZClip, as_clip_policy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.group_state import forget_norms
+from torchclip.state.group_state import forget_norms, numbers_of
 from torchclip.state.parameter_state import Unstarted, still_unstarted
 from torchclip.state.real_view import real_dtype
 from torchclip.state.steppable import leading_parameter
 from torchclip.state.tensor_checks import describe_parameter
+from torchclip.step.log_metrics import log, on_host
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.metrics import described, sparsity
+from torchclip.step.thresholds import thresholds
 
 
 class LastStep:
@@ -46,19 +49,14 @@ class LastStep:
     given_norm: Tensor | None = None
     given_loss: Tensor | float | None = None
 
-    def was_skipped(self, plan: Plan | None, modifiers: Modifiers) -> bool:
+    def was_skipped(self, plan: Plan | None) -> bool:
         """Whether it has written nothing; a GPU is waited for."""
         if plan is None:
             return self.report is not None and bool(self.report.skipped)
         if self.outcome == SKIPPED or (self.found_inf is not None and bool((self.found_inf != 0).any())):
             return True
-        norm = plan.report().get("grad_norm")
-        if not isinstance(norm, Tensor):  # a plan on the CPU, whose outcome tells
-            return False
-        own: list[ClipPolicy | None] = [each.policy for each in modifiers.group_clips] or [modifiers.clip]
-        skips = [getattr(clip, "nonfinite", None) == NonFinite.SKIP for clip in own]
-        lost = ~norm.isfinite().reshape(-1)
-        return bool((lost & torch.tensor(skips, device=norm.device)).any())
+        flag = plan.report().get("skipped")
+        return flag is not None and bool(flag)
 
 
 class MeasuredOptimizer(Optimizer):
@@ -146,6 +144,11 @@ class MeasuredOptimizer(Optimizer):
         return self._own._modifiers.step_size
 
     @property
+    def skip(self) -> SkipSpikes | None:
+        """What skips steps."""
+        return self._own._modifiers.skip
+
+    @property
     def extensions(self) -> tuple[Extension, ...]:
         """The extensions, in the order in which they act."""
         return self._own._modifiers.extensions
@@ -223,11 +226,12 @@ class MeasuredOptimizer(Optimizer):
     def step_was_skipped(self) -> bool:
         """Whether the last step was left out, with parameters and state as they were.
 
-        For a norm that is not finite under ``nonfinite="skip"``, or the scale of a GradScaler that has overflowed. On a
-        GPU this waits for the device, which alone knows. False before the first step.
+        For a norm that is not finite under ``nonfinite="skip"``, for what ``skip=`` has found, or for the scale of a
+        GradScaler that has overflowed. On a GPU this waits for the device, which alone knows. False before the first
+        step.
         """
         own = self._own
-        return own._last.was_skipped(own._plan, own._modifiers)
+        return own._last.was_skipped(own._plan)
 
     def metrics(self) -> dict[str, Tensor]:
         """What the last step measured and counted, without waiting for the device.
@@ -240,14 +244,39 @@ class MeasuredOptimizer(Optimizer):
             ``direction_norm``: the norm of the direction that a rule measures itself.
             ``clipped_fraction``: the share of steps in which a clip factor was below 1, since the optimizer was made or
             loaded.
-            ``lr_scale``: the factor of the step size on the gradient.
+            ``clip_threshold``: the norm above which the next step is clipped, where a policy remembers past norms; one
+            for each parameter under AdaGC. Infinite before there is one.
+            ``skip_norm_threshold``, ``skip_loss_threshold``: the norm and the loss above which it is skipped.
+            ``lr_scale``: the factor of the step size on the gradient; of ``PolyakStep``, the first param group's.
+            ``skipped``, ``skipped_fraction``: 1 where the last step was not taken and 0 where it was, and the share of
+            such steps since the optimizer was made or loaded; where ``skip=`` or a clip policy may skip steps.
             ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
 
             Where processes hold parts of the parameters, each counts its own in this call: all have to make it.
         """
         own = self._own
-        measured = {name: own._as_tensor(value) for name, value in own._measured().items()}
-        return measured | {"sparsity": own._sparsity()}
+        measured = dict(own._measured())
+        if measured:
+            measured |= thresholds(own._modifiers, numbers_of(own.param_groups[0]))
+        return {name: own._as_tensor(value) for name, value in measured.items()} | {"sparsity": own._sparsity()}
+
+    def log_metrics(self, writer: Any, step: int | None = None, prefix: str = "optimizer/") -> None:
+        """Writes :meth:`metrics` to TensorBoard or Weights & Biases, and waits for the device once.
+
+        All numbers come to the host in one transfer, which waits for the steps before it: call it every so many steps.
+        A metric of several numbers, one for each param group or parameter, is written as ``name/min``, ``name/mean``
+        and ``name/max``.
+
+        Args:
+            writer: has ``add_scalar(name, number, step)``, as TensorBoard's ``SummaryWriter``, or ``log(numbers,
+                step=step)``, as a run of wandb and wandb itself.
+            step: the number that the writer is told; None for the writer's own.
+            prefix: of every name.
+
+        Raises:
+            TypeError: for another writer.
+        """
+        log(writer, on_host(self.metrics(), prefix), step)
 
     def __repr__(self) -> str:
         own = self._own

@@ -15,7 +15,7 @@ from torchclip.distributed.exchange import Exchange, Over, processes_in
 from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
 from torchclip.distributed.zero import drop_options, is_made_by_zero, norm_reason
-from torchclip.policies.step_size import AdaLossStep, StepSize
+from torchclip.policies.modifiers import Modifiers
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
@@ -33,7 +33,7 @@ class ManyProcesses:
 
     Args:
         norm_group: the argument of its constructor: over which processes its parameters are distinct.
-        loss_group: over which processes the loss of ``AdaLossStep`` is averaged.
+        loss_group: over which processes the loss of a step is averaged.
 
     Raises:
         TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
@@ -77,11 +77,11 @@ class ManyProcesses:
         layout = self.layout(optimizer)
         if (layout is None or not layout.sums) and not self.has_shards(optimizer.param_groups):
             return None
-        return Sharing(layout, () if layout is None else self.loss_over(layout, optimizer._modifiers.step_size))
+        return Sharing(layout, () if layout is None else self.loss_over(layout, optimizer._modifiers))
 
-    def loss_over(self, layout: Layout, step_size: StepSize | None) -> Over:
+    def loss_over(self, layout: Layout, modifiers: Modifiers) -> Over:
         """Over which processes the loss is averaged."""
-        if not isinstance(step_size, AdaLossStep) or step_size.is_averaged:
+        if not modifiers.averages_loss:
             return ()
         if self.loss_group is not None:
             return (self.loss_group,) if len(self.loss_group) > 1 else ()
@@ -100,7 +100,7 @@ class ManyProcesses:
         if not is_running():
             return None
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
-        asks = modifiers.draws or isinstance(modifiers.step_size, AdaLossStep)
+        asks = modifiers.draws or modifiers.takes_loss
         takes_norms = modifiers.measures or optimizer.spec.clips_itself
         if torch.compiler.is_compiling():
             if asks or (takes_norms and self._has_parts(groups)):
@@ -158,7 +158,7 @@ class ManyProcesses:
         layout = self.layout(optimizer)
         if layout is not None and layout.sums and optimizer.backend == "cpu":
             return loss
-        over = () if layout is None else self.loss_over(layout, optimizer._modifiers.step_size)
+        over = () if layout is None else self.loss_over(layout, optimizer._modifiers)
         if not over:
             return loss
         exchange = Exchange([])

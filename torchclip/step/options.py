@@ -15,6 +15,7 @@ from torchclip.backends.choice import Backend
 from torchclip.distributed.processes import GroupOrMesh
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.extensions import Extension
+from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 
 
@@ -22,6 +23,7 @@ class OptionsButStepSize(TypedDict, total=False):
     """Those of a class whose rule has a step size already."""
 
     clip: ClipPolicy | float | None
+    skip: SkipSpikes | None
     extensions: Iterable[Extension] | None
     seed: int | None
     backend: Backend | None
@@ -37,13 +39,14 @@ class Options(OptionsButStepSize, total=False):
 
 MEANINGS = {
     "clip": "a clip policy; a number is ``ClipByGlobalNorm(max_norm)``.",
-    "step_size": "``AdaLossStep`` or ``SqrtDecay``, a factor on the gradient.",
-    "extensions": "gradient noise, gradient dropout, learning-rate dropout, Lookahead; at most one of each.",
+    "skip": "``SkipSpikes``, which leaves out steps whose gradients or loss stand out.",
+    "step_size": "``AdaLossStep``, ``SqrtDecay`` or ``PolyakStep``, a factor on the gradient.",
+    "extensions": "gradient noise, gradient dropout, learning-rate dropout, Lookahead, WeightEMA; at most one of each.",
     "seed": "fixes the random draws of the extensions; None takes one from torch's default generator.",
     "backend": '``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.',
     "norm_group": "the processes over which the parameters are distinct, where nothing else says so: pipeline stages, "
     "experts, pieces of FSDP1 and of ZeRO; see docs/distributed.md.",
-    "loss_group": "the processes over whose losses ``AdaLossStep`` averages; None: those that hold the parameters.",
+    "loss_group": "the processes over whose losses a step that needs one averages; None: those of the parameters.",
 }
 """In the order in which they are shown."""
 

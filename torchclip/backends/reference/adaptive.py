@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchclip.policies.clip import AdaptiveGradientClip, AutoClip, ZClip
+from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, AutoClip, ZClip
 from torchclip.rules.norms import norm_dtype
 
 Memory = dict[str, Tensor]
@@ -123,3 +123,27 @@ def z_clip(clip: ZClip, norm: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         "norm_mean": torch.where(finite, torch.where(warming, mean_so_far, average), mean),
         "norm_variance": torch.where(finite, torch.where(warming, variance_so_far, spread), variance),
     }
+
+
+# AdaGC, for each tensor with n = ‖g‖ of it and N = ‖g‖ of all:
+#
+#     before t = T:   h = min(λ_abs / N, 1),      γ ← h n in the first step, else min(γ, h n)
+#     from t = T on:  h = min(λ_rel γ / n, 1),    γ ← β γ + (1 − β) h n
+#     g ← h g
+#
+# Wang et al., AdaGC: Improving Training Stability for Large Language Model Pretraining, 2025, arXiv 2502.11034,
+# Algorithm 1. A γ of 0 is none yet. A norm of 0, or one that is not finite, leaves it.
+
+
+def ada_gc(clip: AdaGC, norms: Tensor, joint: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """The factor of each tensor, and the new bounds; ``norms`` are [parameters], ``joint`` 0-dim."""
+    bounds, step = memory["norm_bounds"], memory["norm_count"] + 1
+    is_first = bounds == 0
+    early = (step < clip.warmup_steps) | is_first
+    known = torch.where(norms == 0, 1.0, norms)
+    factors = torch.where(early, clip.lambda_abs / joint, clip.lambda_rel * bounds / known).clamp(max=1)
+    factors = torch.where(norms == 0, 1.0, factors)
+    left = factors * norms
+    average = clip.beta * bounds + (1 - clip.beta) * left
+    new = torch.where(early, torch.where(is_first, left, torch.minimum(bounds, left)), average)
+    return factors, {"norm_count": step, "norm_bounds": torch.where(left.isfinite() & (norms != 0), new, bounds)}

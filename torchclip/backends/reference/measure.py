@@ -6,7 +6,7 @@ Nothing is written here. What a policy or a rule will remember of a step comes b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torchclip.backends.reference.run import (
 )
 from torchclip.backends.reference.split_units import split_units
 from torchclip.policies.clip import (
+    AdaGC,
     AdaptiveGradientClip,
     AutoClip,
     ClipByGlobalNorm,
@@ -32,7 +33,7 @@ from torchclip.policies.clip import (
     Scope,
     ZClip,
 )
-from torchclip.policies.step_size import AdaLossStep
+from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Norms, norm_dtype
 from torchclip.state.group_state import counted
 from torchclip.state.steppable import leading_device
@@ -48,13 +49,17 @@ class PolicyMeasurement:
         clips: the factor of each parameter: 0-dim, or [rows, 1, …].
         writes: what the policy remembers.
         elsewhere: 0-dim, not finite where a norm is not that another process alone knows; None where there is none.
+        joint: 0-dim, the norm of all gradients, where more than a clip factor goes by it.
+        left: 0-dim, that norm after clipping.
     """
 
     norm: Tensor
     factor: Tensor
-    clips: Sequence[Tensor]
+    clips: Sequence[Tensor | ClipByValue | None]
     writes: Writes = field(default_factory=list)
     elsewhere: Tensor | None = None
+    joint: Tensor | None = None
+    left: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,31 +82,51 @@ class RuleMeasurement:
 
 
 def measure_gradients(run: Run) -> PolicyMeasurement | None:
-    """The norms of the raw gradients, and what the clip policy makes of them; None for one that measures nothing."""
+    """The norms of the raw gradients, and what the clip policy makes of them; None where nothing is measured."""
     clip = run.modifiers.clip
     if not run.modifiers.measures:
         return None
     if run.modifiers.group_clips:
         return _measure_groups(run)
-    assert clip is not None and not isinstance(clip, ClipByValue)
     if isinstance(clip, AdaptiveGradientClip):
-        return PolicyMeasurement(*split_units(run, clip)) if run.is_split else _measure_units(run, clip)
-    scope = Scope(clip.scope)
+        measured = PolicyMeasurement(*split_units(run, clip)) if run.is_split else _measure_units(run, clip)
+        return _with_joint(measured)
+    scope = Scope.OPTIMIZER if clip is None or isinstance(clip, ClipByValue) else Scope(clip.scope)
     tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
     for entry in run.entries if run.given_norm is None else ():
         tensor_norms[entry.index] = policies.tensor_norm(
             pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
         )
     if run.given_norm is None:
-        measurement = Measurement(run, tensor_norms, scope)
+        measurements = [Measurement(run, tensor_norms, scope)]
+        if scope is Scope.TENSOR and run.modifiers.takes_joint_norm:
+            measurements.append(Measurement(run, tensor_norms, Scope.OPTIMIZER))
         run.run_exchange()
-        joint = measurement.read()
+        norms = measurements[0].read()
+        joint = measurements[-1].read().norm
     else:
-        joint = JointNorms(run.given_norm, torch.ones_like(run.given_norm, dtype=torch.bool))
-    factor, writes = _policy_factor(run, clip, joint.norm)
-    factor = torch.where(joint.present, factor, 1.0)
+        norms = JointNorms(run.given_norm, torch.ones_like(run.given_norm, dtype=torch.bool))
+        joint = run.given_norm
+    if clip is None or isinstance(clip, ClipByValue):  # measured for the step size, or to skip
+        factor = torch.ones_like(norms.norm)
+        return PolicyMeasurement(norms.norm, factor, [clip] * sum(run.group_sizes), joint=joint, left=joint)
+    factor, writes = _policy_factor(run, clip, norms.norm, joint)
+    factor = torch.where(norms.present, factor, 1.0)
     clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
-    return PolicyMeasurement(joint.norm, factor, clips, writes, joint.elsewhere)
+    measured = PolicyMeasurement(norms.norm, factor, clips, writes, norms.elsewhere)
+    if scope is not Scope.TENSOR or not run.modifiers.takes_joint_norm:
+        return _with_joint(measured)
+    clipped = [None if norm is None else norm * own.to(norm) for norm, own in zip(tensor_norms, clips, strict=True)]
+    after = Measurement(run, clipped, Scope.OPTIMIZER)
+    run.run_exchange()
+    return replace(measured, joint=joint, left=after.read().norm)
+
+
+def _with_joint(measured: PolicyMeasurement) -> PolicyMeasurement:
+    """With the joint norm of what is measured over the optimizer or its groups, which share nothing."""
+    joint = torch.linalg.vector_norm(measured.norm.reshape(-1))
+    left = torch.linalg.vector_norm((measured.norm * measured.factor).reshape(-1))
+    return replace(measured, joint=joint, left=left)
 
 
 def _measure_groups(run: Run) -> PolicyMeasurement:
@@ -110,7 +135,11 @@ def _measure_groups(run: Run) -> PolicyMeasurement:
     Groups in one norm show it alike; of one that is not measured the norm is 0.
     """
     clips, sizes = run.modifiers.group_clips, run.group_sizes
-    is_measured = [clip.policy is not None for clip, size in zip(clips, sizes, strict=True) for _ in range(size)]
+    is_measured = [
+        run.modifiers.takes_joint_norm or clip.policy is not None
+        for clip, size in zip(clips, sizes, strict=True)
+        for _ in range(size)
+    ]
     tensor_norms: list[Tensor | None] = [None] * sum(sizes)
     for entry in run.entries:
         if is_measured[entry.index]:
@@ -125,15 +154,22 @@ def _measure_groups(run: Run) -> PolicyMeasurement:
     for clip in clips:
         together = [index for index, other in enumerate(clips) if other.unit == clip.unit]
         norm = torch.linalg.vector_norm(torch.stack([own[index] for index in together]))
+        norm = torch.zeros_like(norm) if clip.policy is None else norm
         factor = torch.ones_like(norm) if clip.policy is None else clip.policy.factor(norm)
         norms.append(norm)
         factors.append(torch.where(torch.stack([present[index] for index in together]).any(), factor, 1.0))
     factor = torch.stack(factors)
-    return PolicyMeasurement(torch.stack(norms), factor, policies.per_parameter(factor, sizes, Scope.GROUP).unbind())
+    measured = PolicyMeasurement(
+        torch.stack(norms), factor, policies.per_parameter(factor, sizes, Scope.GROUP).unbind()
+    )
+    if not run.modifiers.takes_joint_norm:
+        return measured
+    whole = _with_joint(replace(measured, norm=joint.norm))  # of each group by itself
+    return replace(measured, joint=whole.joint, left=whole.left)
 
 
 def _policy_factor(
-    run: Run, clip: ClipByGlobalNorm | ClipByTensorNorm | AutoClip | ZClip, norm: Tensor
+    run: Run, clip: ClipByGlobalNorm | ClipByTensorNorm | AutoClip | ZClip | AdaGC, norm: Tensor, joint: Tensor
 ) -> tuple[Tensor, Writes]:
     """The factor of each norm, in the shape of the scope, and what the policy remembers."""
     if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
@@ -146,7 +182,9 @@ def _policy_factor(
         for name, number in run.shared.items()
         if name.startswith("norm_")
     }
-    if isinstance(clip, AutoClip):
+    if isinstance(clip, AdaGC):
+        factor, new = adaptive.ada_gc(clip, norm, joint, memory)
+    elif isinstance(clip, AutoClip):
         factor, new = adaptive.auto_clip(clip, norm, memory)
     else:
         factor, new = adaptive.z_clip(clip, norm, memory)
@@ -249,8 +287,14 @@ def _own_factor(run: Run, scope: Scope, gradient: Tensor, direction: Tensor, sum
     return torch.stack(factors).reshape(direction.shape) if factors else torch.ones_like(direction)
 
 
-def measure_step_size(run: Run, loss: Tensor | None) -> tuple[Tensor | None, Writes]:
-    """The step size's factor on every gradient, 0-dim, and what it remembers; None without a step size."""
+def measure_step_size(run: Run, loss: Tensor | None, left: Tensor | None) -> tuple[Tensor | None, Writes]:
+    """The step size's factor on every gradient, or PolyakStep's step, 0-dim, and what it remembers; None without one.
+
+    Args:
+        run: the step.
+        loss: 0-dim; None without one.
+        left: 0-dim, the joint norm after clipping; None where it is not measured.
+    """
     step_size = run.modifiers.step_size
     if step_size is None:
         return None, []
@@ -259,5 +303,12 @@ def measure_step_size(run: Run, loss: Tensor | None) -> tuple[Tensor | None, Wri
         held = run.shared["b_squared"]
         b_squared = step_size.accumulate(held, loss)
         return 1 / b_squared.sqrt(), [(held, b_squared)]
+    if isinstance(step_size, PolyakStep):
+        assert loss is not None and left is not None, "PolyakStep goes by the loss and the norm of the gradients"
+        before = run.shared.get("polyak_step")
+        step = step_size.step(loss, left**2, before)
+        if before is None:
+            return step, []
+        return step, [(before, torch.where(step.isfinite() & loss.to(step).isfinite(), step, before.to(step)))]
     device = leading_device(run.param_groups)
     return torch.as_tensor(step_size.factor(run.number), dtype=norm_dtype(device), device=device), []

@@ -10,6 +10,7 @@ g ← g + weight_decay · p        prepare, unless the decay is decoupled
 p ← p − lr · weight_decay · p   decay, if it is decoupled
 p ← rule(p, g, state)           except where LRDropout drops: in ``step``
 s ← s + α · (p − s), p ← s      look_ahead: Lookahead, after every k-th step, from the rounded p
+e ← d · e + (1 − d) · p         average: WeightEMA, in Lookahead's place
 """
 
 from __future__ import annotations
@@ -93,3 +94,10 @@ def decay(parameter: Tensor, group: Group) -> Tensor:
 def look_ahead(slow: Tensor, parameter: Tensor, alpha: float) -> Tensor:
     """The new slow weights, which are also the new parameter, from the parameter as it was rounded to its type."""
     return slow + alpha * (parameter - slow)
+
+
+def average(ema: Tensor, parameter: Tensor, weight: float | Tensor) -> Tensor:
+    """The new average; ``weight`` is that of the parameter, 1 − d."""
+    moved = weight.to(ema) if isinstance(weight, Tensor) else weight
+    averaged: Tensor = (1 - moved) * ema + moved * parameter
+    return averaged

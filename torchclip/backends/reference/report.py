@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class StepReport:
         measured_steps: 0-dim, how many of the steps so far, this one included, measured a clip factor and were taken;
             those without any gradient do not count. None before the first.
         clipped_steps: 0-dim, in how many of them one was below 1; None before the first.
+        tried_steps: how many steps a policy could have skipped; None where there is none.
+        skipped_steps: how many of them were skipped.
     """
 
     skipped: bool | Tensor
@@ -36,6 +38,8 @@ class StepReport:
     lr_scale: Tensor | None = None
     measured_steps: Tensor | None = None
     clipped_steps: Tensor | None = None
+    tried_steps: int | Tensor | None = None
+    skipped_steps: int | Tensor = 0
 
     def measured(self) -> dict[str, Tensor]:
         """What there is of the measurements, by the names of ``optimizer.metrics()``."""
@@ -49,11 +53,34 @@ class StepReport:
             "clipped_fraction": fraction,
             "lr_scale": self.lr_scale,
         }
+        if self.tried_steps is not None:
+            each |= {
+                "skipped": torch.as_tensor(self.skipped, dtype=torch.float32),
+                "skipped_fraction": torch.as_tensor(self.skipped_steps / self.tried_steps),
+            }
         return {name: value for name, value in each.items() if value is not None}
+
+    def with_skipped(self, skipped: bool | Tensor, before: StepReport | None) -> StepReport:
+        """Where a policy may have skipped the step; ``before`` is the report of the previous one."""
+        known = before is not None and before.tried_steps is not None
+        tried = before.tried_steps if known and before is not None else 0
+        earlier = 0 if before is None else before.skipped_steps
+        assert tried is not None
+        count = skipped.to(torch.float64) if isinstance(skipped, Tensor) else int(skipped)
+        return replace(self, tried_steps=tried + 1, skipped_steps=earlier + count)
 
     def without_measurements(self) -> StepReport:
         """Of what happened before the clip policy changed: the counters alone."""
-        return StepReport(self.skipped, False, None, None, None, None, self.measured_steps, self.clipped_steps)
+        return StepReport(
+            self.skipped,
+            False,
+            None,
+            None,
+            measured_steps=self.measured_steps,
+            clipped_steps=self.clipped_steps,
+            tried_steps=self.tried_steps,
+            skipped_steps=self.skipped_steps,
+        )
 
 
 def report_of(

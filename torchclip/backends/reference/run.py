@@ -16,7 +16,8 @@ from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
-from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.policies.modifiers import BESIDE_RULE, Modifiers
+from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.state.group_state import counted, numbers_of
@@ -68,7 +69,7 @@ class Run:
         scope: over which elements a rule that clips itself takes its norms.
         inv_scale: 0-dim; what undoes the scale of a GradScaler, or None.
         clips: for each parameter what clips its raw gradient; filled in once that is measured.
-        lr_scale: 0-dim, the step size's factor; None without one.
+        lr_scale: 0-dim, the step size's factor, or PolyakStep's step; None without one.
         layout: which processes hold what; None where this one holds everything.
         exchange: what adds the sums of this step over processes; None where there is no layout.
         given_norm: 0-dim; what the clip policy takes for its norm in place of one that it measures; None for none.
@@ -155,7 +156,11 @@ def prepared_gradient(run: Run, entry: Entry, parameter: Tensor) -> Tensor:
     if noise is not None:
         drawn = run.draws.normals(entry.parameter, number, places).to(raw.dtype)
         normal = (noise.sigma(run.number - 1) * drawn).view_as(raw)
-    alterations = pipeline.Alterations(run.clips[entry.index], run.lr_scale, dropped, normal)
+    lr_scale = run.lr_scale
+    if isinstance(run.modifiers.step_size, PolyakStep) and lr_scale is not None:
+        rate = entry.group["lr"]
+        lr_scale = run.modifiers.step_size.factor(lr_scale, rate.to(lr_scale) if isinstance(rate, Tensor) else rate)
+    alterations = pipeline.Alterations(run.clips[entry.index], lr_scale, dropped, normal)
     return pipeline.prepare(raw, parameter, entry.group, alterations)
 
 
@@ -221,11 +226,13 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     spec, group = run.spec, entry.group
     made = {name: _created(spec, name, entry) for name in spec.missing_state(entry.held, group)}
     stored: State = {**entry.held, **made}
-    old = {name: working(local_of(stored[name]), entry.dtype) for name in spec.used_slots(group) if name != SLOW.name}
+    old = {
+        name: working(local_of(stored[name]), entry.dtype) for name in spec.used_slots(group) if name not in BESIDE_RULE
+    }
     for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
         number = stored[scalar.name]
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
-    return old, stored, made, not made.keys() <= {SLOW.name}
+    return old, stored, made, not made.keys() <= BESIDE_RULE
 
 
 def _created(spec: RuleSpec, name: str, entry: Entry) -> Tensor:

@@ -33,16 +33,20 @@ from torchclip.backends.reference.run import (
     chosen,
     entries_of,
     kept_step,
+    on_device,
     prepared_gradient,
     state_of,
     working,
     write,
     write_together,
 )
+from torchclip.backends.reference.spikes import find_spikes
 from torchclip.distributed.exchange import Over
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, NonFinite, Scope
-from torchclip.policies.modifiers import SLOW, Modifiers
+from torchclip.policies.extensions import Lookahead
+from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import Norms, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.parameter_state import Ledger, Made
@@ -81,7 +85,7 @@ def step(
         scope: over which elements a rule that clips itself takes its norms.
         grad_scale: the scale of a GradScaler that has not been undone yet, one element.
         found_inf: one element; when it is not 0 the step is skipped.
-        loss: 0-dim and detached, for ``AdaLossStep``.
+        loss: 0-dim and detached, where the modifiers take one.
         before: the report of the previous step, whose counters go on.
         ledger: where state that is made is written; None in a compiled graph, which nothing interrupts.
         layout: which processes hold what; None where this one holds everything.
@@ -106,12 +110,19 @@ def step(
     by_policy = measure_gradients(run)
     if common.decides_step_size:
         run.run_exchange()
-    lr_scale, writes = measure_step_size(run, common.mean_loss)
+    left = None if by_policy is None else by_policy.left
+    lr_scale, writes = measure_step_size(run, common.mean_loss, left)
     run = replace(run, clips=_clip_of_each(run, by_policy), lr_scale=lr_scale)
     by_rule = measure_directions(run) if spec.clips_itself else None
 
     run.run_exchange()
     skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy), common.overflow)
+    if modifiers.skip is not None and common.has_gradient and not raises and skipped is not True:
+        found, remembered = find_spikes(run, None if by_policy is None else by_policy.joint, common.mean_loss)
+        looks = ~skipped if isinstance(skipped, Tensor) else True
+        for target, value in remembered:
+            write(target, value, looks)
+        skipped = found | skipped if torch.compiler.is_compiling() else bool(found)
     taken = common.has_gradient and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
         for entry in run.entries:
@@ -122,7 +133,11 @@ def step(
             writes.append((run.shared["step"], run.shared["step"] + 1))
         for target, value in writes:
             write(target, value, taken)
+    if isinstance(modifiers.step_size, PolyakStep) and lr_scale is not None:  # reported is the first group's
+        lr_scale = modifiers.step_size.factor(lr_scale, on_device(param_groups[0], lr_scale.device)["lr"])
     report = report_of(by_policy, by_rule, lr_scale, taken, before)
+    if modifiers.may_skip and common.has_gradient and not raises:
+        report = report.with_skipped(skipped, before)
     return replace(report, skipped=skipped, nonfinite=raises)
 
 
@@ -141,15 +156,18 @@ def _update(
     decayed = pipeline.decay(parameter, entry.group)
     stepped, new = run.spec.step(decayed, gradient, old, entry.group, first, norms)
     kept = kept_step(run, entry, decayed, stepped)
-    lookahead = run.modifiers.lookahead
-    synchronises = lookahead is not None and lookahead.synchronises(run.number)
-    if lookahead is not None and synchronises is not False:
+    follower, slot = run.modifiers.follower, run.modifiers.followers_slot
+    synchronises = follower is not None and follower.synchronises(run.number)
+    if follower is not None and slot is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
         rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
-        slow = working(local_of(stored[SLOW.name]), kept.dtype)
-        ahead = pipeline.look_ahead(slow, rounded, lookahead.alpha)
-        kept = chosen(synchronises, ahead, kept)
-        new = {**new, SLOW.name: chosen(synchronises, ahead, slow)}
+        held = working(local_of(stored[slot.name]), kept.dtype)
+        if isinstance(follower, Lookahead):
+            ahead = pipeline.look_ahead(held, rounded, follower.alpha)
+            kept = chosen(synchronises, ahead, kept)
+        else:
+            ahead = pipeline.average(held, rounded, follower.weight(run.number))
+        new = {**new, slot.name: chosen(synchronises, ahead, held)}
     for name in [name for name in made if name in new]:  # which nobody sees yet
         write(real_view(local_of(made[name])), new[name], taken)
     if ledger is None:
@@ -181,7 +199,8 @@ def _handled(modifiers: Modifiers, measured: PolicyMeasurement) -> list[tuple[No
         each = zip(modifiers.group_clips, norm.unbind(), strict=True)
         return [(NonFinite(clip.policy.nonfinite), own) for clip, own in each if clip.policy is not None]
     clip = modifiers.clip
-    assert clip is not None and not isinstance(clip, ClipByValue)
+    if clip is None or isinstance(clip, ClipByValue):
+        return []
     norms = [norm] if measured.elsewhere is None else [norm, measured.elsewhere]
     return [(NonFinite(clip.nonfinite), one) for one in norms]
 

@@ -50,7 +50,6 @@ class Tables(NamedTuple):
     row_chunks: Tensor
     finish: Tensor  # FinishArguments
     finish_rule: Tensor  # FinishRuleArguments
-    policy: Tensor  # the Modifiers in ``finish``, float64
     draws: Tensor
     host_rows: Tensor  # coefficients as they are before any norm is known, float64
     rows: Tensor  # coefficients, float64
@@ -124,6 +123,7 @@ class Launcher:
             self._spec.family == "soft_threshold",
             self._block.elements,
             self._block.piece_bytes // size,
+            self._finish.averages,
         )
         few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
         whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
@@ -158,7 +158,9 @@ class Launcher:
         for tables in self._runs:
             first, count = (tables.first_row, tables.row_chunks) if self._rule_rows else (tables.first, tables.chunks)
             run = self._run_of(tables)
-            run = run._replace(slots=run.slots & 1, lookahead=False, block=self._block.elements, piece=0)
+            run = run._replace(
+                slots=run.slots & 1, lookahead=False, averages=False, block=self._block.elements, piece=0
+            )
             if count > 0:
                 result.append((run, count, self._chunks(first, count, self._rule_rows)))
         return result
@@ -239,7 +241,7 @@ class Launcher:
                 launch(
                     self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
                     self._block.warps, tables.tensors, tables.gradients, chunks, rows, numbers, tables.draws,
-                    tables.policy, tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
+                    tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
                 )  # fmt: skip
             except Exception:  # it was refused
                 self.has_updated = before

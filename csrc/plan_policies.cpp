@@ -1,0 +1,131 @@
+// What the policies of a step on the CPU make of its norms and its loss: factors, and whether it is skipped.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "plan.h"
+#include "policies.h"
+
+namespace torchclip {
+namespace {
+
+// By size, a NaN above all: without an order of its own it would lead the search past the end.
+bool is_below(double a, double b) { return a < b || (std::isnan(b) && !std::isnan(a)); }
+
+// Linear interpolation between the two nearest ranks. `values` is put in another order; it is not empty.
+double percentile_of(std::vector<double> values, double percentile) {
+  const double rank = percentile / 100 * static_cast<double>(values.size() - 1);
+  const auto below = values.begin() + static_cast<std::ptrdiff_t>(rank);
+  std::nth_element(values.begin(), below, values.end(), is_below);
+  const double lower = *below, share = rank - std::floor(rank);
+  if (share == 0) return lower;
+  return lower + share * (*std::min_element(below + 1, values.end(), is_below) - lower);
+}
+
+}  // namespace
+
+// The factor of a unit that has a gradient.
+double Plan::factor_of(size_t unit, double norm) {
+  const GroupClip clip = clip_of(unit);
+  switch (modifiers_.clip_kind()) {
+    case ClipKind::kNorm:
+      return clip_factor(norm, clip.limit, clip.smooth != 0);
+    case ClipKind::kPercentile:
+    case ClipKind::kZScore:
+      return adaptive_factor(norm);
+    case ClipKind::kTensorBound: {
+      if (shared_.bounds.empty()) {
+        const GroupState shared(reader_.groups().front().dict);
+        const int64_t length = static_cast<int64_t>(reader_.records().size());
+        const double* const bounds = shared.numbers("norm_bounds", length);
+        shared_.bounds.assign(bounds, bounds + length);
+        shared_.bounded_steps = shared.count("norm_count") + 1;
+      }
+      const TensorBoundSettings settings{modifiers_.limit, modifiers_.relative_limit, modifiers_.z_alpha,
+                                         modifiers_.z_warmup};
+      return tensor_bound_factor(norm, std::sqrt(shared_.joint_square), shared_.bounded_steps, settings,
+                                 shared_.bounds[unit]);
+    }
+    default:
+      return 1.0;  // the norm is measured for the step size, or to skip
+  }
+}
+
+// Whether SkipSpikes finds a value that stands out, or is not finite. The others are remembered, whatever becomes of
+// the step.
+bool Plan::find_spikes(double loss) {
+  const GroupState shared(reader_.groups().front().dict);
+  const auto stands_out = [&](double value, const char* name, const char* count_name) {
+    if (!is_finite(value)) return true;
+    const int64_t length = static_cast<int64_t>(modifiers_.skip_window);
+    double* const values = shared.numbers(name, length);
+    const double count = shared.count(count_name);
+    const int64_t held = std::min(whole_number(count), length);
+    const double mean = std::accumulate(values, values + held, 0.0) / static_cast<double>(held);
+    double squares = 0;
+    for (int64_t i = 0; i < held; ++i) squares += square(values[i] - mean);
+    const double deviation = std::sqrt(squares / static_cast<double>(held - 1));
+    values[whole_number(count) % length] = value;
+    *shared.numbers(count_name) = count + 1;
+    return !is_unjudged(static_cast<double>(held), modifiers_.skip_window) &&
+           value - mean > modifiers_.skip_sigma * deviation;
+  };
+  bool found = false;
+  if (modifiers_.skip_norm != 0) found |= stands_out(std::sqrt(shared_.joint_square), "skip_norms", "skip_norm_count");
+  if (modifiers_.skip_loss != 0) found |= stands_out(loss, "skip_losses", "skip_loss_count");
+  return found;
+}
+
+// The factor of a policy that remembers norms; what it remembers after the step is left in shared_.
+double Plan::adaptive_factor(double norm) {
+  const GroupState shared(reader_.groups().front().dict);
+  const double count = shared.count("norm_count");
+  if (modifiers_.clip_kind() == ClipKind::kZScore) {
+    const ZClipSettings settings{modifiers_.z_alpha, modifiers_.z_threshold, modifiers_.z_warmup, modifiers_.z_eps,
+                                 modifiers_.limit};
+    shared_.averages = {count, *shared.numbers("norm_mean"), *shared.numbers("norm_variance")};
+    return factor_to(norm, z_clip_bound(norm, settings, shared_.averages));
+  }
+  const int64_t length = static_cast<int64_t>(modifiers_.window);
+  const double* const window = shared.numbers("norm_window", length);
+  shared_.window.assign(window, window + length);
+  shared_.window_count = count;
+  if (std::isfinite(norm)) {
+    shared_.window[static_cast<size_t>(whole_number(count) % length)] = norm;
+    shared_.window_count += 1;
+  }
+  const auto remembered = static_cast<std::ptrdiff_t>(std::min(shared_.window_count, modifiers_.window));
+  if (remembered == 0) return 1.0;
+  const auto begin = shared_.window.begin();
+  return clip_factor(norm, percentile_of({begin, begin + remembered}, modifiers_.percentile), false);
+}
+
+// Returns the factor, of the first group. It comes after the clip policy, which measures the gradient as it is.
+double Plan::scale_gradients_by_step_size() {
+  const GroupState shared(reader_.groups().front().dict);
+  if (modifiers_.step_size_kind() == StepSizeKind::kPolyak) {
+    const double before = modifiers_.growth > 0 ? *shared.numbers("polyak_step") : 0.0;
+    const double step = polyak_step(common_.loss, shared_.clipped_square, modifiers_.c, modifiers_.alpha,
+                                    modifiers_.step_eps, modifiers_.growth, before);
+    shared_.polyak = is_finite(step) && is_finite(common_.loss) ? step : before;
+    for (size_t row = 0; row < tables_.rows.size(); ++row) {
+      const size_t group = static_cast<size_t>(tables_.tensors[static_cast<size_t>(origins_[row].tensor)].group);
+      tables_.rows[row].pipeline.gradient_scale *= polyak_factor(step, reader_.groups()[group].pipeline[kLr]);
+    }
+    return polyak_factor(step, reader_.groups().front().pipeline[kLr]);
+  }
+  double b_squared = square(modifiers_.b0) + modifiers_.alpha * shared_.step;
+  if (modifiers_.step_size_kind() == StepSizeKind::kLoss) {
+    if (sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
+    b_squared = shared_.b_squared =
+        add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
+  }
+  const double factor = 1.0 / std::sqrt(b_squared);
+  for (Row& row : tables_.rows) {
+    row.pipeline.gradient_scale *= factor;
+    row.pipeline.value_limit *= factor;
+  }
+  return factor;
+}
+
+}  // namespace torchclip
