@@ -17,7 +17,7 @@ from places import ROOT
 
 DOCS = ROOT / "docs"
 WRITTEN = sorted(path for path in DOCS.rglob("*.md"))
-FRAMEWORKS = ("accelerate", "lightning", "timm", "torchtitan", "transformers")
+FRAMEWORKS = ("accelerate", "keras", "lightning", "timm", "torchtitan", "transformers")
 
 each_page = pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(DOCS)))
 
@@ -82,6 +82,7 @@ def test_every_page_is_in_the_contents() -> None:
 @each_page
 def test_examples_run(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
     for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
         for framework in FRAMEWORKS:
             if re.search(rf"^(import|from) {framework}\b", block, re.MULTILINE):

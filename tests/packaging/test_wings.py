@@ -111,7 +111,7 @@ def test_imports_make_no_circle(imports: list[Import]) -> None:
 
 def test_every_folder_is_a_wing() -> None:
     folders = {path.name for path in (ROOT / "torchclip").iterdir() if any(path.rglob("*.py"))}
-    assert folders == {*WINGS, *OPTIONAL} - {"keras"}
+    assert folders == {*WINGS, *OPTIONAL}
 
 
 def test_the_page_on_them_names_what_is_there() -> None:

@@ -27,6 +27,7 @@ ASKED: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((f"tests/{folder}/", (folder,)) for folder in (*FOLDERS, ALONE)),
     ("tests/", ()),
     ("torchclip/integrations/", ("frameworks", "packaging")),
+    ("torchclip/keras/", ("frameworks", "packaging")),
     ("torchclip/", (*STEPS, "distributed", "frameworks")),
     ("kernels/", STEPS),
     ("csrc/build.py", ("packaging",)),

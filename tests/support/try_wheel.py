@@ -51,7 +51,9 @@ def try_wheel(wheel: Path, python: str, torch_folder: str) -> str:
         environment = {"PATH": str(folder / "bin"), "HOME": made}
         # No user's site, and no .pth of the lent folder is read: an editable torchclip of its own stays out.
         command = [own, "-W", "ignore", "-c", STEP]
-        printed = subprocess.run(command, env=environment, cwd=made, check=True, capture_output=True, text=True).stdout
+        printed = subprocess.run(
+            command, env=environment, cwd=made, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
         return f"{printed.strip()}  {time.monotonic() - started:.1f} s from the install to the fifth step"
 
 
