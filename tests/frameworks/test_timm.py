@@ -71,7 +71,8 @@ def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_timm_makes_and_steps_it(name: str) -> None:
-    model, optimizer, _, norms, _ = train(name, **LR, clip=1.0)
+    more = {"lam": 0.01} if name.endswith("breg") else {}  # which has no default
+    model, optimizer, _, norms, _ = train(name, **LR, **more, clip=1.0)
     assert type(optimizer).__name__.lower() == name.removeprefix(PREFIX)
     assert all(group["weight_decay"] == 0.0 for group in optimizer.param_groups)
     assert len(norms) == 4 and any(

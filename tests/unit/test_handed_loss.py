@@ -110,7 +110,8 @@ def test_grda_takes_a_weight_decay_of_0(value: float, backend: str) -> None:
 
 @pytest.mark.parametrize("value", [0.1, -0.1, float("nan"), "0", None])
 def test_grda_takes_no_other(value: Any) -> None:
-    with pytest.raises(ValueError, match="GRDA has no weight decay"):
-        torchclip.GRDA([torch.nn.Parameter(torch.ones(2))], weight_decay=value)
+    for cls, needed in ((torchclip.GRDA, {}), (torchclip.LinBreg, {"lr": 0.1, "lam": 0.1})):
+        with pytest.raises(ValueError, match=f"{cls.__name__} has no weight decay"):
+            cls([torch.nn.Parameter(torch.ones(2))], **needed, weight_decay=value)
     with pytest.raises(ValueError, match="GRDA has no weight_decay"):
         torchclip.GRDA([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": value}])

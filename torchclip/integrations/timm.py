@@ -23,7 +23,8 @@ def register() -> list[str]:
     """Puts every optimizer into timm's registry: ``--opt torchclip-adamw`` of its scripts, or ``create_optimizer_v2``.
 
     A class of the same name as one of ``torch.optim`` that timm has keeps timm's defaults, Nesterov's momentum of
-    ``sgd`` among them. Of the others, those with a momentum take timm's, 0.9 unless it is given, and ``gamma`` is 1.
+    ``sgd`` among them. Of the others, those with a momentum take timm's, 0.9 unless it is given, and ``gamma`` is 1;
+    ``lam`` of the sparse ones has no default and is given.
     ``clip=`` is an option as any other, ``--opt-kwargs clip=1.0``; timm's own clipping, ``--clip-grad``, is left out.
 
     Returns:
@@ -67,5 +68,5 @@ def _described(cls: type[FusedOptimizer]) -> dict[str, Any]:
         "has_eps": "eps" in parameters,
         "has_momentum": "momentum" in parameters,
         "has_betas": "betas" in parameters,
-        "defaults": {name: _REQUIRED[name] for name in required} or None,
+        "defaults": {name: _REQUIRED[name] for name in required if name in _REQUIRED} or None,
     }

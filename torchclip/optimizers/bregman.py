@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import SparseOptimizer
+from torchclip.optimizers.sparse import SparseOptimizer, check_no_decay
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -36,6 +36,7 @@ class LinBreg(SparseOptimizer):
         lam: :math:`\lambda`, at least 0; 0 in a param group, of biases say, is SGD there.
         delta: :math:`\delta`, above 0: the strength of the elastic net, a factor on the step.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
     Raises:
@@ -70,8 +71,11 @@ class LinBreg(SparseOptimizer):
         lam: float,
         delta: float = 1.0,
         momentum: float = 0.0,
+        *,
+        weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
+        check_no_decay(type(self).__name__, weight_decay)
         super().__init__(params, {"lr": lr, "lam": lam, "delta": delta, "momentum": momentum}, **options)
 
 
@@ -91,6 +95,7 @@ class AdaBreg(SparseOptimizer):
         delta: :math:`\delta`, above 0: the strength of the elastic net, a factor on the step.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
+        weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
     Raises:
@@ -127,6 +132,9 @@ class AdaBreg(SparseOptimizer):
         delta: float = 1.0,
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
+        check_no_decay(type(self).__name__, weight_decay)
         super().__init__(params, {"lr": lr, "lam": lam, "delta": delta, "betas": betas, "eps": eps}, **options)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import SparseOptimizer
+from torchclip.optimizers.sparse import SparseOptimizer, check_no_decay
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -65,9 +65,7 @@ class GRDA(SparseOptimizer):
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
-        refused = hyperparameters.ABSENT.reason_against("weight_decay", weight_decay)
-        if refused is not None:
-            raise ValueError(f"GRDA has no weight decay, and was given {weight_decay=}: leave it out, or set c and mu")
+        check_no_decay("GRDA", weight_decay)
         super().__init__(params, {"lr": lr, "c": c, "mu": mu}, **options)
 
 
