@@ -148,7 +148,6 @@ def test_an_optimizer_of_torchs_own_is_made_beside() -> None:
     [
         ({".*": "torchclip.NormalizedSGD"}, {}),
         ({".*": "torchclip.SGD"}, {"clip": torchclip.ClipByTensorNorm(1.0)}),
-        ({".*": "torchclip.SGD"}, {"clip": 1.0, "backend": "cpu"}),
         ({"bias": "torchclip.NormalizedSGD", ".*": "torchclip.SGD"}, {}),
     ],
 )
