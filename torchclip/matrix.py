@@ -36,9 +36,9 @@ INTRODUCTION = """\
 
 Written by `make docs` from what the constructors accept; do not edit. Each table holds one optimizer with one part
 beside it. A clip policy, what skips steps, a step size and any extensions that an optimizer takes one by one, it takes
-together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every
-`scope` takes the same. A param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's
-`ClipByGlobalNorm` or None. A number stands for the constructor's reason, below the tables."""
+together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every `scope` takes the same. A
+param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's `ClipByGlobalNorm` or None. A
+number stands for the constructor's reason, below the tables."""
 
 
 def optimizer_classes() -> dict[str, OptimizerClass]:

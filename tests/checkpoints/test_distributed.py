@@ -62,5 +62,5 @@ def test_initialising_the_state_changes_nothing_and_training_resumes(name: str, 
 
 def test_a_missing_loss_is_an_error_where_a_step_is_taken() -> None:
     optimizer = torchclip.AdaLoss(model().parameters(), lr=0.1)
-    with pytest.raises(TypeError, match="takes its step size from the loss"):
+    with pytest.raises(TypeError, match="goes by the loss"):
         optimizer.step()

@@ -11,7 +11,7 @@ import torch
 
 import torchclip
 from builders import assert_same_params, copies_of
-from torchclip import AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByValue, ZClip
+from torchclip import AdaGC, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByValue, ZClip
 
 POLICIES: dict[str, Any] = {
     "none": None,
@@ -23,15 +23,24 @@ POLICIES: dict[str, Any] = {
     "auto_8": AutoClip(50.0, window=8),
     "z": ZClip(warmup_steps=4),
     "z_short": ZClip(alpha=0.5, z_threshold=1.0, warmup_steps=2),
+    "ada_gc": AdaGC(warmup_steps=3),
 }
 
-REMEMBERS = {"auto_3": "auto 3", "auto_3_other": "auto 3", "auto_8": "auto 8", "z": "z", "z_short": "z"}
+REMEMBERS = {
+    "auto_3": "auto 3",
+    "auto_3_other": "auto 3",
+    "auto_8": "auto 8",
+    "z": "z",
+    "z_short": "z",
+    "ada_gc": "ada_gc",
+}
 """What kind of memory a policy has; those of one kind read one another's."""
 
 NEW = {
     "auto 3": {"norm_window": [0.0] * 3, "norm_count": 0.0},
     "auto 8": {"norm_window": [0.0] * 8, "norm_count": 0.0},
     "z": {"norm_mean": 0.0, "norm_variance": 0.0, "norm_count": 0.0},
+    "ada_gc": {"norm_bounds": [0.0], "norm_count": 0.0},
 }
 
 

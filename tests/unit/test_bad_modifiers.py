@@ -186,7 +186,9 @@ def test_argument(
 @pytest.mark.parametrize("step_size", BAD_STEP_SIZES.values(), ids=BAD_STEP_SIZES)
 @pytest.mark.parametrize("cls", [cls for cls in REQUIRED if cls is not torchclip.AdaLoss], ids=lambda c: c.__name__)
 def test_step_size_argument(cls: type[torch.optim.Optimizer], step_size: Any) -> None:
-    with pytest.raises(TypeError, match=r"^step_size=.* must be None, AdaLossStep\(\.\.\.\) or SqrtDecay\(\.\.\.\)"):
+    with pytest.raises(
+        TypeError, match=r"^step_size=.* must be None, AdaLossStep\(\.\.\.\), SqrtDecay\(\.\.\.\) or PolyakStep"
+    ):
         cls(fresh(), **REQUIRED[cls], step_size=step_size)
 
 

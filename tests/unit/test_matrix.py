@@ -117,6 +117,7 @@ def test_what_is_refused() -> None:
     }
     assert refused == {
         ("AdaLoss", "AdaLossStep"),
+        ("AdaLoss", "PolyakStep"),
         ("AdaLoss", "SqrtDecay"),
         *((name, part) for name in ("GRDA", "LinBreg", "AdaBreg") for part in ("LRDropout", "Lookahead")),
     }

@@ -20,7 +20,7 @@ ARGUMENTS = {
     "extensions": CONSTRUCTOR,
     "seed": CONSTRUCTOR,
     "backend": CONSTRUCTOR,
-    "skip": 'a step is skipped for all of them together, as clip=ClipByGlobalNorm(max_norm, nonfinite="skip") does',
+    "skip": f"a step is skipped for all of them together: {CONSTRUCTOR}",
 }
 """Keys that mean nothing in a param group though they look as if they did, and where they belong. Those of
 ``Members::argument_keys_`` in csrc/parameter_reader.cpp."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference.measure import PolicyMeasurement, RuleMeasurement
+from torchclip.rules.norms import norm_dtype
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class StepReport:
         measured_steps: 0-dim, how many of the steps so far, this one included, measured a clip factor and were taken;
             those without any gradient do not count. None before the first.
         clipped_steps: 0-dim, in how many of them one was below 1; None before the first.
-        tried_steps: how many steps a policy could have skipped; None where there is none.
-        skipped_steps: how many of them were skipped.
+        tried_steps: 0-dim, how many steps a policy could have skipped; None where there is none.
+        skipped_steps: 0-dim, how many of them were skipped.
     """
 
     skipped: bool | Tensor
@@ -38,8 +39,8 @@ class StepReport:
     lr_scale: Tensor | None = None
     measured_steps: Tensor | None = None
     clipped_steps: Tensor | None = None
-    tried_steps: int | Tensor | None = None
-    skipped_steps: int | Tensor = 0
+    tried_steps: Tensor | None = None
+    skipped_steps: Tensor | None = None
 
     def measured(self) -> dict[str, Tensor]:
         """What there is of the measurements, by the names of ``optimizer.metrics()``."""
@@ -53,21 +54,22 @@ class StepReport:
             "clipped_fraction": fraction,
             "lr_scale": self.lr_scale,
         }
-        if self.tried_steps is not None:
+        if self.tried_steps is not None and self.skipped_steps is not None:
             each |= {
                 "skipped": torch.as_tensor(self.skipped, dtype=torch.float32),
-                "skipped_fraction": torch.as_tensor(self.skipped_steps / self.tried_steps),
+                "skipped_fraction": self.skipped_steps / self.tried_steps,
             }
         return {name: value for name, value in each.items() if value is not None}
 
     def with_skipped(self, skipped: bool | Tensor, before: StepReport | None) -> StepReport:
         """Where a policy may have skipped the step; ``before`` is the report of the previous one."""
-        known = before is not None and before.tried_steps is not None
-        tried = before.tried_steps if known and before is not None else 0
-        earlier = 0 if before is None else before.skipped_steps
-        assert tried is not None
-        count = skipped.to(torch.float64) if isinstance(skipped, Tensor) else int(skipped)
-        return replace(self, tried_steps=tried + 1, skipped_steps=earlier + count)
+        device = skipped.device if isinstance(skipped, Tensor) else torch.device("cpu")
+        one = torch.ones((), dtype=norm_dtype(device), device=device)
+        tried = None if before is None else before.tried_steps
+        earlier = None if before is None else before.skipped_steps
+        tried = one if tried is None else tried.to(one) + one
+        earlier = torch.zeros_like(one) if earlier is None else earlier.to(one)
+        return replace(self, tried_steps=tried, skipped_steps=earlier + one * skipped)
 
     def without_measurements(self) -> StepReport:
         """Of what happened before the clip policy changed: the counters alone."""

@@ -138,6 +138,8 @@ def step(
     report = report_of(by_policy, by_rule, lr_scale, taken, before)
     if modifiers.may_skip and common.has_gradient and not raises:
         report = report.with_skipped(skipped, before)
+    elif before is not None:
+        report = replace(report, tried_steps=before.tried_steps, skipped_steps=before.skipped_steps)
     return replace(report, skipped=skipped, nonfinite=raises)
 
 
