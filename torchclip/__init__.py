@@ -26,6 +26,14 @@ from torchclip.policies.extensions import (
     LRDropout,
     WeightEMA,
 )
+from torchclip.policies.precision import (
+    Blockwise8bit,
+    MasterWeights,
+    Precision,
+    SplitMaster,
+    StateDtype,
+    StochasticRounding,
+)
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay, SqrtDecayLR, StepSize
 from torchclip.step.fused_optimizer import FusedOptimizer
@@ -38,6 +46,7 @@ __all__ = [
     "AdaptiveGradientClip",
     "AutoClip",
     "Backend",
+    "Blockwise8bit",
     "ClipByGlobalNorm",
     "ClipByTensorNorm",
     "ClipByValue",
@@ -48,13 +57,18 @@ __all__ = [
     "GradientNoise",
     "LRDropout",
     "Lookahead",
+    "MasterWeights",
     "NonFinite",
     "PolyakStep",
+    "Precision",
     "Scope",
     "SkipSpikes",
+    "SplitMaster",
     "SqrtDecay",
     "SqrtDecayLR",
+    "StateDtype",
     "StepSize",
+    "StochasticRounding",
     "WeightEMA",
     "ZClip",
     "clip_grad_norm_",

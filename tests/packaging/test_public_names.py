@@ -88,11 +88,33 @@ def test_a_class_of_the_users_own_shows_its_options() -> None:
             super().__init__(params, **kwargs)
 
     assert list(inspect.signature(Own).parameters) == [
-        *("params", "clip", "step_size", "extensions", "seed", "backend", "norm_group", "loss_group")
+        *(
+            "params",
+            "clip",
+            "skip",
+            "step_size",
+            "extensions",
+            "precision",
+            "seed",
+            "backend",
+            "norm_group",
+            "loss_group",
+        )
     ]
     lines = [line for line in inspect.cleandoc(Own.__doc__ or "").splitlines() if line.startswith("    ")]
     assert [line.split(":")[0].strip() for line in lines] == [
-        *("params", "seed", "clip", "step_size", "extensions", "backend", "norm_group", "loss_group")
+        *(
+            "params",
+            "seed",
+            "clip",
+            "skip",
+            "step_size",
+            "extensions",
+            "precision",
+            "backend",
+            "norm_group",
+            "loss_group",
+        )
     ]
     assert lines[1] == "    seed: of its own."
     assert list(inspect.signature(Plain).parameters) == ["params", "kwargs"] and Plain.__doc__ == "Plain."

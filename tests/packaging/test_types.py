@@ -89,8 +89,17 @@ optimizers = [
     torchclip.AdaGradNorm(parameters, lr=0.1, b0=1.0, scope="row"),
     torchclip.gRDA(parameters, lr=0.1, c=0.005, mu=0.51),
     torchclip.create_optimizer("mix_clip", model, filter_bias_and_bn=True, lr=0.1, gamma=1.0, clip=1.0),
+    torchclip.AdamW(parameters, precision=torchclip.StateDtype("bfloat16", stochastic=True)),
+    torchclip.SGD(parameters, precision=torchclip.Blockwise8bit(min_elements=0, embedding_rows=None)),
     optim.SGD(parameters, clip=torchclip.ClipByGlobalNorm(math.inf, nonfinite="error", scope="group")),
 ]
+halves = [parameter.detach().bfloat16() for parameter in parameters]
+policies: list[torchclip.Precision] = [
+    torchclip.SplitMaster(state=torchclip.Blockwise8bit()),
+    torchclip.MasterWeights(),
+    torchclip.StochasticRounding(state=torchclip.StateDtype(torch.bfloat16)),
+]
+optimizers += [torchclip.AdamW(halves, precision=policy) for policy in policies]
 for each in optimizers:
     as_torchs: torch.optim.Optimizer = each
     assert_type(each.step(closure), Tensor)
@@ -112,6 +121,9 @@ scheduler.step()
 assert_type(adam.grad_norm, Tensor)
 assert_type(adam.clip_factor, Tensor)
 assert_type(adam.step_size, torchclip.AdaLossStep | torchclip.SqrtDecay | None)
+assert_type(adam.float32_parameters(), list[Tensor])
+assert_type(adam.load_float32_parameters(adam.float32_parameters()), None)
+assert_type(adam.float32_state_dict(), dict[str, Any])
 adam.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 0.1})
 assert_type(torchclip.SqrtDecayLR(adam, b0=1.0).get_lr(), list[float | Tensor])
 
@@ -147,6 +159,7 @@ WRONG = {
     "clip": '"1.0"',
     "step_size": "0.1",
     "extensions": "torchclip.Lookahead()",
+    "precision": '"bfloat16"',
     "seed": "0.5",
     "backend": 'torch.device("cpu")',
 }

@@ -17,7 +17,7 @@ from torchclip.policies.numbers import check_number
 from torchclip.rules.norms import Number, root
 
 NOISE_STREAM, GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM = range(3)
-"""The last word of the counter: what a draw is for."""
+"""The last word of the counter: what a draw is for. Stochastic rounding has 3 and 4."""
 
 
 def drop_threshold(p: float) -> int:

@@ -18,6 +18,7 @@ CONSTRUCTOR = "give it to the constructor, where it holds for all of them"
 ARGUMENTS = {
     "step_size": CONSTRUCTOR,
     "extensions": CONSTRUCTOR,
+    "precision": CONSTRUCTOR,
     "seed": CONSTRUCTOR,
     "backend": CONSTRUCTOR,
     "skip": f"a step is skipped for all of them together: {CONSTRUCTOR}",

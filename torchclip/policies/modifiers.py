@@ -1,4 +1,4 @@
-"""Options applied around an update rule: clip policy, steps that are skipped, step size and extensions."""
+"""Options applied around an update rule: clip policy, steps that are skipped, step size, extensions, precision."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torchclip.policies.extensions import (
     checked_extensions,
 )
 from torchclip.policies.group_clip import GroupClip, clips_of, measures_any, policies_of
+from torchclip.policies.precision import Precision, checked_precision
 from torchclip.policies.skip import SkipSpikes, checked_skip
 from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay, StepSize, checked_step_size
 from torchclip.rules.rule_spec import RuleSpec, StateSlot, copy_of
@@ -33,7 +34,7 @@ BESIDE_RULE = frozenset((SLOW.name, EMA.name))
 
 @dataclass(frozen=True)
 class Modifiers:
-    """The clip policy, what skips steps, the step size and the extensions of an optimizer, each None when it has none.
+    """The clip policy, what skips steps, step size, extensions and precision of an optimizer, None where it has none.
 
     Where a param group has a clip policy of its own, ``group_clips`` holds one entry for each group, and ``clip`` is in
     those already that it measures.
@@ -48,6 +49,7 @@ class Modifiers:
     group_clips: tuple[GroupClip, ...] = ()
     weight_ema: WeightEMA | None = None
     skip: SkipSpikes | None = None
+    precision: Precision | None = None
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class Modifiers:
         step_size: StepSize | None,
         extensions: Iterable[Extension] | None,
         skip: SkipSpikes | None = None,
+        precision: Precision | None = None,
     ) -> Modifiers:
         """From an optimizer's arguments.
 
@@ -74,6 +77,7 @@ class Modifiers:
             given.get(Lookahead),
             weight_ema=given.get(WeightEMA),
             skip=checked_skip(skip),
+            precision=checked_precision(precision),
         )
 
     def with_clips(self, clip: ClipPolicy | None, param_groups: Sequence[Mapping[str, Any]]) -> Modifiers:
@@ -152,7 +156,9 @@ class Modifiers:
     @property
     def draws(self) -> bool:
         """Whether a step draws random numbers."""
-        return not (self.gradient_noise is None and self.gradient_dropout is None and self.lr_dropout is None)
+        rounds = self.precision is not None and self.precision.draws
+        extensions = (self.gradient_noise, self.gradient_dropout, self.lr_dropout)
+        return rounds or any(extension is not None for extension in extensions)
 
     @property
     def counts_steps(self) -> bool:
@@ -166,8 +172,9 @@ class Modifiers:
                 "Lookahead and WeightEMA cannot be combined: the update moves one second set of weights, and "
                 "Lookahead's follow the parameters already; leave one of them out"
             )
-        if not spec.sets_parameter:
-            return None
+        reason = None if self.precision is None else self.precision.reason_against(spec)
+        if reason is not None or not spec.sets_parameter:
+            return reason
         refused = "cannot be combined with gRDA, LinBreg and AdaBreg: they set p anew from an accumulator at every step"
         if self.lr_dropout is not None:
             return (

@@ -51,9 +51,11 @@ class StateSlot:
     Args:
         name: the key in ``optimizer.state[parameter]``.
         initial: ``group -> value`` that it holds everywhere at first.
-        at_least_float32: True where the state must not be rounded to a half-precision parameter's type.
+        at_least_float32: True where the state must not be rounded, to a half-precision parameter's type or by a
+            precision policy.
         extent: how many numbers it holds.
         has_own_type: True where its type does not depend on that of the other slots.
+        non_negative: True where no value is below zero.
         optional: True where only some hyperparameters need it, so that a parameter may have other state without it.
         of_parameter: ``(copy of the parameter, group) -> tensor`` that it is at first in place of ``initial``.
     """
@@ -63,6 +65,7 @@ class StateSlot:
     at_least_float32: bool = False
     extent: Extent = Extent.ELEMENT
     has_own_type: bool = False
+    non_negative: bool = False
     optional: bool = False
     of_parameter: Callable[[Tensor, Group], Tensor] | None = None
 

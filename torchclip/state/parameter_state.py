@@ -11,9 +11,12 @@ from torch import Tensor
 
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.modifiers import BESIDE_RULE
+from torchclip.policies.precision import Precision
+from torchclip.policies.precision.policy import HALF_AND_FLOAT32
 from torchclip.rules.rule_spec import RuleSpec, ScalarSlot, StateSlot
 from torchclip.rules.state_numbers import exact_number, is_kept_number
 from torchclip.rules.table import RULES
+from torchclip.state.precision_state import check_precise_state, check_precision
 from torchclip.state.reachable import check_reachable, check_writable
 from torchclip.state.sharded import is_sharded, local_of
 from torchclip.state.tensor_checks import check_gradient, check_parameter, check_state
@@ -150,7 +153,12 @@ def check_entries(spec: RuleSpec, name: str, held: Mapping[Any, Any]) -> None:
 
 
 def check_held_state(
-    spec: RuleSpec, name: str, parameter: Tensor, group: Mapping[str, Any], held: Mapping[str, Any]
+    spec: RuleSpec,
+    name: str,
+    parameter: Tensor,
+    group: Mapping[str, Any],
+    held: Mapping[str, Any],
+    precision: Precision | None = None,
 ) -> None:
     """Raises when the state that a parameter has does not fit; ``name`` is what errors call it."""
     check_entries(spec, name, held)
@@ -158,13 +166,17 @@ def check_held_state(
     for slot in spec.slots:
         if slot.name in used and held.get(slot.name) is not None:
             slots.append((slot, held[slot.name]))
-    check_state(name, slots, parameter)
+    if precision is None:
+        check_state(name, slots, parameter)
+    else:
+        check_precise_state(name, precision.types(spec, parameter), slots, parameter, held)
 
 
 def check_all(
     spec: RuleSpec,
     named: Iterable[tuple[str, Tensor, Mapping[str, Any]]],
     state: Mapping[Tensor, Any],
+    precision: Precision | None = None,
 ) -> None:
     """Checks every parameter that has a gradient, the gradient and the state that is there.
 
@@ -177,8 +189,10 @@ def check_all(
                 raise TypeError(f"the state of {name} is {type(held).__name__}, and a dict is wanted")
             check_parameter(name, parameter, takes_complex=spec.takes_complex)
             check_writable(name, parameter, held)
-            check_gradient(name, parameter)
-            check_held_state(spec, name, parameter, group, held)
+            if precision is not None:
+                check_precision(name, parameter, group, precision)
+            check_gradient(name, parameter, () if precision is None else HALF_AND_FLOAT32)
+            check_held_state(spec, name, parameter, group, held, precision)
             _convert_numbers(spec, name, held)
 
 

@@ -125,8 +125,15 @@ def check_new_parameters(
             check_parameter(name, parameter, takes_complex=takes_complex)
 
 
-def check_gradient(name: str, parameter: Tensor) -> None:
-    """Raises when the gradient of ``parameter`` is not a dense tensor of its shape, type and device."""
+def check_gradient(name: str, parameter: Tensor, dtypes: Sequence[torch.dtype] = ()) -> None:
+    """Raises when the gradient of ``parameter`` is not a dense tensor of its shape, type and device.
+
+    Args:
+        name: what errors call the parameter.
+        parameter: with its gradient.
+        dtypes: other types that the gradient may have, which torch lets ``.grad`` have where the parameter's
+            ``grad_dtype`` says so.
+    """
     gradient = parameter.grad
     assert gradient is not None
     if gradient.layout is not torch.strided:
@@ -137,7 +144,7 @@ def check_gradient(name: str, parameter: Tensor) -> None:
     for what, came, wanted in (
         ("shape", tuple(gradient.shape), tuple(parameter.shape)),
         ("device", gradient.device, parameter.device),
-        ("dtype", gradient.dtype, parameter.dtype),
+        ("dtype", gradient.dtype, gradient.dtype if gradient.dtype in dtypes else parameter.dtype),
     ):
         if came != wanted:
             raise RuntimeError(
@@ -152,13 +159,19 @@ def check_gradient(name: str, parameter: Tensor) -> None:
         )
 
 
-def check_state(name: str, slots: Sequence[tuple[StateSlot, Any]], parameter: Tensor) -> None:
+def check_state(
+    name: str,
+    slots: Sequence[tuple[StateSlot, Any]],
+    parameter: Tensor,
+    types: Mapping[str, torch.dtype] | None = None,
+) -> None:
     """Raises when state tensors, from a checkpoint say, do not fit their parameter or one another.
 
     Args:
         name: what errors call the parameter.
         slots: those that the rule uses and that are there, each with its state tensor.
         parameter: whose state it is.
+        types: those that a precision policy holds slots in, by name.
     """
     full = torch.promote_types(parameter.dtype, torch.float32)
     dtypes: dict[str, torch.dtype] = {}
@@ -171,14 +184,18 @@ def check_state(name: str, slots: Sequence[tuple[StateSlot, Any]], parameter: Te
         shape = slot.extent.shape(parameter)
         # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
         allowed = (full,) if slot.has_own_type else (parameter.dtype, full)
-        if slot.extent.is_apart(parameter):
+        wanted = f"shape {tuple(shape)} is"
+        if types is not None and slot.name in types:
+            allowed = (types[slot.name],)
+            wanted = f"{types[slot.name]} of shape {tuple(shape)} is"
+        elif slot.extent.is_apart(parameter):
             allowed = (torch.float32, torch.float64)  # no pass goes over these, which are read one by one
         elif not slot.has_own_type:
             dtypes[slot.name] = value.dtype
         if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
             raise RuntimeError(
                 f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
-                f"where shape {tuple(shape)} is wanted and the parameter is {parameter.dtype} on {parameter.device}: "
+                f"where {wanted} wanted and the parameter is {parameter.dtype} on {parameter.device}: "
                 "move and cast the state together with the parameter, or load a checkpoint made for this model and "
                 "this optimizer"
             )

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from torchclip.backends import choice
 from torchclip.policies.group_clip import check_keys
+from torchclip.policies.precision import Precision
 from torchclip.state.group_values import GroupKeys
+from torchclip.state.precision_state import check_precision
+from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import check_new_parameters
 
 
@@ -36,6 +39,7 @@ def checked_group(
     param_groups: Sequence[Mapping[str, Any]],
     requested: str | None,
     keys: GroupKeys,
+    precision: Precision | None,
 ) -> dict[str, Any]:
     """The param group as torch is to take it: a copy, since torch writes into what it is given.
 
@@ -44,6 +48,7 @@ def checked_group(
         param_groups: those that there are.
         requested: the backend that was asked for.
         keys: what its groups must hold.
+        precision: the precision policy.
 
     Raises:
         ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
@@ -61,4 +66,11 @@ def checked_group(
     params = [params] if isinstance(params, Tensor) else list(params)
     differentiable = bool(keys.defaults.get("differentiable"))
     check_new_parameters(params, param_groups, differentiable=differentiable, takes_complex=keys.spec.takes_complex)
+    for index, entry in enumerate(params if precision is not None else ()):
+        parameter, place = entry, f"parameter {index} of param group {len(param_groups)}"
+        if isinstance(entry, tuple):
+            place, parameter = f"parameter {entry[0]!r}", entry[1]
+        if can_step(parameter):  # others are checked when they have a gradient
+            assert precision is not None
+            check_precision(f"{place} of shape {tuple(parameter.shape)}", parameter, completed, precision)
     return {**param_group, "params": params}

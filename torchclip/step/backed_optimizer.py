@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ from torchclip.backends import choice
 from torchclip.state.group_state import complete_shared
 from torchclip.step.averaged import averages_shown
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
+
+COMPILED_LACK_PRECISION = "no compiled backend has precision= yet; drop backend, or precision"
 
 
 class BackedOptimizer(MeasuredOptimizer):
@@ -38,14 +39,21 @@ class BackedOptimizer(MeasuredOptimizer):
         return self._backend
 
     def _chosen_backend(self) -> str:
-        refuses = partial(self._processes.compiled_reason, self)
-        return choice.choose_for_groups(self._requested, self.param_groups, refuses)
+        return choice.choose_for_groups(self._requested, self.param_groups, self._compiled_reason)
+
+    def _compiled_reason(self, backend: str) -> str | None:
+        """Why a compiled backend does not take the step; None where it may."""
+        if self._modifiers.precision is not None:
+            return COMPILED_LACK_PRECISION
+        return self._processes.compiled_reason(self, backend)
 
     @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
         own = self._own
-        return choice.explain(own._requested, own.param_groups, partial(own._processes.compiled_reason, own))
+        if own._requested is None and own._modifiers.precision is not None:
+            return "precision= chooses the reference path: no compiled backend has it yet"
+        return choice.explain(own._requested, own.param_groups, own._compiled_reason)
 
     @property
     def loss(self) -> Tensor | float | None:

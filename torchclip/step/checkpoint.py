@@ -15,6 +15,7 @@ from torch import Tensor
 from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.modifiers import BESIDE_RULE
+from torchclip.policies.precision import Precision
 from torchclip.rules.hyperparameters import RUN_FLAGS
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
@@ -22,6 +23,7 @@ from torchclip.rules.state_numbers import exact_number
 from torchclip.state.group_state import checked_shared, numbers_of
 from torchclip.state.parameter_state import check_entries, check_held_state, foreign_entries
 from torchclip.state.tensor_checks import describe_parameter
+from torchclip.step.checkpoint_precision import held_otherwise, warn_of_conversion
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -69,6 +71,7 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
     if len(set(ids)) != len(ids):
         raise ValueError(f"the checkpoint's param groups list a parameter twice: {ids}; each must stand once")
     _check_sums(optimizer, groups)
+    converted: set[str] = set()
     new_groups, new_states, restarted = [], dict(states), set()
     for index, (group, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
         held = [states[saved_id] for saved_id in group["params"] if saved_id in states]
@@ -87,7 +90,9 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
             if saved_id in states:
                 name = describe_parameter(optimizer.param_groups, index, position)
                 parameter = own["params"][position]
-                entries = _state(optimizer.spec, name, parameter, completed, states[saved_id], step)
+                precision = optimizer._modifiers.precision
+                entries, other = _state(optimizer.spec, name, parameter, completed, states[saved_id], step, precision)
+                converted |= other
                 restarted |= _left_out(optimizer.spec, entries, completed)
                 new_states[saved_id] = Prepared(entries)
     if restarted:
@@ -95,6 +100,7 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
             f"the checkpoint's state lacks {sorted(restarted)}, which its hyperparameters ask for: that starts anew",
             stacklevel=5,
         )
+    warn_of_conversion(converted, optimizer._modifiers.precision)
     return {**saved, "param_groups": new_groups, "state": new_states}
 
 
@@ -154,8 +160,10 @@ def _state(
     group: Mapping[str, Any],
     saved: Any,
     step: int | float | Tensor | None,
-) -> dict[str, Any]:
-    """The state of one parameter under the names that it has here, in the types of this parameter."""
+    precision: Precision | None,
+) -> tuple[dict[str, Any], set[str]]:
+    """The state of one parameter under the names that it has here, in the types of this parameter, and what of it the
+    checkpoint held otherwise."""
     if not isinstance(saved, Mapping):
         raise TypeError(f"the checkpoint's state of {name} is {type(saved).__name__}, and a dict is wanted")
     entries = {spec.aliases.get(key, key): value for key, value in saved.items()}
@@ -169,6 +177,7 @@ def _state(
             "know if the rest fits"
         )
     check_entries(spec, name, entries)
+    entries, held, converted = held_otherwise(spec, name, parameter, group, precision, entries)
     slots = {slot.name: slot for slot in spec.slots}
     scalars = {scalar.name: scalar for scalar in spec.scalars}
     for key, value in entries.items():
@@ -179,8 +188,9 @@ def _state(
             entries[key] = _own_slot(slots[key], name, parameter, value)
         elif key not in slots:
             entries[key] = _own(key, value, parameter)
-    check_held_state(spec, name, parameter, group, entries)
-    return entries
+    entries |= held
+    check_held_state(spec, name, parameter, group, entries, precision)
+    return entries, converted
 
 
 def _left_out(spec: RuleSpec, entries: Mapping[str, Any], group: Mapping[str, Any]) -> set[str]:

@@ -31,9 +31,9 @@ from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
-from torchclip.step.backed_optimizer import BackedOptimizer
 from torchclip.step.checkpoint import all_or_nothing, unpacked
 from torchclip.step.first_step import Pending, first_step, give_norm, recorded, settle_when_idle
+from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import check_in_backward, is_in_backward
 from torchclip.step.many_processes import ManyProcesses
@@ -43,7 +43,7 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 Result = TypeVar("Result")
 
 
-class FusedOptimizer(BackedOptimizer):
+class FusedOptimizer(ConvertedOptimizer):
     """Abstract base of every optimizer here. A subclass is a signature, a docstring, and the attributes below. Its
     constructor takes the common arguments as ``**options: Unpack[Options]``: see :mod:`torchclip.step.options`.
 
@@ -87,7 +87,11 @@ class FusedOptimizer(BackedOptimizer):
         self._seed = checked_seed(options.get("seed"))
         self._processes = ManyProcesses(options.get("norm_group"), options.get("loss_group"))
         self._modifiers = Modifiers.of(
-            options.get("clip"), options.get("step_size"), options.get("extensions"), options.get("skip")
+            options.get("clip"),
+            options.get("step_size"),
+            options.get("extensions"),
+            options.get("skip"),
+            options.get("precision"),
         )
         self._compose()
         self._forget_plan()
@@ -206,7 +210,7 @@ class FusedOptimizer(BackedOptimizer):
         layout, given_norm = self._processes.layout(self), self._last.given_norm
         self._last.given_norm = None
         groups = self._keys.read(self.param_groups)
-        check_all(self.spec, self._named_parameters(), self.state)
+        check_all(self.spec, self._named_parameters(), self.state, self._modifiers.precision)
         for index, group in enumerate(self.param_groups):
             check_keys(group, index, clips_itself=self.spec.clips_itself)
         clip = self._modifiers.clip
@@ -240,7 +244,7 @@ class FusedOptimizer(BackedOptimizer):
             ValueError: for a hyperparameter out of range, and for a parameter that is given twice.
             TypeError: for a parameter of a type that the rule does not take.
         """
-        group = checked_group(param_group, self.param_groups, self._requested, self._keys)
+        group = checked_group(param_group, self.param_groups, self._requested, self._keys, self._modifiers.precision)
         if isinstance(self.param_groups, tuple):
             self.param_groups = list(self.param_groups)  # which torch appends to
         super().add_param_group(group)

@@ -18,6 +18,7 @@ from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, Scop
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.precision import Precision
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 from torchclip.rules.rule_spec import RuleSpec
@@ -152,6 +153,11 @@ class MeasuredOptimizer(Optimizer):
     def extensions(self) -> tuple[Extension, ...]:
         """The extensions, in the order in which they act."""
         return self._own._modifiers.extensions
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision policy."""
+        return self._own._modifiers.precision
 
     @property
     def grad_norm(self) -> Tensor:

@@ -84,6 +84,6 @@ def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: M
         lines.append(f"Parameter Group {index}")
         hidden = ("params", "shared") if numbers_of(group) else ("params",)
         lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in hidden]
-    policies = {"clip": modifiers.clip, "step_size": modifiers.step_size, "extensions": modifiers.extensions}
-    lines += [f"{key}: {policy}" for key, policy in policies.items() if policy]
+    names = ("clip", "step_size", "extensions", "precision")
+    lines += [f"{name}: {getattr(modifiers, name)}" for name in names if getattr(modifiers, name)]
     return "\n".join([*lines, f"backend: {backend}", ")"])

@@ -15,6 +15,7 @@ from torchclip.backends.choice import Backend
 from torchclip.distributed.processes import GroupOrMesh
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.extensions import Extension
+from torchclip.policies.precision import Precision
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 
@@ -25,6 +26,7 @@ class OptionsButStepSize(TypedDict, total=False):
     clip: ClipPolicy | float | None
     skip: SkipSpikes | None
     extensions: Iterable[Extension] | None
+    precision: Precision | None
     seed: int | None
     backend: Backend | None
     norm_group: GroupOrMesh | None
@@ -42,7 +44,10 @@ MEANINGS = {
     "skip": "``SkipSpikes``, which leaves out steps whose gradients or loss stand out.",
     "step_size": "``AdaLossStep``, ``SqrtDecay`` or ``PolyakStep``, a factor on the gradient.",
     "extensions": "gradient noise, gradient dropout, learning-rate dropout, Lookahead, WeightEMA; at most one of each.",
-    "seed": "fixes the random draws of the extensions; None takes one from torch's default generator.",
+    "precision": "in which types parameters and state are held: ``StateDtype``, ``Blockwise8bit``, ``SplitMaster``, "
+    "``MasterWeights`` or ``StochasticRounding``; on the reference path alone.",
+    "seed": "fixes the random draws of the extensions and of stochastic rounding; None takes one from torch's default "
+    "generator.",
     "backend": '``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.',
     "norm_group": "the processes over which the parameters are distinct, where nothing else says so: pipeline stages, "
     "experts, pieces of FSDP1 and of ZeRO; see docs/distributed.md.",

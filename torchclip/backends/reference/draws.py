@@ -1,4 +1,4 @@
-r"""The random draws of the extensions: which element gets which word, and normal numbers from words.
+r"""The random draws of a step: which element gets which word, and normal numbers from words.
 
 Elements are numbered in memory order, so that a kernel that walks over memory draws four elements from one counter.
 The normal numbers are those of Box and Muller,
@@ -65,6 +65,11 @@ class Draws:
         w0, w1, w2, w3 = self._words(parameter, index, places, NOISE_STREAM)
         lanes = torch.stack((*normal_pair(w0, w1), *normal_pair(w2, w3)), dim=-1)
         return _laid_out(lanes, parameter, places)
+
+    def words(self, parameter: Tensor, index: int, stream: int, places: Tensor | None = None) -> Tensor:
+        """A word for each element, for stochastic rounding: int64 in [0, 2**32), in the shape of the parameter; the
+        arguments are those of :meth:`dropped`."""
+        return _laid_out(torch.stack(self._words(parameter, index, places, stream), dim=-1), parameter, places)
 
     def _words(self, parameter: Tensor, index: int, places: Tensor | None, stream: int) -> Counter:
         """Four words for each four elements, each of shape [ceil(elements / 4)]; with ``places`` four words for each

@@ -20,7 +20,6 @@ from torchclip.backends.reference.run import (
     on_device,
     prepared_gradient,
     state_of,
-    working,
 )
 from torchclip.backends.reference.split_units import split_units
 from torchclip.policies.clip import (
@@ -199,7 +198,7 @@ def _measure_units(run: Run, clip: AdaptiveGradientClip) -> PolicyMeasurement:
     for entry in run.entries:
         # Not the working shape: a parameter of no dimensions is one unit, as one of a single dimension is.
         raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale).view_as(entry.parameter)
-        weight = working(entry.parameter, entry.dtype).view_as(entry.parameter)
+        weight = entry.value.view_as(entry.parameter)
         gradients = adaptive.unit_norms(raw, entry.owner.ndim)
         weights = adaptive.unit_norms(weight, entry.owner.ndim)
         factors = clips[entry.index] = adaptive.unit_factors(clip, weights, gradients)
@@ -222,7 +221,7 @@ def measure_directions(run: Run) -> RuleMeasurement:
     own_sums: list[Tensor | None] = [None] * sum(sizes)
     rows = SplitRows(run, least_dimensions=2) if run.scope is Scope.ROW else None
     for entry in run.entries:
-        gradient = prepared_gradient(run, entry, working(entry.parameter, entry.dtype))
+        gradient = prepared_gradient(run, entry, entry.value)
         state, _, _, first = state_of(run, entry)
         new = accumulate(gradient, state, entry.group, first)
         of_gradients[entry.index] = policies.tensor_norm(gradient)

@@ -11,16 +11,20 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
+from torchclip.backends.reference.operands import Words, parameter_value, slot_value
 from torchclip.distributed import shards
 from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import BESIDE_RULE, Modifiers
+from torchclip.policies.precision import Precision
+from torchclip.policies.precision.codec import Types
 from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.state.group_state import counted, numbers_of
+from torchclip.state.precision_state import created_beside, created_slot
 from torchclip.state.real_view import real_view
 from torchclip.state.sharded import is_wrapper, local_of
 
@@ -45,6 +49,7 @@ class Entry:
         owner: the parameter as the optimizer has it, whose state is found by it.
         held: what state it has before the step.
         dtype: the compute type.
+        types: how its operands are held; None without a precision policy.
     """
 
     index: int
@@ -54,6 +59,12 @@ class Entry:
     owner: Tensor
     held: Mapping[str, Any]
     dtype: torch.dtype
+    types: Types | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The value that the parameter stands for, in the compute type."""
+        return parameter_value(self.parameter, self.types, self.held, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,12 @@ class Run:
             self.exchange.run()
 
 
-def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str, Any]]) -> list[Entry]:
+def entries_of(
+    spec: RuleSpec,
+    param_groups: Sequence[Group],
+    state: Mapping[Tensor, Mapping[str, Any]],
+    precision: Precision | None,
+) -> list[Entry]:
     """Every parameter that has a gradient: the one walk over the optimizer that a step takes."""
     entries, index = [], 0
     for group in param_groups:
@@ -140,7 +156,8 @@ def entries_of(param_groups: Sequence[Group], state: Mapping[Tensor, Mapping[str
                 gradient = torch.atleast_1d(real_view(local_of(shards.aligned(gradient, parameter))))
                 # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
                 held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
-                entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype))
+                types = None if precision is None else precision.types(spec, parameter)
+                entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype, types))
             index += 1
     return entries
 
@@ -172,6 +189,15 @@ def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tenso
     number, places = run.numbered(entry)
     dropped = run.draws.dropped(entry.parameter, number, LR_DROPOUT_STREAM, dropout.p, places)
     return torch.where(dropped.view_as(stepped), decayed, stepped)
+
+
+def rounding_words(run: Run, entry: Entry) -> Words | None:
+    """What a precision policy draws to round one parameter and its state; None where it draws nothing."""
+    precision = run.modifiers.precision
+    if precision is None or not precision.draws:
+        return None
+    number, places = run.numbered(entry)
+    return lambda stream: run.draws.words(entry.parameter, number, stream, places)
 
 
 def chosen(flag: Flag, value: Tensor, otherwise: Tensor) -> Tensor:
@@ -206,16 +232,6 @@ def write_together(writes: Writes, taken: Flag) -> None:
     torch._foreach_copy_(targets, values)
 
 
-def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` as the rules take it: real, in their type and with at least one dimension.
-
-    A 0-dim one would be promoted by the float64 scalars that it meets, and be computed differently from the rest. Under
-    autograd it is always a copy, since the graph keeps it and the original is written.
-    """
-    taken: Tensor = torch.atleast_1d(real_view(tensor).to(dtype, copy=torch.is_grad_enabled()))
-    return taken
-
-
 def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     """The state of one parameter as its rule takes it, the tensors that the new one is to be written to, those of them
     that were made here, and whether this is the rule's first step with them.
@@ -223,20 +239,24 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     The optimizer does not know yet of what was made; of a complex parameter the tensors are complex. The slow weights
     are among the tensors, and the rule does not see them.
     """
-    spec, group = run.spec, entry.group
+    spec, group, types = run.spec, entry.group, entry.types
     made = {name: _created(spec, name, entry) for name in spec.missing_state(entry.held, group)}
+    is_first = not made.keys() <= BESIDE_RULE
+    if types is not None:
+        made |= created_beside(spec, types, entry.owner, group, entry.held)
     stored: State = {**entry.held, **made}
-    old = {
-        name: working(local_of(stored[name]), entry.dtype) for name in spec.used_slots(group) if name not in BESIDE_RULE
-    }
+    used = [name for name in spec.used_slots(group) if name not in BESIDE_RULE]
+    old = {name: slot_value(name, types, stored, entry.dtype) for name in used}
     for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
         number = stored[scalar.name]
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
-    return old, stored, made, not made.keys() <= BESIDE_RULE
+    return old, stored, made, is_first
 
 
 def _created(spec: RuleSpec, name: str, entry: Entry) -> Tensor:
     """State before the first step; rows of a DTensor lie where the parameter's do."""
+    if entry.types is not None and name in entry.types.slots:
+        return created_slot(spec, name, entry.types, entry.owner, entry.group, entry.value)
     made: Tensor = shards.laid_out(spec, name, entry.owner, spec.create_state(name, entry.owner, entry.group))
     return made
 

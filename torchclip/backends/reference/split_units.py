@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchclip.backends.reference import adaptive, pipeline
 from torchclip.backends.reference.rows import SplitRows
-from torchclip.backends.reference.run import Run, working
+from torchclip.backends.reference.run import Run
 from torchclip.distributed.exchange import Over, Sum
 from torchclip.policies.clip import AdaptiveGradientClip
 
@@ -35,7 +35,7 @@ def split_units(run: Run, clip: AdaptiveGradientClip) -> tuple[Tensor, Tensor, S
     }
     for entry in run.entries:
         raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale).view_as(entry.parameter)
-        weight = working(entry.parameter, entry.dtype).view_as(entry.parameter)
+        weight = entry.value.view_as(entry.parameter)
         if entry.index in rows:
             rows.measure(entry.index, raw, weight)
             continue

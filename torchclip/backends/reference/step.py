@@ -25,6 +25,7 @@ from torchclip.backends.reference.measure import (
     measure_gradients,
     measure_step_size,
 )
+from torchclip.backends.reference.operands import as_stored, encoded, working
 from torchclip.backends.reference.report import StepReport, report_of
 from torchclip.backends.reference.run import (
     Entry,
@@ -35,8 +36,8 @@ from torchclip.backends.reference.run import (
     kept_step,
     on_device,
     prepared_gradient,
+    rounding_words,
     state_of,
-    working,
     write,
     write_together,
 )
@@ -93,7 +94,8 @@ def step(
         loss_over: over which processes the loss is averaged.
     """
     sizes = [len(group["params"]) for group in param_groups]
-    entries, exchange = entries_of(param_groups, state), None if layout is None else layout.exchange()
+    entries = entries_of(spec, param_groups, state, modifiers.precision)
+    exchange = None if layout is None else layout.exchange()
     run = Run(
         spec,
         param_groups,
@@ -152,7 +154,7 @@ def _update(
     ledger: Ledger | None,
 ) -> None:
     """Writes the new state and the new value of one parameter, at once: Ctrl-C comes before or behind it."""
-    parameter = working(entry.parameter, entry.dtype)
+    parameter = entry.value
     gradient = prepared_gradient(run, entry, parameter)
     old, stored, made, first = state_of(run, entry)
     decayed = pipeline.decay(parameter, entry.group)
@@ -162,7 +164,7 @@ def _update(
     synchronises = follower is not None and follower.synchronises(run.number)
     if follower is not None and slot is not None and synchronises is not False:
         # From the parameter as it would be stored: a kernel has no other by then.
-        rounded = kept.to(entry.parameter.dtype).to(kept.dtype)
+        rounded = as_stored(entry.parameter, entry.types, kept)
         held = working(local_of(stored[slot.name]), kept.dtype)
         if isinstance(follower, Lookahead):
             ahead = pipeline.look_ahead(held, rounded, follower.alpha)
@@ -170,6 +172,7 @@ def _update(
         else:
             ahead = pipeline.average(held, rounded, follower.weight(run.number))
         new = {**new, slot.name: chosen(synchronises, ahead, held)}
+    kept, new = encoded(entry.parameter, entry.types, kept, new, stored, rounding_words(run, entry))
     for name in [name for name in made if name in new]:  # which nobody sees yet
         write(real_view(local_of(made[name])), new[name], taken)
     if ledger is None:

@@ -1,0 +1,206 @@
+"""Checkpoints under precision policies: bit for bit, between policies, and from and to ``torch.optim`` in float32."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchclip
+from torchclip import Blockwise8bit, MasterWeights, Precision, SplitMaster, StateDtype, StochasticRounding
+
+SHAPES = [(20, 30), (7,), ()]
+
+BLOCKS = Blockwise8bit(min_elements=0)
+
+POLICIES: dict[str, Precision] = {
+    "state_dtype": StateDtype("bfloat16", stochastic=True),
+    "blockwise": BLOCKS,
+    "split_master": SplitMaster(),
+    "split_master_blockwise": SplitMaster(state=BLOCKS),
+    "master_weights": MasterWeights(state=StateDtype("bfloat16")),
+    "stochastic_rounding": StochasticRounding(),
+}
+
+each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+
+OPTIONS: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
+
+
+def bfloat16_values(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).bfloat16() for shape in SHAPES]
+
+
+def parameters(values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return [torch.nn.Parameter(value.detach().to(dtype, copy=True)) for value in values]
+
+
+def take_steps(optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        for parameter, value in zip(optimizer.param_groups[0]["params"], bfloat16_values(100 + step)):
+            parameter.grad = value.to(parameter.dtype)
+        optimizer.step()
+
+
+def through_a_file(saved: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def silently_loaded(optimizer: Any, saved: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(saved)
+
+
+@each_policy
+def test_a_loaded_run_goes_on_bit_for_bit(policy: Precision) -> None:
+    extensions = (torchclip.Lookahead(k=2), torchclip.LRDropout(0.2))
+    options = {**OPTIONS, "precision": policy, "clip": 1.0, "extensions": extensions}
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.bfloat16), **options, seed=3)
+    take_steps(first, 1, 5)
+    model, saved = through_a_file(([p.detach() for p in first.param_groups[0]["params"]], first.state_dict()))
+    second = torchclip.AdamW(parameters(model, torch.bfloat16), **options)
+    silently_loaded(second, saved)
+    for optimizer in (first, second):
+        take_steps(optimizer, 6, 9)
+    for left, right in zip(first.param_groups[0]["params"], second.param_groups[0]["params"]):
+        assert torch.equal(left, right)
+        assert first.state[left].keys() == second.state[right].keys()
+        for name, value in first.state[left].items():
+            assert value.dtype is second.state[right][name].dtype and torch.equal(value, second.state[right][name])
+
+
+@pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])
+def test_float32_to_the_policy_and_back_exactly(policy: Precision) -> None:
+    """torch.optim's run goes on in bfloat16, and then in float32 again, as our own float32 steps would have."""
+    torchs = torch.optim.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS)
+    take_steps(torchs, 1, 4)
+    float32_values = [parameter.detach() for parameter in torchs.param_groups[0]["params"]]
+    wide = torchclip.AdamW(parameters(float32_values, torch.float32), **OPTIONS, backend="reference")
+    narrow = torchclip.AdamW(parameters(float32_values, torch.bfloat16), **OPTIONS, precision=policy)
+    for optimizer in (wide, narrow):
+        silently_loaded(optimizer, copy.deepcopy(torchs.state_dict()))
+    narrow.load_float32_parameters(float32_values)
+    for optimizer in (wide, narrow):
+        take_steps(optimizer, 5, 8)
+    values, saved = through_a_file((narrow.float32_parameters(), narrow.float32_state_dict()))
+    again = torchclip.AdamW(parameters(values, torch.float32), **OPTIONS, backend="reference")
+    silently_loaded(again, saved)
+    back = torch.optim.AdamW(parameters(values, torch.float32), **OPTIONS)
+    back.load_state_dict(copy.deepcopy(saved))
+    for optimizer in (wide, again, back):
+        take_steps(optimizer, 9, 10)
+    for ours, theirs, torchs_own in zip(*(one.param_groups[0]["params"] for one in (wide, again, back))):
+        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(torchs_own, theirs)
+        assert all(torch.equal(value, again.state[theirs][name]) for name, value in wide.state[ours].items())
+
+
+@each_policy
+def test_torchs_float32_state_loads_into_every_policy(policy: Precision) -> None:
+    """Exactly where it is held in float32; else rounded, with one warning for all parameters."""
+    torchs = torch.optim.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS)
+    take_steps(torchs, 1, 4)
+    values = [parameter.detach() for parameter in torchs.param_groups[0]["params"]]
+    optimizer = torchclip.AdamW(parameters(values, torch.bfloat16), **OPTIONS, precision=policy, seed=1)
+    saved = through_a_file(torchs.state_dict())
+    types = policy.types(optimizer.spec, torch.empty(8, dtype=torch.bfloat16))
+    is_exact = types.slots["exp_avg"].dtype is torch.float32
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.load_state_dict(saved)
+    assert len(caught) == (0 if is_exact else 1)
+    if not is_exact:
+        assert "holds ['exp_avg', 'exp_avg_sq'] in other types than precision=" in str(caught[0].message)
+        assert caught[0].filename == __file__
+    came = optimizer.float32_state_dict()["state"]
+    for index, held in saved["state"].items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            wanted, value = held[name], came[index][name]
+            assert value.dtype is torch.float32 and value.shape == wanted.shape
+            bound = (
+                0.0 if is_exact else 0.0071 * wanted.abs().max() if "8bit" in repr(policy) else 2.0**-8 * wanted.abs()
+            )
+            assert ((value - wanted).abs() <= bound).all()
+    take_steps(optimizer, 5, 6)
+
+
+@pytest.mark.parametrize("after", [None, "state_dtype"])
+def test_8_bit_state_loads_where_it_is_held_wider(after: str | None) -> None:
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS)
+    take_steps(first, 1, 4)
+    policy = None if after is None else POLICIES[after]
+    second = torchclip.AdamW(
+        parameters(first.float32_parameters(), torch.float32), **OPTIONS, precision=policy, backend="reference"
+    )
+    with pytest.warns(UserWarning, match=r"\['exp_avg', 'exp_avg_sq'\] in other types"):
+        second.load_state_dict(through_a_file(first.state_dict()))
+    wanted = first.float32_state_dict()["state"]
+    for index, parameter in enumerate(second.param_groups[0]["params"]):
+        held = second.state[parameter]
+        assert not any(name.endswith("absmax") for name in held)
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(held[name], wanted[index][name].to(held[name].dtype))
+
+
+@pytest.mark.parametrize(
+    "before, after, key",
+    [
+        (SplitMaster(), None, "remainder"),
+        (SplitMaster(), MasterWeights(), "remainder"),
+        (MasterWeights(), StochasticRounding(), "master"),
+        (MasterWeights(), SplitMaster(), "master"),
+    ],
+    ids=["split-none", "split-master", "master-rounding", "master-split"],
+)
+def test_what_one_policy_keeps_beside_a_parameter_is_not_lost(
+    before: Precision, after: Precision | None, key: str
+) -> None:
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=before)
+    take_steps(first, 1, 2)
+    second = torchclip.AdamW(
+        parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=after, backend="reference"
+    )
+    with pytest.raises(RuntimeError, match=rf"parameter 0 of param group 0.* has '{key}', which .* float32_state_dict"):
+        second.load_state_dict(first.state_dict())
+    assert not second.state
+    second.load_float32_parameters(first.float32_parameters())
+    second.load_state_dict(first.float32_state_dict())
+    take_steps(second, 3, 4)
+
+
+def test_codes_without_an_absmax_do_not_load() -> None:
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS)
+    take_steps(first, 1, 2)
+    saved = copy.deepcopy(first.state_dict())
+    del saved["state"][1]["exp_avg_absmax"]
+    second = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, backend="reference")
+    with pytest.raises(RuntimeError, match=r"'exp_avg' of parameter 1 .* 'exp_avg_absmax' is NoneType: codes need"):
+        second.load_state_dict(saved)
+    assert not second.state
+
+
+def test_a_channels_last_parameter_keeps_its_blocks() -> None:
+    value = torch.randn(4, 8, 5, 6).to(memory_format=torch.channels_last)
+    runs = []
+    for loads in (False, True):
+        weight = torch.nn.Parameter(value.clone())
+        optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS)
+        for step in range(4):
+            if loads and step == 2:
+                saved = through_a_file(optimizer.state_dict())
+                optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS)
+                optimizer.load_state_dict(saved)
+            weight.grad = (weight.detach() - step).contiguous(memory_format=torch.channels_last)
+            optimizer.step()
+        runs.append(weight.detach())
+    assert torch.equal(*runs)

@@ -1,0 +1,195 @@
+"""What a precision policy does not serve: refused by the constructor, at every step and after every load, in words."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import torchclip
+from torchclip import Blockwise8bit, MasterWeights, SplitMaster, StateDtype, StochasticRounding
+
+BAD_POLICIES: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
+    "nothing": (StateDtype, {}, ValueError, "gives nothing a type"),
+    "float16": (StateDtype, {"dtype": "float16"}, ValueError, "Invalid dtype: 'float16'; state is held in 'float32'"),
+    "float64": (StateDtype, {"exp_avg": torch.float64}, ValueError, "Invalid exp_avg: torch.float64"),
+    "number": (StateDtype, {"dtype": 8}, TypeError, "Invalid dtype: 8"),
+    "stochastic": (StateDtype, {"dtype": "bfloat16", "stochastic": 1}, TypeError, "stochastic=1 must be True or False"),
+    "min_elements": (
+        Blockwise8bit,
+        {"min_elements": -1},
+        ValueError,
+        "Invalid min_elements: -1; it must be at least 0",
+    ),
+    "rows": (Blockwise8bit, {"embedding_rows": 2.0}, TypeError, "embedding_rows=2.0 must be an integer"),
+    "split_state": (
+        SplitMaster,
+        {"state": "bfloat16"},
+        TypeError,
+        "state='bfloat16' of SplitMaster must be StateDtype",
+    ),
+    "master_state": (MasterWeights, {"state": SplitMaster()}, TypeError, "of MasterWeights must be StateDtype"),
+    "rounding_state": (
+        StochasticRounding,
+        {"state": StateDtype},
+        TypeError,
+        "of StochasticRounding must be StateDtype",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind, arguments, exception, message", BAD_POLICIES.values(), ids=BAD_POLICIES)
+def test_a_policy_checks_itself(kind: Any, arguments: Any, exception: type[Exception], message: str) -> None:
+    with pytest.raises(exception, match=re.escape(message)):
+        kind(**arguments)
+
+
+def weight(dtype: torch.dtype = torch.bfloat16, size: int = 8) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(size, dtype=dtype))
+
+
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]] = {
+    "string": (torchclip.SGD, weight(), {"precision": "bfloat16"}, TypeError, "precision='bfloat16' must be one of"),
+    "class": (torchclip.SGD, weight(), {"precision": SplitMaster}, TypeError, "write SplitMaster(), an instance"),
+    "tuple": (torchclip.SGD, weight(), {"precision": (SplitMaster(),)}, TypeError, "SplitMaster(state=StateDtype("),
+    "split_float32": (torchclip.SGD, weight(torch.float32), {"precision": SplitMaster()}, TypeError,
+                      "parameter 0 of param group 0 of shape (8,) is torch.float32, and precision=SplitMaster("),
+    "split_float16": (torchclip.SGD, weight(torch.float16), {"precision": SplitMaster()}, TypeError, "serves bfloat16"),
+    "rounding_float16": (torchclip.SGD, weight(torch.float16), {"precision": StochasticRounding()}, TypeError,
+                         "is torch.float16"),
+    "master_float64": (torchclip.SGD, weight(torch.float64), {"precision": MasterWeights()}, TypeError,
+                       "serves bfloat16 or float16 parameters: cast the model"),
+    "state_complex": (torchclip.SGD, weight(torch.complex64), {"precision": StateDtype("bfloat16")}, TypeError,
+                      "is torch.complex64"),
+    "blocks_float64": (torchclip.Adam, weight(torch.float64), {"precision": Blockwise8bit()}, TypeError,
+                       "is torch.float64"),
+    "grda_state": (torchclip.GRDA, weight(), {"precision": StateDtype("bfloat16")}, ValueError,
+                   "StateDtype cannot be combined with grda: its accumulator must not be rounded"),
+    "grda_blocks": (torchclip.GRDA, weight(), {"precision": SplitMaster(state=Blockwise8bit())}, ValueError,
+                    "Blockwise8bit cannot be combined with grda"),
+    "other_slot": (torchclip.SGD, weight(), {"precision": StateDtype(exp_avg="bfloat16")}, ValueError,
+                   "names exp_avg, and what sgd keeps for each element is momentum_buffer"),
+    "differentiable": (torchclip.SGD, weight(), {"precision": SplitMaster(), "differentiable": True}, ValueError,
+                       "contradicts differentiable=True"),
+    "cpu": (torchclip.SGD, weight(), {"precision": SplitMaster(), "backend": "cpu"}, RuntimeError,
+            "no compiled backend has precision= yet"),
+    "fused": (torchclip.SGD, weight(), {"precision": SplitMaster(), "fused": True}, RuntimeError,
+              "no compiled backend has precision= yet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cls, parameter, arguments, exception, message", REFUSED.values(), ids=REFUSED)
+def test_the_constructor_says_why(
+    cls: Any, parameter: Any, arguments: dict[str, Any], exception: type[Exception], message: str
+) -> None:
+    if message.startswith("no compiled") and "cpu" in str(arguments) and torchclip.backends.native.NATIVE is None:
+        message = "is not available"  # for another reason, which comes first
+    with pytest.raises(exception, match=re.escape(message)):
+        cls([parameter], **arguments)
+
+
+def stepped(precision: Any = None, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, torch.nn.Parameter]:
+    parameter = weight(dtype)
+    policy = SplitMaster(state=Blockwise8bit(min_elements=0)) if precision is None else precision
+    optimizer = torchclip.AdamW([parameter], precision=policy)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer, parameter
+
+
+def test_a_parameter_cast_later_is_refused_by_the_step() -> None:
+    optimizer, parameter = stepped()
+    parameter.data = parameter.data.float()
+    parameter.grad = torch.ones(8)
+    with pytest.raises(TypeError, match=r"parameter 0 of param group 0.* is torch.float32, and precision=SplitMaster"):
+        optimizer.step()
+
+
+def test_a_flag_set_later_is_refused_by_the_step() -> None:
+    optimizer, parameter = stepped()
+    optimizer.param_groups[0]["differentiable"] = True
+    before = parameter.detach().clone()
+    with pytest.raises(ValueError, match="contradicts differentiable=True"):
+        optimizer.step()
+    assert torch.equal(parameter.detach(), before)
+
+
+def test_a_group_added_later_is_refused() -> None:
+    optimizer, _ = stepped()
+    with pytest.raises(TypeError, match=r"parameter 0 of param group 1 of shape \(3,\) is torch.float32"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(3))]})
+    assert len(optimizer.param_groups) == 1
+    with pytest.raises(TypeError, match="sets precision=None, which is no setting of a single group"):
+        optimizer.add_param_group({"params": [weight()], "precision": None})
+
+
+def test_a_frozen_parameter_may_be_of_any_type() -> None:
+    frozen = torch.nn.Parameter(torch.ones(4), requires_grad=False)
+    optimizer = torchclip.AdamW([weight(), frozen], precision=SplitMaster())
+    optimizer.step()
+    frozen.grad = torch.ones(4)
+    with pytest.raises(TypeError, match=r"parameter 1 of param group 0.* is torch.float32"):
+        optimizer.step()
+
+
+DAMAGED: dict[str, tuple[str, Any, str]] = {
+    "codes_of_another_type": ("exp_avg", torch.zeros(8, dtype=torch.int8), "is torch.int8 of"),
+    "codes_of_another_shape": ("exp_avg", torch.zeros(9, dtype=torch.uint8), "of shape \\(9,\\)"),
+    "no_absmax": ("exp_avg_absmax", "", "state 'exp_avg_absmax' of parameter 0 .* is missing"),
+    "absmax_of_another_shape": ("exp_avg_absmax", torch.zeros(2), "needs torch.float32 of shape \\(1,\\)"),
+    "absmax_of_another_type": ("exp_avg_sq_absmax", torch.zeros(1, dtype=torch.float64), "is torch.float64 of shape"),
+    "remainder_of_another_type": ("remainder", torch.zeros(8), "where torch.int16 of shape"),
+    "remainder_of_another_shape": ("remainder", torch.zeros(7, dtype=torch.int16), "of shape \\(7,\\)"),
+}
+
+
+@pytest.mark.parametrize("loads", [False, True], ids=["assigned", "loaded"])
+@pytest.mark.parametrize("name, value, message", DAMAGED.values(), ids=DAMAGED)
+def test_state_that_does_not_fit_is_refused(name: str, value: Any, message: str, loads: bool) -> None:
+    optimizer, parameter = stepped()
+    before = parameter.detach().clone()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0][name] = value
+    if isinstance(value, str):
+        del saved["state"][0][name]
+    with pytest.raises((RuntimeError, TypeError), match=message):
+        if loads:
+            optimizer.load_state_dict(saved)
+        else:
+            optimizer.state[parameter] = saved["state"][0]
+            optimizer.step()
+    assert torch.equal(parameter.detach(), before)
+
+
+def test_a_copy_and_a_pickle_keep_the_policy() -> None:
+    optimizer, _ = stepped()
+    for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert twin.precision == optimizer.precision and twin.backend == "reference"
+        parameter = twin.param_groups[0]["params"][0]
+        parameter.grad = torch.ones_like(parameter)
+        twin.step()
+        parameter.data = parameter.data.float()
+        parameter.grad = torch.ones(8)
+        with pytest.raises(TypeError, match="is torch.float32"):
+            twin.step()
+
+
+def test_the_backend_says_why() -> None:
+    optimizer, _ = stepped()
+    assert optimizer.backend == "reference"
+    assert optimizer.backend_reason == "precision= chooses the reference path: no compiled backend has it yet"
+    assert "precision: SplitMaster(state=Blockwise8bit(" in repr(optimizer)
+
+
+def test_float32_parameters_of_another_number_or_shape() -> None:
+    optimizer, parameter = stepped()
+    before = parameter.detach().clone()
+    with pytest.raises(ValueError, match="got 2 tensors, and the optimizer has 1"):
+        optimizer.load_float32_parameters([torch.ones(8), torch.ones(8)])
+    with pytest.raises(ValueError, match=r"shape \(7,\) for parameter 0 of param group 0"):
+        optimizer.load_float32_parameters([torch.ones(7)])
+    assert torch.equal(parameter.detach(), before)

@@ -1,0 +1,123 @@
+"""State under a precision policy: what is made, in the types that its codecs hold, and whether what is there fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchclip.policies.precision import Precision
+from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
+from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
+from torchclip.state.sharded import is_wrapper, local_of
+from torchclip.state.tensor_checks import check_state
+
+ONE = 255
+"""The code of 1, the absmax itself."""
+
+
+def created_slot(spec: RuleSpec, name: str, types: Types, parameter: Tensor, group: Group, value: Tensor) -> Tensor:
+    """A slot before the first step, in its codec's type.
+
+    Args:
+        spec: the rule.
+        name: the slot's.
+        types: how operands are held.
+        parameter: whose state it is.
+        group: the parameter's.
+        value: the value that the parameter stands for, of which some slots begin as a copy.
+    """
+    with torch.inference_mode(False):
+        slot = next(slot for slot in spec.slots if slot.name == name)
+        codec = types.slots[name]
+        if slot.of_parameter is not None:
+            made = parameter.detach().to(codec.dtype, copy=True, memory_format=torch.preserve_format)
+            local_of(made).copy_(value.view(local_of(made).shape))
+            return slot.of_parameter(made, group)
+        first = ONE if codec.kind is Kind.BLOCKS else slot.initial(group)
+        return torch.full_like(
+            parameter, first, dtype=codec.dtype, memory_format=torch.preserve_format, requires_grad=False
+        )
+
+
+def created_beside(
+    spec: RuleSpec, types: Types, parameter: Tensor, group: Group, held: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """What codecs keep beside the operands and ``held`` lacks: of a parameter, and of the slots that ``group`` uses."""
+    with torch.inference_mode(False):
+        made: dict[str, Tensor] = {}
+        for name in _needed(spec, types, group):
+            if held.get(name) is not None:
+                continue
+            dtype = types.beside[name]
+            if name == MASTER:
+                made[name] = parameter.detach().to(dtype, copy=True, memory_format=torch.preserve_format)
+            elif name == REMAINDER:
+                made[name] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+            else:
+                start = next(slot.initial(group) for slot in spec.slots if absmax_of(slot.name) == name)
+                shape = types.shape_beside(name, parameter)
+                made[name] = torch.full(shape, start, dtype=dtype, device=parameter.device)
+        return made
+
+
+def _needed(spec: RuleSpec, types: Types, group: Group) -> list[str]:
+    used = {absmax_of(name) for name in spec.used_slots(group)}
+    return [name for name in types.beside if name in (REMAINDER, MASTER) or name in used]
+
+
+def check_precision(name: str, parameter: Tensor, group: Mapping[str, Any], precision: Precision) -> None:
+    """Raises where a precision policy does not serve a parameter or its param group; ``name`` is for errors.
+
+    Raises:
+        TypeError: for a parameter of another type.
+        ValueError: for a DTensor whose state would be in blocks, and for ``differentiable``.
+    """
+    reason = precision.reason_against_parameter(parameter)
+    if reason is not None:
+        raise TypeError(f"{name} {reason}")
+    if precision.has_blocks and is_wrapper(parameter):
+        raise ValueError(
+            f"{name} is a {type(parameter).__name__}, and blocks of 256 elements do not end where its shards do: "
+            'hold its state with StateDtype("bfloat16")'
+        )
+    if group.get("differentiable"):
+        raise ValueError(
+            f"precision={precision!r} contradicts differentiable=True: autograd does not go through rounded bits; drop "
+            "one of them"
+        )
+
+
+def check_precise_state(
+    name: str, types: Types, slots: Sequence[tuple[StateSlot, Any]], parameter: Tensor, held: Mapping[str, Any]
+) -> None:
+    """Raises when state does not fit its parameter or the codecs.
+
+    Args:
+        name: what errors call the parameter.
+        types: how operands are held.
+        slots: those that the rule uses and that are there, each with its state tensor.
+        parameter: whose state it is.
+        held: all of its state.
+    """
+    wanted = {name: codec.dtype for name, codec in types.slots.items()}
+    check_state(name, slots, parameter, wanted)
+    for entry, dtype in types.beside.items():
+        value, shape = held.get(entry), types.shape_beside(entry, parameter)
+        if entry in (REMAINDER, MASTER):
+            if value is not None:
+                check_state(name, [(StateSlot(entry), value)], parameter, {entry: dtype})
+            continue
+        slot = entry.removesuffix(absmax_of(""))
+        if slot not in {slot.name for slot, _ in slots} and value is None:
+            continue
+        came = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "missing"
+        device = value.device if isinstance(value, Tensor) else parameter.device
+        if came != f"{dtype} of shape {tuple(shape)}" or device != parameter.device:
+            raise RuntimeError(
+                f"state {entry!r} of {name} is {came} on {device}, and {slot!r} in blocks needs {dtype} of shape "
+                f"{tuple(shape)} on {parameter.device}, a number for each 256 elements: load a checkpoint made for "
+                "this model, or give the parameter no state at all, with which it starts anew"
+            )
