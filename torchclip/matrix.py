@@ -1,4 +1,4 @@
-"""``python -m torchclip.matrix``: which optimizer takes which clip policy, step size and extension, as Markdown.
+"""``python -m torchclip.matrix``: which optimizer takes which policies and extensions, as Markdown.
 
 Nothing is listed twice: the classes are those of ``torchclip.optimizers``, and every cell is what the constructor said
 when it was called with a parameter of one element.
@@ -15,6 +15,7 @@ import torch
 from torchclip import optimizers
 from torchclip.policies.clip import POLICIES, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue
 from torchclip.policies.extensions import EXTENSIONS
+from torchclip.policies.precision import PRECISIONS, StateDtype
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
 from torchclip.step.fused_optimizer import FusedOptimizer
@@ -26,19 +27,28 @@ KINDS: dict[str, tuple[type, ...]] = {
     "skip": (SkipSpikes,),
     "step_size": get_args(StepSize),
     "extensions": EXTENSIONS,
+    "precision": PRECISIONS,
 }
 """The constructor's arguments, and the classes that go into each."""
 
-TITLES = {"clip": "Clip policies", "skip": "Skipped steps", "step_size": "Step sizes", "extensions": "Extensions"}
+TITLES = {
+    "clip": "Clip policies",
+    "skip": "Skipped steps",
+    "step_size": "Step sizes",
+    "extensions": "Extensions",
+    "precision": "Precision policies",
+}
 
 INTRODUCTION = """\
 # What can be combined
 
 Written by `make docs` from what the constructors accept; do not edit. Each table holds one optimizer with one part
 beside it. A clip policy, what skips steps, a step size and any extensions that an optimizer takes one by one, it takes
-together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every `scope` takes the same. A
-param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's `ClipByGlobalNorm` or None. A
-number stands for the constructor's reason, below the tables."""
+together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every
+`scope` takes the same. A param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's
+`ClipByGlobalNorm` or None. Precision policies are beside a bfloat16 parameter, which all of them serve, on the
+reference path, which alone has them; none goes with `differentiable`. A number stands for the constructor's reason,
+below the tables."""
 
 
 def optimizer_classes() -> dict[str, OptimizerClass]:
@@ -51,8 +61,10 @@ def optimizer_classes() -> dict[str, OptimizerClass]:
 
 
 def example(part: type) -> Any:
-    """A clip policy, step size or extension with its defaults, where it has them."""
+    """A clip policy, step size, extension or precision policy with its defaults, where it has them."""
     bounded = part in (ClipByGlobalNorm, ClipByTensorNorm, ClipByValue)
+    if part is StateDtype:
+        return StateDtype("bfloat16")
     return part(1.0) if bounded else part()
 
 
@@ -64,7 +76,8 @@ def required_arguments(cls: OptimizerClass) -> dict[str, Any]:
 
 def reason_against(cls: OptimizerClass, arguments: Mapping[str, Any]) -> str | None:
     """Why the constructor refuses these arguments; None where it takes them."""
-    parameter = torch.nn.Parameter(torch.ones(1))
+    dtype = torch.bfloat16 if "precision" in arguments else torch.float32
+    parameter = torch.nn.Parameter(torch.ones(1, dtype=dtype))
     try:
         cls([parameter], **required_arguments(cls), **arguments, backend="reference")
     except (TypeError, ValueError, RuntimeError) as error:

@@ -39,12 +39,13 @@ def sections() -> dict[str, Section]:
     """Every public name, by the file of its list; a name of an unknown kind is in ``others``."""
     policies = [part.__name__ for part in KINDS["clip"]]
     steps = [part.__name__ for part in KINDS["step_size"]] + ["SqrtDecayLR"]
+    precisions = [part.__name__ for part in KINDS["precision"]]
     extensions = [part.__name__ for part in KINDS["extensions"]]
     listed = {
         "optimizers": Section(
             "Optimizers",
             "Every class takes the arguments of its namesake in `torch.optim`, where there is one, and beside them "
-            "``clip``, ``step_size``, ``extensions``, ``seed`` and ``backend``.",
+            "``clip``, ``step_size``, ``extensions``, ``precision``, ``seed`` and ``backend``.",
             tuple(optimizer_classes()),
         ),
         "policies": Section(
@@ -53,6 +54,11 @@ def sections() -> dict[str, Section]:
         "step_sizes": Section("Step sizes", "What ``step_size=`` takes: a factor on the gradient.", tuple(steps)),
         "extensions": Section(
             "Extensions", "What ``extensions=`` takes, in any mix, at most one of each.", tuple(extensions)
+        ),
+        "precision": Section(
+            "Precision policies",
+            "What ``precision=`` takes: the types in which parameters and state are held, on the reference path alone.",
+            tuple(precisions),
         ),
     }
     known = {name for section in listed.values() for name in section.names} | {*optimizers.__all__}
@@ -85,6 +91,7 @@ def page(name: str) -> str:
 _OF_EVERY_OPTIMIZER = (
     *("step", "loss", "clip", "step_size", "extensions", "grad_norm", "clip_factor", "metrics", "set_grad_norm"),
     *("step_was_skipped", "backend", "backend_reason", "add_param_group", "state_dict", "load_state_dict"),
+    *("precision", "float32_parameters", "load_float32_parameters", "float32_state_dict"),
 )
 
 
@@ -167,7 +174,9 @@ def _takes(cls: type[FusedOptimizer]) -> Iterator[str]:
             reason = reason_against(cls, {argument: (one,) if argument == "extensions" else one})
             if reason is not None:
                 refused += ["", f"Not :class:`~torchclip.{part.__name__}`: {reason}"]
-    yield "Every clip policy, step size and extension, in any mix" + (", but these." if refused else ".")
+    yield "Every clip policy, step size, extension and precision policy, in any mix" + (
+        ", but these." if refused else "."
+    )
     yield from refused
 
 

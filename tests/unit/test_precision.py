@@ -13,7 +13,8 @@ from torch import Tensor
 import torchclip
 from torchclip import Blockwise8bit, MasterWeights, Precision, SplitMaster, StateDtype, StochasticRounding
 from torchclip.backends.reference import codecs
-from torchclip.policies.precision.codec import BLOCK, Codec, Kind, absmax_of
+from torchclip.backends.reference.draws import Draws
+from torchclip.policies.precision.codec import BLOCK, ROUNDING_STREAM, Codec, Kind, absmax_of
 
 SHAPES = [(20, 30), (7,), (), (0, 3), (3, 4, 5)]
 
@@ -179,6 +180,21 @@ def test_plain_bfloat16_stands_still_where_the_policies_move() -> None:
     assert moved["split_master"] == moved["master_weights"] == 2.0**-6
     # A step rounds down with probability 2^-4, and each element moves by a binomial number of 2^-8.
     assert abs(moved["stochastic_rounding"] - 2.0**-6) < 4 * 2.0**-8 * (64 * 15 / 256 / 4096) ** 0.5
+
+
+def test_each_operand_has_bits_of_its_own() -> None:
+    """Two moments of the same value, 0.3: the halves of a word and of the next stream's, by their number."""
+    weight = torch.nn.Parameter(torch.ones(4096))
+    policy = StateDtype("bfloat16", stochastic=True)
+    optimizer = torchclip.AdamW([weight], betas=(0.7, 0.7), precision=policy, seed=5)
+    weight.grad = torch.ones(4096)
+    optimizer.step()
+    draws, value = Draws(seed=5, step=1), torch.full((4096,), 0.3)
+    for number, name in ((1, "exp_avg"), (2, "exp_avg_sq")):
+        words = draws.words(weight, 0, ROUNDING_STREAM + number // 2)
+        bits = (words >> (16 * (number % 2))) & 0xFFFF
+        assert torch.equal(optimizer.state[weight][name], codecs.stochastic_bfloat16(value, bits))
+    assert not torch.equal(optimizer.state[weight]["exp_avg"], optimizer.state[weight]["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("mode", ["seed", "step", "parameter"])

@@ -18,13 +18,15 @@ class MasterWeights(ParameterPolicy):
 
     :math:`w` is ``"master"`` in the state, float32, and made of the parameter at the first step. Steps start from it:
     what something else writes to the parameter later is overwritten, unless ``load_float32_parameters`` writes it.
-    bfloat16 has :class:`SplitMaster`, which is smaller; float16, whose bits are no part of float32's, needs this.
+    bfloat16 has :class:`~torchclip.SplitMaster`, which is smaller; float16, whose bits are no part of float32's, needs
+    this.
 
     Per parameter, with AdamW and a half-precision gradient: 14 bytes held (parameter 2, master 4, moments 4 each), and
     7 words (of 4 bytes) moved, the parameter being written alone; SGD with momentum: 10 bytes, 5 words.
 
     Args:
-        state: how the state is held: :class:`StateDtype`, :class:`Blockwise8bit`, or None for float32.
+        state: how the state is held: :class:`~torchclip.StateDtype`, :class:`~torchclip.Blockwise8bit`, or None for
+            float32.
 
     Raises:
         TypeError: for another state.

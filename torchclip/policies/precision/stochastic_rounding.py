@@ -30,7 +30,8 @@ class StochasticRounding(ParameterPolicy):
     bytes, 3.5 words.
 
     Args:
-        state: how the state is held: :class:`StateDtype`, :class:`Blockwise8bit`, or None for float32.
+        state: how the state is held: :class:`~torchclip.StateDtype`, :class:`~torchclip.Blockwise8bit`, or None for
+            float32.
 
     Raises:
         TypeError: for another state.
