@@ -20,8 +20,9 @@ TensorInfo described(const Object& tensor) {
 
 struct GradientTables {
   Tables tables;
-  std::vector<cpu::Loops> loops;      // [dtypes]
-  std::deque<StridedLayout> layouts;  // a deque: tables point into it
+  std::vector<cpu::Loops> loops;  // [dtypes]
+  std::deque<Operands> operands;  // deques: tables point into them
+  std::deque<StridedLayout> layouts;
 
   GradientTables(const std::vector<Object>& gradients, double scale, double order) {
     for (int dtype = 0; dtype < kDTypes; ++dtype) {
@@ -30,7 +31,6 @@ struct GradientTables {
     }
     tables.rows.push_back(Row{{scale, 0, 0, 0, 1}, {order}});
     for (const Object& object : gradients) add(object);
-    tables.tensor_rows.assign(tables.tensors.size(), 0);
     tables.map_chunks();
   }
 
@@ -39,8 +39,10 @@ struct GradientTables {
     DType dtype = DType::kFloat32;
     storage_dtype(gradient.type, dtype);
     TensorEntry tensor;
-    tensor.all.pointer[kParameter] = tensor.all.pointer[kGradient] = gradient.data;
-    tensor.all.count = count_of(gradient);
+    Operands& all = operands.emplace_back();
+    all.pointer[kParameter] = all.pointer[kGradient] = gradient.data;
+    all.count = count_of(gradient);
+    tensor.all = &all;
     tensor.bucket = static_cast<int32_t>(dtype);
     if (!is_dense(gradient)) {
       StridedLayout& layout = layouts.emplace_back();
@@ -100,10 +102,9 @@ double total_norm(const std::vector<Object>& gradients, double order) {
 
 void scale_gradients(const std::vector<Object>& gradients, double factor) {
   const GradientTables plan(gradients, factor, 2);
-  std::vector<int64_t> zeros;
   {
     const LongPass pass(gradients, plan.tables.elements);
-    cpu::update_pass(plan.tables, plan.loops, zeros);
+    cpu::update_pass(plan.tables, plan.loops, nullptr);
   }
   reader().count_versions_of(make_tuple_of(gradients).get());
 }

@@ -43,9 +43,10 @@ void Plan::mark_fresh(const std::vector<int64_t>& positions) {
 
 // Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
 void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
-  const std::vector<ParameterRecord>& records = reader_.records();
+  std::vector<ParameterRecord>& records = reader_.records();
   stages_ = stages;
   rebuild_ = false;
+  rows_hold_ = false;
   tables_ = Tables{};
   const bool all = modifiers_.takes_joint_norm();
   for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(all || clip.is_measured() ? 1 : 0);
@@ -54,7 +55,8 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
   const bool by_rows = clips_rows || (rule_.sums_norms && scope_ == Scope::kRow);
   for (size_t position = 0; position < records.size(); ++position) {
-    const ParameterRecord& record = records[position];
+    ParameterRecord& record = records[position];
+    record.operands.pointer[kSlow] = nullptr;
     if (!record.active) continue;
     const Bucket bucket{record.group, record.dtype, record.state_dtype, record.used_slots,
                         stages[static_cast<size_t>(record.group)]};
@@ -66,7 +68,7 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
       found = tables_.buckets.insert(tables_.buckets.end(), bucket);
     }
     TensorEntry tensor;
-    tensor.all.count = record.count;
+    tensor.all = &record.operands;
     tensor.strided = record.layout.get();
     tensor.parameter = static_cast<int32_t>(position);
     tensor.group = record.group;
@@ -81,14 +83,20 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   tables_.map_chunks();
 }
 
-// This step's addresses and numbers of state, copied from the records by the threads that have just read them.
-void Plan::fill_tensors() {
+// Lookahead's weights take part in the step that ends a round.
+void Plan::fill_slow_weights() {
+  for (const TensorEntry& tensor : tables_.tensors) {
+    ParameterRecord& record = reader_.records()[static_cast<size_t>(tensor.parameter)];
+    record.operands.pointer[kSlow] = tables_.extras.synchronises ? record.extra->slow_values : nullptr;
+  }
+}
+
+// Read by the threads that have just read the records.
+void Plan::fill_standings() {
   standings_.resize(tables_.tensors.size());
   cpu::for_each_item(static_cast<int64_t>(tables_.tensors.size()), [this](int64_t index) {
-    TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
-    const ParameterRecord& record = reader_.records()[static_cast<size_t>(tensor.parameter)];
-    for (int operand = 0; operand < kSlow; ++operand) tensor.all.pointer[operand] = record.operands[operand];
-    tensor.all.pointer[kSlow] = tables_.extras.synchronises ? record.extra->slow_values : nullptr;
+    const int32_t position = tables_.tensors[static_cast<size_t>(index)].parameter;
+    const ParameterRecord& record = reader_.records()[static_cast<size_t>(position)];
     Standing& standing = standings_[static_cast<size_t>(index)];
     standing = {record.group, record.fresh, {}};
     for (size_t i = 0; i < rule_.scalars.size(); ++i) standing.scalars[i] = record.scalar(i);
@@ -100,9 +108,7 @@ void Plan::fill_tensors() {
 int32_t Plan::cohort_of(const Standing& standing) {
   for (size_t index = cohorts_.size(); index-- > 0;)
     if (cohorts_[index].standing == standing) return static_cast<int32_t>(index);
-  Cohort cohort{standing, standing.scalars, {}};
-  rule_.compute(hyperparameters_of(cohort), cohort.after.data(), standing.first, DirectionNorms{}, cohort.coefficients);
-  cohorts_.push_back(cohort);
+  cohorts_.push_back({standing, {}, {}});
   return static_cast<int32_t>(cohorts_.size()) - 1;
 }
 
@@ -118,23 +124,36 @@ Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
   return row;
 }
 
-// One row per cohort, or per tensor when a norm is taken per tensor.
-void Plan::fill_rows(double inverse_grad_scale) {
+// Which row each tensor has: one per cohort, or per tensor when a norm is taken per tensor. They hold for the next step
+// too, unless numbers of state tell the parameters apart.
+void Plan::assign_rows() {
   const bool clips_norms = modifiers_.measures() && modifiers_.clip_kind() != ClipKind::kUnit;
   const bool per_tensor =
       (clips_norms && modifiers_.scope() == Scope::kTensor) || (rule_.clips_itself && scope_ == Scope::kTensor);
+  fill_standings();
   cohorts_.clear();
   origins_.clear();
-  tables_.rows.clear();
-  tables_.tensor_rows.resize(tables_.tensors.size());
   for (size_t index = 0; index < standings_.size(); ++index) {
     const int32_t cohort = cohort_of(standings_[index]);
     const int32_t row = per_tensor ? static_cast<int32_t>(index) : cohort;
-    tables_.tensor_rows[index] = row;
-    if (static_cast<size_t>(row) < tables_.rows.size()) continue;
-    const Cohort& source = cohorts_[static_cast<size_t>(cohort)];
-    tables_.rows.push_back(make_row(source, inverse_grad_scale));
-    origins_.push_back({static_cast<int32_t>(index), cohort, source.after});
+    tables_.tensors[index].row = row;
+    if (static_cast<size_t>(row) == origins_.size()) origins_.push_back({static_cast<int32_t>(index), cohort, {}});
+  }
+  rows_hold_ = rule_.scalars.empty() && !any_fresh_;
+}
+
+void Plan::fill_rows(double inverse_grad_scale) {
+  if (!rows_hold_ || any_fresh_) assign_rows();
+  for (Cohort& cohort : cohorts_) {
+    cohort.after = cohort.standing.scalars;
+    rule_.compute(hyperparameters_of(cohort), cohort.after.data(), cohort.standing.first, DirectionNorms{},
+                  cohort.coefficients);
+  }
+  tables_.rows.clear();
+  for (RowOrigin& origin : origins_) {
+    const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
+    origin.after = cohort.after;
+    tables_.rows.push_back(make_row(cohort, inverse_grad_scale));
   }
 }
 
@@ -197,7 +216,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   has_asked_ = false;
   read_shared();
   fill_extras();
-  fill_tensors();
+  if (modifiers_.lookahead_k != 0) fill_slow_weights();
   fill_rows(inputs.inverse_grad_scale);
   const NonFinite nonfinite = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
   if (nonfinite != NonFinite::kPropagate)
@@ -211,7 +230,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   if (modifiers_.finds_spikes() && find_spikes(common_.loss)) return Outcome::kSkipped;
   {
     const auto released = release_gil();
-    cpu::update_pass(tables_, loops_, chunk_zeros_);
+    cpu::update_pass(tables_, loops_, rule_.counts_zeros ? &chunk_zeros_ : nullptr);
   }
   ++steps_;
   commit();
@@ -227,9 +246,9 @@ void Plan::commit() {
     if (begin == end) return;
     const auto position_of = [&](int64_t index) { return tables_.tensors[static_cast<size_t>(index)].parameter; };
     for (int64_t index = begin; !rule_.scalars.empty() && index < end; ++index) {
-      const int32_t row = tables_.tensor_rows[static_cast<size_t>(index)];
-      const Scalars& after = origins_[static_cast<size_t>(row)].after;
-      const ParameterRecord& record = records[static_cast<size_t>(position_of(index))];
+      const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
+      const Scalars& after = origins_[static_cast<size_t>(tensor.row)].after;
+      const ParameterRecord& record = records[static_cast<size_t>(tensor.parameter)];
       for (size_t i = 0; i < rule_.scalars.size(); ++i) record.set_scalar(i, after[i]);
     }
     reader().count_versions(records.data(), position_of(begin), position_of(end - 1) + 1,

@@ -79,7 +79,9 @@ class Plan {
  private:
   Outcome try_step(const StepInputs& inputs);
   void rebuild_tables(const std::vector<unsigned>& stages);
-  void fill_tensors();
+  void fill_slow_weights();
+  void fill_standings();
+  void assign_rows();
   void fill_rows(double inverse_grad_scale);
   void read_shared();
   void fill_extras();
@@ -158,6 +160,7 @@ class Plan {
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
+  bool rows_hold_ = false;           // every tensor has the row that it had in the last step
   bool any_fresh_ = false;           // some record is
   HeldMemory held_;                  // what passes without the GIL read and write
   std::vector<Cohort> cohorts_;

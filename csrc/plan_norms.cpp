@@ -21,6 +21,11 @@ Plan::UnitSums Plan::sum_units(cpu::Measure measure, Scope scope, const Cells& c
     share_units(units, cells);
     return units;
   }
+  if (scope == Scope::kOptimizer) {  // without a look at the tensors
+    for (const Partial& partial : partials_) units.sums[0].add(partial);
+    units.seen[0] = tables_.tensors.empty() ? 0 : 1;
+    return units;
+  }
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
     units.sums[unit_of(scope, tensor.group, tensor.parameter)].add(partials_[chunk]);

@@ -24,7 +24,7 @@ void Tables::map_rows(const Chunk& chunk) {
   const size_t tensor = static_cast<size_t>(chunk.tensor);
   const Rows& rows = row_maps[tensor].rows;
   if (rows.count > 0) {
-    const bool scattered = rows.scattered(tensors[tensor].all.count);
+    const bool scattered = rows.scattered(tensors[tensor].all->count);
     span.first = scattered ? 0 : rows.of(chunk.begin);
     span.count = scattered ? rows.count : rows.of(chunk.end - 1) - span.first + 1;
   }
@@ -38,11 +38,11 @@ void Tables::map_chunks() {
   elements = 0;
   row_partials = 0;
   row_spans.clear();
-  for (const TensorEntry& tensor : tensors) elements += tensor.all.count;
+  for (const TensorEntry& tensor : tensors) elements += tensor.all->count;
   const int64_t size = chunk_size(elements);
   int64_t in_task = 0;
   for (size_t index = 0; index < tensors.size(); ++index) {
-    const int64_t numel = tensors[index].all.count;
+    const int64_t numel = tensors[index].all->count;
     // Rows that do not lie one after the other are all reached by every chunk: one chunk then, one set of sums.
     const bool scattered = !row_maps.empty() && row_maps[index].rows.scattered(numel);
     const int64_t length = scattered ? numel : size;

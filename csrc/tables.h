@@ -69,11 +69,12 @@ struct Operands {
 
 // One parameter with a gradient in this step.
 struct TensorEntry {
-  Operands all;                            // of the whole tensor
+  const Operands* all = nullptr;           // of the whole tensor
   const StridedLayout* strided = nullptr;  // null when every operand is dense in the same order
   int32_t parameter = 0;                   // position among all parameters of the optimizer
   int32_t group = 0;
   int32_t bucket = 0;
+  int32_t row = 0;  // of coefficients
 };
 
 // What the update pass multiplies with, already decided by norms and hyperparameters.
@@ -140,7 +141,6 @@ struct Tables {
   std::vector<TensorEntry> tensors;
   std::vector<Bucket> buckets;
   std::vector<Row> rows;
-  std::vector<int32_t> tensor_rows;  // [tensors], the row of each
   std::vector<Chunk> chunks;
   std::vector<Task> tasks;
   int64_t elements = 0;  // of all tensors

@@ -33,16 +33,16 @@ void for_each_staged(const Work& work, const Chunk& chunk, bool writes, const Lo
     operands.count = std::min(kStagedElements, chunk.end - begin);
     const auto walk = [&](int operand) { return StridedWalk(layout.sizes, layout.strides[operand], begin); };
     for (int operand = 0; operand < kOperands; ++operand) {
-      if (work.tensor.all.pointer[operand] == nullptr) continue;
+      if (work.tensor.all->pointer[operand] == nullptr) continue;
       operands.pointer[operand] = buffers[operand];
-      gather(static_cast<const char*>(work.tensor.all.pointer[operand]), walk(operand), operands.count,
+      gather(static_cast<const char*>(work.tensor.all->pointer[operand]), walk(operand), operands.count,
              work.element_size_of(operand), buffers[operand]);
     }
     loop(operands, begin);
     for (int operand = 0; writes && operand < kOperands; ++operand) {
-      if (work.tensor.all.pointer[operand] == nullptr || operand == kGradient) continue;
+      if (work.tensor.all->pointer[operand] == nullptr || operand == kGradient) continue;
       scatter(buffers[operand], walk(operand), operands.count, work.element_size_of(operand),
-              static_cast<char*>(work.tensor.all.pointer[operand]));
+              static_cast<char*>(work.tensor.all->pointer[operand]));
     }
   }
 }
@@ -52,8 +52,8 @@ template <class Loop>
 void for_each_run(const Work& work, const Chunk& chunk, bool writes, const Loop& loop) {
   if (work.tensor.strided != nullptr) return for_each_staged(work, chunk, writes, loop);
   const int64_t count = chunk.end - chunk.begin;
-  if (count == work.tensor.all.count) return loop(work.tensor.all, int64_t{0});
-  loop(work.moved(work.tensor.all, chunk.begin, count), chunk.begin);
+  if (count == work.tensor.all->count) return loop(*work.tensor.all, int64_t{0});
+  loop(work.moved(*work.tensor.all, chunk.begin, count), chunk.begin);
 }
 
 // Runs a loop that only writes the parameter, and stores what it writes past the cache.
@@ -75,8 +75,7 @@ int64_t run_streamed(const Work& work, const Operands& operands, int64_t begin) 
 Work work_of(const Tables& tables, const std::vector<Loops>& loops, const Chunk& chunk) {
   const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
   const size_t bucket = static_cast<size_t>(tensor.bucket);
-  const size_t row = static_cast<size_t>(tables.tensor_rows[static_cast<size_t>(chunk.tensor)]);
-  return {tables, tensor, tables.buckets[bucket], loops[bucket], tables.rows[row]};
+  return {tables, tensor, tables.buckets[bucket], loops[bucket], tables.rows[static_cast<size_t>(tensor.row)]};
 }
 
 // The tasks that one thread begins with, in a cache line of their own.
@@ -135,16 +134,17 @@ void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure me
 }
 
 // In the reverse order of the norm pass: what that pass read last is still in the cache.
-void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>& zeros) {
-  zeros.assign(tables.chunks.size(), 0);
+void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>* zeros) {
+  if (zeros != nullptr) zeros->resize(tables.chunks.size());
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
     const Work work = work_of(tables, loops, chunk);
     const bool streamed = work.loops.writes_only && tables.elements >= kStreamedElements && !work.tensor.strided;
-    int64_t& count = zeros[static_cast<size_t>(index)];
+    int64_t count = 0;
     for_each_run(work, chunk, true, [&](const Operands& operands, int64_t begin) {
       count += streamed ? run_streamed(work, operands, begin) : update_run(work, operands, begin);
     });
+    if (zeros != nullptr) (*zeros)[static_cast<size_t>(index)] = count;
   };
   for_each_task(tables, body, true);
 }

@@ -54,7 +54,8 @@ Loops find_gradient_loops(DType dtype, double order);
 void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure measure, bool by_rows,
                std::vector<Partial>& partials);
 
-// zeros: [chunks], written: the exact zeros among the parameters of each chunk (0 for rules that do not count).
-void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>& zeros);
+// zeros: [chunks], written: the exact zeros among the parameters of each chunk, of a rule that counts them. Null where
+// nobody asks.
+void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>* zeros);
 
 }  // namespace torchclip::cpu

@@ -47,7 +47,7 @@ bool ParameterReader::can_serve(ParameterRecord& record, const Tensor& gradient)
   if (!reader().describe(gradient.get(), /*writes=*/false, all.gradient)) return false;
   if (!is_beside(all.gradient, parameter)) return false;
   if (all.gradient.type != parameter.type || !same_sizes(all.gradient, parameter)) return false;
-  record.count = count_of(parameter);
+  record.operands.count = count_of(parameter);
   return describe_slots(record, all) && describe_scalars(record, parameter) && describe_extras(record, all) &&
          map_layout(record, all);
 }

@@ -161,7 +161,7 @@ uint64_t fingerprint(const ParameterRecord& record, unsigned used, const Refresh
 // Whether a gradient of the same kind and geometry as before may be a lazily negated view by now. Asking takes a call
 // of Python: one that lies where the last one did is dense, and was none.
 bool may_be_lazy(const ParameterRecord& record, const dlpack::TensorView& gradient) {
-  return gradient.data != record.operands[kGradient] || record.layout != nullptr;
+  return gradient.data != record.operands.pointer[kGradient] || record.layout != nullptr;
 }
 
 bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
@@ -175,10 +175,10 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   uint64_t value = 0;
   if (!views.read(record, gradient.get(), used, context, value) || value != record.fingerprint) return false;
   if (may_be_lazy(record, views.gradient) && is_lazy(gradient.get(), views.gradient)) return false;
-  record.operands[kParameter] = views.parameter.data;
-  record.operands[kGradient] = views.gradient.data;
+  record.operands.pointer[kParameter] = views.parameter.data;
+  record.operands.pointer[kGradient] = views.gradient.data;
   for (size_t slot = 0; slot < context.slots; ++slot)
-    record.operands[kState0 + slot] = (used >> slot & 1u) != 0 ? views.slots[slot].data : nullptr;
+    record.operands.pointer[kState0 + slot] = (used >> slot & 1u) != 0 ? views.slots[slot].data : nullptr;
   for (size_t i = 0; i < context.scalars; ++i) record.scalar_values[i] = views.scalars[i].data;
   if (record.extra != nullptr && record.extra->slow) record.extra->slow_values = views.slow.data;
   if (record.extra != nullptr && record.extra->sums) record.extra->sum_values = views.sums.data;

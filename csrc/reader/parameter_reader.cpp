@@ -183,7 +183,7 @@ bool ParameterReader::refresh_changed(ParameterRecord& record, const RefreshCont
   if (!record.active) return true;
   TensorInfo parameter;
   record.dim = reader().describe_object(record.object.get(), /*writes=*/false, parameter) ? parameter.dim : 0;
-  record.own_slots = sums_ == Sums::kRow && !sums_apart(record) ? 1u << kSumSlot : 0u;
+  record.own_slots = sums_ == Sums::kRow && !sums_apart(record) ? uint8_t{1} << kSumSlot : uint8_t{0};
   record.used_slots = used_of_groups_[static_cast<size_t>(record.group)] | record.own_slots;
   if (has_extra() && record.extra == nullptr) record.extra = std::make_unique<RecordExtra>();
   bool same = record.active == was_active && seen != 0;

@@ -33,33 +33,37 @@ struct RecordExtra {
   void set_sum(int64_t i, double value) const { write_number(sum_values, sum_is_double, i, value); }
 };
 
-// One parameter of the optimizer, with what was last seen of its gradient and state. Small and without heap blocks,
-// except for a strided parameter's layout: a step walks over all of them. What every step reads comes first.
-struct ParameterRecord {
-  Object object;             // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
-  Object state;              // optimizer.state[parameter], null before it exists
+// One parameter of the optimizer, with what was last seen of its gradient and state. Without heap blocks, except for a
+// strided parameter's layout: a step walks over all of them, and waits for each cache line that it has to read.
+struct alignas(64) ParameterRecord {
+  Object object;      // the Parameter; its tensor is not held, so that torch.utils.swap_tensors can exchange it
+  Operands operands;  // of this step; a complex element counts for two. Lookahead's weights only where a plan adds them
+
+  // The second line, which with the first is all that a step of a rule without state reads.
   uint64_t fingerprint = 0;  // of the kind and geometry that were found to be served
-  const void* last_gradient = nullptr;  // an address to prefetch or to compare with, never followed
   int32_t group = 0;
-  bool active = false;  // has a gradient in this step
+  uint8_t own_slots = 0;  // that this parameter uses besides those of its group
+  bool active = false;    // has a gradient in this step
   // No step has been taken with the state that it has: its next one is a first.
   bool fresh = false;
-  bool replaced = false;                    // its state is made of other tensors than in the tables of last_position
-  bool scalar_is_double[kMaxScalars] = {};  // float otherwise
-  unsigned own_slots = 0;                   // that this parameter uses besides those of its group
-  Tensor slots[kMaxSlots];
-  Tensor scalars[kMaxScalars];
+  bool replaced = false;                // its state is made of other tensors than in the tables of last_position
+  const void* last_gradient = nullptr;  // an address to prefetch or to compare with, never followed
   std::unique_ptr<RecordExtra> extra;
-  void* operands[kSlow] = {};  // this step's data pointers
+  Object state;  // optimizer.state[parameter], null before it exists
+  Tensor slots[kMaxSlots];
+
+  // The third.
+  Tensor scalars[kMaxScalars];
   void* scalar_values[kMaxScalars] = {};
+  bool scalar_is_double[kMaxScalars] = {};  // float otherwise
+  DictSeen state_seen;                      // of `state` when slots and scalars were read
+
   std::unique_ptr<StridedLayout> layout;  // null when all operands share one dense layout
-  int64_t count = 0;                      // of numbers, two in each complex element
   int32_t last_position = -1;             // among all, when tables were last built; -1: it was not there
   int32_t dim = 0;
   DType dtype = DType::kFloat32;
   DType state_dtype = DType::kFloat32;
   unsigned used_slots = 0;
-  DictSeen state_seen;  // of `state` when slots and scalars were read
 
   // It has a gradient, and was found to be served by the last refresh.
   bool can_step() const { return fingerprint != 0; }
@@ -69,7 +73,7 @@ struct ParameterRecord {
 
 // Differs between builds whose structures do.
 constexpr uint64_t layout_of_records() {
-  constexpr uint64_t kInterface = 1;  // counted up with every change of ReaderTable that no size shows
+  constexpr uint64_t kInterface = 2;  // counted up with every change of ReaderTable that no size shows
   return (kInterface << 48) + (sizeof(ReaderTable) << 32) + (sizeof(RecordExtra) << 24) + (sizeof(TensorInfo) << 12) +
          sizeof(ParameterRecord);
 }

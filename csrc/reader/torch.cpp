@@ -30,11 +30,12 @@ bool describe_object(PyObject* object, bool writes, TensorInfo& info) {
 }
 
 __attribute__((always_inline)) inline uint64_t fingerprint_of(const ParameterRecord& record, unsigned used,
+                                                              const at::TensorImpl* parameter,
                                                               const at::TensorImpl* gradient,
                                                               const RefreshContext& context) {
   Fingerprint fingerprint;
   fingerprint.add(used);
-  add(fingerprint, tensor_of(record.object.get()).unsafeGetTensorImpl(), context);
+  add(fingerprint, parameter, context);
   add(fingerprint, gradient, context);
   for (size_t slot = 0; slot < context.slots; ++slot)
     if ((used >> slot & 1u) != 0 && record.slots[slot]) add(fingerprint, impl_of(record.slots[slot].get()), context);
@@ -46,12 +47,13 @@ __attribute__((always_inline)) inline uint64_t fingerprint_of(const ParameterRec
 }
 
 uint64_t fingerprint(const ParameterRecord& record, unsigned used, const RefreshContext& context) {
-  return fingerprint_of(record, used, gradient_of(record).unsafeGetTensorImpl(), context);
+  const at::TensorImpl* const parameter = parameter_of(record);
+  return fingerprint_of(record, used, parameter, gradient_of(parameter), context);
 }
 
 bool has_memory(const ParameterRecord& record, unsigned used, const RefreshContext& context) {
-  bool lacks = lacks_memory(tensor_of(record.object.get()).unsafeGetTensorImpl()) ||
-               lacks_memory(gradient_of(record).unsafeGetTensorImpl());
+  const at::TensorImpl* const parameter = parameter_of(record);
+  bool lacks = lacks_memory(parameter) || lacks_memory(gradient_of(parameter));
   for (size_t slot = 0; slot < context.slots; ++slot)
     lacks |= (used >> slot & 1u) != 0 && lacks_memory(impl_of(record.slots[slot].get()));
   for (size_t i = 0; i < context.scalars; ++i) lacks |= lacks_memory(impl_of(record.scalars[i].get()));
@@ -75,21 +77,20 @@ void remember_dict(DictSeen& seen, PyObject* dict) { seen.remember_values(dict);
 #endif
 
 bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
-  const at::TensorImpl* const parameter = tensor_of(record.object.get()).unsafeGetTensorImpl();
-  const at::Tensor& gradient_tensor = gradient_of(record);
-  if (record.active != gradient_tensor.defined()) return false;
+  const at::TensorImpl* const parameter = parameter_of(record);
+  const at::TensorImpl* const gradient = gradient_of(parameter);
+  if (record.active != (gradient != nullptr)) return false;
   if (!record.active) return true;
-  const at::TensorImpl* const gradient = gradient_tensor.unsafeGetTensorImpl();
   const unsigned used = context.used_slots[record.group] | record.own_slots;
   if ((used != 0 || context.needs_state) && (!record.state || dict_changed(record.state_seen, record.state.get())))
     return false;
-  if (fingerprint_of(record, used, gradient, context) != record.fingerprint) return false;
+  if (fingerprint_of(record, used, parameter, gradient, context) != record.fingerprint) return false;
   record.last_gradient = gradient;
   bool missing = false;
-  record.operands[kParameter] = first_element(parameter, missing);
-  record.operands[kGradient] = const_cast<void*>(first_element_read(gradient, missing));
+  record.operands.pointer[kParameter] = first_element(parameter, missing);
+  record.operands.pointer[kGradient] = const_cast<void*>(first_element_read(gradient, missing));
   for (size_t slot = 0; slot < context.slots; ++slot)
-    record.operands[kState0 + slot] =
+    record.operands.pointer[kState0 + slot] =
         (used >> slot & 1u) != 0 ? first_element(impl_of(record.slots[slot].get()), missing) : nullptr;
   for (size_t i = 0; i < context.scalars; ++i)
     record.scalar_values[i] = first_element(impl_of(record.scalars[i].get()), missing);
@@ -101,35 +102,58 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
 }
 
 // A thousand small tensors are ten thousand objects scattered over the heap, and after a pass over their elements each
-// of them is a cache miss. Their addresses are known ahead: first the objects, then what those point to.
+// of them is a cache miss. They are asked for some tensors ahead: first those whose addresses the record knows, then
+// those that these point to, then those behind them.
+constexpr int64_t kFar = 24, kMiddle = 16, kNear = 8;
+
+void prefetch(const void* address) { __builtin_prefetch(address); }
+void prefetch_tensor(const void* impl) {  // what is read of a TensorImpl reaches over three cache lines
+  prefetch(impl);
+  prefetch(static_cast<const char*>(impl) + 64);
+  prefetch(static_cast<const char*>(impl) + sizeof(at::TensorImpl) - 1);
+}
+void prefetch_storage(const at::TensorImpl* impl) { prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
+
 void prefetch_far(const ParameterRecord& record, const RefreshContext& context) {
-  const auto prefetch_tensor = [](const void* impl) {  // two cache lines hold what is read of a TensorImpl
-    __builtin_prefetch(impl);
-    __builtin_prefetch(static_cast<const char*>(impl) + 64);
-  };
-  __builtin_prefetch(record.object.get());
-  __builtin_prefetch(record.state.get());
+  prefetch(record.object.get());
   prefetch_tensor(record.last_gradient);
-  for (size_t slot = 0; slot < context.slots; ++slot) prefetch_tensor(record.slots[slot].get());
-  for (size_t i = 0; i < context.scalars; ++i) prefetch_tensor(record.scalars[i].get());
+  prefetch(record.operands.pointer[kParameter]);
+  prefetch(record.operands.pointer[kGradient]);
+  if (!record.state) return;
+  prefetch(record.state.get());
+  for (size_t slot = 0; slot < context.slots; ++slot) {
+    if (!record.slots[slot]) continue;
+    prefetch_tensor(record.slots[slot].get());
+    prefetch(record.operands.pointer[kState0 + slot]);
+  }
+  for (size_t i = 0; i < context.scalars; ++i) {
+    prefetch_tensor(record.scalars[i].get());
+    prefetch(record.scalar_values[i]);
+  }
 }
 
-void prefetch_near(const ParameterRecord& record, const RefreshContext& context) {
-  const char* const parameter = reinterpret_cast<const char*>(tensor_of(record.object.get()).unsafeGetTensorImpl());
-  __builtin_prefetch(parameter);
-  __builtin_prefetch(parameter + 64);
-  const auto prefetch_storage = [](Handle tensor) {
-    if (tensor != nullptr) __builtin_prefetch(impl_of(tensor)->unsafe_storage().unsafeGetStorageImpl());
-  };
-  for (size_t slot = 0; slot < context.slots; ++slot) prefetch_storage(record.slots[slot].get());
-  for (size_t i = 0; i < context.scalars; ++i) prefetch_storage(record.scalars[i].get());
+void prefetch_middle(const ParameterRecord& record, const RefreshContext& context) {
+  prefetch_tensor(parameter_of(record));
+  if (!record.state) return;
+  for (size_t slot = 0; slot < context.slots; ++slot)
+    if (record.slots[slot]) prefetch_storage(impl_of(record.slots[slot].get()));
+  for (size_t i = 0; i < context.scalars; ++i)
+    if (record.scalars[i]) prefetch_storage(impl_of(record.scalars[i].get()));
 }
 
-void refresh(ParameterRecord* records, int64_t begin, int64_t end, const RefreshContext& context, uint8_t* unchanged) {
-  constexpr int64_t kFar = 16, kNear = 8;
+void prefetch_near(const ParameterRecord& record) {
+  const at::TensorImpl* const parameter = parameter_of(record);
+  if (const auto* const meta = autograd_of(parameter); meta != nullptr) prefetch(&meta->grad_);
+  prefetch_storage(parameter);
+}
+
+// Flattened: of what it calls some is too large for the compiler to inline by itself.
+[[gnu::flatten]] void refresh(ParameterRecord* records, int64_t begin, int64_t end, const RefreshContext& context,
+                              uint8_t* unchanged) {
   for (int64_t position = begin; position < end; ++position) {
     if (position + kFar < end) prefetch_far(records[position + kFar], context);
-    if (position + kNear < end) prefetch_near(records[position + kNear], context);
+    if (position + kMiddle < end) prefetch_middle(records[position + kMiddle], context);
+    if (position + kNear < end) prefetch_near(records[position + kNear]);
     unchanged[position] = refresh_unchanged(records[position], context) ? 1 : 0;
   }
 }
@@ -137,7 +161,7 @@ void refresh(ParameterRecord* records, int64_t begin, int64_t end, const Refresh
 void count_versions(ParameterRecord* records, int64_t begin, int64_t end, uint32_t* versions) {
   for (int64_t position = begin; position < end; ++position) {
     if (!records[position].active) continue;
-    at::TensorImpl* const parameter = tensor_of(records[position].object.get()).unsafeGetTensorImpl();
+    at::TensorImpl* const parameter = parameter_of(records[position]);
     parameter->bump_version();
     if (versions != nullptr) versions[position] = parameter->version_counter().current_version();
   }

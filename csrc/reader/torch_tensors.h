@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include "fingerprint.h"
 #include "parameter_record.h"
@@ -11,8 +12,17 @@ namespace torchclip {
 
 inline at::TensorImpl* impl_of(Handle tensor) { return static_cast<at::TensorImpl*>(tensor); }
 inline const at::Tensor& tensor_of(PyObject* object) { return THPVariable_Unpack(object); }
-inline const at::Tensor& gradient_of(const ParameterRecord& record) {
-  return tensor_of(record.object.get()).unsafeGetTensorImpl()->grad();
+// Null for a tensor that autograd has never seen.
+inline const torch::autograd::AutogradMeta* autograd_of(const at::TensorImpl* impl) {
+  return static_cast<const torch::autograd::AutogradMeta*>(impl->autograd_meta());
+}
+// Null where there is none. TensorImpl::grad() is two calls into torch's libraries, one of them virtual.
+__attribute__((always_inline)) inline at::TensorImpl* gradient_of(const at::TensorImpl* parameter) {
+  const torch::autograd::AutogradMeta* const meta = autograd_of(parameter);
+  return meta != nullptr && meta->grad_.defined() ? meta->grad_.unsafeGetTensorImpl() : nullptr;
+}
+inline at::TensorImpl* parameter_of(const ParameterRecord& record) {
+  return tensor_of(record.object.get()).unsafeGetTensorImpl();
 }
 
 // Going by its dispatch keys: a dense tensor, not sparse or nested, and none that stands for others. Of every other
@@ -65,19 +75,25 @@ inline ElementType type_of(const at::TensorImpl* impl) {
   }
 }
 
+// In bytes. The size of an element is a call into torch's libraries, and nearly every offset is 0.
+__attribute__((always_inline)) inline int64_t offset_of(const at::TensorImpl* impl) {
+  const int64_t offset = impl->storage_offset();
+  return offset == 0 ? 0 : offset * static_cast<int64_t>(impl->itemsize());
+}
+
 // The address of the first element of a tensor that has been found plain. at::Tensor's own accessors go through a
 // virtual call and a check of the type, which add up over a thousand tensors. `missing` becomes true where there is no
 // memory, as of a tensor without elements.
 __attribute__((always_inline)) inline void* first_element(const at::TensorImpl* impl, bool& missing) {
   char* base = static_cast<char*>(impl->unsafe_storage().mutable_data());
   missing |= base == nullptr;
-  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
+  return base + offset_of(impl);
 }
 // The same of a tensor that is only read: memory that a lazy clone shares stays shared.
 __attribute__((always_inline)) inline const void* first_element_read(const at::TensorImpl* impl, bool& missing) {
   const char* base = static_cast<const char*>(impl->unsafe_storage().data());
   missing |= base == nullptr;
-  return base + impl->storage_offset() * static_cast<int64_t>(impl->itemsize());
+  return base + offset_of(impl);
 }
 
 inline bool lacks_memory(const at::TensorImpl* impl) {

@@ -47,7 +47,7 @@ void DeviceStep::read_tensors(const ParameterReader& reader) {
     const ParameterRecord& record = reader.records()[tables_.positions[index]];
     DeviceTensor& tensor = tables_.tensors[index];
     for (int operand = 0; operand < kSlow; ++operand)
-      tensor.pointer[operand] = operand == kGradient ? nullptr : record.operands[operand];
+      tensor.pointer[operand] = operand == kGradient ? nullptr : record.operands.pointer[operand];
     if (record.extra != nullptr) {
       tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
       tensor.sums = shape_.rule_rows && record.extra->sums ? record.extra->sum_values : nullptr;
@@ -98,7 +98,7 @@ void DeviceStep::read_gradients(const ParameterReader& reader) {
   std::vector<const void*> addresses(static_cast<size_t>(gradients_.count));
   const void** const place = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
   for (size_t index = 0; index < tables_.tensors.size(); ++index)
-    place[index] = reader.records()[tables_.positions[index]].operands[kGradient];
+    place[index] = reader.records()[tables_.positions[index]].operands.pointer[kGradient];
   image_.set(gradients_, addresses, /*changes_by_step=*/true);
 }
 

@@ -44,7 +44,7 @@ class Builder {
   void add_tensor(size_t position) {
     const ParameterRecord& record = reader_.records()[position];
     DeviceTensor tensor{};
-    tensor.numel = record.count;
+    tensor.numel = record.operands.count;
     tensor.parameter = static_cast<int32_t>(position);
     tensor.row = row_of(position);
     if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
@@ -222,9 +222,9 @@ class Builder {
 }  // namespace
 
 bool is_aligned(const ParameterRecord& record, bool lookahead) {
-  if (record.count == 0) return true;
+  if (record.operands.count == 0) return true;
   uintptr_t bits = 0;
-  for (const void* operand : record.operands) bits |= reinterpret_cast<uintptr_t>(operand);
+  for (const void* operand : record.operands.pointer) bits |= reinterpret_cast<uintptr_t>(operand);
   if (lookahead && record.extra != nullptr) bits |= reinterpret_cast<uintptr_t>(record.extra->slow_values);
   return bits % 16 == 0;
 }
