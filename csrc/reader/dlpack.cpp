@@ -6,6 +6,7 @@
 
 #include "fingerprint.h"
 #include "parameter_record.h"
+#include "python_tensor.h"
 
 namespace torchclip {
 namespace {
@@ -24,29 +25,6 @@ const dlpack::ExchangeTable& exchange() {
     return reinterpret_cast<const dlpack::ExchangeTable*>(header);
   }();
   return *table;
-}
-
-// A method of torch.Tensor that answers with a bool, without an attribute to look up.
-bool ask(PyObject* method, PyObject* tensor) {
-  return to_bool(Object::take(PyObject_CallFunctionObjArgs(method, tensor, nullptr)).get());
-}
-
-// A lazily negated or, of complex numbers, conjugated view.
-bool is_lazy(PyObject* tensor, const dlpack::TensorView& view) {
-  static PyObject* const is_neg = kept_attribute("torch", "Tensor.is_neg");
-  static PyObject* const is_conj = kept_attribute("torch", "Tensor.is_conj");
-  return ask(is_neg, tensor) || (view.dtype.code == ElementType::kComplex && ask(is_conj, tensor));
-}
-
-// A subclass that dispatches every operation itself stands for other tensors, as a DTensor does.
-bool is_wrapper(PyObject* tensor) {
-  static PyObject* const kTensor = kept_attribute("torch", "Tensor");
-  static PyObject* const kParameter = kept_attribute("torch.nn", "Parameter");
-  static PyObject* const kPlain = kept_attribute("torch", "Tensor.__torch_dispatch__");
-  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
-  if (type == kTensor || type == kParameter) return false;
-  const Object own = Object::borrow(type).attribute("__torch_dispatch__");
-  return PyObject_RichCompareBool(own.get(), kPlain, Py_EQ) != 1;
 }
 
 // False where torch refuses: the tensor has no elements that a pointer leads to.
@@ -100,7 +78,8 @@ bool describe_object(PyObject* tensor, bool, TensorInfo& info) {
 
 Object gradient_of(PyObject* parameter) {
   static PyObject* const name = interned({"grad"}).front().release();
-  return Object::take(PyObject_GetAttr(parameter, name));
+  static PyObject* const property = kept_attribute("torch", "Tensor.grad");
+  return is_plain(parameter) ? bind(property, parameter) : Object::take(PyObject_GetAttr(parameter, name));
 }
 
 // A tensor's Python type, device, element type, sizes and strides.
@@ -158,12 +137,6 @@ uint64_t fingerprint(const ParameterRecord& record, unsigned used, const Refresh
   return value;
 }
 
-// Whether a gradient of the same kind and geometry as before may be a lazily negated view by now. Asking takes a call
-// of Python: one that lies where the last one did is dense, and was none.
-bool may_be_lazy(const ParameterRecord& record, const dlpack::TensorView& gradient) {
-  return gradient.data != record.operands.pointer[kGradient] || record.layout != nullptr;
-}
-
 bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   const Object gradient = gradient_of(record.object.get());
   if (record.active == gradient.is_none()) return false;
@@ -174,7 +147,8 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   Views views;
   uint64_t value = 0;
   if (!views.read(record, gradient.get(), used, context, value) || value != record.fingerprint) return false;
-  if (may_be_lazy(record, views.gradient) && is_lazy(gradient.get(), views.gradient)) return false;
+  // Of the same kind and geometry as before, at the same address, it may be a lazily negated view by now.
+  if (is_negated(gradient.get())) return false;
   record.operands.pointer[kParameter] = views.parameter.data;
   record.operands.pointer[kGradient] = views.gradient.data;
   for (size_t slot = 0; slot < context.slots; ++slot)

@@ -111,6 +111,19 @@ def test_gradients_without_elements_of_their_own(kind: str) -> None:
         refuses(optimizer, parameter)
 
 
+def test_a_gradient_that_becomes_a_negated_view_where_it_lies() -> None:
+    with portable():
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torchclip.SGD([parameter], lr=0.5, backend="cpu")
+        values = parameter.grad = torch.ones(3)
+        for _ in range(2):
+            optimizer.step()
+        parameter.grad = None
+        parameter.grad = torch._neg_view(values)
+        assert parameter.grad.data_ptr() == values.data_ptr()
+        refuses(optimizer, parameter)
+
+
 def test_memory_that_is_freed_is_noticed() -> None:
     """Of a view too, whose address torch still gives as its offset."""
     with portable():
