@@ -90,7 +90,7 @@ double Plan::adaptive_factor(double norm) {
   const double* const window = shared.numbers("norm_window", length);
   shared_.window.assign(window, window + length);
   shared_.window_count = count;
-  if (std::isfinite(norm)) {
+  if (is_remembered(norm)) {
     shared_.window[static_cast<size_t>(whole_number(count) % length)] = norm;
     shared_.window_count += 1;
   }

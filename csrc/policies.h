@@ -34,6 +34,10 @@ TORCHCLIP_HD double unit_clip_factor(double gradient_norm, double weight_norm, d
   return at_most(clipping * at_least(weight_norm, eps) / at_least(gradient_norm, kUnitNormFloor), 1.0);
 }
 
+// Whether a policy remembers a norm. One of exactly 0 is that of a step without gradients, as
+// torch.distributed.checkpoint takes it to have state made, and says nothing of later ones.
+TORCHCLIP_HD bool is_remembered(double norm) { return is_finite(norm) && norm != 0; }
+
 // What ZClip remembers (Kumar et al. 2025, arXiv 2504.02507).
 struct NormAverages {
   double count = 0;
@@ -50,11 +54,11 @@ struct ZClipSettings {
 };
 
 // The bound on a norm, and the averages after it. During the warm-up they are the mean and variance of all norms so
-// far, by Welford's recurrence. A norm that is not finite moves nothing.
+// far, by Welford's recurrence. A norm that is not remembered moves nothing.
 TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, NormAverages& averages) {
-  const bool finite = is_finite(norm);
+  const bool counts = is_remembered(norm);
   if (averages.count < settings.warmup) {
-    if (finite) {
+    if (counts) {
       const double count = averages.count += 1;
       const double delta = norm - averages.mean;
       averages.mean += delta / count;
@@ -67,7 +71,7 @@ TORCHCLIP_HD double z_clip_bound(double norm, const ZClipSettings& settings, Nor
   double bound = norm;
   if (z > settings.threshold) bound = averages.mean + settings.threshold * settings.threshold / z * deviation;
   bound = at_most(bound, settings.max_norm);
-  if (finite) {
+  if (counts) {
     averages.count += 1;
     averages.mean = settings.alpha * averages.mean + (1.0 - settings.alpha) * bound;
     averages.variance = settings.alpha * averages.variance + (1.0 - settings.alpha) * square(bound - averages.mean);

@@ -17,6 +17,7 @@ from .policies import (
     clip_factor,
     factor_to,
     is_finite,
+    is_remembered,
     stands_out,
     tensor_bound_factor,
     window_percentile,
@@ -213,7 +214,7 @@ def take_adaptive(places, takes_step, finish: tl.constexpr):
         window = numbers_at(places, PLACE_NORM_WINDOW)
         percentile = window_percentile(window, count, norm, policy)
         factor = tl.where(percentile >= 0, clip_factor(norm, percentile, False), 1.0)
-        remembers = takes_step & is_finite(norm)
+        remembers = takes_step & is_remembered(norm)
         tl.debug_barrier()  # all have read
         tl.store(window + window_place(count, policy), norm, remembers)
         tl.store(count_place, whole(count).to(tl.float64) + 1.0, remembers)

@@ -33,6 +33,12 @@ def is_finite(value):
 
 
 @triton.jit
+def is_remembered(norm):
+    """Whether a policy remembers a norm: one of exactly 0 is that of a step without gradients."""
+    return is_finite(norm) & (norm != 0)
+
+
+@triton.jit
 def at_most(value, bound):
     return tl.where(value > bound, bound, value)
 
@@ -75,18 +81,18 @@ def window_percentile(window, count, norm, policy):
         policy: the policy's numbers.
     """
     size = tl.load(policy + POLICY_WINDOW).to(tl.int32)
-    finite = is_finite(norm).to(tl.int32)
+    counts = is_remembered(norm).to(tl.int32)
     place = window_place(count, policy).to(tl.int32)
-    remembered = tl.minimum(whole(count) + finite, size).to(tl.int32)
+    remembered = tl.minimum(whole(count) + counts, size).to(tl.int32)
     lanes = tl.arange(0, WINDOW_BLOCK)
     used = lanes < remembered
-    own = tl.where(only_if(finite, lanes == place), norm, tl.load(window + lanes, used, 0.0))
+    own = tl.where(only_if(counts, lanes == place), norm, tl.load(window + lanes, used, 0.0))
     own = tl.where(own == own, own, float("inf"))  # a NaN has no rank
     smaller = tl.zeros_like(lanes)
     equal = tl.zeros_like(lanes)
     for other_place in range(remembered):
         other = tl.load(window + other_place)
-        other = tl.where((finite != 0) & (other_place == place), norm, other)
+        other = tl.where((counts != 0) & (other_place == place), norm, other)
         other = tl.where(other == other, other, float("inf"))
         smaller += (other < own).to(tl.int32)
         equal += (other == own).to(tl.int32)
@@ -110,14 +116,14 @@ def factor_to(norm, bound):
 def z_clip(norm, count, mean, variance, policy):
     """ZClip's bound on a norm, and its averages afterwards: Kumar et al. 2025, arXiv 2504.02507.
 
-    During the warm-up the averages are those of all norms so far, by Welford's recurrence. A norm that is not finite
-    moves nothing.
+    During the warm-up the averages are those of all norms so far, by Welford's recurrence. A norm that is not
+    remembered moves nothing.
     """
     max_norm = tl.load(policy + POLICY_LIMIT)
     alpha = tl.load(policy + POLICY_Z_ALPHA)
     threshold = tl.load(policy + POLICY_Z_THRESHOLD)
     warming = count < tl.load(policy + POLICY_Z_WARMUP)
-    finite = is_finite(norm)
+    counts = is_remembered(norm)
 
     seen = count + 1.0
     delta = norm - mean
@@ -132,9 +138,9 @@ def z_clip(norm, count, mean, variance, policy):
     difference = bound - late_mean
     late_variance = alpha * variance + (1.0 - alpha) * (difference * difference)
 
-    mean = tl.where(finite, tl.where(warming, early_mean, late_mean), mean)
-    variance = tl.where(finite, tl.where(warming, early_variance, late_variance), variance)
-    return tl.where(warming, max_norm, bound), tl.where(finite, seen, count), mean, variance
+    mean = tl.where(counts, tl.where(warming, early_mean, late_mean), mean)
+    variance = tl.where(counts, tl.where(warming, early_variance, late_variance), variance)
+    return tl.where(warming, max_norm, bound), tl.where(counts, seen, count), mean, variance
 
 
 @triton.jit

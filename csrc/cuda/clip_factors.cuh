@@ -37,14 +37,14 @@ __device__ __forceinline__ int place_in_window(const FinishArguments& finish) {
 __device__ __forceinline__ double window_percentile(const FinishArguments& finish, double norm) {
   __shared__ double nearest[2];
   const Modifiers& m = finish.modifiers;
-  const bool finite = is_finite(norm);
+  const bool counts = is_remembered(norm);
   const int window = static_cast<int>(m.window);
   const int place = place_in_window(finish);
-  const double count = norms_so_far(finish) + (finite ? 1 : 0);
+  const double count = norms_so_far(finish) + (counts ? 1 : 0);
   const int remembered = static_cast<int>(at_most(count, m.window));
   if (remembered == 0) return -1.0;
   const auto value = [&](int i) {
-    const double own = finite && i == place ? norm : finish.norm_window[i];
+    const double own = counts && i == place ? norm : finish.norm_window[i];
     return own == own ? own : HUGE_VAL;  // a NaN has no rank
   };
   const double rank = m.percentile / 100 * (remembered - 1);
@@ -202,7 +202,7 @@ __device__ __forceinline__ void take_adaptive(const FinishArguments& finish, dou
   double factor = 1.0;
   if (m.clip_kind() == ClipKind::kPercentile) {
     if (percentile >= 0) factor = clip_factor(norm, percentile, false);
-    if (!skips && is_finite(norm)) {
+    if (!skips && is_remembered(norm)) {
       finish.norm_window[place_in_window(finish)] = norm;
       *finish.norm_count = norms_so_far(finish) + 1;
     }

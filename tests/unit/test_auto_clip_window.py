@@ -1,4 +1,4 @@
-"""AutoClip's percentile over long windows, and over norms of which many are the same."""
+"""AutoClip's percentile over long windows, over norms of which many are the same; norms that no policy remembers."""
 
 from __future__ import annotations
 
@@ -61,3 +61,27 @@ def test_percentile_of_a_long_window(
         factor = min(1.0, bound / (norm + EPS))
         assert float(optimizer.clip_factor) == pytest.approx(factor, rel=1e-6), percentile
         assert param.tolist() == pytest.approx([-factor * norm / 2] * 4, rel=1e-6)
+
+
+POLICIES = {
+    "auto_clip": lambda: torchclip.AutoClip(50.0, window=3),
+    "z_clip": lambda: torchclip.ZClip(warmup_steps=2, z_threshold=0.1),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_norm_of_zero_is_not_remembered(name: str, backend: str) -> None:
+    """As of the step that torch.distributed.checkpoint takes to have state made: before the first, and later."""
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    zeros, ours = (torchclip.SGD([param], lr=1.0, clip=POLICIES[name](), backend=backend) for param in params)
+    for norm in (0.0, 2.0, 0.0, 3.0, 9.0, 0.0, 4.0):
+        params[0].grad = torch.tensor([norm, 0.0])
+        params[1].grad = torch.tensor([norm, 0.0])
+        zeros.step()
+        if norm == 0:
+            assert float(zeros.clip_factor) == 1.0
+            continue
+        ours.step()
+        assert torch.equal(*params)
+    for key, value in ours.param_groups[0]["shared"].items():
+        assert torch.equal(value, zeros.param_groups[0]["shared"][key]), key

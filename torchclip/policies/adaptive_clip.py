@@ -63,7 +63,7 @@ class AutoClip:
         \text{max\_norm}_t = P_q\left(\lVert g_{t-w+1} \rVert, \ldots, \lVert g_t \rVert\right)
 
     with linear interpolation, and then as :class:`ClipByGlobalNorm`. The norms are those before clipping. One that is
-    not finite is not remembered.
+    not finite, or is exactly 0, is not remembered.
 
     Args:
         percentile: :math:`q`, in [0, 100].
@@ -169,7 +169,8 @@ class ZClip:
         \sigma_t^2 = \alpha \sigma_{t-1}^2 + (1 - \alpha)(n_t - \mu_t)^2
 
     and then as :class:`ClipByGlobalNorm` with :math:`\min(n_t, \text{max\_norm})`. During the warm-up nothing but
-    ``max_norm`` clips; its norms' mean and variance start the averages. A norm that is not finite is not averaged.
+    ``max_norm`` clips; its norms' mean and variance start the averages. A norm that is not finite, or is exactly 0, is
+    not averaged.
 
     Args:
         alpha: :math:`\alpha`, the weight of the past, in [0, 1).

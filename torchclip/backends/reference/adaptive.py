@@ -46,6 +46,12 @@ def unit_factors(clip: AdaptiveGradientClip, weights: Tensor, gradients: Tensor)
     return (clip.clipping * weights.clamp(min=clip.eps) / gradients.clamp(min=SMALLEST_UNIT_NORM)).clamp(max=1)
 
 
+def is_remembered(norm: Tensor) -> Tensor:
+    """Whether a policy remembers a norm: one of exactly 0 is that of a step without gradients, as
+    torch.distributed.checkpoint takes it to have state made."""
+    return norm.isfinite() & (norm != 0)
+
+
 # AutoClip:
 #
 #     remember ‖g‖;   g ← g · min(1, P_q(the norms remembered) / (‖g‖ + 10⁻⁶))
@@ -55,12 +61,12 @@ def unit_factors(clip: AdaptiveGradientClip, weights: Tensor, gradients: Tensor)
 
 
 def auto_clip(clip: AutoClip, norm: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """The factor, and the numbers with this norm remembered; a norm that is not finite is not."""
+    """The factor, and the numbers with this norm remembered; one that is not finite, or is 0, is not."""
     count, window = memory["norm_count"], memory["norm_window"]
     slots = torch.arange(clip.window, device=norm.device)
-    finite = norm.isfinite()
-    window = torch.where(finite & (slots == count % clip.window), norm, window)
-    count = count + finite
+    counts = is_remembered(norm)
+    window = torch.where(counts & (slots == count % clip.window), norm, window)
+    count = count + counts
     max_norm = percentile(window, count.clamp(max=clip.window), clip.percentile)
     # Without a norm to go by nothing is clipped, and one that is not finite reaches the parameters.
     factor = torch.where(count == 0, 1.0, (max_norm / (norm + CLIP_EPS)).clamp(max=1))
@@ -96,10 +102,10 @@ def percentile(values: Tensor, count: Tensor, q: float) -> Tensor:
 
 
 def z_clip(clip: ZClip, norm: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """The factor, and the new averages; a norm that is not finite leaves them."""
+    """The factor, and the new averages; a norm that is not finite, or is 0, leaves them."""
     count, mean, variance = memory["norm_count"], memory["norm_mean"], memory["norm_variance"]
     max_norm = torch.full_like(norm, clip.max_norm)
-    warming, finite = count < clip.warmup_steps, norm.isfinite()
+    warming, counts = count < clip.warmup_steps, is_remembered(norm)
 
     # The root of 0 has no derivative, and the variance is 0 after one norm.
     std = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
@@ -119,9 +125,9 @@ def z_clip(clip: ZClip, norm: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
     # The smaller of the two, again for the branch not taken: a bound of inf has no derivative to give.
     factor = torch.where(norm > bound, torch.minimum(bound, norm) / (norm + CLIP_EPS), 1.0)
     return factor, {
-        "norm_count": count + finite,
-        "norm_mean": torch.where(finite, torch.where(warming, mean_so_far, average), mean),
-        "norm_variance": torch.where(finite, torch.where(warming, variance_so_far, spread), variance),
+        "norm_count": count + counts,
+        "norm_mean": torch.where(counts, torch.where(warming, mean_so_far, average), mean),
+        "norm_variance": torch.where(counts, torch.where(warming, variance_so_far, spread), variance),
     }
 
 
