@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -102,7 +102,14 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
     if not is_running():
         return Layout(parameters, (Ownership(),) * len(parameters), (), (), ())
     declared = [_declared(group, norm_group) for group in param_groups for _ in group["params"]]
-    owners = [ownership_of(parameter, over) for parameter, over in zip(parameters, declared, strict=True)]
+    seen: dict[int, Processes] = {}
+
+    def processes_of(mesh: Any) -> Processes:  # many parameters have one, of thousands
+        if id(mesh) not in seen:
+            seen[id(mesh)] = of_mesh(mesh)
+        return seen[id(mesh)]
+
+    owners = [ownership_of(parameter, over, processes_of) for parameter, over in zip(parameters, declared, strict=True)]
     # A process may hold no parameter at all, and takes part all the same.
     given = [(norm_group,)] if norm_group is not None and len(norm_group) > 1 else []
     together = merged([*(owner.norm for owner in owners), *given])
@@ -116,7 +123,7 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
         tuple(owners),
         tuple(dict.fromkeys((*sums, *given))),
         tuple(dict.fromkeys((*apart, *given))),
-        _everyone(parameters, declared, norm_group),
+        _everyone(parameters, declared, norm_group, processes_of),
     )
 
 
@@ -139,13 +146,16 @@ def _over(together: Processes, owner: Ownership, declared: Processes | None) -> 
 
 
 def _everyone(
-    parameters: Iterable[Tensor], declared: Iterable[Processes | None], norm_group: Processes | None
+    parameters: Iterable[Tensor],
+    declared: Iterable[Processes | None],
+    norm_group: Processes | None,
+    processes_of: Callable[[Any], Processes],
 ) -> tuple[Processes, ...]:
     each: dict[Processes, None] = {} if norm_group is None else {norm_group: None}
     for parameter, over in zip(parameters, declared, strict=True):
         if is_sharded(parameter):
             mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
-            each[of_mesh(mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh)] = None
+            each[processes_of(mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh)] = None
         if over is not None:
             each[over] = None
     if not each:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -34,13 +35,16 @@ class Ownership:
     number: int = 0
 
 
-def ownership_of(parameter: Tensor, declared: Processes | None) -> Ownership:
+def ownership_of(
+    parameter: Tensor, declared: Processes | None, processes_of: Callable[[Any], Processes] = of_mesh
+) -> Ownership:
     """That of a parameter by itself.
 
     Args:
         parameter: a DTensor, whose mesh and placements say it, or another tensor, of which every process has a copy
             unless ``declared`` says otherwise.
         declared: the processes over which parameters are distinct.
+        processes_of: those of a mesh.
     """
     declared = None if declared is None or len(declared) == 1 else declared
     if not is_sharded(parameter):
@@ -48,7 +52,7 @@ def ownership_of(parameter: Tensor, declared: Processes | None) -> Ownership:
             return Ownership()
         return Ownership((declared,) if is_flat(parameter) else (), (declared,))
     sharded: Any = parameter
-    mesh = of_mesh(sharded.device_mesh)
+    mesh = processes_of(sharded.device_mesh)
     split = [sharded_dimension(placement) is not None for placement in sharded.placements]
     parts = prod(sharded.device_mesh.size(along) for along, is_split in enumerate(split) if is_split)
     share = parts / len(mesh)

@@ -36,6 +36,10 @@ class Processes:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __hash__(self) -> int:
+        # Of a few: each parameter's are looked up, and there may be thousands.
+        return hash((len(self.ranks), *self.ranks[:2], *self.ranks[-1:]))
+
     @property
     def process_group(self) -> Any:
         """Theirs. A new one is made by all of them together, and by no other process."""

@@ -33,21 +33,24 @@ def coordinates(parameter: DTensor) -> list[Tensor]:
     for along, placement in enumerate(parameter.placements):
         dimension = sharded_dimension(placement)
         if dimension is not None:
-            pieces = _pieces(axes[dimension], mesh.size(along), getattr(placement, "split_factor", 1))
-            axes[dimension] = pieces[own[along]] if own is not None else axes[dimension][:0]
+            split_factor = getattr(placement, "split_factor", 1)
+            held = axes[dimension][:0]
+            if own is not None:
+                held = _piece(axes[dimension], own[along], mesh.size(along), split_factor)
+            axes[dimension] = held
     return axes
 
 
-def _pieces(axis: Tensor, count: int, split_factor: int) -> list[Tensor]:
-    """What each of ``count`` processes holds of an axis that others have split by ``split_factor`` already."""
-    parts = [_chunks(part, count) for part in _chunks(axis, int(split_factor))]
-    return [torch.cat([part[index] for part in parts]) for index in range(count)]
+def _piece(axis: Tensor, index: int, count: int, split_factor: int) -> Tensor:
+    """What one of ``count`` processes holds of an axis that others have split by ``split_factor`` already."""
+    parts = (_chunk(axis, part, int(split_factor)) for part in range(int(split_factor)))
+    return torch.cat([_chunk(part, index, count) for part in parts])
 
 
-def _chunks(axis: Tensor, count: int) -> list[Tensor]:
-    """As ``torch.chunk``, with empty ones at the end."""
+def _chunk(axis: Tensor, index: int, count: int) -> Tensor:
+    """As of ``torch.chunk``, with empty ones at the end."""
     length = -(-len(axis) // count)
-    return [axis[index * length : (index + 1) * length] for index in range(count)]
+    return axis[index * length : (index + 1) * length]
 
 
 def positions(parameter: Tensor) -> Tensor:
