@@ -58,9 +58,9 @@ def test_shard_is_updated_as_a_tensor(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_gpu_backend_is_refused(name: str) -> None:
+def test_norm_on_a_gpu_is_refused(name: str) -> None:
     with pytest.raises(RuntimeError, match=f"backend='{name}' is not available"):
-        build("adamw", [("w", parameter())], backend=name)
+        build("adamw", [("w", parameter())], backend=name, clip=1.0)
 
 
 def test_compiled_backend_is_chosen() -> None:
@@ -102,6 +102,21 @@ def test_unstarted_state_is_that_of_the_parameter() -> None:
     optimizer.found_inf = torch.ones(1)
     optimizer.step()
     assert optimizer.step_was_skipped and not optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_processes_that_are_gone(backend: str) -> None:
+    p = parameter()
+    optimizer = build("adamw", [p], clip=1.0, backend=backend)
+    optimizer.step()
+    torch.distributed.destroy_process_group()
+    try:
+        before = p.to_local().clone()
+        with pytest.raises(RuntimeError, match="processes that this optimizer's norms are taken over are gone"):
+            optimizer.step()
+        assert same_bits(p.to_local(), before)
+    finally:
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
 
 
 PLACEMENTS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import math
 from typing import Any
@@ -72,6 +73,26 @@ def _make_infinite(twins: Twins, *, here: bool) -> None:
         if here and gradient is not None and gradient.numel() > 0:
             gradient.view(-1)[0] = torch.inf
             return
+
+
+def a_rank_that_leaves() -> None:
+    """The others say so within the time-out of their group, and have written nothing."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    wait = datetime.timedelta(seconds=3)
+    group = dist.new_group(list(range(world)), timeout=wait)
+    for backend in ("reference", "cpu"):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, norm_group=group, backend=backend)
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        before = parameter.detach().clone()
+        dist.barrier()
+        if rank != world - 1:
+            with pytest.raises(RuntimeError, match="(?i)time|closed|reset|abort|connection"):
+                optimizer.step()
+            assert torch.equal(parameter, before)
+        dist.barrier()
+        group = dist.new_group(list(range(world)), timeout=wait)
 
 
 def disagreements() -> None:
@@ -186,6 +207,7 @@ def partial_gradients() -> None:
 CASES = (
     "steps_that_are_not_taken",
     "disagreements",
+    "a_rank_that_leaves",
     "parameters_replaced",
     "clip_functions",
     "one_norm_for_two",

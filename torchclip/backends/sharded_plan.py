@@ -13,6 +13,7 @@ from torchclip.distributed.exchange import Over, processes_in
 from torchclip.distributed.layout import Layout
 from torchclip.distributed.local_view import LocalView
 from torchclip.distributed.places import WHOLE, place_of
+from torchclip.distributed.processes import is_running
 from torchclip.rules.norms import Scope
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class ShardedPlan:
     ) -> int:
         """As the plan's."""
         layout = self._sharing.layout
-        if layout is not None and not layout.is_of(param_groups):
-            return UNREADY
+        if layout is not None and not (is_running() and layout.is_of(param_groups)):
+            return UNREADY  # to whoever says what is wrong
         try:
             self._read(param_groups, state)
             outcome = self._plan.step(self._view.groups, self._view.state, grad_scale, found_inf, loss)
@@ -123,7 +124,8 @@ class ShardedPlan:
         layout, over = self._sharing
         if layout is None:
             return
-        parts = [place_of(parameter) or WHOLE for parameter in layout.parameters]
+        draws = any(self._numbers.get(name) for name in ("gradient_noise", "gradient_dropout", "lr_dropout"))
+        parts = [place_of(parameter) or WHOLE for parameter in layout.parameters] if draws else []
         places = [(layout.number(index), *part) for index, part in enumerate(parts)]
         by_units = self._numbers.get("clip") == UNIT_CLIP
         of_policy = Scope.ROW if by_units else SCOPES[int(self._numbers.get("clip_scope", 0))]

@@ -23,6 +23,11 @@ from torchclip.state.steppable import can_step
 if TYPE_CHECKING:
     from torchclip.step.last_step import MeasuredOptimizer
 
+_GONE = (
+    "the processes that this optimizer's norms are taken over are gone: torch.distributed is not initialised any more. "
+    "Take the last step before destroy_process_group(), or make model and optimizer anew after init_process_group()"
+)
+
 
 class ManyProcesses:
     """What an optimizer knows of other processes.
@@ -97,11 +102,13 @@ class ManyProcesses:
             RuntimeError: in every process, where they do not; in a compiled graph, and where autograd goes through the
                 step, where something is asked of other processes.
         """
-        if not is_running():
-            return None
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
-        asks = modifiers.draws or modifiers.takes_loss
         takes_norms = modifiers.measures or optimizer.spec.clips_itself
+        if not is_running():
+            if takes_norms and self._layout is not None and self._layout.sums:
+                raise RuntimeError(_GONE)
+            return None
+        asks = modifiers.draws or modifiers.takes_loss
         if torch.compiler.is_compiling():
             if asks or (takes_norms and self._has_parts(groups)):
                 raise RuntimeError(
