@@ -226,3 +226,8 @@ def _own(key: Any, value: Any, parameter: Tensor) -> Any:
     if type(value) in (list, tuple, set):
         return type(value)(_own(None, each, parameter) for each in value)
     return value
+
+
+def without_live(group: dict[str, Any]) -> dict[str, Any]:
+    """A param group without what is no state: its clip policy and its process group."""
+    return {key: value for key, value in group.items() if key not in (CLIP, NORM_GROUP)}

@@ -17,9 +17,7 @@ from typing_extensions import Unpack
 from torchclip.backends import choice, reference
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
-from torchclip.distributed.layout import KEY as NORM_GROUP
 from torchclip.distributed.zero import drop_options
-from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import check_closure, checked_loss
@@ -31,7 +29,7 @@ from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
-from torchclip.step.checkpoint import all_or_nothing, unpacked
+from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
 from torchclip.step.first_step import Pending, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
@@ -274,7 +272,7 @@ class FusedOptimizer(ConvertedOptimizer):
         saved = self._keys.saved(super().state_dict())
         keys = positions_of(self._all_unstarted(), self.param_groups)
         state = without_unstarted(self.spec, saved["state"], sorted(keys))
-        groups = [_without_live(group) for group in saved["param_groups"]]
+        groups = [without_live(group) for group in saved["param_groups"]]
         return {**saved, "state": state, "param_groups": groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -305,10 +303,6 @@ class FusedOptimizer(ConvertedOptimizer):
         started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}
         return {**super().__getstate__(), "state": defaultdict(dict, started), **own}
-
-
-def _without_live(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in (CLIP, NORM_GROUP)}
 
 
 show_options(FusedOptimizer)
