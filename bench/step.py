@@ -19,6 +19,7 @@ from bench.options import Refused, option, positive
 from bench.results import Entry, Found, read_document
 from bench.row import Tensors, measure_row, required_bytes
 from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS, Shapes, element_count, scaling_sets
+from bench.sharded import measure_sharded
 
 # Times on a GPU that nobody else uses hardly vary, and the authors' loops take a fifth of a second for 2,000 tensors;
 # the check repeats every step of the reference.
@@ -45,6 +46,7 @@ class Step(Measurement):
     algorithms: Sequence[str] = option(
         (), "rows (default: all of the device)", choices=list(dict.fromkeys([*ALGORITHMS, *CUDA_ALGORITHMS]))
     )
+    sharded: bool = option(False, "nothing but DTensors of two processes, beside torch's forms with their clipping")
     cold: bool = option(False, "sets that fit into the cache start each timed step outside it")
     beside: Sequence[str] = option(
         (),
@@ -63,6 +65,9 @@ class Step(Measurement):
 
     def __post_init__(self) -> None:
         self._baseline = None if self.against is None else read_document(self.against, "step")
+
+    def run(self) -> int:
+        return measure_sharded() if self.sharded else super().run()
 
     def settings(self) -> Settings:
         seconds = self.seconds or (self._baseline["settings"]["seconds"] if self._baseline else Settings.seconds)

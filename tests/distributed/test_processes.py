@@ -29,6 +29,7 @@ THOROUGH = (
     "sharded_cases.every_rule",
     "sharded_cases.every_type",
     "sharded_cases.every_scope",
+    "sharded_cases.complex_numbers",
     "checkpoint_cases.loaded_by_other_numbers_for_every_state",
 )
 """Cases that stand in no fast tier: each goes over what another one has looked at a few of."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, OffloadPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -102,12 +102,16 @@ def ddp() -> None:
 
 
 def fsdp2() -> None:
+    """With shards that stay where they are computed with, and with shards on the host: the CPU's kernels take both."""
     for name, single, norms in singles():
-        model = net()
-        for module in (model.up, model.down, model):
-            fully_shard(module, mesh=mesh_of(dist.get_world_size()))
-        found = train(model, made(name, model.parameters()), own_part)
-        assert_alike(whole(model), single, found, norms)
+        for policy in (OffloadPolicy(), CPUOffloadPolicy(pin_memory=False)):
+            model = net()
+            for module in (model.up, model.down, model):
+                fully_shard(module, mesh=mesh_of(dist.get_world_size()), offload_policy=policy)
+            optimizer = made(name, model.parameters())
+            found = train(model, optimizer, own_part)
+            assert optimizer.backend == "cpu", optimizer.backend_reason
+            assert_alike(whole(model), single, found, norms)
 
 
 def tensor_parallel() -> None:

@@ -1,0 +1,55 @@
+"""`python -m bench step --sharded`: steps of DTensors in two processes with gloo, ours beside torch's."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.multiprocessing.spawn import spawn
+from torch.nn.utils import clip_grad_norm_
+
+import torchclip
+
+PROCESSES = 2
+SETS = {"148 tensors of 512": ((64, 8), 148), "12 tensors of 1 M": ((1024, 1024), 12)}
+
+
+def _step(kind: str, shape: tuple[int, int], count: int) -> Callable[[], object]:
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    params = [torch.nn.Parameter(distribute_tensor(torch.randn(shape), mesh, [Shard(0)])) for _ in range(count)]
+    for param in params:
+        param.grad = distribute_tensor(torch.randn(shape), mesh, [Shard(0)])
+    if kind == "ours":
+        return torchclip.AdamW(params, lr=1e-3, clip=1.0).step
+    theirs = torch.optim.AdamW(params, lr=1e-3, **{kind: True})  # type: ignore[arg-type]
+    return lambda: (clip_grad_norm_(params, 1.0), theirs.step())
+
+
+def _work(rank: int, folder: str, rounds: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    for name, (shape, count) in SETS.items():
+        steps = {kind: _step(kind, shape, count) for kind in ("ours", "fused", "foreach")}
+        seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+        for _ in range(rounds):
+            for kind, step in steps.items():
+                dist.barrier()
+                began = time.perf_counter()
+                step()
+                seconds[kind].append(time.perf_counter() - began)
+        for kind, taken in seconds.items() if rank == 0 else ():
+            ours = median(taken) / median(seconds["ours"])
+            print(f"{name}, AdamW + clip, {kind}: {1e3 * median(taken):.3f} ms, {ours:.2f} x ours", flush=True)
+    dist.destroy_process_group()
+
+
+def measure_sharded(rounds: int = 40) -> int:
+    """Prints the median seconds of a step in the first process."""
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(partial(_work, folder=folder, rounds=rounds), nprocs=PROCESSES)
+    return 0
