@@ -18,7 +18,7 @@ def test_step_hooks_fire_once_in_classes_that_derive_from_one_another(name: str,
     """torch wraps the ``step`` of a class when it is first made: a base may be wrapped already, or be wrapped later."""
     base: Any = type("Base", (type(build(name, leaves())),), {})
     derived: Any = type("Derived", (base,), {})
-    options = {key: value for key, value in build(name, leaves()).defaults.items() if key in ("lr", "gamma")}
+    options = {key: value for key, value in build(name, leaves()).defaults.items() if key in ("lr", "gamma", "lam")}
     order = (base, derived, base) if base_first else (derived, base, derived)
     for cls in order:
         fired: list[str] = []

@@ -162,7 +162,7 @@ RULES = (
     Rule(
         "ada_grad_norm_decoupled",
         ADA_NORM,
-        {"lr": 0.3, "momentum": 0.5, "scope": "row", "weight_decay": 0.2, "decoupled_weight_decay": True},
+        {"lr": 0.9, "momentum": 0.5, "scope": "row", "weight_decay": 0.2, "decoupled_weight_decay": True},
         {"maximize": True},
     ),
     Rule("grda_no_pruning", torchclip.GRDA, {"lr": 0.1}, {"c": 0.1}),
