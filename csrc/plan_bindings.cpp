@@ -52,12 +52,8 @@ StepInputs inputs_of(const Plan&, const Object& grad_scale, const Object& found_
           number_from(loss, 0.0)};
 }
 Outcome step(Plan& plan, const StepInputs& inputs) { return plan.step(inputs); }
-void share(Plan& plan, Sharing sharing) { plan.share(std::move(sharing)); }
-void set_norm(Plan& plan, const Object& norm) { plan.set_norm(number_from(norm, 0.0)); }
 
 Object report(const GpuPlan& plan) { return plan.report(); }
-void share(GpuPlan&, const Sharing&) { throw std::logic_error("this plan asks nothing of other processes"); }
-void set_norm(GpuPlan&, const Object&) { throw std::logic_error("this plan takes its norm itself"); }
 Buffer buffer_or_none(const Object& value) { return is_tensor(value.get()) ? Buffer(value.call("detach")) : Buffer(); }
 Inputs inputs_of(const GpuPlan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   return {buffer_or_none(grad_scale), buffer_or_none(found_inf), buffer_or_none(loss)};
@@ -171,21 +167,19 @@ Object configure(AnyPlan& plan, const Arguments& arguments) {
   return none();
 }
 
-template <class AnyPlan>
-Object share_plan(AnyPlan& plan, const Arguments& arguments) {
+Object share_plan(Plan& plan, const Arguments& arguments) {
   arguments.expect("share", 5, 5);
-  const Exclusive<AnyPlan> exclusive(plan);
+  const Exclusive<Plan> exclusive(plan);
   std::vector<Object> parts;
   for (Py_ssize_t i = 0; i < arguments.count; ++i) parts.push_back(Object::borrow(arguments[i]));
-  share(plan, sharing_from(parts));
+  plan.share(sharing_from(parts));
   return none();
 }
 
-template <class AnyPlan>
-Object give_norm(AnyPlan& plan, const Arguments& arguments) {
+Object give_norm(Plan& plan, const Arguments& arguments) {
   arguments.expect("set_norm", 1, 1);
-  const Exclusive<AnyPlan> exclusive(plan);
-  set_norm(plan, Object::borrow(arguments[0]));
+  const Exclusive<Plan> exclusive(plan);
+  plan.set_norm(number_from(Object::borrow(arguments[0]), 0.0));
   return none();
 }
 
@@ -225,20 +219,22 @@ Object zeros_of(AnyPlan& plan) {
 template <class AnyPlan, AnyPlan* (*make)(const std::vector<Object>&)>
 void bind_plan(const Object& module, const char* name, const char* path, const char* signature) {
   using Bound = PlanObject<AnyPlan>;
-  static PyMethodDef methods[] = {
+  static std::vector<PyMethodDef> methods = {
       method_of("refresh", &Bound::template method<&refresh_plan<AnyPlan>>,
                 "refresh(self, param_groups, state, /) -> list"),
       method_of("mark_fresh", &Bound::template method<&mark_fresh<AnyPlan>>, "mark_fresh(self, positions, /) -> None"),
       method_of("unstarted", &Bound::template method<&unstarted<AnyPlan>>, "unstarted(self) -> list"),
       method_of("configure", &Bound::template method<&configure<AnyPlan>>,
                 "configure(self, numbers, groups=(), /) -> None"),
-      method_of("share", &Bound::template method<&share_plan<AnyPlan>>,
-                "share(self, add, policy, rule, loss_share, places, /) -> None"),
-      method_of("set_norm", &Bound::template method<&give_norm<AnyPlan>>, "set_norm(self, norm, /) -> None"),
       method_of("step", &Bound::template method<&take_step<AnyPlan>>,
                 "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
-      method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict"),
-      {nullptr, nullptr, 0, nullptr}};
+      method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict")};
+  if constexpr (std::is_same_v<AnyPlan, Plan>) {
+    methods.push_back(method_of("share", &Bound::template method<&share_plan>,
+                                "share(self, add, policy, rule, loss_share, places, /) -> None"));
+    methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
+  }
+  methods.push_back({nullptr, nullptr, 0, nullptr});
   static PyGetSetDef properties[] = {
       {"steps", &Bound::template property<&steps_of<AnyPlan>>, nullptr, nullptr, nullptr},
       {"zeros", &Bound::template property<&zeros_of<AnyPlan>>, nullptr, nullptr, nullptr},
@@ -248,7 +244,7 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
                          {Py_tp_dealloc, reinterpret_cast<void*>(&Bound::destroy)},
                          {Py_tp_traverse, reinterpret_cast<void*>(&Bound::traverse)},
                          {Py_tp_clear, reinterpret_cast<void*>(&Bound::clear)},
-                         {Py_tp_methods, methods},
+                         {Py_tp_methods, methods.data()},
                          {Py_tp_getset, properties},
                          {0, nullptr}};
   PyType_Spec spec = {path, static_cast<int>(sizeof(Bound)), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};

@@ -223,7 +223,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   arguments.row_gradient_factors = on_device(gradient_factors);
   if constexpr (Functor::kMeasuresDirection) arguments.row_step_factors = on_device(step_factors);
   arguments.numbers = on_device(std::vector<StepNumbers>{{3, 0, 1, kAverageWeight}});
-  arguments.extras = {42, 0, 1u << 30, 1u << 31, false, 0.5};
+  arguments.extras = {42, 0, 1u << 30, 1u << 31, false, false, 0.5};
   arguments.stages = stages;
   find_launchers(rule, {0, dtype, state, Slots, stages | kRowFactors}).update(arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

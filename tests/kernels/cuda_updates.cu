@@ -42,7 +42,7 @@ void run_case(const char* rule, DType parameter, DType state, const Case& test) 
   const size_t pieces = chunks.size() * static_cast<size_t>(arguments.pieces);
   arguments.zeros = on_device(std::vector<int64_t>(pieces));
   // Step and end of a round are in device memory; what the extras say of them is not looked at.
-  arguments.extras = {0x123456789abcdef0u, 77, 1u << 30, 1u << 31, !test.synchronises, 0.5};
+  arguments.extras = {0x123456789abcdef0u, 77, 1u << 30, 1u << 31, !test.synchronises, false, 0.5};
   if (test.stages != 0 || test.synchronises)
     arguments.numbers = on_device(std::vector<StepNumbers>{{kStep, 0, test.synchronises ? 1 : 0, kAverageWeight}});
   arguments.stages = test.stages;

@@ -134,7 +134,13 @@ skipping = torchclip.AdamW(
 assert_type(skipping.skip, torchclip.SkipSpikes | None)
 with torchclip.SGD(parameters, extensions=(torchclip.WeightEMA(0.99),)).averaged():
     pass
-skipping.log_metrics(object(), step=1, prefix="train/")
+
+
+class Run:
+    def log(self, numbers: dict[str, float], step: int | None = None) -> None: ...
+
+
+skipping.log_metrics(Run(), step=1, prefix="train/")
 assert_type(torchclip.LinBreg(parameters, lr=0.1, lam=0.1).sparsity(), Tensor)
 assert_type(torchclip.clip_grad_norm_(model.parameters(), 1.0, norm_type=math.inf), Tensor)
 assert_type(torchclip.get_total_norm([parameters[0]]), Tensor)

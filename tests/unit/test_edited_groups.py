@@ -159,3 +159,21 @@ def test_state_that_is_cleared_stays_so_where_the_groups_changed_too(backend: st
     optimizer.step()
     assert params[0].tolist() == [-2.0, -2.0]  # and -2.5 with the momentum that is gone
     assert optimizer.state[params[0]]["momentum_buffer"].tolist() == [1.0, 1.0]
+
+
+def test_bounds_of_ada_gc_follow_the_param_groups(backend: str) -> None:
+    """A group that the user takes out takes its bounds along; one that comes again begins without."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = torchclip.SGD(params[:1], lr=0.1, clip=torchclip.AdaGC(), backend=backend)
+    optimizer.add_param_group({"params": params[1:]})
+    for taken in (False, True):
+        if taken:
+            optimizer.param_groups.pop()
+        for param in params:
+            param.grad = torch.full_like(param, 2.0)
+        optimizer.step()
+        assert len(optimizer.param_groups[0]["shared"]["norm_bounds"]) == (1 if taken else 3)
+    optimizer.add_param_group({"params": params[1:]})
+    optimizer.step()
+    bounds = optimizer.param_groups[0]["shared"]["norm_bounds"]
+    assert len(bounds) == 3 and (bounds > 0).all()

@@ -212,11 +212,19 @@ def _complete(
 
 
 def _with_bounds_of(parameters: int, have: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """``have`` with a bound for each parameter, where a param group has come since."""
+    """``have`` with a bound for each parameter, where a param group has come or gone since."""
     bounds = have.get("norm_bounds")
-    if bounds is None or bounds.ndim != 1 or len(bounds) >= parameters:
+    if bounds is None or bounds.ndim != 1 or len(bounds) == parameters:
         return have
-    return {**have, "norm_bounds": torch.cat([bounds, bounds.new_zeros(parameters - len(bounds))])}
+    kept = bounds[:parameters]
+    return {**have, "norm_bounds": torch.cat([kept, kept.new_zeros(parameters - len(kept))])}
+
+
+def fit_bounds(param_groups: Sequence[dict[str, Any]]) -> None:
+    """AdaGC's bounds, for the parameters that there are now: a user may have taken a param group out."""
+    have = numbers_of(param_groups[0]) if param_groups else {}
+    if "norm_bounds" in have:
+        have |= _with_bounds_of(sum(len(group["params"]) for group in param_groups), have)
 
 
 def _watched_by(skip: SkipSpikes | None) -> dict[str, tuple[int, ...]]:

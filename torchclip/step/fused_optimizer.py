@@ -22,7 +22,7 @@ from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import check_closure, checked_loss
 from torchclip.rules.hyperparameters import Check
-from torchclip.state.group_state import checked_seed
+from torchclip.state.group_state import checked_seed, fit_bounds
 from torchclip.state.group_values import GroupKeys
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
 from torchclip.state.steppable import leading_device
@@ -207,6 +207,7 @@ class FusedOptimizer(ConvertedOptimizer):
     ) -> None:
         layout, given_norm = self._processes.layout(self), self._last.given_norm
         self._last.given_norm = None
+        fit_bounds(self.param_groups)
         groups = self._keys.read(self.param_groups)
         check_all(self.spec, self._named_parameters(), self.state, self._modifiers.precision)
         for index, group in enumerate(self.param_groups):
