@@ -20,7 +20,6 @@ from torchclip.backends.plan import Plan, make_plan
 from torchclip.backends.sharded_plan import ShardedPlan
 from torchclip.distributed.shards import laid_out
 from torchclip.policies.modifiers import BESIDE_RULE
-from torchclip.state.group_state import fit_bounds
 from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
 from torchclip.state.reachable import refuse_transform
 
@@ -56,7 +55,6 @@ def first_step(
     refuse_transform()
     sharing = _explained(optimizer, lambda: optimizer._processes.sharing(optimizer))
     groups, state = optimizer.param_groups, optimizer.state
-    fit_bounds(groups)
     plan = optimizer._plan
     if plan is not None and isinstance(plan, ShardedPlan) is not (sharing is not None):
         optimizer._forget_plan()

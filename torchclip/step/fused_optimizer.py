@@ -18,6 +18,7 @@ from torchclip.backends import choice, reference
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.zero import drop_options
+from torchclip.policies.adaptive_clip import AdaGC
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import check_closure, checked_loss
@@ -185,6 +186,8 @@ class FusedOptimizer(ConvertedOptimizer):
     def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         plan, outcome = self._plan, UNREADY
         mean = None if loss is None else self._processes.mean_loss(self, loss)
+        if isinstance(self._modifiers.clip, AdaGC):
+            fit_bounds(self.param_groups)
         if plan is not None and not self._unstarted and self._pending is None:
             try:
                 if self._last.given_norm is not None:
