@@ -147,8 +147,6 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   Views views;
   uint64_t value = 0;
   if (!views.read(record, gradient.get(), used, context, value) || value != record.fingerprint) return false;
-  // Of the same kind and geometry as before, at the same address, it may be a lazily negated view by now.
-  if (is_negated(gradient.get())) return false;
   record.operands.pointer[kParameter] = views.parameter.data;
   record.operands.pointer[kGradient] = views.gradient.data;
   for (size_t slot = 0; slot < context.slots; ++slot)
@@ -161,7 +159,14 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
 
 void refresh(ParameterRecord* records, int64_t begin, int64_t end, const RefreshContext& context, uint8_t* unchanged) {
   constexpr int64_t kAhead = 8;
+  // A gradient of the same kind and geometry as before, at the same address, may be a lazily negated view by now. To
+  // ask lets other threads run, which may put another gradient in its place: all are asked before an address is read.
   for (int64_t position = begin; position < end; ++position) {
+    const Object gradient = gradient_of(records[position].object.get());
+    unchanged[position] = gradient.is_none() || !is_negated(gradient.get()) ? 1 : 0;
+  }
+  for (int64_t position = begin; position < end; ++position) {
+    if (unchanged[position] == 0) continue;
     if (position + kAhead < end) {
       __builtin_prefetch(records[position + kAhead].object.get());
       __builtin_prefetch(records[position + kAhead].state.get());
