@@ -255,7 +255,7 @@ def local_memory(record: Record) -> str:
     counts = {name: count for name, count in record["numbers"].items() if name != "registers"}
     run = record["elements"]
     # AdaBreg beside a bfloat16 parameter, three float32 states: ptxas stops at 64 registers and keeps one word outside.
-    is_ada_bregs = run["family"] == "soft_threshold" and run["slots"] == 7 and ELEMENT_BYTES[run["dtype"]] == 2
+    is_ada_bregs = run.get("family") == "soft_threshold" and run["slots"] == 7 and ELEMENT_BYTES[run["dtype"]] == 2
     spared = (8 if is_ada_bregs else 0) if record["kernel"] == "update_kernel" else SPARED
     return "; ".join(faults + [f"{name}: {count}" for name, count in counts.items() if count > spared])
 
