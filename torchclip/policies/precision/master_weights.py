@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from torchclip.policies.precision.codec import Kind
-from torchclip.policies.precision.policy import ParameterPolicy, StatePolicy, check_state_policy
+from torchclip.policies.precision.policy import ParameterPolicy, StatePolicy
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,3 @@ class MasterWeights(ParameterPolicy):
     kind = Kind.MASTER
 
     state: StatePolicy | None = None
-
-    def __post_init__(self) -> None:
-        check_state_policy("MasterWeights", self.state)

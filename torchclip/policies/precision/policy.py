@@ -94,10 +94,18 @@ class ParameterPolicy(PrecisionPolicy):
     Attributes:
         state: how the state is held; None: as beside a float32 parameter.
         kind: how the parameter is stored.
+
+    Raises:
+        TypeError: for a ``state=`` that is no policy of the state.
     """
 
     state: StatePolicy | None
     kind: ClassVar[Kind]
+
+    def __post_init__(self) -> None:
+        if self.state is not None and not isinstance(self.state, StatePolicy):
+            name = type(self).__name__
+            raise TypeError(f"state={self.state!r} of {name} must be StateDtype(...), Blockwise8bit() or None")
 
     @property
     def draws(self) -> bool:
@@ -112,12 +120,6 @@ class ParameterPolicy(PrecisionPolicy):
 
     def types(self, spec: RuleSpec, parameter: Tensor) -> Types:
         return types_with(Codec(self.kind, parameter.dtype), self.state, FLOAT32, spec, parameter)
-
-
-def check_state_policy(policy: str, state: object) -> None:
-    """Raises TypeError for a ``state=`` that is no policy of the state."""
-    if state is not None and not isinstance(state, StatePolicy):
-        raise TypeError(f"state={state!r} of {policy} must be StateDtype(...), Blockwise8bit() or None")
 
 
 def types_with(
