@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference.adaptive import percentile
+from torchclip.backends.reference.spikes import statistics
 from torchclip.policies.clip import AdaGC, AutoClip, ZClip
 from torchclip.policies.modifiers import Modifiers
 
@@ -38,15 +39,6 @@ def thresholds(modifiers: Modifiers, shared: Mapping[str, Tensor]) -> dict[str, 
             ("skip_loss_threshold", "skip_losses", "skip_loss_count"),
         ):
             if values in shared:
-                found[name] = _skips_above(shared[values], shared[count], skip.sigma)
+                judged, mean, deviation = statistics(shared[values], shared[count].to(shared[values]))
+                found[name] = torch.where(judged, mean + skip.sigma * deviation, torch.inf)
     return found
-
-
-def _skips_above(values: Tensor, count: Tensor, sigma: float) -> Tensor:
-    window = len(values)
-    held = count.to(values).clamp(max=window)
-    used = torch.arange(window, device=values.device) < held
-    mean = torch.where(used, values, 0.0).sum() / held.clamp(min=1)
-    squares = torch.where(used, (values - mean) ** 2, 0.0).sum()
-    deviation = (squares / (held - 1).clamp(min=1)).sqrt()
-    return torch.where((held >= 2) & (held + 1 >= window // 2), mean + sigma * deviation, torch.inf)

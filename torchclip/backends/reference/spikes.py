@@ -49,13 +49,19 @@ def stands_out(value: Tensor, values: Tensor, counted: Tensor, sigma: float) -> 
         counted: 0-dim, how many values have been remembered so far.
         sigma: how many standard deviations it may lie above the mean.
     """
-    window = len(values)
+    window, finite = len(values), value.isfinite()
     slots = torch.arange(window, device=values.device)
     counted = counted.to(values.device, norm_dtype(values.device))
-    held, finite = counted.clamp(max=window), value.isfinite()
-    mean = torch.where(slots < held, values, 0.0).sum() / held.clamp(min=1)
-    squares = torch.where(slots < held, (values - mean) ** 2, 0.0).sum()
-    deviation = (squares / (held - 1).clamp(min=1)).sqrt()
-    judged = (held >= 2) & (held + 1 >= window // 2)
+    judged, mean, deviation = statistics(values, counted)
     spikes = (judged & (value - mean > sigma * deviation)) | ~finite
     return spikes, torch.where(finite & (slots == counted % window), value, values), counted + finite
+
+
+def statistics(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether there are enough values to judge by, their mean, and their standard deviation with n − 1."""
+    window = len(values)
+    held = counted.clamp(max=window)
+    used = torch.arange(window, device=values.device) < held
+    mean = torch.where(used, values, 0.0).sum() / held.clamp(min=1)
+    squares = torch.where(used, (values - mean) ** 2, 0.0).sum()
+    return (held >= 2) & (held + 1 >= window // 2), mean, (squares / (held - 1).clamp(min=1)).sqrt()
