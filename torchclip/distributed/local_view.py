@@ -95,13 +95,12 @@ class LocalView:
 
     def _read_state(self, state: Mapping[Tensor, Any]) -> None:
         dicts = list(state.values())
-        if _same(dicts, self._dicts):
-            values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
-            if _same(values, self._values) and all(map(is_, map(_LOCAL, self._sharded_values), self._parts_of_values)):
-                return
-        self._dicts = dicts
-        self._values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
-        self._sharded_values = [value for value in self._values if isinstance(value, Tensor) and is_sharded(value)]
+        values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
+        same = _same(dicts, self._dicts) and _same(values, self._values)
+        if same and all(map(is_, map(_LOCAL, self._sharded_values), self._parts_of_values)):
+            return
+        self._dicts, self._values = dicts, values
+        self._sharded_values = [value for value in values if isinstance(value, Tensor) and is_sharded(value)]
         self._parts_of_values = [held_part(value) for value in self._sharded_values]
         self.state, self._held = {}, {}
         for parameter, part in zip(self._parameters, self._locals, strict=True):
