@@ -106,8 +106,35 @@ def unavailable_reason() -> str | None:
     return None
 
 
+class Unit(NamedTuple):
+    """What one compiler compiles.
+
+    Args:
+        name: of its object, without a suffix.
+        source: a file of csrc.
+        flags: besides those of all.
+    """
+
+    name: str
+    source: Path
+    flags: tuple[str, ...] = ()
+
+
+def units(sources: Sequence[Path]) -> list[Unit]:
+    """Each file; one of those named functor once for each functor that the rules' headers name."""
+    texts = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "rules").glob("*.h")))
+    functors = sorted(set(re.findall(r"using Functor = (\w+);", texts)))
+    found = []
+    for source in sources:
+        if source.stem == "functor":
+            found += [Unit(f"functor_{name}", source, (f"-DTORCHCLIP_FUNCTOR={name}",)) for name in functors]
+        else:
+            found.append(Unit(source.stem, source))
+    return found
+
+
 def compile_objects(sources: Sequence[str], flags: Sequence[str], folder: Path) -> list[str]:
-    """Compiles the files that have changed, or include what has; their objects.
+    """Compiles the units that have changed, or include what has; their objects.
 
     Args:
         sources: paths relative to the repository.
@@ -118,18 +145,20 @@ def compile_objects(sources: Sequence[str], flags: Sequence[str], folder: Path) 
         RuntimeError: when a file does not compile; the compiler has said why.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = units([ROOT / source for source in sources])
     with ThreadPoolExecutor(jobs()) as pool:
-        compiled = list(pool.map(lambda source: _compile(source, flags, folder), sources))
-    failed = [source for source, target in zip(sources, compiled, strict=True) if target is None]
+        compiled = list(pool.map(lambda unit: _compile(unit, flags, folder), wanted))
+    failed = [str(unit.source.relative_to(ROOT)) for unit, target in zip(wanted, compiled, strict=True) if not target]
     if failed:
         raise RuntimeError(f"it does not compile {', '.join(failed)}")
     return [str(target) for target in compiled]
 
 
-def _compile(source: str, flags: Sequence[str], folder: Path) -> Path | None:
-    """The object of one file, None where it does not compile."""
-    target = folder / f"{source.replace('/', '.')}.o"
-    words = [*command(flags), "-c", str(ROOT / source), "-o", str(target)]
+def _compile(unit: Unit, flags: Sequence[str], folder: Path) -> Path | None:
+    """The object of one unit, None where it does not compile."""
+    place = unit.source.relative_to(ROOT).with_name(unit.name + unit.source.suffix)
+    target = folder / f"{str(place).replace('/', '.')}.o"
+    words = [*command([*flags, *unit.flags]), "-c", str(unit.source), "-o", str(target)]
     return compiled(target, words, ["-MMD"], shlex.join(words))
 
 

@@ -1,9 +1,9 @@
-// Chooses the compiled loop of a bucket. Every combination that can occur is instantiated here, and nowhere else.
+// Chooses the compiled loops of a bucket: those of its rule's functor, and those that know types alone.
 #include <cstring>
-#include <iterator>
 #include <utility>
 
 #include "../dtypes.h"
+#include "functor_loops.h"
 #include "loops.h"
 
 namespace torchclip::cpu {
@@ -35,51 +35,21 @@ PerturbLoop perturb_for_stages(unsigned stages) {
   return loop;
 }
 
-// The stages around the rule have loops of their own; of the rule's loops coupled decay alone asks for two versions.
-template <class Functor, unsigned Slots, unsigned Decay>
-Loops loops_for_dtypes(const Bucket& bucket) {
-  Loops loops;
-  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto state) {
-    using T = typename decltype(parameter)::type;
-    using S = typename decltype(state)::type;
-    using C = ComputeType<T>;
-    loops.update = update_loop<Functor, Slots, Decay, T, S>;
-    loops.update_pieces = update_pieces_loop<Functor, Slots, Decay, T, S>;
-    loops.writes_only = !kNeedsParameter<Functor, Decay>;
-    loops.norm[static_cast<int>(Measure::kRawGradient)] = raw_norm_loop<T>;
-    loops.norm[static_cast<int>(Measure::kWeight)] = weight_norm_loop<T>;
-    if constexpr (Functor::kMeasuresDirection) {
-      loops.norm[static_cast<int>(Measure::kDirection)] = direction_norm_loop<Functor, Slots, Decay, T, S, T>;
-      loops.direction_prepared = direction_norm_loop<Functor, Slots, Decay, T, S, C>;
-      loops.step_coefficients = Functor::kStepCoefficients;
-    }
-    loops.perturb = perturb_for_stages<T>(bucket.stages);
-    loops.synchronise = synchronise_block<T>;
-    loops.average = average_block<T>;
-  });
-  return loops;
-}
-
-template <class Functor>
-Loops loops_for_slots(const Bucket& bucket) {
-  Loops loops;
-  [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots != Functor::kSlotMasks[Index] ? void()
-      : (bucket.stages & kCoupledDecay) != 0
-          ? void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], kCoupledDecay>(bucket))
-          : void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], 0>(bucket))),
-     ...);
-  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
-  return loops;
-}
-
 }  // namespace
 
 Loops find_loops(const char* rule, const Bucket& bucket) {
   Loops loops;
   for_each_rule(Rules{}, [&](auto each, int32_t) {
     using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) == 0) loops = loops_for_slots<typename Rule::Functor>(bucket);
+    if (std::strcmp(rule, Rule::kName) == 0) loops = functor_loops<typename Rule::Functor>(bucket);
+  });
+  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto) {
+    using T = typename decltype(parameter)::type;
+    loops.norm[static_cast<int>(Measure::kRawGradient)] = raw_norm_loop<T>;
+    loops.norm[static_cast<int>(Measure::kWeight)] = weight_norm_loop<T>;
+    loops.perturb = perturb_for_stages<T>(bucket.stages);
+    loops.synchronise = synchronise_block<T>;
+    loops.average = average_block<T>;
   });
   return loops;
 }

@@ -189,30 +189,9 @@ def _files(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob(pattern))
 
 
-class Unit(NamedTuple):
-    """What one compiler compiles.
-
-    Args:
-        name: of its object, without a suffix.
-        source: a .cu file.
-        flags: besides those of all.
-    """
-
-    name: str
-    source: Path
-    flags: tuple[str, ...] = ()
-
-
-def units() -> list[Unit]:
-    """Every .cu file, and functor.cu once for each functor that the rules' headers name."""
-    texts = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "rules").glob("*.h")))
-    functors = sorted(set(re.findall(r"using Functor = (\w+);", texts)))
-    found = []
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        if source.name == "functor.cu":
-            found += [Unit(f"functor_{name}", source, (f"-DTORCHCLIP_FUNCTOR={name}",)) for name in functors]
-        else:
-            found.append(Unit(source.stem, source))
+def units() -> list[Any]:
+    """What nvcc compiles one by one."""
+    found: list[Any] = BUILD.units(sorted((ROOT / "csrc" / "cuda").glob("*.cu")))
     return found
 
 
@@ -238,7 +217,7 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
     return [*map(str, objects), str(toolkit.runtime)]
 
 
-def _compile(toolkit: Toolkit, unit: Unit, folder: Path, threads: int) -> Path | None:
+def _compile(toolkit: Toolkit, unit: Any, folder: Path, threads: int) -> Path | None:
     """The object of one unit, None where it does not compile."""
     target = folder / f"{unit.name}.o"
     command = [toolkit.nvcc, *COMPILE_FLAGS, *toolkit.target_flags, f"-I{ROOT / 'csrc'}"]

@@ -111,7 +111,7 @@ def _rules() -> list[str]:
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
         # As torchclip._C is compiled: objects of both that know nothing of CUDA are then one in a cache.
-        "common": f"{shlex.join(build.command([build.LIMITED_API]))} -c $in -o $out -MMD -MF $out.d",
+        "common": f"{shlex.join(build.command([build.LIMITED_API]))} $more -c $in -o $out -MMD -MF $out.d",
     }
     limited = f"{build.LIMITED_API} -isystem{sysconfig.get_path('include')}"
     lines = [
@@ -133,19 +133,23 @@ def _build_file() -> str:
     def compiled(rule: str, source: Path, variant: str, unit: str | None = None, more: Sequence[str] = ()) -> str:
         result = f"{variant}/{(source.parent / (unit or source.name)).relative_to(ROOT)}.o"
         flags = " ".join([f"$flags_{variant}", *more])
-        lines.extend([f"build {result}: {rule} {source}", f"  flags = {flags}"])
+        lines.extend([f"build {result}: {rule} {source}", f"  flags = {flags}", f"  more = {' '.join(more)}"])
         return result
 
     csrc, units = ROOT / "csrc", build_script("cuda", "build.py").units()
     others = [csrc / "reader" / "torch.cpp"]
-    host = {
-        source: "compile" if _knows_of_cuda(source) else "common"
+    sources = [
+        source
         for folder in ("", "cpu", "reader", "step", "triton", "cuda")
         for source in sorted((csrc / folder).glob("*.cpp"))
         if source not in others
-    }
+    ]
+    host = {source: "compile" if _knows_of_cuda(source) else "common" for source in sources}
     checked = [source for source in host if source.parent.name in ("step", "cuda", "triton")]
-    common = [compiled(rule, source, "plain") for source, rule in host.items() if source not in checked]
+    common = [
+        compiled(host[source], source, "plain", f"{name}{source.suffix}", flags)
+        for name, source, flags in build_script("build.py").units([each for each in host if each not in checked])
+    ]
     for variant in VARIANTS:
         kernels = [compiled("kernels", source, variant, name, flags) for name, source, flags in units]
         own = [compiled(host[source] if variant == "plain" else "compile", source, variant) for source in checked]

@@ -1,0 +1,49 @@
+// The loops of one functor's rules, compiled once for each functor: the build names it in TORCHCLIP_FUNCTOR.
+#include <iterator>
+#include <utility>
+
+#include "../dtypes.h"
+#include "functor_loops.h"
+#include "loops.h"
+
+namespace torchclip::cpu {
+namespace {
+
+// The stages around the rule have loops of their own; of the rule's loops coupled decay alone asks for two versions.
+template <class Functor, unsigned Slots, unsigned Decay>
+Loops loops_for_dtypes(const Bucket& bucket) {
+  Loops loops;
+  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto state) {
+    using T = typename decltype(parameter)::type;
+    using S = typename decltype(state)::type;
+    using C = ComputeType<T>;
+    loops.update = update_loop<Functor, Slots, Decay, T, S>;
+    loops.update_pieces = update_pieces_loop<Functor, Slots, Decay, T, S>;
+    loops.writes_only = !kNeedsParameter<Functor, Decay>;
+    if constexpr (Functor::kMeasuresDirection) {
+      loops.norm[static_cast<int>(Measure::kDirection)] = direction_norm_loop<Functor, Slots, Decay, T, S, T>;
+      loops.direction_prepared = direction_norm_loop<Functor, Slots, Decay, T, S, C>;
+      loops.step_coefficients = Functor::kStepCoefficients;
+    }
+  });
+  return loops;
+}
+
+}  // namespace
+
+template <class Functor>
+Loops functor_loops(const Bucket& bucket) {
+  Loops loops;
+  [&]<size_t... Index>(std::index_sequence<Index...>) {
+    ((bucket.slots != Functor::kSlotMasks[Index] ? void()
+      : (bucket.stages & kCoupledDecay) != 0
+          ? void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], kCoupledDecay>(bucket))
+          : void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], 0>(bucket))),
+     ...);
+  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
+  return loops;
+}
+
+template Loops functor_loops<TORCHCLIP_FUNCTOR>(const Bucket&);
+
+}  // namespace torchclip::cpu
