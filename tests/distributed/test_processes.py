@@ -18,7 +18,10 @@ import sharded_cases
 import shared_step_cases
 import wrapped_cases
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+    pytest.mark.xdist_group("distributed"),  # of one fixture, which would run every case for each worker
+]
 
 MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, checkpoint_cases)
 CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]

@@ -73,7 +73,7 @@ def compile_for(architecture: str, folder: Path, units: Sequence[Any]) -> list[t
 
 
 LARGEST = ("functor_Momentum", "functor_RootMeanSquare")
-SMALLEST = [unit for unit in KERNELS if unit.name == "functor_SoftThreshold"]
+SMALLEST = [unit for unit in KERNELS if unit.name == "functor_Lion"]
 
 
 @pytest.mark.skipif(nvcc() is None or shutil.which("ptxas") is None, reason="no nvcc and ptxas on PATH")

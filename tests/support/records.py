@@ -134,11 +134,11 @@ POLICIES = (
     # A row's gradient has about the norm of its weights: some rows are clipped, and others not.
     Clip("adaptive", AdaptiveGradientClip(0.75, eps=0.1, nonfinite="error")),
     # A window that is full before the state is loaded, and goes round twice.
-    Clip("auto", AutoClip(percentile=30.0, window=5)),
+    Clip("auto", AutoClip(percentile=30.0, window=3)),
     Clip("auto_growing", AutoClip(percentile=50.0, nonfinite="skip")),
-    Clip("z", ZClip(alpha=0.7, z_threshold=2.0, warmup_steps=3)),
-    Clip("ada_gc", AdaGC(lambda_abs=TYPICAL_NORM / 2, lambda_rel=1.05, beta=0.9, warmup_steps=4)),
-    Clip("z_bounded", ZClip(alpha=0.9, z_threshold=1.0, warmup_steps=8, max_norm=TYPICAL_NORM, nonfinite="skip")),
+    Clip("z", ZClip(alpha=0.7, z_threshold=2.0, warmup_steps=2)),
+    Clip("ada_gc", AdaGC(lambda_abs=TYPICAL_NORM / 2, lambda_rel=1.05, beta=0.9, warmup_steps=3)),
+    Clip("z_bounded", ZClip(alpha=0.9, z_threshold=1.0, warmup_steps=5, max_norm=TYPICAL_NORM, nonfinite="skip")),
 )
 
 STEP_SIZES = (
@@ -153,7 +153,7 @@ EXTENSIONS = (
     Extras("noise", (GradientNoise(eta=0.1, gamma=0.55),)),
     Extras("dropout", (GradientDropout(0.2),)),
     Extras("lr_dropout", (LRDropout(0.4),)),
-    Extras("lookahead", (Lookahead(k=4, alpha=0.5),)),
+    Extras("lookahead", (Lookahead(k=3, alpha=0.5),)),
     Extras("ema", (WeightEMA(decay=0.8),)),
 )
 ALL_EXTENSIONS = Extras("all", tuple(extension for extras in EXTENSIONS[:4] for extension in extras.extensions))

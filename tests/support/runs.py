@@ -14,10 +14,10 @@ from memory_guard import STEPS, Guarded, Layout, contiguous_strides, same_bits
 from records import SEED, Case
 from torchclip.policies.clip import measures
 
-LOAD_AFTER = 6
+LOAD_AFTER = 4
 """The step after which the state is saved and loaded into a fresh optimizer."""
 
-LR_HALVES_AFTER = 8
+LR_HALVES_AFTER = 6
 """The step after which every learning rate is halved through ``param_groups``."""
 
 COUNTED = ("step", "shared.step", "shared.seed", "shared.norm_count")

@@ -34,10 +34,10 @@ TRACED = ("test_one_graph_for_every_optimizer", "test_one_graph_for_every_modifi
 MANY = 12
 """Cases of a test on emulated kernels that all stay."""
 
-FEW = 4
+FEW = 2
 """Interpreted cases of a test of what stands before the kernels: they are the same for every backend until there."""
 
-BEFORE_KERNELS = ("unit", "checkpoints")
+BEFORE_KERNELS = ("unit", "checkpoints", "contract")
 """The folders of such tests."""
 
 Item = pytest.Item | Any
@@ -47,15 +47,18 @@ def reached(item: Item) -> set[Hashable]:
     """The paths of the code that a case of the conformance test reaches."""
     case, dtype = item.callspec.params["case"], item.callspec.params["dtype"]
     functor, extensions = case.rule.cls.spec.family, [type(extension).__name__ for extension in case.extras.extensions]
+    backend = item.callspec.params["backend"]
+    kernels, kind = (functor, case.rule.cls.spec.clips_itself), dtype_name(dtype)
     found: set[Hashable] = {
-        ("functor", functor, case.rule.cls.spec.clips_itself, dtype_name(dtype)),
+        # Interpreted, a type is a matter of how elements are read and written, whichever the functor.
+        *([("functor", kernels), ("type", kind)] if backend == INTERPRETED else [("functor", kernels, kind)]),
         ("clip", case.clip.name),
         ("step size", case.pace.name),
         *(("extension", name) for name in extensions),
     }
-    if item.callspec.params["backend"] != INTERPRETED:  # where the coefficients of each rule have a test of their own
+    if backend != INTERPRETED:  # where the coefficients of each rule have a test of their own
         found.add(("rule", re.sub(r"^mix\d+_", "", case.rule.name)))
-    if item.callspec.params["backend"] == "cpu":
+    if backend == "cpu":
         found |= {(functor, case.clip.name), *((functor, name) for name in extensions)}
     return found
 
