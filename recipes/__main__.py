@@ -12,6 +12,7 @@ RECIPES = {
     "control": "a policy for CartPole by REINFORCE, whose loss AdaLoss sees",
     "lm": "language models: AWD-LSTM on the Penn Treebank, WikiText-2 or a text",
     "text": "classification of texts by an LSTM: IMDB's reviews, or a folder of texts",
+    "keras_cnn": "gRDA's Keras example, on TensorFlow, JAX or torch",
     "theory": "the setting of AdaLoss's theorems, and what is seen in it",
     "compare": "algorithms times seeds of one recipe: the papers' figures and tables",
 }
