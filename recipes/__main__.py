@@ -6,6 +6,7 @@ from importlib import import_module
 
 RECIPES = {
     "demo": "torchclip beside torch on real digits, a minute",
+    "tutorial": "a script ported, its norms and four clip policies, in pictures",
     "image": "image classification: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100",
     "finetune": "a pretrained model on another data set, AdaLoss beside its baselines",
     "imagenet": "ResNet-50 on ImageNet, on several GPUs",

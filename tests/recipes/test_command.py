@@ -18,7 +18,7 @@ from recipes.__main__ import RECIPES, main
 from recipes.algorithms import ALGORITHMS, Schedule, make_optimizer
 
 # What trains through recipes.command has the options of every recipe.
-OWN_OPTIONS = ("demo", "keras_cnn", "theory", "compare")
+OWN_OPTIONS = ("demo", "keras_cnn", "theory", "tutorial", "compare")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
