@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import torchclip
 from framework_runs import MAX_NORM, OPTIONS, Net, assert_alike, assert_alike_numbers, batches, values
+from torchclip.backends import choice
+from torchclip.integrations import torchtitan as integration
 from torchclip.integrations.torchtitan import FusedOptimizersMixin
 
 titan = pytest.importorskip(
@@ -122,6 +124,16 @@ def test_it_is_resumed_in_the_middle_in_another_split(split: str, tmp_path: Path
     resumed.load_state_dict(loaded["optimizer"])
     assert train(again, resumed, range(2, 4)) == pytest.approx(train(whole, straight, range(2, 4)), rel=1e-5)
     assert_alike(values(again), values(whole))
+
+
+def test_several_that_share_a_norm_run_where_it_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's kernels take one; a GPU's backend, as which the CPU's is declared here, does not."""
+    if choice.unavailable_reason("cpu") is not None:
+        pytest.skip("the compiled passes are not here: make build")
+    assert [each.backend for each in container(parts_of(Net()))] == ["cpu", "cpu"]
+    monkeypatch.setattr(integration, "ON_DEVICE", ("cpu",))
+    assert [each.backend for each in container(parts_of(Net()))] == ["reference", "reference"]
+    assert [each.backend for each in container([Net()])] == ["cpu"]
 
 
 def test_hooks_on_it_are_called() -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from torchclip.backends.choice import ON_DEVICE
 from torchclip.clip_grad import get_total_norm
 from torchclip.create import optimizer_class
 from torchclip.step.fused_optimizer import FusedOptimizer
@@ -28,7 +29,7 @@ class FusedOptimizersMixin(OptimizersContainer):
     - ``optimizer_name="torchclip.AdamW"`` is the class, and ``optimizer_kwargs`` its hyperparameters.
     - ``optimizer_factory_kwargs_by_name={"torchclip.AdamW": {"clip": 1.0}}`` has what an optimizer has once.
     - Where a container holds several optimizers, for parts of a pipeline or for names, a ``clip`` goes by the norm over
-      all of them, measured on the reference path.
+      all of them. The CPU's kernels take it; on a GPU such a step runs on the reference path.
 
     ``training.max_norm`` of torchtitan is to be infinite, since it clips before the step.
 
@@ -66,11 +67,12 @@ class FusedOptimizersMixin(OptimizersContainer):
 
         def make(groups: list[dict[str, Any]], **options: Any) -> FusedOptimizer:
             own = [{key: value for key, value in group.items() if key not in _FLAGS} for group in groups]
-            if self._is_several and options.get("clip") is not None:
-                options.setdefault("backend", "reference")  # where a norm can be handed over
             required = [each.name for each in inspect.signature(cls).parameters.values() if each.default is each.empty]
             given = {key: own[0][key] for key in required if key in own[0] and key != "params"}
-            return cls(own, **given, **options)
+            made = cls(own, **given, **options)
+            # A GPU's backends measure in the step, and take no norm that is handed over.
+            shares = self._is_several and made.clip is not None and options.get("backend") is None
+            return cls(own, **given, **options, backend="reference") if shares and made.backend in ON_DEVICE else made
 
         return make
 
