@@ -3,6 +3,7 @@
 One of the papers' studies, or lines of one's own::
 
     python -m recipes compare clipping --jobs 2
+    python -m recipes compare spikes          # of another kind: recipes/comparison/spikes.py
     python -m recipes compare --recipe image --run "SGD=--algo sgd --lr 0.1" --run "MixClip=--algo mix_clip" \\
         --seeds 0 1 2 -- --dataset mnist --epochs 3
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.command import INTERRUPTED, positive
+from recipes.comparison import spikes
 from recipes.comparison.figures import draw
 from recipes.comparison.runs import execute, results_of, runs_of, table
 from recipes.comparison.studies import STUDIES, Line, Study
@@ -37,7 +39,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Study, list[st
         prog="python -m recipes compare",
         description="Algorithms times seeds of one recipe, with the paper's figure and a table. "
         "What follows -- goes to every run.",
-        epilog="studies: " + "; ".join(f"{name}: {study.title}" for name, study in STUDIES.items()),
+        epilog="studies: spikes: what one bad batch costs, by policy (has options of its own); "
+        + "; ".join(f"{name}: {study.title}" for name, study in STUDIES.items()),
     )
     add = parser.add_argument
     add("study", nargs="?", choices=tuple(STUDIES), metavar="STUDY", help="one of the studies below")
@@ -63,7 +66,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Study, list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, study, others = _parse(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["spikes"]:
+        return spikes.main(given[1:])
+    options, study, others = _parse(given)
     folder = options.result_dir or Path("results", "compare", options.study or options.recipe)
     runs = runs_of(study, list(dict.fromkeys(options.seeds or study.seeds)), folder)
     failures: list[str] = []
