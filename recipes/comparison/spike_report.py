@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-_WINDOW = 10  # steps, over which losses are averaged
-_RECOVERED = 0.05  # nats above the loss without the fault
+_WINDOW = 20  # steps, over which losses are averaged
+_RECOVERED = 0.1  # nats above the loss without the fault
 _SHOWN = "×100"  # the fault whose curves are drawn
 _COLORS = ("#777777", "#4477AA", "#66CCEE", "#CCBB44", "#EE6677", "#AA3377", "#228833", "#882255", "#44AA99")
 Run = Mapping[str, Any]  # "model", "policy", "seed", "branches": by fault "losses" and "poisoned"
@@ -27,7 +27,7 @@ def _averaged(losses: Sequence[float | None]) -> np.ndarray[Any, np.dtype[np.flo
 def cost(clean: Sequence[float], losses: Sequence[float | None]) -> tuple[float, float]:
     """How much higher the loss is on average than without the fault, and after how many steps no more.
 
-    The latter is the number of steps until the mean over ten of them stays within 0.05 nats; infinite where it does
+    The latter is the number of steps until the mean over twenty of them stays within 0.1 nats; infinite where it does
     not, and both where the run ended in NaN.
     """
     if None in losses:
@@ -62,7 +62,9 @@ def _cell(rows: Sequence[Mapping[str, Any]], after: int, **about: str) -> str:
     lost, steps = statistics.mean(_chosen(rows, "lost", **about)), statistics.median(_chosen(rows, "steps", **about))
     if math.isinf(lost):
         return f"NaN, {poisoned:.0%} poisoned"
-    return f"{lost:+.3f}, {f'{steps:.0f}' if math.isfinite(steps) else f'> {after}'}"
+    return (
+        f"{f'{lost:+.3f}' if lost < 10 else f'{lost:+.0f}'}, {f'{steps:.0f}' if math.isfinite(steps) else f'> {after}'}"
+    )
 
 
 def tables(runs: Sequence[Run]) -> str:
@@ -89,15 +91,17 @@ def _curves(axes: Axes, runs: Sequence[Run], policies: Sequence[str]) -> None:
         chosen = [run["branches"][fault]["losses"] for run in runs if run["policy"] == policy]
         return np.mean([_averaged(losses) for losses in chosen], axis=0)
 
-    undisturbed, highest = mean(policies[0], "none"), 0.0
+    undisturbed = mean(policies[0], "none")
+    lowest, highest = float(undisturbed.min()), float(undisturbed.max())
     for index, policy in enumerate(policies):
         losses = mean(policy, _SHOWN)
-        highest = max(highest, float(np.nanmax(losses, initial=0.0)))
+        finite = losses[np.isfinite(losses)]
+        lowest, highest = min([lowest, *finite]), max([highest, *finite])
         color, wide = _COLORS[index % len(_COLORS)], 2.5 if index == 0 else 1.2
         axes.plot(np.arange(len(losses)) + _WINDOW / 2, losses, color=color, linewidth=wide, label=policy)
     axes.plot(np.arange(len(undisturbed)) + _WINDOW / 2, undisturbed, "k--", label="no fault, no clipping")
     axes.set(xlabel=f"steps after the fault (gradients {_SHOWN})", ylabel=f"loss, nats, mean of {_WINDOW} steps")
-    axes.set(title=runs[0]["model"], ylim=(None, min(1.05 * highest, 2 * float(undisturbed.max()))))
+    axes.set(title=runs[0]["model"], ylim=(0.98 * lowest, min(1.02 * highest, 1.6 * float(undisturbed.max()))))
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -110,7 +114,7 @@ def _map(axes: Axes, runs: Sequence[Run], policies: Sequence[str], named: bool) 
     colors = plt.get_cmap("YlOrRd").with_extremes(bad="black")
     axes.imshow(np.where(np.isinf(lost), np.nan, lost), cmap=colors, vmin=0.0, vmax=1.0, aspect="auto")
     for (row, column), value in np.ndenumerate(lost):
-        told = "NaN" if math.isinf(value) else f"{max(value, 0.0):.2f}"
+        told = "NaN" if math.isinf(value) else f"{max(value, 0.0):.2f}" if value < 10 else f"{value:.0f}"
         axes.text(column, row, told, ha="center", va="center", color="white" if value > 0.7 else "black", fontsize=9)
     axes.set_xticks(range(len(faults)), faults)
     axes.set_yticks(range(len(policies)), policies if named else [])
