@@ -8,6 +8,11 @@ The clipping paper's CIFAR-10 run, the collection's, and gRDA's::
         --algo mix_clip --lr 1.0 --gamma 1.0 --momentum 0.999
     python -m recipes image --dataset cifar10 --model cnn --epochs 30 --schedule plateau --algo adam --lr-dropout 0.5
     python -m recipes image --dataset cifar10 --augment --model vgg16 --epochs 600 --algo grda --c 0.0005 --mu 0.51
+
+By several processes that share the parameters, with the results of one but for rounding::
+
+    torchrun --nproc-per-node 2 -m recipes image --fsdp --algo adamw --lr 0.001 --clip 1.0
+    torchrun --nproc-per-node 2 -m recipes image --tp --algo adamw --lr 0.001 --clip 1.0
 """
 
 import argparse
@@ -112,13 +117,21 @@ def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse
 
 def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
     images = load_images(options.dataset, options.data_dir)
-    return ClassificationTask(options, make_model(options.model, images.shape, images.classes), images, device)
+    model = make_model(options.model, images.shape, images.classes)
+    if options.fsdp or options.tp:
+        from recipes.sharded import ShardedClassification  # which needs torch.distributed
+
+        return ShardedClassification(options, model, images, device)
+    return ClassificationTask(options, model, images, device)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("image", "Image classification with any algorithm of the four papers.", epochs="80,120,150")
     add = add_image_options(parser, "mnist").add_argument
     add("--model", default="lenet", metavar="MODEL", help=MODELS)
+    shared = parser.add_argument_group("several processes, as torchrun starts them").add_mutually_exclusive_group()
+    shared.add_argument("--fsdp", action="store_true", help="FSDP2: each has a part of every tensor, and of the batch")
+    shared.add_argument("--tp", action="store_true", help="tensor parallelism: each has a part of every linear layer")
     options = parser.parse_args(arguments)
     if options.quick:
         if options.epochs == parser.get_default("epochs"):
@@ -130,4 +143,4 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.dataset}-{options.model}-{options.algo}-seed{options.seed}"
-    return run_recipe("image", options, name, make_task)
+    return run_recipe("image", options, name, make_task, distributed=options.fsdp or options.tp)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import torchclip
 from recipes.algorithms import Schedule
 from recipes.run_folder import RunFolder
-from recipes.world import World
+from recipes.world import WholeState, World, whole
 from torchclip.step.fused_optimizer import FusedOptimizer
 
 # What the line of an epoch tells, of all that the log has.
@@ -40,6 +40,7 @@ class Task(ABC):
     """What a recipe gives to the loop: a model, its batches, its loss, its evaluation."""
 
     model: nn.Module
+    is_sharded: bool = False  # whether several processes share the model's parameters
 
     @abstractmethod
     def steps(self, epoch: int) -> int:
@@ -114,9 +115,13 @@ class Training:
         self.progress = Progress(torch.zeros((), dtype=torch.float64, device=self.device))
         self._interrupted = False
         # Whose state_dict() is in a checkpoint, beside what every process has of its own.
+        model, optimizer = self.task.model, self.optimizer
         self._parts: dict[str, Any] = {
-            "model": self.task.model,
-            "optimizer": self.optimizer,
+            **(
+                {"whole": WholeState(model, optimizer)}
+                if self.task.is_sharded
+                else {"model": model, "optimizer": optimizer}
+            ),
             "schedule": self.schedule,
             "scaler": self.scaler,
             "task": self.task,
@@ -196,7 +201,7 @@ class Training:
         row["seconds"] = round(progress.seconds, 3)
         if isinstance(self.optimizer, torchclip.GRDA):
             named = self.task.model.named_parameters()
-            row["layers"] = {name: float((parameter == 0).double().mean()) for name, parameter in named}
+            row["layers"] = {name: float((whole(parameter) == 0).double().mean()) for name, parameter in named}
         self.schedule.end_epoch(train_loss)
         nothing, diverged = torch.zeros_like(progress.loss_sum), not math.isfinite(train_loss)
         self.progress = Progress(nothing, progress.epoch + 1, diverged=diverged)

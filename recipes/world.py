@@ -1,13 +1,14 @@
 """The processes of a distributed run, as ``torchrun`` starts them; or the one of a run that is not."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,36 @@ class World:
         if self.size > 1:
             distributed.all_gather_object(values, value)
         return values
+
+
+class WholeState:
+    """The state of a sharded model and of its optimizer as one process would have it: whole tensors, by name."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._of = model, optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """For all processes to call; the first one's is whole, the others' are empty."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+
+        (model, optimizer), options = self._of, StateDictOptions(full_state_dict=True, cpu_offload=True)
+        if not optimizer.state:  # torch would take a step to make it one, which counts
+            return {"model": get_model_state_dict(model, options=options), "optimizer": None}
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=options), strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """For all processes to call, with what the first one had."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_state_dict
+
+        (model, optimizer), options = self._of, StateDictOptions(full_state_dict=True)
+        if state["optimizer"] is None:
+            set_model_state_dict(model, state["model"], options=options)
+        else:
+            found = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
+            set_state_dict(model, optimizer, **found, options=options)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor that this may be a part of; for all processes to call."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
