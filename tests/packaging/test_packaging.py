@@ -109,6 +109,12 @@ def test_the_citation_has_this_version_and_the_papers() -> None:
     assert re.findall(r"arXiv:([\d.]+)", text) == ["2010.02519", "2109.08282", "2006.09358", "1912.00144"]
 
 
+def test_the_changelogs_last_release_is_this_version_with_the_citations_date() -> None:
+    releases = re.findall(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^date-released: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None and releases[0] == (torchclip.__version__, cited[1])
+
+
 @pytest.fixture(scope="module")
 def said_where_installed(installed: Path) -> tuple[str, str, str]:
     """Where the wheel is installed: what a step did, the words of a backend that is not there, the package's report.
