@@ -38,6 +38,14 @@ double* GroupState::numbers(const char* name, int64_t count) const {
   return static_cast<double*>(value.data);
 }
 
+double GroupState::positive(const char* name) const {
+  const double value = *numbers(name);
+  if (!(value > 0) || !is_finite(value))
+    throw ValueError(std::string("param_groups' \"shared\" number \"") + name + "\" is " +
+                     text_of(to_python(value).get()) + ", and a finite number above 0 is wanted" + kRemedy);
+  return value;
+}
+
 double GroupState::count(const char* name) const {
   const double value = *numbers(name);
   if (!is_count(value))

@@ -18,6 +18,9 @@ class GroupState {
   }
   // Where they lie.
   double* numbers(const char* name, int64_t count = 1) const;
+  bool has(const char* name) const { return dict_ != nullptr && PyDict_GetItemString(dict_, name) != nullptr; }
+  // The number of that name, on the host, which is finite and above 0.
+  double positive(const char* name) const;
   // The number of that name, on the host, which counts something.
   double count(const char* name) const;
   uint64_t seed() const;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <utility>
 
 #include "cpu/parallel.h"
 #include "policies.h"
 #include "rows.h"
+#include "rules/soft_threshold.h"
 
 namespace torchclip {
 namespace {
@@ -15,6 +17,8 @@ namespace {
 constexpr int64_t kElementsWithGil = 1 << 18;
 // For each tensor: over so many, holding its memory takes no time.
 constexpr int64_t kElementsToHoldFor = 2048;
+// Among the coefficients of the rules that count zeros.
+constexpr size_t kThreshold = offsetof(SoftThreshold::Coefficients<double>, threshold) / sizeof(double);
 
 }  // namespace
 
@@ -148,6 +152,8 @@ void Plan::fill_rows(double inverse_grad_scale) {
     cohort.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), cohort.after.data(), cohort.standing.first, DirectionNorms{},
                   cohort.coefficients);
+    if (!shared_.threshold_scales.empty())
+      cohort.coefficients[kThreshold] *= shared_.threshold_scales[static_cast<size_t>(cohort.standing.group)];
   }
   tables_.rows.clear();
   for (RowOrigin& origin : origins_) {
@@ -164,6 +170,12 @@ void Plan::read_shared() {
   const GroupState shared(reader_.groups().front().dict);
   if (modifiers_.counts_steps()) shared_.step = shared.count("step") + 1;
   if (modifiers_.draws()) shared_.seed = shared.seed();
+  if (!rule_.counts_zeros) return;
+  // Where a target steers the thresholds.
+  for (const Group& group : reader_.groups()) {
+    const GroupState own(group.dict);
+    shared_.threshold_scales.push_back(own.has("threshold_scale") ? own.positive("threshold_scale") : 1.0);
+  }
 }
 
 void Plan::fill_extras() {

@@ -184,7 +184,8 @@ class Plan {
     double clipped_square = 0;   // the same after clipping
     std::vector<double> bounds;  // AdaGC's, of each parameter
     double bounded_steps = 0;
-    double polyak = 0;         // PolyakStep's step
+    double polyak = 0;                     // PolyakStep's step
+    std::vector<double> threshold_scales;  // [groups], of rules that count zeros
     std::vector<double> sums;  // of squared norms: one for each unit of the rule's scope, or each row of all tensors
   } shared_;
 

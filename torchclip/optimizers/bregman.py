@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import SparseOptimizer, check_no_decay
+from torchclip.optimizers.sparse import TARGET, SparseOptimizer, check_no_decay, with_target
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -36,6 +36,11 @@ class LinBreg(SparseOptimizer):
         lam: :math:`\lambda`, at least 0; 0 in a param group, of biases say, is SGD there.
         delta: :math:`\delta`, above 0: the strength of the elastic net, a factor on the step.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
+        target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
+            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
+            has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no threshold to steer. None:
+            :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -62,6 +67,7 @@ class LinBreg(SparseOptimizer):
         "lam": _LAM,
         "delta": _DELTA,
         "momentum": hyperparameters.AVERAGE,
+        **TARGET,
     }
 
     def __init__(
@@ -72,11 +78,13 @@ class LinBreg(SparseOptimizer):
         delta: float = 1.0,
         momentum: float = 0.0,
         *,
+        target_sparsity: float | None = None,
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
         check_no_decay(type(self).__name__, weight_decay)
-        super().__init__(params, {"lr": lr, "lam": lam, "delta": delta, "momentum": momentum}, **options)
+        defaults = {"lr": lr, "lam": lam, "delta": delta, "momentum": momentum}
+        super().__init__(params, with_target(defaults, target_sparsity, "lam"), **options)
 
 
 class AdaBreg(SparseOptimizer):
@@ -95,6 +103,11 @@ class AdaBreg(SparseOptimizer):
         delta: :math:`\delta`, above 0: the strength of the elastic net, a factor on the step.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
+        target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
+            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
+            has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no threshold to steer. None:
+            :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -122,6 +135,7 @@ class AdaBreg(SparseOptimizer):
         "delta": _DELTA,
         "betas": hyperparameters.BETAS,
         "eps": hyperparameters.EPS,
+        **TARGET,
     }
 
     def __init__(
@@ -133,8 +147,10 @@ class AdaBreg(SparseOptimizer):
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         *,
+        target_sparsity: float | None = None,
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
         check_no_decay(type(self).__name__, weight_decay)
-        super().__init__(params, {"lr": lr, "lam": lam, "delta": delta, "betas": betas, "eps": eps}, **options)
+        defaults = {"lr": lr, "lam": lam, "delta": delta, "betas": betas, "eps": eps}
+        super().__init__(params, with_target(defaults, target_sparsity, "lam"), **options)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import SparseOptimizer, check_no_decay
+from torchclip.optimizers.sparse import TARGET, SparseOptimizer, check_no_decay, with_target
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -28,6 +28,11 @@ class GRDA(SparseOptimizer):
         lr: the step size :math:`\eta`, at least 0.
         c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
         mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
+        target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
+            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
+            has its own :math:`s`, a number of state; one whose ``c`` is 0 has no threshold to steer. None:
+            :math:`s = 1`.
         weight_decay: must be 0: gRDA draws parameters to zero by itself. It is taken since frameworks hand it to every
             optimizer.
         extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.
@@ -53,6 +58,7 @@ class GRDA(SparseOptimizer):
         "lr": hyperparameters.LEARNING_RATE,
         "c": hyperparameters.non_negative("c value"),
         "mu": hyperparameters.positive("mu value"),
+        **TARGET,
     }
 
     def __init__(
@@ -62,11 +68,12 @@ class GRDA(SparseOptimizer):
         c: float = 0.0,
         mu: float = 0.7,
         *,
+        target_sparsity: float | None = None,
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
         check_no_decay("GRDA", weight_decay)
-        super().__init__(params, {"lr": lr, "c": c, "mu": mu}, **options)
+        super().__init__(params, with_target({"lr": lr, "c": c, "mu": mu}, target_sparsity, "c"), **options)
 
 
 gRDA = GRDA

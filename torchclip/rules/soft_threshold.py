@@ -10,9 +10,21 @@ from torchclip.rules.rule_spec import Group, RuleSpec, ScalarSlot, State, StateS
 from torchclip.rules.second_moment import moments
 from torchclip.rules.state_numbers import NON_NEGATIVE
 
+THRESHOLD_SCALE = "threshold_scale"
+"""The number of state of a param group that target_sparsity steers."""
+
+
+def scale_of(group: Group) -> Tensor | float:
+    """The factor on the group's threshold: what ``target_sparsity`` has steered it to, and 1 without."""
+    shared = group.get("shared")
+    scale: Tensor | float = shared.get(THRESHOLD_SCALE, 1.0) if isinstance(shared, dict) else 1.0
+    return scale
+
 
 def shrunk(value: Tensor, threshold: Tensor | float) -> Tensor:
     """``sign(value) · max(|value| − threshold, 0)``."""
+    if isinstance(threshold, Tensor):
+        threshold = threshold.to(value.device)
     return value.sign() * (value.abs() - threshold).clamp(min=0)
 
 
@@ -20,7 +32,7 @@ def shrunk(value: Tensor, threshold: Tensor | float) -> Tensor:
 #
 #     a ← a − lr · g                                               from a = p
 #     l₁ ← l₁ + c · lr^(μ + 1/2) · (t^μ − (t − 1)^μ)                 from 0
-#     p ← sign(a) · max(|a| − l₁, 0)
+#     p ← sign(a) · max(|a| − s l₁, 0)                               s = 1 unless target_sparsity steers it
 #
 # Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358, the gRDA
 # recursion; with a constant lr, l₁ = c · lr^(μ + 1/2) · t^μ is their tuning function.
@@ -31,7 +43,7 @@ def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first
     t = state["step"] + 1
     l1 = state["l1"] + group["c"] * lr ** (mu + 0.5) * (t**mu - (t - 1) ** mu)
     accumulator = state["accumulator"] - lr * gradient
-    return shrunk(accumulator, l1), {"step": t, "l1": l1, "accumulator": accumulator}
+    return shrunk(accumulator, scale_of(group) * l1), {"step": t, "l1": l1, "accumulator": accumulator}
 
 
 GRDA = RuleSpec(
@@ -53,14 +65,15 @@ GRDA = RuleSpec(
 #
 #     LinBreg:  v ← v − lr g,   or with momentum β   m ← β m + (1 − β) lr g,   v ← v − m        from m = 0
 #     AdaBreg:  v ← v − lr / (1 − β₁ᵗ) · m / (sqrt(s) / sqrt(1 − β₂ᵗ) + eps),                   m and s as Adam's
-#     both:     p ← δ · sign(v) · max(|v| − λ, 0)                                               from v = p/δ + λ sign(p)
+#     both:     p ← δ · sign(v) · max(|v| − s λ, 0)                                      from v = p/δ + s λ sign(p)
 #
 # Bungert, Roith, Tenbrinck, Burger, A Bregman Learning Framework for Sparse Neural Networks, JMLR 2022,
 # arXiv 2105.04319, Algorithms 1 to 3.
 
 
 def _sub_grad(parameter: Tensor, group: Group) -> Tensor:
-    sub_grad: Tensor = parameter / group["delta"] + group["lam"] * parameter.sign()
+    threshold = torch.as_tensor(scale_of(group) * group["lam"], device=parameter.device)
+    sub_grad: Tensor = parameter / group["delta"] + threshold * parameter.sign()
     return sub_grad
 
 
@@ -68,7 +81,7 @@ SUB_GRAD = StateSlot("sub_grad", of_parameter=_sub_grad, at_least_float32=True)
 
 
 def _bregman_step(sub_grad: Tensor, group: Group) -> Tensor:
-    parameter: Tensor = group["delta"] * shrunk(sub_grad, group["lam"])
+    parameter: Tensor = group["delta"] * shrunk(sub_grad, scale_of(group) * group["lam"])
     return parameter
 
 

@@ -17,6 +17,7 @@ dict ``"shared"``, so that they travel with ``state_dict``. All are float64, but
     skip_losses     the same of losses
     skip_loss_count
     sum             AdaGradNorm's s: of the optimizer in the first group, or of each group in its own
+    threshold_scale the factor on the threshold of a group whose sparsity is steered, in its own
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
 from torchclip.state.steppable import leading_device
 
@@ -48,6 +50,7 @@ NUMBERS = {
     "skip_norm_count": COUNT,
     "skip_loss_count": COUNT,
     "sum": POSITIVE,
+    THRESHOLD_SCALE: POSITIVE,
 }
 NORMS = ("norm_window", "norm_bounds", "skip_norms")
 VECTORS = (*NORMS, "skip_losses")
@@ -147,6 +150,9 @@ def complete_shared(
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
             start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
             shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
+        if spec.family == "soft_threshold" and (THRESHOLD_SCALE in have or "target_sparsity" in group):
+            scale = have.get(THRESHOLD_SCALE, torch.ones((), dtype=norm_dtype(device), device=device))
+            shared[THRESHOLD_SCALE] = scale.to(device, norm_dtype(device))
         is_users = "shared" in group and not have
         if shared and is_users:
             raise ValueError(

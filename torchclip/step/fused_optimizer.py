@@ -204,6 +204,7 @@ class FusedOptimizer(ConvertedOptimizer):
         self._last.outcome, self._last.found_inf = outcome, found_inf
         if outcome == NON_FINITE:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+        self._after_step()
 
     def _reference_step(
         self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
@@ -236,6 +237,11 @@ class FusedOptimizer(ConvertedOptimizer):
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+        self._after_step()
+
+    def _after_step(self) -> None:
+        """What a class does once a step was taken, or skipped."""
+        return
 
     # The constructor's and torch's hooks into the above.
 

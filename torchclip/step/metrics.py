@@ -43,10 +43,11 @@ def sparsity(
     if written is None or len(written) != len(parameters):
         written = [-1] * len(parameters)
     device = leading_device(param_groups)
-    zeros = torch.zeros((), dtype=torch.int64, device=device)
+    each = [count for counts, count in zip(counted, written, strict=True) if counts]
+    zeros = torch.full((), sum(count for count in each if count >= 0), dtype=torch.int64, device=device)
     for parameter, counts, count in zip(parameters, counted, written, strict=True):
-        if counts:
-            zeros += count if count >= 0 else _zeros_in(local_of(parameter)).to(device)
+        if counts and count < 0:
+            zeros = zeros + _zeros_in(local_of(parameter)).to(device)
     return zeros.to(torch.float32) / total
 
 

@@ -62,7 +62,8 @@ def check_known(optimizer: str, options: Iterable[str]) -> None:
     """Raises TypeError, as Python does for a function's arguments, for one that is none of these."""
     for name in options:
         if name not in MEANINGS:
-            raise TypeError(f"{optimizer}.__init__() got an unexpected keyword argument {name!r}")
+            remedy = ": its rule has no threshold to steer; use GRDA, LinBreg or AdaBreg" * (name == "target_sparsity")
+            raise TypeError(f"{optimizer}.__init__() got an unexpected keyword argument {name!r}{remedy}")
 
 
 def show_options(cls: type) -> None:

@@ -1,0 +1,213 @@
+"""target_sparsity: the law that steers thresholds, what it holds for, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchclip
+from torchclip.optimizers.sparse import FASTEST, GAIN
+
+RULES: dict[str, Callable[..., Any]] = {
+    "grda": lambda params, **options: torchclip.GRDA(params, lr=0.05, c=0.02, mu=0.6, **options),
+    "lin_breg": lambda params, **options: torchclip.LinBreg(params, lr=0.05, lam=0.1, momentum=0.5, **options),
+    "ada_breg": lambda params, **options: torchclip.AdaBreg(params, lr=0.01, lam=0.1, **options),
+}
+BACKENDS = ("reference", "cpu")
+
+
+def weights(count: int = 3) -> list[torch.nn.Parameter]:
+    draws = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(40 + i, 5, generator=draws)) for i in range(count)]
+
+
+def give_gradients(params: list[torch.nn.Parameter], step: int) -> None:
+    """Of a square around a target of which most is small, with noise."""
+    draws = torch.Generator().manual_seed(step + 1)
+    for parameter in params:
+        wanted = torch.linspace(-1, 1, parameter.numel()).view_as(parameter) ** 3
+        parameter.grad = parameter.detach() - wanted + 0.1 * torch.randn(parameter.shape, generator=draws)
+
+
+def moved(target: float, share: float) -> float:
+    """The factor on the scale after a step that left this share of zeros."""
+    return math.exp(min(max(GAIN * (target - share), -FASTEST), FASTEST))
+
+
+def scale_of(optimizer: Any, group: int = 0) -> Tensor:
+    scale: Tensor = optimizer.param_groups[group]["shared"]["threshold_scale"]
+    return scale
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", RULES)
+def test_the_scale_follows_the_zeros_that_were_left(name: str, backend: str) -> None:
+    params = weights()
+    optimizer = RULES[name](params, target_sparsity=0.8, backend=backend)
+    by_hand = 1.0
+    for step in range(30):
+        give_gradients(params, step)
+        optimizer.step()
+        zeros = sum(int((parameter == 0).sum()) for parameter in params) / sum(p.numel() for p in params)
+        by_hand *= moved(0.8, zeros)
+        assert float(scale_of(optimizer)) == pytest.approx(by_hand, rel=1e-6)
+    assert by_hand > 1.2
+
+
+def test_near_its_target_a_share_is_steered_gently() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([0.0] * 49 + [1.0] * 51))
+    optimizer = torchclip.LinBreg([parameter], lr=0.1, lam=0.1, target_sparsity=0.5)
+    parameter.grad = torch.zeros(100)
+    optimizer.step()
+    assert float(scale_of(optimizer)) == pytest.approx(math.exp(GAIN * 0.01))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_backends_agree(name: str) -> None:
+    ended = {}
+    for backend in BACKENDS:
+        params = weights()
+        optimizer = RULES[name](params, target_sparsity=0.6, backend=backend)
+        for step in range(60):
+            give_gradients(params, step)
+            optimizer.step()
+        ended[backend] = [parameter.detach() for parameter in params]
+    torch.testing.assert_close(ended["cpu"], ended["reference"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.9])
+@pytest.mark.parametrize("name", RULES)
+def test_the_share_that_was_asked_for_comes(name: str, target: float) -> None:
+    params, shares = weights(8), []
+    optimizer = RULES[name](params, target_sparsity=target)
+    for step in range(900):
+        optimizer.param_groups[0]["lr"] = RULES[name](weights(1)).defaults["lr"] * (1 - step / 900)
+        give_gradients(params, step)
+        optimizer.step()
+        shares.append(float(optimizer.sparsity()))
+    # Single elements come and go with the noise of the gradients; their mean is steered.
+    assert statistics.mean(shares[-50:]) == pytest.approx(target, abs=0.005)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_have_targets_of_their_own(backend: str) -> None:
+    first, second, third = weights()
+    groups = [
+        {"params": [first], "target_sparsity": 0.3},
+        {"params": [second], "target_sparsity": 0.6},
+        {"params": [third]},
+    ]
+    optimizer = torchclip.LinBreg(groups, lr=0.05, lam=0.1, backend=backend)
+    by_hand = [1.0, 1.0]
+    for step in range(20):
+        give_gradients([first, second, third], step)
+        optimizer.step()
+        for index, (parameter, target) in enumerate(((first, 0.3), (second, 0.6))):
+            by_hand[index] *= moved(target, float((parameter == 0).double().mean()))
+    assert [float(scale_of(optimizer, index)) for index in (0, 1)] == pytest.approx(by_hand, rel=1e-6)
+    assert "shared" not in optimizer.param_groups[2]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", RULES)
+def test_a_checkpoint_goes_on_bit_for_bit(name: str, backend: str) -> None:
+    params = weights()
+    optimizer = RULES[name](params, target_sparsity=0.7, backend=backend)
+    saved: Any = None
+    for step in range(20):
+        if step == 10:
+            saved = copy.deepcopy((optimizer.state_dict(), [parameter.detach() for parameter in params]))
+        give_gradients(params, step)
+        optimizer.step()
+    others = [torch.nn.Parameter(value) for value in saved[1]]
+    loaded = RULES[name](others, target_sparsity=0.7, backend=backend)
+    loaded.load_state_dict(saved[0])
+    for step in range(10, 20):
+        give_gradients(others, step)
+        loaded.step()
+    for mine, its in zip(params, others, strict=True):
+        assert torch.equal(mine, its)
+    assert torch.equal(scale_of(optimizer), scale_of(loaded))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_skipped_step_steers_nothing(backend: str) -> None:
+    params = weights()
+    clip = torchclip.ClipByGlobalNorm(1.0, nonfinite="skip")
+    optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, target_sparsity=0.7, clip=clip, backend=backend)
+    give_gradients(params, 0)
+    optimizer.step()
+    before = scale_of(optimizer).clone()
+    give_gradients(params, 1)
+    params[0].grad[0, 0] = math.nan
+    optimizer.step()
+    assert torch.equal(scale_of(optimizer), before)
+    for parameter in params:
+        parameter.grad = None
+    optimizer.step()  # nor does one without gradients
+    assert torch.equal(scale_of(optimizer), before)
+    give_gradients(params, 2)
+    optimizer.step()
+    assert not torch.equal(scale_of(optimizer), before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_target_may_come_and_change_while_training(backend: str) -> None:
+    params = weights()
+    optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, backend=backend)
+    scales = []
+    for step, target in enumerate((None, 0.9, 0.9, 0.0, 0.0)):
+        if target is not None:
+            optimizer.param_groups[0]["target_sparsity"] = target
+        give_gradients(params, step)
+        optimizer.step()
+        scales.append(float(scale_of(optimizer)) if target is not None else 1.0)
+    assert scales[0] < scales[1] < scales[2] > scales[3] > scales[4]
+
+
+def test_compiled_steps_are_steered_too() -> None:
+    ended = []
+    for compiled in (False, True):
+        params = weights(1)
+        optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, target_sparsity=0.7, backend="reference")
+        step = torch.compile(optimizer.step, backend="eager", fullgraph=True) if compiled else optimizer.step
+        for number in range(4):
+            give_gradients(params, number)
+            step()
+        ended.append((params[0].detach(), scale_of(optimizer).clone()))
+    torch.testing.assert_close(*ended)
+    assert float(ended[1][1]) != 1.0
+
+
+@pytest.mark.parametrize("target", [1.0, -0.1, math.nan, "0.5"])
+def test_targets_out_of_range(target: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="target_sparsity"):
+        torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=target)
+    optimizer = torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
+    optimizer.param_groups[0]["target_sparsity"] = target
+    give_gradients(optimizer.param_groups[0]["params"], 0)
+    with pytest.raises((ValueError, TypeError), match="target_sparsity"):
+        optimizer.step()
+
+
+def test_rules_without_thresholds_refuse_a_target() -> None:
+    for cls in (torchclip.SGD, torchclip.AdamW, torchclip.AdaLoss):
+        with pytest.raises(TypeError, match="'target_sparsity': its rule has no threshold to steer; use GRDA"):
+            cls(weights(), lr=0.1, target_sparsity=0.5)
+    with pytest.raises(ValueError, match="c=0 makes none: give it above 0"):
+        torchclip.GRDA(weights(), lr=0.1, target_sparsity=0.5)
+
+
+def test_a_scale_that_is_none_is_refused() -> None:
+    optimizer = torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["shared"]["threshold_scale"] = torch.tensor(-1.0)
+    with pytest.raises(ValueError, match="threshold_scale.*finite number above 0"):
+        optimizer.load_state_dict(saved)
