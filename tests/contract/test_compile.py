@@ -41,6 +41,10 @@ MODIFIERS: dict[str, dict[str, Any]] = {
     "noise": {"extensions": (torchclip.GradientNoise(eta=0.3, gamma=0.55),), "seed": 3},
     "dropout": {"extensions": (torchclip.GradientDropout(0.5), torchclip.LRDropout(0.5)), "seed": 3},
     "lookahead": {"extensions": (torchclip.Lookahead(k=2),)},
+    "ada_gc": {"clip": torchclip.AdaGC(warmup_steps=2)},
+    "skip_spikes": {"skip": torchclip.SkipSpikes(window=4, sigma=0.5)},
+    "polyak": {"step_size": torchclip.PolyakStep(growth=1.5)},
+    "ema": {"extensions": (torchclip.WeightEMA(decay=0.8),)},
     "tensor_lr": {"lr": torch.tensor(0.1)},
     "dampening": {"momentum": 0.9, "dampening": 0.5, "nesterov": False, "weight_decay": 0.1},
 }
