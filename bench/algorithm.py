@@ -35,11 +35,21 @@ _LOSS = 2.0
 
 @dataclass(frozen=True)
 class Modifier:
-    """What is added to a rule."""
+    """What is added to a rule.
+
+    Args:
+        name: of the row.
+        clips: whether a pass takes norms; by ``clip=‖G‖`` where ``policies`` names no other policy.
+        extension: one of ours.
+        policies: from ‖G‖, arguments of our constructor beside or in place of those.
+        takes_loss: whether its step needs the loss.
+    """
 
     name: str
     clips: bool = False
     extension: Extension | None = None
+    policies: Callable[[float], Mapping[str, Any]] | None = None
+    takes_loss: bool = False
 
     @property
     def draws(self) -> bool:
@@ -50,6 +60,22 @@ class Modifier:
     def cycle(self) -> int:
         """Steps after which the work repeats."""
         return self.extension.k if isinstance(self.extension, torchclip.Lookahead) else 1
+
+
+def _polyak(norm: float) -> Mapping[str, Any]:
+    """Of a step of about lr = 0.001, now longer and now shorter."""
+    return {"clip": None, "step_size": torchclip.PolyakStep(c=_LOSS / (1e-3 * norm**2), eps=1e-30)}
+
+
+POLICIES: Mapping[str, Modifier] = {
+    "ada_gc": Modifier("ada_gc", True, policies=lambda norm: {"clip": torchclip.AdaGC(norm, warmup_steps=5)}),
+    "skip_spikes": Modifier(
+        "skip_spikes", True, policies=lambda norm: {"skip": torchclip.SkipSpikes()}, takes_loss=True
+    ),
+    "polyak": Modifier("polyak", True, policies=_polyak, takes_loss=True),
+    "clip_ema": Modifier("clip_ema", True, torchclip.WeightEMA(0.999, warmup=False)),
+}
+"""Those whose pass over the gradients is that of clipping."""
 
 
 def modifiers(amplitude: float) -> Mapping[str, Modifier]:
@@ -101,7 +127,8 @@ class Rule:
         state = self.state * (max(size, 4) if self.accumulates else size)
         passes = 1 + self.own_norm + modifier.clips
         moved = passes * size + (2 - self.accumulates) * size + (2 + self.own_norm) * state
-        return moved + (2 * size / modifier.cycle if modifier.cycle > 1 else 0)
+        averages = isinstance(modifier.extension, torchclip.WeightEMA)
+        return moved + (2 * size / modifier.cycle if modifier.cycle > 1 or averages else 0)
 
 
 def ours(rule: Rule, modifier: Modifier, backend: torchclip.Backend | None = None) -> Build:
@@ -110,8 +137,9 @@ def ours(rule: Rule, modifier: Modifier, backend: torchclip.Backend | None = Non
     def build(parameters: Sequence[Parameter], norm: float) -> Step:
         extended = {"extensions": (modifier.extension,), "seed": _SEED} if modifier.extension else {}
         clip = {"clip": norm} if modifier.clips else {}
-        optimizer = rule.cls(parameters, **rule.of(norm), **clip, **extended, backend=backend)
-        if isinstance(optimizer, torchclip.AdaLoss):
+        policies = clip | (dict(modifier.policies(norm)) if modifier.policies else {})
+        optimizer = rule.cls(parameters, **rule.of(norm), **policies, **extended, backend=backend)
+        if modifier.takes_loss or isinstance(optimizer, torchclip.AdaLoss):
             return partial(optimizer.step, loss=torch.tensor(_LOSS, device=parameters[0].device))
         return optimizer.step
 
@@ -186,5 +214,5 @@ def row_of(
 ) -> Algorithm:
     """The row of a rule with what is added to it."""
     words = rule.bytes_per_element(modifier, dtype) / 4
-    state = rule.state + (modifier.cycle > 1)
+    state = rule.state + (modifier.cycle > 1 or isinstance(modifier.extension, torchclip.WeightEMA))
     return Algorithm(name, title, words, state, contenders, cycle=modifier.cycle, **more)

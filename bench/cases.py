@@ -13,6 +13,7 @@ import torch
 from torch.nn import Parameter
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import torchclip
 from bench.algorithm import (
@@ -20,6 +21,7 @@ from bench.algorithm import (
     FORMS,
     OURS,
     PLAIN,
+    POLICIES,
     PREFERRED,
     REFERENCE,
     Algorithm,
@@ -36,6 +38,7 @@ from bench.authors import AuthorsGRDA, AuthorsMixClip
 from bench.workload import GRADIENT_AMPLITUDE
 
 SCALED = "scaled"
+AVERAGED = "averaged"  # torch's fused step behind clip_grad_norm_, and its AveragedModel
 
 # Large enough that parameters travel far beyond rounding within a run, small enough that they stay of order one
 # to a hundred. All but the adaptive rules' are per unit of gradient.
@@ -76,6 +79,21 @@ BOUND_BY_MEMORY = ("clip_sgd", "clip_adamw", "sgd", "adamw", "mixclip", "grda")
 def rule_and_clip(name: str) -> tuple[str, bool]:
     """The rule of a row such as `clip_sgd`, and whether it clips."""
     return name.removeprefix("clip_"), name.startswith("clip_")
+
+
+def _averaged(parameters: Sequence[Parameter], norm: float) -> Step:
+    """torch's clip_grad_norm_, its fused AdamW, and the average of its AveragedModel in the foreach form."""
+    model = torch.nn.Module()
+    model.weights = torch.nn.ParameterList(parameters)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    average.update_parameters(model)  # the first copies
+    step = torchs(RULES["adamw"], True, "fused")(parameters, norm)
+
+    def step_and_average() -> None:
+        step()
+        average.update_parameters(model)
+
+    return step_and_average
 
 
 def _scaled(rule: Rule) -> Build:
@@ -131,6 +149,14 @@ def _cpu_rows() -> Iterator[Algorithm]:
                 yield _beside_plain(
                     f"{rule}_{name}", f"{of} + {name.replace('_', ' ')}", RULES[rule], added, RULES[rule]
                 )
+
+    for name, title in (("ada_gc", "AdaGC"), ("skip_spikes", "clip + SkipSpikes"), ("polyak", "PolyakStep")):
+        added = POLICIES[name]
+        yield _beside_plain(f"adamw_{name}", f"{title} + AdamW", RULES["adamw"], added, RULES["adamw"], _CLIP)
+    contenders = {OURS: ours(RULES["adamw"], POLICIES["clip_ema"]), AVERAGED: _averaged}
+    yield row_of(
+        "clip_adamw_ema", "clip + AdamW + EMA", RULES["adamw"], POLICIES["clip_ema"], contenders, reference=AVERAGED
+    )
 
 
 def _cuda_rows() -> Iterator[Algorithm]:
