@@ -34,6 +34,9 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "nadam": {"lr": 1e-3},
     # Chao et al. 2020
     "grda": {"lr": 0.1, "c": 0.005, "mu": 0.51},
+    # Bungert et al. 2022
+    "lin_breg": {"lr": 0.1, "lam": 0.1},
+    "ada_breg": {"lr": 1e-3, "lam": 0.1},
     # Wu et al. 2022
     **{name: {} for name in ("adaloss", "adagrad_norm")},
     **{name: {"lr": 0.1} for name in ("sgd_constant", "sgd_sqrt")},
@@ -52,7 +55,8 @@ _OPTIONS = {  # the arguments that the command line has, with their flags
     "smooth": "--hard",
     "scope": "--layer",
     **{name: f"--{name}" for name in ("momentum", "dampening", "nesterov", "betas", "eps", "gamma", "nu", "c", "mu")},
-    **{name: f"--{name}" for name in ("b0", "alpha")},
+    **{name: f"--{name}" for name in ("b0", "alpha", "lam")},
+    "target_sparsity": "--target-sparsity",
 }
 
 
@@ -80,6 +84,8 @@ def add_algorithm_options(parser: argparse.ArgumentParser, algo: str = "sgd") ->
     add("--layer", dest="scope", action="store_const", const="group", help="a norm of its own for every layer")
     add("--c", type=float, help="of grda: how much it prunes; of adaloss: the loss to reach")
     add("--mu", type=float, help="of grda: how fast the pruning grows")
+    add("--lam", type=float, help="of lin_breg and ada_breg: the threshold below which parameters are 0")
+    add("--target-sparsity", type=float, metavar="SHARE", help="of those and grda: the share of zeros to steer to")
     add("--b0", type=float, help="of adaloss and its baselines: the first step is lr / b0")
     add("--alpha", type=float, help="of adaloss: the weight of the loss; of rmsprop: the average's")
     add("--betas", type=float, nargs=2, metavar="BETA", help="of the Adam family")

@@ -61,13 +61,20 @@ def _curves(study: Study, results: Sequence[Result], left: Axes, right: Axes) ->
 
 
 def _sparsity(study: Study, results: Sequence[Result], left: Axes, right: Axes) -> None:
-    """Left the end of every run; right the way there."""
-    for index, result in enumerate(results):
+    """Left the end of every run; right the way there. More lines than there are colours are coloured by series."""
+    series = list(dict.fromkeys(result.line.series for result in results))
+    by_series = len(results) > len(_COLORS)
+    told = set()
+    for position, result in enumerate(results):
+        index = series.index(result.line.series) if by_series else position
+        label = result.line.series if by_series else result.line.label
         keys = ("sparsity", study.metric)
         ends = [row for *_, row in result.seeds if all(row.get(key) is not None for key in keys)]
         x, y = ([row[key] for row in ends] for key in keys)
         marker = _MARKERS[index % len(_MARKERS)]
-        left.scatter(x, y, color=_style(index)["color"], marker=marker, label=result.line.label, zorder=3)
+        label = "_" if label in told else label  # which a legend leaves out
+        told.add(label)
+        left.scatter(x, y, color=_style(index)["color"], marker=marker, label=label, zorder=3)
         _curve(right, result, "sparsity", index)
     zeros = "fraction of parameters that are exactly 0"
     left.set(xlabel=zeros, ylabel=study.metric.replace("_", " "))

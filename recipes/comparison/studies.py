@@ -101,6 +101,20 @@ def _pruning(c: float, *mus: float) -> tuple[Line, ...]:
     return (Line("SGD", "--algo sgd --lr 0.1"), *lines)
 
 
+# Each threshold as it is, and steered to a share of zeros that is asked for.
+_TARGETS = (
+    *(Line("gRDA, fixed c", f"--algo grda --lr 0.1 --mu 0.6 --c {c}", c) for c in (0.002, 0.005, 0.01, 0.02, 0.04)),
+    *(
+        Line(series, f"{options} --target-sparsity {share}", share)
+        for series, options in (
+            ("gRDA, asked for", "--algo grda --lr 0.1 --mu 0.6 --c 0.005"),
+            ("LinBreg, asked for", "--algo lin_breg --lr 0.1 --lam 0.01"),
+            ("AdaBreg, asked for", "--algo ada_breg --lr 0.002 --lam 0.01"),
+        )
+        for share in (0.5, 0.8, 0.9, 0.95)
+    ),
+)
+
 _ADALOSS = (
     ("AdaLoss", "adaloss"),
     ("AdaGradNorm", "adagrad_norm"),
@@ -214,6 +228,15 @@ STUDIES: Mapping[str, Study] = {
         "--dataset mnist --model lenet -b 128 --epochs 6 --schedule linear",
         _pruning(0.005, 0.51, 0.6, 0.7),
         Drawing.SPARSITY,
+    ),
+    "sparsity": Study(
+        f"{_CHAO}; Bungert et al., JMLR 2022, arXiv 2105.04319",
+        "image",
+        "A share of zeros that is asked for, beside fixed thresholds: MLP on 16,384 images of MNIST",
+        "--dataset mnist --train-images 16384 --model mlp -b 128 --epochs 10 --schedule linear",
+        _TARGETS,
+        Drawing.SPARSITY,
+        seeds=(0, 1),
     ),
     "lm": Study(
         _ZHANG,

@@ -64,7 +64,11 @@ CASES = {
     "radam": Case(torchclip.RAdam, {"lr": 1e-3, "weight_decay": 0, **_COUPLED}, _ADAM),
     "radamw": Case(torchclip.RAdamW, {"lr": 1e-3, "weight_decay": 0.01, **_DECOUPLED}, _ADAM),
     "adagrad": Case(torchclip.Adagrad, {"lr": 0.01}, ("eps", "weight_decay")),
-    "grda": Case(torchclip.GRDA, {"lr": 0.1, "c": 0.005, "mu": 0.51}, ("c", "mu")),
+    "grda": Case(torchclip.GRDA, {"lr": 0.1, "c": 0.005, "mu": 0.51}, ("c", "mu", "target_sparsity")),
+    "lin_breg": Case(
+        torchclip.LinBreg, {"lr": 0.1, "lam": 0.1, "momentum": 0.0}, ("lam", "momentum", "target_sparsity")
+    ),
+    "ada_breg": Case(torchclip.AdaBreg, {"lr": 1e-3, "lam": 0.1}, ("lam", "betas", "eps", "target_sparsity")),
     "adaloss": Case(
         torchclip.AdaLoss, {"lr": 0.1}, (*_SGD, "b0", "alpha", "c"), torchclip.AdaLossStep(b0=2.0, alpha=0.5, c=0.1)
     ),
@@ -88,6 +92,8 @@ GIVEN: Mapping[str, tuple[str, Any]] = {
     "alpha": ("--alpha 0.5", 0.5),
     "betas": ("--betas 0.5 0.6", (0.5, 0.6)),
     "eps": ("--eps 0.1", 0.1),
+    "lam": ("--lam 0.2", 0.2),
+    "target_sparsity": ("--target-sparsity 0.4", 0.4),
 }
 
 

@@ -41,7 +41,7 @@ def test_every_line_of_every_study_can_be_run(study: Study, line: Line, monkeypa
     assert Schedule(options.schedule, optimizer, options.epochs).epochs == options.epochs[-1]
     assert study.milestone is None or study.milestone in options.epochs
     if line.value is not None:
-        varied = ("b0", "c", "mu")
+        varied = ("b0", "c", "mu", "target_sparsity")
         assert line.value in [getattr(options, name) for name in varied]
 
 
