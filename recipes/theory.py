@@ -89,10 +89,15 @@ def gaussian(n: int = 100, d: int = 50, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def digits(data_dir: Path, n: int = 100) -> tuple[Tensor, Tensor]:
-    """The first n zeros and ones of MNIST, unit rows, with labels −1 and 1."""
+    """The first n zeros and ones of MNIST, unit rows [n, n], with labels −1 and 1.
+
+    The rows are in an orthonormal basis of the space that they span: weights move in that space alone, and a normal
+    vector is normal in every basis, so that nothing changes but the work.
+    """
     images = load_images("mnist", data_dir)
     chosen = (images.train_labels < 2).nonzero()[:n, 0]
     x = images.train_images[chosen].flatten(1).double()
+    x = x @ torch.linalg.qr(x.T).Q
     return x / x.norm(dim=1, keepdim=True), images.train_labels[chosen].double() * 2 - 1
 
 
@@ -165,7 +170,7 @@ def tables(runs: Sequence[Run]) -> Iterator[str]:
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Steps to the goal over b0, a panel for every problem; what did not reach it is at the top edge."""
     names = list(dict.fromkeys(run.problem.name for run in runs))
-    figure, grid = plt.subplots(2, -(-len(names) // 2), figsize=(13, 7), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(2, -(-len(names) // 2), figsize=(14, 7), layout="constrained", sharey=True)
     most = 2 * max((run.steps for run in runs if math.isfinite(run.steps)), default=1.0)
     for axes, problem in zip(grid.flat, names, strict=False):
         for color, name in zip(_COLORS, _ALGORITHMS, strict=True):
@@ -176,7 +181,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
                 chosen = [index for index, run in enumerate(here) if math.isfinite(run.steps) == reached]
                 axes.scatter([x[i] for i in chosen], [y[i] for i in chosen], color=color, marker=marker, zorder=3)
         axes.axvline(here[0].problem.eigenvalues[1], color="#BBBBBB", linestyle="--", linewidth=1)
-        axes.set(title=problem, xscale="log", yscale="log", xlabel="b0 (dashed: L)")
+        axes.set_title(problem, fontsize=9)
+        axes.set(xscale="log", yscale="log", xlabel="b0 (dashed: L)")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(names) :]:
         axes.remove()
