@@ -21,6 +21,7 @@ html_theme = "furo"
 html_title = f"torchclip {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+pygments_dark_style = "monokai"  # furo's own underlines the names of modules, as if they were links
 html_math_renderer = "mathml"
 html_show_sphinx = False
 myst_heading_anchors = 3
