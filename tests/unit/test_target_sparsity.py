@@ -14,6 +14,7 @@ from torch import Tensor
 
 import torchclip
 from torchclip.optimizers.sparse import FASTEST, GAIN
+from torchclip.step.many_processes import ManyProcesses
 
 RULES: dict[str, Callable[..., Any]] = {
     "grda": lambda params, **options: torchclip.GRDA(params, lr=0.05, c=0.02, mu=0.6, **options),
@@ -159,6 +160,19 @@ def test_a_skipped_step_steers_nothing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loss_scale_that_overflows_steers_nothing(backend: str) -> None:
+    params = weights()
+    optimizer = torchclip.GRDA(params, lr=0.05, c=0.02, target_sparsity=0.7, backend=backend)
+    give_gradients(params, 0)
+    optimizer.found_inf = torch.ones(())  # as a GradScaler sets it
+    optimizer.step()
+    assert float(scale_of(optimizer)) == 1.0
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    assert float(scale_of(optimizer)) > 1.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_may_come_and_change_while_training(backend: str) -> None:
     params = weights()
     optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, backend=backend)
@@ -169,6 +183,7 @@ def test_a_target_may_come_and_change_while_training(backend: str) -> None:
         give_gradients(params, step)
         optimizer.step()
         scales.append(float(scale_of(optimizer)) if target is not None else 1.0)
+        assert optimizer.backend == backend and optimizer.metrics().keys() == {"sparsity"}
     assert scales[0] < scales[1] < scales[2] > scales[3] > scales[4]
 
 
@@ -211,3 +226,13 @@ def test_a_scale_that_is_none_is_refused() -> None:
     saved["param_groups"][0]["shared"]["threshold_scale"] = torch.tensor(-1.0)
     with pytest.raises(ValueError, match="threshold_scale.*finite number above 0"):
         optimizer.load_state_dict(saved)
+
+
+def test_who_cannot_steer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
+    for backend in ("cuda", "triton"):
+        assert "no backend on a GPU steers thresholds yet" in optimizer._compiled_reason(backend)
+    monkeypatch.setattr(ManyProcesses, "parts", lambda *_: object())
+    with pytest.raises(ValueError, match="zeros of whole parameters, and other processes hold parts of these"):
+        torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
+    torchclip.LinBreg(weights(), lr=0.1, lam=0.1)

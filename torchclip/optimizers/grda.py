@@ -32,7 +32,7 @@ class GRDA(SparseOptimizer):
             :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
             :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
             has its own :math:`s`, a number of state; one whose ``c`` is 0 has no threshold to steer. None:
-            :math:`s = 1`.
+            :math:`s = 1`. On the CPU's backend and the reference path alone, and with whole parameters.
         weight_decay: must be 0: gRDA draws parameters to zero by itself. It is taken since frameworks hand it to every
             optimizer.
         extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.

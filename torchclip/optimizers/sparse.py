@@ -79,9 +79,13 @@ class SparseOptimizer(FusedOptimizer):
         """The threshold of every group that has a target goes by the zeros that this step has left."""
         if not any("target_sparsity" in group for group in self.param_groups):
             return
-        if any("target_sparsity" in group and THRESHOLD_SCALE not in numbers_of(group) for group in self.param_groups):
-            self._choose_anew()  # a group was given its target since
         skipped = self._skips()
+        if any("target_sparsity" in group and THRESHOLD_SCALE not in numbers_of(group) for group in self.param_groups):
+            # A group was given its target since, and not every backend steers.
+            if self._still_served():
+                self._complete_shared()
+            else:
+                self._choose_anew()
         if skipped is True:
             return
         written, begin = ([] if self._plan is None else self._plan.zeros), 0
