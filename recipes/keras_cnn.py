@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default data)")
     add("--result-dir", type=Path, default=Path("results/keras_cnn"), metavar="DIR", help="default results/keras_cnn")
     options = parser.parse_args(arguments)
-    folder, runs = RunFolder(options.result_dir), {}
+    folder = RunFolder(options.result_dir)
+    runs: dict[float, list[Row]] = {}
     folder.restart()
     try:
         images = load_images(options.dataset, options.data_dir)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -22,7 +23,7 @@ import torchclip
 from recipes.command import positive
 
 LENGTH, BATCH = 12, 64
-SGD = {"lr": 0.01, "momentum": 0.9}
+LR, MOMENTUM = 0.01, 0.9
 MAX_NORM = 1.0
 SAME_STEPS = 100
 """As long as rounding, which grows, is not seen: what the picture of the port shows."""
@@ -45,7 +46,7 @@ class Network(nn.Module):
         super().__init__()
         self.rnn = nn.RNN(2, 64, batch_first=True, nonlinearity="relu")
         self.out = nn.Linear(64, 1)
-        nn.init.eye_(self.rnn.weight_hh_l0)
+        nn.init.eye_(cast(Tensor, self.rnn.weight_hh_l0))
 
     def forward(self, sequences: Tensor) -> Tensor:
         last: Tensor = self.rnn(sequences)[0][:, -1]
@@ -94,11 +95,11 @@ def train(make: Callable[[nn.Module], torch.optim.Optimizer], steps: int, seed: 
 
 
 def of_torch(network: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(network.parameters(), **SGD)
+    return torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM)
 
 
 def clipped(policy: Policy) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda network: torchclip.SGD(network.parameters(), **SGD, clip=policy)
+    return lambda network: torchclip.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, clip=policy)
 
 
 def smooth(values: Sequence[float], window: int = 25) -> list[float]:
@@ -107,7 +108,7 @@ def smooth(values: Sequence[float], window: int = 25) -> list[float]:
 
 
 def _figure(path: Path, paint: Callable[[Axes], None]) -> None:
-    ink = {
+    ink: dict[Any, Any] = {
         "text.color": _INK,
         "axes.labelcolor": _INK,
         "axes.edgecolor": _INK,
@@ -130,7 +131,7 @@ def draw(runs: Mapping[str, Sequence[Run]], torchs: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     def port(axes: Axes) -> None:
-        wide = {"linewidth": 6, "alpha": 0.35, "color": _COLORS[1]}
+        wide: dict[str, Any] = {"linewidth": 6, "alpha": 0.35, "color": _COLORS[1]}
         ours = runs["clip=1.0"][0].losses[:SAME_STEPS]
         axes.plot(torchs.losses[:SAME_STEPS], label="torch.optim.SGD after clip_grad_norm_(…, 1.0)", **wide)
         axes.plot(ours, label="torchclip.SGD(clip=1.0)", color=_COLORS[0])
