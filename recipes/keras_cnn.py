@@ -75,6 +75,7 @@ def draw(runs: Mapping[float, Sequence[Row]], path: Path) -> None:
             values = [factor * row[key] for row in rows]
             panel.plot([row["epoch"] for row in rows], values, color=_COLORS[index % len(_COLORS)], label=name)
         panel.set(xlabel="epoch", ylabel=label)
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
