@@ -1,0 +1,82 @@
+// How the operands of one parameter lie in memory under a precision policy: what of a float32 value is stored, and the
+// arithmetic of one element. torchclip/policies/precision/codec.py has the policies' side.
+#pragma once
+
+#include "tables.h"
+
+namespace torchclip {
+
+// How a value becomes what lies in memory. Python names them by number: torchclip.backends.held.FORMS.
+enum class Form : uint8_t {
+  kNearest,         // rounded to the nearest of its type, ties to even
+  kStochastic,      // rounded to bfloat16 up or down, with the probabilities that make the mean exact
+  kSplit,           // bfloat16, and beside it the 16 bits that it lacks
+  kMaster,          // rounded to nearest, and beside it the float32 value
+  kBlocks,          // an 8-bit code for each element, and a float32 absmax for each block
+  kUnsignedBlocks,  // the same of values that are never negative
+};
+constexpr bool is_blocks(Form form) { return form == Form::kBlocks || form == Form::kUnsignedBlocks; }
+
+// Elements that share one absmax: consecutive ones in memory; the last block of a tensor may be shorter.
+constexpr int64_t kBlock = 256;
+
+struct Codec {
+  Form form = Form::kNearest;
+  DType dtype = DType::kFloat32;  // of the operand's own tensor, where that is of floating point
+  bool operator==(const Codec&) const = default;
+  int64_t element_size() const { return is_blocks(form) ? 1 : torchclip::element_size(dtype); }
+  bool is_float32() const { return form == Form::kNearest && dtype == DType::kFloat32; }
+};
+
+// The operands of a parameter. A slot that is not in use is float32.
+struct Types {
+  Codec parameter, slots[kMaxSlots];
+  DType gradient = DType::kFloat32;
+  bool operator==(const Types&) const = default;
+  bool draws() const {
+    bool any = parameter.form == Form::kStochastic;
+    for (const Codec& slot : slots) any |= slot.form == Form::kStochastic;
+    return any;
+  }
+};
+
+// What codecs keep beside the operands of one tensor.
+struct Beside {
+  void* parameter = nullptr;          // [elements], of int16 under kSplit, of float32 under kMaster
+  float* absmax[kMaxSlots] = {};      // [blocks], where a slot is in blocks
+  std::vector<int64_t> strides = {};  // of `parameter`, as StridedLayout's
+};
+
+// A float32 value as the nearest bfloat16, ties away from zero, and what its bits are more.
+TORCHCLIP_HD BFloat16 upper_part(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<BFloat16>(static_cast<uint16_t>(is_nan ? 0x7fc0u : (bits + 0x8000u) >> 16));
+}
+TORCHCLIP_HD int16_t lower_part(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<int16_t>(static_cast<uint16_t>(is_nan ? 0u : bits));
+}
+
+// The value of which these are the parts; the parameter's own where it makes no such pair: something else has written
+// the parameter, and left the remainder.
+TORCHCLIP_HD float join(BFloat16 high, int16_t low) {
+  const uint32_t upper = static_cast<uint32_t>(high), size = upper & 0x7fffu;
+  const bool below_zero = (size == 0) & (low < 0), beyond = (size == 0x7f80u) & (low > 0);
+  const uint32_t added = below_zero | beyond | (size > 0x7f80u) ? 0u : static_cast<uint32_t>(static_cast<int32_t>(low));
+  return bit_cast<float>((upper << 16) + added);
+}
+
+// Rounded to bfloat16 away from zero where its lower 16 bits and these reach 2^16, else towards it.
+TORCHCLIP_HD BFloat16 stochastic(float value, uint32_t bits) {  // bits: in [0, 2^16)
+  const uint32_t own = bit_cast<uint32_t>(value);
+  const bool is_nan = (own & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<BFloat16>(static_cast<uint16_t>(is_nan ? 0x7fc0u : (own + bits) >> 16));
+}
+
+// Draws of two operands share a word: operands 2 i and 2 i + 1, the parameter 0 and the slots from 1 on, have the lower
+// and the upper 16 bits of the words of stream kRoundingStream + i.
+constexpr uint32_t kRoundingStream = 3;
+
+}  // namespace torchclip
