@@ -45,56 +45,6 @@ void Plan::mark_fresh(const std::vector<int64_t>& positions) {
   for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
 
-// Tensors, buckets, chunks and tasks: what depends on the active parameters and their geometry.
-void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
-  std::vector<ParameterRecord>& records = reader_.records();
-  stages_ = stages;
-  rebuild_ = false;
-  rows_hold_ = false;
-  tables_ = Tables{};
-  const bool all = modifiers_.takes_joint_norm();
-  for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(all || clip.is_measured() ? 1 : 0);
-  loops_.clear();
-  zeros_.resize(records.size());
-  const bool clips_rows = modifiers_.clip_kind() == ClipKind::kUnit;
-  const bool by_rows = clips_rows || (rule_.sums_norms && scope_ == Scope::kRow);
-  for (size_t position = 0; position < records.size(); ++position) {
-    ParameterRecord& record = records[position];
-    record.operands.pointer[kSlow] = nullptr;
-    if (!record.active) continue;
-    const Bucket bucket{record.group, record.dtype, record.state_dtype, record.used_slots,
-                        stages[static_cast<size_t>(record.group)]};
-    auto found = std::find(tables_.buckets.begin(), tables_.buckets.end(), bucket);
-    if (found == tables_.buckets.end()) {
-      loops_.push_back(cpu::find_loops(rule_.name, bucket));
-      if (loops_.back().update == nullptr)
-        throw std::logic_error(std::string("no loop is compiled for a bucket of rule ") + rule_.name);
-      found = tables_.buckets.insert(tables_.buckets.end(), bucket);
-    }
-    TensorEntry tensor;
-    tensor.all = &record.operands;
-    tensor.strided = record.layout.get();
-    tensor.parameter = static_cast<int32_t>(position);
-    tensor.group = record.group;
-    tensor.bucket = static_cast<int32_t>(found - tables_.buckets.begin());
-    tables_.tensors.push_back(tensor);
-    if (position < sharing_.places.size()) tables_.places.push_back(sharing_.places[position]);
-    if (!by_rows) continue;
-    const Rows rows = record.extra != nullptr && (clips_rows || record.extra->sums) ? record.extra->rows : Rows{};
-    tables_.row_maps.push_back({rows, tables_.row_total});
-    tables_.row_total += rows.count;
-  }
-  tables_.map_chunks();
-}
-
-// Lookahead's weights take part in the step that ends a round.
-void Plan::fill_slow_weights() {
-  for (const TensorEntry& tensor : tables_.tensors) {
-    ParameterRecord& record = reader_.records()[static_cast<size_t>(tensor.parameter)];
-    record.operands.pointer[kSlow] = tables_.extras.synchronises ? record.extra->slow_values : nullptr;
-  }
-}
-
 // Read by the threads that have just read the records.
 void Plan::fill_standings() {
   standings_.resize(tables_.tensors.size());
@@ -168,8 +118,8 @@ void Plan::read_shared() {
   shared_ = Shared{};
   if (reader_.groups().empty()) return;
   const GroupState shared(reader_.groups().front().dict);
-  if (modifiers_.counts_steps()) shared_.step = shared.count("step") + 1;
-  if (modifiers_.draws()) shared_.seed = shared.seed();
+  if (counts_steps()) shared_.step = shared.count("step") + 1;
+  if (draws()) shared_.seed = shared.seed();
   if (!rule_.counts_zeros) return;
   // Where a target steers the thresholds.
   for (const Group& group : reader_.groups()) {
@@ -284,7 +234,7 @@ void Plan::commit_shared() {
     clipped_steps_ += std::any_of(factors.begin(), factors.end(), [](double factor) { return factor < 1; });
   }
   const GroupState shared(reader_.groups().front().dict);
-  if (modifiers_.counts_steps()) *shared.numbers("step") = shared_.step;
+  if (counts_steps()) *shared.numbers("step") = shared_.step;
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss) *shared.numbers("b_squared") = shared_.b_squared;
   if (modifiers_.clip_kind() == ClipKind::kPercentile) {
     const int64_t length = static_cast<int64_t>(modifiers_.window);

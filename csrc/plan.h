@@ -44,6 +44,8 @@ class Plan {
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   // From the next step on.
   void share(Sharing sharing);
+  // See ParameterReader::hold.
+  void hold(Holding holding) { reader_.hold(std::move(holding)); }
   // What the next step takes for the norm of its clip policy, in place of one that it measures.
   void set_norm(std::optional<double> norm) { given_norm_ = norm; }
   // See ParameterReader::refresh.
@@ -78,6 +80,9 @@ class Plan {
 
  private:
   Outcome try_step(const StepInputs& inputs);
+  bool draws() const { return modifiers_.draws() || reader_.holding().draws(); }
+  bool counts_steps() const { return modifiers_.counts_steps() || reader_.holding().draws(); }
+  size_t bucket_of(const Bucket& bucket, const Types* types);
   void rebuild_tables(const std::vector<unsigned>& stages);
   void fill_slow_weights();
   void fill_standings();

@@ -21,4 +21,25 @@ std::vector<GroupClip> group_clips_from(PyObject* numbers) {
   });
 }
 
+Holding holding_from(const Arguments& arguments) {
+  arguments.expect("hold", 6, 6);
+  const int64_t form = to_int(arguments[0]);
+  if (form < 0 || form > static_cast<int64_t>(Form::kMaster))
+    throw ValueError("a parameter has no form " + std::to_string(form));
+  const auto slot_of = [](PyObject* value) {
+    const int64_t slot = to_int(value);
+    if (slot < 0 || slot >= Holding::kSlotForms) throw ValueError("a slot has no form " + std::to_string(slot));
+    return static_cast<Holding::Slot>(slot);
+  };
+  return {static_cast<Form>(form), vector_of(arguments[1], slot_of), to_int(arguments[2]),
+          to_int(arguments[3]),    to_string(arguments[4]),          vector_of(arguments[5], to_string)};
+}
+
+double number_from(const Object& value, double otherwise) {
+  if (value.is_none()) return otherwise;
+  std::vector<double> numbers;
+  if (!append_number(value.get(), numbers)) throw TypeError("a step takes a number or a tensor of one");
+  return numbers.front();
+}
+
 }  // namespace torchclip

@@ -3,8 +3,10 @@
 
 #include <vector>
 
+#include "calls.h"
 #include "modifiers.h"
 #include "python_access.h"
+#include "reader/holding.h"
 
 namespace torchclip {
 
@@ -13,5 +15,13 @@ Modifiers modifiers_from(PyObject* numbers);
 
 // From (unit, limit, smooth, nonfinite) of each param group; empty where no group has a policy of its own.
 std::vector<GroupClip> group_clips_from(PyObject* numbers);
+
+// From the arguments of a plan's hold(); torchclip.backends.held.Held says what they are.
+Holding holding_from(const Arguments& arguments);
+constexpr const char* kHoldSignature =
+    "hold(self, parameter, slots, min_elements, embedding_rows, beside, absmax, /) -> None";
+
+// The number that a step was handed, as a tensor or not; `otherwise` for None.
+double number_from(const Object& value, double otherwise);
 
 }  // namespace torchclip

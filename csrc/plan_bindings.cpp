@@ -38,14 +38,6 @@ Object report(const Plan& plan) {
   return result;
 }
 
-// The number that a step was handed, as a tensor or not; `otherwise` for None.
-double number_from(const Object& value, double otherwise) {
-  if (value.is_none()) return otherwise;
-  std::vector<double> numbers;
-  if (!append_number(value.get(), numbers)) throw TypeError("a step takes a number or a tensor of one");
-  return numbers.front();
-}
-
 StepInputs inputs_of(const Plan&, const Object& grad_scale, const Object& found_inf, const Object& loss) {
   // found_inf is a sum over devices: 2 says no less than 1.
   return {1.0 / number_from(grad_scale, 1.0), number_from(found_inf, 0.0) != 0, !found_inf.is_none(),
@@ -176,6 +168,12 @@ Object share_plan(Plan& plan, const Arguments& arguments) {
   return none();
 }
 
+Object hold(Plan& plan, const Arguments& arguments) {
+  const Exclusive<Plan> exclusive(plan);
+  plan.hold(holding_from(arguments));
+  return none();
+}
+
 Object give_norm(Plan& plan, const Arguments& arguments) {
   arguments.expect("set_norm", 1, 1);
   const Exclusive<Plan> exclusive(plan);
@@ -232,6 +230,7 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
   if constexpr (std::is_same_v<AnyPlan, Plan>) {
     methods.push_back(method_of("share", &Bound::template method<&share_plan>,
                                 "share(self, add, policy, rule, loss_share, places, /) -> None"));
+    methods.push_back(method_of("hold", &Bound::template method<&hold>, kHoldSignature));
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
   }
   methods.push_back({nullptr, nullptr, 0, nullptr});

@@ -146,7 +146,8 @@ struct Tables {
   int64_t elements = 0;  // of all tensors
   Extras extras;
   std::vector<char> measured_groups;  // [groups], whether the pass over raw gradients looks at them; empty: at all
-  std::vector<DrawPlace> places;      // [tensors], for draws; empty where all are whole, and numbered as they stand
+  std::vector<const struct Beside*> beside;  // [tensors], under a precision policy; else empty
+  std::vector<DrawPlace> places;  // [tensors], for draws; empty where all are whole, and numbered as they stand
   // Where the step has nothing by rows, these are empty.
   std::vector<RowMap> row_maps;    // [tensors]
   std::vector<RowSpan> row_spans;  // [chunks]

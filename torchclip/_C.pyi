@@ -69,6 +69,17 @@ class Plan:
         places: Sequence[tuple[int, int, int, int]],
         /,
     ) -> None: ...
+    # What a precision policy holds, and how: see torchclip.backends.held.Held.
+    def hold(
+        self,
+        parameter: int,
+        slots: Sequence[int],
+        min_elements: int,
+        embedding_rows: int,
+        beside: str,
+        absmax: Sequence[str],
+        /,
+    ) -> None: ...
     def set_norm(self, norm: Tensor | float, /) -> None: ...  # which the next step takes in place of its own
     def step(
         self,

@@ -48,15 +48,6 @@ Partial measure_perturbed(const Work& work, const Operands& operands, const Row&
 
 }  // namespace
 
-Operands Work::moved(const Operands& operands, int64_t offset, int64_t count) const {
-  Operands result;
-  result.count = count;
-  for (int operand = 0; operand < kOperands; ++operand)
-    if (operands.pointer[operand] != nullptr)
-      result.pointer[operand] = static_cast<char*>(operands.pointer[operand]) + offset * element_size_of(operand);
-  return result;
-}
-
 Row Work::row_at(int64_t row_index, bool step_factor) const {
   Row result = row;
   const size_t index = static_cast<size_t>(row_map().first + row_index);

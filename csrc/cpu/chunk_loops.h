@@ -6,6 +6,14 @@
 
 namespace torchclip::cpu {
 
+// A run of elements as they lie in memory; `begin` is the number of the first.
+struct Run {
+  const Operands& operands;
+  int64_t begin;
+  void* beside = nullptr;          // what a precision policy keeps beside the parameter
+  float* const* absmax = nullptr;  // [kMaxSlots], each of the whole tensor
+};
+
 // One tensor in a pass.
 struct Work {
   const Tables& tables;
@@ -14,12 +22,30 @@ struct Work {
   const Loops& loops;
   const Row& row;
 
+  // As the loops take it.
   int64_t element_size_of(int operand) const {
     if (operand == kSlow) return bucket.parameter_dtype == DType::kFloat64 ? 8 : 4;
     return element_size(operand < kState0 ? bucket.parameter_dtype : bucket.state_dtype);
   }
-  // Operands `offset` elements further on.
-  Operands moved(const Operands& operands, int64_t offset, int64_t count) const;
+  // As it lies in memory.
+  int64_t stored_size_of(int operand) const {
+    if (!loops.is_coded || operand == kSlow) return element_size_of(operand);
+    if (operand == kGradient) return element_size(loops.types.gradient);
+    return (operand == kParameter ? loops.types.parameter : loops.types.slots[operand - kState0]).element_size();
+  }
+  // Of what is kept beside a parameter.
+  int64_t beside_size() const { return loops.types.parameter.form == Form::kSplit ? 2 : 4; }
+  const Beside* beside() const {
+    return tables.beside.empty() ? nullptr : tables.beside[static_cast<size_t>(&tensor - tables.tensors.data())];
+  }
+  // Operands of the loops, `offset` elements further on.
+  Operands moved(const Operands& operands, int64_t offset, int64_t count) const {
+    return moved_by(operands, offset, count, [this](int operand) { return element_size_of(operand); });
+  }
+  // The same of operands in memory.
+  Operands moved_in_memory(const Operands& operands, int64_t offset, int64_t count) const {
+    return moved_by(operands, offset, count, [this](int operand) { return stored_size_of(operand); });
+  }
   const RowMap& row_map() const { return tables.row_maps[static_cast<size_t>(&tensor - tables.tensors.data())]; }
   bool has_rows() const { return !tables.row_maps.empty() && row_map().rows.count > 0; }
   bool has_row_factors() const {
@@ -34,6 +60,15 @@ struct Work {
   DrawPlace place() const {
     if (tables.places.empty()) return {static_cast<uint32_t>(tensor.parameter)};
     return tables.places[static_cast<size_t>(&tensor - tables.tensors.data())];
+  }
+  template <class Size>
+  static Operands moved_by(const Operands& operands, int64_t offset, int64_t count, const Size& size_of) {
+    Operands result;
+    result.count = count;
+    for (int operand = 0; operand < kOperands; ++operand)
+      if (operands.pointer[operand] != nullptr)
+        result.pointer[operand] = static_cast<char*>(operands.pointer[operand]) + offset * size_of(operand);
+    return result;
   }
   // For elements of one piece of the place, from `begin` on.
   Extensions extensions(const DrawPlace& place, int64_t begin) const {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "chunk_loops.h"
+#include "coded.h"
 #include "parallel.h"
 #include "stream.h"
 #include "strided.h"
@@ -22,27 +22,36 @@ constexpr int64_t kStreamBlock = 1024;
 // A strided tensor is staged through buffers of this many elements on the stack.
 constexpr int64_t kStagedElements = 512;
 
-// Runs `loop(operands, first element)` over a chunk whose operands are strided, through dense copies of kStagedElements
-// at a time, written back when `writes`.
+// Runs `loop(run)` over a chunk whose operands are strided, through dense copies of kStagedElements at a time, written
+// back when `writes`.
 template <class Loop>
 void for_each_staged(const Work& work, const Chunk& chunk, bool writes, const Loop& loop) {
   const StridedLayout& layout = *work.tensor.strided;
-  alignas(64) char buffers[kOperands][kStagedElements * sizeof(double)];
+  const Beside* const beside = work.beside();
+  // One more than the operands: what is kept beside a parameter.
+  alignas(64) char buffers[kOperands + 1][kStagedElements * sizeof(double)];
+  const auto memory_of = [&](int operand) {
+    if (operand == kOperands) return static_cast<char*>(beside == nullptr ? nullptr : beside->parameter);
+    return static_cast<char*>(work.tensor.all->pointer[operand]);
+  };
+  const auto size_of = [&](int operand) {
+    return operand == kOperands ? work.beside_size() : work.stored_size_of(operand);
+  };
   for (int64_t begin = chunk.begin; begin < chunk.end; begin += kStagedElements) {
     Operands operands;
     operands.count = std::min(kStagedElements, chunk.end - begin);
-    const auto walk = [&](int operand) { return StridedWalk(layout.sizes, layout.strides[operand], begin); };
-    for (int operand = 0; operand < kOperands; ++operand) {
-      if (work.tensor.all->pointer[operand] == nullptr) continue;
-      operands.pointer[operand] = buffers[operand];
-      gather(static_cast<const char*>(work.tensor.all->pointer[operand]), walk(operand), operands.count,
-             work.element_size_of(operand), buffers[operand]);
+    const auto walk = [&](int operand) {
+      return StridedWalk(layout.sizes, operand == kOperands ? beside->strides : layout.strides[operand], begin);
+    };
+    for (int operand = 0; operand <= kOperands; ++operand) {
+      if (memory_of(operand) == nullptr) continue;
+      if (operand < kOperands) operands.pointer[operand] = buffers[operand];
+      gather(memory_of(operand), walk(operand), operands.count, size_of(operand), buffers[operand]);
     }
-    loop(operands, begin);
-    for (int operand = 0; writes && operand < kOperands; ++operand) {
-      if (work.tensor.all->pointer[operand] == nullptr || operand == kGradient) continue;
-      scatter(buffers[operand], walk(operand), operands.count, work.element_size_of(operand),
-              static_cast<char*>(work.tensor.all->pointer[operand]));
+    loop(Run{operands, begin, buffers[kOperands], beside == nullptr ? nullptr : beside->absmax});
+    for (int operand = 0; writes && operand <= kOperands; ++operand) {
+      if (memory_of(operand) == nullptr || operand == kGradient) continue;
+      scatter(buffers[operand], walk(operand), operands.count, size_of(operand), memory_of(operand));
     }
   }
 }
@@ -52,8 +61,14 @@ template <class Loop>
 void for_each_run(const Work& work, const Chunk& chunk, bool writes, const Loop& loop) {
   if (work.tensor.strided != nullptr) return for_each_staged(work, chunk, writes, loop);
   const int64_t count = chunk.end - chunk.begin;
-  if (count == work.tensor.all->count) return loop(*work.tensor.all, int64_t{0});
-  loop(work.moved(*work.tensor.all, chunk.begin, count), chunk.begin);
+  void* beside = nullptr;
+  float* const* absmax = nullptr;
+  if (const Beside* const kept = work.beside(); kept != nullptr) {
+    beside = static_cast<char*>(kept->parameter) + chunk.begin * work.beside_size();
+    absmax = kept->absmax;
+  }
+  if (count == work.tensor.all->count) return loop(Run{*work.tensor.all, 0, beside, absmax});
+  loop(Run{work.moved_in_memory(*work.tensor.all, chunk.begin, count), chunk.begin, beside, absmax});
 }
 
 // Runs a loop that only writes the parameter, and stores what it writes past the cache.
@@ -126,8 +141,10 @@ void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure me
     const RowSpan span = by_rows ? tables.row_spans[static_cast<size_t>(index)] : RowSpan{0, 0, index};
     const Work work = work_of(tables, loops, chunk);
     if (skips && tables.measured_groups[static_cast<size_t>(work.tensor.group)] == 0) return;
-    for_each_run(work, chunk, false, [&](const Operands& operands, int64_t begin) {
-      measure_run(work, measure, by_rows, operands, begin, span.first, &partials[static_cast<size_t>(span.partial)]);
+    for_each_run(work, chunk, false, [&](const Run& run) {
+      Partial* const sums = &partials[static_cast<size_t>(span.partial)];
+      if (work.loops.is_coded) return measure_coded(work, measure, by_rows, run, span.first, sums);
+      measure_run(work, measure, by_rows, run.operands, run.begin, span.first, sums);
     });
   };
   for_each_task(tables, body, false);
@@ -141,8 +158,12 @@ void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vec
     const Work work = work_of(tables, loops, chunk);
     const bool streamed = work.loops.writes_only && tables.elements >= kStreamedElements && !work.tensor.strided;
     int64_t count = 0;
-    for_each_run(work, chunk, true, [&](const Operands& operands, int64_t begin) {
-      count += streamed ? run_streamed(work, operands, begin) : update_run(work, operands, begin);
+    for_each_run(work, chunk, true, [&](const Run& run) {
+      if (work.loops.is_coded) {
+        count += update_coded(work, run, zeros != nullptr);
+      } else {
+        count += streamed ? run_streamed(work, run.operands, run.begin) : update_run(work, run.operands, run.begin);
+      }
     });
     if (zeros != nullptr) (*zeros)[static_cast<size_t>(index)] = count;
   };

@@ -1,7 +1,7 @@
 // The passes over all chunks of a step on the CPU, one parallel region each. No torch header.
 #pragma once
 
-#include "../tables.h"
+#include "../codecs.h"
 
 namespace torchclip::cpu {
 
@@ -43,8 +43,13 @@ struct Loops {
   SynchroniseLoop synchronise = nullptr;
   SynchroniseLoop average = nullptr;  // which leaves the parameter as it is
   unsigned step_coefficients = 0;     // those of Row::rule that a row's step factor is multiplied into
+  // Whether operands lie in memory otherwise than the loops take them, and how: those are of float32 then.
+  bool is_coded = false;
+  Types types;
 };
 Loops find_loops(const char* rule, const Bucket& bucket);
+// Those of operands that a precision policy holds, in a bucket of float32.
+Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& types);
 
 // For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied
 // by the row's gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.

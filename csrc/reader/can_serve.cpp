@@ -23,7 +23,7 @@ Rows rows_of(const TensorInfo& parameter, const std::vector<size_t>& order) {
 
 // What a step of a parameter reads and writes. Sizes and strides are those of tensors that others hold.
 struct ParameterReader::Described {
-  TensorInfo parameter, gradient, slots[kMaxSlots], slow;
+  TensorInfo parameter, gradient, slots[kMaxSlots], slow, beside;
 };
 
 bool ParameterReader::is_beside(const TensorInfo& tensor, const TensorInfo& parameter) const {
@@ -46,10 +46,11 @@ bool ParameterReader::can_serve(ParameterRecord& record, const Tensor& gradient)
   if (is_complex(parameter) && !takes_complex_) return false;
   if (!reader().describe(gradient.get(), /*writes=*/false, all.gradient)) return false;
   if (!is_beside(all.gradient, parameter)) return false;
-  if (all.gradient.type != parameter.type || !same_sizes(all.gradient, parameter)) return false;
+  if (!same_sizes(all.gradient, parameter)) return false;
   record.operands.count = count_of(parameter);
-  return describe_slots(record, all) && describe_scalars(record, parameter) && describe_extras(record, all) &&
-         map_layout(record, all);
+  if (holding_.is_given() ? !describe_held(record, all) : all.gradient.type != parameter.type) return false;
+  return (holding_.is_given() || describe_slots(record, all)) && describe_scalars(record, parameter) &&
+         describe_extras(record, all) && map_layout(record, all);
 }
 
 bool ParameterReader::describe_slots(ParameterRecord& record, Described& all) const {
@@ -65,6 +66,43 @@ bool ParameterReader::describe_slots(ParameterRecord& record, Described& all) co
   }
   const bool half = record.dtype == DType::kBFloat16 || record.dtype == DType::kFloat16;
   return record.state_dtype == record.dtype || (half && record.state_dtype == DType::kFloat32);
+}
+
+// State under a precision policy, which says what types it is of, and what is kept beside it.
+bool ParameterReader::describe_held(ParameterRecord& record, Described& all) const {
+  const TensorInfo& parameter = all.parameter;
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
+    if ((record.used_slots >> slot & 1u) != 0)
+      if (!describe_state(record.slots[slot], parameter, all.slots[slot]) || !same_sizes(all.slots[slot], parameter))
+        return false;
+  RecordCodecs& codecs = record.extra->codecs;
+  Types& types = codecs.types;
+  if (!holding_.types_of(parameter, record.used_slots, all.slots, types)) return false;
+  if (!storage_dtype(all.gradient.type, types.gradient) || types.gradient == DType::kFloat64 ||
+      is_complex(all.gradient))
+    return false;
+  record.state_dtype = record.dtype;
+  for (size_t slot = 0; slot < slot_keys_.size(); ++slot) {
+    if ((record.used_slots >> slot & 1u) == 0) continue;
+    const Codec& codec = types.slots[slot];
+    if (all.slots[slot].type != element_type(codec)) return false;
+    record.state_dtype = codec.dtype;
+    if (!is_blocks(codec.form)) continue;
+    // Blocks follow the memory of their codes, and the passes that of the parameter.
+    if (!is_dense(all.slots[slot]) || !same_order(all.slots[slot], parameter)) return false;
+    TensorInfo absmax;
+    if (!describe_state(codecs.beside[1 + slot], parameter, absmax) || absmax.type != kFloatType) return false;
+    if (absmax.dim != 1 || absmax.numel != (parameter.numel + kBlock - 1) / kBlock || !is_contiguous(absmax))
+      return false;
+  }
+  const Form form = types.parameter.form;
+  if (form == Form::kSplit || form == Form::kMaster) {
+    if (!describe_state(codecs.beside[0], parameter, all.beside) || !same_sizes(all.beside, parameter)) return false;
+    if (all.beside.type != (form == Form::kSplit ? kShortType : kFloatType)) return false;
+  }
+  codecs.is_coded = !is_compiled(types, record.used_slots);
+  if (codecs.is_coded) record.dtype = record.state_dtype = DType::kFloat32;
+  return true;
 }
 
 bool ParameterReader::describe_scalars(ParameterRecord& record, const TensorInfo& parameter) const {
@@ -112,6 +150,11 @@ bool ParameterReader::map_layout(ParameterRecord& record, const Described& all) 
     if (writes_overlap(all.slow)) return false;
     dense &= same_walk(parameter, all.slow);
   }
+  const bool has_beside = all.beside.data != nullptr || all.beside.numel != 0;
+  if (has_beside) {
+    if (writes_overlap(all.beside)) return false;
+    dense &= same_walk(parameter, all.beside);
+  }
   const std::vector<int64_t> walked = strides_of(parameter);
   std::vector<size_t> order(walked.size());  // of dimensions, the one with the largest stride first
   std::iota(order.begin(), order.end(), size_t{0});
@@ -130,6 +173,10 @@ bool ParameterReader::map_layout(ParameterRecord& record, const Described& all) 
   for (size_t slot = 0; slot < slot_keys_.size(); ++slot)
     if ((record.used_slots >> slot & 1u) != 0) put(strides_of(all.slots[slot]), record.layout->strides[kState0 + slot]);
   if (lookahead_) put(strides_of(all.slow), record.layout->strides[kSlow]);
+  if (has_beside) {
+    record.extra->codecs.memory.strides.clear();
+    put(strides_of(all.beside), record.extra->codecs.memory.strides);
+  }
   return true;
 }
 

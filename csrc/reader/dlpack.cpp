@@ -3,6 +3,7 @@
 #include "dlpack.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "fingerprint.h"
 #include "parameter_record.h"
@@ -95,7 +96,7 @@ void add(Fingerprint& fingerprint, PyObject* tensor, const dlpack::TensorView& v
 
 // What a step reads and writes of one parameter.
 struct Views {
-  dlpack::TensorView parameter, gradient, slots[kMaxSlots], scalars[kMaxScalars], slow, sums;
+  dlpack::TensorView parameter, gradient, slots[kMaxSlots], scalars[kMaxScalars], slow, sums, beside[1 + kMaxSlots];
   bool has_memory = true;
 
   bool see(PyObject* tensor, dlpack::TensorView& out) {
@@ -123,8 +124,11 @@ struct Views {
       if ((used >> slot & 1u) != 0 && !read_state(record.slots[slot], slots[slot])) return false;
     for (size_t i = 0; i < context.scalars; ++i)
       if (!read_state(record.scalars[i], scalars[i])) return false;
-    if (record.extra != nullptr && !(read_state(record.extra->slow, slow) && read_state(record.extra->sums, sums)))
-      return false;
+    if (const RecordExtra* const extra = record.extra.get(); extra != nullptr) {
+      if (!read_state(extra->slow, slow) || !read_state(extra->sums, sums)) return false;
+      for (size_t i = 0; i < std::size(beside); ++i)
+        if (!read_state(extra->codecs.beside[i], beside[i])) return false;
+    }
     fingerprint = sum.value();
     return true;
   }
@@ -152,8 +156,12 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   for (size_t slot = 0; slot < context.slots; ++slot)
     record.operands.pointer[kState0 + slot] = (used >> slot & 1u) != 0 ? views.slots[slot].data : nullptr;
   for (size_t i = 0; i < context.scalars; ++i) record.scalar_values[i] = views.scalars[i].data;
-  if (record.extra != nullptr && record.extra->slow) record.extra->slow_values = views.slow.data;
-  if (record.extra != nullptr && record.extra->sums) record.extra->sum_values = views.sums.data;
+  if (RecordExtra* const extra = record.extra.get(); extra != nullptr) {
+    if (extra->slow) extra->slow_values = views.slow.data;
+    if (extra->sums) extra->sum_values = views.sums.data;
+    for (size_t i = 0; i < std::size(views.beside); ++i)
+      if (extra->codecs.beside[i]) extra->codecs.put(i, views.beside[i].data);
+  }
   return views.has_memory;
 }
 

@@ -32,11 +32,22 @@ ParameterReader::ParameterReader(const RuleEntry& rule, const Names& names, Sums
       ema_key_(interned({"ema"}).front()),
       clip_key_(interned({"clip"}).front()),
       params_key_(interned({"params"}).front()),
+      differentiable_key_(interned({"differentiable"}).front()),
       used_slots_(rule.used_slots),
       sums_(sums),
       device_(device),
       reads_numbers_(reads_numbers),
       takes_complex_(rule.takes_complex()) {}
+
+void ParameterReader::hold(Holding holding) {
+  holding_ = std::move(holding);
+  beside_keys_.clear();
+  beside_keys_.push_back(holding_.keeps_beside() ? interned({holding_.beside}).front() : Object());
+  for (size_t slot = 0; slot < holding_.absmax.size(); ++slot)
+    beside_keys_.push_back(holding_.has_blocks(slot) ? interned({holding_.absmax[slot]}).front() : Object());
+  for (ParameterRecord& record : records_) record.fingerprint = 0;
+  changed_ = true;
+}
 
 // Whether the sums of a record are not elements like its own.
 bool ParameterReader::sums_apart(const ParameterRecord& record) const {
@@ -124,6 +135,14 @@ bool ParameterReader::groups_changed() {
     group.keys = keys;
   }
   return false;
+}
+
+// Whether a param group says differentiable=True, which a precision policy refuses.
+bool ParameterReader::differentiates() const {
+  return std::any_of(groups_.begin(), groups_.end(), [this](const Group& group) {
+    PyObject* const flag = lookup(group.dict, differentiable_key_);
+    return flag != nullptr && flag != Py_False && flag != Py_None;
+  });
 }
 
 void ParameterReader::read_groups() {
@@ -219,10 +238,12 @@ std::vector<int64_t> ParameterReader::refresh(const Object& param_groups, const 
   in_shares(static_cast<int64_t>(records_.size()), [&](int64_t begin, int64_t end) {
     reader().refresh(records_.data(), begin, end, context, unchanged_.data());
   });
+  const bool refuses = holding_.is_given() && differentiates();
   std::vector<int64_t> attention;
-  for (size_t position = 0; position < unchanged_.size(); ++position)
-    if (unchanged_[position] == 0 && !refresh_changed(records_[position], context))
-      attention.push_back(static_cast<int64_t>(position));
+  for (size_t position = 0; position < unchanged_.size(); ++position) {
+    const bool served = unchanged_[position] != 0 || refresh_changed(records_[position], context);
+    if (!served || (refuses && records_[position].active)) attention.push_back(static_cast<int64_t>(position));
+  }
   return attention;
 }
 
@@ -241,6 +262,9 @@ int ParameterReader::traverse(visitproc visit, void* arg) const {
       if (const int result = visit_tensor(slot); result != 0) return result;
     for (const Tensor& scalar : record.scalars)
       if (const int result = visit_tensor(scalar); result != 0) return result;
+    if (record.extra == nullptr) continue;
+    for (const Tensor& kept : record.extra->codecs.beside)
+      if (const int result = visit_tensor(kept); result != 0) return result;
   }
   return 0;
 }

@@ -11,6 +11,7 @@
 #include "../cpu/parallel.h"
 #include "../group_numbers.h"
 #include "../rule_table.h"
+#include "holding.h"
 #include "parameter_record.h"
 
 namespace torchclip {
@@ -52,6 +53,9 @@ class ParameterReader {
     remember_groups(own_clips);
   }
 
+  // From the next refresh on, parameters and state are held as a precision policy has it.
+  void hold(Holding holding);
+
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
@@ -72,6 +76,7 @@ class ParameterReader {
 
   std::vector<ParameterRecord>& records() { return records_; }
   const std::vector<ParameterRecord>& records() const { return records_; }
+  const Holding& holding() const { return holding_; }
   const std::vector<Group>& groups() const { return groups_; }
   // For Python's garbage collector: the objects held here, and letting go of them.
   int traverse(visitproc visit, void* arg) const;
@@ -96,6 +101,7 @@ class ParameterReader {
   void read_structure(const Object& param_groups);
   void remember_groups(size_t own_clips);
   bool groups_changed();
+  bool differentiates() const;
   void read_groups();
   // Of the parameter's device, with elements that can be reached.
   bool is_beside(const TensorInfo& tensor, const TensorInfo& parameter) const;
@@ -103,9 +109,12 @@ class ParameterReader {
   void bind_states(const Object& state);
   bool bind_state(ParameterRecord& record);
   Object slots_of(const ParameterRecord& record) const;
-  bool has_extra() const { return lookahead_ || by_rows_ || sums_ == Sums::kTensor || sums_ == Sums::kRow; }
+  bool has_extra() const {
+    return lookahead_ || by_rows_ || sums_ == Sums::kTensor || sums_ == Sums::kRow || holding_.is_given();
+  }
   bool needs_more_state() const {
-    return !scalar_keys_.empty() || lookahead_ || sums_ == Sums::kTensor || sums_ == Sums::kRow;
+    return !scalar_keys_.empty() || holding_.keeps_beside() || lookahead_ || sums_ == Sums::kTensor ||
+           sums_ == Sums::kRow;
   }
   bool sums_apart(const ParameterRecord& record) const;
   RefreshContext context() const;
@@ -113,6 +122,7 @@ class ParameterReader {
   bool can_serve(ParameterRecord& record, const Tensor& gradient);
   struct Described;
   bool describe_slots(ParameterRecord& record, Described& all) const;
+  bool describe_held(ParameterRecord& record, Described& all) const;
   bool describe_scalars(ParameterRecord& record, const TensorInfo& parameter) const;
   bool describe_extras(ParameterRecord& record, Described& all) const;
   bool map_layout(ParameterRecord& record, const Described& all) const;
@@ -121,7 +131,8 @@ class ParameterReader {
 
   GroupReader group_reader_;
   std::vector<Object> slot_keys_, scalar_keys_, argument_keys_;
-  Object slow_key_, ema_key_, clip_key_, params_key_;
+  std::vector<Object> beside_keys_;  // [1 + slots] under a precision policy; the key of what is not kept is null
+  Object slow_key_, ema_key_, clip_key_, params_key_, differentiable_key_;
   unsigned (*used_slots_)(const double*);
   Sums sums_;
   DeviceType device_;
@@ -131,6 +142,7 @@ class ParameterReader {
   bool averages_ = false;
   bool by_rows_ = false;
   size_t own_clips_ = 0;
+  Holding holding_;
   std::vector<Group> groups_;
   std::vector<ParameterRecord> records_;
   std::vector<PyObject*> state_dicts_;    // the values of optimizer.state in order, to notice a change

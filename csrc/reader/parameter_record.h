@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "../codecs.h"
 #include "../python_access.h"
 #include "dict_seen.h"
 #include "reader.h"
@@ -20,7 +21,23 @@ inline void write_number(void* values, bool is_double, int64_t i, double value) 
   }
 }
 
-// What a parameter has besides in an optimizer that looks ahead, sums norms or clips by rows.
+// How a precision policy holds a parameter.
+struct RecordCodecs {
+  Types types;
+  bool is_coded = false;         // no loop is compiled for the operands as they lie in memory
+  Tensor beside[1 + kMaxSlots];  // what is kept beside the parameter, and the absmax of each slot
+  Beside memory;                 // the same
+
+  void put(size_t i, void* data) {
+    if (i == 0) {
+      memory.parameter = data;
+    } else {
+      memory.absmax[i - 1] = static_cast<float*>(data);
+    }
+  }
+};
+
+// What a parameter has besides in an optimizer that looks ahead, sums norms, clips by rows or has a precision policy.
 struct RecordExtra {
   Tensor slow;  // Lookahead's weights, or WeightEMA's average
   Tensor sums;  // of squared norms: a number, or one for each row
@@ -28,6 +45,7 @@ struct RecordExtra {
   void* sum_values = nullptr;
   bool sum_is_double = false;
   Rows rows;  // of the leading dimension; below two dimensions the tensor as one
+  RecordCodecs codecs;
 
   double sum(int64_t i) const { return read_number(sum_values, sum_is_double, i); }
   void set_sum(int64_t i, double value) const { write_number(sum_values, sum_is_double, i, value); }
@@ -73,7 +91,7 @@ struct alignas(64) ParameterRecord {
 
 // Differs between builds whose structures do.
 constexpr uint64_t layout_of_records() {
-  constexpr uint64_t kInterface = 2;  // counted up with every change of ReaderTable that no size shows
+  constexpr uint64_t kInterface = 3;  // counted up with every change of ReaderTable that no size shows
   return (kInterface << 48) + (sizeof(ReaderTable) << 32) + (sizeof(RecordExtra) << 24) + (sizeof(TensorInfo) << 12) +
          sizeof(ParameterRecord);
 }

@@ -29,6 +29,8 @@ bool ParameterReader::bind_state(ParameterRecord& record) {
     record.replaced = true;
   }
   for (size_t i = 0; i < scalar_keys_.size(); ++i) read(scalar_keys_[i], record.scalars[i]);
+  for (size_t i = 0; i < beside_keys_.size(); ++i)
+    if (beside_keys_[i]) read(beside_keys_[i], record.extra->codecs.beside[i]);
   if (lookahead_) read(averages_ ? ema_key_ : slow_key_, record.extra->slow);
   return others;
 }
@@ -62,6 +64,7 @@ void ParameterReader::hold_memory(HeldMemory& held) const {
     if (record.extra == nullptr) continue;
     hold(record.extra->slow);
     hold(record.extra->sums);
+    for (const Tensor& kept : record.extra->codecs.beside) hold(kept);
   }
 }
 

@@ -26,13 +26,13 @@ struct Device {
 
 // DLPack's numbers too.
 struct ElementType {
-  enum Code : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4, kComplex = 5 };
+  enum Code : uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kComplex = 5 };
   uint8_t code = 0;
   uint8_t bits = 0;
   bool operator==(const ElementType&) const = default;
 };
 constexpr ElementType kFloatType{ElementType::kFloat, 32}, kDoubleType{ElementType::kFloat, 64},
-    kLongType{ElementType::kInt, 64};
+    kLongType{ElementType::kInt, 64}, kShortType{ElementType::kInt, 16}, kByteType{ElementType::kUInt, 8};
 
 // A tensor whose elements can be reached through its memory. Sizes and strides are its own: they hold while it is not
 // changed.

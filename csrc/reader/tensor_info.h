@@ -96,6 +96,15 @@ inline bool is_contiguous(const TensorInfo& tensor) {
   return true;
 }
 
+// The elements of both, walked from the innermost dimension of one to its outermost, come in the same order.
+inline bool same_order(const TensorInfo& a, const TensorInfo& b) {
+  for (int32_t i = 0; i < a.dim; ++i)
+    for (int32_t j = 0; j < i; ++j)
+      if (a.sizes[i] > 1 && a.sizes[j] > 1 && (a.strides[i] < a.strides[j]) != (b.strides[i] < b.strides[j]))
+        return false;
+  return true;
+}
+
 // Equal strides wherever a dimension has more than one element; the sizes are the same.
 inline bool same_walk(const TensorInfo& a, const TensorInfo& b) {
   for (int32_t dimension = 0; dimension < a.dim; ++dimension)

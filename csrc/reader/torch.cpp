@@ -42,6 +42,8 @@ __attribute__((always_inline)) inline uint64_t fingerprint_of(const ParameterRec
   if (const RecordExtra* const extra = record.extra.get(); extra != nullptr) {
     if (extra->slow) add(fingerprint, impl_of(extra->slow.get()), context);
     if (extra->sums) add(fingerprint, impl_of(extra->sums.get()), context);
+    for (const Tensor& kept : extra->codecs.beside)
+      if (kept) add(fingerprint, impl_of(kept.get()), context);
   }
   return fingerprint.value();
 }
@@ -60,6 +62,7 @@ bool has_memory(const ParameterRecord& record, unsigned used, const RefreshConte
   if (const RecordExtra* const extra = record.extra.get(); extra != nullptr) {
     lacks |= extra->slow && lacks_memory(impl_of(extra->slow.get()));
     lacks |= extra->sums && lacks_memory(impl_of(extra->sums.get()));
+    for (const Tensor& kept : extra->codecs.beside) lacks |= kept && lacks_memory(impl_of(kept.get()));
   }
   return !lacks;
 }
@@ -97,6 +100,9 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   if (RecordExtra* const extra = record.extra.get(); extra != nullptr) {
     if (extra->slow) extra->slow_values = first_element(impl_of(extra->slow.get()), missing);
     if (extra->sums) extra->sum_values = first_element(impl_of(extra->sums.get()), missing);
+    for (size_t i = 0; i < std::size(extra->codecs.beside); ++i)
+      if (const Tensor& kept = extra->codecs.beside[i]; kept)
+        extra->codecs.put(i, first_element(impl_of(kept.get()), missing));
   }
   return !missing || has_memory(record, used, context);
 }

@@ -70,6 +70,10 @@ inline ElementType type_of(const at::TensorImpl* impl) {
       return {ElementType::kComplex, 128};
     case at::kLong:
       return kLongType;
+    case at::kShort:
+      return kShortType;
+    case at::kByte:
+      return kByteType;
     default:
       return {255, static_cast<uint8_t>(impl->dtype().toScalarType())};
   }

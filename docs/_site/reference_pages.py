@@ -57,7 +57,8 @@ def sections() -> dict[str, Section]:
         ),
         "precision": Section(
             "Precision policies",
-            "What ``precision=`` takes: the types in which parameters and state are held, on the reference path alone.",
+            "What ``precision=`` takes: the types in which parameters and state are held, on the CPU backend and the "
+            "reference path.",
             tuple(precisions),
         ),
     }

@@ -27,6 +27,7 @@ POLICIES: dict[str, Precision] = {
     "stochastic_rounding": StochasticRounding(),
 }
 
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 OPTIONS: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
@@ -62,9 +63,9 @@ def silently_loaded(optimizer: Any, saved: Any) -> None:
 
 
 @each_policy
-def test_a_loaded_run_goes_on_bit_for_bit(policy: Precision) -> None:
+def test_a_loaded_run_goes_on_bit_for_bit(backend: str, policy: Precision) -> None:
     extensions = (torchclip.Lookahead(k=2), torchclip.LRDropout(0.2))
-    options = {**OPTIONS, "precision": policy, "clip": 1.0, "extensions": extensions}
+    options = {**OPTIONS, "precision": policy, "backend": backend, "clip": 1.0, "extensions": extensions}
     first = torchclip.AdamW(parameters(bfloat16_values(1), torch.bfloat16), **options, seed=3)
     take_steps(first, 1, 5)
     model, saved = through_a_file(([p.detach() for p in first.param_groups[0]["params"]], first.state_dict()))
@@ -80,20 +81,20 @@ def test_a_loaded_run_goes_on_bit_for_bit(policy: Precision) -> None:
 
 
 @pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])
-def test_float32_to_the_policy_and_back_exactly(policy: Precision) -> None:
+def test_float32_to_the_policy_and_back_exactly(backend: str, policy: Precision) -> None:
     """torch.optim's run goes on in bfloat16, and then in float32 again, as our own float32 steps would have."""
     torchs = torch.optim.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS)
     take_steps(torchs, 1, 4)
     float32_values = [parameter.detach() for parameter in torchs.param_groups[0]["params"]]
-    wide = torchclip.AdamW(parameters(float32_values, torch.float32), **OPTIONS, backend="reference")
-    narrow = torchclip.AdamW(parameters(float32_values, torch.bfloat16), **OPTIONS, precision=policy)
+    wide = torchclip.AdamW(parameters(float32_values, torch.float32), **OPTIONS, backend=backend)
+    narrow = torchclip.AdamW(parameters(float32_values, torch.bfloat16), **OPTIONS, precision=policy, backend=backend)
     for optimizer in (wide, narrow):
         silently_loaded(optimizer, copy.deepcopy(torchs.state_dict()))
     narrow.load_float32_parameters(float32_values)
     for optimizer in (wide, narrow):
         take_steps(optimizer, 5, 8)
     values, saved = through_a_file((narrow.float32_parameters(), narrow.float32_state_dict()))
-    again = torchclip.AdamW(parameters(values, torch.float32), **OPTIONS, backend="reference")
+    again = torchclip.AdamW(parameters(values, torch.float32), **OPTIONS, backend=backend)
     silently_loaded(again, saved)
     back = torch.optim.AdamW(parameters(values, torch.float32), **OPTIONS)
     back.load_state_dict(copy.deepcopy(saved))
@@ -106,12 +107,14 @@ def test_float32_to_the_policy_and_back_exactly(policy: Precision) -> None:
 
 
 @each_policy
-def test_torchs_float32_state_loads_into_every_policy(policy: Precision) -> None:
+def test_torchs_float32_state_loads_into_every_policy(backend: str, policy: Precision) -> None:
     """Exactly where it is held in float32; else rounded, with one warning for all parameters."""
     torchs = torch.optim.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS)
     take_steps(torchs, 1, 4)
     values = [parameter.detach() for parameter in torchs.param_groups[0]["params"]]
-    optimizer = torchclip.AdamW(parameters(values, torch.bfloat16), **OPTIONS, precision=policy, seed=1)
+    optimizer = torchclip.AdamW(
+        parameters(values, torch.bfloat16), **OPTIONS, precision=policy, backend=backend, seed=1
+    )
     saved = through_a_file(torchs.state_dict())
     types = policy.types(optimizer.spec, torch.empty(8, dtype=torch.bfloat16))
     is_exact = types.slots["exp_avg"].dtype is torch.float32
@@ -135,12 +138,12 @@ def test_torchs_float32_state_loads_into_every_policy(policy: Precision) -> None
 
 
 @pytest.mark.parametrize("after", [None, "state_dtype"])
-def test_8_bit_state_loads_where_it_is_held_wider(after: str | None) -> None:
-    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS)
+def test_8_bit_state_loads_where_it_is_held_wider(backend: str, after: str | None) -> None:
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS, backend=backend)
     take_steps(first, 1, 4)
     policy = None if after is None else POLICIES[after]
     second = torchclip.AdamW(
-        parameters(first.float32_parameters(), torch.float32), **OPTIONS, precision=policy, backend="reference"
+        parameters(first.float32_parameters(), torch.float32), **OPTIONS, precision=policy, backend=backend
     )
     with pytest.warns(UserWarning, match=r"\['exp_avg', 'exp_avg_sq'\] in other types"):
         second.load_state_dict(through_a_file(first.state_dict()))
@@ -163,12 +166,14 @@ def test_8_bit_state_loads_where_it_is_held_wider(after: str | None) -> None:
     ids=["split-none", "split-master", "master-rounding", "master-split"],
 )
 def test_what_one_policy_keeps_beside_a_parameter_is_not_lost(
-    before: Precision, after: Precision | None, key: str
+    backend: str, before: Precision, after: Precision | None, key: str
 ) -> None:
-    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=before)
+    first = torchclip.AdamW(
+        parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=before, backend=backend
+    )
     take_steps(first, 1, 2)
     second = torchclip.AdamW(
-        parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=after, backend="reference"
+        parameters(bfloat16_values(1), torch.bfloat16), **OPTIONS, precision=after, backend=backend
     )
     with pytest.raises(RuntimeError, match=rf"parameter 0 of param group 0.* has '{key}', which .* float32_state_dict"):
         second.load_state_dict(first.state_dict())
@@ -178,27 +183,27 @@ def test_what_one_policy_keeps_beside_a_parameter_is_not_lost(
     take_steps(second, 3, 4)
 
 
-def test_codes_without_an_absmax_do_not_load() -> None:
-    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS)
+def test_codes_without_an_absmax_do_not_load(backend: str) -> None:
+    first = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, precision=BLOCKS, backend=backend)
     take_steps(first, 1, 2)
     saved = copy.deepcopy(first.state_dict())
     del saved["state"][1]["exp_avg_absmax"]
-    second = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, backend="reference")
+    second = torchclip.AdamW(parameters(bfloat16_values(1), torch.float32), **OPTIONS, backend=backend)
     with pytest.raises(RuntimeError, match=r"'exp_avg' of parameter 1 .* 'exp_avg_absmax' is NoneType: codes need"):
         second.load_state_dict(saved)
     assert not second.state
 
 
-def test_a_channels_last_parameter_keeps_its_blocks() -> None:
+def test_a_channels_last_parameter_keeps_its_blocks(backend: str) -> None:
     value = torch.randn(4, 8, 5, 6).to(memory_format=torch.channels_last)
     runs = []
     for loads in (False, True):
         weight = torch.nn.Parameter(value.clone())
-        optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS)
+        optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS, backend=backend)
         for step in range(4):
             if loads and step == 2:
                 saved = through_a_file(optimizer.state_dict())
-                optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS)
+                optimizer = torchclip.AdamW([weight], **OPTIONS, precision=BLOCKS, backend=backend)
                 optimizer.load_state_dict(saved)
             weight.grad = (weight.detach() - step).contiguous(memory_format=torch.channels_last)
             optimizer.step()

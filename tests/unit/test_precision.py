@@ -1,4 +1,4 @@
-"""Precision policies on the reference path: beside float64, beside float32 where they are exact, and what goes with."""
+"""Precision policies: beside float64, beside float32 where they are exact, and what goes with."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ RULES: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
     "adagrad": (torchclip.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.5}),
 }
 
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 each_rule = pytest.mark.parametrize("rule", RULES)
 
@@ -85,12 +86,12 @@ def rounding(codec: Codec, wanted: Tensor, absmax: Tensor | None) -> Tensor | fl
 
 @each_rule
 @each_policy
-def test_a_step_is_float64s_but_for_the_rounding(policy: Precision, rule: str) -> None:
+def test_a_step_is_float64s_but_for_the_rounding(backend: str, policy: Precision, rule: str) -> None:
     """From the same values: no further from float64 than a codec rounds, and twice what float32 itself is off."""
     cls, arguments = RULES[rule]
     state_alone = isinstance(policy, (StateDtype, Blockwise8bit))
     own = cls(parameters(bfloat16_values(1), torch.float32 if state_alone else torch.bfloat16), **arguments,
-              precision=policy, seed=5)  # fmt: skip
+              precision=policy, backend=backend, seed=5)  # fmt: skip
 
     def build(params: list[Tensor]) -> Any:
         return cls(params, **arguments, backend="reference")
@@ -142,10 +143,12 @@ MIXES: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
 @pytest.mark.parametrize("steps", [25, pytest.param(1000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_float32_value_takes_float32s_steps_bit_for_bit(mix: str, policy: Precision, steps: int) -> None:
+def test_a_float32_value_takes_float32s_steps_bit_for_bit(
+    backend: str, mix: str, policy: Precision, steps: int
+) -> None:
     cls, arguments = MIXES[mix]
-    narrow = cls(parameters(bfloat16_values(1), torch.bfloat16), **arguments, precision=policy)
-    wide = cls(parameters(bfloat16_values(1), torch.float32), **arguments, backend="reference")
+    narrow = cls(parameters(bfloat16_values(1), torch.bfloat16), **arguments, precision=policy, backend=backend)
+    wide = cls(parameters(bfloat16_values(1), torch.float32), **arguments, backend=backend)
     for step in range(1, steps + 1):
         for optimizer in (narrow, wide):
             set_gradients(optimizer.param_groups[0]["params"], step % 40)
@@ -165,13 +168,13 @@ def same_as_float32(narrow: torchclip.FusedOptimizer, wide: torchclip.FusedOptim
         assert all(torch.equal(saved[index][name], tensor) for name, tensor in held.items())
 
 
-def test_plain_bfloat16_stands_still_where_the_policies_move() -> None:
+def test_plain_bfloat16_stands_still_where_the_policies_move(backend: str) -> None:
     """Steps of 2^-12 from 1, whose neighbours are 2^-8 and 2^-7 away."""
     moved = {}
     for name in (None, "split_master", "master_weights", "stochastic_rounding"):
         weight = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
         policy = None if name is None else POLICIES[name]
-        optimizer = torchclip.SGD([weight], lr=2.0**-12, precision=policy, seed=1)
+        optimizer = torchclip.SGD([weight], lr=2.0**-12, precision=policy, backend=backend, seed=1)
         for _ in range(64):
             weight.grad = torch.ones_like(weight)
             optimizer.step()
@@ -182,11 +185,11 @@ def test_plain_bfloat16_stands_still_where_the_policies_move() -> None:
     assert abs(moved["stochastic_rounding"] - 2.0**-6) < 4 * 2.0**-8 * (64 * 15 / 256 / 4096) ** 0.5
 
 
-def test_each_operand_has_bits_of_its_own() -> None:
+def test_each_operand_has_bits_of_its_own(backend: str) -> None:
     """Two moments of the same value, 0.3: the halves of a word and of the next stream's, by their number."""
     weight = torch.nn.Parameter(torch.ones(4096))
     policy = StateDtype("bfloat16", stochastic=True)
-    optimizer = torchclip.AdamW([weight], betas=(0.7, 0.7), precision=policy, seed=5)
+    optimizer = torchclip.AdamW([weight], betas=(0.7, 0.7), precision=policy, backend=backend, seed=5)
     weight.grad = torch.ones(4096)
     optimizer.step()
     draws, value = Draws(seed=5, step=1), torch.full((4096,), 0.3)
@@ -198,12 +201,12 @@ def test_each_operand_has_bits_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("mode", ["seed", "step", "parameter"])
-def test_what_the_bits_depend_on(mode: str) -> None:
+def test_what_the_bits_depend_on(backend: str, mode: str) -> None:
     """The optimizer's seed, the step, the parameter: another one of each rounds otherwise, the same ones alike."""
 
     def stepped(seed: int, steps: int) -> list[Tensor]:
         params = [torch.nn.Parameter(torch.ones(64, dtype=torch.bfloat16)) for _ in range(2)]
-        optimizer = torchclip.SGD(params, lr=2.0**-9, precision=StochasticRounding(), seed=seed)
+        optimizer = torchclip.SGD(params, lr=2.0**-9, precision=StochasticRounding(), backend=backend, seed=seed)
         for _ in range(steps):
             for parameter in params:
                 parameter.data.fill_(1.0)
@@ -219,12 +222,12 @@ def test_what_the_bits_depend_on(mode: str) -> None:
 
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16),
                                     (torch.float16, torch.bfloat16)], ids=str)  # fmt: skip
-def test_gradients_of_another_type(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+def test_gradients_of_another_type(backend: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     """Torch takes them where ``grad_dtype`` says so; a step computes in float32 from either."""
     own, of_gradient = dtypes
     policy = StateDtype("bfloat16") if own is torch.float32 else MasterWeights()
-    mixed = torchclip.AdamW(parameters(bfloat16_values(1), own), lr=0.01, clip=1.0, precision=policy)
-    plain = torchclip.AdamW(parameters(bfloat16_values(1), own), lr=0.01, clip=1.0, precision=policy)
+    mixed = torchclip.AdamW(parameters(bfloat16_values(1), own), lr=0.01, clip=1.0, precision=policy, backend=backend)
+    plain = torchclip.AdamW(parameters(bfloat16_values(1), own), lr=0.01, clip=1.0, precision=policy, backend=backend)
     for step in range(1, 4):
         set_gradients(mixed.param_groups[0]["params"], step, of_gradient)
         set_gradients(plain.param_groups[0]["params"], step, torch.float32)
@@ -234,17 +237,19 @@ def test_gradients_of_another_type(dtypes: tuple[torch.dtype, torch.dtype]) -> N
         assert torch.equal(left, right)
 
 
-def test_a_gradient_of_float64_is_refused() -> None:
+def test_a_gradient_of_float64_is_refused(backend: str) -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad_dtype = torch.float64
     weight.grad = torch.ones(3, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"gradient of dtype torch.float64 where its own dtype is torch.float32"):
-        torchclip.AdamW([weight], precision=StateDtype("bfloat16")).step()
+        torchclip.AdamW([weight], precision=StateDtype("bfloat16"), backend=backend).step()
 
 
 @each_policy
-def test_a_scaled_step_that_overflows_writes_nothing(policy: Precision) -> None:
-    optimizer = torchclip.AdamW(parameters(bfloat16_values(1), torch.bfloat16), precision=policy, seed=1)
+def test_a_scaled_step_that_overflows_writes_nothing(backend: str, policy: Precision) -> None:
+    optimizer = torchclip.AdamW(
+        parameters(bfloat16_values(1), torch.bfloat16), precision=policy, backend=backend, seed=1
+    )
     set_gradients(optimizer.param_groups[0]["params"], 1)
     optimizer.step()
     before = copy.deepcopy(optimizer.state_dict()), optimizer.float32_parameters()
@@ -259,12 +264,12 @@ def test_a_scaled_step_that_overflows_writes_nothing(policy: Precision) -> None:
 
 
 @each_policy
-def test_the_scale_is_undone(policy: Precision) -> None:
+def test_the_scale_is_undone(backend: str, policy: Precision) -> None:
     """A power of two: the step is that of the gradients without it, with a closure and two groups of their own lr."""
     scaled, plain = (
         torchclip.AdamW(
             [{"params": group, "lr": lr} for group, lr in zip(([p] for p in params), (1e-2, 1e-3, 1e-1, 1.0, 1e-4))],
-            precision=policy, clip=1.0, seed=1,
+            precision=policy, backend=backend, clip=1.0, seed=1,
         )
         for params in (parameters(bfloat16_values(1), torch.bfloat16) for _ in range(2))
     )  # fmt: skip
@@ -285,10 +290,10 @@ def test_the_scale_is_undone(policy: Precision) -> None:
         assert torch.equal(left, right)
 
 
-def test_small_tensors_and_embeddings_stay_wide() -> None:
+def test_small_tensors_and_embeddings_stay_wide(backend: str) -> None:
     shapes = {(4095,): False, (4096,): True, (300, 20): True, (500, 9): False, (2, 2048, 2): True}
     params = [torch.nn.Parameter(torch.ones(shape, dtype=torch.bfloat16)) for shape in shapes]
-    optimizer = torchclip.AdamW(params, precision=Blockwise8bit(embedding_rows=500))
+    optimizer = torchclip.AdamW(params, precision=Blockwise8bit(embedding_rows=500), backend=backend)
     for parameter in params:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -300,9 +305,9 @@ def test_small_tensors_and_embeddings_stay_wide() -> None:
     assert Blockwise8bit().stays_wide(torch.empty(30_000, 2)) and not Blockwise8bit().stays_wide(torch.empty(2, 30_000))
 
 
-def test_a_named_slot_goes_before_the_type_for_all() -> None:
+def test_a_named_slot_goes_before_the_type_for_all(backend: str) -> None:
     weight = torch.nn.Parameter(torch.ones(8))
-    optimizer = torchclip.AdamW([weight], precision=StateDtype("bfloat16", exp_avg_sq=torch.float32))
+    optimizer = torchclip.AdamW([weight], precision=StateDtype("bfloat16", exp_avg_sq=torch.float32), backend=backend)
     weight.grad = torch.ones(8)
     optimizer.step()
     held = optimizer.state[weight]
@@ -310,13 +315,13 @@ def test_a_named_slot_goes_before_the_type_for_all() -> None:
 
 
 @pytest.mark.thorough
-def test_a_compiled_graph_rounds_alike() -> None:
+def test_a_compiled_graph_rounds_alike(backend: str) -> None:
     policy = StochasticRounding(state=BLOCKS)
     results = []
     for compiles in (False, True):
         torch._dynamo.reset()
         params = parameters(bfloat16_values(1), torch.bfloat16)
-        optimizer = torchclip.SGD(params, lr=0.01, momentum=0.9, precision=policy, seed=2)
+        optimizer = torchclip.SGD(params, lr=0.01, momentum=0.9, precision=policy, backend=backend, seed=2)
         step = torch.compile(optimizer.step, backend="eager") if compiles else optimizer.step
         for _ in range(2):
             set_gradients(params, 1)

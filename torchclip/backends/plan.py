@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from torchclip.backends import choice, native
 from torchclip.backends.codes import SCOPES, configuration, group_numbers
+from torchclip.backends.held import held
 from torchclip.backends.sharded_plan import ShardedPlan, Sharing
 from torchclip.policies.modifiers import BESIDE_RULE, Modifiers
 from torchclip.rules.norms import Scope
@@ -50,6 +51,8 @@ def make_plan(
         plan = extension.TritonPlan(*rule, choice.served_device(backend), partial(Launcher, spec))
     else:
         plan = extension.CudaPlan(*rule) if backend == "cuda" else extension.Plan(*rule)
+    if modifiers.precision is not None:
+        cast("_C.Plan", plan).hold(*held(modifiers.precision, spec))  # no other backend has it
     if sharing is not None:
         plan = ShardedPlan(cast("_C.Plan", plan), scope, sharing)
     plan.configure(configuration(modifiers), group_numbers(modifiers))

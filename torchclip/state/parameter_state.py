@@ -93,6 +93,8 @@ def create_state(
     ledger: Ledger | None = None,
     lay_out: Callable[[RuleSpec, str, Tensor, Any], Any] | None = None,
     *,
+    precision: Precision | None = None,
+    make: Callable[[Tensor, Mapping[str, Any], dict[str, Any], torch.device | str], dict[str, Tensor]] | None = None,
     on_device: bool,
 ) -> None:
     """Checks the parameters at ``positions`` and makes the state they lack.
@@ -105,16 +107,21 @@ def create_state(
         ledger: where what is made is written, if anywhere.
         lay_out: gives what is made of the rule, by its name, for a parameter the layout of that, where processes share
             it.
+        precision: the precision policy.
+        make: ``(parameter, group, its state, the device of numbers) -> what the state lacks``, under one.
         on_device: whether numbers of state lie on their parameter's device, or on the host.
     """
     ledger = Ledger() if ledger is None else ledger
     wanted = [(position, *named[position]) for position in positions]
-    check_all(spec, (named[position] for position in positions), state)
+    check_all(spec, (named[position] for position in positions), state, precision)
     for position, name, parameter, group in wanted:
         check_reachable(name, parameter, state.get(parameter, {}))
         numbers_on = parameter.device if on_device else "cpu"
-        missing = spec.missing_state(state.get(parameter, {}), group)
-        made = {slot: spec.create_state(slot, parameter, group, numbers_on) for slot in missing}
+        if make is None:
+            missing = spec.missing_state(state.get(parameter, {}), group)
+            made = {slot: spec.create_state(slot, parameter, group, numbers_on) for slot in missing}
+        else:
+            made = make(parameter, group, state.get(parameter, {}), numbers_on)
         if lay_out is not None:
             made = {slot: lay_out(spec, slot, parameter, value) for slot, value in made.items()}
         check_reachable(name, parameter, made)

@@ -13,8 +13,6 @@ from torchclip.state.group_state import complete_shared
 from torchclip.step.averaged import averages_shown
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
 
-COMPILED_LACK_PRECISION = "no compiled backend has precision= yet; drop backend, or precision"
-
 
 class BackedOptimizer(MeasuredOptimizer):
     """Abstract base of :class:`~torchclip.FusedOptimizer`: the life of the plan, without taking a step."""
@@ -44,15 +42,16 @@ class BackedOptimizer(MeasuredOptimizer):
     def _compiled_reason(self, backend: str) -> str | None:
         """Why a compiled backend does not take the step; None where it may."""
         if self._modifiers.precision is not None:
-            return COMPILED_LACK_PRECISION
+            if backend != "cpu":
+                return f"the {backend} backend has no precision= yet; drop backend, or precision"
+            if self._processes.has_parts(self.param_groups):
+                return "no compiled backend has precision= for parameters of several processes; drop backend"
         return self._processes.compiled_reason(self, backend)
 
     @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
         own = self._own
-        if own._requested is None and own._modifiers.precision is not None:
-            return "precision= chooses the reference path: no compiled backend has it yet"
         return choice.explain(own._requested, own.param_groups, own._compiled_reason)
 
     @property

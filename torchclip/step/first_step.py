@@ -22,6 +22,7 @@ from torchclip.distributed.shards import laid_out
 from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
 from torchclip.state.reachable import refuse_transform
+from torchclip.step.held_state import maker
 
 if TYPE_CHECKING:
     from torchclip import _C
@@ -76,14 +77,28 @@ def first_step(
         if attention:
             named = list(optimizer._named_parameters())
             on_device = optimizer.backend in choice.ON_DEVICE
-            create_state(optimizer.spec, named, state, attention, ledger, laid_out, on_device=on_device)
+            precision = optimizer._modifiers.precision
+            create_state(
+                optimizer.spec,
+                named,
+                state,
+                attention,
+                ledger,
+                laid_out,
+                precision=precision,
+                make=None if precision is None else maker(optimizer.spec, precision),
+                on_device=on_device,
+            )
             attention = plan.refresh(groups, state)
             if attention and attention[0] == GROUPS_CHANGED:
                 return UNREADY  # by another thread
             if attention:
                 raise AssertionError("a parameter still cannot step after its state was made")
-        # Slow weights that are made later, after loading say, make no first step of the rule.
-        fresh = {made.position for made in ledger.made if not made.tensors.keys() <= BESIDE_RULE}
+        # Slow weights that are made later, after loading say, make no first step of the rule; nor does what a
+        # precision policy keeps.
+        spec = optimizer.spec
+        of_rule = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars)} - BESIDE_RULE
+        fresh = {made.position for made in ledger.made if made.tensors.keys() & of_rule}
         fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []

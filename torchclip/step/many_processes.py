@@ -110,7 +110,7 @@ class ManyProcesses:
             return None
         asks = modifiers.draws or modifiers.takes_loss
         if torch.compiler.is_compiling():
-            if asks or (takes_norms and self._has_parts(groups)):
+            if asks or (takes_norms and self.has_parts(groups)):
                 raise RuntimeError(
                     "a step that other processes take part in cannot be compiled: leave optimizer.step() out of "
                     "torch.compile"
@@ -139,7 +139,8 @@ class ManyProcesses:
         layout = known if known is not None and known.is_of(groups) else layout_of(groups, self.norm_group)
         return layout if layout.sums else None
 
-    def _has_parts(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+    def has_parts(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether this process holds a part of the parameters alone."""
         declared = self.norm_group is not None or any(group.get(KEY) is not None for group in groups)
         return declared or self.has_shards(groups)
 

@@ -1,0 +1,226 @@
+#include "coded.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "codec_loops.h"
+
+namespace torchclip::cpu {
+namespace {
+
+// Elements that are decoded, updated and encoded together: whole blocks, and whole pieces of what is drawn for.
+constexpr int64_t kCodedPiece = 512;
+static_assert(kCodedPiece % kBlock == 0 && kCodedPiece % kPiece == 0 && kNormBlock % kBlock == 0);
+
+constexpr int kRoundingStreams = 2;  // of all operands, two to a stream
+static_assert(kMaxSlots + 1 <= 2 * kRoundingStreams);
+
+char* at(void* memory, int64_t offset) { return static_cast<char*>(memory) + offset; }
+
+// The words of a piece that its operands are rounded by.
+class RoundingWords {
+ public:
+  RoundingWords(const Work& work, const Types& types) {
+    const auto open = [&](int operand, const Codec& codec) {
+      const uint32_t index = static_cast<uint32_t>(operand) / 2;
+      if (codec.form != Form::kStochastic || streams_[index].has_value()) return;
+      const Extras& extras = work.tables.extras;
+      streams_[index].emplace(extras.seed, extras.step, work.place().number,
+                              static_cast<Stream>(kRoundingStream + index));
+    };
+    open(0, types.parameter);
+    for (int slot = 0; slot < kMaxSlots; ++slot) open(slot + 1, types.slots[slot]);
+  }
+  // Of the piece whose first element is that number.
+  void draw(int64_t begin) {
+    for (int index = 0; index < kRoundingStreams; ++index)
+      if (streams_[index].has_value()) streams_[index]->fill(begin, kCodedPiece, words_[index]);
+  }
+  void round(int operand, const float* values, int64_t count, BFloat16* stored) const {
+    round_stochastic(values, words_[operand / 2], 16 * (operand % 2), count, stored);
+  }
+
+ private:
+  std::optional<WordStream> streams_[kRoundingStreams];
+  alignas(64) uint32_t words_[kRoundingStreams][kCodedPiece];
+};
+
+// Float32 of an operand: where it lies, or in the buffer.
+float* decoded(DType dtype, void* stored, int64_t count, float* buffer) {
+  if (dtype == DType::kFloat32) return static_cast<float*>(stored);
+  if (dtype == DType::kBFloat16) {
+    widen(static_cast<const BFloat16*>(stored), count, buffer);
+  } else {
+    widen(static_cast<const Float16*>(stored), count, buffer);
+  }
+  return buffer;
+}
+
+void round_to(DType dtype, const float* values, int64_t count, void* stored) {
+  if (dtype == DType::kBFloat16) {
+    round_nearest(values, count, static_cast<BFloat16*>(stored));
+  } else if (dtype == DType::kFloat16) {
+    round_nearest(values, count, static_cast<Float16*>(stored));
+  }
+}
+
+int64_t zeros_in(DType dtype, const void* stored, int64_t count) {
+  if (dtype == DType::kBFloat16) return count_zeros(static_cast<const BFloat16*>(stored), count);
+  if (dtype == DType::kFloat16) return count_zeros(static_cast<const Float16*>(stored), count);
+  return count_zeros(static_cast<const float*>(stored), count);
+}
+
+// A part of a run: `offset` elements from its first.
+class Piece {
+ public:
+  Piece(const Work& work, const Run& run, int64_t offset, int64_t count)
+      : types_(work.loops.types), slots_(work.bucket.slots), count_(count) {
+    const auto move = [&](int operand, int64_t size) {
+      void* const memory = run.operands.pointer[operand];
+      stored_[operand] = memory == nullptr ? nullptr : at(memory, offset * size);
+    };
+    for (int operand = 0; operand < kOperands; ++operand) move(operand, work.stored_size_of(operand));
+    if (run.beside != nullptr) beside_ = at(run.beside, offset * work.beside_size());
+    for (int slot = 0; slot < kMaxSlots; ++slot)
+      if (is_blocks(types_.slots[slot].form)) absmax_[slot] = run.absmax[slot] + (run.begin + offset) / kBlock;
+  }
+
+  float* parameter(float* buffer, bool reads) const {
+    const Codec& codec = types_.parameter;
+    if (codec.form == Form::kMaster) return static_cast<float*>(beside_);
+    if (codec.dtype == DType::kFloat32) return static_cast<float*>(stored_[kParameter]);
+    if (!reads) return buffer;
+    if (codec.form != Form::kSplit) return decoded(codec.dtype, stored_[kParameter], count_, buffer);
+    join_all(static_cast<const BFloat16*>(stored_[kParameter]), static_cast<const int16_t*>(beside_), count_, buffer);
+    return buffer;
+  }
+  float* gradient(float* buffer) const { return decoded(types_.gradient, stored_[kGradient], count_, buffer); }
+  // Null where the slot is not in use.
+  float* slot(int number, float* buffer) const {
+    if ((slots_ >> number & 1u) == 0) return nullptr;
+    const Codec& codec = types_.slots[number];
+    void* const stored = stored_[kState0 + number];
+    if (!is_blocks(codec.form)) return decoded(codec.dtype, stored, count_, buffer);
+    decode_blocks(static_cast<const uint8_t*>(stored), absmax_[number], codec.form == Form::kBlocks, count_, buffer);
+    return buffer;
+  }
+  void* slow() const { return stored_[kSlow]; }
+  // Has the memory of the next piece fetched: the processor sees too little of a stream at a time to do so itself.
+  void prefetch(const Work& work, const Run& run, int64_t begin, int64_t count) const {
+    constexpr int64_t kLine = 64;
+    const auto fetch = [&](const void* memory, int64_t size) {
+      const char* const first = static_cast<const char*>(memory) + begin * size;
+      for (int64_t done = 0; done < count * size; done += kLine) __builtin_prefetch(first + done);
+    };
+    for (int operand = 0; operand < kOperands; ++operand)
+      if (run.operands.pointer[operand] != nullptr) fetch(run.operands.pointer[operand], work.stored_size_of(operand));
+    if (run.beside != nullptr && types_.parameter.form != Form::kNearest && types_.parameter.form != Form::kStochastic)
+      fetch(run.beside, work.beside_size());
+  }
+
+  void store_parameter(const float* values, const RoundingWords& words) const {
+    const Codec& codec = types_.parameter;
+    BFloat16* const halves = static_cast<BFloat16*>(stored_[kParameter]);
+    if (codec.form == Form::kSplit) return split_all(values, count_, halves, static_cast<int16_t*>(beside_));
+    if (codec.form == Form::kStochastic) return words.round(0, values, count_, halves);
+    round_to(codec.dtype, values, count_, stored_[kParameter]);
+  }
+  void store_slot(int number, const float* values, const RoundingWords& words) const {
+    const Codec& codec = types_.slots[number];
+    void* const stored = stored_[kState0 + number];
+    if (is_blocks(codec.form))
+      return encode_blocks(values, codec.form == Form::kBlocks, count_, static_cast<uint8_t*>(stored), absmax_[number]);
+    if (codec.form == Form::kStochastic) return words.round(number + 1, values, count_, static_cast<BFloat16*>(stored));
+    round_to(codec.dtype, values, count_, stored);
+  }
+  int64_t zeros() const { return zeros_in(types_.parameter.dtype, stored_[kParameter], count_); }
+
+ private:
+  const Types& types_;
+  unsigned slots_;
+  int64_t count_;
+  void* stored_[kOperands];
+  void* beside_ = nullptr;
+  float* absmax_[kMaxSlots] = {};
+};
+
+template <class T>
+float as_stored(float value) {
+  return load(store<T>(value));
+}
+
+template <class T>
+void synchronise_rounded(void* slow, int64_t count, double alpha, void* parameter) {
+  float *const held = static_cast<float*>(slow), *const values = static_cast<float*>(parameter);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = held[i] = synchronise(held[i], as_stored<T>(values[i]), static_cast<float>(alpha));
+}
+
+template <class T>
+void average_rounded(void* average, int64_t count, double alpha, void* parameter) {
+  float* const held = static_cast<float*>(average);
+  const float* const values = static_cast<const float*>(parameter);
+  for (int64_t i = 0; i < count; ++i)
+    held[i] = synchronise(held[i], as_stored<T>(values[i]), static_cast<float>(alpha));
+}
+
+}  // namespace
+
+int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
+  alignas(64) float buffers[kOperands][kCodedPiece];
+  RoundingWords words(work, work.loops.types);
+  int64_t zeros = 0;
+  for (int64_t offset = 0; offset < run.operands.count; offset += kCodedPiece) {
+    Operands values;
+    values.count = std::min(kCodedPiece, run.operands.count - offset);
+    const Piece piece(work, run, offset, values.count);
+    values.pointer[kParameter] = piece.parameter(buffers[kParameter], !work.loops.writes_only);
+    values.pointer[kGradient] = piece.gradient(buffers[kGradient]);
+    for (int slot = 0; slot < kMaxSlots; ++slot)
+      values.pointer[kState0 + slot] = piece.slot(slot, buffers[kState0 + slot]);
+    values.pointer[kSlow] = piece.slow();
+    const int64_t next = offset + values.count;
+    piece.prefetch(work, run, next, std::min(kCodedPiece, run.operands.count - next));
+    update_run(work, values, run.begin + offset);
+    words.draw(run.begin + offset);
+    piece.store_parameter(static_cast<const float*>(values.pointer[kParameter]), words);
+    for (int slot = 0; slot < kMaxSlots; ++slot)
+      if (values.pointer[kState0 + slot] != nullptr)
+        piece.store_slot(slot, static_cast<const float*>(values.pointer[kState0 + slot]), words);
+    if (counts_zeros) zeros += piece.zeros();
+  }
+  return zeros;
+}
+
+// A norm block at a time, so that the sums are those of float32 operands to the bit.
+void measure_coded(const Work& work, Measure measure, bool by_rows, const Run& run, int64_t first_row,
+                   Partial* partials) {
+  alignas(64) float buffers[kSlow][kNormBlock];
+  const bool seen = measure == Measure::kDirection;
+  const bool decays = (work.bucket.stages & kCoupledDecay) != 0;
+  for (int64_t offset = 0; offset < run.operands.count; offset += kNormBlock) {
+    Operands values;
+    values.count = std::min(kNormBlock, run.operands.count - offset);
+    const Piece piece(work, run, offset, values.count);
+    values.pointer[kGradient] = piece.gradient(buffers[kGradient]);
+    if (measure == Measure::kWeight || (seen && decays))
+      values.pointer[kParameter] = piece.parameter(buffers[kParameter], true);
+    for (int slot = 0; seen && slot < kMaxSlots; ++slot)
+      values.pointer[kState0 + slot] = piece.slot(slot, buffers[kState0 + slot]);
+    measure_run(work, measure, by_rows, values, run.begin + offset, first_row, partials);
+  }
+}
+
+Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& types) {
+  Loops loops = find_loops(rule, bucket);
+  loops.is_coded = true;
+  loops.types = types;
+  // Lookahead and WeightEMA begin with what a later step will find, where that is known before bits are drawn.
+  if (types.parameter.form != Form::kNearest || types.parameter.dtype == DType::kFloat32) return loops;
+  const bool is_bfloat16 = types.parameter.dtype == DType::kBFloat16;
+  loops.synchronise = is_bfloat16 ? synchronise_rounded<BFloat16> : synchronise_rounded<Float16>;
+  loops.average = is_bfloat16 ? average_rounded<BFloat16> : average_rounded<Float16>;
+  return loops;
+}
+
+}  // namespace torchclip::cpu
