@@ -62,10 +62,11 @@ TORCHCLIP_HD int16_t lower_part(float value) {
 // The value of which these are the parts; the parameter's own where it makes no such pair: something else has written
 // the parameter, and left the remainder.
 TORCHCLIP_HD float join(BFloat16 high, int16_t low) {
-  const uint32_t upper = static_cast<uint32_t>(high), size = upper & 0x7fffu;
-  const bool below_zero = (size == 0) & (low < 0), beyond = (size == 0x7f80u) & (low > 0);
-  const uint32_t added = below_zero | beyond | (size > 0x7f80u) ? 0u : static_cast<uint32_t>(static_cast<int32_t>(low));
-  return bit_cast<float>((upper << 16) + added);
+  const uint32_t upper = static_cast<uint32_t>(high) << 16;
+  const uint32_t added = static_cast<uint32_t>(static_cast<int32_t>(low));
+  // Below zero, which wraps, or beyond infinity.
+  const bool is_stray = (upper & 0x7fffffffu) + added > 0x7f800000u;
+  return bit_cast<float>(upper + (is_stray ? 0u : added));
 }
 
 // Rounded to bfloat16 away from zero where its lower 16 bits and these reach 2^16, else towards it.

@@ -105,18 +105,6 @@ class Piece {
     return buffer;
   }
   void* slow() const { return stored_[kSlow]; }
-  // Has the memory of the next piece fetched: the processor sees too little of a stream at a time to do so itself.
-  void prefetch(const Work& work, const Run& run, int64_t begin, int64_t count) const {
-    constexpr int64_t kLine = 64;
-    const auto fetch = [&](const void* memory, int64_t size) {
-      const char* const first = static_cast<const char*>(memory) + begin * size;
-      for (int64_t done = 0; done < count * size; done += kLine) __builtin_prefetch(first + done);
-    };
-    for (int operand = 0; operand < kOperands; ++operand)
-      if (run.operands.pointer[operand] != nullptr) fetch(run.operands.pointer[operand], work.stored_size_of(operand));
-    if (run.beside != nullptr && types_.parameter.form != Form::kNearest && types_.parameter.form != Form::kStochastic)
-      fetch(run.beside, work.beside_size());
-  }
 
   void store_parameter(const float* values, const RoundingWords& words) const {
     const Codec& codec = types_.parameter;
@@ -179,8 +167,6 @@ int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
     for (int slot = 0; slot < kMaxSlots; ++slot)
       values.pointer[kState0 + slot] = piece.slot(slot, buffers[kState0 + slot]);
     values.pointer[kSlow] = piece.slow();
-    const int64_t next = offset + values.count;
-    piece.prefetch(work, run, next, std::min(kCodedPiece, run.operands.count - next));
     update_run(work, values, run.begin + offset);
     words.draw(run.begin + offset);
     piece.store_parameter(static_cast<const float*>(values.pointer[kParameter]), words);
