@@ -3,11 +3,11 @@
 One of the papers' studies, or lines of one's own::
 
     python -m recipes compare clipping --jobs 2
-    python -m recipes compare spikes          # of another kind: recipes/comparison/spikes.py
     python -m recipes compare --recipe image --run "SGD=--algo sgd --lr 0.1" --run "MixClip=--algo mix_clip" \\
         --seeds 0 1 2 -- --dataset mnist --epochs 3
 
-A study that was stopped goes on where it was when it is called again.
+A study that was stopped goes on where it was when it is called again. ``compare spikes`` is a study of another kind:
+recipes/comparison/spikes.py.
 """
 
 import argparse
