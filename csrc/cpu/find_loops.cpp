@@ -43,7 +43,7 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
     using Rule = typename decltype(each)::type;
     if (std::strcmp(rule, Rule::kName) == 0) loops = functor_loops<typename Rule::Functor>(bucket);
   });
-  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto) {
+  visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto parameter, auto) {
     using T = typename decltype(parameter)::type;
     loops.norm[static_cast<int>(Measure::kRawGradient)] = raw_norm_loop<T>;
     loops.norm[static_cast<int>(Measure::kWeight)] = weight_norm_loop<T>;

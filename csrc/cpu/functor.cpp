@@ -9,11 +9,20 @@
 namespace torchclip::cpu {
 namespace {
 
+// The pairs of parameter and state, and one that precision policies alone ask for: float32 with state in bfloat16. What
+// else they ask for is decoded around the loops of float32.
+template <class Visitor>
+void visit_pairs(const Bucket& bucket, const Visitor& visit) {
+  if (bucket.parameter_dtype == DType::kFloat32 && bucket.state_dtype == DType::kBFloat16)
+    return visit(Type<float>{}, Type<BFloat16>{});
+  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, visit);
+}
+
 // The stages around the rule have loops of their own; of the rule's loops coupled decay alone asks for two versions.
 template <class Functor, unsigned Slots, unsigned Decay>
 Loops loops_for_dtypes(const Bucket& bucket) {
   Loops loops;
-  visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, [&](auto parameter, auto state) {
+  visit_pairs(bucket, [&](auto parameter, auto state) {
     using T = typename decltype(parameter)::type;
     using S = typename decltype(state)::type;
     using C = ComputeType<T>;

@@ -54,7 +54,9 @@ bool is_compiled(const Types& types, unsigned used) {
   for (size_t slot = 0; slot < kMaxSlots; ++slot) {
     if ((used >> slot & 1u) == 0) continue;
     const Codec& codec = types.slots[slot];
-    if (codec.form != Form::kNearest || (codec.dtype != own && codec.dtype != DType::kFloat32)) return false;
+    const bool is_narrow = own == DType::kFloat32 && codec.dtype == DType::kBFloat16;
+    const bool is_pair = codec.dtype == own || codec.dtype == DType::kFloat32 || is_narrow;
+    if (codec.form != Form::kNearest || !is_pair) return false;
     if (first != nullptr && codec.dtype != first->dtype) return false;
     first = &codec;
   }

