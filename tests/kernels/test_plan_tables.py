@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from builders import each_optimizer
-from memory_guard import Guarded
+from memory_guard import STEPS, Guarded
 from recorded_plans import (
     MATRIX,
     Reader,
@@ -76,7 +76,7 @@ def test_rows(shape: Any, strides: Any, rows: tuple[int, int]) -> None:
 def test_sums_of_each_scope(scope: str) -> None:
     params = awkward_parameters(torch.bfloat16)
     optimizer = build("ada_grad_norm", params, scope=scope)
-    give_gradients(params, 5)
+    give_gradients(params, STEPS)
     reader = Reader(optimizer)
     read = settled(reader, optimizer)
     places = {id(parameter): place for place, parameter in enumerate(parameters_of(optimizer))}

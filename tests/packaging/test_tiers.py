@@ -20,3 +20,12 @@ def test_each_test_is_there(name: str) -> None:
 @pytest.mark.parametrize("folder", tiers.BEFORE_KERNELS)
 def test_each_folder_is_there(folder: str) -> None:
     assert list((TESTS / folder).glob("test_*.py"))
+
+
+@pytest.mark.xdist_group("together")
+def test_workers_keep_groups_together(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist sends a group to one worker by the name behind its tests' names; without it each worker makes what
+    the group's tests share."""
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("there is one process")
+    assert request.node.nodeid.endswith("@together")

@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,7 +50,9 @@ def train(rank: int, data: Path, result: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     # The group is joined once: to leave and to join again needs another port.
     leave, World.leave = World.leave, lambda self: None  # type: ignore[method-assign]
-    image.make_task, image.run_recipe = make_task, partial(image.run_recipe, distributed=True)  # type: ignore[assignment]
+    run_alone = image.run_recipe
+    image.make_task = make_task
+    image.run_recipe = lambda *run, distributed: run_alone(*run, distributed=True)
     assert run(data, result / "whole", TEXT) == 0
     # The second process alone is interrupted: first within an epoch; then where none asks until its end. The third time
     # it gets two signals, its own and the one that torchrun passes on.

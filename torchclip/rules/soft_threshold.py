@@ -72,7 +72,9 @@ GRDA = RuleSpec(
 
 
 def _sub_grad(parameter: Tensor, group: Group) -> Tensor:
-    threshold = torch.as_tensor(scale_of(group) * group["lam"], device=parameter.device)
+    threshold = scale_of(group) * group["lam"]
+    if isinstance(threshold, Tensor):
+        threshold = threshold.to(parameter.device)
     sub_grad: Tensor = parameter / group["delta"] + threshold * parameter.sign()
     return sub_grad
 
