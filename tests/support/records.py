@@ -73,7 +73,7 @@ class Extras:
 
 NO_CLIP, NO_STEP_SIZE, NO_EXTENSIONS = Clip("no_clip", None), Pace("", None), Extras("", ())
 
-SPIKES: Mapping[int, float] = {2: 2.0, 5: 4.0, 8: 0.5, 10: 4.0}
+SPIKES: Mapping[int, float] = {2: 2.0, 5: 4.0, 7: 0.5, 8: 4.0}
 """Factors on all gradients of a step, for policies that look at past norms; powers of two, which round nothing."""
 
 
@@ -127,9 +127,9 @@ POLICIES = (
     Clip("global_norm_unclipped", ClipByGlobalNorm(math.inf)),
     Clip("global_norm_smooth", ClipByGlobalNorm(TYPICAL_NORM, smooth=True, nonfinite="skip")),
     Clip("group_norm", ClipByGlobalNorm(TYPICAL_NORM / 2, scope="group", nonfinite="error")),
-    # Tensors of up to about ten elements stay below this norm, the others are clipped.
-    Clip("tensor_norm", ClipByTensorNorm(4.0)),
-    Clip("tensor_norm_smooth", ClipByTensorNorm(4.0, smooth=True)),
+    # Tensors of up to about forty elements stay below this norm, the others are clipped.
+    Clip("tensor_norm", ClipByTensorNorm(8.0)),
+    Clip("tensor_norm_smooth", ClipByTensorNorm(8.0, smooth=True)),
     Clip("value", ClipByValue(0.75)),
     # A row's gradient has about the norm of its weights: some rows are clipped, and others not.
     Clip("adaptive", AdaptiveGradientClip(0.75, eps=0.1, nonfinite="error")),
