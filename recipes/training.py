@@ -114,14 +114,12 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.progress = Progress(torch.zeros((), dtype=torch.float64, device=self.device))
         self._interrupted = False
+        trained: dict[str, Any] = {"model": self.task.model, "optimizer": self.optimizer}
+        if self.task.is_sharded:
+            trained = {"whole": WholeState(self.task.model, self.optimizer)}
         # Whose state_dict() is in a checkpoint, beside what every process has of its own.
-        model, optimizer = self.task.model, self.optimizer
         self._parts: dict[str, Any] = {
-            **(
-                {"whole": WholeState(model, optimizer)}
-                if self.task.is_sharded
-                else {"model": model, "optimizer": optimizer}
-            ),
+            **trained,
             "schedule": self.schedule,
             "scaler": self.scaler,
             "task": self.task,
