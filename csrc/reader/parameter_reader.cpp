@@ -27,7 +27,7 @@ ParameterReader::ParameterReader(const RuleEntry& rule, const Names& names, Sums
     : group_reader_(rule, names.keys, device, reads_numbers),
       slot_keys_(interned(names.slots)),
       scalar_keys_(interned(names.scalars)),
-      argument_keys_(interned({"step_size", "extensions", "seed", "skip", "backend", "scope"})),
+      argument_keys_(interned({"step_size", "extensions", "precision", "seed", "skip", "backend", "scope"})),
       slow_key_(interned({"slow"}).front()),
       ema_key_(interned({"ema"}).front()),
       clip_key_(interned({"clip"}).front()),

@@ -9,6 +9,7 @@ import pytest
 import torchclip
 from clipped_groups import OWN, groups_of, scalars, step_once
 from torchclip import ClipByGlobalNorm
+from torchclip.policies.group_clip import ARGUMENTS
 
 
 @pytest.mark.parametrize(
@@ -39,10 +40,15 @@ def test_policies_of_all_groups_at_once(policy: Any) -> None:
 MISPLACED = {
     "step_size": torchclip.AdaLossStep(),
     "extensions": (),
+    "precision": None,
     "seed": None,
     "skip": True,
     "backend": "nonsense",
 }
+
+
+def test_every_argument_is_tried() -> None:
+    assert MISPLACED.keys() == ARGUMENTS.keys()
 
 
 @pytest.mark.parametrize("key", MISPLACED)

@@ -24,7 +24,7 @@ ARGUMENTS = {
     "skip": f"a step is skipped for all of them together: {CONSTRUCTOR}",
 }
 """Keys that mean nothing in a param group though they look as if they did, and where they belong. Those of
-``Members::argument_keys_`` in csrc/parameter_reader.cpp."""
+``ParameterReader::argument_keys_`` in csrc/reader/parameter_reader.cpp."""
 
 
 @dataclass(frozen=True)
