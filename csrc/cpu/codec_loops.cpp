@@ -4,13 +4,7 @@
 
 #include "clones.h"
 #include "dynamic_map.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// The header's own _mm512_undefined is taken for a mistake at every use.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#define TORCHCLIP_X86 1
-#endif
+#include "x86.h"
 
 namespace torchclip::cpu {
 namespace {
