@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,7 @@ import torch.distributed as distributed
 from torch import nn
 
 import recipe_process
-from places import PYTHONPATH, SUPPORT
-from recipe_runs import checkpoint, differences, epochs, rows, write_images
+from recipe_runs import checkpoint, differences, epochs, rows, start_two_processes, write_images
 from recipes.data.images import ImageBatches, load_images
 from recipes.world import World
 
@@ -26,28 +21,12 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes have run."""
     folder = tmp_path_factory.mktemp("processes")
     write_images(folder)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, str(SUPPORT / "recipe_process.py"), str(folder), str(folder)],
-        env={**os.environ, **shared, "PYTHONPATH": PYTHONPATH},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-    )
-    assert finished.returncode == 0, finished.stdout
+    start_two_processes("recipe_process.py", folder, folder, timeout=100)
     return folder
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as distributed
 
-from places import PYTHONPATH, SUPPORT
-from ranks import free_port
-from recipe_runs import checkpoint, differences, epochs, rows, run, write_images
+from recipe_runs import checkpoint, differences, epochs, rows, run, start_two_processes, write_images
 from sharded_recipe import RUN
 
 pytestmark = [
@@ -29,16 +24,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes have run, and one alone in "plain"."""
     folder = tmp_path_factory.mktemp("sharded")
     write_images(folder, (28, 28, 1))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, str(SUPPORT / "sharded_recipe.py"), str(folder)],
-        env={**os.environ, **shared, "PYTHONPATH": PYTHONPATH},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
-    assert finished.returncode == 0, finished.stdout
+    start_two_processes("sharded_recipe.py", folder, timeout=200)
     assert run(folder, folder / "plain", RUN) == 0
     return folder
 

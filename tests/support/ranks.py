@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,16 +15,10 @@ import torch
 import torch.multiprocessing
 
 from places import PYTHONPATH
+from recipe_runs import free_port
 from recipes import imagenet, training
 
 RANKS = 2
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def train(rank: int, ports: Sequence[int], arguments: Sequence[str], folder: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as torch_optimizer
 
+from places import PYTHONPATH, SUPPORT
 from recipes import image
 from recipes.run_folder import CHECKPOINT, LOG, read_log
 
@@ -120,3 +125,24 @@ def assert_valid_json(folder: Path) -> None:
 
     for line in (folder / LOG).read_text().splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start_two_processes(program: str, *folders: Path, timeout: float) -> None:
+    """Runs a program of tests/support, which makes the two processes that torchrun would, to its end."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [sys.executable, str(SUPPORT / program), *map(str, folders)],
+        env={**os.environ, **shared, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert finished.returncode == 0, finished.stdout

@@ -21,7 +21,7 @@ RUN = "--model lenet --algo adamw --lr 0.01 --clip 0.5 --gradient-noise 0.1"
 
 
 def train(rank: int, data: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     World.leave = lambda self: None  # type: ignore[method-assign]  # to join again needs another port
     training._STEPS_BETWEEN_QUESTIONS = 1
     for kind in ("fsdp", "tp"):
