@@ -29,7 +29,7 @@ struct GradientTables {
       tables.buckets.push_back({0, static_cast<DType>(dtype), static_cast<DType>(dtype), 0, 0});
       loops.push_back(cpu::find_gradient_loops(static_cast<DType>(dtype), order));
     }
-    tables.rows.push_back(Row{{scale, 0, 0, 0, 1}, {order}});
+    tables.coefficients.push_back(Coefficients{{scale, 0, 0, 0, 1}, {order}});
     for (const Object& object : gradients) add(object);
     tables.map_chunks();
   }

@@ -1,4 +1,4 @@
-// From a row of double coefficients to those of the compute type.
+// From coefficients in double to those of the compute type.
 #pragma once
 
 #include "tables.h"
@@ -11,15 +11,16 @@ TORCHCLIP_HD PipelineCoefficients<C> narrow(const PipelineCoefficients<double>& 
           static_cast<C>(k.weight_decay), static_cast<C>(k.shrink)};
 }
 
-// A functor's coefficients are a struct of numbers of one type: the row holds them in the order of declaration.
+// A functor's coefficients are a struct of numbers of one type: `coefficients.rule` holds them in the order of
+// declaration.
 template <class Functor, class C>
-TORCHCLIP_HD typename Functor::template Coefficients<C> narrow_rule(const Row& row) {
-  using Coefficients = typename Functor::template Coefficients<C>;
-  constexpr int kCount = sizeof(Coefficients) / sizeof(C);
+TORCHCLIP_HD typename Functor::template Coefficients<C> narrow_rule(const Coefficients& coefficients) {
+  using RuleCoefficients = typename Functor::template Coefficients<C>;
+  constexpr int kCount = sizeof(RuleCoefficients) / sizeof(C);
   static_assert(kCount <= kMaxCoefficients);
   C values[kCount];
-  for (int i = 0; i < kCount; ++i) values[i] = static_cast<C>(row.rule[i]);
-  Coefficients result;
+  for (int i = 0; i < kCount; ++i) values[i] = static_cast<C>(coefficients.rule[i]);
+  RuleCoefficients result;
   memcpy(&result, values, sizeof(result));
   return result;
 }

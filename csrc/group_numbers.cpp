@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "reader/tensor_info.h"
-#include "step/place.h"
+#include "step/device_id.h"
 
 namespace torchclip {
 namespace {
@@ -61,7 +61,7 @@ bool GroupReader::is_as_seen(const Group& group) const {
 // A tensor lr that only the device reads.
 bool GroupReader::keep_lr(Group& group, PyObject* value) const {
   if (reads_numbers_ || is_python_number(value) || !is_tensor(value)) return false;
-  if (place_of_object(value).device.type != device_) return false;  // one on the host is read there
+  if (device_id_of_object(value).device.type != device_) return false;  // one on the host is read there
   TensorInfo lr;
   if (!reader().describe_object(value, /*writes=*/false, lr) || lr.numel != 1 || !holds_floats(lr))
     throw std::runtime_error("lr is " + description_of(value) +

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "cpu/parallel.h"
+#include "make_coefficients.h"
 #include "policies.h"
-#include "rows.h"
 #include "rules/soft_threshold.h"
 
 namespace torchclip {
@@ -70,17 +70,17 @@ const double* Plan::hyperparameters_of(const Cohort& cohort) const {
   return reader_.groups()[static_cast<size_t>(cohort.standing.group)].hyperparameters.data();
 }
 
-Row Plan::make_row(const Cohort& cohort, double inverse_grad_scale) const {
+Coefficients Plan::make_coefficients(const Cohort& cohort, double inverse_grad_scale) const {
   const std::vector<double>& group = reader_.groups()[static_cast<size_t>(cohort.standing.group)].pipeline;
-  Row row = torchclip::make_row(group[kLr], group[kWeightDecay], group[kDecoupled] != 0, group[kMaximize] != 0,
-                                modifiers_, shared_.step, inverse_grad_scale);
-  std::copy(cohort.coefficients, cohort.coefficients + kMaxCoefficients, row.rule);
-  return row;
+  Coefficients made = torchclip::make_coefficients(group[kLr], group[kWeightDecay], group[kDecoupled] != 0,
+                                                   group[kMaximize] != 0, modifiers_, shared_.step, inverse_grad_scale);
+  std::copy(cohort.coefficients, cohort.coefficients + kMaxCoefficients, made.rule);
+  return made;
 }
 
-// Which row each tensor has: one per cohort, or per tensor when a norm is taken per tensor. They hold for the next step
-// too, unless numbers of state tell the parameters apart.
-void Plan::assign_rows() {
+// Which coefficients each tensor has: one per cohort, or per tensor when a norm is taken per tensor. They hold for the
+// next step too, unless numbers of state tell the parameters apart.
+void Plan::assign_coefficients() {
   const bool clips_norms = modifiers_.measures() && modifiers_.clip_kind() != ClipKind::kUnit;
   const bool per_tensor =
       (clips_norms && modifiers_.scope() == Scope::kTensor) || (rule_.clips_itself && scope_ == Scope::kTensor);
@@ -89,15 +89,15 @@ void Plan::assign_rows() {
   origins_.clear();
   for (size_t index = 0; index < standings_.size(); ++index) {
     const int32_t cohort = cohort_of(standings_[index]);
-    const int32_t row = per_tensor ? static_cast<int32_t>(index) : cohort;
-    tables_.tensors[index].row = row;
-    if (static_cast<size_t>(row) == origins_.size()) origins_.push_back({static_cast<int32_t>(index), cohort, {}});
+    const int32_t set = per_tensor ? static_cast<int32_t>(index) : cohort;
+    tables_.tensors[index].coefficients = set;
+    if (static_cast<size_t>(set) == origins_.size()) origins_.push_back({static_cast<int32_t>(index), cohort, {}});
   }
-  rows_hold_ = rule_.scalars.empty() && !any_fresh_;
+  coefficients_hold_ = rule_.scalars.empty() && !any_fresh_;
 }
 
-void Plan::fill_rows(double inverse_grad_scale) {
-  if (!rows_hold_ || any_fresh_) assign_rows();
+void Plan::fill_coefficients(double inverse_grad_scale) {
+  if (!coefficients_hold_ || any_fresh_) assign_coefficients();
   for (Cohort& cohort : cohorts_) {
     cohort.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), cohort.after.data(), cohort.standing.first, DirectionNorms{},
@@ -105,11 +105,11 @@ void Plan::fill_rows(double inverse_grad_scale) {
     if (!shared_.threshold_scales.empty())
       cohort.coefficients[kThreshold] *= shared_.threshold_scales[static_cast<size_t>(cohort.standing.group)];
   }
-  tables_.rows.clear();
-  for (RowOrigin& origin : origins_) {
+  tables_.coefficients.clear();
+  for (CoefficientOrigin& origin : origins_) {
     const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
     origin.after = cohort.after;
-    tables_.rows.push_back(make_row(cohort, inverse_grad_scale));
+    tables_.coefficients.push_back(make_coefficients(cohort, inverse_grad_scale));
   }
 }
 
@@ -179,7 +179,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   read_shared();
   fill_extras();
   if (modifiers_.lookahead_k != 0) fill_slow_weights();
-  fill_rows(inputs.inverse_grad_scale);
+  fill_coefficients(inputs.inverse_grad_scale);
   const NonFinite nonfinite = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
   if (nonfinite != NonFinite::kPropagate)
     // When the loss scale has overflowed, such norms are expected: the scaler handles them.
@@ -209,7 +209,7 @@ void Plan::commit() {
     const auto position_of = [&](int64_t index) { return tables_.tensors[static_cast<size_t>(index)].parameter; };
     for (int64_t index = begin; !rule_.scalars.empty() && index < end; ++index) {
       const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(index)];
-      const Scalars& after = origins_[static_cast<size_t>(tensor.row)].after;
+      const Scalars& after = origins_[static_cast<size_t>(tensor.coefficients)].after;
       const ParameterRecord& record = records[static_cast<size_t>(tensor.parameter)];
       for (size_t i = 0; i < rule_.scalars.size(); ++i) record.set_scalar(i, after[i]);
     }

@@ -86,8 +86,8 @@ class Plan {
   void rebuild_tables(const std::vector<unsigned>& stages);
   void fill_slow_weights();
   void fill_standings();
-  void assign_rows();
-  void fill_rows(double inverse_grad_scale);
+  void assign_coefficients();
+  void fill_coefficients(double inverse_grad_scale);
   void read_shared();
   void fill_extras();
 
@@ -141,15 +141,15 @@ class Plan {
     Scalars after;
     double coefficients[kMaxCoefficients];  // before any norm is known
   };
-  // What a row was made from, and the numbers of state that its tensors have after the step.
-  struct RowOrigin {
+  // What coefficients were made from, and the numbers of state that their tensors have after the step.
+  struct CoefficientOrigin {
     int32_t tensor;
     int32_t cohort;
     Scalars after;
   };
   int32_t cohort_of(const Standing& standing);
   const double* hyperparameters_of(const Cohort& cohort) const;
-  Row make_row(const Cohort& cohort, double inverse_grad_scale) const;
+  Coefficients make_coefficients(const Cohort& cohort, double inverse_grad_scale) const;
 
   const RuleEntry& rule_;
   Scope scope_;
@@ -165,11 +165,11 @@ class Plan {
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]
   std::vector<Standing> standings_;  // [tensors]
-  bool rows_hold_ = false;           // every tensor has the row that it had in the last step
+  bool coefficients_hold_ = false;   // every tensor has those that it had in the last step
   bool any_fresh_ = false;           // some record is
   HeldMemory held_;                  // what passes without the GIL read and write
   std::vector<Cohort> cohorts_;
-  std::vector<RowOrigin> origins_;  // [rows]
+  std::vector<CoefficientOrigin> origins_;  // [sets of coefficients]
   std::vector<Partial> partials_;
   std::vector<int64_t> chunk_zeros_;
   Report report_;    // of the step being taken

@@ -60,8 +60,8 @@ Plan::RowSums Plan::sum_rows(cpu::Measure measure) {
   return sums;
 }
 
-// Applies the clip policy to the rows. Returns what is to be done about norms that are not finite; kPropagate where all
-// are.
+// Applies the clip policy to the coefficients. Returns what is to be done about norms that are not finite; kPropagate
+// where all are.
 NonFinite Plan::clip_gradients() { return modifiers_.clip_kind() == ClipKind::kUnit ? clip_by_rows() : clip_by_norm(); }
 
 // The policy of a unit of a scope.
@@ -115,9 +115,10 @@ NonFinite Plan::clip_by_norm() {
     shared_.clipped_square += square(report_.clip_factor[unit]) * own[unit];
   // Of a tensor that another process alone holds.
   if (scope == Scope::kTensor && common_.lost > 0) nonfinite = std::max(nonfinite, modifiers_.on_nonfinite());
-  for (size_t row = 0; row < tables_.rows.size(); ++row) {
-    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[row].tensor)];
-    tables_.rows[row].pipeline.gradient_scale *= report_.clip_factor[unit_of(scope, tensor.group, tensor.parameter)];
+  for (size_t set = 0; set < tables_.coefficients.size(); ++set) {
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[set].tensor)];
+    tables_.coefficients[set].pipeline.gradient_scale *=
+        report_.clip_factor[unit_of(scope, tensor.group, tensor.parameter)];
   }
   return nonfinite;
 }
@@ -176,15 +177,15 @@ void Plan::clip_direction(bool report) {
     for (const Partial& sum : sums) report_.grad_norm.push_back(std::sqrt(sum.gradient));
     report_.clip_factor.assign(sums.size(), 1.0);
   }
-  for (size_t row = tables_.rows.size(); row-- > 0;) {
-    RowOrigin& origin = origins_[row];
+  for (size_t set = tables_.coefficients.size(); set-- > 0;) {
+    CoefficientOrigin& origin = origins_[set];
     const Cohort& cohort = cohorts_[static_cast<size_t>(origin.cohort)];
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origin.tensor)];
     const size_t unit = unit_of(scope_, tensor.group, tensor.parameter);
     const DirectionNorms norms = norms_of(unit, sums[unit]);
     origin.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), origin.after.data(), cohort.standing.first, norms,
-                  tables_.rows[row].rule);
+                  tables_.coefficients[set].rule);
     if (report) report_.clip_factor[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
   }
   if (report && report_.is_single && (!tables_.tensors.empty() || common_.gradients > 0))

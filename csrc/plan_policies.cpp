@@ -108,9 +108,9 @@ double Plan::scale_gradients_by_step_size() {
     const double step = polyak_step(common_.loss, shared_.clipped_square, modifiers_.c, modifiers_.alpha,
                                     modifiers_.step_eps, modifiers_.growth, before);
     shared_.polyak = is_finite(step) && is_finite(common_.loss) ? step : before;
-    for (size_t row = 0; row < tables_.rows.size(); ++row) {
-      const size_t group = static_cast<size_t>(tables_.tensors[static_cast<size_t>(origins_[row].tensor)].group);
-      tables_.rows[row].pipeline.gradient_scale *= polyak_factor(step, reader_.groups()[group].pipeline[kLr]);
+    for (size_t set = 0; set < tables_.coefficients.size(); ++set) {
+      const size_t group = static_cast<size_t>(tables_.tensors[static_cast<size_t>(origins_[set].tensor)].group);
+      tables_.coefficients[set].pipeline.gradient_scale *= polyak_factor(step, reader_.groups()[group].pipeline[kLr]);
     }
     return polyak_factor(step, reader_.groups().front().pipeline[kLr]);
   }
@@ -121,9 +121,9 @@ double Plan::scale_gradients_by_step_size() {
         add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
   }
   const double factor = 1.0 / std::sqrt(b_squared);
-  for (Row& row : tables_.rows) {
-    row.pipeline.gradient_scale *= factor;
-    row.pipeline.value_limit *= factor;
+  for (Coefficients& coefficients : tables_.coefficients) {
+    coefficients.pipeline.gradient_scale *= factor;
+    coefficients.pipeline.value_limit *= factor;
   }
   return factor;
 }

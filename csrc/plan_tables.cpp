@@ -23,7 +23,7 @@ void Plan::rebuild_tables(const std::vector<unsigned>& stages) {
   std::vector<ParameterRecord>& records = reader_.records();
   stages_ = stages;
   rebuild_ = false;
-  rows_hold_ = false;
+  coefficients_hold_ = false;
   tables_ = Tables{};
   const bool all = modifiers_.takes_joint_norm();
   for (const GroupClip& clip : group_clips_) tables_.measured_groups.push_back(all || clip.is_measured() ? 1 : 0);

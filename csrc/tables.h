@@ -74,11 +74,11 @@ struct TensorEntry {
   int32_t parameter = 0;                   // position among all parameters of the optimizer
   int32_t group = 0;
   int32_t bucket = 0;
-  int32_t row = 0;  // of coefficients
+  int32_t coefficients = 0;  // which of the tables'
 };
 
-// What the update pass multiplies with, already decided by norms and hyperparameters.
-struct Row {
+// What the update pass multiplies a set of tensors with, already decided by norms and hyperparameters.
+struct Coefficients {
   PipelineCoefficients<double> pipeline;
   double rule[kMaxCoefficients];
 };
@@ -140,7 +140,7 @@ struct Bucket {
 struct Tables {
   std::vector<TensorEntry> tensors;
   std::vector<Bucket> buckets;
-  std::vector<Row> rows;
+  std::vector<Coefficients> coefficients;
   std::vector<Chunk> chunks;
   std::vector<Task> tasks;
   int64_t elements = 0;  // of all tensors

@@ -9,6 +9,12 @@ from . import philox
 from .numbers import whole
 from .operands import int32_at, only_if, places_of, widen
 from .tables import (
+    COEFFICIENTS_GRADIENT_SCALE,
+    COEFFICIENTS_NOISE_SCALE,
+    COEFFICIENTS_RULE,
+    COEFFICIENTS_SHRINK,
+    COEFFICIENTS_VALUE_LIMIT,
+    COEFFICIENTS_WEIGHT_DECAY,
     DRAW_GRADIENT_THRESHOLD,
     DRAW_KEY_HIGH,
     DRAW_KEY_LOW,
@@ -17,12 +23,6 @@ from .tables import (
     GRADIENT_DROPOUT,
     GRADIENT_NOISE,
     LR_DROPOUT,
-    ROW_GRADIENT_SCALE,
-    ROW_NOISE_SCALE,
-    ROW_RULE,
-    ROW_SHRINK,
-    ROW_VALUE_LIMIT,
-    ROW_WEIGHT_DECAY,
     STEP_NUMBER,
     TENSOR_FIRST_ROW,
     TENSOR_INNER,
@@ -62,21 +62,21 @@ def row_factor(factors, tensor, element):
 
 
 @triton.jit
-def pipeline_coefficients(row, dtype: tl.constexpr):
-    """gradient_scale, value_limit, noise_scale, weight_decay and shrink of a row of coefficients."""
+def pipeline_coefficients(coefficients, dtype: tl.constexpr):
+    """gradient_scale, value_limit, noise_scale, weight_decay and shrink of a set of coefficients."""
     return (
-        compute(tl.load(row + ROW_GRADIENT_SCALE), dtype),
-        compute(tl.load(row + ROW_VALUE_LIMIT), dtype),
-        compute(tl.load(row + ROW_NOISE_SCALE), dtype),
-        compute(tl.load(row + ROW_WEIGHT_DECAY), dtype),
-        compute(tl.load(row + ROW_SHRINK), dtype),
+        compute(tl.load(coefficients + COEFFICIENTS_GRADIENT_SCALE), dtype),
+        compute(tl.load(coefficients + COEFFICIENTS_VALUE_LIMIT), dtype),
+        compute(tl.load(coefficients + COEFFICIENTS_NOISE_SCALE), dtype),
+        compute(tl.load(coefficients + COEFFICIENTS_WEIGHT_DECAY), dtype),
+        compute(tl.load(coefficients + COEFFICIENTS_SHRINK), dtype),
     )
 
 
 @triton.jit
-def rule_coefficients(row, dtype: tl.constexpr):
+def rule_coefficients(coefficients, dtype: tl.constexpr):
     """The eight that the rule has room for."""
-    rule = row + ROW_RULE
+    rule = coefficients + COEFFICIENTS_RULE
     return (
         compute(tl.load(rule), dtype),
         compute(tl.load(rule + 1), dtype),
@@ -90,12 +90,12 @@ def rule_coefficients(row, dtype: tl.constexpr):
 
 
 @triton.jit
-def rule_coefficients_of_rows(row, factor, dtype: tl.constexpr):
+def rule_coefficients_of_rows(coefficients, factor, dtype: tl.constexpr):
     """The same for a rule with a step size of its own for each row: the product is in float64, as on the CPU.
 
     Only the functor ``momentum`` has those; its third and fourth coefficients are the step.
     """
-    rule = row + ROW_RULE
+    rule = coefficients + COEFFICIENTS_RULE
     return (
         compute(tl.load(rule), dtype),
         compute(tl.load(rule + 1), dtype),

@@ -1,20 +1,20 @@
-"""What one program makes of the norms that a rule takes itself: the coefficients of its rows."""
+"""What one program makes of the norms that a rule takes itself: its coefficients."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from .finish_rows import ROW_LANES, hyperparameters, rows_at, write_pipeline, write_rule
+from .finish_coefficients import COEFFICIENTS_LANES, coefficients_at, hyperparameters, write_pipeline, write_rule
 from .finish_step import count_clips
 from .operands import int32_at, int32_of, only_if, read_number, write_number
 from .rules import direction_factor
 from .sums import UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, sum_units
 from .tables import (
     PLACE_CLIP_FACTOR,
+    PLACE_COEFFICIENTS_COUNT,
     PLACE_DIRECTION_NORM,
     PLACE_GRAD_NORM,
-    PLACE_ROW_COUNT,
     PLACE_RULE_SUMS,
     PLACE_SUM_IS_DOUBLE,
     PLACE_UNITS,
@@ -28,7 +28,8 @@ from .tables import (
 @triton.jit
 def take_norms(places, takes_step, by_rows: tl.constexpr, finish: tl.constexpr):
     """The norms of every unit. A rule that sums them has their root as the clip factor already, and one with a single
-    unit that of the first group's hyperparameters; of others it comes with the rows. Returns whether one is below 1."""
+    unit that of the first group's hyperparameters; of others it comes with the coefficients. Returns whether one is
+    below 1."""
     norms = numbers_at(places, PLACE_GRAD_NORM)
     directions = numbers_at(places, PLACE_DIRECTION_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
@@ -60,7 +61,7 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
 
     Args:
         places: int64, the fields of FinishArguments or FinishRuleArguments.
-        numbers: StepNumbers; None where there was no first finish, and this makes the rows.
+        numbers: StepNumbers; None where there was no first finish, and this makes the coefficients.
         by_rows: the norms are kept apart by rows.
         finish: what the kernel is compiled for, ``Finish``.
     """
@@ -74,23 +75,23 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
     norms = numbers_at(places, PLACE_GRAD_NORM)
     directions = numbers_at(places, PLACE_DIRECTION_NORM)
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
-    for first in range(0, int32_at(places, PLACE_ROW_COUNT), ROW_LANES):
-        row, source, mask = rows_at(places, first)
+    for first in range(0, int32_at(places, PLACE_COEFFICIENTS_COUNT), COEFFICIENTS_LANES):
+        coefficients, source, mask = coefficients_at(places, first)
         group = int32_of(source, SOURCE_GROUP, mask)
         unit = int32_of(source, SOURCE_RULE_UNIT, mask)
         h = hyperparameters(places, group, mask)
         lr, _, _, _, _, _, _, _ = h
         one = tl.full(lr.shape, 1.0, tl.float64)
         if numbers is None:
-            write_pipeline(places, row, group, lr, one, one, one, one, finish, mask)
+            write_pipeline(places, coefficients, group, lr, one, one, one, one, finish, mask)
         root_factor = one
         if finish.sums_units:
             root_factor = tl.load(factors + unit, mask, 1.0)
         measured = (tl.load(norms + unit, mask, 0.0), tl.load(directions + unit, mask, 0.0), root_factor)
-        write_rule(places, row, source, h, measured, 1 - skips, finish, mask)
+        write_rule(places, coefficients, source, h, measured, 1 - skips, finish, mask)
         if not finish.is_single and not finish.sums_units and not by_rows:
-            # The factor of a unit is that of the first of its rows.
-            has_before = mask & (first + tl.arange(0, ROW_LANES) > 0)
+            # The factor of a unit is that of the first of its sets.
+            has_before = mask & (first + tl.arange(0, COEFFICIENTS_LANES) > 0)
             before = tl.where(has_before, int32_of(source - SOURCE_WORDS, SOURCE_RULE_UNIT, has_before), -1)
             factor = direction_factor(finish, h, measured)
             tl.store(factors + unit, factor, mask & (before != unit))

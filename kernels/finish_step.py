@@ -1,5 +1,5 @@
 """What one program decides at the end of the clip policy's norm pass, and before everything else where nothing is
-measured: norms, clip factors, step size, whether there is a step, and with all that the rows of coefficients."""
+measured: norms, clip factors, step size, whether there is a step, and with all that the coefficients."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .clip_factors import (
     take_groups,
     take_units,
 )
-from .finish_rows import (
-    ROW_LANES,
+from .finish_coefficients import (
+    COEFFICIENTS_LANES,
+    coefficients_at,
     hyperparameters,
-    rows_at,
     write_pipeline,
     write_rule,
 )
@@ -50,11 +50,11 @@ from .tables import (
     PERCENTILE_CLIP,
     PLACE_B_SQUARED,
     PLACE_CLIP_FACTOR,
+    PLACE_COEFFICIENTS_COUNT,
     PLACE_COUNTERS,
     PLACE_LR_SCALE,
     PLACE_NUMBERS,
     PLACE_POLYAK_STEP,
-    PLACE_ROW_COUNT,
     PLACE_SKIP_LOSS_COUNT,
     PLACE_SKIP_LOSSES,
     PLACE_SKIP_NORM_COUNT,
@@ -218,8 +218,8 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
         count_clips(places, clips, skips == 0)
     tl.debug_barrier()
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
-    for first in range(0, int32_at(places, PLACE_ROW_COUNT), ROW_LANES):
-        row, source, mask = rows_at(places, first)
+    for first in range(0, int32_at(places, PLACE_COEFFICIENTS_COUNT), COEFFICIENTS_LANES):
+        coefficients, source, mask = coefficients_at(places, first)
         group = int32_of(source, SOURCE_GROUP, mask)
         h = hyperparameters(places, group, mask)
         lr, _, _, _, _, _, _, _ = h
@@ -227,9 +227,11 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
         if measures and finish.clip != UNIT_CLIP:
             unit = int32_of(source, SOURCE_CLIP_UNIT, mask)
             factor = tl.load(factors + unit, mask, 1.0)
-        write_pipeline(places, row, group, lr, step, inverse_scale(grad_scale), step_size, factor, finish, mask)
+        write_pipeline(
+            places, coefficients, group, lr, step, inverse_scale(grad_scale), step_size, factor, finish, mask
+        )
         none = tl.zeros_like(lr)
-        write_rule(places, row, source, h, (none, none, none + 1.0), 1 - skips, finish, mask)
+        write_rule(places, coefficients, source, h, (none, none, none + 1.0), 1 - skips, finish, mask)
 
 
 # Those three are a caller's tensors, of any alignment.

@@ -32,18 +32,18 @@ from .tables import (
     CHUNK_PARTIAL,
     CHUNK_TENSOR,
     CHUNK_WORDS,
+    COEFFICIENTS_GRADIENT_SCALE,
+    COEFFICIENTS_WORDS,
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
     PARAMETER,
     PLACE_BLOCKS,
     PLACE_BLOCKS_DONE,
-    ROW_GRADIENT_SCALE,
-    ROW_WORDS,
     STATE,
     SUM_DIRECTION,
     SUM_WORDS,
-    TENSOR_ROW,
+    TENSOR_COEFFICIENTS,
     TENSOR_WORDS,
 )
 
@@ -124,7 +124,7 @@ def gradient_norm_kernel(
 def direction_squares(
     tensor,
     gradients,
-    row,
+    coefficients,
     numbers,
     draws,
     row_gradient_factors,
@@ -138,10 +138,10 @@ def direction_squares(
     count: tl.constexpr,
 ):
     """The squares of the gradient as the rule sees it, and of its direction; see ``update_block`` for the arguments."""
-    scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(row, run.dtype)
+    scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(coefficients, run.dtype)
     if row_gradient_factors is not None:
         factor = row_factor(row_gradient_factors, tensor, begin + offsets)
-        scale = compute(tl.load(row + ROW_GRADIENT_SCALE) * factor, run.dtype)
+        scale = compute(tl.load(coefficients + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
     gradient = read(tl.load(gradients + index), tensor, GRADIENT, begin, offsets, mask, run.dtype, access)
     parameter = gradient
     if COUPLED_DECAY & run.stages != 0:
@@ -153,7 +153,7 @@ def direction_squares(
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
     gradient = tl.where(mask, gradient, 0.0)
-    direction = average(gradient, buffer, rule_coefficients(row, run.dtype), run.slots)
+    direction = average(gradient, buffer, rule_coefficients(coefficients, run.dtype), run.slots)
     return gradient * gradient, direction * direction
 
 
@@ -162,7 +162,7 @@ def direction_norm_kernel(
     tensors,
     gradients,
     chunks,
-    rows,
+    coefficients,
     numbers,
     draws,
     row_gradient_factors,
@@ -175,7 +175,7 @@ def direction_norm_kernel(
 
     Args:
         tensors, gradients, chunks, partials, places: see ``gradient_norm_kernel``.
-        rows: float64 [rows, ROW_WORDS], as they are before the norms are known.
+        coefficients: float64 [sets, COEFFICIENTS_WORDS], as they are before the norms are known.
         numbers: StepNumbers; None where there was no first finish.
         draws: int64, the draws' numbers.
         row_gradient_factors: float64 [rows of all tensors]; None where there are none.
@@ -188,14 +188,14 @@ def direction_norm_kernel(
     begin = tl.multiple_of(tl.load(chunk + CHUNK_BEGIN), CHUNK_GRAIN)
     total = int32_at(chunk, CHUNK_COUNT).to(tl.int32)
     tensor = tensors + index * TENSOR_WORDS
-    row = rows + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
+    own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
     main = main_part(total, run.access)
     seen = tl.zeros([block], tl.float64 if run.dtype == FLOAT64 else tl.float32)
     taken = tl.zeros_like(seen)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
         gradient, direction = direction_squares(
-            tensor, gradients, row, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, index, begin,
             offsets, first, offsets < main, run, run.access, block,
         )  # fmt: skip
         seen += gradient
@@ -205,7 +205,7 @@ def direction_norm_kernel(
     if run.access == ALIGNED:
         offsets = main + tl.arange(0, GROUP)
         gradient, direction = direction_squares(
-            tensor, gradients, row, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, index, begin,
             offsets, main, offsets < total, run, ANYHOW, GROUP,
         )  # fmt: skip
         gradient_sum += tl.sum(gradient.to(tl.float64), 0)

@@ -15,6 +15,8 @@ from .operands import int32_at
 from .sums import clip_row, policy_at, step_row
 from .tables import (
     ANYHOW,
+    COEFFICIENTS_GRADIENT_SCALE,
+    COEFFICIENTS_WORDS,
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
@@ -27,15 +29,13 @@ from .tables import (
     ROW_CHUNK_ROWS,
     ROW_CHUNK_TENSOR,
     ROW_CHUNK_WORDS,
-    ROW_GRADIENT_SCALE,
-    ROW_WORDS,
     STATE,
     STEP_SKIPS,
     STRIDED,
+    TENSOR_COEFFICIENTS,
     TENSOR_FIRST_ROW,
     TENSOR_INNER,
     TENSOR_NUMEL,
-    TENSOR_ROW,
     TENSOR_ROWS,
     TENSOR_WORDS,
 )
@@ -130,7 +130,7 @@ def row_direction_norm_kernel(
     tensors,
     gradients,
     chunks,
-    rows_of_coefficients,
+    coefficients,
     numbers,
     draws,
     row_gradient_factors,
@@ -144,7 +144,7 @@ def row_direction_norm_kernel(
 
     Args:
         chunks: int64 [programs, ROW_CHUNK_WORDS].
-        rows_of_coefficients: float64 [rows, ROW_WORDS], as they are before the norms are known.
+        coefficients: float64 [sets, COEFFICIENTS_WORDS], as they are before the norms are known.
         row_factors: float64 [rows of all tensors], written.
         tensors, gradients, numbers, draws, row_gradient_factors, partials, places, run, finish: see
             ``direction_norm_kernel``.
@@ -153,8 +153,8 @@ def row_direction_norm_kernel(
     index = int32_at(chunk, ROW_CHUNK_TENSOR)
     tensor = tensors + index * TENSOR_WORDS
     block: tl.constexpr = run.block
-    coefficients = rows_of_coefficients + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
-    scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(coefficients, run.dtype)
+    own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
+    scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(own, run.dtype)
     access: tl.constexpr = STRIDED if run.access == STRIDED else ANYHOW
     skips = tl.full([], 0, tl.int32)
     if numbers is not None:
@@ -185,13 +185,13 @@ def row_direction_norm_kernel(
             element_scale = scale
             if row_gradient_factors is not None:
                 factor = row_factor(row_gradient_factors, tensor, element)
-                element_scale = compute(tl.load(coefficients + ROW_GRADIENT_SCALE) * factor, run.dtype)
+                element_scale = compute(tl.load(own + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
             keep, normal = gradient_draws_at(draws, numbers, tensor, element, run.stages)
             gradient = pipeline.prepare(
                 gradient, parameter, keep, normal, element_scale, limit, noise_scale, weight_decay, run.stages
             )
             gradient = tl.where(mask, gradient, 0.0)
-            direction = average(gradient, buffer, rule_coefficients(coefficients, run.dtype), run.slots)
+            direction = average(gradient, buffer, rule_coefficients(own, run.dtype), run.slots)
             seen += gradient * gradient
             taken += direction * direction
         gradient_sum = tl.sum(seen.to(tl.float64), 0)

@@ -5,7 +5,7 @@ eight coefficients, with the names and the meaning of the C++ functor's; what a 
 returns the new parameter and the new state. Everything is of the compute type.
 
 A rule's function is the counterpart of ``coefficients`` in ``csrc/rules/<rule>.h``, on blocks of float64, one number
-for each row of coefficients. ``h`` holds lr and the rule's other hyperparameters in the order of the C++ struct,
+for each set of coefficients. ``h`` holds lr and the rule's other hyperparameters in the order of the C++ struct,
 ``scalars`` its numbers of state before the step. Returned are eight coefficients in the order of the functor's, 0 where
 it has fewer, and the numbers of state after the step.
 

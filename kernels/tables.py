@@ -28,7 +28,7 @@ OPERANDS = tl.constexpr(6)
 
 # DeviceTensor. Its operands' addresses come first, at their numbers; gradients move, and have a table of their own.
 TENSOR_NUMEL = tl.constexpr(6)
-TENSOR_ROW = tl.constexpr(14)  # int32: of the coefficients
+TENSOR_COEFFICIENTS = tl.constexpr(14)  # int32: which set of coefficients it has
 TENSOR_PARAMETER = tl.constexpr(15)  # int32: position among all parameters
 TENSOR_DIMENSIONS = tl.constexpr(16)  # int32: of its layout; 0 where all operands lie alike, without gaps
 TENSOR_SUM_IS_DOUBLE = tl.constexpr(17)  # int32
@@ -66,17 +66,17 @@ LONG_ROW_PARTIALS = tl.constexpr(2)  # int32
 LONG_ROW_ROW = tl.constexpr(2)  # within the tensor
 LONG_ROW_WORDS = tl.constexpr(3)
 
-# Row: what the update multiplies with. The pipeline's coefficients, then the rule's.
-ROW_GRADIENT_SCALE = tl.constexpr(0)
-ROW_VALUE_LIMIT = tl.constexpr(1)
-ROW_NOISE_SCALE = tl.constexpr(2)
-ROW_WEIGHT_DECAY = tl.constexpr(3)
-ROW_SHRINK = tl.constexpr(4)
-ROW_RULE = tl.constexpr(5)  # the first of eight
-ROW_WORDS = tl.constexpr(13)
+# Coefficients: what the update multiplies a set of tensors with. The pipeline's coefficients, then the rule's.
+COEFFICIENTS_GRADIENT_SCALE = tl.constexpr(0)
+COEFFICIENTS_VALUE_LIMIT = tl.constexpr(1)
+COEFFICIENTS_NOISE_SCALE = tl.constexpr(2)
+COEFFICIENTS_WEIGHT_DECAY = tl.constexpr(3)
+COEFFICIENTS_SHRINK = tl.constexpr(4)
+COEFFICIENTS_RULE = tl.constexpr(5)  # the first of eight
+COEFFICIENTS_WORDS = tl.constexpr(13)
 
-# RowSource: what a row is made from.
-SOURCE_SCALAR = tl.constexpr(0)  # address of a number of state of the row's tensor; twice, 0 where there is none
+# CoefficientSource: what coefficients are made from.
+SOURCE_SCALAR = tl.constexpr(0)  # address of a number of state of their tensor; twice, 0 where there is none
 SOURCE_IS_DOUBLE = tl.constexpr(4)  # int32: of each; float32 otherwise
 SOURCE_GROUP = tl.constexpr(6)  # int32
 SOURCE_CLIP_UNIT = tl.constexpr(7)  # int32: of the policy's scope; -1: it measures nothing, or keeps rows apart
@@ -154,9 +154,9 @@ PLACE_NUMBERS = tl.constexpr(12)  # of the step: written by the first finish
 PLACE_BLOCKS_DONE = tl.constexpr(13)  # int32, 0 before and after
 PLACE_BLOCKS = tl.constexpr(28)  # int32: of all launches of the pass together
 PLACE_POLICY = tl.constexpr(15)  # the Modifiers themselves
-PLACE_ROW_COUNT = tl.constexpr(99)  # int32
+PLACE_COEFFICIENTS_COUNT = tl.constexpr(99)  # int32: sets of them
 PLACE_SOURCES = tl.constexpr(50)
-PLACE_ROWS = tl.constexpr(51)  # of coefficients, written
+PLACE_COEFFICIENTS = tl.constexpr(51)  # written
 PLACE_FRESH = tl.constexpr(53)  # int32 [parameters]: 1 until a step has been taken with the state
 PLACE_GROUPS = tl.constexpr(54)
 # ... then what the end of the pass for a clip policy needs, ...

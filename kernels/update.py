@@ -31,20 +31,20 @@ from .tables import (
     CHUNK_GRAIN,
     CHUNK_TENSOR,
     CHUNK_WORDS,
+    COEFFICIENTS_GRADIENT_SCALE,
+    COEFFICIENTS_WORDS,
     COUPLED_DECAY,
     FLOAT32,
     FLOAT64,
     GRADIENT,
     LR_DROPOUT,
     PARAMETER,
-    ROW_GRADIENT_SCALE,
-    ROW_WORDS,
     SLOW,
     STATE,
     STEP_AVERAGE_WEIGHT,
     STEP_SKIPS,
     STEP_SYNCHRONISES,
-    TENSOR_ROW,
+    TENSOR_COEFFICIENTS,
     TENSOR_WORDS,
 )
 
@@ -120,39 +120,47 @@ def look_ahead(where, stored, numbers, synchronises, run: tl.constexpr, access: 
 
 
 @triton.jit
-def scaled_coefficients(where, row, factors, run: tl.constexpr):
+def scaled_coefficients(where, coefficients, factors, run: tl.constexpr):
     """The coefficients of pipeline and rule, where rows of the tensor have factors of their own.
 
     Args:
         where: see ``read_at``.
-        row: of the coefficients.
+        coefficients: pointer to those of the tensor.
         factors: on the gradient and on the step, float64 [rows of all tensors], each None where there are none.
         run: what the kernel is compiled for.
     """
     tensor, begin, offsets, _ = where
     of_gradient, of_step = factors
-    scale, limit, noise_scale, weight_decay, shrink = pipeline_coefficients(row, run.dtype)
+    scale, limit, noise_scale, weight_decay, shrink = pipeline_coefficients(coefficients, run.dtype)
     if of_gradient is not None:
         factor = row_factor(of_gradient, tensor, begin + offsets)
-        scale = compute(tl.load(row + ROW_GRADIENT_SCALE) * factor, run.dtype)
+        scale = compute(tl.load(coefficients + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
     if of_step is not None:
         factor = row_factor(of_step, tensor, begin + offsets)
-        rule = rule_coefficients_of_rows(row, factor, run.dtype)
+        rule = rule_coefficients_of_rows(coefficients, factor, run.dtype)
     else:
-        rule = rule_coefficients(row, run.dtype)
+        rule = rule_coefficients(coefficients, run.dtype)
     return (scale, limit, noise_scale, weight_decay, shrink), rule
 
 
 @triton.jit
 def update_block(
-    where, gradient_address, row, step, factors, first, run: tl.constexpr, access: tl.constexpr, count: tl.constexpr
+    where,
+    gradient_address,
+    coefficients,
+    step,
+    factors,
+    first,
+    run: tl.constexpr,
+    access: tl.constexpr,
+    count: tl.constexpr,
 ):
     """Updates ``count`` neighbours; returns how many of them are exactly zero now, where that is counted.
 
     Args:
         where: see ``read_at``.
         gradient_address: of the gradient's first element.
-        row: of the coefficients.
+        coefficients: pointer to those of the tensor.
         step: the numbers of the step and of the draws, and, int32, not 0 where Lookahead ends a round or WeightEMA
             averages.
         factors: see ``scaled_coefficients``.
@@ -163,7 +171,7 @@ def update_block(
     """
     tensor, begin, _, mask = where
     numbers, draws, synchronises = step
-    around, rule = scaled_coefficients(where, row, factors, run)
+    around, rule = scaled_coefficients(where, coefficients, factors, run)
     scale, limit, noise_scale, weight_decay, shrink = around
     # Everything is read before anything is computed with, so that many loads are on their way at once.
     address = tl.load(tensor + PARAMETER)
@@ -197,7 +205,7 @@ def update_kernel(
     tensors,
     gradients,
     chunks,
-    rows,
+    coefficients,
     numbers,
     draws,
     row_gradient_factors,
@@ -212,7 +220,7 @@ def update_kernel(
         tensors: int64 [tensors, TENSOR_WORDS].
         gradients: int64 [tensors], addresses.
         chunks: int64 [programs / pieces, CHUNK_WORDS].
-        rows: float64 [rows, ROW_WORDS].
+        coefficients: float64 [sets, COEFFICIENTS_WORDS].
         numbers: StepNumbers; None where nothing decides whether it is taken.
         draws: int64, the draws' numbers.
         row_gradient_factors: float64 [rows of all tensors], on the gradient; None where there are none.
@@ -236,7 +244,7 @@ def update_kernel(
         # A step that is skipped has nothing to update.
         total = tl.where(int32_at(numbers, STEP_SKIPS) != 0, 0, total)
         synchronises = int32_at(numbers, STEP_SYNCHRONISES).to(tl.int32)
-    row = rows + int32_at(tensor, TENSOR_ROW) * ROW_WORDS
+    own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
     gradient = tl.load(gradients + index)
     step = (numbers, draws, synchronises)
     factors = (row_gradient_factors, row_step_factors)
@@ -246,10 +254,10 @@ def update_kernel(
     if run.access == ALIGNED and (main < total) & (behind < total):
         offsets = main + tl.arange(0, GROUP)
         where = (tensor, begin, offsets, offsets < total)
-        count += update_block(where, gradient, row, step, factors, main, run, ANYHOW, GROUP)
+        count += update_block(where, gradient, own, step, factors, main, run, ANYHOW, GROUP)
     for first in range(behind, main, block):
         offsets = first + tl.arange(0, block)
         where = (tensor, begin, offsets, offsets < main)
-        count += update_block(where, gradient, row, step, factors, first, run, run.access, block)
+        count += update_block(where, gradient, own, step, factors, first, run, run.access, block)
     if run.counts_zeros and behind < total:
         tl.store(zeros + number, count.to(tl.int64))

@@ -20,7 +20,7 @@ struct Work {
   const TensorEntry& tensor;
   const Bucket& bucket;
   const Loops& loops;
-  const Row& row;
+  const Coefficients& coefficients;
 
   // As the loops take it.
   int64_t element_size_of(int operand) const {
@@ -54,8 +54,8 @@ struct Work {
   bool perturbs() const { return (bucket.stages & kPerturbations) != 0; }
   // Whether the update is more than the rule's loop over all of a run.
   bool in_pieces() const { return (bucket.stages & (kPerturbations | kLRDropout)) != 0 || tables.extras.synchronises; }
-  // The row of coefficients with the factors of one of the tensor's rows in it.
-  Row row_at(int64_t row_index, bool step_factor) const;
+  // The tensor's coefficients with the factors of one of its rows in them.
+  Coefficients coefficients_of_row(int64_t row_index, bool step_factor) const;
   // Of a part of other processes' tensors the elements have other numbers in draws than here.
   DrawPlace place() const {
     if (tables.places.empty()) return {static_cast<uint32_t>(tensor.parameter)};
@@ -83,7 +83,7 @@ void measure_apart(const Work& work, Measure measure, bool by_rows, const Operan
 
 // Updates the elements of a run, the first of which is number `begin`. Returns the exact zeros written.
 inline int64_t update_run(const Work& work, const Operands& operands, int64_t begin) {
-  if (!work.in_pieces() && !work.has_row_factors()) return work.loops.update(operands, work.row);
+  if (!work.in_pieces() && !work.has_row_factors()) return work.loops.update(operands, work.coefficients);
   return update_apart(work, operands, begin);
 }
 
@@ -93,7 +93,7 @@ inline void measure_run(const Work& work, Measure measure, bool by_rows, const O
   const bool seen = measure == Measure::kDirection;  // what the rule sees, and no raw gradient
   if (by_rows || (seen && (work.perturbs() || work.has_row_factors())))
     return measure_apart(work, measure, by_rows, operands, begin, first_row, partials);
-  partials->add(work.loops.norm[static_cast<int>(measure)](operands, work.row));
+  partials->add(work.loops.norm[static_cast<int>(measure)](operands, work.coefficients));
 }
 
 }  // namespace torchclip::cpu

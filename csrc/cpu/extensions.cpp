@@ -9,7 +9,8 @@ Extensions::Extensions(const Loops& loops, const Extras& extras, unsigned stages
   if ((stages & kLRDropout) != 0) steps_.emplace(extras.seed, extras.step, parameter, kLRDropoutStream);
 }
 
-void Extensions::prepare(const void* gradient, int64_t done, int64_t count, const Row& row, void* out) const {
+void Extensions::prepare(const void* gradient, int64_t done, int64_t count, const Coefficients& coefficients,
+                         void* out) const {
   alignas(64) uint32_t words[kPiece];
   alignas(64) float normals[kPiece];
   const int64_t begin = piece_begin(done), skipped = begin_ + done - begin;
@@ -18,7 +19,7 @@ void Extensions::prepare(const void* gradient, int64_t done, int64_t count, cons
     fill_normals(words, kPiece, normals);
   }
   if (gradients_.has_value()) gradients_->fill(begin, kPiece, words);
-  loops_.perturb(gradient, count, row, words + skipped, extras_.gradient_threshold, normals + skipped, out);
+  loops_.perturb(gradient, count, coefficients, words + skipped, extras_.gradient_threshold, normals + skipped, out);
 }
 
 void Extensions::draw_steps(int64_t done, int64_t count, uint32_t* words) const {

@@ -26,7 +26,7 @@ class Extensions {
   const Extras& extras() const { return extras_; }
 
   // The prepared gradients of the `count` elements from `done` on, all in one piece.
-  void prepare(const void* gradient, int64_t done, int64_t count, const Row& row, void* out) const;
+  void prepare(const void* gradient, int64_t done, int64_t count, const Coefficients& coefficients, void* out) const;
   // The words by which their steps are dropped: [count].
   void draw_steps(int64_t done, int64_t count, uint32_t* words) const;
   // Lookahead, when it ends a round, or WeightEMA.

@@ -10,9 +10,9 @@ namespace torchclip::cpu {
 namespace {
 
 template <unsigned Stages, class T>
-void perturb_block(const void* gradient, int64_t count, const Row& row, const uint32_t* words, uint32_t threshold,
-                   const float* normals, void* out) {
-  perturb_loop<Stages, T>(static_cast<const T*>(gradient), count, row, words, threshold, normals,
+void perturb_block(const void* gradient, int64_t count, const Coefficients& coefficients, const uint32_t* words,
+                   uint32_t threshold, const float* normals, void* out) {
+  perturb_loop<Stages, T>(static_cast<const T*>(gradient), count, coefficients, words, threshold, normals,
                           static_cast<ComputeType<T>*>(out));
 }
 

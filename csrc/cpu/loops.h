@@ -34,10 +34,10 @@ struct Streams {
 };
 
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
-TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
+TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Coefficients& coefficients) {
   using C = ComputeType<T>;
-  const auto pipeline = narrow<C>(row.pipeline);
-  const auto rule = narrow_rule<Functor, C>(row);
+  const auto pipeline = narrow<C>(coefficients.pipeline);
+  const auto rule = narrow_rule<Functor, C>(coefficients);
   T* const parameter = static_cast<T*>(operands.pointer[kParameter]);
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   const Streams<Functor, Slots, T, S> streams(operands);
@@ -59,11 +59,12 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Row& row) {
 
 // The same a piece at a time, with what happens around the rule.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
-TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row& row, const Extensions& extensions) {
+TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Coefficients& coefficients,
+                                            const Extensions& extensions) {
   using C = ComputeType<T>;
-  auto pipeline = narrow<C>(row.pipeline);
+  auto pipeline = narrow<C>(coefficients.pipeline);
   pipeline.gradient_scale = C(1);  // the prepared gradients have it
-  const auto rule = narrow_rule<Functor, C>(row);
+  const auto rule = narrow_rule<Functor, C>(coefficients);
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   const Streams<Functor, Slots, T, S> streams(operands);
   alignas(64) C gradients[kPiece];
@@ -74,7 +75,7 @@ TORCHCLIP_CLONES int64_t update_pieces_loop(const Operands& operands, const Row&
   for (int64_t done = 0; done < operands.count;) {
     const int64_t count = extensions.piece_count(done, operands.count);
     T* const parameter = static_cast<T*>(operands.pointer[kParameter]) + done;
-    extensions.prepare(gradient + done, done, count, row, gradients);
+    extensions.prepare(gradient + done, done, count, coefficients, gradients);
     if (drops_steps) extensions.draw_steps(done, count, words);
     // A loop for each: the compiler vectorises none of those that it would have to make two of.
     const auto pass = [&](auto drops) __attribute__((always_inline)) {
@@ -118,8 +119,8 @@ TORCHCLIP_HD double sum_lanes(const C (&lanes)[kLanes]) {
 }
 
 template <class T>
-TORCHCLIP_CLONES int64_t scale_loop(const Operands& operands, const Row& row) {
-  const auto scale = static_cast<ComputeType<T>>(row.pipeline.gradient_scale);
+TORCHCLIP_CLONES int64_t scale_loop(const Operands& operands, const Coefficients& coefficients) {
+  const auto scale = static_cast<ComputeType<T>>(coefficients.pipeline.gradient_scale);
   T* const values = static_cast<T*>(operands.pointer[kParameter]);
   for (int64_t i = 0; i < operands.count; ++i) values[i] = store<T>(load(values[i]) * scale);
   return 0;
@@ -128,8 +129,8 @@ TORCHCLIP_CLONES int64_t scale_loop(const Operands& operands, const Row& row) {
 // The norms of other orders that torch.nn.utils offers. In double: they are rare, and powers of small numbers
 // underflow.
 template <class T>
-Partial power_sum_loop(const Operands& operands, const Row& row) {
-  const double order = row.rule[0];
+Partial power_sum_loop(const Operands& operands, const Coefficients& coefficients) {
+  const double order = coefficients.rule[0];
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   Partial total;
   for (int64_t i = 0; i < operands.count; ++i) {
@@ -140,7 +141,7 @@ Partial power_sum_loop(const Operands& operands, const Row& row) {
 }
 
 template <class T>
-Partial largest_loop(const Operands& operands, const Row&) {
+Partial largest_loop(const Operands& operands, const Coefficients&) {
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   Partial total;
   for (int64_t i = 0; i < operands.count; ++i)
@@ -149,9 +150,9 @@ Partial largest_loop(const Operands& operands, const Row&) {
 }
 
 template <class T>
-TORCHCLIP_CLONES Partial raw_norm_loop(const Operands& operands, const Row& row) {
+TORCHCLIP_CLONES Partial raw_norm_loop(const Operands& operands, const Coefficients& coefficients) {
   using C = ComputeType<T>;
-  const C scale = static_cast<C>(row.pipeline.gradient_scale);
+  const C scale = static_cast<C>(coefficients.pipeline.gradient_scale);
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   Partial total;
   for (int64_t begin = 0; begin < operands.count; begin += kNormBlock) {
@@ -173,10 +174,10 @@ TORCHCLIP_CLONES Partial raw_norm_loop(const Operands& operands, const Row& row)
 
 // G: the type of the gradients, which is T, or the compute type where they have been prepared in a buffer.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S, class G>
-TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Row& row) {
+TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Coefficients& coefficients) {
   using C = ComputeType<T>;
-  const auto pipeline = narrow<C>(row.pipeline);
-  const auto rule = narrow_rule<Functor, C>(row);
+  const auto pipeline = narrow<C>(coefficients.pipeline);
+  const auto rule = narrow_rule<Functor, C>(coefficients);
   const T* const parameter = static_cast<const T*>(operands.pointer[kParameter]);
   const G* const gradient = static_cast<const G*>(operands.pointer[kGradient]);
   const Streams<Functor, Slots, T, S> streams(operands);
@@ -207,9 +208,9 @@ TORCHCLIP_CLONES Partial direction_norm_loop(const Operands& operands, const Row
 
 // Sums of the squares of the gradient and, as the direction, of the parameter. For runs of up to a chunk.
 template <class T>
-TORCHCLIP_CLONES Partial weight_norm_loop(const Operands& operands, const Row& row) {
+TORCHCLIP_CLONES Partial weight_norm_loop(const Operands& operands, const Coefficients& coefficients) {
   using C = ComputeType<T>;
-  const C scale = static_cast<C>(row.pipeline.gradient_scale);
+  const C scale = static_cast<C>(coefficients.pipeline.gradient_scale);
   const T* const parameter = static_cast<const T*>(operands.pointer[kParameter]);
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   C gradient_lanes[kLanes] = {}, parameter_lanes[kLanes] = {};
@@ -231,9 +232,10 @@ TORCHCLIP_CLONES Partial weight_norm_loop(const Operands& operands, const Row& r
 }
 
 template <unsigned Stages, class T>
-TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Row& row, const uint32_t* words,
-                                   uint32_t threshold, const float* normals, ComputeType<T>* out) {
-  const auto pipeline = narrow<ComputeType<T>>(row.pipeline);
+TORCHCLIP_CLONES void perturb_loop(const T* gradient, int64_t count, const Coefficients& coefficients,
+                                   const uint32_t* words, uint32_t threshold, const float* normals,
+                                   ComputeType<T>* out) {
+  const auto pipeline = narrow<ComputeType<T>>(coefficients.pipeline);
   TORCHCLIP_NO_ALIAS
   for (int64_t i = 0; i < count; ++i) {
     Draws draws;

@@ -90,7 +90,8 @@ int64_t run_streamed(const Work& work, const Operands& operands, int64_t begin) 
 Work work_of(const Tables& tables, const std::vector<Loops>& loops, const Chunk& chunk) {
   const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
   const size_t bucket = static_cast<size_t>(tensor.bucket);
-  return {tables, tensor, tables.buckets[bucket], loops[bucket], tables.rows[static_cast<size_t>(tensor.row)]};
+  return {tables, tensor, tables.buckets[bucket], loops[bucket],
+          tables.coefficients[static_cast<size_t>(tensor.coefficients)]};
 }
 
 // The tasks that one thread begins with, in a cache line of their own.

@@ -16,8 +16,8 @@ constexpr int kMeasures = 3;
 constexpr int64_t kNormBlock = 2048;
 
 // A loop is given operands that are all dense.
-using UpdateLoop = int64_t (*)(const Operands&, const Row&);  // returns the number of exact zeros it wrote
-using NormLoop = Partial (*)(const Operands&, const Row&);
+using UpdateLoop = int64_t (*)(const Operands&, const Coefficients&);  // returns the number of exact zeros it wrote
+using NormLoop = Partial (*)(const Operands&, const Coefficients&);
 
 // Elements that are drawn for, prepared and updated together, in the first-level cache. A few hundred and not
 // thousands: the processor fetches ahead of the loops over a piece only while drawing the next one does not take long.
@@ -25,11 +25,11 @@ constexpr int64_t kPiece = 128;
 
 // What is done around the rule, a piece at a time.
 class Extensions;
-using PiecesLoop = int64_t (*)(const Operands&, const Row&, const Extensions&);  // as UpdateLoop
+using PiecesLoop = int64_t (*)(const Operands&, const Coefficients&, const Extensions&);  // as UpdateLoop
 // The gradients of `count` elements up to coupled decay, into a buffer of the compute type. `words` and `normals` are
 // there for the stages that use them.
-using PerturbLoop = void (*)(const void* gradient, int64_t count, const Row&, const uint32_t* words, uint32_t threshold,
-                             const float* normals, void* out);
+using PerturbLoop = void (*)(const void* gradient, int64_t count, const Coefficients&, const uint32_t* words,
+                             uint32_t threshold, const float* normals, void* out);
 using SynchroniseLoop = void (*)(void* slow, int64_t count, double alpha, void* parameter);
 
 // The compiled loops of one bucket; a loop is null when this combination of dtypes is not compiled.
@@ -42,7 +42,7 @@ struct Loops {
   PerturbLoop perturb = nullptr;
   SynchroniseLoop synchronise = nullptr;
   SynchroniseLoop average = nullptr;  // which leaves the parameter as it is
-  unsigned step_coefficients = 0;     // those of Row::rule that a row's step factor is multiplied into
+  unsigned step_coefficients = 0;     // those of Coefficients::rule that a row's step factor is multiplied into
   // Whether operands lie in memory otherwise than the loops take them, and how: those are of float32 then.
   bool is_coded = false;
   Types types;
@@ -52,7 +52,7 @@ Loops find_loops(const char* rule, const Bucket& bucket);
 Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& types);
 
 // For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied
-// by the row's gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.
+// by the coefficients' gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.
 Loops find_gradient_loops(DType dtype, double order);
 
 // partials: written; [chunks], or by rows [row_partials]: those of a chunk begin where its row span says.

@@ -18,7 +18,7 @@ void DeviceStep::find_run_launchers() {
   }
 }
 
-// Of the launches for the clip policy the first has a block more, which makes the rows.
+// Of the launches for the clip policy the first has a block more, which fills the coefficients.
 template <class Launcher>
 void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
                              std::vector<Planned<Launcher>>& planned) {
@@ -28,8 +28,8 @@ void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int6
     first = planned.back().first;
     planned.pop_back();
   }
-  const bool makes_rows = std::is_same_v<Launcher, NormLauncher> && planned.empty();
-  planned.push_back({launch.launch, first, count, launch.blocks(makes_rows ? count + 1 : count)});
+  const bool fills_coefficients = std::is_same_v<Launcher, NormLauncher> && planned.empty();
+  planned.push_back({launch.launch, first, count, launch.blocks(fills_coefficients ? count + 1 : count)});
 }
 
 // The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
@@ -63,7 +63,7 @@ void DeviceStep::plan_launches() {
       plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
     }
   }
-  const DeviceInfo device = device_info(place_.number);
+  const DeviceInfo device = device_info(id_.number);
   cache_bytes_ = device.cache_bytes;
   early_blocks_ = device.early_blocks;
   const bool overflows = 2 * tables_.bytes > cache_bytes_;
@@ -93,7 +93,7 @@ void DeviceStep::norm_pass(bool alone) {
   pass_.row_gradient_factors = nullptr;
   for (const Planned<NormLauncher>& planned : norms_) {
     set_pass(planned);
-    finish_.makes_rows = &planned == &norms_.front() ? 1 : 0;
+    finish_.fills_coefficients = &planned == &norms_.front() ? 1 : 0;
     planned.launch(pass_, finish_, planned.blocks, stream_);
   }
   if (!alone) return;
@@ -121,9 +121,9 @@ void DeviceStep::finish() {
   after_finish();
 }
 
-// The rows are made already where there was a norm pass.
+// The coefficients are filled already where there was a norm pass.
 void DeviceStep::launch_finish_alone() {
-  finish_.makes_rows = norms_.empty() ? 1 : 0;
+  finish_.fills_coefficients = norms_.empty() ? 1 : 0;
   launch_finish(finish_, stream_);
 }
 
@@ -131,10 +131,10 @@ UnitSums DeviceStep::gathered(int32_t units) const {
   return {gathered_sums_.values<Partial>(), nullptr, units, devices_, nullptr};
 }
 
-// From here on the rows and the numbers of the step are on the device.
+// From here on the coefficients and the numbers of the step are on the device.
 void DeviceStep::after_finish() {
   follows_own_pass_ = true;
-  pass_.rows = scratch(rows_);
+  pass_.coefficients = scratch(coefficients_);
   pass_.numbers = finish_rule_.numbers = scratch(numbers_);
 }
 
@@ -146,7 +146,7 @@ void DeviceStep::direction_pass(bool alone) {
   if (!alone) return;
   if (directions_.empty()) launch_finish_rule(finish_rule_, stream_);
   follows_own_pass_ = true;
-  pass_.rows = scratch(rows_);
+  pass_.coefficients = scratch(coefficients_);
 }
 
 void DeviceStep::launch_directions() {
@@ -166,7 +166,7 @@ void DeviceStep::finish_rule() {
   launch_finish_rule(finish_rule_, stream_);
   follows_own_pass_ = true;
   finish_rule_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
-  pass_.rows = scratch(rows_);
+  pass_.coefficients = scratch(coefficients_);
 }
 
 void DeviceStep::update_pass(bool& written) {
@@ -194,7 +194,7 @@ void DeviceStep::norm_and_update() {
   set_update(*tables_.only_run());
   finish_.sums = sums_of(clip_units_, true);
   finish_.blocks = norm_and_update_.blocks;
-  finish_.makes_rows = 1;
+  finish_.fills_coefficients = 1;
   after_finish();
   norm_and_update_.launch(pass_, finish_, norm_and_update_.blocks, stream_);
   finish_.blocks = total_blocks(norms_);

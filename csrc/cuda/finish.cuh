@@ -1,4 +1,4 @@
-// What the last block of a norm pass decides: whether there is a step, and the rows of coefficients that it multiplies
+// What the last block of a norm pass decides: whether there is a step, and the coefficients that it multiplies
 // with. finish_step is for the clip policy's pass, and before everything else where nothing is measured; finish_rule
 // for the norms that a rule takes itself.
 #pragma once
@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "../dtypes.h"
-#include "../rows.h"
+#include "../make_coefficients.h"
 #include "../rules/registry.h"
 #include "clip_factors.cuh"
 #include "launch.h"
@@ -21,8 +21,8 @@ __device__ __forceinline__ void visit_rule(int32_t rule, const Visit& visit) {
   });
 }
 
-__device__ __forceinline__ const GroupNumbers& group_of(const RowArguments& rows, int32_t group) {
-  return rows.groups != nullptr ? rows.groups[group] : rows.inline_groups[group];
+__device__ __forceinline__ const GroupNumbers& group_of(const CoefficientArguments& coefficients, int32_t group) {
+  return coefficients.groups != nullptr ? coefficients.groups[group] : coefficients.inline_groups[group];
 }
 
 __device__ __forceinline__ double lr_of(const GroupNumbers& group) {
@@ -59,22 +59,23 @@ __device__ __forceinline__ typename Rule::Hyperparameters hyperparameters_of(con
 __device__ __forceinline__ PipelineCoefficients<double> pipeline_of(const GroupNumbers& group,
                                                                     const Modifiers& modifiers, double step,
                                                                     double inverse_grad_scale) {
-  return make_row(lr_of(group), group.weight_decay, group.decoupled != 0, group.maximize != 0, modifiers, step,
-                  inverse_grad_scale)
+  return make_coefficients(lr_of(group), group.weight_decay, group.decoupled != 0, group.maximize != 0, modifiers, step,
+                           inverse_grad_scale)
       .pipeline;
 }
 
-// The rule's coefficients of one row. `scalars`: becomes the numbers of state as this step leaves them. Returns the
-// factor of a rule that clips itself.
+// The rule's coefficients of one set of tensors. `scalars`: becomes the numbers of state as this step leaves them.
+// Returns the factor of a rule that clips itself.
 template <class Rule>
-__device__ __forceinline__ double set_coefficients(const RowArguments& rows, const RowSource& source,
-                                                   DirectionNorms norms, Row& row, double (&scalars)[kMaxScalars]) {
-  const auto hyperparameters = hyperparameters_of<Rule>(group_of(rows, source.group));
+__device__ __forceinline__ double set_coefficients(const CoefficientArguments& coefficients,
+                                                   const CoefficientSource& source, DirectionNorms norms,
+                                                   Coefficients& set, double (&scalars)[kMaxScalars]) {
+  const auto hyperparameters = hyperparameters_of<Rule>(group_of(coefficients, source.group));
 #pragma unroll
   for (int i = 0; i < Rule::kScalars; ++i)
     scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
-  const bool is_fresh = source.fresh >= 0 && rows.fresh[source.fresh] != 0;
-  write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), row.rule);
+  const bool is_fresh = source.fresh >= 0 && coefficients.fresh[source.fresh] != 0;
+  write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), set.rule);
   if constexpr (Rule::kClipsItself) return Rule::direction_factor(hyperparameters, norms);
   return 1.0;
 }
@@ -124,7 +125,7 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, double 
   const bool polyak = m.step_size_kind() == StepSizeKind::kPolyak;
   if (m.step_size_kind() != StepSizeKind::kNone) {
     decision.step_size = polyak ? take_polyak(finish, square_left, decision.skips != 0) : 1.0 / sqrt(b_squared);
-    *finish.lr_scale = step_size_of(finish, decision, group_of(finish.rows, 0));
+    *finish.lr_scale = step_size_of(finish, decision, group_of(finish.coefficients, 0));
   }
   const bool synchronises = m.lookahead_k != 0 && remainder_of(step, m.lookahead_k) == 0;
   if (finish.numbers != nullptr)
@@ -143,47 +144,50 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, double 
   if (decision.clips != 0) finish.counters[1] += 1;
 }
 
-// The rows as they are before anything is measured, and the numbers of state that the step will leave: it takes longer
-// than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule where the
-// kernel knows it, and otherwise void.
+// The coefficients as they are before anything is measured, and the numbers of state that the step will leave: it takes
+// longer than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule
+// where the kernel knows it, and otherwise void.
 template <class Functor>
-TORCHCLIP_NOINLINE __device__ void make_rows(const FinishArguments& finish) {
-  const RowArguments& rows = finish.rows;
+TORCHCLIP_NOINLINE __device__ void fill_coefficients(const FinishArguments& finish) {
+  const CoefficientArguments& coefficients = finish.coefficients;
   const double step = finish.step == nullptr ? 0.0 : *finish.step + 1, inverse = inverse_scale(finish);
 #pragma unroll 1
-  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
-    const RowSource& source = rows.sources[index];
-    rows.rows[index].pipeline = pipeline_of(group_of(rows, source.group), finish.modifiers, step, inverse);
+  for (int index = static_cast<int>(threadIdx.x); index < coefficients.count; index += kThreads) {
+    const CoefficientSource& source = coefficients.sources[index];
+    coefficients.sets[index].pipeline =
+        pipeline_of(group_of(coefficients, source.group), finish.modifiers, step, inverse);
     double scalars[kMaxScalars] = {};
-    visit_rule(rows.rule, [&](auto rule) {
+    visit_rule(coefficients.rule, [&](auto rule) {
       using Rule = typename decltype(rule)::type;
       if constexpr (std::is_void_v<Functor> || std::is_same_v<Functor, typename Rule::Functor>)
-        set_coefficients<Rule>(rows, source, DirectionNorms{}, rows.rows[index], scalars);
+        set_coefficients<Rule>(coefficients, source, DirectionNorms{}, coefficients.sets[index], scalars);
     });
 #pragma unroll
-    for (int i = 0; i < kMaxScalars; ++i) rows.next_scalars[index * kMaxScalars + i] = scalars[i];
+    for (int i = 0; i < kMaxScalars; ++i) coefficients.next_scalars[index * kMaxScalars + i] = scalars[i];
   }
   __syncthreads();
 }
 
-// What the decision adds to the rows, by one thread for each; a step that is taken moves the numbers of state on.
-__device__ __forceinline__ void settle_rows(const FinishArguments& finish, const Decision& decision) {
-  const RowArguments& rows = finish.rows;
+// What the decision adds to the coefficients, by one thread for each set of them; a step that is taken moves the
+// numbers of state on.
+__device__ __forceinline__ void settle_coefficients(const FinishArguments& finish, const Decision& decision) {
+  const CoefficientArguments& coefficients = finish.coefficients;
 #pragma unroll 1
-  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
-    const RowSource& source = rows.sources[index];
-    PipelineCoefficients<double>& pipeline = rows.rows[index].pipeline;
+  for (int index = static_cast<int>(threadIdx.x); index < coefficients.count; index += kThreads) {
+    const CoefficientSource& source = coefficients.sources[index];
+    PipelineCoefficients<double>& pipeline = coefficients.sets[index].pipeline;
     double gradient_scale = pipeline.gradient_scale;
     if (source.clip_unit >= 0) gradient_scale *= finish.clip_factor[source.clip_unit];
-    const double step_size = step_size_of(finish, decision, group_of(rows, source.group));
+    const double step_size = step_size_of(finish, decision, group_of(coefficients, source.group));
     pipeline.gradient_scale = gradient_scale * step_size;
     pipeline.value_limit *= step_size;
     if (decision.skips != 0) continue;
 #pragma unroll
     for (int i = 0; i < kMaxScalars; ++i)
       if (source.scalars[i] != nullptr)
-        write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0, rows.next_scalars[index * kMaxScalars + i]);
-    if (source.fresh >= 0) rows.fresh[source.fresh] = 0;
+        write_number(source.scalars[i], source.scalar_is_double[i] != 0, 0,
+                     coefficients.next_scalars[index * kMaxScalars + i]);
+    if (source.fresh >= 0) coefficients.fresh[source.fresh] = 0;
   }
 }
 
@@ -201,7 +205,7 @@ __device__ __forceinline__ void find_spikes(const FinishArguments& finish, Decis
 }
 
 // All threads of one block. Not inlined: it is long, it is in many kernels, and none of them is there for its sake.
-// `kByRows`: the pass may keep rows apart. The rows are made already.
+// `kByRows`: the pass may keep rows apart. The coefficients are filled already.
 template <bool kByRows>
 TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   __shared__ Decision decision;
@@ -236,17 +240,17 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   }
   if (threadIdx.x == 0) take_step(finish, square_left, decision);
   __syncthreads();
-  settle_rows(finish, decision);
+  settle_coefficients(finish, decision);
 }
 
-// Sets the coefficients of a row of a rule that clips itself, and returns the factor that it has on its direction.
-__device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish, const RowSource& source,
-                                              DirectionNorms norms, Row& row) {
+// Sets the coefficients of a rule that clips itself, and returns the factor that it has on its direction.
+__device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish, const CoefficientSource& source,
+                                              DirectionNorms norms, Coefficients& set) {
   double factor = 1.0;
-  visit_rule(finish.rows.rule, [&](auto rule) {
+  visit_rule(finish.coefficients.rule, [&](auto rule) {
     using Rule = typename decltype(rule)::type;
     double scalars[kMaxScalars] = {};
-    if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.rows, source, norms, row, scalars);
+    if constexpr (Rule::kClipsItself) factor = set_coefficients<Rule>(finish.coefficients, source, norms, set, scalars);
   });
   return factor;
 }
@@ -254,10 +258,10 @@ __device__ __forceinline__ double set_clipped(const FinishRuleArguments& finish,
 // The factor on the direction of the only unit: that of the first group's hyperparameters.
 __device__ __forceinline__ double factor_of_first_group(const FinishRuleArguments& finish, DirectionNorms norms) {
   double factor = 1.0;
-  visit_rule(finish.rows.rule, [&](auto rule) {
+  visit_rule(finish.coefficients.rule, [&](auto rule) {
     using Rule = typename decltype(rule)::type;
     if constexpr (Rule::kClipsItself)
-      factor = Rule::direction_factor(hyperparameters_of<Rule>(group_of(finish.rows, 0)), norms);
+      factor = Rule::direction_factor(hyperparameters_of<Rule>(group_of(finish.coefficients, 0)), norms);
   });
   return factor;
 }
@@ -280,23 +284,23 @@ __device__ __forceinline__ void take_norms(const FinishRuleArguments& finish, in
   finish.clip_factor[unit] = is_only ? factor_of_first_group(finish, norms) : norms.root_factor;
 }
 
-// By one thread for each row: the coefficients, and the factor of its unit where it is the first of it.
-__device__ __forceinline__ void make_rule_rows(const FinishRuleArguments& finish) {
-  const RowArguments& rows = finish.rows;
+// By one thread for each set of coefficients: them, and the factor of its unit where it is the first of it.
+__device__ __forceinline__ void fill_rule_coefficients(const FinishRuleArguments& finish) {
+  const CoefficientArguments& coefficients = finish.coefficients;
   Modifiers quiet = finish.modifiers;  // a step without a first finish draws nothing
   quiet.gradient_noise = 0;
 #pragma unroll 1
-  for (int index = static_cast<int>(threadIdx.x); index < rows.row_count; index += kThreads) {
-    const RowSource& source = rows.sources[index];
-    Row& row = rows.rows[index];
-    if (finish.numbers == nullptr) row.pipeline = pipeline_of(group_of(rows, source.group), quiet, 0.0, 1.0);
+  for (int index = static_cast<int>(threadIdx.x); index < coefficients.count; index += kThreads) {
+    const CoefficientSource& source = coefficients.sources[index];
+    Coefficients& set = coefficients.sets[index];
+    if (finish.numbers == nullptr) set.pipeline = pipeline_of(group_of(coefficients, source.group), quiet, 0.0, 1.0);
     DirectionNorms norms;
     if (source.rule_unit >= 0 && finish.sums.units > 0) {
       norms = {finish.grad_norm[source.rule_unit], finish.direction_norm[source.rule_unit]};
       if (finish.rule_sums != nullptr) norms.root_factor = finish.clip_factor[source.rule_unit];
     }
-    const double factor = set_clipped(finish, source, norms, row);
-    const bool is_first = index == 0 || rows.sources[index - 1].rule_unit != source.rule_unit;
+    const double factor = set_clipped(finish, source, norms, set);
+    const bool is_first = index == 0 || coefficients.sources[index - 1].rule_unit != source.rule_unit;
     const bool reports = finish.sums.units > 1 && finish.rule_sums == nullptr && finish.row_sums.row_factors == nullptr;
     if (reports && is_first && source.rule_unit >= 0) finish.clip_factor[source.rule_unit] = factor;
   }
@@ -324,7 +328,7 @@ TORCHCLIP_NOINLINE __device__ void finish_rule(const FinishRuleArguments& finish
       sum_units(finish.sums, [&](int unit, const Partial& sum, bool) { take_norms(finish, unit, sum, skips); });
   if (!decides) return;
   __syncthreads();
-  make_rule_rows(finish);
+  fill_rule_coefficients(finish);
   __syncthreads();
   if (finish.counters != nullptr && !skips) count_step(finish);
 }

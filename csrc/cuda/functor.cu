@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   measure_gradients<Functor, T>(arguments, finish);
   if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<false>(finish);
   cooperative_groups::this_grid().sync();
-  update_chunks<Functor, Slots, Stages, T, S, kThreads>(arguments, finish.rows.rows);
+  update_chunks<Functor, Slots, Stages, T, S, kThreads>(arguments, finish.coefficients.sets);
 }
 
 // direction_norm_kernel and update_kernel.
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   measure_directions<Functor, Slots, Stages, T, S>(arguments);
   if (is_last_block(finish.blocks_done, finish.blocks)) finish_rule<false>(finish);
   cooperative_groups::this_grid().sync();
-  update_chunks<Functor, Slots, Stages, T, S, kThreads>(arguments, finish.rows.rows);
+  update_chunks<Functor, Slots, Stages, T, S, kThreads>(arguments, finish.coefficients.sets);
 }
 
 template <auto update_kernel>

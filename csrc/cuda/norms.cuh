@@ -110,7 +110,7 @@ struct DirectionMeter {
         parameter(static_cast<const T*>(tensor.pointer[kParameter])),
         state(static_cast<const S*>(tensor.pointer[kState0])),
         policy(policy),
-        coefficients(arguments, tensor, arguments.rows) {}
+        coefficients(arguments, tensor, arguments.coefficients) {}
 
   __device__ __forceinline__ int64_t head(int64_t begin) const {
     const int64_t head = elements_to_boundary(gradient + begin), first = begin + head;
@@ -132,7 +132,7 @@ struct DirectionMeter {
                                       Vector<C, kCount> (&own)[3], C (&sums)[2]) {
 #pragma unroll
     for (int lane = 0; lane < kCount; ++lane) {
-      coefficients.move_to(arguments, tensor, arguments.rows, element + lane);
+      coefficients.move_to(arguments, tensor, arguments.coefficients, element + lane);
       const C seen = prepare<Stages>(coefficients.pipeline, own[0][lane], own[1][lane], draws.at(lane));
       sums[0] += square(seen);
       if constexpr (!kMeasuresGradient) {
@@ -183,9 +183,9 @@ __device__ __forceinline__ CachePolicy policy_of_chunk(const PassArguments& argu
   return index >= arguments.first_kept ? CachePolicy::keep() : CachePolicy::as_usual();
 }
 
-// How many blocks of the launch measure. Where there are several, the last of them makes the rows meanwhile.
-__device__ __forceinline__ uint32_t measuring_blocks(bool makes_rows) {
-  return gridDim.x > 1 && makes_rows ? gridDim.x - 1 : gridDim.x;
+// How many blocks of the launch measure. Where there are several, the last of them fills the coefficients meanwhile.
+__device__ __forceinline__ uint32_t measuring_blocks(bool fills_coefficients) {
+  return gridDim.x > 1 && fills_coefficients ? gridDim.x - 1 : gridDim.x;
 }
 
 // The partial sums of every chunk.
@@ -204,11 +204,11 @@ __device__ __forceinline__ void measure_chunks(const PassArguments& arguments, u
   }
 }
 
-// `Functor`: see make_rows.
+// `Functor`: see fill_coefficients.
 template <class Functor, class T>
 __device__ __forceinline__ void measure_gradients(const PassArguments& arguments, const FinishArguments& finish) {
-  const uint32_t blocks = measuring_blocks(finish.makes_rows != 0);
-  if (finish.makes_rows != 0 && blockIdx.x == gridDim.x - 1) make_rows<Functor>(finish);
+  const uint32_t blocks = measuring_blocks(finish.fills_coefficients != 0);
+  if (finish.fills_coefficients != 0 && blockIdx.x == gridDim.x - 1) fill_coefficients<Functor>(finish);
   const auto scale = static_cast<ComputeType<T>>(inverse_scale(finish));
   measure_chunks(arguments, blocks, [&](int32_t tensor, CachePolicy policy) {
     return GradientMeter<T, false>(arguments, tensor, policy, scale);

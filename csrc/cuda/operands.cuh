@@ -13,8 +13,9 @@ __device__ __forceinline__ const T* gradient_of(const PassArguments& arguments, 
   return static_cast<const T*>(table != nullptr ? table[tensor] : arguments.inline_gradients[tensor]);
 }
 
-__device__ __forceinline__ const Row& row_of(const PassArguments& arguments, const Row* rows, int32_t row) {
-  return rows != nullptr ? rows[row] : arguments.inline_rows[row];
+__device__ __forceinline__ const Coefficients& coefficients_of(const PassArguments& arguments, const Coefficients* sets,
+                                                               int32_t index) {
+  return sets != nullptr ? sets[index] : arguments.inline_coefficients[index];
 }
 
 TORCHCLIP_HD constexpr unsigned operand_bit(int operand) { return 1u << operand; }
@@ -55,13 +56,15 @@ __device__ __forceinline__ Offsets offsets_of(const DeviceTensor& tensor, int64_
 // The rule's coefficients of the compute type, those that kStepCoefficients names times `factor`: the product is in
 // double, as it is on the CPU.
 template <class Functor, class C>
-__device__ __forceinline__ typename Functor::template Coefficients<C> narrow_rule_times(const Row& row, double factor) {
-  using Coefficients = typename Functor::template Coefficients<C>;
-  C values[sizeof(Coefficients) / sizeof(C)];
+__device__ __forceinline__ typename Functor::template Coefficients<C> narrow_rule_times(
+    const Coefficients& coefficients, double factor) {
+  using RuleCoefficients = typename Functor::template Coefficients<C>;
+  C values[sizeof(RuleCoefficients) / sizeof(C)];
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(Coefficients) / sizeof(C)); ++i)
-    values[i] = static_cast<C>((Functor::kStepCoefficients >> i & 1u) != 0 ? row.rule[i] * factor : row.rule[i]);
-  Coefficients result;
+  for (int i = 0; i < static_cast<int>(sizeof(RuleCoefficients) / sizeof(C)); ++i)
+    values[i] = static_cast<C>((Functor::kStepCoefficients >> i & 1u) != 0 ? coefficients.rule[i] * factor
+                                                                           : coefficients.rule[i]);
+  RuleCoefficients result;
   memcpy(&result, values, sizeof(result));
   return result;
 }
@@ -75,29 +78,30 @@ class ElementCoefficients {
   PipelineCoefficients<C> pipeline;
   typename Functor::template Coefficients<C> rule;
 
-  // `rows`: see row_of.
+  // `sets`: see coefficients_of.
   __device__ __forceinline__ ElementCoefficients(const PassArguments& arguments, const DeviceTensor& tensor,
-                                                 const Row* rows)
-      : pipeline(narrow<C>(row_of(arguments, rows, tensor.row).pipeline)),
-        rule(narrow_rule<Functor, C>(row_of(arguments, rows, tensor.row))) {
+                                                 const Coefficients* sets)
+      : pipeline(narrow<C>(coefficients_of(arguments, sets, tensor.coefficients).pipeline)),
+        rule(narrow_rule<Functor, C>(coefficients_of(arguments, sets, tensor.coefficients))) {
     const bool has_factors = arguments.row_gradient_factors != nullptr || arguments.row_step_factors != nullptr;
     if (Stages == kEveryStage && tensor.rows.count > 0 && has_factors) end_ = 0;
   }
 
-  __device__ __forceinline__ void move_to(const PassArguments& arguments, const DeviceTensor& tensor, const Row* rows,
-                                          int64_t element) {
+  __device__ __forceinline__ void move_to(const PassArguments& arguments, const DeviceTensor& tensor,
+                                          const Coefficients* sets, int64_t element) {
     if constexpr (Stages == kEveryStage) {
       if (element >= begin_ && element < end_) return;
       const int64_t line = element / tensor.rows.inner;
       begin_ = line * tensor.rows.inner;
       end_ = begin_ + tensor.rows.inner;
       const int64_t index = tensor.first_row + line % tensor.rows.count;
-      const Row& row = row_of(arguments, rows, tensor.row);
+      const Coefficients& coefficients = coefficients_of(arguments, sets, tensor.coefficients);
       if (arguments.row_gradient_factors != nullptr)
-        pipeline.gradient_scale = static_cast<C>(row.pipeline.gradient_scale * arguments.row_gradient_factors[index]);
+        pipeline.gradient_scale =
+            static_cast<C>(coefficients.pipeline.gradient_scale * arguments.row_gradient_factors[index]);
       if constexpr (Functor::kMeasuresDirection)
         if (arguments.row_step_factors != nullptr)
-          rule = narrow_rule_times<Functor, C>(row, arguments.row_step_factors[index]);
+          rule = narrow_rule_times<Functor, C>(coefficients, arguments.row_step_factors[index]);
     }
   }
 

@@ -10,7 +10,7 @@ namespace {
 // Alone where nothing is measured and yet a number on the device decides, and behind sums from several devices.
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_step_kernel(const __grid_constant__ FinishArguments finish) {
-  if (finish.makes_rows != 0) make_rows<void>(finish);
+  if (finish.fills_coefficients != 0) fill_coefficients<void>(finish);
   finish_step<true>(finish);
 }
 

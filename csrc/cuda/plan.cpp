@@ -5,7 +5,7 @@ namespace torchclip::cuda {
 void Plan::launch(bool measures, bool first) {
   DeviceStep& main = device(0);
   if (devices_.size() == 1 && main.fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
-    const DeviceGuard guard(main.place());
+    const DeviceGuard guard(main.id());
     return measures ? main.norm_and_update() : main.direction_and_update();
   }
   if (measures || first) measure(measures);
@@ -13,7 +13,7 @@ void Plan::launch(bool measures, bool first) {
   on_each([this](DeviceStep& device) { device.update_pass(written_); });
 }
 
-// Norms, factors and rows; without a policy that measures, what else decides about the rows.
+// Norms, factors and coefficients; without a policy that measures, what else decides about the coefficients.
 void Plan::measure(bool measures) {
   const bool alone = devices_.size() == 1;
   if (measures) {

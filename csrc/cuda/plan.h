@@ -19,10 +19,10 @@ class Plan final : public GpuPlan {
   Plan(const std::string& rule, const Names& names, Scope scope) : GpuPlan(rule, names, scope, kDeviceType) {}
 
  private:
-  std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
-    return std::make_shared<DeviceStep>(place, rule_, parameters);
+  std::shared_ptr<torchclip::DeviceStep> make_device_step(const DeviceId& id, size_t parameters) const override {
+    return std::make_shared<DeviceStep>(id, rule_, parameters);
   }
-  bool is_capturing(const Place&, void* stream) const override { return cuda::is_capturing(stream); }
+  bool is_capturing(const DeviceId&, void* stream) const override { return cuda::is_capturing(stream); }
   uint64_t kind_of(const Inputs&, bool) const override { return 0; }
   bool compiles_kernels() const override { return false; }
   void launch(bool measures, bool first) override;

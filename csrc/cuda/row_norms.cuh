@@ -77,8 +77,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     row_norm_kernel(const __grid_constant__ PassArguments arguments, const __grid_constant__ FinishArguments finish) {
   let_next_begin();
-  const uint32_t blocks = measuring_blocks(finish.makes_rows != 0);
-  if (finish.makes_rows != 0 && blockIdx.x == gridDim.x - 1) make_rows<void>(finish);
+  const uint32_t blocks = measuring_blocks(finish.fills_coefficients != 0);
+  if (finish.fills_coefficients != 0 && blockIdx.x == gridDim.x - 1) fill_coefficients<void>(finish);
   const auto scale = static_cast<ComputeType<T>>(inverse_scale(finish));
   measure_row_chunks(
       arguments, blocks,

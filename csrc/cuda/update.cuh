@@ -116,9 +116,9 @@ struct PieceOfChunk {
 };
 
 // All chunks, in the reverse order of the norm pass: what that pass has read last is still in the second-level cache.
-// By `kLanes` threads a block. `rows`: the coefficients; null: those that ride in the arguments.
+// By `kLanes` threads a block. `sets`: see coefficients_of.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
-__device__ __forceinline__ void update_chunks(const PassArguments& arguments, const Row* rows) {
+__device__ __forceinline__ void update_chunks(const PassArguments& arguments, const Coefficients* sets) {
   using C = ComputeType<T>;
   using Operands = UpdateOperands<Functor, Slots, Stages, T, S>;
   constexpr int kSlots = Functor::kSlots, kVectors = update_vectors<Functor, Slots, Stages, T, S, kLanes>();
@@ -133,7 +133,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
     const PieceOfChunk<T> piece(arguments, count - 1 - index);
     if (piece.begin >= piece.end) continue;
     const Operands operands(arguments, piece.tensor, numbers.synchronises != 0);
-    ElementCoefficients<Functor, Stages, C> coefficients(arguments, operands.tensor, rows);
+    ElementCoefficients<Functor, Stages, C> coefficients(arguments, operands.tensor, sets);
 
     // Neighbours from `element` on; returns their exact zeros, which are counted before Lookahead.
     const auto advance = [&](int64_t element, const auto& draws, auto& own) {
@@ -141,7 +141,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
       int zeros = 0;
 #pragma unroll
       for (int lane = 0; lane < kCount; ++lane) {
-        coefficients.move_to(arguments, operands.tensor, rows, element + lane);
+        coefficients.move_to(arguments, operands.tensor, sets, element + lane);
         C state[kSlots];
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor
     update_kernel(const __grid_constant__ PassArguments arguments) {
   if (blockIdx.x < arguments.early_blocks) fetch_ahead<Functor, Slots, Stages, T, S>(arguments);
   wait_for_previous();
-  update_chunks<Functor, Slots, Stages, T, S, kUpdateThreads>(arguments, arguments.rows);
+  update_chunks<Functor, Slots, Stages, T, S, kUpdateThreads>(arguments, arguments.coefficients);
 }
 
 }  // namespace torchclip::cuda

@@ -4,7 +4,7 @@
 #include <limits>
 #include <unordered_map>
 
-#include "../step/place.h"
+#include "../step/device_id.h"
 #include "tensor_info.h"
 
 namespace torchclip {

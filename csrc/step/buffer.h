@@ -7,7 +7,7 @@
 
 #include "../python_access.h"
 #include "../reader/reader.h"
-#include "place.h"
+#include "device_id.h"
 
 namespace torchclip {
 

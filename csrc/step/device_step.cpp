@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "../make_coefficients.h"
 #include "../reader/tensor_info.h"
-#include "../rows.h"
 
 namespace torchclip {
 
@@ -19,11 +19,11 @@ void DeviceStep::begin(const ParameterReader& reader, const Modifiers& modifiers
   finish_.modifiers = finish_rule_.modifiers = modifiers;
   finish_rule_.numbers = nullptr;
   pass_.numbers = nullptr;
-  pass_.rows = nullptr;
+  pass_.coefficients = nullptr;
   read_gradients(reader);
   read_groups(reader);
   read_shared(reader, inputs);
-  if (rows_fit()) fill_rows(reader);
+  if (coefficients_fit()) fill_coefficients(reader);
   set_own();
   image_.write(writes_in_one(), [this](Extent extent, const char* from) { upload(image_.memory(), extent, from); });
   if (shape_.fresh && any_fresh) upload_fresh(reader.records());
@@ -37,8 +37,8 @@ void DeviceStep::follow_stream(void* stream, bool capturing) {
   is_in_graph_ |= capturing_;
   if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
   streams_.push_back(stream);
-  if (streams_.size() == 1 || place_.device.is_cpu()) return;
-  const Object current = torch_function("cuda").call("current_stream", to_python(place_.device.index));
+  if (streams_.size() == 1 || id_.device.is_cpu()) return;
+  const Object current = torch_function("cuda").call("current_stream", to_python(id_.device.index));
   for (const Buffer& buffer : buffers()) buffer.tensor().call("record_stream", current);
 }
 
@@ -52,7 +52,7 @@ void DeviceStep::read_tensors(const ParameterReader& reader) {
       tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
       tensor.sums = shape_.rule_rows && record.extra->sums ? record.extra->sum_values : nullptr;
     }
-    RowSource& source = tables_.sources[static_cast<size_t>(tensor.row)];
+    CoefficientSource& source = tables_.sources[static_cast<size_t>(tensor.coefficients)];
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = record.scalar_values[i];
   }
 }
@@ -79,7 +79,7 @@ void DeviceStep::write_tables() {
 // To memory that no graph reads.
 void DeviceStep::move_image() {
   kept_.push_back(image_.memory());
-  image_.allocate(place_.device);
+  image_.allocate(id_.device);
   // The other streams are to be told of it too.
   streams_.assign(1, stream_);
   set_layouts();
@@ -96,9 +96,9 @@ bool DeviceStep::is_aligned_as_built(const ParameterReader& reader) const {
 
 void DeviceStep::read_gradients(const ParameterReader& reader) {
   std::vector<const void*> addresses(static_cast<size_t>(gradients_.count));
-  const void** const place = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
+  const void** const written = gradients_.count > 0 ? addresses.data() : pass_.inline_gradients;
   for (size_t index = 0; index < tables_.tensors.size(); ++index)
-    place[index] = reader.records()[tables_.positions[index]].operands.pointer[kGradient];
+    written[index] = reader.records()[tables_.positions[index]].operands.pointer[kGradient];
   image_.set(gradients_, addresses, /*changes_by_step=*/true);
 }
 
@@ -112,14 +112,14 @@ void DeviceStep::read_groups(const ParameterReader& reader) {
     numbers.decoupled = group.pipeline[kDecoupled];
     numbers.maximize = group.pipeline[kMaximize];
     if (!group.lr) continue;
-    const Buffer lr = Buffer(group.lr).to(place_.device);
+    const Buffer lr = Buffer(group.lr).to(id_.device);
     held_.push_back(lr);
     numbers.lr = lr.data();
     numbers.lr_is_double = lr.type() == kDoubleType ? 1 : 0;
   }
   if (groups_.count > 0) return image_.set(groups_, all, /*changes_by_step=*/true);
-  std::copy(all.begin(), all.end(), finish_.rows.inline_groups);
-  std::copy(all.begin(), all.end(), finish_rule_.rows.inline_groups);
+  std::copy(all.begin(), all.end(), finish_.coefficients.inline_groups);
+  std::copy(all.begin(), all.end(), finish_rule_.coefficients.inline_groups);
 }
 
 // AdaGradNorm's sums, where they are not taken over rows.
@@ -147,8 +147,8 @@ void DeviceStep::read_rule_sums(const ParameterReader& reader) {
 
 // They lie on the main device, that of the first parameter; the others take copies.
 GroupState DeviceStep::shared_of(const Group& group) const {
-  const DeviceType type = place_.device.is_cpu() ? kCpu : kCuda;
-  return GroupState(group.dict, type, is_main_ ? place_.device.index : -1);
+  const DeviceType type = id_.device.is_cpu() ? kCpu : kCuda;
+  return GroupState(group.dict, type, is_main_ ? id_.device.index : -1);
 }
 
 void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs) {
@@ -190,23 +190,24 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
   pass_.extras.averages = m.averages != 0;
 }
 
-// A row as it is before any norm and any number on the device is known.
-Row DeviceStep::row_before_norms(const Group& group) const {
-  Row row = make_row(group.pipeline[kLr], group.pipeline[kWeightDecay], group.pipeline[kDecoupled] != 0,
-                     group.pipeline[kMaximize] != 0, modifiers_, 0.0, 1.0);
+// As they are before any norm and any number on the device is known.
+Coefficients DeviceStep::coefficients_before_norms(const Group& group) const {
+  Coefficients made =
+      make_coefficients(group.pipeline[kLr], group.pipeline[kWeightDecay], group.pipeline[kDecoupled] != 0,
+                        group.pipeline[kMaximize] != 0, modifiers_, 0.0, 1.0);
   if (rule_.scalars.empty())  // else a finish makes them
-    rule_.compute(group.hyperparameters.data(), nullptr, false, DirectionNorms{}, row.rule);
-  return row;
+    rule_.compute(group.hyperparameters.data(), nullptr, false, DirectionNorms{}, made.rule);
+  return made;
 }
 
 // For passes that come before a finish.
-void DeviceStep::fill_rows(const ParameterReader& reader) {
-  if (host_rows_.count == 0 && !rides_along()) return;
-  std::vector<Row> rows(static_cast<size_t>(host_rows_.count));
-  Row* const place = host_rows_.count > 0 ? rows.data() : pass_.inline_rows;
+void DeviceStep::fill_coefficients(const ParameterReader& reader) {
+  if (host_coefficients_.count == 0 && !rides_along()) return;
+  std::vector<Coefficients> sets(static_cast<size_t>(host_coefficients_.count));
+  Coefficients* const written = host_coefficients_.count > 0 ? sets.data() : pass_.inline_coefficients;
   for (size_t index = 0; index < tables_.sources.size(); ++index)
-    place[index] = row_before_norms(reader.groups()[static_cast<size_t>(tables_.sources[index].group)]);
-  image_.set(host_rows_, rows, /*changes_by_step=*/true);
+    written[index] = coefficients_before_norms(reader.groups()[static_cast<size_t>(tables_.sources[index].group)]);
+  image_.set(host_coefficients_, sets, /*changes_by_step=*/true);
 }
 
 // This pass's own partial sums, or what all devices have gathered.
@@ -236,15 +237,15 @@ Buffer DeviceStep::beside(const std::string& name, const Buffer& tensor) {
   if (is_main_) return tensor;
   Buffer& copy = copies_[name];
   if (!copy || copy.numel() != tensor.numel())
-    copy = Buffer::empty(tensor.numel(), tensor.type() == kLongType ? "int64" : "float64", place_.device);
+    copy = Buffer::empty(tensor.numel(), tensor.type() == kLongType ? "int64" : "float64", id_.device);
   copy.copy_from(Buffer(tensor.tensor().call("reshape", to_python(-1))), /*non_blocking=*/true);
   return copy;
 }
 
 // Of the type: float32, float64, or that which it has.
 Buffer DeviceStep::on_device(const Buffer& tensor, ElementType type) const {
-  if (tensor.type() == type) return tensor.to(place_.device);
-  return tensor.to(place_.device, type == kFloatType ? "float32" : "float64");
+  if (tensor.type() == type) return tensor.to(id_.device);
+  return tensor.to(id_.device, type == kFloatType ? "float32" : "float64");
 }
 
 }  // namespace torchclip

@@ -5,9 +5,9 @@
 #include <string>
 
 #include "../group_state.h"
+#include "device_id.h"
 #include "device_image.h"
 #include "host_tables.h"
-#include "place.h"
 
 namespace torchclip {
 
@@ -33,7 +33,7 @@ constexpr const char* kNotReady =
 
 class DeviceStep {
  public:
-  DeviceStep(Place place, const RuleEntry& rule, size_t parameters);
+  DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters);
   virtual ~DeviceStep() = default;
   DeviceStep(const DeviceStep&) = delete;
   DeviceStep& operator=(const DeviceStep&) = delete;
@@ -51,7 +51,7 @@ class DeviceStep {
   // No parameter has a gradient.
   void measure_nothing();
 
-  const Place& place() const { return place_; }
+  const DeviceId& id() const { return id_; }
   const Measured& measured() const { return measured_; }
   const Buffer& counters() const { return counters_; }  // [4], see FinishArguments
   const Buffer& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
@@ -63,15 +63,15 @@ class DeviceStep {
   const HostTables& tables() const { return tables_; }
   // A graph holds addresses of what lies here.
   bool is_in_graph() const { return is_in_graph_; }
-  // The rows that the host makes, before any norm is known, have room.
-  bool rows_fit() const { return !rides_along() || tables_.sources.size() <= kInlineRows; }
+  // The coefficients that the host makes, before any norm is known, have room.
+  bool coefficients_fit() const { return !rides_along() || tables_.sources.size() <= kInlineCoefficients; }
   // Where a launcher asks for it: whether the tables were made for tensors that lie at multiples of 16 bytes as now.
   bool is_aligned_as_built(const ParameterReader& reader) const;
 
  protected:
   // What a launcher says, and is told.
   virtual Cutting cutting() const = 0;
-  // Gradients, groups and rows of coefficients ride in the parameters of launches, as far as there is room.
+  // Gradients, groups and coefficients ride in the parameters of launches, as far as there is room.
   virtual bool rides_along() const = 0;
   // A change of several tables is written as one piece of memory.
   virtual bool writes_in_one() const = 0;
@@ -103,8 +103,8 @@ class DeviceStep {
   void write_tables();
   void move_image();
   void read_shared(const ParameterReader& reader, const Inputs& inputs);
-  Row row_before_norms(const Group& group) const;
-  void fill_rows(const ParameterReader& reader);
+  Coefficients coefficients_before_norms(const Group& group) const;
+  void fill_coefficients(const ParameterReader& reader);
   // Where the sums over the units come from. `alone`: no other device takes part.
   UnitSums sums_of(Section<int32_t> units, bool alone) const;
   void upload_fresh(const std::vector<ParameterRecord>& records);
@@ -117,7 +117,7 @@ class DeviceStep {
     return reinterpret_cast<T*>(scratch_.values<char>() + section.offset);
   }
 
-  Place place_;
+  DeviceId id_;
   const RuleEntry& rule_;
   Shape shape_;
   Modifiers modifiers_;
@@ -133,7 +133,7 @@ class DeviceStep {
   Section<DeviceChunk> chunks_;
   Section<DeviceRowChunk> row_chunks_;
   Section<DeviceLongRow> long_rows_;
-  Section<RowSource> sources_;
+  Section<CoefficientSource> sources_;
   Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
   Section<GroupClip> group_clips_;
   Section<void*> rule_sums_;
@@ -141,10 +141,10 @@ class DeviceStep {
   std::vector<int32_t> rule_sum_is_double_;  // [units]
   Section<const void*> gradients_;
   Section<GroupNumbers> groups_;
-  Section<Row> host_rows_;
+  Section<Coefficients> host_coefficients_;
 
   Buffer scratch_;  // zeros at first
-  Section<Row> rows_;
+  Section<Coefficients> coefficients_;
   Section<double> next_scalars_;
   Section<Partial> partials_;
   Section<StepNumbers> numbers_;

@@ -12,9 +12,9 @@ int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule -
 
 }  // namespace
 
-DeviceStep::DeviceStep(Place place, const RuleEntry& rule, size_t parameters) : place_(place), rule_(rule) {
-  counters_ = Buffer::zeros({4}, "float64", place_.device);
-  fresh_ = Buffer::zeros({static_cast<int64_t>(parameters)}, "int32", place_.device);
+DeviceStep::DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters) : id_(id), rule_(rule) {
+  counters_ = Buffer::zeros({4}, "float64", id_.device);
+  fresh_ = Buffer::zeros({static_cast<int64_t>(parameters)}, "int32", id_.device);
 }
 
 void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
@@ -24,7 +24,7 @@ void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
   if (!moves) return;
   if (is_in_graph_) kept_.push_back(fresh_);
   if (std::all_of(from.begin(), from.end(), [](int64_t place) { return place < 0; })) {
-    fresh_ = Buffer::zeros({count}, "int32", place_.device);
+    fresh_ = Buffer::zeros({count}, "int32", id_.device);
     return;
   }
   const Buffer index = Buffer::empty(count, "int64", Device{}), keep = Buffer::empty(count, "int32", Device{});
@@ -34,8 +34,8 @@ void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
     index.values<int64_t>()[position] = known ? place : 0;
     keep.values<int32_t>()[position] = known ? 1 : 0;
   }
-  const Object moved = fresh_.tensor().call("index_select", to_python(0), index.to(place_.device).tensor());
-  fresh_ = Buffer(moved.call("mul_", keep.to(place_.device).tensor()));
+  const Object moved = fresh_.tensor().call("index_select", to_python(0), index.to(id_.device).tensor());
+  fresh_ = Buffer(moved.call("mul_", keep.to(id_.device).tensor()));
 }
 
 // What a kernel writes or reads here, all of it allocated by build().
@@ -78,7 +78,7 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   chunks_ = image_.reserve<DeviceChunk>(tables_.chunks.size());
   row_chunks_ = image_.reserve<DeviceRowChunk>(tables_.row_chunks.size());
   long_rows_ = image_.reserve<DeviceLongRow>(tables_.long_rows.size());
-  sources_ = image_.reserve<RowSource>(tables_.sources.size());
+  sources_ = image_.reserve<CoefficientSource>(tables_.sources.size());
   clip_units_ = image_.reserve<int32_t>(tables_.clip_units.size());
   rule_units_ = image_.reserve<int32_t>(tables_.rule_units.size());
   row_unit_ = image_.reserve<int32_t>(tables_.row_unit.size());
@@ -90,10 +90,10 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   // What changes from step to step lies together.
   gradients_ = image_.reserve<const void*>(!rides_along() || tensors > kInlineGradients ? tensors : 0);
   groups_ = image_.reserve<GroupNumbers>(!rides_along() || groups > kInlineGroups ? groups : 0);
-  const bool makes_rows = !rides_along() && rule_.scalars.empty();
-  host_rows_ = image_.reserve<Row>(makes_rows ? tables_.sources.size() : 0);
+  const bool fills_coefficients = !rides_along() && rule_.scalars.empty();
+  host_coefficients_ = image_.reserve<Coefficients>(fills_coefficients ? tables_.sources.size() : 0);
   reserve_own();
-  image_.allocate(place_.device);
+  image_.allocate(id_.device);
   set_layouts();
   rule_sum_places_.clear();
   rule_sum_is_double_.clear();
@@ -120,19 +120,19 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
     section = {bytes, count};
     bytes += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
   };
-  reserve(rows_, static_cast<int64_t>(tables_.sources.size()));
+  reserve(coefficients_, static_cast<int64_t>(tables_.sources.size()));
   reserve(next_scalars_, static_cast<int64_t>(tables_.sources.size()) * kMaxScalars);
   reserve(partials_, tables_.partials());
   reserve(numbers_, 1);
   reserve(blocks_done_, 2);
   reserve(row_gradient_factors_, shape_.clips_rows ? tables_.row_total : 0);
   reserve(row_step_factors_, shape_.rule_rows ? tables_.row_total : 0);
-  const auto zeros = [&](int64_t count) { return Buffer::zeros({count}, "float64", place_.device); };
-  scratch_ = Buffer::zeros({bytes}, "uint8", place_.device);
-  zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", place_.device);
+  const auto zeros = [&](int64_t count) { return Buffer::zeros({count}, "float64", id_.device); };
+  scratch_ = Buffer::zeros({bytes}, "uint8", id_.device);
+  zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", id_.device);
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
   const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, reader));
-  const auto number = [&] { return Buffer::zeros({}, "float64", place_.device); };
+  const auto number = [&] { return Buffer::zeros({}, "float64", id_.device); };
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units), zeros(rule_units),
                zeros(rule_units), number(),          number()};
   devices_ = static_cast<int32_t>(devices);
@@ -145,14 +145,14 @@ void DeviceStep::set_static_arguments() {
   pass_.tensors = image_.at(tensors_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
   pass_.partials = scratch(partials_);
-  RowArguments rows{};
-  rows.rule = rule_number(rule_);
-  rows.row_count = static_cast<int32_t>(tables_.sources.size());
-  rows.sources = image_.at(sources_);
-  rows.rows = scratch(rows_);
-  rows.next_scalars = scratch(next_scalars_);
-  rows.fresh = shape_.fresh ? fresh_.values<int32_t>() : nullptr;
-  rows.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
+  CoefficientArguments coefficients{};
+  coefficients.rule = rule_number(rule_);
+  coefficients.count = static_cast<int32_t>(tables_.sources.size());
+  coefficients.sources = image_.at(sources_);
+  coefficients.sets = scratch(coefficients_);
+  coefficients.next_scalars = scratch(next_scalars_);
+  coefficients.fresh = shape_.fresh ? fresh_.values<int32_t>() : nullptr;
+  coefficients.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
   const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),
                          scratch(partials_), nullptr};
   const auto numbers = [](const Buffer& buffer) { return buffer.values<double>(); };
@@ -168,7 +168,7 @@ void DeviceStep::set_static_arguments() {
   finish_.numbers = scratch(numbers_);
   finish_.blocks_done = scratch(blocks_done_);
   finish_.blocks = norm_blocks();
-  finish_.rows = rows;
+  finish_.coefficients = coefficients;
   finish_rule_ = FinishRuleArguments{};
   finish_rule_.row_sums = row_sums;
   if (shape_.rule_rows) finish_rule_.row_sums.row_factors = scratch(row_step_factors_);
@@ -180,7 +180,7 @@ void DeviceStep::set_static_arguments() {
   finish_rule_.sum_is_double = sum_is_double_.count > 0 ? image_.at(sum_is_double_) : nullptr;
   finish_rule_.blocks_done = scratch(blocks_done_) + 1;
   finish_rule_.blocks = direction_blocks();
-  finish_rule_.rows = rows;
+  finish_rule_.coefficients = coefficients;
 }
 
 }  // namespace torchclip

@@ -19,14 +19,14 @@ constexpr unsigned compiled_stages(unsigned stages) { return (stages & ~kCoupled
 // How many of a table ride in the parameters of a launch; longer ones lie in device memory. 32,764 bytes fit.
 constexpr int kInlineGradients = 384;
 constexpr int kInlineGroups = 8;
-constexpr int kInlineRows = 8;
+constexpr int kInlineCoefficients = 8;
 constexpr int kMaxHyperparameters = 8;
 
 // One parameter of a launch. Uploaded when the structure of the step changes.
 struct DeviceTensor {
   void* pointer[kOperands];  // null where absent; the gradient's always is, since gradients move: see PassArguments
   int64_t numel;
-  int32_t row;            // of the coefficients
+  int32_t coefficients;   // which set of them it has
   int32_t parameter;      // position among all parameters
   int32_t dimensions;     // of `layout`; 0 when every operand lies as the parameter does, without gaps
   int32_t sum_is_double;  // float otherwise
@@ -84,7 +84,7 @@ struct PassArguments {
   const DeviceRowChunk* row_chunks;  // [chunk_count], of a norm pass by rows in place of `chunks`
   int64_t chunk_count;
   int64_t first_kept;                  // of a norm pass: the chunks from here on stay in the second-level cache
-  const Row* rows;                     // [rows]; null: inline_rows
+  const Coefficients* coefficients;    // [sets]; null: inline_coefficients
   const double* row_gradient_factors;  // [rows of all tensors], on the gradient; null: none
   const double* row_step_factors;      // the same on the step; null: none
   double* row_factors;                 // [rows of all tensors], written by a norm pass by rows
@@ -96,7 +96,7 @@ struct PassArguments {
   int32_t pieces;              // of the longest chunk, for the update pass
   int32_t overflows_cache;     // not 0: what the update pass has used, it does not keep in the second-level cache
   uint32_t early_blocks;       // of the update pass that begin while the pass before it ends; 0: it waits for its end
-  Row inline_rows[kInlineRows];
+  Coefficients inline_coefficients[kInlineCoefficients];
   const void* inline_gradients[kInlineGradients];
 };
 
@@ -110,24 +110,24 @@ struct GroupNumbers {
   int32_t lr_is_double;
 };
 
-// What a row of coefficients is made from. Uploaded when the structure of the step changes.
-struct RowSource {
-  void* scalars[kMaxScalars];             // numbers of state of the row's tensor, read and written; null where none
+// What coefficients are made from. Uploaded when the structure of the step changes.
+struct CoefficientSource {
+  void* scalars[kMaxScalars];             // numbers of state of their tensor, read and written; null where none
   int32_t scalar_is_double[kMaxScalars];  // float otherwise
   int32_t group;
   int32_t clip_unit;  // of the policy's scope; -1: the policy measures nothing, or keeps rows apart
   int32_t rule_unit;  // of the scope of a rule that clips itself
-  int32_t fresh;      // position in RowArguments::fresh; -1 where it does not matter
+  int32_t fresh;      // position in CoefficientArguments::fresh; -1 where it does not matter
 };
 
-struct RowArguments {
-  int32_t rule;  // position in the registry
-  int32_t row_count;
-  const RowSource* sources;    // [row_count]
-  Row* rows;                   // [row_count], written
-  double* next_scalars;        // [row_count, kMaxScalars], numbers of state behind the step, should it be taken
-  int32_t* fresh;              // [parameters]: 1 until a step has been taken with the state; null where no row asks
-  const GroupNumbers* groups;  // [param groups]; null: inline_groups
+struct CoefficientArguments {
+  int32_t rule;                      // position in the registry
+  int32_t count;                     // of sets of coefficients
+  const CoefficientSource* sources;  // [count]
+  Coefficients* sets;                // [count], written
+  double* next_scalars;              // [count, kMaxScalars], numbers of state behind the step, should it be taken
+  int32_t* fresh;                    // [parameters]: 1 until a step has been taken with the state; null where none asks
+  const GroupNumbers* groups;        // [param groups]; null: inline_groups
   GroupNumbers inline_groups[kInlineGroups];
 };
 
@@ -153,17 +153,18 @@ struct RowSums {
 struct FinishTables {
   UnitSums sums;
   RowSums row_sums;
-  double* grad_norm;     // [units], written
-  double* clip_factor;   // [units], written; a rule's: that of the unit's first row, of group 0 where there is one unit
-  double* counters;      // [4]: steps taken that measured a factor, those of them in which one was below 1; steps, and
-                         // those that were not taken; null for a rule where the policy counts
-  StepNumbers* numbers;  // of the first finish, which writes them; null for a rule where there was none, which makes
-                         // the rows then
+  double* grad_norm;      // [units], written
+  double* clip_factor;    // [units], written; a rule's: that of the unit's first set of coefficients, of group 0 where
+                          // there is one unit
+  double* counters;       // [4]: steps taken that measured a factor, those of them in which one was below 1; steps, and
+                          // those that were not taken; null for a rule where the policy counts
+  StepNumbers* numbers;   // of the first finish, which writes them; null for a rule where there was none, which makes
+                          // the coefficients then
   uint32_t* blocks_done;  // of the pass; 0 before and after
   uint32_t blocks;        // of all launches of the pass together
-  int32_t makes_rows;     // of the pass for the clip policy; 0: another launch of it does
+  int32_t fills_coefficients;  // of the pass for the clip policy; 0: another launch of it does
   Modifiers modifiers;
-  RowArguments rows;
+  CoefficientArguments coefficients;
 };
 
 // What is done with the sums of the clip policy, and before anything else where nothing is measured.

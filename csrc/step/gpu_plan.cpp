@@ -49,21 +49,21 @@ Shape GpuPlan::shape() const {
   shape.group_clips = group_clips_;
   shape.stages = stages_of(modifiers_, reader_.groups());
   for (const Group& group : reader_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
-  shape.row_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
-                         (rule_.clips_itself && scope_ == Scope::kTensor);
+  shape.coefficients_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
+                                  (rule_.clips_itself && scope_ == Scope::kTensor);
   shape.lookahead = modifiers_.lookahead_k != 0;
   shape.joint_norm = modifiers_.takes_joint_norm();
   return shape;
 }
 
 // That of the first parameter that can step, where the shared numbers lie too. See torchclip/state/steppable.py.
-Place GpuPlan::main_place() const {
+DeviceId GpuPlan::main_id() const {
   const std::vector<ParameterRecord>& records = reader_.records();
   const auto can_step = [](const ParameterRecord& record) {
     return record.active || to_bool(record.object.attribute("requires_grad").get());
   };
   const auto leading = std::find_if(records.begin(), records.end(), can_step);
-  return place_of_object((leading == records.end() ? records.front() : *leading).object.get());
+  return device_id_of_object((leading == records.end() ? records.front() : *leading).object.get());
 }
 
 // The devices' flags go with the parameters where these have another position, and are not those of other state.
@@ -79,22 +79,22 @@ void GpuPlan::move_fresh_flags() {
 void GpuPlan::rebuild(const Shape& shape) {
   move_fresh_flags();
   const std::vector<ParameterRecord>& records = reader_.records();
-  std::vector<std::pair<Place, std::vector<size_t>>> places{{main_place(), {}}};
+  std::vector<std::pair<DeviceId, std::vector<size_t>>> by_device{{main_id(), {}}};
   for (size_t position = 0; position < records.size(); ++position) {
     if (!records[position].active) continue;
-    const Place place = place_of_object(records[position].object.get());
-    const auto is_here = [&](const auto& other) { return other.first.number == place.number; };
-    auto found = std::find_if(places.begin(), places.end(), is_here);
-    if (found == places.end()) found = places.insert(places.end(), {place, {}});
+    const DeviceId id = device_id_of_object(records[position].object.get());
+    const auto is_here = [&](const auto& other) { return other.first.number == id.number; };
+    auto found = std::find_if(by_device.begin(), by_device.end(), is_here);
+    if (found == by_device.end()) found = by_device.insert(by_device.end(), {id, {}});
     found->second.push_back(position);
   }
   std::vector<std::shared_ptr<DeviceStep>> devices;
-  for (const auto& [place, positions] : places) {
-    const DeviceGuard guard(place);
-    const auto is_here = [number = place.number](const auto& device) { return device->place().number == number; };
+  for (const auto& [id, positions] : by_device) {
+    const DeviceGuard guard(id);
+    const auto is_here = [number = id.number](const auto& device) { return device->id().number == number; };
     const auto known = std::find_if(devices_.begin(), devices_.end(), is_here);
-    devices.push_back(known != devices_.end() ? *known : make_device_step(place, records.size()));
-    devices.back()->build(reader_, modifiers_, shape, positions, places.size());
+    devices.push_back(known != devices_.end() ? *known : make_device_step(id, records.size()));
+    devices.back()->build(reader_, modifiers_, shape, positions, by_device.size());
   }
   // What a graph uses must outlive it, and of graphs nothing is known here.
   for (const auto& device : devices_)
@@ -126,16 +126,16 @@ Outcome GpuPlan::step(const Inputs& inputs) {
 }
 
 // torch's; tensors on the CPU, where kernels are emulated or interpreted, have none.
-void* GpuPlan::current_stream(const Place& place) const {
-  return place.device.type == kCuda ? current_work_stream(place.device) : nullptr;
+void* GpuPlan::current_stream(const DeviceId& id) const {
+  return id.device.type == kCuda ? current_work_stream(id.device) : nullptr;
 }
 
 bool GpuPlan::capturing() const {
   if (reader_.records().empty()) return false;
-  const Place place = main_place();
-  if (place.device.type != device_) return false;  // the model was moved
-  const DeviceGuard guard(place);
-  return is_capturing(place, current_stream(place));
+  const DeviceId id = main_id();
+  if (id.device.type != device_) return false;  // the model was moved
+  const DeviceGuard guard(id);
+  return is_capturing(id, current_stream(id));
 }
 
 Outcome GpuPlan::try_step(const Inputs& inputs) {
@@ -172,9 +172,9 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
     rebuild(wanted);
   }
   on_each_device([&](DeviceStep& device) {
-    void* const stream = current_stream(device.place());
+    void* const stream = current_stream(device.id());
     device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), stream,
-                 is_capturing(device.place(), stream));
+                 is_capturing(device.id(), stream));
   });
   told_of_fresh();
 }
@@ -203,9 +203,9 @@ void GpuPlan::told_of_fresh() {
     for (ParameterRecord& record : reader_.records()) record.fresh = false;
 }
 
-// Whether numbers on the device decide about the rows before anything is measured.
+// Whether numbers on the device decide about the coefficients before anything is measured.
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
-  const auto fits = [](const auto& device) { return device->rows_fit(); };
+  const auto fits = [](const auto& device) { return device->coefficients_fit(); };
   const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
                        modifiers_.finds_spikes() || static_cast<bool>(inputs.grad_scale) ||
                        static_cast<bool>(inputs.found_inf);
@@ -252,7 +252,7 @@ bool GpuPlan::refuses_norm(const Inputs& inputs) const {
       nonfinite.call("select", to_python(0), to_python(group)).call("fill_", to_python(false));
   Object refused = nonfinite.call("any");
   if (inputs.found_inf) {
-    const Object found = inputs.found_inf.tensor().call("to", torch_device(main_device().place().device));
+    const Object found = inputs.found_inf.tensor().call("to", torch_device(main_device().id().device));
     refused = refused.call("logical_and", found.call("eq", to_python(0)).call("all"));
   }
   return to_bool(refused.call("item").get());

@@ -42,8 +42,8 @@ class GpuPlan {
   GpuPlan(const std::string& rule, const Names& names, Scope scope, DeviceType device);
 
   // The launcher.
-  virtual std::shared_ptr<DeviceStep> make_device_step(const Place& place, size_t parameters) const = 0;
-  virtual bool is_capturing(const Place& place, void* stream) const = 0;
+  virtual std::shared_ptr<DeviceStep> make_device_step(const DeviceId& id, size_t parameters) const = 0;
+  virtual bool is_capturing(const DeviceId& id, void* stream) const = 0;
   // Steps of one kind run the same kernels. `first`: see launch().
   virtual uint64_t kind_of(const Inputs& inputs, bool first) const = 0;
   // A kernel that has not run yet is compiled first, which no capture outlives.
@@ -57,7 +57,7 @@ class GpuPlan {
   template <class Body>
   void on_each_device(const Body& body) {
     for (const auto& device : devices_) {
-      const DeviceGuard guard(device->place());
+      const DeviceGuard guard(device->id());
       body(*device);
     }
   }
@@ -78,13 +78,13 @@ class GpuPlan {
   std::vector<std::pair<Buffer, Buffer>> counted_numbers() const;
   void move_fresh_flags();
   void told_of_fresh();
-  void* current_stream(const Place& place) const;
+  void* current_stream(const DeviceId& id) const;
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
   bool refuses_norm(const Inputs& inputs) const;
   void commit();
   Buffer rule_clip_factor() const;
-  Place main_place() const;
+  DeviceId main_id() const;
 
   DeviceType device_;
   Modifiers modifiers_;

@@ -57,11 +57,11 @@ Buffer GpuPlan::rule_clip_factor() const {
 std::vector<Object> GpuPlan::unstarted() const {
   std::map<int, Buffer> flags;  // of each device
   if (shape_.fresh)
-    for (const auto& device : devices_) flags[device->place().number] = Buffer(device->fresh().tensor().call("cpu"));
+    for (const auto& device : devices_) flags[device->id().number] = Buffer(device->fresh().tensor().call("cpu"));
   return reader_.list_unstarted([&](const ParameterRecord& record) {
     if (record.fresh) return true;
     if (flags.empty() || record.last_position < 0 || record.replaced) return false;
-    const auto found = flags.find(place_of_object(record.object.get()).number);
+    const auto found = flags.find(device_id_of_object(record.object.get()).number);
     return found != flags.end() && found->second.values<int32_t>()[record.last_position] != 0;
   });
 }

@@ -46,7 +46,7 @@ class Builder {
     DeviceTensor tensor{};
     tensor.numel = record.operands.count;
     tensor.parameter = static_cast<int32_t>(position);
-    tensor.row = row_of(position);
+    tensor.coefficients = coefficients_of(position);
     if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
     tables_.layout_offsets.push_back(record.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
     if (record.layout != nullptr) add_layout(*record.layout, tensor);
@@ -77,15 +77,15 @@ class Builder {
     for (const std::vector<int64_t>& strides : layout.strides) put(strides);
   }
 
-  // The row of coefficients: one for each group, or for each tensor.
-  int32_t row_of(size_t position) {
+  // Which coefficients a tensor has: those of its group, or its own.
+  int32_t coefficients_of(size_t position) {
     const ParameterRecord& record = reader_.records()[position];
     const auto unit = [&](Scope scope) {
       return static_cast<int32_t>(unit_of(scope, record.group, static_cast<int32_t>(position)));
     };
-    if (!shape_.row_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == record.group)
+    if (!shape_.coefficients_per_tensor && !tables_.sources.empty() && tables_.sources.back().group == record.group)
       return static_cast<int32_t>(tables_.sources.size()) - 1;
-    RowSource source{};
+    CoefficientSource source{};
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalar_is_double[i] = record.scalar_is_double[i] ? 1 : 0;
     source.group = record.group;
     source.clip_unit = shape_.clips_norms ? unit(shape_.clip_scope) : -1;

@@ -1,4 +1,4 @@
-// The tables of one device as the host builds them: tensors, chunks, units and rows of coefficients.
+// The tables of one device as the host builds them: tensors, chunks, units and what coefficients are made from.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +17,12 @@ struct Shape {
   bool clips_rows = false;   // a policy keeps rows apart
   bool rule_rows = false;    // the rule does
   Scope clip_scope = Scope::kOptimizer;
-  std::vector<GroupClip> group_clips;  // [groups], or empty where no group has a policy of its own
-  std::vector<unsigned> stages;        // [groups]
-  bool row_per_tensor = false;         // every tensor has coefficients of its own
-  bool fresh = false;                  // the first step with a state differs from later ones
-  bool lookahead = false;              // or WeightEMA
-  bool joint_norm = false;             // all gradients are measured, whatever the policies of groups
+  std::vector<GroupClip> group_clips;    // [groups], or empty where no group has a policy of its own
+  std::vector<unsigned> stages;          // [groups]
+  bool coefficients_per_tensor = false;  // every tensor has coefficients of its own
+  bool fresh = false;                    // the first step with a state differs from later ones
+  bool lookahead = false;                // or WeightEMA
+  bool joint_norm = false;               // all gradients are measured, whatever the policies of groups
   bool operator==(const Shape&) const = default;
 
   bool by_rows() const { return clips_rows || rule_rows; }
@@ -65,8 +65,8 @@ struct HostTables {
   std::vector<DeviceChunk> chunks;      // by run
   std::vector<DeviceRowChunk> row_chunks;
   std::vector<DeviceLongRow> long_rows;
-  std::vector<RowSource> sources;   // [rows of coefficients]
-  std::vector<int32_t> clip_units;  // [units + 1], see UnitSums::unit_chunks
+  std::vector<CoefficientSource> sources;  // [sets of coefficients]
+  std::vector<int32_t> clip_units;         // [units + 1], see UnitSums::unit_chunks
   std::vector<int32_t> rule_units;
   std::vector<int32_t> row_unit;  // of a pass by rows: one unit
   std::vector<Run> runs;

@@ -26,7 +26,7 @@ Layout elements() {
   const Partial partial{};
   return {
       {"TENSOR_NUMEL", place(tensor, tensor.numel)},
-      {"TENSOR_ROW", place(tensor, tensor.row)},
+      {"TENSOR_COEFFICIENTS", place(tensor, tensor.coefficients)},
       {"TENSOR_PARAMETER", place(tensor, tensor.parameter)},
       {"TENSOR_DIMENSIONS", place(tensor, tensor.dimensions)},
       {"TENSOR_SUM_IS_DOUBLE", place(tensor, tensor.sum_is_double)},
@@ -61,27 +61,27 @@ Layout elements() {
 }
 
 Layout coefficients() {
-  const Row row{};
-  const RowSource source{};
+  const Coefficients set{};
+  const CoefficientSource source{};
   const GroupNumbers group{};
   const StepNumbers step{};
   const GroupClip clip{};
   const Modifiers policy{};
   return {
-      {"ROW_GRADIENT_SCALE", place(row, row.pipeline.gradient_scale)},
-      {"ROW_VALUE_LIMIT", place(row, row.pipeline.value_limit)},
-      {"ROW_NOISE_SCALE", place(row, row.pipeline.noise_scale)},
-      {"ROW_WEIGHT_DECAY", place(row, row.pipeline.weight_decay)},
-      {"ROW_SHRINK", place(row, row.pipeline.shrink)},
-      {"ROW_RULE", place(row, row.rule[0])},
-      {"ROW_WORDS", whole<Row>()},
+      {"COEFFICIENTS_GRADIENT_SCALE", place(set, set.pipeline.gradient_scale)},
+      {"COEFFICIENTS_VALUE_LIMIT", place(set, set.pipeline.value_limit)},
+      {"COEFFICIENTS_NOISE_SCALE", place(set, set.pipeline.noise_scale)},
+      {"COEFFICIENTS_WEIGHT_DECAY", place(set, set.pipeline.weight_decay)},
+      {"COEFFICIENTS_SHRINK", place(set, set.pipeline.shrink)},
+      {"COEFFICIENTS_RULE", place(set, set.rule[0])},
+      {"COEFFICIENTS_WORDS", whole<Coefficients>()},
       {"SOURCE_SCALAR", place(source, source.scalars[0])},
       {"SOURCE_IS_DOUBLE", place(source, source.scalar_is_double[0])},
       {"SOURCE_GROUP", place(source, source.group)},
       {"SOURCE_CLIP_UNIT", place(source, source.clip_unit)},
       {"SOURCE_RULE_UNIT", place(source, source.rule_unit)},
       {"SOURCE_FRESH", place(source, source.fresh)},
-      {"SOURCE_WORDS", whole<RowSource>()},
+      {"SOURCE_WORDS", whole<CoefficientSource>()},
       {"GROUP_WEIGHT_DECAY", place(group, group.weight_decay)},
       {"GROUP_DECOUPLED", place(group, group.decoupled)},
       {"GROUP_MAXIMIZE", place(group, group.maximize)},
@@ -141,11 +141,11 @@ Layout finishes() {
       {"PLACE_BLOCKS_DONE", place(both, both.blocks_done)},
       {"PLACE_BLOCKS", place(both, both.blocks)},
       {"PLACE_POLICY", place(both, both.modifiers.clip)},
-      {"PLACE_ROW_COUNT", place(both, both.rows.row_count)},
-      {"PLACE_SOURCES", place(both, both.rows.sources)},
-      {"PLACE_ROWS", place(both, both.rows.rows)},
-      {"PLACE_FRESH", place(both, both.rows.fresh)},
-      {"PLACE_GROUPS", place(both, both.rows.groups)},
+      {"PLACE_COEFFICIENTS_COUNT", place(both, both.coefficients.count)},
+      {"PLACE_SOURCES", place(both, both.coefficients.sources)},
+      {"PLACE_COEFFICIENTS", place(both, both.coefficients.sets)},
+      {"PLACE_FRESH", place(both, both.coefficients.fresh)},
+      {"PLACE_GROUPS", place(both, both.coefficients.groups)},
       {"PLACE_GROUP_CLIPS", place(step, step.group_clips)},
       {"PLACE_NORM_COUNT", place(step, step.norm_count)},
       {"PLACE_NORM_MEAN", place(step, step.norm_mean)},

@@ -22,8 +22,8 @@ Buffer readable(const Buffer& loss) {
 
 }  // namespace
 
-DeviceStep::DeviceStep(Place place, const RuleEntry& rule, size_t parameters, const Object& make_launcher)
-    : torchclip::DeviceStep(place, rule, parameters), launcher_(make_launcher(torch_device(place.device))) {}
+DeviceStep::DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters, const Object& make_launcher)
+    : torchclip::DeviceStep(id, rule, parameters), launcher_(make_launcher(torch_device(id.device))) {}
 
 Cutting DeviceStep::cutting() const {
   return {to_int(launcher_.attribute("piece_bytes").get()), kRowsTogether, /*by_access=*/true};
@@ -52,7 +52,7 @@ uint32_t DeviceStep::direction_blocks() const {
 // Through page-locked memory, so that a graph can capture it: a captured upload writes the same numbers at every
 // replay.
 void DeviceStep::upload(const Buffer& memory, Extent extent, const void* from) {
-  if (place_.device.is_cpu()) {
+  if (id_.device.is_cpu()) {
     std::memcpy(memory.values<char>() + extent.offset, from, static_cast<size_t>(extent.bytes));
     return;
   }
@@ -92,8 +92,8 @@ void DeviceStep::placed() {
                                    table(finish_table_, "int64"),
                                    table(finish_rule_table_, "int64"),
                                    table(draws_, "int64"),
-                                   table(host_rows_, "float64"),
-                                   scratch_table(rows_),
+                                   table(host_coefficients_, "float64"),
+                                   scratch_table(coefficients_),
                                    scratch_table(partials_),
                                    scratch_table(numbers_),
                                    factors(shape_.clips_rows, row_gradient_factors_),
@@ -169,8 +169,8 @@ void DeviceStep::launch(bool measures, bool first, bool& written) {
   written = true;
 }
 
-bool Plan::is_capturing(const Place& place, void*) const {
-  if (place.device.is_cpu()) return false;
+bool Plan::is_capturing(const DeviceId& id, void*) const {
+  if (id.device.is_cpu()) return false;
   static PyObject* const get = kept_attribute("torch.cuda", "is_current_stream_capturing");
   return to_bool(Object::borrow(get)().get());
 }
@@ -188,7 +188,7 @@ void Plan::launch(bool measures, bool first) {
                              " devices, and the triton backend updates those of one device: move the model, or choose "
                              "backend=\"cuda\"");
   DeviceStep& device = static_cast<DeviceStep&>(main_device());
-  const DeviceGuard guard(device.place());
+  const DeviceGuard guard(device.id());
   device.launch(measures, first, written_);
 }
 

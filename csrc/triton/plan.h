@@ -9,7 +9,7 @@ namespace torchclip::triton {
 class DeviceStep final : public torchclip::DeviceStep {
  public:
   // `make_launcher(device)`: what launches the kernels over this memory.
-  DeviceStep(Place place, const RuleEntry& rule, size_t parameters, const Object& make_launcher);
+  DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters, const Object& make_launcher);
 
   // All launches of a step, see GpuPlan::launch().
   void launch(bool measures, bool first, bool& written);
@@ -48,10 +48,10 @@ class Plan final : public GpuPlan {
       : GpuPlan(rule, names, scope, device_type(device)), make_launcher_(std::move(make_launcher)) {}
 
  private:
-  std::shared_ptr<torchclip::DeviceStep> make_device_step(const Place& place, size_t parameters) const override {
-    return std::make_shared<DeviceStep>(place, rule_, parameters, make_launcher_);
+  std::shared_ptr<torchclip::DeviceStep> make_device_step(const DeviceId& id, size_t parameters) const override {
+    return std::make_shared<DeviceStep>(id, rule_, parameters, make_launcher_);
   }
-  bool is_capturing(const Place& place, void* stream) const override;
+  bool is_capturing(const DeviceId& id, void* stream) const override;
   uint64_t kind_of(const Inputs& inputs, bool first) const override;
   bool compiles_kernels() const override { return true; }
   void launch(bool measures, bool first) override;

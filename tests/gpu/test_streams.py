@@ -153,7 +153,7 @@ def test_a_model_that_moves_to_the_gpu_takes_its_optimizer_along() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_many_rows_are_made_of_one_step(name: str) -> None:
-    """A row of coefficients for each tensor, by many threads; the number of the step is written by one of them."""
+    """Coefficients for each tensor, by many threads; the number of the step is written by one of them."""
     options = {"extensions": (torchclip.GradientNoise(eta=0.1),), "step_size": torchclip.AdaLossStep()}
     params, copies = parameters(((33,),) * 300), parameters(((33,),) * 300)
     ours, theirs = made(name, params, **options), made(name, copies, **options, backend="reference")

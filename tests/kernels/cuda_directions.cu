@@ -15,25 +15,26 @@ struct Workload {
   double gradient[3] = {}, direction[3] = {};  // sums of squares
 };
 
-Row row_of(double weight_decay, double momentum) {
-  Row row{};
-  row.pipeline = {-1.0, INFINITY, 0.0, weight_decay, 1.0};
-  row.rule[0] = momentum;
-  row.rule[1] = momentum == 0 ? 1.0 : 1 - momentum;
-  return row;
+Coefficients test_coefficients(double weight_decay, double momentum) {
+  Coefficients coefficients{};
+  coefficients.pipeline = {-1.0, INFINITY, 0.0, weight_decay, 1.0};
+  coefficients.rule[0] = momentum;
+  coefficients.rule[1] = momentum == 0 ? 1.0 : 1 - momentum;
+  return coefficients;
 }
 
 template <class T, class S>
-Workload make_workload(const Row& row, bool has_momentum) {
+Workload make_workload(const Coefficients& coefficients, bool has_momentum) {
   std::mt19937 generator(5);
   Workload work;
   std::vector<int32_t> units;
   for (const int64_t numel : {1, 1024, 3000, 9, 5000}) {
     const int32_t unit = work.tensors.size() < 3 ? 0 : 2;
-    const DirectionTensor tensor = add_tensor<T, S>(generator, numel, row, has_momentum, work.tensors, work.gradients);
+    const DirectionTensor tensor =
+        add_tensor<T, S>(generator, numel, coefficients, has_momentum, work.tensors, work.gradients);
     work.gradient[unit] += sum_of_squares(tensor.seen);
     work.direction[unit] += sum_of_squares(tensor.direction);
-    work.tensors.back().row = unit / 2;
+    work.tensors.back().coefficients = unit / 2;
     units.push_back(unit);
   }
   work.chunks = chunks_of(work.tensors);
@@ -45,7 +46,7 @@ Workload make_workload(const Row& row, bool has_momentum) {
   return work;
 }
 
-// Who makes the pipeline's part of the rows, and how many devices there are.
+// Who makes the pipeline's part of the coefficients, and how many devices there are.
 enum class Around { kAlone, kAfterPolicy, kSkipped, kTwoDevices };
 
 struct Case {
@@ -55,7 +56,8 @@ struct Case {
 };
 
 template <class Rule>
-FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparameters hyperparameters, const Row& row) {
+FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparameters hyperparameters,
+                              const Coefficients& coefficients) {
   FinishRuleArguments finish{};
   finish.sums = {on_device(std::vector<Partial>(work.chunks.size())), on_device(work.unit_chunks), 3, 0, nullptr};
   finish.grad_norm = numbers_on_device(3);
@@ -63,21 +65,21 @@ FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparamete
   finish.clip_factor = numbers_on_device(3);
   finish.counters = numbers_on_device(4, 0.0);
   finish.blocks_done = on_device(std::vector<uint32_t>{0});
-  finish.rows.rule = kPosition<Rule>;
-  finish.rows.row_count = 2;
-  std::vector<RowSource> sources(2);
+  finish.coefficients.rule = kPosition<Rule>;
+  finish.coefficients.count = 2;
+  std::vector<CoefficientSource> sources(2);
   for (int32_t index = 0; index < 2; ++index) {
     sources[static_cast<size_t>(index)].rule_unit = 2 * index;
     sources[static_cast<size_t>(index)].group = index;
     sources[static_cast<size_t>(index)].fresh = -1;
   }
-  finish.rows.sources = on_device(sources);
-  finish.rows.rows = on_device(std::vector<Row>{row, row});
-  finish.rows.inline_groups[0] = group_of_rule<Rule>(hyperparameters, row.pipeline.weight_decay);
-  finish.rows.inline_groups[0].maximize = 1;
-  finish.rows.inline_groups[1] = finish.rows.inline_groups[0];
-  finish.rows.inline_groups[1].hyperparameters[0] = 7;  // what counts is on the device
-  finish.rows.inline_groups[1].lr = on_device(std::vector<float>{0.125f});
+  finish.coefficients.sources = on_device(sources);
+  finish.coefficients.sets = on_device(std::vector<Coefficients>{coefficients, coefficients});
+  finish.coefficients.inline_groups[0] = group_of_rule<Rule>(hyperparameters, coefficients.pipeline.weight_decay);
+  finish.coefficients.inline_groups[0].maximize = 1;
+  finish.coefficients.inline_groups[1] = finish.coefficients.inline_groups[0];
+  finish.coefficients.inline_groups[1].hyperparameters[0] = 7;  // what counts is on the device
+  finish.coefficients.inline_groups[1].lr = on_device(std::vector<float>{0.125f});
   if (!Rule::kSumsNorms) return finish;
   // The second unit has no sum anywhere; the third one's is a float.
   finish.rule_sums =
@@ -87,10 +89,11 @@ FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparamete
 }
 
 template <class Rule>
-void expect_results(const Workload& work, const FinishRuleArguments& finish, const Row& before, const Case& test) {
+void expect_results(const Workload& work, const FinishRuleArguments& finish, const Coefficients& before,
+                    const Case& test) {
   const auto gradient = on_host(finish.grad_norm, 3), direction = on_host(finish.direction_norm, 3);
   const auto factors = on_host(finish.clip_factor, 3);
-  const std::vector<Row> rows = on_host(finish.rows.rows, 2);
+  const std::vector<Coefficients> sets = on_host(finish.coefficients.sets, 2);
   const bool skips = test.around == Around::kSkipped;
   bool clips = false;
   for (const int unit : {0, 1, 2}) {
@@ -99,7 +102,7 @@ void expect_results(const Workload& work, const FinishRuleArguments& finish, con
                      unit);
     if (unit == 1) continue;
     typename Rule::Hyperparameters hyperparameters;
-    std::memcpy(&hyperparameters, finish.rows.inline_groups[unit / 2].hyperparameters, sizeof(hyperparameters));
+    std::memcpy(&hyperparameters, finish.coefficients.inline_groups[unit / 2].hyperparameters, sizeof(hyperparameters));
     if (unit == 2) hyperparameters.lr = 0.125;
     DirectionNorms norms{gradient[unit], direction[unit]};
     if constexpr (Rule::kSumsNorms) {
@@ -111,11 +114,11 @@ void expect_results(const Workload& work, const FinishRuleArguments& finish, con
       TORCHCLIP_EXPECT(near(factors[unit], 1 / std::sqrt(old + work.gradient[unit])), "root %d", unit);
     }
     const auto wanted = Rule::coefficients(hyperparameters, nullptr, false, norms);
-    const Row& row = rows[static_cast<size_t>(unit / 2)];
-    TORCHCLIP_EXPECT(std::memcmp(&wanted, row.rule, sizeof(wanted)) == 0, "%s: coefficients of unit %d", Rule::kName,
-                     unit);
-    TORCHCLIP_EXPECT(std::memcmp(&row.pipeline, &before.pipeline, sizeof(row.pipeline)) == 0, "%s: pipeline",
-                     Rule::kName);
+    const Coefficients& coefficients = sets[static_cast<size_t>(unit / 2)];
+    TORCHCLIP_EXPECT(std::memcmp(&wanted, coefficients.rule, sizeof(wanted)) == 0, "%s: coefficients of unit %d",
+                     Rule::kName, unit);
+    TORCHCLIP_EXPECT(std::memcmp(&coefficients.pipeline, &before.pipeline, sizeof(coefficients.pipeline)) == 0,
+                     "%s: pipeline", Rule::kName);
     TORCHCLIP_EXPECT(factors[unit] == Rule::direction_factor(hyperparameters, norms), "%s: factor", Rule::kName);
     clips = clips || factors[unit] < 1;
   }
@@ -126,10 +129,10 @@ void expect_results(const Workload& work, const FinishRuleArguments& finish, con
 
 template <class Rule, class T, class S>
 void run(DType dtype, DType state, typename Rule::Hyperparameters hyperparameters, const Case& test) {
-  const Row row = row_of(test.decays ? 0.25 : 0.0, test.momentum);
+  const Coefficients coefficients = test_coefficients(test.decays ? 0.25 : 0.0, test.momentum);
   const unsigned slots = test.momentum != 0 ? 1 : 0, stages = test.decays ? kCoupledDecay : 0u;
-  const Workload work = make_workload<T, S>(row, test.momentum != 0);
-  FinishRuleArguments finish = finish_of<Rule>(work, hyperparameters, row);
+  const Workload work = make_workload<T, S>(coefficients, test.momentum != 0);
+  FinishRuleArguments finish = finish_of<Rule>(work, hyperparameters, coefficients);
   PassArguments arguments{};
   arguments.tensors = on_device(work.tensors);
   arguments.chunks = on_device(work.chunks);
@@ -137,9 +140,9 @@ void run(DType dtype, DType state, typename Rule::Hyperparameters hyperparameter
   arguments.partials = const_cast<Partial*>(finish.sums.partials);
   arguments.stages = stages;
   set_gradients(arguments, work.gradients, test.decays);
-  set_rows(arguments, {row, row}, test.decays);
+  set_coefficients(arguments, {coefficients, coefficients}, test.decays);
   if (test.around == Around::kAlone) {
-    finish.rows.rows = on_device(std::vector<Row>(2));
+    finish.coefficients.sets = on_device(std::vector<Coefficients>(2));
   } else {
     const int32_t skip = test.around == Around::kSkipped ? 1 : 0;
     arguments.numbers = finish.numbers = on_device(std::vector<StepNumbers>{{1, skip, 0}});
@@ -155,7 +158,7 @@ void run(DType dtype, DType state, typename Rule::Hyperparameters hyperparameter
   }
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   TORCHCLIP_EXPECT(number(finish.blocks_done) == 0, "blocks_done");
-  expect_results<Rule>(work, finish, row, test);
+  expect_results<Rule>(work, finish, coefficients, test);
 }
 
 template <class T, class S>

@@ -1,10 +1,10 @@
-// Run by test_cuda_passes.py: the finish alone, which makes the rows of every rule from numbers on the device,
+// Run by test_cuda_passes.py: the finish alone, which makes the coefficients of every rule from numbers on the device,
 // and uploads. Prints what differs; exits with 0 when nothing does.
 #include <numeric>
 
 #include "cuda_finish_check.h"
 #include "cuda_rule_check.h"
-#include "rows.h"
+#include "make_coefficients.h"
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 #include "emulator/control.h"
 #endif
@@ -12,7 +12,7 @@
 namespace torchclip::cuda {
 namespace {
 
-constexpr size_t kRows = 3;
+constexpr size_t kSets = 3;
 constexpr double kStep = 7;  // taken before
 
 struct Case {
@@ -25,32 +25,32 @@ constexpr Case kCases[] = {{"plain", false, 0, 0}, {"in_memory", true, 0, 4}, {"
 
 // Numbers of state of three parameters, of which the middle one keeps them in double and has just been made.
 struct State {
-  std::vector<RowSource> sources;
-  double before[kRows][kMaxScalars] = {};
+  std::vector<CoefficientSource> sources;
+  double before[kSets][kMaxScalars] = {};
   int32_t* fresh = on_device(std::vector<int32_t>{0, 1, 1, 1});
 
   template <class Rule>
   static State of() {
     State state;
-    state.sources.resize(kRows);
-    for (size_t row = 0; row < kRows; ++row) {
-      RowSource& source = state.sources[row];
-      source.group = row == 2 ? 1 : 0;
+    state.sources.resize(kSets);
+    for (size_t set = 0; set < kSets; ++set) {
+      CoefficientSource& source = state.sources[set];
+      source.group = set == 2 ? 1 : 0;
       source.clip_unit = source.rule_unit = -1;
-      source.fresh = row == 2 ? -1 : static_cast<int32_t>(row);
+      source.fresh = set == 2 ? -1 : static_cast<int32_t>(set);
       for (size_t i = 0; i < Rule::kScalars; ++i) {
-        double& value = state.before[row][i] = i == 0 ? 2.0 * static_cast<double>(row) : 0.5;  // the first counts steps
-        source.scalar_is_double[i] = row == 1 ? 1 : 0;
-        source.scalars[i] = row == 1 ? static_cast<void*>(on_device(std::vector<double>{value}))
+        double& value = state.before[set][i] = i == 0 ? 2.0 * static_cast<double>(set) : 0.5;  // the first counts steps
+        source.scalar_is_double[i] = set == 1 ? 1 : 0;
+        source.scalars[i] = set == 1 ? static_cast<void*>(on_device(std::vector<double>{value}))
                                      : on_device(std::vector<float>{static_cast<float>(value)});
       }
     }
     return state;
   }
 
-  double scalar(size_t row, size_t i) const {
-    void* const place = sources[row].scalars[i];
-    return row == 1 ? number(static_cast<double*>(place)) : number(static_cast<float*>(place));
+  double scalar(size_t set, size_t i) const {
+    void* const place = sources[set].scalars[i];
+    return set == 1 ? number(static_cast<double*>(place)) : number(static_cast<float*>(place));
   }
 };
 
@@ -76,25 +76,26 @@ Modifiers modifiers_of(const Case& test) {
   return modifiers;
 }
 
-// One row of coefficients, and what is left of the parameter's numbers of state.
+// One set of coefficients, and what is left of the parameter's numbers of state.
 template <class Rule>
-void expect_row(size_t row, const Row& made, const State& state, typename Rule::Hyperparameters hyperparameters,
-                double step_size, const Case& test) {
-  const bool second = state.sources[row].group == 1;
+void expect_set(size_t set, const Coefficients& made, const State& state,
+                typename Rule::Hyperparameters hyperparameters, double step_size, const Case& test) {
+  const bool second = state.sources[set].group == 1;
   if (second) hyperparameters.lr = 0.03125;
-  Row wanted = make_row(hyperparameters.lr, 0.0625, second, second, modifiers_of(test), kStep + 1, 0.125);
+  Coefficients wanted =
+      make_coefficients(hyperparameters.lr, 0.0625, second, second, modifiers_of(test), kStep + 1, 0.125);
   wanted.pipeline.gradient_scale *= step_size;
   wanted.pipeline.value_limit *= step_size;
   double scalars[kMaxScalars];
-  std::copy(state.before[row], state.before[row] + kMaxScalars, scalars);
-  const auto coefficients = Rule::coefficients(hyperparameters, scalars, row == 1, DirectionNorms{});
+  std::copy(state.before[set], state.before[set] + kMaxScalars, scalars);
+  const auto coefficients = Rule::coefficients(hyperparameters, scalars, set == 1, DirectionNorms{});
   TORCHCLIP_EXPECT(std::memcmp(&made.pipeline, &wanted.pipeline, sizeof(wanted.pipeline)) == 0 &&
                        std::memcmp(made.rule, &coefficients, sizeof(coefficients)) == 0,
-                   "%s %s: row %zu", Rule::kName, test.name, row);
+                   "%s %s: set %zu", Rule::kName, test.name, set);
   for (size_t i = 0; i < Rule::kScalars; ++i) {
-    const double value = test.found_inf != 0 ? state.before[row][i] : scalars[i];
-    TORCHCLIP_EXPECT(state.scalar(row, i) == (row == 1 ? value : static_cast<float>(value)), "%s %s: scalar %zu of %zu",
-                     Rule::kName, test.name, i, row);
+    const double value = test.found_inf != 0 ? state.before[set][i] : scalars[i];
+    TORCHCLIP_EXPECT(state.scalar(set, i) == (set == 1 ? value : static_cast<float>(value)), "%s %s: scalar %zu of %zu",
+                     Rule::kName, test.name, i, set);
   }
 }
 
@@ -106,11 +107,11 @@ void run(typename Rule::Hyperparameters hyperparameters, const Case& test) {
   FinishArguments finish = finish_with(modifiers_of(test), numbers);
   const State state = State::of<Rule>();
   const std::vector<GroupNumbers> groups = groups_of<Rule>(hyperparameters);
-  finish.rows.rule = kPosition<Rule>;
-  make_rows_from(finish, state.sources);
-  finish.rows.fresh = state.fresh;
-  if (test.in_memory) finish.rows.groups = on_device(groups);
-  if (!test.in_memory) std::copy(groups.begin(), groups.end(), finish.rows.inline_groups);
+  finish.coefficients.rule = kPosition<Rule>;
+  make_coefficients_from(finish, state.sources);
+  finish.coefficients.fresh = state.fresh;
+  if (test.in_memory) finish.coefficients.groups = on_device(groups);
+  if (!test.in_memory) std::copy(groups.begin(), groups.end(), finish.coefficients.inline_groups);
   launch_finish(finish, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   const bool skips = test.found_inf != 0;
@@ -123,8 +124,8 @@ void run(typename Rule::Hyperparameters hyperparameters, const Case& test) {
   TORCHCLIP_EXPECT(step_size == 1.0 / std::sqrt(4 + 1.5), "%s %s: step size", Rule::kName, test.name);
   const std::vector<int32_t> fresh = skips ? std::vector<int32_t>{0, 1, 1, 1} : std::vector<int32_t>{0, 0, 1, 1};
   TORCHCLIP_EXPECT(same_bits(on_host(state.fresh, 4), fresh), "%s %s: fresh", Rule::kName, test.name);
-  const std::vector<Row> rows = on_host(finish.rows.rows, kRows);
-  for (size_t row = 0; row < kRows; ++row) expect_row<Rule>(row, rows[row], state, hyperparameters, step_size, test);
+  const std::vector<Coefficients> sets = on_host(finish.coefficients.sets, kSets);
+  for (size_t set = 0; set < kSets; ++set) expect_set<Rule>(set, sets[set], state, hyperparameters, step_size, test);
 }
 
 void run_rules(const Case& test) {

@@ -39,7 +39,7 @@ inline FinishArguments finish_with(const Modifiers& modifiers, const Numbers& nu
   finish.found_inf = numbers.found_inf;
   finish.numbers = numbers.numbers;
   finish.blocks_done = numbers.blocks_done;
-  finish.makes_rows = 1;
+  finish.fills_coefficients = 1;
   finish.modifiers = modifiers;
   return finish;
 }
@@ -54,11 +54,11 @@ inline void measure_units(FinishArguments& finish, const std::vector<int32_t>& u
 }
 
 // Rows of coefficients to be made from these.
-inline void make_rows_from(FinishArguments& finish, const std::vector<RowSource>& sources) {
-  finish.rows.row_count = static_cast<int32_t>(sources.size());
-  finish.rows.sources = on_device(sources);
-  finish.rows.rows = on_device(std::vector<Row>(sources.size()));
-  finish.rows.next_scalars = numbers_on_device(sources.size() * kMaxScalars);
+inline void make_coefficients_from(FinishArguments& finish, const std::vector<CoefficientSource>& sources) {
+  finish.coefficients.count = static_cast<int32_t>(sources.size());
+  finish.coefficients.sources = on_device(sources);
+  finish.coefficients.sets = on_device(std::vector<Coefficients>(sources.size()));
+  finish.coefficients.next_scalars = numbers_on_device(sources.size() * kMaxScalars);
 }
 
 }  // namespace torchclip::cuda

@@ -44,14 +44,14 @@ struct Workload {
     std::mt19937 generator(3);
     for (const int64_t numel : {1, 7, 1024, 0, 5000, 70'001}) add<float>(generator, numel, numel % 3, size);
     for (const int64_t numel : {3, 33, 2049}) add<BFloat16>(generator, numel, numel % 5, size);
-    for (size_t index = 0; index < tensors.size(); ++index) tensors[index].row = static_cast<int32_t>(index);
+    for (size_t index = 0; index < tensors.size(); ++index) tensors[index].coefficients = static_cast<int32_t>(index);
   }
 };
 constexpr size_t kEmpty = 3;
 
 struct Result {
   std::vector<double> grad_norm, clip_factor;
-  std::vector<Row> rows;
+  std::vector<Coefficients> sets;
   bool skipped;
 };
 
@@ -59,16 +59,16 @@ struct Result {
 enum class Devices { kOne, kTwo };
 
 FinishArguments finish_of(const Workload& work, const Modifiers& modifiers, bool per_tensor, const Numbers& numbers) {
-  std::vector<RowSource> sources(work.tensors.size());
-  for (size_t row = 0; row < sources.size(); ++row) {
-    sources[row].clip_unit = per_tensor ? static_cast<int32_t>(row) : 0;
-    sources[row].fresh = -1;
+  std::vector<CoefficientSource> sources(work.tensors.size());
+  for (size_t set = 0; set < sources.size(); ++set) {
+    sources[set].clip_unit = per_tensor ? static_cast<int32_t>(set) : 0;
+    sources[set].fresh = -1;
   }
   FinishArguments finish = finish_with(modifiers, numbers);
   measure_units(finish, per_tensor ? work.tensor_chunks : std::vector<int32_t>{0, work.tensor_chunks.back()});
-  make_rows_from(finish, sources);
-  finish.rows.inline_groups[0].hyperparameters[0] = 0.5;
-  finish.rows.inline_groups[0].maximize = 1;
+  make_coefficients_from(finish, sources);
+  finish.coefficients.inline_groups[0].hyperparameters[0] = 0.5;
+  finish.coefficients.inline_groups[0].maximize = 1;
   return finish;
 }
 
@@ -88,11 +88,11 @@ Result measure(const Workload& work, const Modifiers& modifiers, bool per_tensor
   const Launchers launchers[] = {find_launchers("sgd", {0, DType::kFloat32, DType::kFloat32, 0, 0}),
                                  find_launchers("sgd", {0, DType::kBFloat16, DType::kBFloat16, 0, 0})};
   uint32_t blocks[2];
-  // The first launch makes the rows, and has a block more for it.
+  // The first launch fills the coefficients, and has a block more for it.
   for (int launch = 0; launch < 2; ++launch)
     finish.blocks += blocks[launch] = launchers[launch].raw_norm.blocks(counts[launch] + (launch == 0 ? 1 : 0));
   for (int launch = 0; launch < 2; ++launch) {
-    finish.makes_rows = launch == 0 ? 1 : 0;
+    finish.fills_coefficients = launch == 0 ? 1 : 0;
     arguments.chunks = chunks + (launch == 0 ? 0 : work.float_chunks);
     arguments.chunk_count = counts[launch];
     launchers[launch].raw_norm.launch(arguments, finish, blocks[launch], nullptr);
@@ -106,7 +106,7 @@ Result measure(const Workload& work, const Modifiers& modifiers, bool per_tensor
   TORCHCLIP_EXPECT(after.step == number(numbers.step) + (after.skip != 0 ? 1 : 0) && after.synchronises == 0,
                    "the step's numbers");
   return {on_host(finish.grad_norm, units), on_host(finish.clip_factor, units),
-          on_host(finish.rows.rows, work.tensors.size()), after.skip != 0};
+          on_host(finish.coefficients.sets, work.tensors.size()), after.skip != 0};
 }
 
 double joint_norm(const Workload& work) {
@@ -126,9 +126,10 @@ void test_scopes() {
     const Result one = measure(work, modifiers, false, {});
     TORCHCLIP_EXPECT(near(one.grad_norm[0], joint), "joint norm %g, wanted %g", one.grad_norm[0], joint);
     TORCHCLIP_EXPECT(one.clip_factor[0] == clip_factor(one.grad_norm[0], joint / 3, smooth), "joint factor");
-    for (const Row& row : one.rows)
-      TORCHCLIP_EXPECT(row.pipeline.gradient_scale == -one.clip_factor[0] && row.pipeline.value_limit == INFINITY,
-                       "row");
+    for (const Coefficients& coefficients : one.sets)
+      TORCHCLIP_EXPECT(
+          coefficients.pipeline.gradient_scale == -one.clip_factor[0] && coefficients.pipeline.value_limit == INFINITY,
+          "coefficients");
     modifiers.limit = 5;
     const Result each = measure(work, modifiers, true, {});
     for (size_t tensor = 0; tensor < work.tensors.size(); ++tensor) {
@@ -136,7 +137,8 @@ void test_scopes() {
       TORCHCLIP_EXPECT(near(each.grad_norm[tensor], std::sqrt(work.sums[tensor])), "norm of tensor %zu", tensor);
       TORCHCLIP_EXPECT(each.clip_factor[tensor] == clip_factor(each.grad_norm[tensor], 5, smooth), "factor %zu",
                        tensor);
-      TORCHCLIP_EXPECT(each.rows[tensor].pipeline.gradient_scale == -each.clip_factor[tensor], "row %zu", tensor);
+      TORCHCLIP_EXPECT(each.sets[tensor].pipeline.gradient_scale == -each.clip_factor[tensor], "coefficients %zu",
+                       tensor);
     }
     TORCHCLIP_EXPECT(each.grad_norm[kEmpty] == 0 && each.clip_factor[kEmpty] == 1, "a unit without partial sums");
     TORCHCLIP_EXPECT(!one.skipped && !each.skipped, "a finite norm skipped the step");
@@ -183,7 +185,7 @@ void test_step_sizes() {
     const double factor = 1.0 / std::sqrt(b_squared);
     const int dtype = static_cast<int>(numbers.loss_dtype);
     TORCHCLIP_EXPECT(number(numbers.lr_scale) == factor, "lr_scale, loss of dtype %d", dtype);
-    TORCHCLIP_EXPECT(result.rows[0].pipeline.gradient_scale == -result.clip_factor[0] * factor, "scaled row");
+    TORCHCLIP_EXPECT(result.sets[0].pipeline.gradient_scale == -result.clip_factor[0] * factor, "scaled coefficients");
     TORCHCLIP_EXPECT(number(numbers.b_squared) == (counts ? 4.0 : b_squared), "b squared");
     TORCHCLIP_EXPECT(number(numbers.step) == 8.0, "step");
     TORCHCLIP_EXPECT(same_bits(on_host(numbers.counters, 2), {1.0, 1.0}), "counters");

@@ -56,8 +56,8 @@ bool same(const Step<Functor, T, S>& a, const Step<Functor, T, S>& b, unsigned s
   return agree && same_bits(on_host(a.arguments.zeros, a.chunks), on_host(b.arguments.zeros, b.chunks));
 }
 
-RowSource only_source(double* scalars) {
-  RowSource source{};
+CoefficientSource only_source(double* scalars) {
+  CoefficientSource source{};
   source.scalars[0] = scalars;
   source.scalars[1] = scalars + 1;
   source.scalar_is_double[0] = source.scalar_is_double[1] = 1;
@@ -80,10 +80,10 @@ auto clipped_step(DType dtype, DType state, typename Rule::Hyperparameters hyper
   FinishArguments finish = finish_with(modifiers, numbers);
   measure_units(finish, step.units);
   finish.sums.partials = step.arguments.partials;
-  finish.rows.rule = kPosition<Rule>;
-  make_rows_from(finish, {only_source(numbers_on_device(2, 2.0))});
-  finish.rows.inline_groups[0] = group_of_rule<Rule>(hyperparameters, 0.0625);
-  step.arguments.rows = finish.rows.rows;
+  finish.coefficients.rule = kPosition<Rule>;
+  make_coefficients_from(finish, {only_source(numbers_on_device(2, 2.0))});
+  finish.coefficients.inline_groups[0] = group_of_rule<Rule>(hyperparameters, 0.0625);
+  step.arguments.coefficients = finish.coefficients.sets;
   step.arguments.numbers = numbers.numbers;
   const Launchers launchers = find_launchers(Rule::kName, {0, dtype, state, Slots, test.stages});
   const auto& norm = launched == Launched::kOnce ? launchers.norm_and_update : launchers.raw_norm;
@@ -118,22 +118,22 @@ auto directed_step(DType dtype, DType state, typename Rule::Hyperparameters hype
   finish.direction_norm = numbers_on_device(1);
   finish.clip_factor = numbers_on_device(1);
   finish.blocks_done = on_device(std::vector<uint32_t>{0});
-  finish.rows.rule = kPosition<Rule>;
-  finish.rows.row_count = 1;
-  finish.rows.sources = on_device(std::vector<RowSource>{only_source(nullptr)});
-  finish.rows.rows = on_device(std::vector<Row>(1));
-  finish.rows.inline_groups[0] = group_of_rule<Rule>(hyperparameters, 0.0625);
-  Row row{};
-  row.pipeline = {1, INFINITY, 0, 0.0625, 1};
-  row.rule[0] = hyperparameters.momentum;
-  row.rule[1] = 1 - hyperparameters.momentum;
-  set_rows(step.arguments, {row}, false);
+  finish.coefficients.rule = kPosition<Rule>;
+  finish.coefficients.count = 1;
+  finish.coefficients.sources = on_device(std::vector<CoefficientSource>{only_source(nullptr)});
+  finish.coefficients.sets = on_device(std::vector<Coefficients>(1));
+  finish.coefficients.inline_groups[0] = group_of_rule<Rule>(hyperparameters, 0.0625);
+  Coefficients coefficients{};
+  coefficients.pipeline = {1, INFINITY, 0, 0.0625, 1};
+  coefficients.rule[0] = hyperparameters.momentum;
+  coefficients.rule[1] = 1 - hyperparameters.momentum;
+  set_coefficients(step.arguments, {coefficients}, false);
   const Launchers launchers = find_launchers(Rule::kName, {0, dtype, state, Slots, test.stages});
   const auto& norm = launched == Launched::kOnce ? launchers.direction_and_update : launchers.direction_norm;
   finish.blocks = norm.blocks(step.arguments.chunk_count);
   norm.launch(step.arguments, finish, finish.blocks, nullptr);
   if (launched == Launched::kTwice) {
-    step.arguments.rows = finish.rows.rows;
+    step.arguments.coefficients = finish.coefficients.sets;
     launchers.update(step.arguments, nullptr);
   }
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

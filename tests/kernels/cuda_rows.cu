@@ -44,14 +44,14 @@ void add_chunks(Workload& work, int32_t tensor, const Shape& shape) {
 }
 
 template <class T, class S>
-Workload make_workload(const Row& row, bool has_momentum) {
+Workload make_workload(const Coefficients& coefficients, bool has_momentum) {
   std::mt19937 generator(11);
   Workload work;
   for (const Shape& shape : kShapes) {
     const int32_t index = static_cast<int32_t>(work.tensors.size());
     const int64_t numel = std::max<int64_t>(shape.count, 1) * shape.inner * shape.outer;
     work.elements.push_back(
-        add_tensor<T, S>(generator, numel, row, has_momentum, work.tensors, work.gradients, index % 3));
+        add_tensor<T, S>(generator, numel, coefficients, has_momentum, work.tensors, work.gradients, index % 3));
     DeviceTensor& tensor = work.tensors.back();
     tensor.rows = {shape.count, shape.count == 0 ? 1 : shape.inner};
     tensor.first_row = work.rows;
@@ -102,7 +102,7 @@ RowSums row_sums_of(const Workload& work, const PassArguments& arguments) {
 // AdaptiveGradientClip.
 template <class T>
 void test_clip(DType dtype) {
-  const Workload work = make_workload<T, T>(Row{}, false);
+  const Workload work = make_workload<T, T>(Coefficients{}, false);
   Modifiers modifiers;
   modifiers.clip = static_cast<double>(ClipKind::kUnit);
   modifiers.limit = 0.9;
@@ -164,12 +164,12 @@ void expect_steps(const Workload& work, const PassArguments& arguments, const Fi
 // AdaGradNorm over rows, alone or behind AdaptiveGradientClip.
 template <class T, class S>
 void test_steps(DType dtype, DType state, double momentum, bool has_factors, bool skips) {
-  Row row{};
-  row.pipeline = {1, INFINITY, 0, 0.25, 1};
-  row.rule[0] = momentum;
-  row.rule[1] = 1 - momentum;
-  if (has_factors) row.pipeline.weight_decay = 0;  // so that a row's factor goes through all of it
-  const Workload work = make_workload<T, S>(row, momentum != 0);
+  Coefficients coefficients{};
+  coefficients.pipeline = {1, INFINITY, 0, 0.25, 1};
+  coefficients.rule[0] = momentum;
+  coefficients.rule[1] = 1 - momentum;
+  if (has_factors) coefficients.pipeline.weight_decay = 0;  // so that a row's factor goes through all of it
+  const Workload work = make_workload<T, S>(coefficients, momentum != 0);
   FinishRuleArguments finish{};
   finish.sums = {on_device(std::vector<Partial>(work.chunks.size())),
                  on_device(std::vector<int32_t>{0, static_cast<int32_t>(work.chunks.size())}), 1, 0, nullptr};
@@ -177,7 +177,7 @@ void test_steps(DType dtype, DType state, double momentum, bool has_factors, boo
   std::vector<double> gradient_factors;
   for (int64_t index = 0; has_factors && index < work.rows; ++index) gradient_factors.push_back(1.0 / (1 + index % 3));
   if (has_factors) arguments.row_gradient_factors = on_device(gradient_factors);
-  set_rows(arguments, {row}, false);
+  set_coefficients(arguments, {coefficients}, false);
   arguments.stages = kCoupledDecay;
   finish.row_sums = row_sums_of(work, arguments);
   finish.grad_norm = numbers_on_device(1);
@@ -186,8 +186,8 @@ void test_steps(DType dtype, DType state, double momentum, bool has_factors, boo
   finish.counters = numbers_on_device(4, 0.0);
   finish.blocks_done = on_device(std::vector<uint32_t>{0});
   if (skips) arguments.numbers = finish.numbers = on_device(std::vector<StepNumbers>{{1, 1, 0}});
-  finish.rows.rule = kPosition<AdaGradNorm>;
-  finish.rows.inline_groups[0] = group_of_rule<AdaGradNorm>({0.1, momentum}, 0.25);
+  finish.coefficients.rule = kPosition<AdaGradNorm>;
+  finish.coefficients.inline_groups[0] = group_of_rule<AdaGradNorm>({0.1, momentum}, 0.25);
   const Bucket bucket{0, dtype, state, momentum != 0 ? 1u : 0u, kCoupledDecay | kRowFactors};
   const auto [launch, blocks] = find_launchers("adagrad_norm", bucket).row_direction_norm;
   finish.blocks = blocks(arguments.chunk_count);
@@ -218,8 +218,8 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   arguments.chunk_count = static_cast<int64_t>(chunks.size());
   arguments.pieces = 1;
   set_gradients(arguments, gradients_of(tensors), false);
-  const Row row = test_row(stages);
-  set_rows(arguments, {row}, false);
+  const Coefficients coefficients = test_coefficients(stages);
+  set_coefficients(arguments, {coefficients}, false);
   arguments.row_gradient_factors = on_device(gradient_factors);
   if constexpr (Functor::kMeasuresDirection) arguments.row_step_factors = on_device(step_factors);
   arguments.numbers = on_device(std::vector<StepNumbers>{{3, 0, 1, kAverageWeight}});
@@ -228,8 +228,8 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
   find_launchers(rule, {0, dtype, state, Slots, stages | kRowFactors}).update(arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   for (auto& tensor : tensors) {
-    const auto row_at = [&](int64_t element) {
-      Row own = row;
+    const auto coefficients_of = [&](int64_t element) {
+      Coefficients own = coefficients;
       if (tensor.device.rows.count == 0) return own;
       const size_t place = static_cast<size_t>(tensor.device.first_row + tensor.device.rows.of(element));
       own.pipeline.gradient_scale *= gradient_factors[place];
@@ -238,7 +238,7 @@ void test_update(const char* rule, DType dtype, DType state, unsigned stages) {
           if ((Functor::kStepCoefficients >> i & 1u) != 0) own.rule[i] *= step_factors[place];
       return own;
     };
-    update_on_host<Slots>(tensor, row_at, arguments, 3, true);
+    update_on_host<Slots>(tensor, coefficients_of, arguments, 3, true);
     TORCHCLIP_EXPECT(agrees(tensor, Slots), "%s dtypes %d %d: tensor %d differs", rule, static_cast<int>(dtype),
                      static_cast<int>(state), tensor.device.parameter);
   }

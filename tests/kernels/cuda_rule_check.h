@@ -16,7 +16,7 @@ struct DirectionTensor {
 
 // What a rule with momentum makes of the gradients; everything dense.
 template <class T, class S>
-DirectionTensor add_tensor(std::mt19937& generator, int64_t numel, const Row& row, bool has_momentum,
+DirectionTensor add_tensor(std::mt19937& generator, int64_t numel, const Coefficients& coefficients, bool has_momentum,
                            std::vector<DeviceTensor>& tensors, std::vector<const void*>& gradients,
                            int64_t offset = 0) {
   using C = ComputeType<T>;
@@ -24,13 +24,14 @@ DirectionTensor add_tensor(std::mt19937& generator, int64_t numel, const Row& ro
   std::vector<T> parameter, gradient;
   std::vector<S> momentum_buffer;
   DirectionTensor sums;
-  const auto pipeline = narrow<C>(row.pipeline);
+  const auto pipeline = narrow<C>(coefficients.pipeline);
   for (int64_t i = 0; i < numel; ++i) {
     parameter.push_back(store<T>(static_cast<C>(uniform(generator))));
     gradient.push_back(store<T>(static_cast<C>(uniform(generator))));
     momentum_buffer.push_back(store<S>(static_cast<C>(uniform(generator))));
     const C seen = load(gradient.back()) * pipeline.gradient_scale + pipeline.weight_decay * load(parameter.back());
-    const C averaged = static_cast<C>(row.rule[0]) * load(momentum_buffer.back()) + static_cast<C>(row.rule[1]) * seen;
+    const C averaged = static_cast<C>(coefficients.rule[0]) * load(momentum_buffer.back()) +
+                       static_cast<C>(coefficients.rule[1]) * seen;
     sums.gradient.push_back(static_cast<double>(load(gradient.back())));
     sums.weight.push_back(static_cast<double>(load(parameter.back())));
     sums.seen.push_back(static_cast<double>(seen));

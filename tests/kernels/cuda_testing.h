@@ -126,11 +126,11 @@ inline void set_gradients(PassArguments& arguments, const std::vector<const void
   }
 }
 
-inline void set_rows(PassArguments& arguments, const std::vector<Row>& rows, bool in_memory) {
-  if (in_memory || rows.size() > kInlineRows) {
-    arguments.rows = on_device(rows);
+inline void set_coefficients(PassArguments& arguments, const std::vector<Coefficients>& sets, bool in_memory) {
+  if (in_memory || sets.size() > kInlineCoefficients) {
+    arguments.coefficients = on_device(sets);
   } else {
-    std::copy(rows.begin(), rows.end(), arguments.inline_rows);
+    std::copy(sets.begin(), sets.end(), arguments.inline_coefficients);
   }
 }
 

@@ -80,19 +80,19 @@ struct TestTensor {
   }
 };
 
-template <unsigned Slots, class Functor, class T, class S, class RowAt>
-void update_on_host(TestTensor<Functor, T, S>& tensor, const RowAt& row_at, const PassArguments& arguments,
-                    uint32_t step, bool synchronises) {
+template <unsigned Slots, class Functor, class T, class S, class CoefficientsOfElement>
+void update_on_host(TestTensor<Functor, T, S>& tensor, const CoefficientsOfElement& coefficients_of,
+                    const PassArguments& arguments, uint32_t step, bool synchronises) {
   using C = ComputeType<T>;
   for (size_t i = 0; i < tensor.parameter.size(); ++i) {
-    const Row row = row_at(static_cast<int64_t>(i));
+    const Coefficients coefficients = coefficients_of(static_cast<int64_t>(i));
     C state[Functor::kSlots] = {};
     for (int slot = 0; slot < Functor::kSlots; ++slot)
       if ((Slots >> slot & 1u) != 0) state[slot] = load(tensor.state[slot][i]);
     const Draws draws =
         draws_of(arguments, step, static_cast<uint32_t>(tensor.device.parameter), static_cast<int64_t>(i));
     const C value =
-        update<Functor, Slots, kEveryStage>(narrow<C>(row.pipeline), narrow_rule<Functor, C>(row),
+        update<Functor, Slots, kEveryStage>(narrow<C>(coefficients.pipeline), narrow_rule<Functor, C>(coefficients),
                                             load(tensor.parameter[i]), load(tensor.gradient[i]), draws, state);
     tensor.parameter[i] = store<T>(value);
     for (int slot = 0; slot < Functor::kSlots; ++slot)
@@ -150,13 +150,14 @@ std::vector<const void*> gradients_of(const std::vector<TestTensor<Functor, T, S
 }
 
 // Coefficients that move every functor visibly and keep its denominators away from 0.
-inline Row test_row(unsigned stages) {
-  Row row{};
-  row.pipeline = {-0.5, (stages & kValueClip) != 0 ? 0.25 : INFINITY, (stages & kGradientNoise) != 0 ? 0.125 : 0.0,
-                  (stages & kCoupledDecay) != 0 ? 0.0625 : 0.0, 0.75};
+inline Coefficients test_coefficients(unsigned stages) {
+  Coefficients coefficients{};
+  coefficients.pipeline = {-0.5, (stages & kValueClip) != 0 ? 0.25 : INFINITY,
+                           (stages & kGradientNoise) != 0 ? 0.125 : 0.0, (stages & kCoupledDecay) != 0 ? 0.0625 : 0.0,
+                           0.75};
   const double rule[kMaxCoefficients] = {0.875, 0.125, 0.75, 0.25, 0.5, 0.0625, 0.5, 0.25};
-  std::copy(rule, rule + kMaxCoefficients, row.rule);
-  return row;
+  std::copy(rule, rule + kMaxCoefficients, coefficients.rule);
+  return coefficients;
 }
 
 }  // namespace torchclip::cuda

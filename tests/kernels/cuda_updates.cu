@@ -13,7 +13,7 @@ struct Case {
   const char* name;
   unsigned stages;
   bool synchronises;
-  bool in_memory;  // the tables of gradients and rows
+  bool in_memory;  // the tables of gradients and coefficients
 };
 constexpr Case kCases[] = {{"plain", 0, false, false},
                            {"decay", kCoupledDecay, false, true},
@@ -31,13 +31,13 @@ void run_case(const char* rule, DType parameter, DType state, const Case& test) 
   tensors.emplace_back(generator, kLongChunk + kLongChunk / 3 * 2 + 5, 1, true, Slots, 99);
   const std::vector<DeviceTensor> table = table_of(tensors);
   const std::vector<DeviceChunk> chunks = chunks_of(table, kLongChunk);
-  const Row row = test_row(test.stages);
+  const Coefficients coefficients = test_coefficients(test.stages);
   PassArguments arguments{};
   arguments.tensors = on_device(table);
   arguments.chunks = on_device(chunks);
   arguments.chunk_count = static_cast<int64_t>(chunks.size());
   set_gradients(arguments, gradients_of(tensors), test.in_memory);
-  set_rows(arguments, {row}, test.in_memory);
+  set_coefficients(arguments, {coefficients}, test.in_memory);
   arguments.pieces = static_cast<int32_t>((kLongChunk * static_cast<int64_t>(sizeof(T)) - 1) / kPieceBytes + 1);
   const size_t pieces = chunks.size() * static_cast<size_t>(arguments.pieces);
   arguments.zeros = on_device(std::vector<int64_t>(pieces));
@@ -50,7 +50,7 @@ void run_case(const char* rule, DType parameter, DType state, const Case& test) 
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   int64_t zeros = 0, zeros_seen = 0;
   for (auto& tensor : tensors) {
-    update_on_host<Slots>(tensor, [&](int64_t) { return row; }, arguments, kStep, test.synchronises);
+    update_on_host<Slots>(tensor, [&](int64_t) { return coefficients; }, arguments, kStep, test.synchronises);
     TORCHCLIP_EXPECT(agrees(tensor, Slots), "%s %s slots %u dtypes %d %d: tensor %d of %zu elements differs", rule,
                      test.name, Slots, static_cast<int>(parameter), static_cast<int>(state), tensor.device.parameter,
                      tensor.parameter.size());
@@ -74,7 +74,7 @@ void run_skipped() {
   arguments.chunks = on_device(chunks);
   arguments.chunk_count = static_cast<int64_t>(chunks.size());
   set_gradients(arguments, gradients_of(tensors), false);
-  set_rows(arguments, {test_row(0)}, false);
+  set_coefficients(arguments, {test_coefficients(0)}, false);
   arguments.numbers = on_device(std::vector<StepNumbers>{{kStep, 1, 1}});
   find_launchers("adam", {0, DType::kFloat32, DType::kFloat32, 3, 0}).update(arguments, nullptr);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

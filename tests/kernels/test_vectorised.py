@@ -36,7 +36,7 @@ def test_loops_of_every_functor(types: str, tmp_path: Path) -> None:
     lines = ["#include <iterator>", '#include "cpu/loops.h"', "namespace torchclip::cpu {"]
     lines += [
         f"template int64_t {loop}<{functor}, *(std::end({functor}::kSlotMasks) - 1), 0, {types}>"
-        f"(const Operands&, const Row&{arguments[loop]});"
+        f"(const Operands&, const Coefficients&{arguments[loop]});"
         for functor in FUNCTORS
         for loop in LOOPS
     ]

@@ -21,7 +21,7 @@ SOURCE = """
 #include "cpu/loops.h"
 #include "cpu/passes.cpp"
 namespace torchclip::cpu {
-template int64_t update_loop<Momentum, 1, 0, float, float>(const Operands&, const Row&);
+template int64_t update_loop<Momentum, 1, 0, float, float>(const Operands&, const Coefficients&);
 }
 """
 

@@ -72,7 +72,7 @@ class Read:
     changed: bool  # the tables are other ones than in the step before
     tensors: Tensor  # int64 [tensors, TENSOR_WORDS]
     gradients: Tensor  # int64 [tensors], addresses
-    sources: Tensor  # int64 [rows of coefficients, SOURCE_WORDS]
+    sources: Tensor  # int64 [sets of coefficients, SOURCE_WORDS]
     groups: Tensor  # float64 [groups, GROUP_WORDS]
     chunks: Tensor  # int64 [chunks, CHUNK_WORDS]
     runs: list[RunTables]
@@ -151,12 +151,12 @@ class Reader:
         made, self._seen = self._recorder.placed != self._seen, self._recorder.placed
         tables = Tables(*self._recorder.tables)
         places, tensors = tables.finish.tolist(), tables.tensors.view(-1, columns.TENSOR_WORDS).clone()
-        rows = tables.finish.view(torch.int32)[columns.PLACE_ROW_COUNT].item()
+        sets = tables.finish.view(torch.int32)[columns.PLACE_COEFFICIENTS_COUNT].item()
         return Read(
             made,
             tensors,
             tables.gradients.clone(),
-            words(places[columns.PLACE_SOURCES], columns.SOURCE_WORDS * rows).view(-1, columns.SOURCE_WORDS),
+            words(places[columns.PLACE_SOURCES], columns.SOURCE_WORDS * sets).view(-1, columns.SOURCE_WORDS),
             words(places[columns.PLACE_GROUPS], columns.GROUP_WORDS * len(groups))
             .view(torch.float64)
             .view(-1, columns.GROUP_WORDS),
@@ -246,7 +246,7 @@ def assert_as_torch_says(read: Read, optimizer: torch.optim.Optimizer) -> None:
     spec, parameters = optimizer.spec, parameters_of(optimizer)
     assert read.positions == [i for i, parameter in enumerate(parameters) if parameter.grad is not None]
     of_groups = [index for index, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    rows = read.number(read.tensors, columns.TENSOR_ROW)
+    sets = read.number(read.tensors, columns.TENSOR_COEFFICIENTS)
     for index, position in enumerate(read.positions):
         parameter, group = parameters[position], of_groups[position]
         operands = operands_of(optimizer, parameter, optimizer.param_groups[group])
@@ -257,7 +257,7 @@ def assert_as_torch_says(read: Read, optimizer: torch.optim.Optimizer) -> None:
         assert (layout is None) == is_one_block(operands)
         if layout is not None:
             assert_layout(layout, operands)
-        source = read.sources[rows[index] : rows[index] + 1]
+        source = read.sources[sets[index] : sets[index] + 1]
         assert read.number(source, columns.SOURCE_GROUP) == [group]
         scalars = [optimizer.state[parameter][scalar.name] for scalar in spec.scalars]
         assert source[0, :2].tolist() == [*(scalar.data_ptr() for scalar in scalars), 0, 0][:2]

@@ -150,10 +150,8 @@ def end_of(variant: Variant) -> Variant | None:
     constants, pointers = dict(variant.constants), dict(variant.pointers)
     if "finish" not in constants:
         return None
-    kernel = finish_rule.finish_rule_kernel if "rows" in pointers else finish_step.finish_step_kernel
-    if "rows_of_coefficients" in pointers:
-        kernel = finish_rule.finish_rule_kernel
-    constants["by_rows"] = "rows_of_coefficients" in pointers
+    kernel = finish_rule.finish_rule_kernel if "coefficients" in pointers else finish_step.finish_step_kernel
+    constants["by_rows"] = "row_factors" in pointers  # which the end of a clip policy's pass does not ask
     return Variant(
         kernel,
         tuple({**dict(variant.options), "num_warps": launcher.FINISH_WARPS}.items()),

@@ -51,8 +51,8 @@ class Tables(NamedTuple):
     finish: Tensor  # FinishArguments
     finish_rule: Tensor  # FinishRuleArguments
     draws: Tensor
-    host_rows: Tensor  # coefficients as they are before any norm is known, float64
-    rows: Tensor  # coefficients, float64
+    host_coefficients: Tensor  # as they are before any norm is known, float64
+    coefficients: Tensor  # float64
     partials: Tensor  # float64
     numbers: Tensor  # StepNumbers, float64
     row_gradient_factors: Tensor | None  # float64
@@ -217,13 +217,13 @@ class Launcher:
         tables, by_rows = self._tables, self._rule_rows
         kernel = row_norms.row_direction_norm_kernel if by_rows else norms.direction_norm_kernel
         factors = (tables.row_step_factors,) if by_rows else ()
-        rows = tables.rows if finished else tables.host_rows
+        coefficients = tables.coefficients if finished else tables.host_coefficients
         numbers = tables.numbers if finished else None
         for run, programs, chunks in self._directions:
             launch(
                 self._compiled, ("direction", run, finished), kernel, programs, self._block.warps, tables.tensors,
-                tables.gradients, chunks, rows, numbers, tables.draws, tables.row_gradient_factors, tables.partials,
-                *factors, tables.finish_rule, run, self._finish_rule,
+                tables.gradients, chunks, coefficients, numbers, tables.draws, tables.row_gradient_factors,
+                tables.partials, *factors, tables.finish_rule, run, self._finish_rule,
             )  # fmt: skip
         if not self._directions:
             launch(
@@ -233,15 +233,16 @@ class Launcher:
 
     def _update_pass(self, finished: bool) -> None:
         tables = self._tables
-        rows = tables.rows if finished or self._spec.clips_itself else tables.host_rows
+        made = finished or self._spec.clips_itself
+        coefficients = tables.coefficients if made else tables.host_coefficients
         numbers = tables.numbers if finished else None
         for run, programs, pieces, chunks, zeros in self._updates:
             before, self.has_updated = self.has_updated, True  # before: Ctrl-C may come between any two lines
             try:
                 launch(
                     self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
-                    self._block.warps, tables.tensors, tables.gradients, chunks, rows, numbers, tables.draws,
-                    tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
+                    self._block.warps, tables.tensors, tables.gradients, chunks, coefficients, numbers,
+                    tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
                 )  # fmt: skip
             except Exception:  # it was refused
                 self.has_updated = before

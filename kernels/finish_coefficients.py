@@ -1,4 +1,4 @@
-"""Rows of coefficients from the numbers of param groups and parameters."""
+"""Coefficients from the numbers of param groups and parameters."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import triton.language as tl
 from .numbers import power
 from .operands import int32_at, int32_of, only_if, read_number, write_number
 from .policies import polyak_factor
-from .rules import coefficients
+from .rules import coefficients as coefficients_of_rule
 from .sums import integers_at, numbers_at, policy_at
 from .tables import (
+    COEFFICIENTS_GRADIENT_SCALE,
+    COEFFICIENTS_NOISE_SCALE,
+    COEFFICIENTS_RULE,
+    COEFFICIENTS_SHRINK,
+    COEFFICIENTS_VALUE_LIMIT,
+    COEFFICIENTS_WEIGHT_DECAY,
+    COEFFICIENTS_WORDS,
     GROUP_DECOUPLED,
     GROUP_LR,
     GROUP_LR_IS_DOUBLE,
     GROUP_MAXIMIZE,
     GROUP_WEIGHT_DECAY,
     GROUP_WORDS,
+    PLACE_COEFFICIENTS,
+    PLACE_COEFFICIENTS_COUNT,
     PLACE_FRESH,
     PLACE_GROUPS,
-    PLACE_ROW_COUNT,
-    PLACE_ROWS,
     PLACE_SOURCES,
     POLICY_LIMIT,
     POLICY_NOISE_ETA,
     POLICY_NOISE_GAMMA,
     POLYAK_STEP_SIZE,
-    ROW_GRADIENT_SCALE,
-    ROW_NOISE_SCALE,
-    ROW_RULE,
-    ROW_SHRINK,
-    ROW_VALUE_LIMIT,
-    ROW_WEIGHT_DECAY,
-    ROW_WORDS,
     SOURCE_FRESH,
     SOURCE_IS_DOUBLE,
     SOURCE_SCALAR,
@@ -40,7 +40,7 @@ from .tables import (
     VALUE_CLIP_POLICY,
 )
 
-ROW_LANES = tl.constexpr(128)  # rows at a time
+COEFFICIENTS_LANES = tl.constexpr(128)  # sets at a time
 
 
 @triton.jit
@@ -64,20 +64,20 @@ def hyperparameters(places, group, mask):
 
 
 @triton.jit
-def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, factor, finish: tl.constexpr, mask):
-    """The pipeline's coefficients of rows: csrc/rows.h.
+def write_pipeline(places, coefficients, group, lr, step, inverse_scale, step_size, factor, finish: tl.constexpr, mask):
+    """The pipeline's coefficients: csrc/make_coefficients.h.
 
     Args:
         places: the fields of FinishArguments or FinishRuleArguments.
-        row: pointers to the rows.
+        coefficients: pointers to where they go, one for each set.
         group: of each.
         lr: of each.
         step: the number of this step.
         inverse_scale: of a GradScaler.
         step_size: a factor on all gradients; PolyakStep's step.
-        factor: of the clip policy, of each row.
+        factor: of the clip policy, of each.
         finish: what the kernel is compiled for.
-        mask: which rows there are.
+        mask: which sets there are.
     """
     policy = policy_at(places)
     numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_WORDS
@@ -94,11 +94,11 @@ def write_pipeline(places, row, group, lr, step, inverse_scale, step_size, facto
     if finish.noise:
         shrinks = power(noise + step, noise + tl.load(policy + POLICY_NOISE_GAMMA))
         noise = tl.sqrt(tl.load(policy + POLICY_NOISE_ETA) / shrinks)
-    tl.store(row + ROW_GRADIENT_SCALE, scale * step_size, mask)
-    tl.store(row + ROW_VALUE_LIMIT, limit * step_size, mask)
-    tl.store(row + ROW_NOISE_SCALE, noise, mask)
-    tl.store(row + ROW_WEIGHT_DECAY, tl.where(decoupled, 0.0, weight_decay), mask)
-    tl.store(row + ROW_SHRINK, tl.where(decoupled, 1.0 - lr * weight_decay, 1.0), mask)
+    tl.store(coefficients + COEFFICIENTS_GRADIENT_SCALE, scale * step_size, mask)
+    tl.store(coefficients + COEFFICIENTS_VALUE_LIMIT, limit * step_size, mask)
+    tl.store(coefficients + COEFFICIENTS_NOISE_SCALE, noise, mask)
+    tl.store(coefficients + COEFFICIENTS_WEIGHT_DECAY, tl.where(decoupled, 0.0, weight_decay), mask)
+    tl.store(coefficients + COEFFICIENTS_SHRINK, tl.where(decoupled, 1.0 - lr * weight_decay, 1.0), mask)
 
 
 @triton.jit
@@ -110,18 +110,18 @@ def scalar_at(source, index: tl.constexpr, mask):
 
 
 @triton.jit
-def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, mask):
-    """The rule's coefficients of rows; where the step is taken, the numbers of state move on.
+def write_rule(places, coefficients, source, h, norms, takes_step, finish: tl.constexpr, mask):
+    """The rule's coefficients; where the step is taken, the numbers of state move on.
 
     Args:
         places: the fields of FinishArguments or FinishRuleArguments.
-        row: pointers to the rows.
+        coefficients: pointers to where they go, one for each set.
         source: pointers to what they are made from.
         h: see ``hyperparameters``.
         norms: of rules that clip themselves, see ``coefficients``.
         takes_step: int32, not 0 where the step is taken.
         finish: what the kernel is compiled for.
-        mask: which rows there are.
+        mask: which sets there are.
     """
     address0, is_double0, scalar0 = scalar_at(source, 0, mask)
     address1, is_double1, scalar1 = scalar_at(source, 1, mask)
@@ -130,9 +130,9 @@ def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, 
         fresh = tl.load(places + PLACE_FRESH).to(tl.pointer_type(tl.int32)) + int32_of(source, SOURCE_FRESH, mask)
         first = tl.load(fresh, mask, 0) != 0
         tl.store(fresh, 0, only_if(takes_step, mask))
-    k, scalars = coefficients(finish, h, (scalar0, scalar1), first, norms)
+    k, scalars = coefficients_of_rule(finish, h, (scalar0, scalar1), first, norms)
     k0, k1, k2, k3, k4, k5, k6, k7 = k
-    rule = row + ROW_RULE
+    rule = coefficients + COEFFICIENTS_RULE
     tl.store(rule, k0, mask)
     tl.store(rule + 1, k1, mask)
     tl.store(rule + 2, k2, mask)
@@ -149,10 +149,11 @@ def write_rule(places, row, source, h, norms, takes_step, finish: tl.constexpr, 
 
 
 @triton.jit
-def rows_at(places, first):
-    """Rows from ``first`` on, as a block: pointers to them and to what they are made from, and which there are."""
-    index = first + tl.arange(0, ROW_LANES)
-    mask = index < int32_at(places, PLACE_ROW_COUNT)
-    row = numbers_at(places, PLACE_ROWS) + index * ROW_WORDS
+def coefficients_at(places, first):
+    """Sets of coefficients from ``first`` on, as a block: pointers to them and to what they are made from, and which
+    there are."""
+    index = first + tl.arange(0, COEFFICIENTS_LANES)
+    mask = index < int32_at(places, PLACE_COEFFICIENTS_COUNT)
+    coefficients = numbers_at(places, PLACE_COEFFICIENTS) + index * COEFFICIENTS_WORDS
     source = integers_at(places, PLACE_SOURCES) + index * SOURCE_WORDS
-    return row, source, mask
+    return coefficients, source, mask

@@ -7,14 +7,14 @@
 namespace torchclip {
 
 // A device by its number, and as torch has it.
-struct Place {
+struct DeviceId {
   int number = 0;
   Device device;
 };
 
-Place place_of(const TensorInfo& tensor);
+DeviceId device_id_of(const TensorInfo& tensor);
 // Of any kind of tensor.
-Place place_of_object(PyObject* tensor);
+DeviceId device_id_of_object(PyObject* tensor);
 const char* name_of(DeviceType type);
 // That of torch.device. Throws std::runtime_error for one that no plan serves.
 DeviceType device_type(const std::string& name);
@@ -24,7 +24,7 @@ int (*emulated_number())(const void*);
 
 class DeviceGuard {
  public:
-  explicit DeviceGuard(const Place& place);
+  explicit DeviceGuard(const DeviceId& id);
   ~DeviceGuard();
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;

@@ -1,4 +1,4 @@
-#include "place.h"
+#include "device_id.h"
 
 #include <stdexcept>
 
@@ -18,9 +18,9 @@ DeviceType device_type(const std::string& name) {
   throw std::runtime_error("no plan serves devices of the type \"" + name + "\": choose \"cuda\", or \"cpu\"");
 }
 
-Place place_of_object(PyObject* tensor) {
+DeviceId device_id_of_object(PyObject* tensor) {
   TensorInfo info;
-  if (reader().describe_object(tensor, /*writes=*/false, info)) return place_of(info);
+  if (reader().describe_object(tensor, /*writes=*/false, info)) return device_id_of(info);
   const Object device = Object::borrow(tensor).attribute("device");
   const std::string type = to_string(device.attribute("type").get());
   if (type == name_of(kCpu)) return {};
@@ -31,12 +31,12 @@ Place place_of_object(PyObject* tensor) {
 
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 
-Place place_of(const TensorInfo& tensor) { return {torchclip_emulator_device_of(tensor.data), tensor.device}; }
+DeviceId device_id_of(const TensorInfo& tensor) { return {torchclip_emulator_device_of(tensor.data), tensor.device}; }
 
 int (*emulated_number())(const void*) { return &torchclip_emulator_device_of; }
 
-DeviceGuard::DeviceGuard(const Place& place) : changes_(true), before_(torchclip_emulator_current_device()) {
-  if (place.number != before_) cuda::check(cudaSetDevice(place.number), "cudaSetDevice");
+DeviceGuard::DeviceGuard(const DeviceId& id) : changes_(true), before_(torchclip_emulator_current_device()) {
+  if (id.number != before_) cuda::check(cudaSetDevice(id.number), "cudaSetDevice");
 }
 DeviceGuard::~DeviceGuard() {
   if (torchclip_emulator_current_device() != before_) cudaSetDevice(before_);
@@ -44,12 +44,12 @@ DeviceGuard::~DeviceGuard() {
 
 #else
 
-Place place_of(const TensorInfo& tensor) { return {tensor.device.index, tensor.device}; }
+DeviceId device_id_of(const TensorInfo& tensor) { return {tensor.device.index, tensor.device}; }
 
 int (*emulated_number())(const void*) { return nullptr; }
 
-DeviceGuard::DeviceGuard(const Place& place) : changes_(place.device.type == kCuda) {
-  if (changes_) before_ = reader().exchange_device(place.device.index);
+DeviceGuard::DeviceGuard(const DeviceId& id) : changes_(id.device.type == kCuda) {
+  if (changes_) before_ = reader().exchange_device(id.device.index);
 }
 DeviceGuard::~DeviceGuard() {
   if (changes_) reader().restore_device(before_);
