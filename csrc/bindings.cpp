@@ -1,6 +1,6 @@
 // What Python sees of the extension.
 #include "calls.h"
-#include "clip_functions.h"
+#include "cpu/clip_functions.h"
 #include "philox.h"
 #include "plan_bindings.h"
 #include "rule_table.h"

@@ -2,7 +2,7 @@
 // arithmetic of one element. torchclip/policies/precision/codec.py has the policies' side.
 #pragma once
 
-#include "tables.h"
+#include "step/tables.h"
 
 namespace torchclip {
 

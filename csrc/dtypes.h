@@ -1,7 +1,7 @@
 // From types told at run time to types of the language.
 #pragma once
 
-#include "tables.h"
+#include "step/tables.h"
 
 namespace torchclip {
 

@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "calls.h"
-#include "plan.h"
-#include "plan_arguments.h"
+#include "cpu/plan.h"
+#include "step/plan_arguments.h"
 #include "step/table_layout.h"
 #include "triton/plan.h"
 #if defined(TORCHCLIP_CUDA)

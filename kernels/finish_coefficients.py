@@ -65,7 +65,7 @@ def hyperparameters(places, group, mask):
 
 @triton.jit
 def write_pipeline(places, coefficients, group, lr, step, inverse_scale, step_size, factor, finish: tl.constexpr, mask):
-    """The pipeline's coefficients: csrc/make_coefficients.h.
+    """The pipeline's coefficients: csrc/step/make_coefficients.h.
 
     Args:
         places: the fields of FinishArguments or FinishRuleArguments.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import triton.language as tl
 
-# Types of elements: the numbering of csrc/tables.h.
+# Types of elements: the numbering of csrc/step/tables.h.
 FLOAT32 = tl.constexpr(0)
 FLOAT64 = tl.constexpr(1)
 BFLOAT16 = tl.constexpr(2)
@@ -187,7 +187,7 @@ GRADIENT_NOISE = tl.constexpr(4)
 COUPLED_DECAY = tl.constexpr(8)
 LR_DROPOUT = tl.constexpr(16)
 
-# Kinds of clip policies, step sizes, and what a norm that is not finite does: csrc/modifiers.h.
+# Kinds of clip policies, step sizes, and what a norm that is not finite does: csrc/step/modifiers.h.
 NO_CLIP = tl.constexpr(0)
 NORM_CLIP = tl.constexpr(1)
 VALUE_CLIP_POLICY = tl.constexpr(2)

@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
-#include "../coefficients.h"
 #include "../rules/registry.h"
+#include "../step/coefficients.h"
 #include "clones.h"
 #include "extensions.h"
 

@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "../dtypes.h"
-#include "../make_coefficients.h"
 #include "../rules/registry.h"
+#include "../step/make_coefficients.h"
 #include "clip_factors.cuh"
 #include "launch.h"
 

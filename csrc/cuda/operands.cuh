@@ -1,7 +1,7 @@
 // Where the elements of a tensor lie, and what they are multiplied with.
 #pragma once
 
-#include "../coefficients.h"
+#include "../step/coefficients.h"
 #include "../step/device_tables.h"
 #include "vector.cuh"
 

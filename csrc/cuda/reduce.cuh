@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../tables.h"
+#include "../step/tables.h"
 
 namespace torchclip::cuda {
 

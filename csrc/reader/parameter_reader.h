@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "../cpu/parallel.h"
-#include "../group_numbers.h"
 #include "../rule_table.h"
+#include "group_numbers.h"
 #include "holding.h"
 #include "parameter_record.h"
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "../tables.h"
+#include "../step/tables.h"
 
 namespace torchclip {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "../make_coefficients.h"
 #include "../reader/tensor_info.h"
+#include "make_coefficients.h"
 
 namespace torchclip {
 

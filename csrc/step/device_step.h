@@ -4,9 +4,9 @@
 #include <map>
 #include <string>
 
-#include "../group_state.h"
 #include "device_id.h"
 #include "device_image.h"
+#include "group_state.h"
 #include "host_tables.h"
 
 namespace torchclip {

@@ -2,8 +2,8 @@
 // needed to. kernels/tables.py says where each field lies, and a test compares the two.
 #pragma once
 
-#include "../modifiers.h"
-#include "../tables.h"
+#include "modifiers.h"
+#include "tables.h"
 
 namespace torchclip {
 

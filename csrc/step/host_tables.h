@@ -5,8 +5,8 @@
 #include <limits>
 #include <vector>
 
-#include "../step.h"
 #include "device_tables.h"
+#include "step.h"
 
 namespace torchclip {
 

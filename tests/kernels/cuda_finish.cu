@@ -4,7 +4,7 @@
 
 #include "cuda_finish_check.h"
 #include "cuda_rule_check.h"
-#include "make_coefficients.h"
+#include "step/make_coefficients.h"
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 #include "emulator/control.h"
 #endif

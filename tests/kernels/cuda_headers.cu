@@ -1,10 +1,10 @@
 // Compiled by test_cuda_headers.py: every rule as a kernel, so that the headers stay what a .cu file can include.
-#include "modifiers.h"
 #include "normal.h"
 #include "philox.h"
 #include "policies.h"
 #include "rules/registry.h"
-#include "tables.h"
+#include "step/modifiers.h"
+#include "step/tables.h"
 
 namespace torchclip {
 

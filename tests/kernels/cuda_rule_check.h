@@ -3,9 +3,9 @@
 
 #include <random>
 
-#include "coefficients.h"
 #include "cuda_testing.h"
 #include "rules/registry.h"
+#include "step/coefficients.h"
 
 namespace torchclip::cuda {
 

@@ -3,11 +3,11 @@
 
 #include <random>
 
-#include "coefficients.h"
 #include "cuda_testing.h"
 #include "normal.h"
 #include "philox.h"
 #include "rules/registry.h"
+#include "step/coefficients.h"
 
 namespace torchclip::cuda {
 

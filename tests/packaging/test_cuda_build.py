@@ -120,7 +120,7 @@ def test_a_toolkit_that_will_not_do_is_an_error_for_cuda_and_a_line_for_auto(
     assert len(lines) == 1
     assert lines[0].startswith("torchclip: the CPU passes only, without those for CUDA: ")
     assert message in lines[0]
-    assert "csrc/plan.cpp" in module.sources
+    assert "csrc/cpu/plan.cpp" in module.sources
     assert not [word for word in (*module.sources, *module.extra_compile_args) if "cuda" in word.lower()]
 
 

@@ -1,4 +1,4 @@
-"""Policies as the plans are told of them: in the numbering of ``csrc/modifiers.h``."""
+"""Policies as the plans are told of them: in the numbering of ``csrc/step/modifiers.h``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep, SqrtDecay
 
 GroupNumbers: TypeAlias = tuple[int, float, bool, int]
-"""Unit, limit, smooth and nonfinite of csrc/modifiers.h's ``GroupClip``."""
+"""Unit, limit, smooth and nonfinite of csrc/step/modifiers.h's ``GroupClip``."""
 
 NO_CLIP, NORM_CLIP, VALUE_CLIP, UNIT_CLIP, PERCENTILE_CLIP, Z_CLIP, TENSOR_BOUND_CLIP = range(7)
 NO_STEP_SIZE, LOSS_STEP_SIZE, SQRT_STEP_SIZE, POLYAK_STEP_SIZE = range(4)
@@ -48,7 +48,7 @@ class Code(NamedTuple):
     """What the plans are told of a policy.
 
     Args:
-        field: of csrc/modifiers.h, which says that there is one.
+        field: of csrc/step/modifiers.h, which says that there is one.
         kind: its number there.
         others: fields and what they hold, from the policy.
     """
@@ -107,7 +107,7 @@ CODES: dict[type, Code] = {
 
 
 def configuration(modifiers: Modifiers) -> dict[str, float]:
-    """The modifiers as csrc/modifiers.h reads them: a number for each field."""
+    """The modifiers as csrc/step/modifiers.h reads them: a number for each field."""
     numbers = _clips(modifiers)
     for each in (modifiers.skip, modifiers.step_size, *modifiers.extensions):
         if each is not None:
@@ -121,7 +121,7 @@ def _numbers(policy: object) -> dict[str, float]:
 
 
 def group_numbers(modifiers: Modifiers) -> list[GroupNumbers]:
-    """The ``GroupClip`` of csrc/modifiers.h of each param group; none where no group has a policy of its own."""
+    """The ``GroupClip`` of csrc/step/modifiers.h of each param group; none where no group has a policy of its own."""
     if not modifiers.measures:
         return []
     return [

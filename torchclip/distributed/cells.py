@@ -2,7 +2,7 @@
 
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
 are split have places behind the cells, and every exchange ends in four numbers that all processes have; see
-``csrc/sharing.h``, which has the same layout.
+``csrc/step/sharing.h``, which has the same layout.
 """
 
 from __future__ import annotations

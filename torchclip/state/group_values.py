@@ -1,7 +1,7 @@
 """The values of param groups, which anyone may write between steps: what each key must hold, checked where it is read.
 
-The compiled plans read the same keys by the same description (``csrc/group_numbers.h``) and say no more than that a
-value is wrong; why is said here, for every backend.
+The compiled plans read the same keys by the same description (``csrc/reader/group_numbers.h``) and say no more than
+that a value is wrong; why is said here, for every backend.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MISSING: Any = object()
 
 
 class Key(NamedTuple):
-    """A key of a param group as the compiled plans are told of it; see ``csrc/group_numbers.h``."""
+    """A key of a param group as the compiled plans are told of it; see ``csrc/reader/group_numbers.h``."""
 
     name: str
     numbers: int = 1

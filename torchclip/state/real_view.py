@@ -2,7 +2,7 @@
 
 The real view of a complex tensor of shape [...] has shape [..., 2]: real and imaginary parts, next to each other in
 memory. Norms are then those of complex vectors; what works on single numbers works on each part. Which rows a parameter
-has is decided by its own dimensions. ``csrc/tensor_access.h`` says the same in C++.
+has is decided by its own dimensions. ``csrc/reader/tensor_info.h`` says the same in C++.
 """
 
 from __future__ import annotations

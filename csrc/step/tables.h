@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pipeline.h"
+#include "../pipeline.h"
 
 namespace torchclip {
 

@@ -4,8 +4,8 @@
 #include <deque>
 #include <optional>
 
-#include "cpu/passes.h"
-#include "reader/tensor_info.h"
+#include "../reader/tensor_info.h"
+#include "passes.h"
 
 namespace torchclip {
 namespace {

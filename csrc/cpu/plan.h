@@ -5,14 +5,14 @@
 #include <array>
 #include <optional>
 
-#include "cpu/passes.h"
-#include "group_state.h"
-#include "modifiers.h"
-#include "policies.h"
-#include "reader/parameter_reader.h"
-#include "rule_table.h"
-#include "sharing.h"
-#include "step.h"
+#include "../policies.h"
+#include "../reader/parameter_reader.h"
+#include "../rule_table.h"
+#include "../step/group_state.h"
+#include "../step/modifiers.h"
+#include "../step/sharing.h"
+#include "../step/step.h"
+#include "passes.h"
 
 namespace torchclip {
 

@@ -1,8 +1,8 @@
 // Numbers of state that belong to no single parameter: 0-dim tensors, one a vector, in a param group's dict "shared".
 #pragma once
 
-#include "python_access.h"
-#include "step/buffer.h"
+#include "../python_access.h"
+#include "buffer.h"
 
 namespace torchclip {
 

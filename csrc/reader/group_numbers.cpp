@@ -4,8 +4,8 @@
 #include <limits>
 #include <utility>
 
-#include "reader/tensor_info.h"
-#include "step/device_id.h"
+#include "../step/device_id.h"
+#include "tensor_info.h"
 
 namespace torchclip {
 namespace {

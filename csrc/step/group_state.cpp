@@ -1,7 +1,7 @@
 #include "group_state.h"
 
-#include "reader/tensor_info.h"
-#include "scalar_ops.h"
+#include "../reader/tensor_info.h"
+#include "../scalar_ops.h"
 
 namespace torchclip {
 namespace {

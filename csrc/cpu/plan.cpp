@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <utility>
 
-#include "cpu/parallel.h"
-#include "make_coefficients.h"
-#include "policies.h"
-#include "rules/soft_threshold.h"
+#include "../policies.h"
+#include "../rules/soft_threshold.h"
+#include "../step/make_coefficients.h"
+#include "parallel.h"
 
 namespace torchclip {
 namespace {

@@ -4,9 +4,9 @@
 #include <numeric>
 #include <utility>
 
+#include "../policies.h"
+#include "../rules/momentum.h"
 #include "plan.h"
-#include "policies.h"
-#include "rules/momentum.h"
 
 namespace torchclip {
 

@@ -3,10 +3,10 @@
 
 #include <vector>
 
+#include "../pipeline.h"
+#include "../reader/parameter_reader.h"
+#include "../rule_table.h"
 #include "modifiers.h"
-#include "pipeline.h"
-#include "reader/parameter_reader.h"
-#include "rule_table.h"
 
 namespace torchclip {
 

@@ -6,7 +6,7 @@
 #include <limits>
 #include <string>
 
-#include "scalar_ops.h"
+#include "../scalar_ops.h"
 
 namespace torchclip {
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "python_access.h"
+#include "../python_access.h"
 
 namespace torchclip {
 

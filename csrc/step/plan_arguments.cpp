@@ -7,7 +7,8 @@ Modifiers modifiers_from(PyObject* numbers) {
   for (const Object& item : items_of(Object::borrow(numbers).call("items").get())) {
     const std::vector<Object> pair = items_of(item.get());
     const std::string name = to_string(pair[0].get());
-    if (!modifiers.set(name, to_double(pair[1].get()))) throw KeyError("csrc/modifiers.h has no field called " + name);
+    if (!modifiers.set(name, to_double(pair[1].get())))
+      throw KeyError("csrc/step/modifiers.h has no field called " + name);
   }
   return modifiers;
 }

@@ -3,10 +3,10 @@
 
 #include <vector>
 
-#include "calls.h"
+#include "../calls.h"
+#include "../python_access.h"
+#include "../reader/holding.h"
 #include "modifiers.h"
-#include "python_access.h"
-#include "reader/holding.h"
 
 namespace torchclip {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "python_access.h"
-#include "reader/reader.h"
-#include "rule_table.h"
+#include "../python_access.h"
+#include "../rule_table.h"
+#include "reader.h"
 
 namespace torchclip {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "python_access.h"
+#include "../python_access.h"
 #include "tables.h"
 
 namespace torchclip {

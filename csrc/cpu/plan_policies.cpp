@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "../policies.h"
 #include "plan.h"
-#include "policies.h"
 
 namespace torchclip {
 namespace {
