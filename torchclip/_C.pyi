@@ -52,8 +52,8 @@ class Plan:
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...  # in the last refresh
     # Parameters with whose state no step has been taken, and their slots by name.
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
-    # By the names of csrc/step/modifiers.h; groups: [param groups], (unit, limit, smooth, nonfinite) of its GroupClip, or
-    # empty where no group has a policy of its own.
+    # By the names of csrc/step/modifier_fields.h; groups: [param groups], (unit, limit, smooth, nonfinite) of its
+    # GroupClip, or empty where no group has a policy of its own.
     def configure(
         self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
     ) -> None: ...

@@ -1,14 +1,10 @@
 // The coefficients that a step starts from, before any norm is known: host and device make them alike.
 #pragma once
 
-#include <limits>
-
 #include "modifiers.h"
 #include "tables.h"
 
 namespace torchclip {
-
-constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
 // The coefficients of the pipeline; those of the rule are 0. `step`: the number of this step, from 1. The noise shrinks
 // with the steps before it.

@@ -18,45 +18,16 @@ enum class ClipKind : int { kNone, kNorm, kValue, kUnit, kPercentile, kZScore, k
 enum class NonFinite : int { kPropagate, kSkip, kError };
 enum class StepSizeKind : int { kNone, kLoss, kSqrt, kPolyak };
 
-// Every field is a number, so that Python can name it; see modifiers.cpp for the names.
+constexpr double kUnlimited = std::numeric_limits<double>::infinity();
+
+// Every field is a number, so that Python can name it.
 struct Modifiers {
-  double clip = 0;                                         // ClipKind
-  double clip_scope = 0;                                   // Scope
-  double nonfinite = 0;                                    // NonFinite
-  double limit = std::numeric_limits<double>::infinity();  // max_norm, max_value, clipping or lambda_abs, at least 0
-  double smooth = 0;                                       // 0 or 1
-  double unit_eps = 0;                                     // the least norm of a unit's weights, above 0
-  double percentile = 0;                                   // in [0, 100]
-  double window = 0;                                       // norms that AutoClip remembers, 1 to 1024
-  double z_alpha = 0;                                      // weight of the past, ZClip's or AdaGC's, in [0, 1)
-  double z_threshold = 0;                                  // above 0
-  double z_warmup = 0;                                     // steps, at least 1
-  double z_eps = 0;                                        // at least 0
-  double step_size = 0;                                    // StepSizeKind
-  double b0 = 1;                                           // above 0
-  double alpha = 1;                                        // above 0; PolyakStep's c
-  double c = 0;                                            // the loss to reach
-  double gradient_noise = 0;                               // 0 or 1
-  double noise_eta = 0;                                    // variance in the first step, at least 0
-  double noise_gamma = 0;                                  // at least 0
-  double gradient_dropout = 0;                             // 0 or 1
-  double gradient_threshold = 0;                           // an element is dropped when its word is below this
-  double lr_dropout = 0;                                   // 0 or 1
-  double lr_threshold = 0;
-  double lookahead_k = 0;      // steps between two synchronisations; 0: none
-  double lookahead_alpha = 0;  // in [0, 1]
-  double relative_limit = 0;   // AdaGC's lambda_rel, above 0
-  double step_eps = 0;         // PolyakStep's eps, above 0
-  double growth = 0;           // PolyakStep's, above 0; 0: none
-  double skip_norm = 0;        // 0 or 1: SkipSpikes looks at the norm
-  double skip_loss = 0;        // 0 or 1: SkipSpikes looks at the loss
-  double skip_window = 0;      // values that SkipSpikes remembers, 2 to 1024
-  double skip_sigma = 0;       // above 0
-  double averages = 0;         // 0 or 1: WeightEMA, whose average is in the place of Lookahead's slow weights
-  double ema_warmup = 0;       // 0 or 1
+#define TORCHCLIP_MODIFIER(name, value) double name = value
+#include "modifier_fields.h"
+#undef TORCHCLIP_MODIFIER
 
   // False when there is no field of that name.
-  bool set(const std::string& name, double value);
+  bool set(const std::string& field, double number);
 
   TORCHCLIP_HD ClipKind clip_kind() const { return static_cast<ClipKind>(clip); }
   TORCHCLIP_HD Scope scope() const { return static_cast<Scope>(clip_scope); }
@@ -84,10 +55,10 @@ struct Modifiers {
 // How the gradients of one param group are clipped, by norm, where groups have policies of their own. The numbers of
 // Modifiers are not looked at then, but for `nonfinite`, the strictest of all groups'.
 struct GroupClip {
-  double limit = std::numeric_limits<double>::infinity();  // max_norm, at least 0
-  int32_t unit = -1;      // the first of the groups whose gradients are in the same norm; -1: no norm is taken
-  int32_t smooth = 0;     // 0 or 1
-  int32_t nonfinite = 0;  // NonFinite
+  double limit = kUnlimited;  // max_norm, at least 0
+  int32_t unit = -1;          // the first of the groups whose gradients are in the same norm; -1: no norm is taken
+  int32_t smooth = 0;         // 0 or 1
+  int32_t nonfinite = 0;      // NonFinite
 
   TORCHCLIP_HD bool is_measured() const { return unit >= 0; }
   bool operator==(const GroupClip&) const = default;

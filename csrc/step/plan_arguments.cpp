@@ -8,7 +8,7 @@ Modifiers modifiers_from(PyObject* numbers) {
     const std::vector<Object> pair = items_of(item.get());
     const std::string name = to_string(pair[0].get());
     if (!modifiers.set(name, to_double(pair[1].get())))
-      throw KeyError("csrc/step/modifiers.h has no field called " + name);
+      throw KeyError("csrc/step/modifier_fields.h has no field called " + name);
   }
   return modifiers;
 }

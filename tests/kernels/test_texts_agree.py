@@ -132,7 +132,8 @@ def test_every_rule_has_a_citation(rule: RuleSpec) -> None:
 def test_every_policy_has_a_code() -> None:
     coded = [parts for kind, parts in KINDS.items() if kind != "precision"]  # of torchclip.backends.held
     assert set(CODES) == {part for parts in coded for part in parts}
-    fields = re.findall(r"^  double (\w+) = ", (ROOT / "csrc/step/modifiers.h").read_text(), re.MULTILINE)
+    text = (ROOT / "csrc/step/modifier_fields.h").read_text()
+    fields = re.findall(r"^TORCHCLIP_MODIFIER\((\w+), ", text, re.MULTILINE)
     assert {name for code in CODES.values() for name in (code.field, *code.others)} <= set(fields)
 
 

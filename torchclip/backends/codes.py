@@ -48,7 +48,7 @@ class Code(NamedTuple):
     """What the plans are told of a policy.
 
     Args:
-        field: of csrc/step/modifiers.h, which says that there is one.
+        field: of csrc/step/modifier_fields.h, which says that there is one.
         kind: its number there.
         others: fields and what they hold, from the policy.
     """
@@ -107,7 +107,7 @@ CODES: dict[type, Code] = {
 
 
 def configuration(modifiers: Modifiers) -> dict[str, float]:
-    """The modifiers as csrc/step/modifiers.h reads them: a number for each field."""
+    """The modifiers as csrc/step/modifier_fields.h names them: a number for each field."""
     numbers = _clips(modifiers)
     for each in (modifiers.skip, modifiers.step_size, *modifiers.extensions):
         if each is not None:
