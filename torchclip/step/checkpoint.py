@@ -24,6 +24,7 @@ from torchclip.state.group_state import checked_shared, numbers_of
 from torchclip.state.parameter_state import check_entries, check_held_state, foreign_entries
 from torchclip.state.tensor_checks import describe_parameter
 from torchclip.step.checkpoint_precision import held_otherwise, warn_of_conversion
+from torchclip.step.foreign_state import translated
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -166,7 +167,7 @@ def _state(
     checkpoint held otherwise."""
     if not isinstance(saved, Mapping):
         raise TypeError(f"the checkpoint's state of {name} is {type(saved).__name__}, and a dict is wanted")
-    entries = {spec.aliases.get(key, key): value for key, value in saved.items()}
+    entries = {spec.aliases.get(key, key): value for key, value in translated(spec, name, saved).items()}
     if entries and entries.get("step") is None and step is not None:
         entries["step"] = step
     foreign = foreign_entries(spec, entries)

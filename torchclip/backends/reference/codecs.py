@@ -111,8 +111,20 @@ def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
         is_signed: as in :func:`to_blocks`.
     """
     values, _ = _tables(is_signed, codes.device)
+    return decoded(codes, absmax, values, BLOCK)
+
+
+def decoded(codes: Tensor, absmax: Tensor, values: Tensor, block: int) -> Tensor:
+    """float32, of codes: the value of each times the absmax of its block.
+
+    Args:
+        codes: uint8; blocks follow its memory.
+        absmax: float32 [blocks].
+        values: float32 [256].
+        block: elements of one.
+    """
     flat = values[_memory_ordered(codes, codes).long()]
-    scale = absmax.repeat_interleave(BLOCK)[: flat.numel()]
+    scale = absmax.repeat_interleave(block)[: flat.numel()]
     return in_memory_order(flat * scale, codes)
 
 
