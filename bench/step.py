@@ -16,6 +16,7 @@ from bench.floors import CUDA_FLOORS, FLOORS, check_floors, compare
 from bench.measure import Settings
 from bench.measurement import Measurement, Planned
 from bench.options import Refused, option, positive
+from bench.precision import measure_precision
 from bench.results import Entry, Found, read_document
 from bench.row import Tensors, measure_row, required_bytes
 from bench.shapes import CPU_SETS, CUDA_SETS, SHAPE_SETS, Shapes, element_count, scaling_sets
@@ -47,6 +48,9 @@ class Step(Measurement):
         (), "rows (default: all of the device)", choices=list(dict.fromkeys([*ALGORITHMS, *CUDA_ALGORITHMS]))
     )
     sharded: bool = option(False, "nothing but DTensors of two processes, beside torch's forms with their clipping")
+    precision: bool = option(
+        False, "nothing but AdamW in fewer bytes, on one set (default: large), beside what other libraries have of it"
+    )
     cold: bool = option(False, "sets that fit into the cache start each timed step outside it")
     beside: Sequence[str] = option(
         (),
@@ -67,7 +71,12 @@ class Step(Measurement):
         self._baseline = None if self.against is None else read_document(self.against, "step")
 
     def run(self) -> int:
-        return measure_sharded() if self.sharded else super().run()
+        if self.sharded:
+            return measure_sharded()
+        if self.precision:
+            self.set_threads()
+            return measure_precision((*self.sets, "large")[0], torch.device(self.device), self.settings())
+        return super().run()
 
     def settings(self) -> Settings:
         seconds = self.seconds or (self._baseline["settings"]["seconds"] if self._baseline else Settings.seconds)
