@@ -15,7 +15,10 @@ from places import CSRC, SUPPORT, nvcc
 EMULATOR = SUPPORT / "cuda_emulator"
 COMPILER = shutil.which("g++")
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ on PATH")
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="no g++ on PATH"),
+    pytest.mark.xdist_group("cuda_emulator"),  # of one fixture
+]
 
 BUILDS = {
     "plain": [],
