@@ -94,6 +94,20 @@ Work work_of(const Tables& tables, const std::vector<Loops>& loops, const Chunk&
           tables.coefficients[static_cast<size_t>(tensor.coefficients)]};
 }
 
+// By bucket, the loop that is all there is to do for a chunk that is a whole dense tensor, and null where there is
+// more: a thousand tensors of a few elements are a thousand times the way to the loop.
+template <class Loop, class Choose>
+std::vector<Loop> whole_loops(const Tables& tables, const std::vector<Loops>& loops, const Choose& choose) {
+  std::vector<Loop> whole(loops.size(), nullptr);
+  for (size_t bucket = 0; bucket < loops.size() && tables.row_maps.empty(); ++bucket)
+    if (!loops[bucket].is_coded) whole[bucket] = choose(loops[bucket], tables.buckets[bucket]);
+  return whole;
+}
+
+bool is_whole(const Chunk& chunk, const TensorEntry& tensor) {
+  return tensor.strided == nullptr && chunk.end - chunk.begin == tensor.all->count;
+}
+
 // The tasks that one thread begins with, in a cache line of their own.
 struct alignas(64) Share {
   std::atomic<int64_t> taken{0};
@@ -137,8 +151,18 @@ void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure me
                std::vector<Partial>& partials) {
   partials.assign(by_rows ? static_cast<size_t>(tables.row_partials) : tables.chunks.size(), Partial{});
   const bool skips = measure == Measure::kRawGradient && !tables.measured_groups.empty();
+  const auto whole = whole_loops<NormLoop>(tables, loops, [&](const Loops& own, const Bucket& bucket) {
+    const bool plain = measure == Measure::kRawGradient || (bucket.stages & kPerturbations) == 0;
+    return plain && !by_rows && !skips ? own.norm[static_cast<int>(measure)] : nullptr;
+  });
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
+    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
+    if (const NormLoop loop = whole[static_cast<size_t>(tensor.bucket)]; loop != nullptr && is_whole(chunk, tensor)) {
+      partials[static_cast<size_t>(index)].add(
+          loop(*tensor.all, tables.coefficients[static_cast<size_t>(tensor.coefficients)]));
+      return;
+    }
     const RowSpan span = by_rows ? tables.row_spans[static_cast<size_t>(index)] : RowSpan{0, 0, index};
     const Work work = work_of(tables, loops, chunk);
     if (skips && tables.measured_groups[static_cast<size_t>(work.tensor.group)] == 0) return;
@@ -154,8 +178,18 @@ void norm_pass(const Tables& tables, const std::vector<Loops>& loops, Measure me
 // In the reverse order of the norm pass: what that pass read last is still in the cache.
 void update_pass(const Tables& tables, const std::vector<Loops>& loops, std::vector<int64_t>* zeros) {
   if (zeros != nullptr) zeros->resize(tables.chunks.size());
+  const auto whole = whole_loops<UpdateLoop>(tables, loops, [&](const Loops& own, const Bucket& bucket) {
+    const bool plain = (bucket.stages & (kPerturbations | kLRDropout)) == 0 && !tables.extras.synchronises;
+    return plain && !(own.writes_only && tables.elements >= kStreamedElements) ? own.update : nullptr;
+  });
   const auto body = [&](int32_t index) {
     const Chunk& chunk = tables.chunks[static_cast<size_t>(index)];
+    const TensorEntry& tensor = tables.tensors[static_cast<size_t>(chunk.tensor)];
+    if (const UpdateLoop loop = whole[static_cast<size_t>(tensor.bucket)]; loop != nullptr && is_whole(chunk, tensor)) {
+      const int64_t count = loop(*tensor.all, tables.coefficients[static_cast<size_t>(tensor.coefficients)]);
+      if (zeros != nullptr) (*zeros)[static_cast<size_t>(index)] = count;
+      return;
+    }
     const Work work = work_of(tables, loops, chunk);
     const bool streamed = work.loops.writes_only && tables.elements >= kStreamedElements && !work.tensor.strided;
     int64_t count = 0;
