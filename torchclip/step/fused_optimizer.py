@@ -11,6 +11,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch._C import _current_graph_task_id
 from torch.compiler import is_compiling
 from typing_extensions import Unpack
 
@@ -34,7 +35,7 @@ from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
 from torchclip.step.first_step import Pending, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
-from torchclip.step.in_backward import check_in_backward, is_in_backward
+from torchclip.step.in_backward import NO_BACKWARD, check_in_backward
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.options import Options, check_known, show_options
 
@@ -151,7 +152,7 @@ class FusedOptimizer(ConvertedOptimizer):
         if processes.lent_options is not None:
             drop_options(self.param_groups, processes.lent_options)
         # A graph is never compiled within backward(); only the hooks of one step eagerly are.
-        if not is_compiled and is_in_backward():
+        if not is_compiled and _current_graph_task_id() != NO_BACKWARD:
             check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
         scaled_by = None
         if self._modifiers.takes_loss:
@@ -169,21 +170,10 @@ class FusedOptimizer(ConvertedOptimizer):
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend
-        if backend != "reference":
-            return self._fused_step(loss, grad_scale, found_inf)
-        choice.say_what_is_missing(self._requested, self.param_groups)
-        with claimed(self._lock), recorded(self, None) as ledger:
-            self._reference_step(loss, grad_scale, found_inf, ledger)
-
-    def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        backend = self._choose_backend() if self._backend is None else self._backend
-        # DTensor knows the operators of the reference path.
-        if backend != "reference" and not self._processes.has_shards(self.param_groups):
-            torch_compile.step(self, loss, grad_scale, found_inf)
-        else:
-            self._reference_step(loss, grad_scale, found_inf, None)
-
-    def _fused_step(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        if backend == "reference":
+            choice.say_what_is_missing(self._requested, self.param_groups)
+            with claimed(self._lock), recorded(self, None) as ledger:
+                return self._reference_step(loss, grad_scale, found_inf, ledger)
         plan, outcome = self._plan, UNREADY
         mean = None if loss is None else self._processes.mean_loss(self, loss)
         if isinstance(self._modifiers.clip, AdaGC):
@@ -205,6 +195,14 @@ class FusedOptimizer(ConvertedOptimizer):
         if outcome == NON_FINITE:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
         self._after_step()
+
+    def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        backend = self._choose_backend() if self._backend is None else self._backend
+        # DTensor knows the operators of the reference path.
+        if backend != "reference" and not self._processes.has_shards(self.param_groups):
+            torch_compile.step(self, loss, grad_scale, found_inf)
+        else:
+            self._reference_step(loss, grad_scale, found_inf, None)
 
     def _reference_step(
         self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None

@@ -27,6 +27,6 @@ def hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
         global_hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
         if hooks or global_hooks or _profiler_enabled():
             return observed(self, *args, **kwargs)
-        return func(self, *args, **kwargs)
+        return func(self, *args, **kwargs) if args or kwargs else func(self)  # without a tuple and a dict
 
     return wrapper

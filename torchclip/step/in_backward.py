@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch._C import _current_graph_task_id
-
 from torchclip.policies.clip import AdaptiveGradientClip, ClipByTensorNorm, Scope, measures
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.rule_spec import RuleSpec
 
-_NO_BACKWARD = -1
+NO_BACKWARD = -1
+"""The graph task of a thread on which autograd runs no backward pass, as it does in a hook on a gradient."""
+
 _OVER_MANY = (Scope.OPTIMIZER, Scope.GROUP)
-
-
-def is_in_backward() -> bool:
-    """Whether autograd is running a backward pass on this thread, as it is in a hook on a gradient."""
-    return _current_graph_task_id() != _NO_BACKWARD
 
 
 def check_in_backward(
