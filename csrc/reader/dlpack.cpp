@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
+#include <vector>
 
 #include "fingerprint.h"
 #include "parameter_record.h"
@@ -141,7 +143,19 @@ uint64_t fingerprint(const ParameterRecord& record, unsigned used, const Refresh
   return value;
 }
 
-bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
+// Whether a parameter, or what is kept of its state, is a lazily negated view.
+bool has_negated(const ParameterRecord& record) {
+  const auto is_view = [](const Tensor& tensor) { return tensor && is_negated(object_of(tensor.get())); };
+  const RecordExtra* const extra = record.extra.get();
+  return is_negated(record.object.get()) || std::any_of(std::begin(record.slots), std::end(record.slots), is_view) ||
+         std::any_of(std::begin(record.scalars), std::end(record.scalars), is_view) ||
+         (extra != nullptr && (is_view(extra->slow) || is_view(extra->sums) ||
+                               std::any_of(std::begin(extra->codecs.beside), std::end(extra->codecs.beside), is_view)));
+}
+
+// `moved` becomes true where the parameter or its state lies elsewhere than before.
+bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context, bool& moved) {
+  const auto follow = [&moved](void*& known, void* now) { moved |= std::exchange(known, now) != now; };
   const Object gradient = gradient_of(record.object.get());
   if (record.active == gradient.is_none()) return false;
   if (!record.active) return true;
@@ -151,36 +165,50 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
   Views views;
   uint64_t value = 0;
   if (!views.read(record, gradient.get(), used, context, value) || value != record.fingerprint) return false;
-  record.operands.pointer[kParameter] = views.parameter.data;
+  follow(record.operands.pointer[kParameter], views.parameter.data);
   record.operands.pointer[kGradient] = views.gradient.data;
   for (size_t slot = 0; slot < context.slots; ++slot)
-    record.operands.pointer[kState0 + slot] = (used >> slot & 1u) != 0 ? views.slots[slot].data : nullptr;
-  for (size_t i = 0; i < context.scalars; ++i) record.scalar_values[i] = views.scalars[i].data;
+    follow(record.operands.pointer[kState0 + slot], (used >> slot & 1u) != 0 ? views.slots[slot].data : nullptr);
+  for (size_t i = 0; i < context.scalars; ++i) follow(record.scalar_values[i], views.scalars[i].data);
   if (RecordExtra* const extra = record.extra.get(); extra != nullptr) {
-    if (extra->slow) extra->slow_values = views.slow.data;
-    if (extra->sums) extra->sum_values = views.sums.data;
-    for (size_t i = 0; i < std::size(views.beside); ++i)
-      if (extra->codecs.beside[i]) extra->codecs.put(i, views.beside[i].data);
+    if (extra->slow) follow(extra->slow_values, views.slow.data);
+    if (extra->sums) follow(extra->sum_values, views.sums.data);
+    for (size_t i = 0; i < std::size(views.beside); ++i) {
+      if (!extra->codecs.beside[i]) continue;
+      moved |= extra->codecs.at(i) != views.beside[i].data;
+      extra->codecs.put(i, views.beside[i].data);
+    }
   }
   return views.has_memory;
 }
 
+// What is new by its kind, geometry or Python object is looked at anew elsewhere. What is left is a tensor that becomes
+// a lazily negated view. To ask lets other threads run, which may put another gradient in the place of one that was
+// read: gradients are asked before an address is, and after every other question all is read again. A gradient is
+// asked in every step; parameters and state, which would make a step of AdamW take 1.4 times as long, where they have
+// moved. One that is given a view of its own memory through `.data` is not noticed.
 void refresh(ParameterRecord* records, int64_t begin, int64_t end, const RefreshContext& context, uint8_t* unchanged) {
   constexpr int64_t kAhead = 8;
-  // A gradient of the same kind and geometry as before, at the same address, may be a lazily negated view by now. To
-  // ask lets other threads run, which may put another gradient in its place: all are asked before an address is read.
-  for (int64_t position = begin; position < end; ++position) {
-    const Object gradient = gradient_of(records[position].object.get());
-    unchanged[position] = gradient.is_none() || !is_negated(gradient.get()) ? 1 : 0;
-  }
-  for (int64_t position = begin; position < end; ++position) {
-    if (unchanged[position] == 0) continue;
-    if (position + kAhead < end) {
-      __builtin_prefetch(records[position + kAhead].object.get());
-      __builtin_prefetch(records[position + kAhead].state.get());
+  std::vector<int64_t> moved;
+  do {
+    for (const int64_t position : moved)
+      if (has_negated(records[position])) records[position].fingerprint = 0;
+    moved.clear();
+    for (int64_t position = begin; position < end; ++position) {
+      const Object gradient = gradient_of(records[position].object.get());
+      unchanged[position] = gradient.is_none() || !is_negated(gradient.get()) ? 1 : 0;
     }
-    unchanged[position] = refresh_unchanged(records[position], context) ? 1 : 0;
-  }
+    for (int64_t position = begin; position < end; ++position) {
+      if (unchanged[position] == 0) continue;
+      if (position + kAhead < end) {
+        __builtin_prefetch(records[position + kAhead].object.get());
+        __builtin_prefetch(records[position + kAhead].state.get());
+      }
+      bool has_moved = false;
+      unchanged[position] = refresh_unchanged(records[position], context, has_moved) ? 1 : 0;
+      if (has_moved) moved.push_back(position);
+    }
+  } while (!moved.empty());
 }
 
 void count_versions_of(PyObject* tensors) {

@@ -28,6 +28,7 @@ struct RecordCodecs {
   Tensor beside[1 + kMaxSlots];  // what is kept beside the parameter, and the absmax of each slot
   Beside memory;                 // the same
 
+  void* at(size_t i) const { return i == 0 ? memory.parameter : memory.absmax[i - 1]; }
   void put(size_t i, void* data) {
     if (i == 0) {
       memory.parameter = data;

@@ -124,6 +124,22 @@ def test_a_gradient_that_becomes_a_negated_view_where_it_lies() -> None:
         refuses(optimizer, parameter)
 
 
+@pytest.mark.parametrize("what", ["parameter", "momentum_buffer"])
+def test_a_parameter_or_its_state_that_becomes_a_negated_view_elsewhere(what: str) -> None:
+    with portable():
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torchclip.SGD([parameter], lr=0.5, momentum=0.9, backend="cpu")
+        parameter.grad = torch.ones(3)
+        for _ in range(2):
+            optimizer.step()
+        changed = parameter if what == "parameter" else optimizer.state[parameter][what]
+        changed.data = torch._neg_view(-changed.detach())
+        before = parameter.detach().clone()
+        with pytest.raises((RuntimeError, ValueError), match="negated"):
+            optimizer.step()
+        assert torch.equal(parameter, before)
+
+
 def test_memory_that_is_freed_is_noticed() -> None:
     """Of a view too, whose address torch still gives as its offset."""
     with portable():
