@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <utility>
 
 #include "../policies.h"
-#include "../rules/soft_threshold.h"
 #include "../step/make_coefficients.h"
 #include "parallel.h"
 
@@ -17,8 +15,6 @@ namespace {
 constexpr int64_t kElementsWithGil = 1 << 18;
 // For each tensor: over so many, holding its memory takes no time.
 constexpr int64_t kElementsToHoldFor = 2048;
-// Among the coefficients of the rules that count zeros.
-constexpr size_t kThreshold = offsetof(SoftThreshold::Coefficients<double>, threshold) / sizeof(double);
 
 }  // namespace
 
@@ -102,8 +98,6 @@ void Plan::fill_coefficients(double inverse_grad_scale) {
     cohort.after = cohort.standing.scalars;
     rule_.compute(hyperparameters_of(cohort), cohort.after.data(), cohort.standing.first, DirectionNorms{},
                   cohort.coefficients);
-    if (!shared_.threshold_scales.empty())
-      cohort.coefficients[kThreshold] *= shared_.threshold_scales[static_cast<size_t>(cohort.standing.group)];
   }
   tables_.coefficients.clear();
   for (CoefficientOrigin& origin : origins_) {
@@ -120,12 +114,6 @@ void Plan::read_shared() {
   const GroupState shared(reader_.groups().front().dict);
   if (counts_steps()) shared_.step = shared.count("step") + 1;
   if (draws()) shared_.seed = shared.seed();
-  if (!rule_.counts_zeros) return;
-  // Where a target steers the thresholds.
-  for (const Group& group : reader_.groups()) {
-    const GroupState own(group.dict);
-    shared_.threshold_scales.push_back(own.has("threshold_scale") ? own.positive("threshold_scale") : 1.0);
-  }
 }
 
 void Plan::fill_extras() {
@@ -190,6 +178,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   if (common_.overflows > 0) return Outcome::kSkipped;
   if (common_.gradients == 0) return Outcome::kStepped;
   if (modifiers_.finds_spikes() && find_spikes(common_.loss)) return Outcome::kSkipped;
+  if (rule_.counts_zeros) scale_thresholds();
   {
     const auto released = release_gil();
     cpu::update_pass(tables_, loops_, rule_.counts_zeros ? &chunk_zeros_ : nullptr);
@@ -217,7 +206,7 @@ void Plan::commit() {
                             rule_.counts_zeros ? versions_.data() : nullptr);
   });
   for (size_t position = 0; rule_.counts_zeros && position < records.size(); ++position)
-    if (records[position].active) zeros_[position] = {0, versions_[position]};
+    if (records[position].active) zeros_[position] = {0, versions_[position], records[position].object.get()};
   if (std::exchange(any_fresh_, false))
     for (ParameterRecord& record : reader_.records()) any_fresh_ |= (record.fresh = record.fresh && !record.active);
   if (!rule_.counts_zeros) return;
@@ -253,6 +242,9 @@ void Plan::commit_shared() {
     *shared.numbers("norm_mean") = shared_.averages.mean;
     *shared.numbers("norm_variance") = shared_.averages.variance;
   }
+  for (size_t group = 0; group < shared_.threshold_scales.size(); ++group)
+    if (reader_.groups()[group].target != kNoTarget)
+      *GroupState(reader_.groups()[group].dict).numbers("threshold_scale") = shared_.threshold_scales[group];
   if (!rule_.sums_norms) return;
   if (scope_ == Scope::kOptimizer) *shared.numbers("sum") = shared_.sums.front();
   for (size_t group = 0; scope_ == Scope::kGroup && group < reader_.groups().size(); ++group)
@@ -267,12 +259,17 @@ void Plan::commit_shared() {
   }
 }
 
+int64_t Plan::zeros_in(size_t position) const {
+  PyObject* const parameter = reader_.records()[position].object.get();
+  const Zeros& last = zeros_[position];
+  const bool is_known = last.parameter == parameter && last.version == reader().version_of(parameter);
+  return is_known ? last.count : -1;
+}
+
 std::vector<int64_t> Plan::zeros() const {
   std::vector<int64_t> counts;
-  for (size_t position = 0; position < zeros_.size() && position < reader_.records().size(); ++position) {
-    const uint32_t version = reader().version_of(reader_.records()[position].object.get());
-    counts.push_back(version == zeros_[position].version ? zeros_[position].count : -1);
-  }
+  for (size_t position = 0; position < zeros_.size() && position < reader_.records().size(); ++position)
+    counts.push_back(zeros_in(position));
   return counts;
 }
 

@@ -122,6 +122,15 @@ class Plan {
   void share_rows(RowSums& sums, const Cells& cells, bool of_policy);
   double unit_factor(const Partial& row) const;
   double scale_gradients_by_step_size();
+  bool steers() const;
+  // Of one param group, those of its parameters that have a gradient.
+  struct ZeroCount {
+    double zeros = 0, elements = 0;
+  };
+  std::vector<ZeroCount> count_zeros() const;
+  int64_t count_zeros_in(size_t position) const;
+  int64_t zeros_in(size_t position) const;
+  void scale_thresholds();
   std::unique_ptr<WithoutGil> release_gil();
 
   void commit();
@@ -196,7 +205,8 @@ class Plan {
 
   struct Zeros {
     int64_t count = -1;
-    uint32_t version = 0;  // autograd's, of the parameter after the step
+    uint32_t version = 0;                 // autograd's, of the parameter after the step
+    const PyObject* parameter = nullptr;  // which it was
   };
   std::vector<Zeros> zeros_;
   std::vector<uint32_t> versions_;  // [parameters], scratch of commit()

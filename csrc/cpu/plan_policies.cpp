@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "../policies.h"
+#include "../steering.h"
+#include "../step/buffer.h"
 #include "plan.h"
 
 namespace torchclip {
@@ -126,6 +128,49 @@ double Plan::scale_gradients_by_step_size() {
     coefficients.pipeline.value_limit *= factor;
   }
   return factor;
+}
+
+bool Plan::steers() const {
+  const std::vector<Group>& groups = reader_.groups();
+  return std::any_of(groups.begin(), groups.end(), [](const Group& group) { return group.target != kNoTarget; });
+}
+
+// Of a parameter: as the last step has left them, or whoever has written it since.
+int64_t Plan::count_zeros_in(size_t position) const {
+  const int64_t known = zeros_in(position);
+  if (known >= 0) return known;
+  const ParameterRecord& record = reader_.records()[position];
+  return record.operands.count - to_int(torch_function("count_nonzero")(record.object).call("item").get());
+}
+
+std::vector<Plan::ZeroCount> Plan::count_zeros() const {
+  std::vector<ZeroCount> counts(reader_.groups().size());
+  for (const TensorEntry& tensor : tables_.tensors) {
+    if (reader_.groups()[static_cast<size_t>(tensor.group)].target == kNoTarget) continue;
+    const size_t position = static_cast<size_t>(tensor.parameter);
+    ZeroCount& count = counts[static_cast<size_t>(tensor.group)];
+    count.zeros += static_cast<double>(count_zeros_in(position));
+    count.elements += static_cast<double>(reader_.records()[position].operands.count);
+  }
+  return counts;
+}
+
+// By the factor of each group: where a target steers it, it moves by the zeros that are there.
+void Plan::scale_thresholds() {
+  const std::vector<Group>& groups = reader_.groups();
+  const std::vector<ZeroCount> counts = steers() ? count_zeros() : std::vector<ZeroCount>(groups.size());
+  for (size_t index = 0; index < groups.size(); ++index) {
+    const GroupState own(groups[index].dict);
+    const double target = groups[index].target;
+    double scale = target != kNoTarget || own.has("threshold_scale") ? own.positive("threshold_scale") : 1.0;
+    if (target != kNoTarget && counts[index].elements > 0)
+      scale = steered_scale(scale, target, counts[index].zeros / counts[index].elements);
+    shared_.threshold_scales.push_back(scale);
+  }
+  for (size_t index = 0; index < tables_.coefficients.size(); ++index) {
+    const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[index].tensor)];
+    tables_.coefficients[index].rule[kThreshold] *= shared_.threshold_scales[static_cast<size_t>(tensor.group)];
+  }
 }
 
 }  // namespace torchclip

@@ -49,6 +49,8 @@ GroupReader::GroupReader(const RuleEntry& rule, std::vector<Key> keys, DeviceTyp
   for (size_t i = kPipelineKeys; i < keys_.size() && count < rule.hyperparameters.size(); ++i) count += keys_[i].count;
   if (count != rule.hyperparameters.size())
     throw ValueError(std::string("these are not the keys of the rule ") + rule.name + " in csrc/rules");
+  while (target_key_ < keys_.size() && !(rule.counts_zeros && keys_[target_key_].name == "target_sparsity"))
+    target_number_ += keys_[target_key_++].count;
 }
 
 bool GroupReader::is_as_seen(const Group& group) const {
@@ -117,6 +119,8 @@ bool GroupReader::read(Group& group, size_t index) {
                                own + static_cast<std::ptrdiff_t>(rule_.hyperparameters.size()));
   if (rule_.conflicts(group.hyperparameters.data()))
     throw ValueError("param group " + std::to_string(index) + " holds values that contradict one another");
+  const bool is_steered = target_key_ < keys_.size() && static_cast<bool>(group.seen[target_key_]);
+  group.target = is_steered ? numbers_[target_number_] : kNoTarget;
   group.is_constant = constant;
   return true;
 }

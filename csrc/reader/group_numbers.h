@@ -32,6 +32,9 @@ std::vector<Key> keys_from(PyObject* tuples);
 // Hyperparameters that the pipeline reads, whatever the rule: the first keys.
 enum PipelineHyperparameter : size_t { kLr, kWeightDecay, kDecoupled, kMaximize, kPipelineKeys };
 
+// Of a group whose threshold is not steered.
+constexpr double kNoTarget = -1.0;
+
 // One param group: its dict and the numbers read from it.
 struct Group {
   Object dict;
@@ -40,10 +43,11 @@ struct Group {
   std::vector<double> hyperparameters;  // lr, then the rule's own
   Object lr;                            // a tensor on the device, where steps are taken there; lr is NaN above then
   unsigned used_slots = 0;
-  Object clip;               // the group's own policy as the plan was configured for it; null where it has none
-  Py_ssize_t keys = 0;       // of the dict, when they were last looked at
-  std::vector<Object> seen;  // [keys]: the values that were read
-  bool is_constant = false;  // only another value can change what they were read as
+  double target = kNoTarget;  // the share of zeros that its threshold is steered to
+  Object clip;                // the group's own policy as the plan was configured for it; null where it has none
+  Py_ssize_t keys = 0;        // of the dict, when they were last looked at
+  std::vector<Object> seen;   // [keys]: the values that were read
+  bool is_constant = false;   // only another value can change what they were read as
 };
 
 class GroupReader {
@@ -65,6 +69,8 @@ class GroupReader {
   std::vector<Object> names_;  // [keys]
   DeviceType device_;
   bool reads_numbers_;
+  size_t target_key_ = 0;        // that of Group::target; [keys] where the rule has none
+  size_t target_number_ = 0;     // among the numbers of all keys
   std::vector<double> numbers_;  // scratch of read()
 };
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import torchclip
 from memory_guard import largest_allocation
-from torchclip.step.metrics import COUNTED_AT_ONCE
+from torchclip.state.zeros import COUNTED_AT_ONCE
 
 SIDE = 2500
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 import torchclip
-from torchclip.optimizers.sparse import FASTEST, GAIN
-from torchclip.step.many_processes import ManyProcesses
+from torchclip.rules.soft_threshold import FASTEST, GAIN
 
 RULES: dict[str, Callable[..., Any]] = {
     "grda": lambda params, **options: torchclip.GRDA(params, lr=0.05, c=0.02, mu=0.6, **options),
@@ -38,7 +37,7 @@ def give_gradients(params: list[torch.nn.Parameter], step: int) -> None:
 
 
 def moved(target: float, share: float) -> float:
-    """The factor on the scale after a step that left this share of zeros."""
+    """The factor on the scale in a step that finds this share of zeros."""
     return math.exp(min(max(GAIN * (target - share), -FASTEST), FASTEST))
 
 
@@ -49,15 +48,17 @@ def scale_of(optimizer: Any, group: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", RULES)
-def test_the_scale_follows_the_zeros_that_were_left(name: str, backend: str) -> None:
+def test_the_scale_follows_the_zeros_that_are_found(name: str, backend: str) -> None:
     params = weights()
     optimizer = RULES[name](params, target_sparsity=0.8, backend=backend)
     by_hand = 1.0
     for step in range(30):
         give_gradients(params, step)
-        optimizer.step()
+        if step == 20:  # what the last step has counted is no longer there
+            params[1].detach()[:20] = 0
         zeros = sum(int((parameter == 0).sum()) for parameter in params) / sum(p.numel() for p in params)
         by_hand *= moved(0.8, zeros)
+        optimizer.step()
         assert float(scale_of(optimizer)) == pytest.approx(by_hand, rel=1e-6)
     assert by_hand > 1.2
 
@@ -109,9 +110,9 @@ def test_groups_have_targets_of_their_own(backend: str) -> None:
     by_hand = [1.0, 1.0]
     for step in range(20):
         give_gradients([first, second, third], step)
-        optimizer.step()
         for index, (parameter, target) in enumerate(((first, 0.3), (second, 0.6))):
             by_hand[index] *= moved(target, float((parameter == 0).double().mean()))
+        optimizer.step()
     assert [float(scale_of(optimizer, index)) for index in (0, 1)] == pytest.approx(by_hand, rel=1e-6)
     assert "shared" not in optimizer.param_groups[2]
 
@@ -228,11 +229,18 @@ def test_a_scale_that_is_none_is_refused() -> None:
         optimizer.load_state_dict(saved)
 
 
-def test_who_cannot_steer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    optimizer = torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
-    for backend in ("cuda", "triton"):
-        assert "no backend on a GPU steers thresholds yet" in optimizer._compiled_reason(backend)
-    monkeypatch.setattr(ManyProcesses, "parts", lambda *_: object())
-    with pytest.raises(ValueError, match="zeros of whole parameters, and other processes hold parts of these"):
-        torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
-    torchclip.LinBreg(weights(), lr=0.1, lam=0.1)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parameters_without_a_gradient_do_not_count(backend: str) -> None:
+    params = weights()
+    params[1].requires_grad_(False)
+    optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, target_sparsity=0.5, backend=backend)
+    by_hand = 1.0
+    for step in range(6):
+        give_gradients(params, step)
+        params[1].grad = None
+        stepping = [params[0], params[2]] if step % 2 else [params[2]]
+        params[0].grad = params[0].grad if step % 2 else None
+        zeros = sum(int((parameter == 0).sum()) for parameter in stepping) / sum(p.numel() for p in stepping)
+        by_hand *= moved(0.5, zeros)
+        optimizer.step()
+        assert float(scale_of(optimizer)) == pytest.approx(by_hand, rel=1e-6)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import TARGET, SparseOptimizer, check_no_decay, with_target
+from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay, with_target
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -37,10 +37,10 @@ class LinBreg(SparseOptimizer):
         delta: :math:`\delta`, above 0: the strength of the elastic net, a factor on the step.
         momentum: :math:`\beta`, in [0, 1); 0 keeps no buffer.
         target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
-            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
-            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
-            has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no threshold to steer. None:
-            :math:`s = 1`. On the CPU's backend and the reference path alone, and with whole parameters.
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
+            the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
+            have their own target, and each has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no
+            threshold to steer. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -67,7 +67,7 @@ class LinBreg(SparseOptimizer):
         "lam": _LAM,
         "delta": _DELTA,
         "momentum": hyperparameters.AVERAGE,
-        **TARGET,
+        **TARGET_CHECK,
     }
 
     def __init__(
@@ -104,10 +104,10 @@ class AdaBreg(SparseOptimizer):
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
         target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
-            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
-            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
-            has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no threshold to steer. None:
-            :math:`s = 1`. On the CPU's backend and the reference path alone, and with whole parameters.
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
+            the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
+            have their own target, and each has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no
+            threshold to steer. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -135,7 +135,7 @@ class AdaBreg(SparseOptimizer):
         "delta": _DELTA,
         "betas": hyperparameters.BETAS,
         "eps": hyperparameters.EPS,
-        **TARGET,
+        **TARGET_CHECK,
     }
 
     def __init__(

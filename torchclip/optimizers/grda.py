@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import TARGET, SparseOptimizer, check_no_decay, with_target
+from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay, with_target
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -29,10 +29,10 @@ class GRDA(SparseOptimizer):
         c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
         mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
         target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
-            :math:`s`, 1 at first, is multiplied by :math:`e^d` after every step that left a share :math:`z` of zeros,
-            :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may have their own target, and each
-            has its own :math:`s`, a number of state; one whose ``c`` is 0 has no threshold to steer. None:
-            :math:`s = 1`. On the CPU's backend and the reference path alone, and with whole parameters.
+            :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
+            the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
+            have their own target, and each has its own :math:`s`, a number of state; one whose ``c`` is 0 has no
+            threshold to steer. None: :math:`s = 1`.
         weight_decay: must be 0: gRDA draws parameters to zero by itself. It is taken since frameworks hand it to every
             optimizer.
         extensions: gradient noise and gradient dropout; the others have no meaning for gRDA and are refused.
@@ -58,7 +58,7 @@ class GRDA(SparseOptimizer):
         "lr": hyperparameters.LEARNING_RATE,
         "c": hyperparameters.non_negative("c value"),
         "mu": hyperparameters.positive("mu value"),
-        **TARGET,
+        **TARGET_CHECK,
     }
 
     def __init__(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +14,40 @@ from torchclip.rules.second_moment import moments
 from torchclip.rules.state_numbers import NON_NEGATIVE
 
 THRESHOLD_SCALE = "threshold_scale"
-"""The number of state of a param group that target_sparsity steers."""
+"""The number of state of a param group that its ``target_sparsity`` steers."""
+
+TARGET = "target_sparsity"
+"""The key of a param group that holds the share of zeros to steer to, where it is steered."""
+
+GAIN = 0.25
+"""κ. Where a relative change of the threshold moves the share of zeros by less than 2/κ = 8 times as much, the share
+settles. Where the threshold has to grow with t, since v does, the share lags by 1 / (κ t)."""
+
+FASTEST = 0.01
+"""The most that a threshold moves in a step, as a share of it. A network whose weights go to zero faster than it learns
+which of them it can spare does not learn at all."""
+
+RANGE = (1e-6, 1e6)
+"""In which a scale stays, so that a target that no threshold reaches does not carry it out of all bounds."""
+
+
+def steers(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a threshold of the rule goes by zeros."""
+    return spec.family == "soft_threshold" and any(TARGET in group for group in param_groups)
+
+
+def steered(scale: Tensor, target: Tensor | float, share: Tensor) -> Tensor:
+    r"""The factor on a group's threshold in a step that finds this share of zeros in it, 0-dim.
+
+    .. math:: s \leftarrow s\, e^d, \quad d = 0.25\, (\text{target} - z) \text{ within } \pm 0.01
+
+    Args:
+        scale: the factor of the step before, 0-dim.
+        target: the share to steer to.
+        share: that of the parameters with a gradient, 0-dim.
+    """
+    move = (GAIN * (target - share)).clamp(-FASTEST, FASTEST)
+    return (scale * move.exp()).clamp(*RANGE)
 
 
 def scale_of(group: Group) -> Tensor | float:
@@ -76,7 +112,7 @@ def _sub_grad(parameter: Tensor, group: Group) -> Tensor:
     if isinstance(threshold, Tensor):
         threshold = threshold.to(parameter.device)
     sub_grad: Tensor = parameter / group["delta"] + threshold * parameter.sign()
-    return sub_grad
+    return sub_grad.to(parameter.dtype)  # of one number it would be the threshold's
 
 
 SUB_GRAD = StateSlot("sub_grad", of_parameter=_sub_grad, at_least_float32=True)

@@ -36,7 +36,7 @@ from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.rules.soft_threshold import THRESHOLD_SCALE
+from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE
 from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
 from torchclip.state.steppable import leading_device
 
@@ -150,7 +150,7 @@ def complete_shared(
         if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
             start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
             shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
-        if spec.family == "soft_threshold" and (THRESHOLD_SCALE in have or "target_sparsity" in group):
+        if spec.family == "soft_threshold" and (THRESHOLD_SCALE in have or TARGET in group):
             scale = have.get(THRESHOLD_SCALE, torch.ones((), dtype=norm_dtype(device), device=device))
             shared[THRESHOLD_SCALE] = scale.to(device, norm_dtype(device))
         is_users = "shared" in group and not have

@@ -12,11 +12,9 @@ from torchclip.backends.choice import holds_numbers
 from torchclip.distributed.layout import Layout
 from torchclip.policies.modifiers import Modifiers
 from torchclip.state.group_state import numbers_of
-from torchclip.state.sharded import is_wrapper, local_of
+from torchclip.state.sharded import local_of
 from torchclip.state.steppable import can_step, leading_device
-
-COUNTED_AT_ONCE = 1 << 20
-"""Elements whose zeros may be counted with a temporary for them all."""
+from torchclip.state.zeros import zeros_in
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def sparsity(
     zeros = torch.full((), sum(count for count in each if count >= 0), dtype=torch.int64, device=device)
     for parameter, counts, count in zip(parameters, counted, written, strict=True):
         if counts and count < 0:
-            zeros = zeros + _zeros_in(local_of(parameter)).to(device)
+            zeros = zeros + zeros_in(local_of(parameter)).to(device)
     return zeros.to(torch.float32) / total
 
 
@@ -58,24 +56,13 @@ def _sparsity_of_all(layout: Layout, counted: Sequence[bool], device: torch.devi
         for parameter, owner, counts in zip(layout.parameters, layout.owners, counted, strict=True):
             if counts and owner.norm == over:
                 local = local_of(parameter)
-                zeros = _zeros_in(local).to(own)
+                zeros = zeros_in(local).to(own)
                 own = own + torch.stack([zeros, zeros.new_full((), local.numel())]) * owner.norm_share
         sums.append(exchange.add(own, over))
     exchange.run()
     zeros, total = torch.stack([each.total for each in sums]).sum(dim=0)
     fraction: Tensor = zeros / total.clamp(min=1)
     return fraction.to(device, torch.float32)
-
-
-def _zeros_in(parameter: Tensor) -> Tensor:
-    """How many elements are exactly zero, 0-dim; in pieces, which need no memory the size of the parameter."""
-    if is_wrapper(parameter):
-        return (parameter == 0).sum()
-    if parameter.numel() <= COUNTED_AT_ONCE:  # without one on the CPU, where a sum would make int64 numbers first
-        return parameter.numel() - torch.count_nonzero(parameter)
-    longest = max(range(parameter.ndim), key=parameter.size)
-    pieces = parameter.chunk(min(-(-parameter.numel() // COUNTED_AT_ONCE), parameter.size(longest)), longest)
-    return torch.stack([_zeros_in(piece) for piece in pieces]).sum()
 
 
 def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, backend: str | None) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchclip.backends.reference.run import Run
 from torchclip.distributed.exchange import Over, Sum, processes_in
 from torchclip.rules.norms import norm_dtype
+from torchclip.rules.soft_threshold import steers
 from torchclip.state.sharded import local_of
 from torchclip.state.steppable import leading_device
 
@@ -50,6 +51,7 @@ class Common:
         over = layout.across
         overflows, losses = None, None
         measures = (run.modifiers.measures and run.given_norm is None) or run.spec.clips_itself
+        measures = measures or steers(run.spec, run.param_groups)
         device = leading_device(run.param_groups)  # that of the norms, so that no copy is waited for
         counted = torch.full((), float(own), dtype=norm_dtype(device), device=device)
         gradients = tuple(exchange.add(counted, each) for each in (layout.sums if measures else ()))

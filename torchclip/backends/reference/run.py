@@ -23,6 +23,7 @@ from torchclip.policies.precision.codec import Types
 from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import Group, RuleSpec, State
+from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.state.group_state import counted, numbers_of
 from torchclip.state.precision_state import created_beside, created_slot
 from torchclip.state.real_view import real_view
@@ -42,6 +43,7 @@ class Entry:
 
     Args:
         index: counts through all groups, parameters without gradient included.
+        group_index: the position of its param group.
         group: its param group, with hyperparameters that are tensors on the parameter's device.
         parameter: the real view of a complex one, and of a DTensor this process's shard, as everything that is
             computed here.
@@ -53,6 +55,7 @@ class Entry:
     """
 
     index: int
+    group_index: int
     group: Group
     parameter: Tensor
     gradient: Tensor
@@ -84,6 +87,7 @@ class Run:
         layout: which processes hold what; None where this one holds everything.
         exchange: what adds the sums of this step over processes; None where there is no layout.
         given_norm: 0-dim; what the clip policy takes for its norm in place of one that it measures; None for none.
+        scales: [groups], 0-dim: the factor on the threshold of a group that is steered; empty where none is.
     """
 
     spec: RuleSpec
@@ -98,6 +102,7 @@ class Run:
     layout: Layout | None = None
     exchange: Exchange | None = None
     given_norm: Tensor | None = None
+    scales: Sequence[Tensor | None] = ()
 
     @property
     def shared(self) -> Mapping[str, Tensor]:
@@ -125,6 +130,13 @@ class Run:
             return entry.index, None
         return self.layout.number(entry.index), self.layout.places(entry.index)
 
+    def rules_group(self, entry: Entry) -> Group:
+        """A parameter's group as the rule's step reads it: with the factor on the threshold that this step goes by."""
+        scale = self.scales[entry.group_index] if self.scales else None
+        if scale is None:
+            return entry.group
+        return {**entry.group, "shared": {**numbers_of(entry.group), THRESHOLD_SCALE: scale}}
+
     @property
     def is_split(self) -> bool:
         """Whether norms are those of several processes."""
@@ -144,7 +156,7 @@ def entries_of(
 ) -> list[Entry]:
     """Every parameter that has a gradient: the one walk over the optimizer that a step takes."""
     entries, index = [], 0
-    for group in param_groups:
+    for group_index, group in enumerate(param_groups):
         there: dict[str, Group] = {}
         for parameter in group["params"]:
             gradient = parameter.grad
@@ -157,7 +169,7 @@ def entries_of(
                 # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
                 held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
                 types = None if precision is None else precision.types(spec, parameter)
-                entries.append(Entry(index, there[device], own, gradient, parameter, held, dtype, types))
+                entries.append(Entry(index, group_index, there[device], own, gradient, parameter, held, dtype, types))
             index += 1
     return entries
 

@@ -42,6 +42,7 @@ from torchclip.backends.reference.run import (
     write_together,
 )
 from torchclip.backends.reference.spikes import find_spikes
+from torchclip.backends.reference.steering import Steering
 from torchclip.distributed.exchange import Over
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, NonFinite, Scope
@@ -109,6 +110,7 @@ def step(
         given_norm=given_norm,
     )
     common = Common.of(run, loss, found_inf, loss_over)
+    steering = Steering.of(run)
     by_policy = measure_gradients(run)
     if common.decides_step_size:
         run.run_exchange()
@@ -127,6 +129,9 @@ def step(
         skipped = found | skipped if torch.compiler.is_compiling() else bool(found)
     taken = common.has_gradient and (~skipped if isinstance(skipped, Tensor) else not skipped)
     if taken is not False:
+        if steering is not None:
+            run = replace(run, scales=steering.scales())
+            writes += steering.writes(run.scales)
         for entry in run.entries:
             _update(run, state, entry, None if by_rule is None else by_rule.norms[entry.index], taken, ledger)
         for measured in (by_policy, by_rule):
@@ -158,7 +163,7 @@ def _update(
     gradient = prepared_gradient(run, entry, parameter)
     old, stored, made, first = state_of(run, entry)
     decayed = pipeline.decay(parameter, entry.group)
-    stepped, new = run.spec.step(decayed, gradient, old, entry.group, first, norms)
+    stepped, new = run.spec.step(decayed, gradient, old, run.rules_group(entry), first, norms)
     kept = kept_step(run, entry, decayed, stepped)
     follower, slot = run.modifiers.follower, run.modifiers.followers_slot
     synchronises = follower is not None and follower.synchronises(run.number)
