@@ -90,7 +90,15 @@ GROUP_DECOUPLED = tl.constexpr(9)
 GROUP_MAXIMIZE = tl.constexpr(10)
 GROUP_LR = tl.constexpr(11)  # address of a learning rate that is a tensor; 0 where it is a number
 GROUP_LR_IS_DOUBLE = tl.constexpr(24)  # int32
-GROUP_WORDS = tl.constexpr(13)
+GROUP_THRESHOLD_SCALE = tl.constexpr(13)  # address of the factor on its threshold; 0 where that is 1
+GROUP_TARGET = tl.constexpr(14)  # of target_sparsity, which steers the factor
+GROUP_ELEMENTS = tl.constexpr(15)  # among which zeros are counted; 0 where the factor stays
+GROUP_WORDS = tl.constexpr(16)
+
+# ZeroRange: counts of zeros that follow one another and are those of one param group.
+ZERO_RANGE_FIRST = tl.constexpr(0)
+ZERO_RANGE_COUNT = tl.constexpr(1)
+ZERO_RANGE_WORDS = tl.constexpr(2)
 
 # StepNumbers: what the first finish of a step decides.
 STEP_NUMBER = tl.constexpr(0)  # from 1; 0 where nothing counts steps
@@ -159,26 +167,31 @@ PLACE_SOURCES = tl.constexpr(50)
 PLACE_COEFFICIENTS = tl.constexpr(51)  # written
 PLACE_FRESH = tl.constexpr(53)  # int32 [parameters]: 1 until a step has been taken with the state
 PLACE_GROUPS = tl.constexpr(54)
+PLACE_ZEROS = tl.constexpr(55)  # that the last step has counted
+PLACE_ZERO_RANGES = tl.constexpr(56)
+PLACE_ZERO_BEGINS = tl.constexpr(57)  # int32 [param groups + 1]: the ranges of each follow one another
+PLACE_NEXT_SCALES = tl.constexpr(58)  # [param groups], written: factors on thresholds
+PLACE_GROUP_COUNT = tl.constexpr(118)  # int32
 # ... then what the end of the pass for a clip policy needs, ...
-PLACE_GROUP_CLIPS = tl.constexpr(159)  # where groups have policies of their own
-PLACE_NORM_COUNT = tl.constexpr(160)  # of the policies that remember norms, as the three below
-PLACE_NORM_MEAN = tl.constexpr(161)
-PLACE_NORM_VARIANCE = tl.constexpr(162)
-PLACE_NORM_WINDOW = tl.constexpr(163)
-PLACE_B_SQUARED = tl.constexpr(166)
-PLACE_STEP = tl.constexpr(167)
-PLACE_LR_SCALE = tl.constexpr(168)
-PLACE_NORM_BOUNDS = tl.constexpr(171)  # AdaGC's: [parameters]
-PLACE_POLYAK_STEP = tl.constexpr(172)
-PLACE_SKIP_NORMS = tl.constexpr(173)  # SkipSpikes': [window]
-PLACE_SKIP_NORM_COUNT = tl.constexpr(174)
-PLACE_SKIP_LOSSES = tl.constexpr(175)
-PLACE_SKIP_LOSS_COUNT = tl.constexpr(176)
-PLACE_SKIPPED = tl.constexpr(177)  # written: 1 where the step is not taken
+PLACE_GROUP_CLIPS = tl.constexpr(188)  # where groups have policies of their own
+PLACE_NORM_COUNT = tl.constexpr(189)  # of the policies that remember norms, as the three below
+PLACE_NORM_MEAN = tl.constexpr(190)
+PLACE_NORM_VARIANCE = tl.constexpr(191)
+PLACE_NORM_WINDOW = tl.constexpr(192)
+PLACE_B_SQUARED = tl.constexpr(195)
+PLACE_STEP = tl.constexpr(196)
+PLACE_LR_SCALE = tl.constexpr(197)
+PLACE_NORM_BOUNDS = tl.constexpr(200)  # AdaGC's: [parameters]
+PLACE_POLYAK_STEP = tl.constexpr(201)
+PLACE_SKIP_NORMS = tl.constexpr(202)  # SkipSpikes': [window]
+PLACE_SKIP_NORM_COUNT = tl.constexpr(203)
+PLACE_SKIP_LOSSES = tl.constexpr(204)
+PLACE_SKIP_LOSS_COUNT = tl.constexpr(205)
+PLACE_SKIPPED = tl.constexpr(206)  # written: 1 where the step is not taken
 # ... and what the end of a rule's own needs.
-PLACE_DIRECTION_NORM = tl.constexpr(159)  # [units], written
-PLACE_RULE_SUMS = tl.constexpr(160)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
-PLACE_SUM_IS_DOUBLE = tl.constexpr(161)  # int32 [units]
+PLACE_DIRECTION_NORM = tl.constexpr(188)  # [units], written
+PLACE_RULE_SUMS = tl.constexpr(189)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
+PLACE_SUM_IS_DOUBLE = tl.constexpr(190)  # int32 [units]
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)
@@ -242,3 +255,4 @@ class Finish(NamedTuple):
     skip_loss: bool = False  # SkipSpikes looks at the loss
     growth: bool = False  # PolyakStep's step is bound to the one before
     averages: bool = False
+    threshold_scales: bool = False  # thresholds have factors

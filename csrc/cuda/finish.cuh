@@ -10,6 +10,7 @@
 #include "../step/make_coefficients.h"
 #include "clip_factors.cuh"
 #include "launch.h"
+#include "steering.cuh"
 
 namespace torchclip::cuda {
 
@@ -19,10 +20,6 @@ __device__ __forceinline__ void visit_rule(int32_t rule, const Visit& visit) {
   for_each_rule(Rules{}, [&](auto each, int32_t position) {
     if (position == rule) visit(each);
   });
-}
-
-__device__ __forceinline__ const GroupNumbers& group_of(const CoefficientArguments& coefficients, int32_t group) {
-  return coefficients.groups != nullptr ? coefficients.groups[group] : coefficients.inline_groups[group];
 }
 
 __device__ __forceinline__ double lr_of(const GroupNumbers& group) {
@@ -76,6 +73,7 @@ __device__ __forceinline__ double set_coefficients(const CoefficientArguments& c
     scalars[i] = read_number(source.scalars[i], source.scalar_is_double[i] != 0, 0);
   const bool is_fresh = source.fresh >= 0 && coefficients.fresh[source.fresh] != 0;
   write_struct(Rule::coefficients(hyperparameters, scalars, is_fresh, norms), set.rule);
+  if constexpr (Rule::Functor::kCountsZeros) set.rule[kThreshold] *= threshold_scale_of(coefficients, source.group);
   if constexpr (Rule::kClipsItself) return Rule::direction_factor(hyperparameters, norms);
   return 1.0;
 }
@@ -144,6 +142,11 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, double 
   if (decision.clips != 0) finish.counters[1] += 1;
 }
 
+template <class Functor>
+constexpr bool kMayCountZeros = Functor::kCountsZeros;
+template <>
+constexpr bool kMayCountZeros<void> = true;
+
 // The coefficients as they are before anything is measured, and the numbers of state that the step will leave: it takes
 // longer than what is left to do once the norms are known. By one block, before that is. `Functor`: that of the rule
 // where the kernel knows it, and otherwise void.
@@ -151,6 +154,8 @@ template <class Functor>
 TORCHCLIP_NOINLINE __device__ void fill_coefficients(const FinishArguments& finish) {
   const CoefficientArguments& coefficients = finish.coefficients;
   const double step = finish.step == nullptr ? 0.0 : *finish.step + 1, inverse = inverse_scale(finish);
+  if constexpr (kMayCountZeros<Functor>)
+    if (coefficients.zeros != nullptr) steer_thresholds(coefficients);
 #pragma unroll 1
   for (int index = static_cast<int>(threadIdx.x); index < coefficients.count; index += kThreads) {
     const CoefficientSource& source = coefficients.sources[index];
@@ -172,6 +177,7 @@ TORCHCLIP_NOINLINE __device__ void fill_coefficients(const FinishArguments& fini
 // numbers of state on.
 __device__ __forceinline__ void settle_coefficients(const FinishArguments& finish, const Decision& decision) {
   const CoefficientArguments& coefficients = finish.coefficients;
+  if (coefficients.zeros != nullptr && decision.skips == 0) keep_threshold_scales(coefficients);
 #pragma unroll 1
   for (int index = static_cast<int>(threadIdx.x); index < coefficients.count; index += kThreads) {
     const CoefficientSource& source = coefficients.sources[index];

@@ -111,6 +111,7 @@ void DeviceStep::read_groups(const ParameterReader& reader) {
     numbers.weight_decay = group.pipeline[kWeightDecay];
     numbers.decoupled = group.pipeline[kDecoupled];
     numbers.maximize = group.pipeline[kMaximize];
+    if (shape_.threshold_scales) read_threshold(group, index, numbers);
     if (!group.lr) continue;
     const Buffer lr = Buffer(group.lr).to(id_.device);
     held_.push_back(lr);

@@ -51,6 +51,13 @@ class DeviceStep {
   // No parameter has a gradient.
   void measure_nothing();
 
+  // Counts the zeros that the parameters hold, for the next step to find.
+  void count_zeros(const ParameterReader& reader);
+  // Those of a group here, of the last step or count_zeros(): one int64 number.
+  Buffer zeros_of_group(size_t group) const;
+  // [param groups, devices] in one dimension: those of all devices, where there are several.
+  const Buffer& gathered_zeros() const { return gathered_zeros_; }
+
   const DeviceId& id() const { return id_; }
   const Measured& measured() const { return measured_; }
   const Buffer& counters() const { return counters_; }  // [4], see FinishArguments
@@ -94,11 +101,13 @@ class DeviceStep {
   void follow_stream(void* stream, bool capturing);
   void reserve_tables(const ParameterReader& reader);
   void set_layouts();
-  void reserve_scratch(const ParameterReader& reader, size_t devices);
+  void reserve_scratch(const ParameterReader& reader);
   void set_static_arguments();
   void read_tensors(const ParameterReader& reader);
   void read_gradients(const ParameterReader& reader);
   void read_groups(const ParameterReader& reader);
+  void set_zero_ranges();
+  void read_threshold(const Group& group, size_t index, GroupNumbers& numbers);
   void read_rule_sums(const ParameterReader& reader);
   void write_tables();
   void move_image();
@@ -135,6 +144,8 @@ class DeviceStep {
   Section<DeviceLongRow> long_rows_;
   Section<CoefficientSource> sources_;
   Section<int32_t> clip_units_, rule_units_, row_unit_, sum_is_double_;
+  Section<ZeroRange> zero_ranges_;
+  Section<int32_t> zero_begins_;
   Section<GroupClip> group_clips_;
   Section<void*> rule_sums_;
   std::vector<void*> rule_sum_places_;       // [units]
@@ -145,12 +156,12 @@ class DeviceStep {
 
   Buffer scratch_;  // zeros at first
   Section<Coefficients> coefficients_;
-  Section<double> next_scalars_;
+  Section<double> next_scalars_, next_scales_;
   Section<Partial> partials_;
   Section<StepNumbers> numbers_;
   Section<uint32_t> blocks_done_;
   Section<double> row_gradient_factors_, row_step_factors_;
-  Buffer zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
+  Buffer zeros_, gathered_zeros_, unit_sums_, gathered_sums_, counters_, fresh_;
   Measured measured_;
   std::map<std::string, Buffer> copies_;  // of shared numbers, on a device that is not the main one
   std::vector<Buffer> held_;              // what this step's kernels read

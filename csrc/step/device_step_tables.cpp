@@ -43,6 +43,7 @@ std::vector<Buffer> DeviceStep::buffers() const {
   return {image_.memory(),
           scratch_,
           zeros_,
+          gathered_zeros_,
           unit_sums_,
           gathered_sums_,
           measured_.grad_norm,
@@ -62,9 +63,10 @@ void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers
   streams_.clear();
   modifiers_ = modifiers;
   shape_ = shape;
+  devices_ = static_cast<int32_t>(devices);
   tables_ = build_tables(rule_, reader, shape, cutting(), positions);
   reserve_tables(reader);
-  reserve_scratch(reader, devices);
+  reserve_scratch(reader);
   pass_ = PassArguments{};
   plan_launches();
   set_static_arguments();
@@ -83,6 +85,8 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   rule_units_ = image_.reserve<int32_t>(tables_.rule_units.size());
   row_unit_ = image_.reserve<int32_t>(tables_.row_unit.size());
   group_clips_ = image_.reserve<GroupClip>(shape_.group_clips.size());
+  zero_ranges_ = image_.reserve<ZeroRange>(devices_ > 1 ? tables_.group_elements.size() : tables_.zero_ranges.size());
+  zero_begins_ = image_.reserve<int32_t>(tables_.zero_begins.size());
   const size_t sums = rule_.sums_norms && !shape_.rule_rows ? unit_count(shape_.rule_scope, reader) : 0;
   rule_sums_ = image_.reserve<void*>(sums);
   sum_is_double_ = image_.reserve<int32_t>(sums);
@@ -105,6 +109,7 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   image_.set(rule_units_, tables_.rule_units);
   image_.set(row_unit_, tables_.row_unit);
   image_.set(group_clips_, shape_.group_clips);
+  set_zero_ranges();
 }
 
 // Where the layouts of strided tensors lie.
@@ -114,7 +119,7 @@ void DeviceStep::set_layouts() {
       tables_.tensors[index].layout = image_.at(layouts_) + tables_.layout_offsets[index];
 }
 
-void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) {
+void DeviceStep::reserve_scratch(const ParameterReader& reader) {
   int64_t bytes = 0;
   const auto reserve = [&]<class T>(Section<T>& section, int64_t count) {
     section = {bytes, count};
@@ -122,6 +127,7 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
   };
   reserve(coefficients_, static_cast<int64_t>(tables_.sources.size()));
   reserve(next_scalars_, static_cast<int64_t>(tables_.sources.size()) * kMaxScalars);
+  reserve(next_scales_, static_cast<int64_t>(tables_.group_elements.size()));
   reserve(partials_, tables_.partials());
   reserve(numbers_, 1);
   reserve(blocks_done_, 2);
@@ -130,13 +136,15 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader, size_t devices) 
   const auto zeros = [&](int64_t count) { return Buffer::zeros({count}, "float64", id_.device); };
   scratch_ = Buffer::zeros({bytes}, "uint8", id_.device);
   zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", id_.device);
+  const bool gathers = shape_.threshold_scales && devices_ > 1;
+  const int64_t groups = static_cast<int64_t>(reader.groups().size());
+  gathered_zeros_ = Buffer::zeros({gathers ? groups * devices_ : 0}, "int64", id_.device);
   const int64_t clip_units = static_cast<int64_t>(tables_.clip_units.size()) - 1;
   const int64_t rule_units = static_cast<int64_t>(unit_count(shape_.rule_scope, reader));
   const auto number = [&] { return Buffer::zeros({}, "float64", id_.device); };
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units), zeros(rule_units),
                zeros(rule_units), number(),          number()};
-  devices_ = static_cast<int32_t>(devices);
-  const int64_t shared = devices > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
+  const int64_t shared = devices_ > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
   unit_sums_ = zeros(shared);
   gathered_sums_ = zeros(devices_ * shared);
 }
@@ -153,6 +161,12 @@ void DeviceStep::set_static_arguments() {
   coefficients.next_scalars = scratch(next_scalars_);
   coefficients.fresh = shape_.fresh ? fresh_.values<int32_t>() : nullptr;
   coefficients.groups = groups_.count > 0 ? image_.at(groups_) : nullptr;
+  const Buffer& zeros = devices_ > 1 ? gathered_zeros_ : zeros_;
+  coefficients.zeros = shape_.threshold_scales ? zeros.values<int64_t>() : nullptr;
+  coefficients.zero_ranges = image_.at(zero_ranges_);
+  coefficients.zero_begins = image_.at(zero_begins_);
+  coefficients.next_scales = scratch(next_scales_);
+  coefficients.group_count = static_cast<int32_t>(next_scales_.count);
   const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),
                          scratch(partials_), nullptr};
   const auto numbers = [](const Buffer& buffer) { return buffer.values<double>(); };

@@ -108,6 +108,15 @@ struct GroupNumbers {
   double maximize;   // 0 or 1
   const void* lr;    // on the device, in place of hyperparameters[0]; null: that holds
   int32_t lr_is_double;
+  double* threshold_scale;  // the factor on its threshold, read and written; null where that is 1
+  double target;            // of target_sparsity, which steers the factor
+  double elements;          // with a gradient, among which zeros are counted; 0 where the factor stays
+};
+
+// Counts of zeros that follow one another and are those of one param group.
+struct ZeroRange {
+  int64_t first;
+  int64_t count;
 };
 
 // What coefficients are made from. Uploaded when the structure of the step changes.
@@ -128,6 +137,11 @@ struct CoefficientArguments {
   double* next_scalars;              // [count, kMaxScalars], numbers of state behind the step, should it be taken
   int32_t* fresh;                    // [parameters]: 1 until a step has been taken with the state; null where none asks
   const GroupNumbers* groups;        // [param groups]; null: inline_groups
+  const int64_t* zeros;  // that the last step has counted, see PassArguments; null where no threshold has a factor
+  const ZeroRange* zero_ranges;
+  const int32_t* zero_begins;  // [param groups + 1], the ranges of each follow one another
+  double* next_scales;         // [param groups], factors on thresholds behind the step, should it be taken
+  int32_t group_count;
   GroupNumbers inline_groups[kInlineGroups];
 };
 

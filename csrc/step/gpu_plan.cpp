@@ -53,6 +53,7 @@ Shape GpuPlan::shape() const {
                                   (rule_.clips_itself && scope_ == Scope::kTensor);
   shape.lookahead = modifiers_.lookahead_k != 0;
   shape.joint_norm = modifiers_.takes_joint_norm();
+  shape.threshold_scales = has_threshold_scales();
   return shape;
 }
 
@@ -171,6 +172,7 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
     refuse(capturing(), kNotReady);
     rebuild(wanted);
   }
+  if (has_targets()) find_zeros();
   on_each_device([&](DeviceStep& device) {
     void* const stream = current_stream(device.id());
     device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), stream,
@@ -207,7 +209,7 @@ void GpuPlan::told_of_fresh() {
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->coefficients_fit(); };
   const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
-                       modifiers_.finds_spikes() || static_cast<bool>(inputs.grad_scale) ||
+                       modifiers_.finds_spikes() || shape_.threshold_scales || static_cast<bool>(inputs.grad_scale) ||
                        static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr

@@ -81,6 +81,10 @@ class GpuPlan {
   void* current_stream(const DeviceId& id) const;
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
+  bool has_targets() const;
+  bool has_threshold_scales() const;
+  void find_zeros();
+  void gather_zeros() const;
   bool refuses_norm(const Inputs& inputs) const;
   void commit();
   Buffer rule_clip_factor() const;
@@ -96,7 +100,7 @@ class GpuPlan {
   bool any_fresh_ = false;                              // some parameter is, of which the device has not been told
   int64_t steps_ = 0;
   bool reports_ = false;            // a step has been taken since the last change of the modifiers
-  bool counted_ = false;            // the zeros of these tables are those of a step that was taken
+  bool counted_ = false;            // the zeros of these tables are those of a step that was taken, or counted so
   bool updates_ = false;            // a parameter had a gradient in the last step
   std::vector<uint32_t> versions_;  // [parameters], autograd's, after the last step
 };

@@ -37,6 +37,7 @@ class Builder {
     add_chunks();
     if (shape_.by_rows()) add_row_chunks();
     tables_.row_unit = {0, static_cast<int32_t>(tables_.row_chunks.size())};
+    if (shape_.threshold_scales) add_zero_ranges();
     return std::move(tables_);
   }
 
@@ -171,6 +172,31 @@ class Builder {
       for (const DeviceChunk& chunk : by_run[index])
         run.pieces = std::max(run.pieces, pieces_of(chunk.count, run.bucket.parameter_dtype));
       tables_.chunks.insert(tables_.chunks.end(), by_run[index].begin(), by_run[index].end());
+    }
+  }
+
+  // Parameters lie in the order of their groups, so that each run has one range of a group.
+  void add_zero_ranges() {
+    std::vector<std::vector<ZeroRange>> by_group(reader_.groups().size());
+    tables_.group_elements.assign(by_group.size(), 0.0);
+    for (const ParameterRecord& record : reader_.records())
+      if (record.active)
+        tables_.group_elements[static_cast<size_t>(record.group)] += static_cast<double>(record.operands.count);
+    for (const Run& run : tables_.runs) {
+      for (int64_t index = 0; index < run.count; ++index) {
+        const DeviceChunk& chunk = tables_.chunks[static_cast<size_t>(run.first + index)];
+        const int32_t position = tables_.tensors[static_cast<size_t>(chunk.tensor)].parameter;
+        const size_t group = static_cast<size_t>(reader_.records()[static_cast<size_t>(position)].group);
+        const int64_t first = run.first_piece + index * run.pieces;
+        std::vector<ZeroRange>& ranges = by_group[group];
+        if (ranges.empty() || ranges.back().first + ranges.back().count != first) ranges.push_back({first, 0});
+        ranges.back().count += run.pieces;
+      }
+    }
+    tables_.zero_begins = {0};
+    for (const std::vector<ZeroRange>& ranges : by_group) {
+      tables_.zero_ranges.insert(tables_.zero_ranges.end(), ranges.begin(), ranges.end());
+      tables_.zero_begins.push_back(static_cast<int32_t>(tables_.zero_ranges.size()));
     }
   }
 

@@ -23,6 +23,7 @@ struct Shape {
   bool fresh = false;                    // the first step with a state differs from later ones
   bool lookahead = false;                // or WeightEMA
   bool joint_norm = false;               // all gradients are measured, whatever the policies of groups
+  bool threshold_scales = false;         // thresholds have factors
   bool operator==(const Shape&) const = default;
 
   bool by_rows() const { return clips_rows || rule_rows; }
@@ -68,7 +69,10 @@ struct HostTables {
   std::vector<CoefficientSource> sources;  // [sets of coefficients]
   std::vector<int32_t> clip_units;         // [units + 1], see UnitSums::unit_chunks
   std::vector<int32_t> rule_units;
-  std::vector<int32_t> row_unit;  // of a pass by rows: one unit
+  std::vector<int32_t> row_unit;       // of a pass by rows: one unit
+  std::vector<ZeroRange> zero_ranges;  // where thresholds have factors
+  std::vector<int32_t> zero_begins;    // [param groups + 1], see CoefficientArguments
+  std::vector<double> group_elements;  // [param groups], with a gradient, on all devices
   std::vector<Run> runs;
   std::vector<char> aligned;  // [tensors], see is_aligned; empty where the launcher does not ask
   int64_t row_total = 0;      // rows of all tensors

@@ -64,6 +64,7 @@ Layout coefficients() {
   const Coefficients set{};
   const CoefficientSource source{};
   const GroupNumbers group{};
+  const ZeroRange zeros{};
   const StepNumbers step{};
   const GroupClip clip{};
   const Modifiers policy{};
@@ -87,7 +88,13 @@ Layout coefficients() {
       {"GROUP_MAXIMIZE", place(group, group.maximize)},
       {"GROUP_LR", place(group, group.lr)},
       {"GROUP_LR_IS_DOUBLE", place(group, group.lr_is_double)},
+      {"GROUP_THRESHOLD_SCALE", place(group, group.threshold_scale)},
+      {"GROUP_TARGET", place(group, group.target)},
+      {"GROUP_ELEMENTS", place(group, group.elements)},
       {"GROUP_WORDS", whole<GroupNumbers>()},
+      {"ZERO_RANGE_FIRST", place(zeros, zeros.first)},
+      {"ZERO_RANGE_COUNT", place(zeros, zeros.count)},
+      {"ZERO_RANGE_WORDS", whole<ZeroRange>()},
       {"STEP_NUMBER", place(step, step.step)},
       {"STEP_AVERAGE_WEIGHT", place(step, step.average_weight)},
       {"STEP_SKIPS", place(step, step.skip)},
@@ -146,6 +153,11 @@ Layout finishes() {
       {"PLACE_COEFFICIENTS", place(both, both.coefficients.sets)},
       {"PLACE_FRESH", place(both, both.coefficients.fresh)},
       {"PLACE_GROUPS", place(both, both.coefficients.groups)},
+      {"PLACE_ZEROS", place(both, both.coefficients.zeros)},
+      {"PLACE_ZERO_RANGES", place(both, both.coefficients.zero_ranges)},
+      {"PLACE_ZERO_BEGINS", place(both, both.coefficients.zero_begins)},
+      {"PLACE_NEXT_SCALES", place(both, both.coefficients.next_scales)},
+      {"PLACE_GROUP_COUNT", place(both, both.coefficients.group_count)},
       {"PLACE_GROUP_CLIPS", place(step, step.group_clips)},
       {"PLACE_NORM_COUNT", place(step, step.norm_count)},
       {"PLACE_NORM_MEAN", place(step, step.norm_mean)},

@@ -136,6 +136,7 @@ Object DeviceStep::constants() const {
   add("skip_loss", m.skip_loss != 0);
   add("growth", m.growth > 0);
   add("averages", m.averages != 0);
+  add("threshold_scales", shape_.threshold_scales);
   add("rule_is_single", shape_.rule_rows || measured_.rule_grad_norm.numel() == 1);
   add("clips_rows", shape_.clips_rows);
   add("rule_rows", shape_.rule_rows);

@@ -20,7 +20,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "lin_breg": lambda params, **options: torchclip.LinBreg(params, lr=0.05, lam=0.1, momentum=0.5, **options),
     "ada_breg": lambda params, **options: torchclip.AdaBreg(params, lr=0.01, lam=0.1, **options),
 }
-BACKENDS = ("reference", "cpu")
+
+NEAR = 0.03
+"""A target so near to the shares of zeros of a first few steps that a threshold goes by their difference."""
 
 
 def weights(count: int = 3) -> list[torch.nn.Parameter]:
@@ -36,6 +38,11 @@ def give_gradients(params: list[torch.nn.Parameter], step: int) -> None:
         parameter.grad = parameter.detach() - wanted + 0.1 * torch.randn(parameter.shape, generator=draws)
 
 
+def steps_of(backend: str, count: int) -> int:
+    """Triton's interpreter takes a tenth of a second for one."""
+    return 4 if backend == "triton" else count
+
+
 def moved(target: float, share: float) -> float:
     """The factor on the scale in a step that finds this share of zeros."""
     return math.exp(min(max(GAIN * (target - share), -FASTEST), FASTEST))
@@ -46,21 +53,20 @@ def scale_of(optimizer: Any, group: int = 0) -> Tensor:
     return scale
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", RULES)
 def test_the_scale_follows_the_zeros_that_are_found(name: str, backend: str) -> None:
     params = weights()
-    optimizer = RULES[name](params, target_sparsity=0.8, backend=backend)
+    optimizer = RULES[name](params, target_sparsity=NEAR, backend=backend)
     by_hand = 1.0
-    for step in range(30):
+    for step in range(steps_of(backend, 30)):
         give_gradients(params, step)
-        if step == 20:  # what the last step has counted is no longer there
-            params[1].detach()[:20] = 0
+        if step == 2:  # what the last step has counted is no longer there
+            params[1].detach()[:2] = 0
         zeros = sum(int((parameter == 0).sum()) for parameter in params) / sum(p.numel() for p in params)
-        by_hand *= moved(0.8, zeros)
+        by_hand *= moved(NEAR, zeros)
+        assert step > 3 or abs(GAIN * (NEAR - zeros)) < FASTEST
         optimizer.step()
         assert float(scale_of(optimizer)) == pytest.approx(by_hand, rel=1e-6)
-    assert by_hand > 1.2
 
 
 def test_near_its_target_a_share_is_steered_gently() -> None:
@@ -72,16 +78,16 @@ def test_near_its_target_a_share_is_steered_gently() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_backends_agree(name: str) -> None:
-    ended = {}
-    for backend in BACKENDS:
+def test_agrees_with_the_reference(name: str, backend: str) -> None:
+    ended = []
+    for each in (backend, "reference"):
         params = weights()
-        optimizer = RULES[name](params, target_sparsity=0.6, backend=backend)
-        for step in range(60):
+        optimizer = RULES[name](params, target_sparsity=NEAR, backend=each)
+        for step in range(steps_of(backend, 60)):
             give_gradients(params, step)
             optimizer.step()
-        ended[backend] = [parameter.detach() for parameter in params]
-    torch.testing.assert_close(ended["cpu"], ended["reference"], rtol=1e-5, atol=1e-6)
+        ended.append([*(parameter.detach() for parameter in params), scale_of(optimizer)])
+    torch.testing.assert_close(*ended, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [0.3, 0.9])
@@ -98,40 +104,39 @@ def test_the_share_that_was_asked_for_comes(name: str, target: float) -> None:
     assert statistics.mean(shares[-50:]) == pytest.approx(target, abs=0.005)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_groups_have_targets_of_their_own(backend: str) -> None:
     first, second, third = weights()
     groups = [
-        {"params": [first], "target_sparsity": 0.3},
-        {"params": [second], "target_sparsity": 0.6},
+        {"params": [first], "target_sparsity": NEAR},
+        {"params": [second], "target_sparsity": 0.5},
         {"params": [third]},
     ]
     optimizer = torchclip.LinBreg(groups, lr=0.05, lam=0.1, backend=backend)
     by_hand = [1.0, 1.0]
-    for step in range(20):
+    for step in range(steps_of(backend, 20)):
         give_gradients([first, second, third], step)
-        for index, (parameter, target) in enumerate(((first, 0.3), (second, 0.6))):
+        for index, (parameter, target) in enumerate(((first, NEAR), (second, 0.5))):
             by_hand[index] *= moved(target, float((parameter == 0).double().mean()))
         optimizer.step()
     assert [float(scale_of(optimizer, index)) for index in (0, 1)] == pytest.approx(by_hand, rel=1e-6)
     assert "shared" not in optimizer.param_groups[2]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", RULES)
 def test_a_checkpoint_goes_on_bit_for_bit(name: str, backend: str) -> None:
     params = weights()
     optimizer = RULES[name](params, target_sparsity=0.7, backend=backend)
     saved: Any = None
-    for step in range(20):
-        if step == 10:
+    steps = steps_of(backend, 20)
+    for step in range(steps):
+        if step == steps // 2:
             saved = copy.deepcopy((optimizer.state_dict(), [parameter.detach() for parameter in params]))
         give_gradients(params, step)
         optimizer.step()
     others = [torch.nn.Parameter(value) for value in saved[1]]
     loaded = RULES[name](others, target_sparsity=0.7, backend=backend)
     loaded.load_state_dict(saved[0])
-    for step in range(10, 20):
+    for step in range(steps // 2, steps):
         give_gradients(others, step)
         loaded.step()
     for mine, its in zip(params, others, strict=True):
@@ -139,7 +144,6 @@ def test_a_checkpoint_goes_on_bit_for_bit(name: str, backend: str) -> None:
     assert torch.equal(scale_of(optimizer), scale_of(loaded))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_skipped_step_steers_nothing(backend: str) -> None:
     params = weights()
     clip = torchclip.ClipByGlobalNorm(1.0, nonfinite="skip")
@@ -160,7 +164,6 @@ def test_a_skipped_step_steers_nothing(backend: str) -> None:
     assert not torch.equal(scale_of(optimizer), before)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_loss_scale_that_overflows_steers_nothing(backend: str) -> None:
     params = weights()
     optimizer = torchclip.GRDA(params, lr=0.05, c=0.02, target_sparsity=0.7, backend=backend)
@@ -173,7 +176,6 @@ def test_a_loss_scale_that_overflows_steers_nothing(backend: str) -> None:
     assert float(scale_of(optimizer)) > 1.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_may_come_and_change_while_training(backend: str) -> None:
     params = weights()
     optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, backend=backend)
@@ -186,6 +188,15 @@ def test_a_target_may_come_and_change_while_training(backend: str) -> None:
         scales.append(float(scale_of(optimizer)) if target is not None else 1.0)
         assert optimizer.backend == backend and optimizer.metrics().keys() == {"sparsity"}
     assert scales[0] < scales[1] < scales[2] > scales[3] > scales[4]
+    del optimizer.param_groups[0]["target_sparsity"]
+    give_gradients(params, 5)
+    optimizer.step()
+    assert float(scale_of(optimizer)) == scales[-1]
+    threshold = 0.1 * scales[-1]
+    for parameter in params:
+        drawn = optimizer.state[parameter]["sub_grad"]
+        expected = drawn.sign() * (drawn.abs() - threshold).clamp(min=0)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_steps_are_steered_too() -> None:
@@ -229,11 +240,10 @@ def test_a_scale_that_is_none_is_refused() -> None:
         optimizer.load_state_dict(saved)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_parameters_without_a_gradient_do_not_count(backend: str) -> None:
     params = weights()
     params[1].requires_grad_(False)
-    optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, target_sparsity=0.5, backend=backend)
+    optimizer = torchclip.LinBreg(params, lr=0.05, lam=0.1, target_sparsity=NEAR, backend=backend)
     by_hand = 1.0
     for step in range(6):
         give_gradients(params, step)
@@ -241,6 +251,6 @@ def test_parameters_without_a_gradient_do_not_count(backend: str) -> None:
         stepping = [params[0], params[2]] if step % 2 else [params[2]]
         params[0].grad = params[0].grad if step % 2 else None
         zeros = sum(int((parameter == 0).sum()) for parameter in stepping) / sum(p.numel() for p in stepping)
-        by_hand *= moved(0.5, zeros)
+        by_hand *= moved(NEAR, zeros)
         optimizer.step()
         assert float(scale_of(optimizer)) == pytest.approx(by_hand, rel=1e-6)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from torchclip.backends.choice import ON_DEVICE
 from torchclip.rules.hyperparameters import ABSENT, TARGET_SPARSITY, Check
 from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE, steers
 from torchclip.state.group_state import numbers_of
@@ -48,8 +47,8 @@ class SparseOptimizer(FusedOptimizer):
         return self._own._sparsity()
 
     def _compiled_reason(self, backend: str) -> str | None:
-        if backend in ON_DEVICE and steers(self.spec, self.param_groups):
-            return "no backend on a GPU steers thresholds yet; drop backend, or target_sparsity"
+        if backend == "triton" and steers(self.spec, self.param_groups):
+            return "the triton backend steers no thresholds yet; drop backend, or target_sparsity"
         return super()._compiled_reason(backend)
 
     def _complete_shared(self) -> None:

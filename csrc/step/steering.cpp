@@ -1,0 +1,99 @@
+// Thresholds that target_sparsity steers: the factors on them lie on the device, and go by the zeros that the update
+// pass counts. csrc/cuda/steering.cuh and kernels/steering.py have the arithmetic.
+#include <algorithm>
+
+#include "gpu_plan.h"
+
+namespace torchclip {
+namespace {
+
+constexpr const char* kScale = "threshold_scale";
+
+bool has_target(const Group& group) { return group.target != kNoTarget; }
+
+}  // namespace
+
+bool GpuPlan::has_targets() const {
+  const std::vector<Group>& groups = reader_.groups();
+  return std::any_of(groups.begin(), groups.end(), has_target);
+}
+
+// A factor stays where its target is gone.
+bool GpuPlan::has_threshold_scales() const {
+  if (!rule_.counts_zeros) return false;
+  const auto has_scale = [](const Group& group) { return has_target(group) || GroupState(group.dict).has(kScale); };
+  const std::vector<Group>& groups = reader_.groups();
+  return std::any_of(groups.begin(), groups.end(), has_scale);
+}
+
+// Where the parameters are not as the last step has left them, their zeros are counted anew. A step that a graph
+// captures goes by what was counted last, as its replays do.
+void GpuPlan::find_zeros() {
+  const std::vector<ParameterRecord>& records = reader_.records();
+  const auto is_as_left = [&](const ParameterRecord& record) {
+    const size_t position = static_cast<size_t>(&record - records.data());
+    return !record.active || reader().version_of(record.object.get()) == versions_[position];
+  };
+  if (!counted_ || (!std::all_of(records.begin(), records.end(), is_as_left) && !capturing()))
+    on_each_device([this](DeviceStep& device) { device.count_zeros(reader_); });
+  counted_ = true;
+  if (devices_.size() > 1) gather_zeros();
+}
+
+// Every device gets those of all, so that they steer alike.
+void GpuPlan::gather_zeros() const {
+  const size_t count = devices_.size();
+  for (size_t group = 0; group < reader_.groups().size(); ++group) {
+    if (!has_target(reader_.groups()[group])) continue;
+    for (size_t from = 0; from < count; ++from) {
+      const Buffer zeros = devices_[from]->zeros_of_group(group);
+      for (const auto& device : devices_)
+        device->gathered_zeros()[static_cast<int64_t>(group * count + from)].copy_from(zeros, /*non_blocking=*/true);
+    }
+  }
+}
+
+void DeviceStep::set_zero_ranges() {
+  std::vector<ZeroRange> ranges = tables_.zero_ranges;
+  std::vector<int32_t> begins = tables_.zero_begins;
+  for (size_t group = 0; devices_ > 1 && group < tables_.group_elements.size(); ++group) {
+    ranges.resize(tables_.group_elements.size());
+    ranges[group] = {static_cast<int64_t>(group) * devices_, devices_};
+    begins[group + 1] = static_cast<int32_t>(group) + 1;
+  }
+  image_.set(zero_ranges_, ranges);
+  image_.set(zero_begins_, begins);
+}
+
+Buffer DeviceStep::zeros_of_group(size_t group) const {
+  Buffer sum = Buffer::zeros({}, "int64", id_.device);
+  for (int32_t index = tables_.zero_begins[group]; index < tables_.zero_begins[group + 1]; ++index) {
+    const ZeroRange& range = tables_.zero_ranges[static_cast<size_t>(index)];
+    sum.tensor().call("add_", zeros_.narrow(range.first, range.count).tensor().call("sum"));
+  }
+  return sum;
+}
+
+void DeviceStep::read_threshold(const Group& group, size_t index, GroupNumbers& numbers) {
+  const GroupState shared = shared_of(group);
+  if (!has_target(group) && !shared.has(kScale)) return;
+  numbers.threshold_scale = beside(kScale + std::to_string(index), shared.tensor(kScale)).values<double>();
+  if (!has_target(group)) return;
+  numbers.target = group.target;
+  numbers.elements = tables_.group_elements[index];
+}
+
+// All those of a group go where its first are.
+void DeviceStep::count_zeros(const ParameterReader& reader) {
+  zeros_.fill(0);
+  for (const size_t position : tables_.positions) {
+    const ParameterRecord& record = reader.records()[position];
+    const size_t group = static_cast<size_t>(record.group);
+    const int32_t range = tables_.zero_begins[group];
+    if (range == tables_.zero_begins[group + 1]) continue;  // nothing but empty tensors
+    const Object counted = record.object.call("detach").call("eq", to_python(0)).call("sum");
+    zeros_[tables_.zero_ranges[static_cast<size_t>(range)].first].tensor().call("add_", counted);
+  }
+}
+
+}  // namespace torchclip
