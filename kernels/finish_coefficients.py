@@ -28,12 +28,14 @@ from .tables import (
     PLACE_COEFFICIENTS_COUNT,
     PLACE_FRESH,
     PLACE_GROUPS,
+    PLACE_NEXT_SCALES,
     PLACE_SOURCES,
     POLICY_LIMIT,
     POLICY_NOISE_ETA,
     POLICY_NOISE_GAMMA,
     POLYAK_STEP_SIZE,
     SOURCE_FRESH,
+    SOURCE_GROUP,
     SOURCE_IS_DOUBLE,
     SOURCE_SCALAR,
     SOURCE_WORDS,
@@ -132,6 +134,8 @@ def write_rule(places, coefficients, source, h, norms, takes_step, finish: tl.co
         tl.store(fresh, 0, only_if(takes_step, mask))
     k, scalars = coefficients_of_rule(finish, h, (scalar0, scalar1), first, norms)
     k0, k1, k2, k3, k4, k5, k6, k7 = k
+    if finish.threshold_scales:  # of the rules whose second coefficient is the threshold
+        k1 = k1 * tl.load(numbers_at(places, PLACE_NEXT_SCALES) + int32_of(source, SOURCE_GROUP, mask), mask, 1.0)
     rule = coefficients + COEFFICIENTS_RULE
     tl.store(rule, k0, mask)
     tl.store(rule + 1, k1, mask)

@@ -37,6 +37,7 @@ from .policies import (
     polyak_factor,
     polyak_step,
 )
+from .steering import steer_thresholds
 from .sums import (
     finish_long_rows,
     int32s_at,
@@ -216,6 +217,8 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     step, step_size = take_step(places, loss, square, skips, finish)
     if measures:
         count_clips(places, clips, skips == 0)
+    if finish.threshold_scales:
+        steer_thresholds(places, 1 - skips)
     tl.debug_barrier()
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     for first in range(0, int32_at(places, PLACE_COEFFICIENTS_COUNT), COEFFICIENTS_LANES):

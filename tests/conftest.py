@@ -54,6 +54,7 @@ INTERPRETED = {
     "test_group_clip_changes",
     "test_group_keys",
     "test_modifiers",
+    "test_target_sparsity",
     "test_torch_faults",
 }
 """The modules whose tests of each backend run Triton's interpreter too, in which a step takes a tenth of a second.

@@ -48,9 +48,10 @@ POLICIES: dict[str, dict[str, Any]] = {
 COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}-{mix}": (name, options) for name in OPTIMIZERS for mix, options in MIXES.items()},
     **{f"{name}-{policy}": (name, options) for name in ("sgd", "adamw") for policy, options in POLICIES.items()},
+    **{f"{name}-target": (name, {"target_sparsity": 0.5}) for name in SPARSE},
 }
 """Every class plain, clipped and with all extensions; every policy with a rule that counts its steps and one that does
-not."""
+not; and steered thresholds."""
 
 
 def made(name: str, params: list[Parameter], **options: Any) -> torch.optim.Optimizer:

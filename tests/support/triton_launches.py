@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, MIX_CLIP_PLAIN, NO_CLIP, Case
+from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, GRDA_PLAIN, MIX_CLIP_PLAIN, NO_CLIP, Case
 from rule_records import ADA_GRAD_NORM_ROW
 from torchclip.backends import choice as backend
 from torchclip.backends.triton import launcher
@@ -140,6 +140,7 @@ def variants(kind: str) -> list[Variant]:
                 step(case, parameters(dtype), under_scaler)
         step(Case(ADAMW_PLAIN, GLOBAL_NORM), strided_parameters(torch.float32), False)
         step(Case(ADAMW_PLAIN, GLOBAL_NORM), parameters(torch.float32), False, clip=0.5)
+        step(Case(GRDA_PLAIN, NO_CLIP), parameters(torch.float32), False, target_sparsity=0.5)
         for rule in (MIX_CLIP_PLAIN, ADA_GRAD_NORM_ROW):
             step(Case(rule, GLOBAL_NORM), with_gradients([torch.zeros(0), torch.zeros(0, 3)]), False)
     return list(found)

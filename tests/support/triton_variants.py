@@ -165,7 +165,7 @@ def kind_of_end(variant: Variant) -> Hashable:
     finish = dict(variant.constants)["finish"]
     given = [name for name, _ in variant.pointers if name in UNALIGNED]
     if finish.clip in (0, 1) and finish.step_size == 0 and not given:
-        return variant.kernel.fn.__name__, finish.rule, finish.is_single, finish.by_group
+        return variant.kernel.fn.__name__, finish.rule, finish.is_single, finish.by_group, finish.threshold_scales
     return variant.kernel.fn.__name__, *given, *finish._replace(rule="", scalars=0, fresh=False)
 
 

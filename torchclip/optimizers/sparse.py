@@ -46,11 +46,6 @@ class SparseOptimizer(FusedOptimizer):
         """
         return self._own._sparsity()
 
-    def _compiled_reason(self, backend: str) -> str | None:
-        if backend == "triton" and steers(self.spec, self.param_groups):
-            return "the triton backend steers no thresholds yet; drop backend, or target_sparsity"
-        return super()._compiled_reason(backend)
-
     def _complete_shared(self) -> None:
         if steers(self.spec, self.param_groups) and self._processes.parts(self) is not None:
             raise ValueError(
