@@ -160,7 +160,7 @@ Object configure(AnyPlan& plan, const Arguments& arguments) {
 }
 
 Object share_plan(Plan& plan, const Arguments& arguments) {
-  arguments.expect("share", 5, 5);
+  arguments.expect("share", 6, 6);
   const Exclusive<Plan> exclusive(plan);
   std::vector<Object> parts;
   for (Py_ssize_t i = 0; i < arguments.count; ++i) parts.push_back(Object::borrow(arguments[i]));
@@ -229,7 +229,7 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
       method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict")};
   if constexpr (std::is_same_v<AnyPlan, Plan>) {
     methods.push_back(method_of("share", &Bound::template method<&share_plan>,
-                                "share(self, add, policy, rule, loss_share, places, /) -> None"));
+                                "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"));
     methods.push_back(method_of("hold", &Bound::template method<&hold>, kHoldSignature));
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
   }

@@ -59,7 +59,7 @@ class Plan:
     ) -> None: ...
     # What is asked of other processes, with None for nothing; see torchclip.distributed.cells. loss_share: what part of
     # this process's loss counts, 0 where others are not asked for theirs. places: [parameters], the number of each in
-    # draws, and torchclip.distributed.places.Place.
+    # draws, and torchclip.distributed.places.Place. zeros: of torchclip.distributed.cells.ZeroCells.
     def share(
         self,
         add: Callable[[Any], None] | None,
@@ -67,6 +67,7 @@ class Plan:
         rule: Cells,
         loss_share: float,
         places: Sequence[tuple[int, int, int, int]],
+        zeros: tuple[Sequence[int], Sequence[float], Sequence[int]],
         /,
     ) -> None: ...
     # What a precision policy holds, and how: see torchclip.backends.held.Held.

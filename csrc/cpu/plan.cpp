@@ -164,6 +164,7 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   common_ = {inputs.found_inf ? 1.0 : 0.0, 0, tables_.tensors.empty() && !given_norm_.has_value() ? 0.0 : 1.0,
              sharing_.loss_share == 0 ? inputs.loss : inputs.loss * sharing_.loss_share};
   has_asked_ = false;
+  if (sharing_) fill_zero_cells();
   read_shared();
   fill_extras();
   if (modifiers_.lookahead_k != 0) fill_slow_weights();
@@ -174,7 +175,8 @@ Outcome Plan::try_step(const StepInputs& inputs) {
     return common_.overflows > 0 || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
-  if (sharing_ && inputs.has_found_inf && !has_asked_) exchange_common();
+  const bool waits = inputs.has_found_inf || steers() || (modifiers_.skip_loss != 0 && sharing_.loss_share != 0);
+  if (sharing_ && waits && !has_asked_) exchange_common();
   if (common_.overflows > 0) return Outcome::kSkipped;
   if (common_.gradients == 0) return Outcome::kStepped;
   if (modifiers_.finds_spikes() && find_spikes(common_.loss)) return Outcome::kSkipped;

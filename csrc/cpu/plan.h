@@ -112,6 +112,7 @@ class Plan {
   void share_units(UnitSums& units, const Cells& cells);
   void exchange(SharedSums& sums);
   void exchange_common();
+  void fill_zero_cells();
   // Sums by rows.
   struct RowSums {
     std::vector<Partial> rows;  // [rows of all tensors]
@@ -168,8 +169,9 @@ class Plan {
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since
   Sharing sharing_;
-  SharedSums::Common common_;  // of this step, and of all processes once they have been asked
-  bool has_asked_ = false;     // they have been, in this step
+  SharedSums::Common common_;           // of this step, and of all processes once they have been asked
+  bool has_asked_ = false;              // they have been, in this step
+  std::vector<double> zeros_of_cells_;  // as `common_`: zeros and elements of each cell of zeros
   std::optional<double> given_norm_;
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]

@@ -105,6 +105,8 @@ double Plan::adaptive_factor(double norm) {
 // Returns the factor, of the first group. It comes after the clip policy, which measures the gradient as it is.
 double Plan::scale_gradients_by_step_size() {
   const GroupState shared(reader_.groups().front().dict);
+  const bool takes_loss = modifiers_.step_size_kind() != StepSizeKind::kSqrt;
+  if (takes_loss && sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
   if (modifiers_.step_size_kind() == StepSizeKind::kPolyak) {
     const double before = modifiers_.growth > 0 ? *shared.numbers("polyak_step") : 0.0;
     const double step = polyak_step(common_.loss, shared_.clipped_square, modifiers_.c, modifiers_.alpha,
@@ -118,7 +120,6 @@ double Plan::scale_gradients_by_step_size() {
   }
   double b_squared = square(modifiers_.b0) + modifiers_.alpha * shared_.step;
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss) {
-    if (sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
     b_squared = shared_.b_squared =
         add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
   }
@@ -143,8 +144,17 @@ int64_t Plan::count_zeros_in(size_t position) const {
   return record.operands.count - to_int(torch_function("count_nonzero")(record.object).call("item").get());
 }
 
+// In all processes, where these have been asked.
 std::vector<Plan::ZeroCount> Plan::count_zeros() const {
   std::vector<ZeroCount> counts(reader_.groups().size());
+  if (sharing_) {
+    for (size_t cell = 0; cell < sharing_.zeros.units.size(); ++cell) {
+      ZeroCount& count = counts[static_cast<size_t>(sharing_.zeros.units[cell])];
+      count.zeros += zeros_of_cells_[2 * cell];
+      count.elements += zeros_of_cells_[2 * cell + 1];
+    }
+    return counts;
+  }
   for (const TensorEntry& tensor : tables_.tensors) {
     if (reader_.groups()[static_cast<size_t>(tensor.group)].target == kNoTarget) continue;
     const size_t position = static_cast<size_t>(tensor.parameter);

@@ -10,19 +10,35 @@ namespace torchclip {
 void Plan::exchange(SharedSums& sums) {
   if (held_.empty()) reader_.hold_memory(held_);
   SharedSums::Common all = has_asked_ ? SharedSums::Common{} : common_;
-  sums.exchange(all);
+  std::vector<double> zeros = has_asked_ ? std::vector<double>(zeros_of_cells_.size()) : zeros_of_cells_;
+  sums.exchange(all, zeros);
   if (std::exchange(has_asked_, true)) return;  // what all processes have is not added up again
+  zeros_of_cells_ = zeros;
   if (sharing_.loss_share == 0) all.loss = common_.loss;
   common_ = all;
 }
 
 void Plan::exchange_common() {
-  SharedSums sums(sharing_.common);
+  SharedSums sums(sharing_.common, zeros_of_cells_.size());
   exchange(sums);
 }
 
+// This process's zeros, and how many elements they are among, for the first exchange of the step.
+void Plan::fill_zero_cells() {
+  const Cells& cells = sharing_.zeros;
+  zeros_of_cells_.assign(2 * cells.units.size(), 0.0);
+  if (!steers()) return;
+  for (const TensorEntry& tensor : tables_.tensors) {
+    const size_t position = static_cast<size_t>(tensor.parameter);
+    if (reader_.groups()[static_cast<size_t>(tensor.group)].target == kNoTarget) continue;
+    double* const cell = &zeros_of_cells_[2 * static_cast<size_t>(cells.of[position])];
+    cell[0] += cells.share[position] * static_cast<double>(count_zeros_in(position));
+    cell[1] += cells.share[position] * static_cast<double>(reader_.records()[position].operands.count);
+  }
+}
+
 void Plan::share_units(UnitSums& units, const Cells& cells) {
-  SharedSums shared(cells);
+  SharedSums shared(cells, zeros_of_cells_.size());
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const Partial& partial = partials_[chunk];
     shared.add(tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)].parameter, partial.gradient,
@@ -41,7 +57,7 @@ void Plan::share_units(UnitSums& units, const Cells& cells) {
 // Rows that this process holds alone are clipped before the exchange, the others are known after it to all that hold
 // parts of them.
 void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
-  SharedSums shared(cells);
+  SharedSums shared(cells, zeros_of_cells_.size());
   const auto left_of = [this](const Partial& row) {
     const double factor = unit_factor(row);
     return factor * factor * row.gradient;

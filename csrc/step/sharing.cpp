@@ -1,5 +1,7 @@
 #include "sharing.h"
 
+#include <algorithm>
+
 namespace torchclip {
 namespace {
 
@@ -26,7 +28,7 @@ DrawPlace place_from(PyObject* tuple) {
 }  // namespace
 
 Sharing sharing_from(const std::vector<Object>& parts) {
-  if (parts.size() != 5) throw TypeError("sharing is (add, policy, rule, loss_share, places)");
+  if (parts.size() != 6) throw TypeError("sharing is (add, policy, rule, loss_share, places, zeros)");
   Sharing sharing;
   sharing.asks = !parts[0].is_none();
   sharing.common.add = parts[0];
@@ -34,12 +36,18 @@ Sharing sharing_from(const std::vector<Object>& parts) {
   sharing.rule = cells_from(parts[2].get());
   sharing.loss_share = to_double(parts[3].get());
   sharing.places = vector_of(parts[4].get(), place_from);
+  const std::vector<Object> zeros = items_of(parts[5].get());
+  if (zeros.size() != 3) throw TypeError("the cells of zeros are (of, share, units)");
+  sharing.zeros.of = vector_of(zeros[0].get(), to_index);
+  sharing.zeros.share = vector_of(zeros[1].get(), to_double);
+  sharing.zeros.units = vector_of(zeros[2].get(), to_index);
   return sharing;
 }
 
-void SharedSums::exchange(Common& common) {
+void SharedSums::exchange(Common& common, std::vector<double>& zeros) {
   constexpr int kWritable = 0x200;  // PyBUF_WRITE, which the limited API of Python 3.10 does not name
   double* const last = &values_[values_.size() - kCommon];
+  std::copy(zeros.begin(), zeros.end(), last - zeros.size());
   last[0] = common.overflows;
   last[1] = common.lost;
   last[2] = common.gradients;
@@ -47,6 +55,7 @@ void SharedSums::exchange(Common& common) {
   const Py_ssize_t bytes = static_cast<Py_ssize_t>(values_.size() * sizeof(double));
   cells_.add(Object::take(PyMemoryView_FromMemory(reinterpret_cast<char*>(values_.data()), bytes, kWritable)));
   common = {last[0], last[1], last[2], last[3]};
+  std::copy(last - zeros.size(), last, zeros.begin());
 }
 
 }  // namespace torchclip

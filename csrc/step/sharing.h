@@ -25,20 +25,24 @@ struct Sharing {
   bool asks = false;              // other processes are asked for their parts of sums
   Cells policy, rule;             // of the clip policy's pass, and of that of a rule that clips itself
   Cells common;                   // of no sum: for what every exchange ends in
+  Cells zeros;                    // of param groups, for the zeros that thresholds go by; nothing adds these alone
   double loss_share = 0;          // what part of this process's loss counts; 0: others are not asked for theirs
   std::vector<DrawPlace> places;  // [parameters], or empty: parameters are whole, and numbered as they stand
 
   explicit operator bool() const { return asks; }
 };
 
-// From (add, policy, rule, loss_share, places); None for `add`, that of no sums, asks nothing of others.
+// From (add, policy, rule, loss_share, places, zeros); None for `add`, that of no sums, asks nothing of others.
 Sharing sharing_from(const std::vector<Object>& parts);
 
-// The numbers of one exchange: three for each cell, two for each place of a row, and those that every exchange ends in.
+// The numbers of one exchange: three for each cell, two for each place of a row, and those that every exchange ends in,
+// of which two are for each cell of zeros.
 class SharedSums {
  public:
-  explicit SharedSums(const Cells& cells)
-      : cells_(cells), values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + kCommon, 0.0) {}
+  // `zeros`: [2 * cells of zeros].
+  SharedSums(const Cells& cells, size_t zeros)
+      : cells_(cells),
+        values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + zeros + kCommon, 0.0) {}
 
   struct Common {
     double overflows = 0;  // of AMP's scale
@@ -59,8 +63,8 @@ class SharedSums {
   // gradient, direction
   double* row(int64_t place) { return &values_[3 * cells_.units.size() + 2 * static_cast<size_t>(place)]; }
 
-  // Adds everything up over processes. Throws what that raises.
-  void exchange(Common& common);
+  // Adds everything up over processes. `zeros`: as many as the constructor was told. Throws what that raises.
+  void exchange(Common& common, std::vector<double>& zeros);
 
   // What the cells of a unit come to.
   template <class Visit>

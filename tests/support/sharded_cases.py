@@ -83,6 +83,9 @@ POLICIES: Sequence[dict[str, Any]] = (
     {"clip": torchclip.AdaptiveGradientClip(0.1)},
     {"clip": torchclip.AutoClip(50.0, window=3)},
     {"clip": torchclip.ZClip(warmup_steps=2, z_threshold=0.1)},
+    {"clip": torchclip.AdaGC(lambda_abs=0.5, warmup_steps=2)},
+    {"skip": torchclip.SkipSpikes(window=6, sigma=0.5)},
+    {"step_size": torchclip.PolyakStep(growth=2.0), "clip": torchclip.ClipByTensorNorm(0.5)},
 )
 
 
@@ -108,6 +111,34 @@ def policies() -> None:
     for layout in spreads():
         for options in POLICIES:
             steps(Twins(build("sgd", **options), layout))
+
+
+@on_both
+def zeros() -> None:
+    """Thresholds go by the zeros of all processes, which a step sends with its norm; and those of a step that is not
+    taken stay. What is written to a parameter between steps is counted."""
+    for layout, options in itertools.product(spreads(), ({}, {"clip": 1.5})):
+        twins = Twins(build("lin_breg", target_sparsity=0.05, **options), layout)
+        for number in range(4):
+            twins.step(number)
+            if number == 1:
+                for parameter in (*twins.single, *twins.shared):
+                    parameter.detach().mul_(0)
+        twins.check()
+        scales = [
+            [float(group["shared"]["threshold_scale"]) for group in each.param_groups]
+            for each in (twins.optimizer, twins.expected)
+        ]
+        assert scales[0] == scales[1] and scales[0][0] != 1.0, scales
+        twins.give(4)
+        with counted() as seen:
+            twins.optimizer.step()
+        assert seen == ["all_reduce"], seen
+        before = twins.optimizer.param_groups[0]["shared"]["threshold_scale"].clone()
+        twins.give(5)
+        twins.optimizer.found_inf = torch.tensor(float(dist.get_rank() == 0))
+        twins.optimizer.step()
+        assert torch.equal(twins.optimizer.param_groups[0]["shared"]["threshold_scale"], before)
 
 
 @on_both
@@ -301,7 +332,7 @@ def ten_steps() -> None:
 
 
 CASES = (
-    *("ten_steps", "rules", "policies", "split_rows", "every_scope"),
+    *("ten_steps", "rules", "policies", "zeros", "split_rows", "every_scope"),
     *("groups_of_their_own", "every_rule", "nothing_is_sent_without_norms", "draws", "draws_of_whole_tensors"),
     *("losses", "complex_numbers", "every_type", "channels_last", "meshes_without_a_root"),
 )

@@ -54,6 +54,6 @@ def make_plan(
     if modifiers.precision is not None:
         cast("_C.Plan", plan).hold(*held(modifiers.precision, spec))  # no other backend has it
     if sharing is not None:
-        plan = ShardedPlan(cast("_C.Plan", plan), scope, sharing)
+        plan = ShardedPlan(cast("_C.Plan", plan), scope, sharing, spec.family == "soft_threshold")
     plan.configure(configuration(modifiers), group_numbers(modifiers))
     return plan

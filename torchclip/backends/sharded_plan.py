@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from torchclip.backends.codes import SCOPES, STEPPED, UNIT_CLIP, UNREADY, GroupNumbers
-from torchclip.distributed.cells import cells_of, common_of
+from torchclip.distributed.cells import NO_ZEROS, cells_of, common_of, zero_cells_of
 from torchclip.distributed.exchange import Over, processes_in
 from torchclip.distributed.layout import Layout
 from torchclip.distributed.local_view import LocalView
@@ -39,10 +39,11 @@ class ShardedPlan:
         plan: what takes the steps.
         scope: that of a rule that clips itself.
         sharing: what it asks.
+        counts_zeros: whether thresholds of the rule may go by zeros.
     """
 
-    def __init__(self, plan: _C.Plan, scope: Scope, sharing: Sharing) -> None:
-        self._plan, self._scope, self._sharing = plan, scope, sharing
+    def __init__(self, plan: _C.Plan, scope: Scope, sharing: Sharing, counts_zeros: bool) -> None:
+        self._plan, self._scope, self._sharing, self._counts_zeros = plan, scope, sharing, counts_zeros
         self._view = LocalView()
         self._numbers: Mapping[str, float] = {}
         self._sizes: list[int] | None = None  # of the groups that the plan was told of
@@ -114,6 +115,8 @@ class ShardedPlan:
 
     def _read(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> None:
         self._view.refresh(param_groups, state)
+        if self._counts_zeros:
+            self._view.count_writes()
         sizes = [len(group["params"]) for group in param_groups]
         if sizes != self._sizes:
             self._share(sizes)
@@ -129,7 +132,9 @@ class ShardedPlan:
         places = [(layout.number(index), *part) for index, part in enumerate(parts)]
         by_units = self._numbers.get("clip") == UNIT_CLIP
         of_policy = Scope.ROW if by_units else SCOPES[int(self._numbers.get("clip_scope", 0))]
-        policy = cells_of(layout, of_policy, sizes, over)
-        rule = cells_of(layout, self._scope, sizes, over, least_dimensions=2)
+        zeros = zero_cells_of(layout, sizes) if self._counts_zeros else NO_ZEROS
+        policy = cells_of(layout, of_policy, sizes, over, zeros)
+        rule = cells_of(layout, self._scope, sizes, over, zeros, least_dimensions=2)
         share = 1 / processes_in(over) if over else 0.0
-        self._plan.share(common_of(layout, over) if layout.sums else None, policy, rule, share, places)
+        common = common_of(layout, over, zeros) if layout.sums else None
+        self._plan.share(common, policy, rule, share, places, zeros[:3])

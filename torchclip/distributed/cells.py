@@ -1,8 +1,8 @@
 """The sums of a compiled plan's step as it hands them over, and what adds them up over processes.
 
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
-are split have places behind the cells, and every exchange ends in four numbers that all processes have; see
-``csrc/step/sharing.h``, which has the same layout.
+are split have places behind the cells. Every exchange ends in the zeros that thresholds go by, in cells of their own,
+and in four numbers that all processes have; see ``csrc/step/sharing.h``, which has the same layout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchclip.distributed.exchange import Over, all_reduced
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
 
-IN_CELL, IN_ROW, COMMON = 3, 2, 4
+IN_CELL, IN_ROW, IN_ZEROS, COMMON = 3, 2, 2, 4
 
 
 class Segment(NamedTuple):
@@ -97,13 +97,64 @@ class Cells(NamedTuple):
     add: Addition
 
 
-def common_of(layout: Layout, loss_over: Over) -> Addition:
-    """What adds up the common numbers alone."""
-    return Addition((), 0, layout.sums, loss_over)
+class ZeroCells(NamedTuple):
+    """The cells of zeros: as those of ``Cells``, of param groups.
+
+    Args:
+        of, share: [parameters].
+        units: [cells], the param group of each.
+        overs: [cells], the processes that each is added over.
+    """
+
+    of: Sequence[int] = ()
+    share: Sequence[float] = ()
+    units: Sequence[int] = ()
+    overs: Sequence[Over] = ()
+
+
+NO_ZEROS = ZeroCells()
+"""Of a rule that counts none."""
+
+
+def zero_cells_of(layout: Layout, group_sizes: Sequence[int]) -> ZeroCells:
+    """Those of a rule whose thresholds may go by zeros."""
+    of, share, units, overs = _cells_of_groups(layout, group_sizes, Scope.GROUP)
+    return ZeroCells(of, share, units, overs)
+
+
+def _segments_of_zeros(zeros: ZeroCells, begin: int) -> list[Segment]:
+    return [
+        Segment(begin + IN_ZEROS * cell, begin + IN_ZEROS * (cell + 1), over) for cell, over in enumerate(zeros.overs)
+    ]
+
+
+def common_of(layout: Layout, loss_over: Over, zeros: ZeroCells) -> Addition:
+    """What adds up what every exchange ends in alone."""
+    segments = _segments_of_zeros(zeros, 0)
+    return Addition(_joined(segments), IN_ZEROS * len(segments), layout.sums, loss_over)
+
+
+def _cells_of_groups(
+    layout: Layout, group_sizes: Sequence[int], scope: Scope
+) -> tuple[list[int], list[float], list[int], list[Over]]:
+    """Of sums over the optimizer, or over each param group: ``of``, ``share``, ``units`` and the processes."""
+    keys = list(dict.fromkeys((*(owner.norm for owner in layout.owners), *layout.sums)))
+    groups = [group for group, size in enumerate(group_sizes) for _ in range(size)]
+    count = len(group_sizes) if scope is Scope.GROUP else 1
+    own_units = groups if scope is Scope.GROUP else [0] * len(layout.owners)
+    of = [keys.index(owner.norm) * count + unit for owner, unit in zip(layout.owners, own_units, strict=True)]
+    share, units = [owner.norm_share for owner in layout.owners], [*range(count)] * len(keys)
+    return of, share, units, [key for key in keys for _ in range(count)]
 
 
 def cells_of(
-    layout: Layout, scope: Scope, group_sizes: Sequence[int], loss_over: Over, *, least_dimensions: int = 0
+    layout: Layout,
+    scope: Scope,
+    group_sizes: Sequence[int],
+    loss_over: Over,
+    zeros: ZeroCells = NO_ZEROS,
+    *,
+    least_dimensions: int = 0,
 ) -> Cells:
     """Those of one norm pass.
 
@@ -112,6 +163,7 @@ def cells_of(
         scope: over which elements norms are taken.
         group_sizes: the number of parameters in each group.
         loss_over: over which processes the loss is averaged.
+        zeros: the cells that every exchange ends in.
         least_dimensions: of the parameters whose rows are looked at.
     """
     owners = layout.owners
@@ -119,13 +171,7 @@ def cells_of(
         of, units = list(range(len(owners))), list(range(len(owners)))
         share, overs = [owner.tensor_share for owner in owners], [owner.tensor for owner in owners]
     else:
-        keys = list(dict.fromkeys((*(owner.norm for owner in owners), *layout.sums)))
-        groups = [group for group, size in enumerate(group_sizes) for _ in range(size)]
-        count = len(group_sizes) if scope is Scope.GROUP else 1
-        own_units = groups if scope is Scope.GROUP else [0] * len(owners)
-        of = [keys.index(owner.norm) * count + unit for owner, unit in zip(owners, own_units, strict=True)]
-        share, units = [owner.norm_share for owner in owners], [*range(count)] * len(keys)
-        overs = [key for key in keys for _ in range(count)]
+        of, share, units, overs = _cells_of_groups(layout, group_sizes, scope)
     segments = [Segment(IN_CELL * cell, IN_CELL * (cell + 1), over) for cell, over in enumerate(overs)]
     rows: list[list[int]] = [[] for _ in owners]
     row_count, begin = 0, IN_CELL * len(units)
@@ -135,7 +181,9 @@ def cells_of(
             end = begin + IN_ROW * (row_count + layout.rows(index))
             segments.append(Segment(begin + IN_ROW * row_count, end, owners[index].tensor))
             row_count += layout.rows(index)
-    numbers = begin + IN_ROW * row_count
+    of_zeros = _segments_of_zeros(zeros, begin + IN_ROW * row_count)
+    segments += of_zeros
+    numbers = begin + IN_ROW * row_count + IN_ZEROS * len(of_zeros)
     return Cells(of, share, units, rows, row_count, Addition(_joined(segments), numbers, layout.sums, loss_over))
 
 

@@ -13,10 +13,11 @@ from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.places import place_of
 from torchclip.distributed.processes import Processes, is_running, of
 from torchclip.distributed.shards import sharded_dimension
-from torchclip.policies.clip import AdaptiveGradientClip, measures
+from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, ClipByTensorNorm, measures
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import steers
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import describe_parameter
@@ -56,7 +57,7 @@ def check_distributed(
     for group_index, index, parameter in _those_that_step(param_groups):
         declared = norm_group is not None or param_groups[group_index].get(KEY) is not None
         policy = modifiers.group_clips[group_index].policy if modifiers.group_clips else modifiers.clip
-        takes_norms = measures(policy) or spec.clips_itself
+        takes_norms = measures(policy) or spec.clips_itself or steers(spec, param_groups)
         reason = None
         if is_sharded(parameter):
             reason = _reason_of_sharded(parameter, takes_norms=takes_norms)
@@ -118,7 +119,7 @@ def compiled_reason(
     norm_group: Processes | None,
 ) -> str | None:
     """Why a compiled backend does not take the step of several processes; None where it may."""
-    takes_norms = modifiers.measures or spec.clips_itself
+    takes_norms = modifiers.measures or spec.clips_itself or steers(spec, param_groups)
     stepping = [parameter for _, _, parameter in _those_that_step(param_groups)]
     if backend != "cpu":
         if any(is_sharded(parameter) for parameter in stepping):
@@ -128,12 +129,12 @@ def compiled_reason(
         if declared and (takes_norms or modifiers.draws):
             return "norm_group= asks for sums over processes, which the cpu backend and the reference path alone take"
         return None
-    if modifiers.takes_joint_norm or modifiers.skip is not None:
+    if modifiers.takes_joint_norm and isinstance(modifiers.clip, (AdaGC, ClipByTensorNorm)):
         layout = layout_of(param_groups, norm_group)
-        if layout.sums:
+        if layout.apart:
             return (
-                "AdaGC, SkipSpikes and PolyakStep go by a norm of all processes together, and the reference path takes "
-                "that step"
+                "norms of tensors that other processes hold alone are in the one norm that AdaGC, SkipSpikes and "
+                "PolyakStep go by, and the reference path takes that step"
             )
     if modifiers.draws and any(place_of(parameter) is None for parameter in stepping):
         return (

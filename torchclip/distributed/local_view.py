@@ -33,6 +33,7 @@ class LocalView:
         self._locals: list[Tensor] = []
         self._sharded: list[Tensor] = []  # those of the parameters that are DTensors
         self._parts: list[Tensor] = []  # of those
+        self._versions: list[int] = []  # of those DTensors after the last step
         self._dicts: list[Any] = []  # the values of the optimizer's state
         self._values: list[Any] = []  # all that they hold
         self._sharded_values: list[Tensor] = []
@@ -60,6 +61,13 @@ class LocalView:
         """Tells autograd of DTensors that they were written, where those of their parts alone were counted."""
         written = [one for one in self._sharded if one.grad is not None]
         torch.autograd.graph.increment_version([*written, *self._sharded_values])
+        self._versions = [one._version for one in self._sharded]
+
+    def count_writes(self) -> None:
+        """Tells autograd of parts that they were written, where their DTensors have been since the last step."""
+        known = self._versions if len(self._versions) == len(self._sharded) else [-1] * len(self._sharded)
+        each = zip(self._sharded, self._parts, known, strict=True)
+        torch.autograd.graph.increment_version([part for one, part, version in each if one._version != version])
 
     def original(self, part: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """The parameter that a part is one of, and its state of these names where ``tensors`` are parts of that."""

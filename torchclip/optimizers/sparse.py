@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from torchclip.rules.hyperparameters import ABSENT, TARGET_SPARSITY, Check
-from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE, steers
+from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE
 from torchclip.state.group_state import numbers_of
 from torchclip.step.fused_optimizer import FusedOptimizer
 
@@ -45,14 +45,6 @@ class SparseOptimizer(FusedOptimizer):
         The fused step counts while it writes; a parameter that it has not written yet is counted here.
         """
         return self._own._sparsity()
-
-    def _complete_shared(self) -> None:
-        if steers(self.spec, self.param_groups) and self._processes.parts(self) is not None:
-            raise ValueError(
-                "target_sparsity goes by the zeros of whole parameters, and other processes hold parts of these: leave "
-                "it out, or give each process whole parameters"
-            )
-        super()._complete_shared()
 
     def _before_step(self) -> None:
         """A group that was given its target since has a factor from now on."""

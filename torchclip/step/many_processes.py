@@ -16,6 +16,7 @@ from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
 from torchclip.distributed.zero import drop_options, is_made_by_zero, norm_reason
 from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.soft_threshold import steers
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
@@ -64,7 +65,7 @@ class ManyProcesses:
         """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
         policies = optimizer._modifiers if modifiers is None else modifiers
         if self.lent_options is not None and self.norm_group is None:
-            reason = norm_reason(policies.measures or optimizer.spec.clips_itself)
+            reason = norm_reason(_takes_sums(optimizer, policies))
             if reason is not None:
                 raise ValueError(reason)
         check_distributed(optimizer.param_groups, policies, optimizer.spec, optimizer.clips_by, self.norm_group)
@@ -103,7 +104,7 @@ class ManyProcesses:
                 step, where something is asked of other processes.
         """
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
-        takes_norms = modifiers.measures or optimizer.spec.clips_itself
+        takes_norms = _takes_sums(optimizer, modifiers)
         if not is_running():
             if takes_norms and self._layout is not None and self._layout.sums:
                 raise RuntimeError(_GONE)
@@ -152,7 +153,7 @@ class ManyProcesses:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         self.check(optimizer)
         layout = layout_of(groups, self.norm_group)
-        if modifiers.measures or optimizer.spec.clips_itself:
+        if _takes_sums(optimizer, modifiers):
             sizes = [len(group["params"]) for group in groups]
             agree(layout, optimizer.spec, optimizer.clips_by, modifiers, sizes)
         if modifiers.draws:
@@ -176,3 +177,8 @@ class ManyProcesses:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_layout": None, "lent_options": None}
+
+
+def _takes_sums(optimizer: MeasuredOptimizer, modifiers: Modifiers) -> bool:
+    """Whether a step goes by sums over all parameters of all processes: squares, or zeros."""
+    return modifiers.measures or optimizer.spec.clips_itself or steers(optimizer.spec, optimizer.param_groups)
