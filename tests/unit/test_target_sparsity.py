@@ -232,6 +232,20 @@ def test_rules_without_thresholds_refuse_a_target() -> None:
         torchclip.GRDA(weights(), lr=0.1, target_sparsity=0.5)
 
 
+def test_under_other_rules_the_key_is_the_users_own(backend: str) -> None:
+    stepped = []
+    for own in ({}, {"target_sparsity": "not a number"}):
+        params = weights()
+        optimizer = torchclip.SGD(params, lr=0.1, clip=1.0, backend=backend)
+        optimizer.param_groups[0].update(own)
+        give_gradients(params, 0)
+        optimizer.step()
+        assert "shared" not in optimizer.param_groups[0]
+        assert optimizer.state_dict()["param_groups"][0].items() >= own.items()
+        stepped.append([parameter.detach() for parameter in params])
+    torch.testing.assert_close(*stepped, rtol=0, atol=0)
+
+
 def test_a_scale_that_is_none_is_refused() -> None:
     optimizer = torchclip.LinBreg(weights(), lr=0.1, lam=0.1, target_sparsity=0.5)
     saved = optimizer.state_dict()
