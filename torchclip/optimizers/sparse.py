@@ -46,7 +46,15 @@ class SparseOptimizer(FusedOptimizer):
         """
         return self._own._sparsity()
 
-    def _before_step(self) -> None:
+    def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        self._see_targets()
+        super()._run(loss, grad_scale, found_inf)
+
+    def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        self._see_targets()
+        super()._run_compiled(loss, grad_scale, found_inf)
+
+    def _see_targets(self) -> None:
         """A group that was given its target since has a factor from now on."""
         groups: Any = self.param_groups
         if not isinstance(groups, (list, tuple)) or not all(isinstance(group, dict) for group in groups):

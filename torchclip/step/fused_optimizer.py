@@ -164,7 +164,6 @@ class FusedOptimizer(ConvertedOptimizer):
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if grad_scale is not None or found_inf is not None:
             grad_scale, found_inf = scaling_tensor(grad_scale), scaling_tensor(found_inf)
-        self._before_step()
         run = self._run_compiled if is_compiled else self._run
         run(scaled_by, grad_scale, found_inf)
         return result
@@ -235,10 +234,6 @@ class FusedOptimizer(ConvertedOptimizer):
             )
         if self._last.report.nonfinite:
             raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
-
-    def _before_step(self) -> None:
-        """What a class does once nothing is wrong with what a step was given."""
-        return
 
     # The constructor's and torch's hooks into the above.
 
