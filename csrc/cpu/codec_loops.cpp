@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "../dynamic_map.h"
 #include "clones.h"
-#include "dynamic_map.h"
 #include "x86.h"
 
 namespace torchclip::cpu {
@@ -118,7 +118,7 @@ __attribute__((always_inline)) inline void encode_block(const DynamicMap& map, c
 
 template <bool Signed>
 __attribute__((always_inline)) inline void encode(const float* values, int64_t count, uint8_t* codes, float* absmax) {
-  const DynamicMap& map = dynamic_map(Signed);
+  const DynamicMap& map = kMap<Signed>;
   int64_t begin = 0;
   for (; begin + kBlock <= count; begin += kBlock) {
     absmax[begin / kBlock] = largest(values + begin, kBlock);
@@ -153,7 +153,7 @@ TORCHCLIP_CLONES void join_all(const BFloat16* high, const int16_t* low, int64_t
 
 TORCHCLIP_CLONES void decode_blocks(const uint8_t* codes, const float* absmax, bool is_signed, int64_t count,
                                     float* values) {
-  const float* const table = dynamic_map(is_signed).values;
+  const float* const table = (is_signed ? kMap<true> : kMap<false>).values;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const float scale = absmax[begin / kBlock];
     const int64_t end = std::min(begin + kBlock, count);
