@@ -15,7 +15,7 @@ enum class Form : uint8_t {
   kBlocks,          // an 8-bit code for each element, and a float32 absmax for each block
   kUnsignedBlocks,  // the same of values that are never negative
 };
-constexpr bool is_blocks(Form form) { return form == Form::kBlocks || form == Form::kUnsignedBlocks; }
+TORCHCLIP_HD constexpr bool is_blocks(Form form) { return form == Form::kBlocks || form == Form::kUnsignedBlocks; }
 
 // Elements that share one absmax: consecutive ones in memory; the last block of a tensor may be shorter.
 constexpr int64_t kBlock = 256;
@@ -24,8 +24,7 @@ struct Codec {
   Form form = Form::kNearest;
   DType dtype = DType::kFloat32;  // of the operand's own tensor, where that is of floating point
   bool operator==(const Codec&) const = default;
-  int64_t element_size() const { return is_blocks(form) ? 1 : torchclip::element_size(dtype); }
-  bool is_float32() const { return form == Form::kNearest && dtype == DType::kFloat32; }
+  TORCHCLIP_HD int64_t element_size() const { return is_blocks(form) ? 1 : torchclip::element_size(dtype); }
 };
 
 // The operands of a parameter. A slot that is not in use is float32.
@@ -36,6 +35,11 @@ struct Types {
   bool draws() const {
     bool any = parameter.form == Form::kStochastic;
     for (const Codec& slot : slots) any |= slot.form == Form::kStochastic;
+    return any;
+  }
+  bool has_blocks() const {
+    bool any = false;
+    for (const Codec& slot : slots) any |= is_blocks(slot.form);
     return any;
   }
 };

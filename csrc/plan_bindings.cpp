@@ -168,8 +168,9 @@ Object share_plan(Plan& plan, const Arguments& arguments) {
   return none();
 }
 
-Object hold(Plan& plan, const Arguments& arguments) {
-  const Exclusive<Plan> exclusive(plan);
+template <class AnyPlan>
+Object hold(AnyPlan& plan, const Arguments& arguments) {
+  const Exclusive<AnyPlan> exclusive(plan);
   plan.hold(holding_from(arguments));
   return none();
 }
@@ -224,13 +225,13 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
       method_of("unstarted", &Bound::template method<&unstarted<AnyPlan>>, "unstarted(self) -> list"),
       method_of("configure", &Bound::template method<&configure<AnyPlan>>,
                 "configure(self, numbers, groups=(), /) -> None"),
+      method_of("hold", &Bound::template method<&hold<AnyPlan>>, kHoldSignature),
       method_of("step", &Bound::template method<&take_step<AnyPlan>>,
                 "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
       method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict")};
   if constexpr (std::is_same_v<AnyPlan, Plan>) {
     methods.push_back(method_of("share", &Bound::template method<&share_plan>,
                                 "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"));
-    methods.push_back(method_of("hold", &Bound::template method<&hold>, kHoldSignature));
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
   }
   methods.push_back({nullptr, nullptr, 0, nullptr});

@@ -106,6 +106,16 @@ class GpuPlan:
     def configure(
         self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
     ) -> None: ...
+    def hold(
+        self,
+        parameter: int,
+        slots: Sequence[int],
+        min_elements: int,
+        embedding_rows: int,
+        beside: str,
+        absmax: Sequence[str],
+        /,
+    ) -> None: ...
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],

@@ -7,8 +7,9 @@
 
 namespace torchclip::cuda {
 
-// Accesses of 16 bytes to global memory, past the first-level cache, since nothing is read twice by one multiprocessor.
-// Their address space is named: pointers come from tables in memory, and the compiler would not know that it is global.
+// Accesses of 16 bytes to global memory, and of 8 to codes, past the first-level cache, since nothing is read twice by
+// one multiprocessor. Their address space is named: pointers come from tables in memory, and the compiler would not
+// know that it is global.
 #if defined(__CUDA_ARCH__)
 
 class CachePolicy {
@@ -38,10 +39,22 @@ class CachePolicy {
         : "l"(__cvta_generic_to_global(from)), "l"(bits_));
     return bits;
   }
+  __device__ __forceinline__ uint2 read(const uint2* from) const {
+    uint2 bits;
+    asm("ld.global.cg.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+        : "=r"(bits.x), "=r"(bits.y)
+        : "l"(__cvta_generic_to_global(from)), "l"(bits_));
+    return bits;
+  }
   // To the second-level cache and no further for now: written past it (st.cs), a step took two hundredths longer.
   __device__ __forceinline__ void write(uint4* to, const uint4& bits) const {
     asm volatile("st.global.cg.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(__cvta_generic_to_global(to)),
                  "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w), "l"(bits_)
+                 : "memory");
+  }
+  __device__ __forceinline__ void write(uint2* to, const uint2& bits) const {
+    asm volatile("st.global.cg.L2::cache_hint.v2.u32 [%0], {%1, %2}, %3;" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(bits.x), "r"(bits.y), "l"(bits_)
                  : "memory");
   }
 
@@ -75,6 +88,8 @@ class CachePolicy {
   static __device__ __forceinline__ CachePolicy let_go() { return {}; }
   __device__ __forceinline__ uint4 read(const uint4* from) const { return __ldcg(from); }
   __device__ __forceinline__ void write(uint4* to, const uint4& bits) const { __stcg(to, bits); }
+  __device__ __forceinline__ uint2 read(const uint2* from) const { return __ldcg(from); }
+  __device__ __forceinline__ void write(uint2* to, const uint2& bits) const { __stcg(to, bits); }
 };
 
 __device__ __forceinline__ void fetch_line([[maybe_unused]] const void* from) {

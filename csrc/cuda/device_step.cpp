@@ -12,7 +12,7 @@ void DeviceStep::upload(const Buffer& memory, Extent extent, const void* from) {
 void DeviceStep::find_run_launchers() {
   launchers_.clear();
   for (const Run& run : tables_.runs) {
-    launchers_.push_back(find_launchers(rule_.name, run.bucket));
+    launchers_.push_back(find_launchers(rule_.name, run.bucket, run.is_coded ? &run.types : nullptr));
     if (launchers_.back().update == nullptr)
       throw std::logic_error(std::string("no kernel is compiled for a bucket of rule ") + rule_.name);
   }
@@ -20,8 +20,8 @@ void DeviceStep::find_run_launchers() {
 
 // Of the launches for the clip policy the first has a block more, which fills the coefficients.
 template <class Launcher>
-void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
-                             std::vector<Planned<Launcher>>& planned) {
+void DeviceStep::plan_launch(const Launch<Launcher>& launch, const Types& types, int64_t first, int64_t count,
+                             bool merges, std::vector<Planned<Launcher>>& planned) {
   if (count == 0) return;
   if (merges && !planned.empty() && planned.back().launch == launch.launch) {
     count += planned.back().count;
@@ -29,7 +29,7 @@ void DeviceStep::plan_launch(const Launch<Launcher>& launch, int64_t first, int6
     planned.pop_back();
   }
   const bool fills_coefficients = std::is_same_v<Launcher, NormLauncher> && planned.empty();
-  planned.push_back({launch.launch, first, count, launch.blocks(fills_coefficients ? count + 1 : count)});
+  planned.push_back({launch.launch, first, count, launch.blocks(fills_coefficients ? count + 1 : count), types});
 }
 
 // The chunks that a pass comes to last stay in the cache for the update, which takes them first: as much as fills half
@@ -55,12 +55,14 @@ void DeviceStep::plan_launches() {
   find_run_launchers();
   for (const Run& run : tables_.runs) {
     const Launchers& launchers = launchers_of(run);
-    if (shape_.clips_norms && run.is_measured) plan_launch(launchers.raw_norm, run.first, run.count, true, norms_);
-    if (shape_.clips_rows) plan_launch(launchers.row_norm, run.first_row, run.row_count, true, norms_);
+    if (shape_.clips_norms && run.is_measured)
+      plan_launch(launchers.raw_norm, run.types, run.first, run.count, true, norms_);
+    if (shape_.clips_rows)
+      plan_launch(launchers.row_norm, run.types, run.first_row, run.row_count, !run.is_coded, norms_);
     if (shape_.rule_rows) {
-      plan_launch(launchers.row_direction_norm, run.first_row, run.row_count, false, directions_);
+      plan_launch(launchers.row_direction_norm, run.types, run.first_row, run.row_count, false, directions_);
     } else if (rule_.clips_itself) {
-      plan_launch(launchers.direction_norm, run.first, run.count, false, directions_);
+      plan_launch(launchers.direction_norm, run.types, run.first, run.count, false, directions_);
     }
   }
   const DeviceInfo device = device_info(id_.number);
@@ -107,6 +109,7 @@ void DeviceStep::set_pass(const Planned<Launcher>& planned) {
   pass_.row_chunks = image_.at(row_chunks_) + planned.first;
   pass_.chunk_count = planned.count;
   pass_.first_kept = planned.first_kept;
+  pass_.types = planned.types;
 }
 
 void DeviceStep::finish() {
@@ -188,6 +191,7 @@ void DeviceStep::set_update(const Run& run) {
   pass_.pieces = run.pieces;
   pass_.zeros = rule_.counts_zeros ? zeros_.values<int64_t>() + run.first_piece : nullptr;
   pass_.stages = run.bucket.stages;
+  pass_.types = run.types;
 }
 
 void DeviceStep::norm_and_update() {

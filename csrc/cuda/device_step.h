@@ -28,10 +28,11 @@ class DeviceStep final : public torchclip::DeviceStep {
     Launcher launch;
     int64_t first, count;
     uint32_t blocks;
-    int64_t first_kept = 0;  // see PassArguments
+    Types types = {};  // see PassArguments
+    int64_t first_kept = 0;
   };
   template <class Launcher>
-  static void plan_launch(const Launch<Launcher>& launch, int64_t first, int64_t count, bool merges,
+  static void plan_launch(const Launch<Launcher>& launch, const Types& types, int64_t first, int64_t count, bool merges,
                           std::vector<Planned<Launcher>>& planned);
   template <class Launcher>
   void plan_kept(int64_t bytes, std::vector<Planned<Launcher>>& planned) const;

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "../codecs.h"
 #include "../normal.h"
 #include "../philox.h"
 #include "../pipeline.h"
@@ -92,5 +93,31 @@ class ThreadDraws {
   uint32_t keeps_gradient_ = ~0u, keeps_step_ = ~0u;  // a bit for each element
   float normals_[4 * kQuads] = {};
 };
+
+// The words that two operands of `kCount` neighbours are rounded by: see kRoundingStream. Of several the first stands
+// at a multiple of 4.
+template <int kCount>
+__device__ __forceinline__ void draw_rounding(const PassArguments& arguments, int32_t parameter, int64_t element,
+                                              int stream, uint32_t (&words)[kCount]) {
+  const uint32_t step = static_cast<uint32_t>(whole_number(arguments.numbers->step));
+  const int first = kCount == 1 ? static_cast<int>(element % 4) : 0;
+#pragma unroll 1  // ten rounds of the generator are long code
+  for (int quad = 0; quad < (kCount + 3) / 4; ++quad) {
+    const Counter drawn =
+        philox4x32(arguments.extras.seed,
+                   draw_counter(step, static_cast<uint32_t>(parameter), static_cast<uint64_t>(element) / 4 + quad,
+                                static_cast<Stream>(kRoundingStream + stream)));
+    // By selects: an array indexed at run time would lie in local memory.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kCount == 1) {
+        words[0] = i == first ? drawn.word[i] : words[0];
+      } else {
+#pragma unroll
+        for (int of = 0; of < kCount / 4; ++of) words[4 * of + i] = of == quad ? drawn.word[i] : words[4 * of + i];
+      }
+    }
+  }
+}
 
 }  // namespace torchclip::cuda

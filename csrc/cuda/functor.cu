@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "../dtypes.h"
+#include "coded_norms.cuh"
+#include "coded_update.cuh"
 #include "launchers.cuh"
-#include "row_norms.cuh"
-#include "update.cuh"
 
 namespace torchclip::cuda {
 
@@ -87,6 +87,29 @@ Launchers launchers_for_dtypes(const Bucket& bucket) {
   return launchers;
 }
 
+// Of operands that a precision policy holds. What they are is told at run time: a kernel for each would multiply them.
+template <class Functor, unsigned Slots, unsigned Stages>
+UpdateLauncher coded_update(bool has_blocks) {
+  return has_blocks ? launch_update<coded_update_kernel<Functor, Slots, Stages, true>>
+                    : launch_update<coded_update_kernel<Functor, Slots, Stages, false>>;
+}
+
+template <class Functor, unsigned Slots>
+Launchers coded_launchers(const Bucket& bucket, bool has_blocks) {
+  Launchers launchers;
+  const unsigned stages = compiled_stages(bucket.stages);
+  launchers.update = stages == 0               ? coded_update<Functor, Slots, 0>(has_blocks)
+                     : stages == kCoupledDecay ? coded_update<Functor, Slots, kCoupledDecay>(has_blocks)
+                                               : launch_update<coded_update_kernel<Functor, Slots, kEveryStage, true>>;
+  if constexpr (Functor::kMeasuresDirection) {
+    constexpr unsigned kMeasured = Slots & 1u;
+    launchers.direction_norm = norm_launch<coded_direction_norm_kernel<Functor, kMeasured>, FinishRuleArguments>();
+    launchers.row_direction_norm =
+        norm_launch<coded_row_direction_norm_kernel<Functor, kMeasured>, FinishRuleArguments>();
+  }
+  return launchers;
+}
+
 // The second slot of a functor with a direction belongs to tensors whose elements are their rows, for which one set of
 // stages does.
 template <class Functor, unsigned Slots>
@@ -100,17 +123,18 @@ Launchers launchers_for_stages(const Bucket& bucket) {
 }
 
 template <class Functor>
-Launchers functor_launchers(const Bucket& bucket) {
+Launchers functor_launchers(const Bucket& bucket, const Types* types) {
   Launchers launchers;
   [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots == Functor::kSlotMasks[Index]
-          ? void(launchers = launchers_for_stages<Functor, Functor::kSlotMasks[Index]>(bucket))
-          : void()),
+    ((bucket.slots != Functor::kSlotMasks[Index] ? void()
+      : types != nullptr
+          ? void(launchers = coded_launchers<Functor, Functor::kSlotMasks[Index]>(bucket, types->has_blocks()))
+          : void(launchers = launchers_for_stages<Functor, Functor::kSlotMasks[Index]>(bucket))),
      ...);
   }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
   return launchers;
 }
 
-template Launchers functor_launchers<TORCHCLIP_FUNCTOR>(const Bucket&);
+template Launchers functor_launchers<TORCHCLIP_FUNCTOR>(const Bucket&, const Types*);
 
 }  // namespace torchclip::cuda

@@ -1,8 +1,8 @@
 // Which kernels serve a bucket, and those that know no rule: norms of gradients, and the finishes alone.
 #include <cstring>
 
+#include "coded_norms.cuh"
 #include "launchers.cuh"
-#include "row_norms.cuh"
 
 namespace torchclip::cuda {
 namespace {
@@ -20,19 +20,36 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   finish_rule<true>(finish);
 }
 
+// As row_norm_kernel, of operands that a precision policy holds.
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    coded_row_norm_kernel(const __grid_constant__ PassArguments arguments,
+                          const __grid_constant__ FinishArguments finish) {
+  let_next_begin();
+  const uint32_t blocks = measuring_blocks(finish.fills_coefficients != 0);
+  if (finish.fills_coefficients != 0 && blockIdx.x == gridDim.x - 1) fill_coefficients<void>(finish);
+  const auto scale = static_cast<float>(inverse_scale(finish));
+  measure_row_chunks(
+      arguments, blocks,
+      [&](int32_t tensor, CachePolicy policy) { return CodedWeightMeter(arguments, tensor, policy, scale); },
+      RowClip{finish.modifiers.limit, finish.modifiers.unit_eps});
+  if (is_last_block(finish.blocks_done, finish.blocks)) finish_step<true>(finish);
+}
+
 }  // namespace
 
-Launchers find_launchers(const char* rule, const Bucket& bucket) {
+Launchers find_launchers(const char* rule, const Bucket& bucket, const Types* types) {
   Launchers launchers;
   for_each_rule(Rules{}, [&](auto each, int32_t) {
     using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) == 0) launchers = functor_launchers<typename Rule::Functor>(bucket);
+    if (std::strcmp(rule, Rule::kName) == 0) launchers = functor_launchers<typename Rule::Functor>(bucket, types);
   });
-  visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto gradient, auto) {
+  const DType gradient_dtype = types == nullptr ? bucket.parameter_dtype : types->gradient;
+  visit_dtypes(gradient_dtype, gradient_dtype, [&](auto gradient, auto) {
     using T = typename decltype(gradient)::type;
     launchers.raw_norm = norm_launch<raw_norm_kernel<T>, FinishArguments>();
     launchers.row_norm = norm_launch<row_norm_kernel<T>, FinishArguments>();
   });
+  if (types != nullptr) launchers.row_norm = norm_launch<coded_row_norm_kernel, FinishArguments>();
   return launchers;
 }
 

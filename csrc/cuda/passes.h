@@ -31,11 +31,11 @@ struct Launchers {
   Launch<DirectionLauncher> row_direction_norm;
   Launch<DirectionLauncher> direction_and_update;  // cooperative
 };
-// `bucket`: of its stages, kRowFactors may be set too; its group is not looked at.
-Launchers find_launchers(const char* rule, const Bucket& bucket);
+// `bucket`: of its stages, kRowFactors may be set too; its group is not looked at. `types`: of operands that are coded.
+Launchers find_launchers(const char* rule, const Bucket& bucket, const Types* types = nullptr);
 // The kernels of a functor's rules, without those that know no rule: in functor.cu.
 template <class Functor>
-Launchers functor_launchers(const Bucket& bucket);
+Launchers functor_launchers(const Bucket& bucket, const Types* types);
 
 // Alone: before everything else where nothing is measured, and behind sums from several devices.
 void launch_finish(const FinishArguments& arguments, void* stream);

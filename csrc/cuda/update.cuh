@@ -115,6 +115,40 @@ struct PieceOfChunk {
   }
 };
 
+// Neighbours from `element` on, with what comes before Lookahead. `visit`: is called with each new parameter.
+template <class Functor, unsigned Slots, unsigned Stages, class C, int kCount, class Visit>
+__device__ __forceinline__ void advance(const PassArguments& arguments, const DeviceTensor& tensor,
+                                        const Coefficients* sets, ElementCoefficients<Functor, Stages, C>& coefficients,
+                                        int64_t element, const ThreadDraws<Stages, kCount>& draws,
+                                        Elements<C, Functor::kSlots, kCount>& own, const Visit& visit) {
+  constexpr int kSlots = Functor::kSlots;
+#pragma unroll
+  for (int lane = 0; lane < kCount; ++lane) {
+    coefficients.move_to(arguments, tensor, sets, element + lane);
+    C state[kSlots];
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
+    own.parameter[lane] = update<Functor, Slots, Stages>(coefficients.pipeline, coefficients.rule, own.parameter[lane],
+                                                         own.gradient[lane], draws.at(lane), state);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) own.state[slot][lane] = state[slot];
+    visit(own.parameter[lane]);
+  }
+}
+
+// Lookahead's end of a round, or WeightEMA's average. `as_stored`: a new parameter as a later step will find it.
+template <class C, int kCount, class AsStored>
+__device__ __forceinline__ void average(const PassArguments& arguments, const StepNumbers& numbers,
+                                        Vector<C, kCount>& slow, Vector<C, kCount>& parameter,
+                                        const AsStored& as_stored) {
+  const C weight = static_cast<C>(numbers.average_weight);
+#pragma unroll
+  for (int lane = 0; lane < kCount; ++lane) {
+    slow[lane] = synchronise(slow[lane], as_stored(parameter[lane]), weight);
+    if (!arguments.extras.averages) parameter[lane] = slow[lane];
+  }
+}
+
 // All chunks, in the reverse order of the norm pass: what that pass has read last is still in the second-level cache.
 // By `kLanes` threads a block. `sets`: see coefficients_of.
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S, int kLanes>
@@ -136,29 +170,14 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
     ElementCoefficients<Functor, Stages, C> coefficients(arguments, operands.tensor, sets);
 
     // Neighbours from `element` on; returns their exact zeros, which are counted before Lookahead.
-    const auto advance = [&](int64_t element, const auto& draws, auto& own) {
-      constexpr int kCount = sizeof(own.gradient.values) / sizeof(C);
+    const auto take = [&](int64_t element, const auto& draws, auto& own) {
+      const auto as_stored = [](C value) { return load(store<T>(value)); };
       int zeros = 0;
-#pragma unroll
-      for (int lane = 0; lane < kCount; ++lane) {
-        coefficients.move_to(arguments, operands.tensor, sets, element + lane);
-        C state[kSlots];
-#pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) state[slot] = own.state[slot][lane];
-        own.parameter[lane] = update<Functor, Slots, Stages>(
-            coefficients.pipeline, coefficients.rule, own.parameter[lane], own.gradient[lane], draws.at(lane), state);
-#pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) own.state[slot][lane] = state[slot];
-        if constexpr (Functor::kCountsZeros) zeros += load(store<T>(own.parameter[lane])) == C(0);
-      }
-      if (operands.synchronises) {
-        const C weight = static_cast<C>(numbers.average_weight);
-#pragma unroll
-        for (int lane = 0; lane < kCount; ++lane) {
-          own.slow[lane] = synchronise(own.slow[lane], load(store<T>(own.parameter[lane])), weight);
-          if (!arguments.extras.averages) own.parameter[lane] = own.slow[lane];
-        }
-      }
+      advance<Functor, Slots, Stages>(arguments, operands.tensor, sets, coefficients, element, draws, own,
+                                      [&](C value) {
+                                        if constexpr (Functor::kCountsZeros) zeros += as_stored(value) == C(0);
+                                      });
+      if (operands.synchronises) average(arguments, numbers, own.slow, own.parameter, as_stored);
       return zeros;
     };
 
@@ -171,7 +190,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
       Elements<C, kSlots, 1> own;
       operands.load(at, own);
       const ThreadDraws<Stages, 1> draws(arguments, operands.tensor.parameter, element);
-      zeros += advance(element, draws, own);
+      zeros += take(element, draws, own);
       operands.store(at, own);
     }
     // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
@@ -185,7 +204,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         const int64_t place = element + i * kStride;
-        const int own_zeros = advance(place, draws, own[i]);
+        const int own_zeros = take(place, draws, own[i]);
         if (place >= split.last) continue;
         zeros += own_zeros;
         operands.store(in_order(place), own[i]);

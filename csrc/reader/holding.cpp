@@ -47,14 +47,14 @@ ElementType element_type(const Codec& codec) {
   return codec.dtype == DType::kFloat16 ? ElementType{ElementType::kFloat, 16} : kFloatType;
 }
 
-bool is_compiled(const Types& types, unsigned used) {
+bool is_compiled(const Types& types, unsigned used, bool narrow_state) {
   const DType own = types.parameter.dtype;
   if (types.parameter.form != Form::kNearest || types.gradient != own) return false;
   const Codec* first = nullptr;
   for (size_t slot = 0; slot < kMaxSlots; ++slot) {
     if ((used >> slot & 1u) == 0) continue;
     const Codec& codec = types.slots[slot];
-    const bool is_narrow = own == DType::kFloat32 && codec.dtype == DType::kBFloat16;
+    const bool is_narrow = narrow_state && own == DType::kFloat32 && codec.dtype == DType::kBFloat16;
     const bool is_pair = codec.dtype == own || codec.dtype == DType::kFloat32 || is_narrow;
     if (codec.form != Form::kNearest || !is_pair) return false;
     if (first != nullptr && codec.dtype != first->dtype) return false;

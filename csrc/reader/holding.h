@@ -58,7 +58,8 @@ class Holding {
 
 // The types that tensors held so have.
 ElementType element_type(const Codec& codec);
-// Whether a loop is compiled for operands as they lie in memory.
-bool is_compiled(const Types& types, unsigned used);
+// Whether a loop or kernel is compiled for operands as they lie in memory. `narrow_state`: for float32 with state in
+// bfloat16, too.
+bool is_compiled(const Types& types, unsigned used, bool narrow_state);
 
 }  // namespace torchclip

@@ -52,6 +52,12 @@ void DeviceStep::read_tensors(const ParameterReader& reader) {
       tensor.pointer[kSlow] = shape_.lookahead ? record.extra->slow_values : nullptr;
       tensor.sums = shape_.rule_rows && record.extra->sums ? record.extra->sum_values : nullptr;
     }
+    if (!tables_.beside.empty()) {
+      const Beside& memory = record.extra->codecs.memory;
+      DeviceBeside& beside = tables_.beside[index];
+      beside.parameter = memory.parameter;
+      std::copy(std::begin(memory.absmax), std::end(memory.absmax), beside.absmax);
+    }
     CoefficientSource& source = tables_.sources[static_cast<size_t>(tensor.coefficients)];
     for (size_t i = 0; i < rule_.scalars.size(); ++i) source.scalars[i] = record.scalar_values[i];
   }
@@ -62,8 +68,9 @@ void DeviceStep::read_tensors(const ParameterReader& reader) {
 // and other steps get tables of their own.
 void DeviceStep::write_tables() {
   const auto differ = [this] {
-    return image_.differs(tensors_, tables_.tensors) || image_.differs(sources_, tables_.sources) ||
-           image_.differs(rule_sums_, rule_sum_places_) || image_.differs(sum_is_double_, rule_sum_is_double_);
+    return image_.differs(tensors_, tables_.tensors) || image_.differs(beside_, tables_.beside) ||
+           image_.differs(sources_, tables_.sources) || image_.differs(rule_sums_, rule_sum_places_) ||
+           image_.differs(sum_is_double_, rule_sum_is_double_);
   };
   if (image_.is_shared() && differ()) {
     if (capturing_) throw std::runtime_error(kNotReady);
@@ -71,6 +78,7 @@ void DeviceStep::write_tables() {
   }
   image_.begin_step(capturing_);
   image_.set(tensors_, tables_.tensors);
+  image_.set(beside_, tables_.beside);
   image_.set(sources_, tables_.sources);
   image_.set(rule_sums_, rule_sum_places_);
   image_.set(sum_is_double_, rule_sum_is_double_);
@@ -158,7 +166,8 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
     return beside(name, shared.tensor(name, count)).values<double>();
   };
   const Modifiers& m = modifiers_;
-  finish_.step = m.counts_steps() ? number("step") : nullptr;
+  const bool draws = m.draws() || rounds_by_draws_;
+  finish_.step = draws || m.counts_steps() ? number("step") : nullptr;
   finish_.b_squared = m.step_size_kind() == StepSizeKind::kLoss ? number("b_squared") : nullptr;
   const bool percentile = m.clip_kind() == ClipKind::kPercentile, z_score = m.clip_kind() == ClipKind::kZScore;
   finish_.norm_window = percentile ? number("norm_window", static_cast<int64_t>(m.window)) : nullptr;
@@ -185,7 +194,7 @@ void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs
   finish_.loss = given_.loss.data();
   finish_.loss_dtype = static_cast<int32_t>(loss_dtype);
   pass_.extras = Extras{};
-  if (m.draws()) pass_.extras.seed = shared.seed();
+  if (draws) pass_.extras.seed = shared.seed();
   pass_.extras.gradient_threshold = static_cast<uint32_t>(m.gradient_threshold);
   pass_.extras.lr_threshold = static_cast<uint32_t>(m.lr_threshold);
   pass_.extras.averages = m.averages != 0;

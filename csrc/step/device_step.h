@@ -133,11 +133,13 @@ class DeviceStep {
   HostTables tables_;
   int32_t devices_ = 1;  // that take part in the step
   bool is_main_ = true;
+  bool rounds_by_draws_ = false;  // a precision policy
   bool capturing_ = false;
   void* stream_ = nullptr;
 
   DeviceImage image_;
   Section<DeviceTensor> tensors_;
+  Section<DeviceBeside> beside_;
   Section<int64_t> layouts_;
   Section<DeviceChunk> chunks_;
   Section<DeviceRowChunk> row_chunks_;

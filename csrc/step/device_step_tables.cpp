@@ -62,6 +62,7 @@ void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers
   is_in_graph_ = false;
   streams_.clear();
   modifiers_ = modifiers;
+  rounds_by_draws_ = reader.holding().draws();
   shape_ = shape;
   devices_ = static_cast<int32_t>(devices);
   tables_ = build_tables(rule_, reader, shape, cutting(), positions);
@@ -76,6 +77,7 @@ void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers
 void DeviceStep::reserve_tables(const ParameterReader& reader) {
   image_ = DeviceImage();
   tensors_ = image_.reserve<DeviceTensor>(tables_.tensors.size());
+  beside_ = image_.reserve<DeviceBeside>(tables_.beside.size());
   layouts_ = image_.reserve<int64_t>(tables_.layouts.size());
   chunks_ = image_.reserve<DeviceChunk>(tables_.chunks.size());
   row_chunks_ = image_.reserve<DeviceRowChunk>(tables_.row_chunks.size());
@@ -151,6 +153,7 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader) {
 
 void DeviceStep::set_static_arguments() {
   pass_.tensors = image_.at(tensors_);
+  pass_.beside = image_.at(beside_);
   pass_.gradients = gradients_.count > 0 ? image_.at(gradients_) : nullptr;
   pass_.partials = scratch(partials_);
   CoefficientArguments coefficients{};

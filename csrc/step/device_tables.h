@@ -2,8 +2,8 @@
 // needed to. kernels/tables.py says where each field lies, and a test compares the two.
 #pragma once
 
+#include "../codecs.h"
 #include "modifiers.h"
-#include "tables.h"
 
 namespace torchclip {
 
@@ -31,10 +31,16 @@ struct DeviceTensor {
   int32_t dimensions;     // of `layout`; 0 when every operand lies as the parameter does, without gaps
   int32_t sum_is_double;  // float otherwise
   const int64_t* layout;  // [1 + kOperands, dimensions]: sizes, then the strides of each operand in elements; outermost
-                          // dimension first
+                          // dimension first. Behind them those of what is kept beside the parameter, where there is
   Rows rows;              // count 0 where it has none
   int64_t first_row;      // among the rows of all tensors
   void* sums;             // AdaGradNorm's over rows: [rows.count], read and written; null otherwise
+};
+
+// What a precision policy keeps beside the operands of one tensor: see Beside. Uploaded as DeviceTensor is.
+struct DeviceBeside {
+  void* parameter;
+  float* absmax[kMaxSlots];
 };
 
 // A run of elements of one tensor, of which one block takes care. `begin` is a multiple of kChunkGrain.
@@ -98,6 +104,9 @@ struct PassArguments {
   uint32_t early_blocks;       // of the update pass that begin while the pass before it ends; 0: it waits for its end
   Coefficients inline_coefficients[kInlineCoefficients];
   const void* inline_gradients[kInlineGradients];
+  // Of operands that a precision policy holds.
+  const DeviceBeside* beside;  // [tensors]
+  Types types;
 };
 
 // What a param group says in this step.

@@ -35,6 +35,11 @@ void GpuPlan::configure(const Modifiers& modifiers, const std::vector<GroupClip>
   rebuild_ = true;
 }
 
+void GpuPlan::hold(Holding holding) {
+  reader_.hold(std::move(holding));
+  rebuild_ = true;
+}
+
 void GpuPlan::mark_fresh(const std::vector<int64_t>& positions) {
   for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
@@ -208,8 +213,9 @@ void GpuPlan::told_of_fresh() {
 // Whether numbers on the device decide about the coefficients before anything is measured.
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->coefficients_fit(); };
-  const bool decides = modifiers_.counts_steps() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
-                       modifiers_.finds_spikes() || shape_.threshold_scales || static_cast<bool>(inputs.grad_scale) ||
+  const bool decides = modifiers_.counts_steps() || reader_.holding().draws() ||
+                       modifiers_.step_size_kind() != StepSizeKind::kNone || modifiers_.finds_spikes() ||
+                       shape_.threshold_scales || static_cast<bool>(inputs.grad_scale) ||
                        static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr

@@ -19,6 +19,7 @@ class GpuPlan {
   // As those of Plan.
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
+  void hold(Holding holding);
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() { reader_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);

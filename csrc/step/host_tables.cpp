@@ -50,12 +50,9 @@ class Builder {
     tensor.coefficients = coefficients_of(position);
     if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
     tables_.layout_offsets.push_back(record.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
-    if (record.layout != nullptr) add_layout(*record.layout, tensor);
-    const int64_t state = element_size(record.state_dtype), own = element_size(record.dtype);
-    for (int slot = 0; slot < kMaxSlots; ++slot)
-      if ((record.used_slots >> slot & 1u) != 0) tables_.bytes += tensor.numel * state;
-    tables_.bytes += 2 * tensor.numel * own;
-    tables_.gradient_bytes += tensor.numel * own;
+    if (record.layout != nullptr) add_layout(record, tensor);
+    if (reader_.holding().is_given()) tables_.beside.push_back({});  // addresses come with each step
+    add_bytes(record);
     runs_of_tensors_.push_back(run_of(record));
     tables_.tensors.push_back(tensor);
   }
@@ -68,7 +65,24 @@ class Builder {
     tables_.row_total += tensor.rows.count;
   }
 
-  void add_layout(const StridedLayout& layout, DeviceTensor& tensor) {
+  void add_bytes(const ParameterRecord& record) {
+    const int64_t numel = record.operands.count;
+    const Types* const types = coded_types(record);
+    int64_t gradient = element_size(record.dtype), others = gradient, slot_size = element_size(record.state_dtype);
+    if (types != nullptr) {
+      gradient = element_size(types->gradient);
+      others = types->parameter.element_size();
+      if (reader_.holding().keeps_beside()) others += types->parameter.form == Form::kSplit ? 2 : 4;
+    }
+    for (int slot = 0; slot < kMaxSlots; ++slot)
+      if ((record.used_slots >> slot & 1u) != 0)
+        others += types == nullptr ? slot_size : types->slots[slot].element_size();
+    tables_.bytes += numel * (gradient + others);
+    tables_.gradient_bytes += numel * gradient;
+  }
+
+  void add_layout(const ParameterRecord& record, DeviceTensor& tensor) {
+    const StridedLayout& layout = *record.layout;
     tensor.dimensions = static_cast<int32_t>(layout.sizes.size());
     const auto put = [&](const std::vector<int64_t>& numbers) {
       tables_.layouts.insert(tables_.layouts.end(), numbers.begin(), numbers.end());
@@ -76,6 +90,7 @@ class Builder {
     };
     put(layout.sizes);
     for (const std::vector<int64_t>& strides : layout.strides) put(strides);
+    if (reader_.holding().keeps_beside()) put(record.extra->codecs.memory.strides);
   }
 
   // Which coefficients a tensor has: those of its group, or its own.
@@ -101,12 +116,15 @@ class Builder {
     const Bucket bucket{0, record.dtype, record.state_dtype, record.used_slots, stages};
     const bool is_measured = shape_.measures(record.group);
     const Access access = access_of(record);
+    const Types* const coded = coded_types(record);
+    const Types types = coded == nullptr ? Types{} : *coded;
     const auto same = [&](const Run& run) {
-      return run.bucket == bucket && run.is_measured == is_measured && run.access == access;
+      return run.bucket == bucket && run.is_measured == is_measured && run.access == access &&
+             run.is_coded == (coded != nullptr) && run.types == types;
     };
     const auto found = std::find_if(tables_.runs.begin(), tables_.runs.end(), same);
     if (found != tables_.runs.end()) return static_cast<size_t>(found - tables_.runs.begin());
-    tables_.runs.push_back({bucket, is_measured, access});
+    tables_.runs.push_back({bucket, is_measured, access, coded != nullptr, types});
     return tables_.runs.size() - 1;
   }
 
@@ -127,8 +145,7 @@ class Builder {
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
       const Run &one = tables_.runs[a], &other = tables_.runs[b];
-      if (one.bucket.parameter_dtype != other.bucket.parameter_dtype)
-        return one.bucket.parameter_dtype < other.bucket.parameter_dtype;
+      if (one.gradient_dtype() != other.gradient_dtype()) return one.gradient_dtype() < other.gradient_dtype();
       if (one.is_measured != other.is_measured) return one.is_measured;
       return one.access < other.access;
     });
@@ -247,11 +264,16 @@ class Builder {
 
 }  // namespace
 
+const Types* coded_types(const ParameterRecord& record) {
+  return record.extra != nullptr && record.extra->codecs.is_coded ? &record.extra->codecs.types : nullptr;
+}
+
 bool is_aligned(const ParameterRecord& record, bool lookahead) {
   if (record.operands.count == 0) return true;
   uintptr_t bits = 0;
   for (const void* operand : record.operands.pointer) bits |= reinterpret_cast<uintptr_t>(operand);
   if (lookahead && record.extra != nullptr) bits |= reinterpret_cast<uintptr_t>(record.extra->slow_values);
+  if (coded_types(record) != nullptr) bits |= reinterpret_cast<uintptr_t>(record.extra->codecs.memory.parameter);
   return bits % 16 == 0;
 }
 

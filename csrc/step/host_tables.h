@@ -49,11 +49,14 @@ struct Run {
   Bucket bucket;
   bool is_measured;                      // by the pass for the clip policy
   Access access;                         // kAnyhow where the launcher does not ask
+  bool is_coded;                         // no kernel is compiled for the operands as they lie in memory
+  Types types;                           // where it is
   int64_t first = 0, count = 0;          // chunks
   int32_t pieces = 1;                    // of the longest one, see PassArguments
   int64_t first_piece = 0;               // among those of all runs
   int64_t first_row = 0, row_count = 0;  // chunks by rows
 
+  DType gradient_dtype() const { return is_coded ? types.gradient : bucket.parameter_dtype; }
   // The counts of zeros of each run begin at a multiple of 16 bytes.
   int64_t end_piece() const { return first_piece + (count * pieces + 1) / 2 * 2; }
 };
@@ -61,6 +64,7 @@ struct Run {
 struct HostTables {
   std::vector<size_t> positions;  // [tensors], among all parameters
   std::vector<DeviceTensor> tensors;
+  std::vector<DeviceBeside> beside;     // [tensors] under a precision policy, or empty
   std::vector<int64_t> layouts;         // of strided tensors, one after the other
   std::vector<int64_t> layout_offsets;  // [tensors], where each begins there; -1: it has none
   std::vector<DeviceChunk> chunks;      // by run
@@ -90,6 +94,9 @@ struct HostTables {
     return static_cast<int64_t>(chunks.size() > row_chunks.size() ? chunks.size() : row_chunks.size());
   }
 };
+
+// Those of a parameter whose operands are coded; null of others.
+const Types* coded_types(const ParameterRecord& record);
 
 // Whether every operand of a parameter begins at a multiple of 16 bytes in this step.
 bool is_aligned(const ParameterRecord& record, bool lookahead);

@@ -11,7 +11,9 @@ namespace torchclip {
 enum class DType : uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 constexpr int kDTypes = 4;
 
-constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+TORCHCLIP_HD constexpr int64_t element_size(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
 
 constexpr int kMaxSlots = 3;
 constexpr int kMaxCoefficients = 8;

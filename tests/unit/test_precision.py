@@ -38,7 +38,7 @@ RULES: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
     "adagrad": (torchclip.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.5}),
 }
 
-pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "cuda"], indirect=True)
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 each_rule = pytest.mark.parametrize("rule", RULES)
 
@@ -153,19 +153,21 @@ def test_a_float32_value_takes_float32s_steps_bit_for_bit(
         for optimizer in (narrow, wide):
             set_gradients(optimizer.param_groups[0]["params"], step % 40)
             optimizer.step()
-    same_as_float32(narrow, wide)
+    # CUDA's kernels add the squares of halves in another order than those of float32.
+    same_as_float32(narrow, wide, rtol=1e-4 if backend == "cuda" and narrow.metrics() else 0.0)
     for parameter, value in zip(narrow.param_groups[0]["params"], wide.param_groups[0]["params"]):
         distance = (parameter.detach().float() - value.detach()).abs()
         assert (distance <= 2.0**-8 * value.abs() + 1e-38).all()
 
 
-def same_as_float32(narrow: torchclip.FusedOptimizer, wide: torchclip.FusedOptimizer) -> None:
+def same_as_float32(narrow: torchclip.FusedOptimizer, wide: torchclip.FusedOptimizer, rtol: float = 0.0) -> None:
     values, saved = narrow.float32_parameters(), narrow.float32_state_dict()["state"]
     for index, (value, parameter) in enumerate(zip(values, wide.param_groups[0]["params"])):
-        assert torch.equal(value, parameter.detach())
+        torch.testing.assert_close(value, parameter.detach(), rtol=rtol, atol=rtol)
         held = wide.state.get(parameter, {})
         assert saved.get(index, {}).keys() == held.keys()
-        assert all(torch.equal(saved[index][name], tensor) for name, tensor in held.items())
+        for name, tensor in held.items():
+            torch.testing.assert_close(saved[index][name], tensor, rtol=rtol, atol=rtol)
 
 
 def test_plain_bfloat16_stands_still_where_the_policies_move(backend: str) -> None:
@@ -234,7 +236,9 @@ def test_gradients_of_another_type(backend: str, dtypes: tuple[torch.dtype, torc
         mixed.step()
         plain.step()
     # Beside its own gradient float32 with moments in bfloat16 has a loop of its own, which may contract otherwise.
-    limit = 2.0**-20 if own is torch.float32 and backend == "cpu" else 0.0
+    # CUDA's norms of other types are sums in another order.
+    inexact = backend == "cuda" or (own is torch.float32 and backend == "cpu")
+    limit = 2.0**-20 if inexact else 0.0
     for left, right in zip(mixed.float32_parameters(), plain.float32_parameters()):
         torch.testing.assert_close(left, right, rtol=limit, atol=limit)
 

@@ -1,4 +1,4 @@
-"""Precision policies as the CPU's plan is told of them: in the numbering of ``csrc/codecs.h`` and
+"""Precision policies as a plan is told of them: in the numbering of ``csrc/codecs.h`` and
 ``csrc/reader/holding.h``."""
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def make_plan(
     """
     extension, rule = native.NATIVE, described(spec, scope, keys)
     assert extension is not None, "a fused backend is chosen only where the extension is"
-    plan: Plan
+    plan: _C.Plan | _C.CudaPlan | _C.TritonPlan
     if backend == "triton":
         from torchclip.backends.triton.launcher import Launcher  # which imports Triton
 
@@ -52,8 +52,9 @@ def make_plan(
     else:
         plan = extension.CudaPlan(*rule) if backend == "cuda" else extension.Plan(*rule)
     if modifiers.precision is not None:
-        cast("_C.Plan", plan).hold(*held(modifiers.precision, spec))  # no other backend has it
+        plan.hold(*held(modifiers.precision, spec))
+    taken: Plan = plan
     if sharing is not None:
-        plan = ShardedPlan(cast("_C.Plan", plan), scope, sharing, spec.family == "soft_threshold")
-    plan.configure(configuration(modifiers), group_numbers(modifiers))
-    return plan
+        taken = ShardedPlan(cast("_C.Plan", plan), scope, sharing, spec.family == "soft_threshold")
+    taken.configure(configuration(modifiers), group_numbers(modifiers))
+    return taken
