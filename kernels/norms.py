@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from . import pipeline
+from .codecs import read_parameter, read_slot
 from .elements import (
     compute,
     gradient_draws,
@@ -26,6 +27,7 @@ from .sums import int32s_at
 from .tables import (
     ALIGNED,
     ANYHOW,
+    BESIDE_WORDS,
     CHUNK_BEGIN,
     CHUNK_COUNT,
     CHUNK_GRAIN,
@@ -37,10 +39,8 @@ from .tables import (
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
-    PARAMETER,
     PLACE_BLOCKS,
     PLACE_BLOCKS_DONE,
-    STATE,
     SUM_DIRECTION,
     SUM_WORDS,
     TENSOR_COEFFICIENTS,
@@ -128,6 +128,7 @@ def direction_squares(
     numbers,
     draws,
     row_gradient_factors,
+    held,
     index,
     begin,
     offsets,
@@ -142,13 +143,14 @@ def direction_squares(
     if row_gradient_factors is not None:
         factor = row_factor(row_gradient_factors, tensor, begin + offsets)
         scale = compute(tl.load(coefficients + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
-    gradient = read(tl.load(gradients + index), tensor, GRADIENT, begin, offsets, mask, run.dtype, access)
+    beside, maps = held
+    gradient = read(tl.load(gradients + index), tensor, GRADIENT, begin, offsets, mask, run.gradient_dtype, access)
     parameter = gradient
     if COUPLED_DECAY & run.stages != 0:
-        parameter = read(tl.load(tensor + PARAMETER), tensor, PARAMETER, begin, offsets, mask, run.dtype, access)
+        parameter = read_parameter(tensor, beside, begin, offsets, mask, run, access)
     buffer = gradient
     if run.slots & 1 != 0:
-        buffer = read(tl.load(tensor + STATE), tensor, STATE, begin, offsets, mask, run.state_dtype, access)
+        buffer = read_slot(tensor, beside, maps, 0, begin, offsets, mask, run.form0, run.dtype0, access)
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
@@ -168,6 +170,8 @@ def direction_norm_kernel(
     row_gradient_factors,
     partials,
     places,
+    beside,
+    maps,
     run: tl.constexpr,
     finish: tl.constexpr,
 ):
@@ -179,6 +183,7 @@ def direction_norm_kernel(
         numbers: StepNumbers; None where there was no first finish.
         draws: int64, the draws' numbers.
         row_gradient_factors: float64 [rows of all tensors]; None where there are none.
+        beside, maps: see ``update_kernel``.
         run: ``Run``.
         finish: ``Finish``.
     """
@@ -189,13 +194,16 @@ def direction_norm_kernel(
     total = int32_at(chunk, CHUNK_COUNT).to(tl.int32)
     tensor = tensors + index * TENSOR_WORDS
     own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
+    if beside is not None:
+        beside += index * BESIDE_WORDS
+    held = (beside, maps)
     main = main_part(total, run.access)
     seen = tl.zeros([block], tl.float64 if run.dtype == FLOAT64 else tl.float32)
     taken = tl.zeros_like(seen)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
         gradient, direction = direction_squares(
-            tensor, gradients, own, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, held, index, begin,
             offsets, first, offsets < main, run, run.access, block,
         )  # fmt: skip
         seen += gradient
@@ -205,7 +213,7 @@ def direction_norm_kernel(
     if run.access == ALIGNED:
         offsets = main + tl.arange(0, GROUP)
         gradient, direction = direction_squares(
-            tensor, gradients, own, numbers, draws, row_gradient_factors, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, held, index, begin,
             offsets, main, offsets < total, run, ANYHOW, GROUP,
         )  # fmt: skip
         gradient_sum += tl.sum(gradient.to(tl.float64), 0)

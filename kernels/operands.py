@@ -13,6 +13,7 @@ import triton.language as tl
 from .tables import (
     ALIGNED,
     BFLOAT16,
+    BYTE,
     FLOAT16,
     FLOAT32,
     FLOAT64,
@@ -40,10 +41,10 @@ def int32_of(structs, place: tl.constexpr, mask):
 
 
 @triton.jit
-def main_part(count, access: tl.constexpr):
+def main_part(count, access: tl.constexpr, group: tl.constexpr = GROUP):
     """How many elements of a chunk are read by groups, or, where none can be, at all."""
     if access == ALIGNED:
-        return count // GROUP * GROUP
+        return count // group * group
     else:
         return count
 
@@ -82,6 +83,8 @@ def typed(address, dtype: tl.constexpr):
         return address.to(tl.pointer_type(tl.float16))
     elif dtype == FLOAT64:
         return address.to(tl.pointer_type(tl.float64))
+    elif dtype == BYTE:
+        return address.to(tl.pointer_type(tl.uint8))
     else:
         return address.to(tl.pointer_type(tl.float32))
 

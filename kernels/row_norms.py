@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from . import pipeline
+from .codecs import read_parameter, read_slot
 from .elements import compute, gradient_draws_at, pipeline_coefficients, read, row_factor, rule_coefficients
 from .finish_rule import finish_rule
 from .finish_step import finish_step, inverse_scale
@@ -15,12 +16,12 @@ from .operands import int32_at
 from .sums import clip_row, policy_at, step_row
 from .tables import (
     ANYHOW,
+    BESIDE_WORDS,
     COEFFICIENTS_GRADIENT_SCALE,
     COEFFICIENTS_WORDS,
     COUPLED_DECAY,
     FLOAT64,
     GRADIENT,
-    PARAMETER,
     ROW_CHUNK_BEGIN,
     ROW_CHUNK_COUNT,
     ROW_CHUNK_LONG_ROW,
@@ -29,7 +30,6 @@ from .tables import (
     ROW_CHUNK_ROWS,
     ROW_CHUNK_TENSOR,
     ROW_CHUNK_WORDS,
-    STATE,
     STEP_SKIPS,
     STRIDED,
     TENSOR_COEFFICIENTS,
@@ -74,9 +74,8 @@ def row_norm_kernel(
     grad_scale,
     found_inf,
     loss,
-    dtype: tl.constexpr,
-    access: tl.constexpr,
-    block: tl.constexpr,
+    beside,
+    run: tl.constexpr,
     finish: tl.constexpr,
 ):
     """The squares of the gradients and of the weights of each row, for AdaptiveGradientClip.
@@ -84,15 +83,18 @@ def row_norm_kernel(
     Args:
         chunks: int64 [programs, ROW_CHUNK_WORDS].
         row_factors: float64 [rows of all tensors], written.
-        tensors, gradients, partials, places, grad_scale, found_inf, loss, dtype, access, block, finish: see
-            ``gradient_norm_kernel``.
+        beside: see ``update_kernel``.
+        run: ``Run``; of it the types of gradient and parameter, and how they are reached.
+        tensors, gradients, partials, places, grad_scale, found_inf, loss, finish: see ``gradient_norm_kernel``.
     """
     chunk = chunks + tl.program_id(0) * ROW_CHUNK_WORDS
     index = int32_at(chunk, ROW_CHUNK_TENSOR)
     tensor = tensors + index * TENSOR_WORDS
     gradient_address = tl.load(gradients + index)
-    weight_address = tl.load(tensor + PARAMETER)
-    scale = compute(inverse_scale(grad_scale), dtype)
+    if beside is not None:
+        beside += index * BESIDE_WORDS
+    block: tl.constexpr = run.block
+    scale = compute(inverse_scale(grad_scale), run.dtype)
     rows, begin, end = extent_of(chunk, tensor)
     is_part = int32_at(chunk, ROW_CHUNK_ROWS) == 0
     policy = policy_at(places)
@@ -101,14 +103,15 @@ def row_norm_kernel(
     direction_total = tl.zeros([], tl.float64)
     for behind in range(rows):
         row = tl.load(chunk + ROW_CHUNK_ROW) + behind
-        squares = tl.zeros([block], tl.float64 if dtype == FLOAT64 else tl.float32)
+        squares = tl.zeros([block], tl.float64 if run.dtype == FLOAT64 else tl.float32)
         weights = tl.zeros_like(squares)
         for first in range(begin, end, block):
             place = first + tl.arange(0, block)
             element = element_of_row(tensor, row, place)
             mask = place < end
-            gradient = read(gradient_address, tensor, GRADIENT, zero, element, mask, dtype, access) * scale
-            weight = read(weight_address, tensor, PARAMETER, zero, element, mask, dtype, access)
+            gradient = read(gradient_address, tensor, GRADIENT, zero, element, mask, run.gradient_dtype, run.access)
+            gradient *= scale
+            weight = read_parameter(tensor, beside, zero, element, mask, run, run.access)
             squares += gradient * gradient
             weights += weight * weight
         gradient_sum = tl.sum(squares.to(tl.float64), 0)
@@ -137,6 +140,8 @@ def row_direction_norm_kernel(
     partials,
     row_factors,
     places,
+    beside,
+    maps,
     run: tl.constexpr,
     finish: tl.constexpr,
 ):
@@ -146,12 +151,14 @@ def row_direction_norm_kernel(
         chunks: int64 [programs, ROW_CHUNK_WORDS].
         coefficients: float64 [sets, COEFFICIENTS_WORDS], as they are before the norms are known.
         row_factors: float64 [rows of all tensors], written.
-        tensors, gradients, numbers, draws, row_gradient_factors, partials, places, run, finish: see
+        tensors, gradients, numbers, draws, row_gradient_factors, partials, places, beside, maps, run, finish: see
             ``direction_norm_kernel``.
     """
     chunk = chunks + tl.program_id(0) * ROW_CHUNK_WORDS
     index = int32_at(chunk, ROW_CHUNK_TENSOR)
     tensor = tensors + index * TENSOR_WORDS
+    if beside is not None:
+        beside += index * BESIDE_WORDS
     block: tl.constexpr = run.block
     own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
     scale, limit, noise_scale, weight_decay, _ = pipeline_coefficients(own, run.dtype)
@@ -173,15 +180,13 @@ def row_direction_norm_kernel(
             element = element_of_row(tensor, row, place)
             mask = place < end
             address = tl.load(gradients + index)
-            gradient = read(address, tensor, GRADIENT, zero, element, mask, run.dtype, access)
+            gradient = read(address, tensor, GRADIENT, zero, element, mask, run.gradient_dtype, access)
             parameter = gradient
             if COUPLED_DECAY & run.stages != 0:
-                address = tl.load(tensor + PARAMETER)
-                parameter = read(address, tensor, PARAMETER, zero, element, mask, run.dtype, access)
+                parameter = read_parameter(tensor, beside, zero, element, mask, run, access)
             buffer = gradient
             if run.slots & 1 != 0:
-                address = tl.load(tensor + STATE)
-                buffer = read(address, tensor, STATE, zero, element, mask, run.state_dtype, access)
+                buffer = read_slot(tensor, beside, maps, 0, zero, element, mask, run.form0, run.dtype0, access)
             element_scale = scale
             if row_gradient_factors is not None:
                 factor = row_factor(row_gradient_factors, tensor, element)

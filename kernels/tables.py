@@ -14,6 +14,16 @@ FLOAT32 = tl.constexpr(0)
 FLOAT64 = tl.constexpr(1)
 BFLOAT16 = tl.constexpr(2)
 FLOAT16 = tl.constexpr(3)
+BYTE = tl.constexpr(4)  # of codes, here alone
+
+# How a precision policy holds an operand: Form of csrc/codecs.h.
+NEAREST = tl.constexpr(0)
+STOCHASTIC = tl.constexpr(1)
+SPLIT = tl.constexpr(2)
+MASTER = tl.constexpr(3)
+BLOCKS = tl.constexpr(4)  # of both kinds the first
+UNSIGNED_BLOCKS = tl.constexpr(5)
+BLOCK = tl.constexpr(256)  # elements that share an absmax
 
 # Operands of a tensor, by number.
 PARAMETER = tl.constexpr(0)
@@ -38,6 +48,11 @@ TENSOR_INNER = tl.constexpr(11)  # elements of such a row that follow one anothe
 TENSOR_FIRST_ROW = tl.constexpr(12)  # among the rows of all tensors
 TENSOR_SUMS = tl.constexpr(13)  # address of AdaGradNorm's sums over rows; 0 where there are none
 TENSOR_WORDS = tl.constexpr(14)
+
+# DeviceBeside: what a precision policy keeps beside a tensor's operands, by address.
+BESIDE_PARAMETER = tl.constexpr(0)
+BESIDE_ABSMAX = tl.constexpr(1)  # the first of three
+BESIDE_WORDS = tl.constexpr(4)
 
 # DeviceChunk: a run of elements of one tensor, for one program or, in the update, for some. `begin` is a multiple of
 # CHUNK_GRAIN.
@@ -232,6 +247,17 @@ class Run(NamedTuple):
     block: int  # elements at a time, a power of two
     piece: int  # elements that a program of the update takes, a multiple of CHUNK_GRAIN; 0 in other passes
     averages: bool = False  # WeightEMA in the place of Lookahead
+    group: int = 8  # elements that are read or not together, a block where there are codes
+    # Under a precision policy `dtype` is that of the computation; else these are as it and `state_dtype` are.
+    gradient_dtype: int = 0
+    parameter_dtype: int = 0
+    form: int = 0  # of the parameter
+    dtype0: int = 0  # of the state tensors
+    dtype1: int = 0
+    dtype2: int = 0
+    form0: int = 0
+    form1: int = 0
+    form2: int = 0
 
 
 class Finish(NamedTuple):

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from . import pipeline, rules
+from .codecs import encoded_parameter, read_parameter, read_slot, rounding_bits, write_beside, write_slot
 from .elements import (
     compute,
     gradient_draws,
@@ -22,10 +23,11 @@ from .elements import (
     rule_coefficients_of_rows,
     step_draws,
 )
-from .operands import GROUP, int32_at, main_part, narrow, only_if, places_of, widen
+from .operands import int32_at, main_part, narrow, only_if, places_of, widen
 from .tables import (
     ALIGNED,
     ANYHOW,
+    BESIDE_WORDS,
     CHUNK_BEGIN,
     CHUNK_COUNT,
     CHUNK_GRAIN,
@@ -38,12 +40,13 @@ from .tables import (
     FLOAT64,
     GRADIENT,
     LR_DROPOUT,
+    NEAREST,
     PARAMETER,
     SLOW,
-    STATE,
     STEP_AVERAGE_WEIGHT,
     STEP_SKIPS,
     STEP_SYNCHRONISES,
+    STOCHASTIC,
     TENSOR_COEFFICIENTS,
     TENSOR_WORDS,
 )
@@ -73,50 +76,67 @@ def write_at(where, operand: tl.constexpr, address, stored, dtype: tl.constexpr,
 
 
 @triton.jit
-def read_state(where, unused, run: tl.constexpr, access: tl.constexpr):
-    """The state in use, and ``unused`` in the place of what is not: a tuple of three."""
-    tensor, _, _, _ = where
+def read_state(where, held, unused, run: tl.constexpr, access: tl.constexpr):
+    """The state in use, and ``unused`` in the place of what is not: a tuple of three. For ``held`` see
+    ``update_block``."""
+    tensor, begin, offsets, mask = where
+    beside, maps = held
     state0 = unused
     state1 = unused
     state2 = unused
     if run.slots & 1 != 0:
-        state0 = read_at(where, STATE, tl.load(tensor + STATE), run.state_dtype, access)
+        state0 = read_slot(tensor, beside, maps, 0, begin, offsets, mask, run.form0, run.dtype0, access)
     if run.slots & 2 != 0:
-        state1 = read_at(where, STATE + 1, tl.load(tensor + STATE + 1), run.state_dtype, access)
+        state1 = read_slot(tensor, beside, maps, 1, begin, offsets, mask, run.form1, run.dtype1, access)
     if run.slots & 4 != 0:
-        state2 = read_at(where, STATE + 2, tl.load(tensor + STATE + 2), run.state_dtype, access)
+        state2 = read_slot(tensor, beside, maps, 2, begin, offsets, mask, run.form2, run.dtype2, access)
     return state0, state1, state2
 
 
 @triton.jit
-def write_state(where, state, run: tl.constexpr, access: tl.constexpr):
+def write_state(where, held, state, key, first, run: tl.constexpr, access: tl.constexpr, count: tl.constexpr):
     """The counterpart."""
-    tensor, _, _, _ = where
+    tensor, begin, offsets, mask = where
+    beside, maps = held
     state0, state1, state2 = state
-    dtype: tl.constexpr = run.state_dtype
     if run.slots & 1 != 0:
-        write_at(where, STATE, tl.load(tensor + STATE), narrow(state0, dtype), dtype, access)
+        write_slot(
+            state0, tensor, beside, maps, 0, begin, offsets, mask, key, first, run.form0, run.dtype0, access, count
+        )
     if run.slots & 2 != 0:
-        write_at(where, STATE + 1, tl.load(tensor + STATE + 1), narrow(state1, dtype), dtype, access)
+        write_slot(
+            state1, tensor, beside, maps, 1, begin, offsets, mask, key, first, run.form1, run.dtype1, access, count
+        )
     if run.slots & 4 != 0:
-        write_at(where, STATE + 2, tl.load(tensor + STATE + 2), narrow(state2, dtype), dtype, access)
+        write_slot(
+            state2, tensor, beside, maps, 2, begin, offsets, mask, key, first, run.form2, run.dtype2, access, count
+        )
 
 
 @triton.jit
-def look_ahead(where, stored, numbers, synchronises, run: tl.constexpr, access: tl.constexpr):
-    """The parameters as they are stored, after Lookahead where it ends a round; the slow weights are read and written
-    then alone. WeightEMA's average is in their place, and leaves the parameters as they are."""
+def as_stored(value, run: tl.constexpr):
+    """A new parameter as a later step will find it; where it is rounded at random, which happens once, as it is."""
+    if run.form == NEAREST:
+        return widen(narrow(value, run.parameter_dtype), run.parameter_dtype)
+    else:
+        return value
+
+
+@triton.jit
+def look_ahead(where, value, numbers, synchronises, run: tl.constexpr, access: tl.constexpr):
+    """The parameters after Lookahead, where it ends a round; the slow weights are read and written then alone.
+    WeightEMA's average is in their place, and leaves the parameters as they are."""
     tensor, begin, offsets, mask = where
     dtype: tl.constexpr = FLOAT64 if run.dtype == FLOAT64 else FLOAT32
     mask = only_if(synchronises, mask)
     here = (tensor, begin, offsets, mask)
     address = tl.load(tensor + SLOW)
     weight = compute(tl.load(numbers + STEP_AVERAGE_WEIGHT), run.dtype)
-    slow = pipeline.synchronise(widen(stored, run.dtype), read_at(here, SLOW, address, dtype, access), weight)
+    slow = pipeline.synchronise(as_stored(value, run), read_at(here, SLOW, address, dtype, access), weight)
     write_at(here, SLOW, address, slow, dtype, access)
     if run.averages:
-        return stored
-    return tl.where(mask, narrow(slow, run.dtype), stored)
+        return value
+    return tl.where(mask, slow, value)
 
 
 @triton.jit
@@ -146,6 +166,7 @@ def scaled_coefficients(where, coefficients, factors, run: tl.constexpr):
 @triton.jit
 def update_block(
     where,
+    held,
     gradient_address,
     coefficients,
     step,
@@ -159,6 +180,8 @@ def update_block(
 
     Args:
         where: see ``read_at``.
+        held: the tensor's row in the table of what is kept beside operands, and the maps of codes; each is looked at
+            under a precision policy alone.
         gradient_address: of the gradient's first element.
         coefficients: pointer to those of the tensor.
         step: the numbers of the step and of the draws, and, int32, not 0 where Lookahead ends a round or WeightEMA
@@ -169,17 +192,17 @@ def update_block(
         access: how these elements are reached.
         count: a power of two.
     """
-    tensor, begin, _, mask = where
+    tensor, begin, offsets, mask = where
+    beside, _ = held
     numbers, draws, synchronises = step
     around, rule = scaled_coefficients(where, coefficients, factors, run)
     scale, limit, noise_scale, weight_decay, shrink = around
     # Everything is read before anything is computed with, so that many loads are on their way at once.
-    address = tl.load(tensor + PARAMETER)
-    gradient = read_at(where, GRADIENT, gradient_address, run.dtype, access)
+    gradient = read_at(where, GRADIENT, gradient_address, run.gradient_dtype, access)
     parameter = gradient
     if run.family != "soft_threshold" or COUPLED_DECAY & run.stages != 0:
-        parameter = read_at(where, PARAMETER, address, run.dtype, access)
-    state = read_state(where, gradient, run, access)
+        parameter = read_parameter(tensor, beside, begin, offsets, mask, run, access)
+    state = read_state(where, held, gradient, run, access)
 
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
@@ -188,14 +211,18 @@ def update_block(
     if LR_DROPOUT & run.stages != 0:
         keep = step_draws(draws, numbers, tensor, begin + first, count, run.stages)
         parameter = pipeline.choose(decayed, parameter, keep)
-    stored = narrow(parameter, run.dtype)
+    if run.lookahead:
+        parameter = look_ahead(where, parameter, numbers, synchronises, run, access)
+    bits = 0
+    if run.form == STOCHASTIC:
+        bits = rounding_bits(draws, numbers, tensor, begin + first, 0, count)
+    stored = encoded_parameter(parameter, bits, run)
     zeros = 0
     if run.counts_zeros:
-        zeros = tl.sum(((widen(stored, run.dtype) == 0) & mask).to(tl.int32), 0)
-    if run.lookahead:
-        stored = look_ahead(where, stored, numbers, synchronises, run, access)
-    write_at(where, PARAMETER, address, stored, run.dtype, access)
-    write_state(where, state, run, access)
+        zeros = tl.sum(((widen(stored, run.parameter_dtype) == 0) & mask).to(tl.int32), 0)
+    write_at(where, PARAMETER, tl.load(tensor + PARAMETER), stored, run.parameter_dtype, access)
+    write_beside(parameter, tensor, beside, begin, offsets, mask, run, access)
+    write_state(where, held, state, (draws, numbers), first, run, access, count)
     return zeros
 
 
@@ -211,6 +238,8 @@ def update_kernel(
     row_gradient_factors,
     row_step_factors,
     zeros,
+    beside,
+    maps,
     pieces,
     run: tl.constexpr,
 ):
@@ -226,6 +255,8 @@ def update_kernel(
         row_gradient_factors: float64 [rows of all tensors], on the gradient; None where there are none.
         row_step_factors: the same on the step.
         zeros: int64 [programs], written where the run counts zeros.
+        beside: int64 [tensors, BESIDE_WORDS], what a precision policy keeps beside operands; None without one.
+        maps: float32, see ``values_of``; None where nothing is in blocks.
         pieces: int32, of the largest chunk. A smaller one may have fewer, and programs beyond its end do nothing.
         run: what the kernel is compiled for, ``Run``.
     """
@@ -246,18 +277,21 @@ def update_kernel(
         synchronises = int32_at(numbers, STEP_SYNCHRONISES).to(tl.int32)
     own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
     gradient = tl.load(gradients + index)
+    if beside is not None:
+        beside += index * BESIDE_WORDS
+    held = (beside, maps)
     step = (numbers, draws, synchronises)
     factors = (row_gradient_factors, row_step_factors)
-    main = main_part(total, run.access)
+    main = main_part(total, run.access, run.group)
     count = tl.full([], 0, tl.int32)
     # The tail comes first, and what tells of it takes no registers in the loop.
     if run.access == ALIGNED and (main < total) & (behind < total):
-        offsets = main + tl.arange(0, GROUP)
+        offsets = main + tl.arange(0, run.group)
         where = (tensor, begin, offsets, offsets < total)
-        count += update_block(where, gradient, own, step, factors, main, run, ANYHOW, GROUP)
+        count += update_block(where, held, gradient, own, step, factors, main, run, ANYHOW, run.group)
     for first in range(behind, main, block):
         offsets = first + tl.arange(0, block)
         where = (tensor, begin, offsets, offsets < main)
-        count += update_block(where, gradient, own, step, factors, first, run, run.access, block)
+        count += update_block(where, held, gradient, own, step, factors, first, run, run.access, block)
     if run.counts_zeros and behind < total:
         tl.store(zeros + number, count.to(tl.int64))

@@ -20,6 +20,7 @@ std::pair<int64_t, int64_t> whole() {
 
 Layout elements() {
   const DeviceTensor tensor{};
+  const DeviceBeside beside{};
   const DeviceChunk chunk{};
   const DeviceRowChunk row_chunk{};
   const DeviceLongRow long_row{};
@@ -36,6 +37,9 @@ Layout elements() {
       {"TENSOR_FIRST_ROW", place(tensor, tensor.first_row)},
       {"TENSOR_SUMS", place(tensor, tensor.sums)},
       {"TENSOR_WORDS", whole<DeviceTensor>()},
+      {"BESIDE_PARAMETER", place(beside, beside.parameter)},
+      {"BESIDE_ABSMAX", place(beside, beside.absmax[0])},
+      {"BESIDE_WORDS", whole<DeviceBeside>()},
       {"CHUNK_TENSOR", place(chunk, chunk.tensor)},
       {"CHUNK_COUNT", place(chunk, chunk.count)},
       {"CHUNK_PARTIAL", place(chunk, chunk.partial)},

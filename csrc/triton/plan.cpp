@@ -14,6 +14,24 @@ constexpr size_t kCaptures = 2;
 
 Object tensor_or_none(const Buffer& buffer) { return buffer ? buffer.tensor() : none(); }
 
+// As the last fields of `RunTables` in torchclip/backends/triton/launcher.py.
+Object types_of(const Run& run) {
+  const auto form_of = [](const Codec& codec) { return static_cast<int>(codec.form); };
+  const auto dtype_of = [](const Codec& codec) { return static_cast<int>(codec.dtype); };
+  Types types = run.types;
+  if (!run.is_coded) {
+    types.gradient = types.parameter.dtype = run.bucket.parameter_dtype;
+    for (Codec& slot : types.slots) slot.dtype = run.bucket.state_dtype;
+  }
+  std::vector<int> forms, dtypes;
+  for (const Codec& slot : types.slots) {
+    forms.push_back(form_of(slot));
+    dtypes.push_back(dtype_of(slot));
+  }
+  return make_tuple(static_cast<int>(types.gradient), dtype_of(types.parameter), form_of(types.parameter),
+                    to_python(dtypes), to_python(forms));
+}
+
 // The types that the kernels read a loss in.
 Buffer readable(const Buffer& loss) {
   const bool is_readable = !loss || loss.type() == kFloatType || loss.type() == kDoubleType;
@@ -98,7 +116,8 @@ void DeviceStep::placed() {
                                    scratch_table(numbers_),
                                    factors(shape_.clips_rows, row_gradient_factors_),
                                    factors(shape_.rule_rows, row_step_factors_),
-                                   zeros_.tensor()};
+                                   zeros_.tensor(),
+                                   beside_.count == 0 ? none() : table(beside_, "int64")};
   launcher_.call("place", to_python(tables), runs(), constants());
 }
 
@@ -110,7 +129,7 @@ Object DeviceStep::runs() const {
                              static_cast<int64_t>(run.bucket.stages & ~kRowFactors),
                              static_cast<int>(run.bucket.parameter_dtype), static_cast<int>(run.bucket.state_dtype),
                              static_cast<int>(run.access), run.is_measured, run.first, run.count, run.first_row,
-                             run.row_count, run.pieces, run.first_piece));
+                             run.row_count, run.pieces, run.first_piece, types_of(run)));
   return to_python(all);
 }
 
@@ -124,7 +143,7 @@ Object DeviceStep::constants() const {
   add("skips_nonfinite", m.on_nonfinite() != NonFinite::kPropagate);
   add("is_single", shape_.clips_rows || measured_.grad_norm.numel() == 1);
   add("step_size", static_cast<int>(m.step_size_kind()));
-  add("counts_steps", m.counts_steps());
+  add("counts_steps", m.counts_steps() || rounds_by_draws_);
   add("noise", m.gradient_noise != 0);
   add("lookahead", shape_.lookahead);
   add("scalars", static_cast<int>(rule_.scalars.size()));

@@ -146,11 +146,14 @@ def twin_of(record: Record) -> Record:
 
 
 def main_parts(target: str) -> list[Record]:
-    """Of the variants whose main part is read by groups."""
+    """Of the variants whose main part is read by groups; without those that have codes, of which a thread takes as few
+    bytes as a number of a table has."""
     return [
         record
         for record in records_of(target)
-        if record["kernel"] in IN_WIDE_ACCESSES and record["elements"]["access"] == columns.ALIGNED
+        if record["kernel"] in IN_WIDE_ACCESSES
+        and record["elements"]["access"] == columns.ALIGNED
+        and record["elements"].get("group") != columns.BLOCK
     ]
 
 
@@ -164,11 +167,11 @@ def assert_none(faults_of: Callable[[Record], Any], records: list[Record]) -> No
 def operand_bytes(record: Record, access: str) -> list[int]:
     """The size of an element of each operand that is read ("load") or written ("store")."""
     run, kernel = record["elements"], record["kernel"]
-    own = ELEMENT_BYTES[run["dtype"]]
     if kernel == "gradient_norm_kernel":
-        return [own] if access == "load" else []
+        return [ELEMENT_BYTES[run["dtype"]]] if access == "load" else []
+    own = ELEMENT_BYTES[run["parameter_dtype"]]
     decays = run["stages"] & columns.COUPLED_DECAY
-    state = [ELEMENT_BYTES[run["state_dtype"]]] * run["slots"].bit_count()
+    state = [ELEMENT_BYTES[run[f"dtype{slot}"]] for slot in range(3) if run["slots"] >> slot & 1]
     if kernel == "direction_norm_kernel":
         return [own, *([own] if decays else []), *state] if access == "load" else []
     slow = [max(own, 4)] if run["lookahead"] else []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
+import torchclip
 from records import ADAMW_PLAIN, CASES, GLOBAL_NORM, GRDA_PLAIN, MIX_CLIP_PLAIN, NO_CLIP, Case
 from rule_records import ADA_GRAD_NORM_ROW
 from torchclip.backends import choice as backend
@@ -31,6 +32,12 @@ STEPS = (
 )
 """Cases, element type, and whether a GradScaler's numbers are given. Not the product of all: these alone are some 900
 variants, and no kernel asks for the type and for the GradScaler at once."""
+
+HELD = (
+    torchclip.SplitMaster(state=torchclip.Blockwise8bit(min_elements=0)),
+    torchclip.StochasticRounding(state=torchclip.StateDtype("bfloat16", stochastic=True)),
+)
+"""Precision policies that between them have each form but the master, of which a split parameter's is the same code."""
 
 UNALIGNED = ("grad_scale", "found_inf", "loss")
 """Tensors that come from elsewhere; the package's own begin at multiples of 16 bytes."""
@@ -141,6 +148,8 @@ def variants(kind: str) -> list[Variant]:
         step(Case(ADAMW_PLAIN, GLOBAL_NORM), strided_parameters(torch.float32), False)
         step(Case(ADAMW_PLAIN, GLOBAL_NORM), parameters(torch.float32), False, clip=0.5)
         step(Case(GRDA_PLAIN, NO_CLIP), parameters(torch.float32), False, target_sparsity=0.5)
+        for policy in HELD:
+            torchclip.AdamW(parameters(torch.bfloat16), lr=0.1, precision=policy, seed=1, backend="triton").step()
         for rule in (MIX_CLIP_PLAIN, ADA_GRAD_NORM_ROW):
             step(Case(rule, GLOBAL_NORM), with_gradients([torch.zeros(0), torch.zeros(0, 3)]), False)
     return list(found)

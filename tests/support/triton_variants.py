@@ -110,21 +110,24 @@ def kind_of_code(variant: Variant, target_name: str) -> Hashable:
     run = variant.elements
     pair = () if target_name == "sm_80" else (run.get("dtype"), run.get("state_dtype"))
     stages = run.get("stages", 0) != 0
-    return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), stages, run.get("block"), *pair
+    held = run.get("form"), run.get("form0")
+    return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), stages, run.get("block"), *held, *pair
 
 
 FEW = "few"
-"""In the place of a target's name: of its first the fewest variants that reach the code of every kernel and family."""
+"""In the place of a target's name: of its first the fewest variants that reach the code of every kernel and family, and
+codes."""
 
 
 def few() -> list[Variant]:
-    """One for each kernel and family, with its twin, and one for each kernel that is the end of a norm pass alone."""
+    """One for each kernel and family, with its twin, one with codes, and one for each kernel that is the end of a norm
+    pass alone."""
     preferred = {"access": columns.ALIGNED, "dtype": columns.BFLOAT16}.items()
     found = sorted(variants("cuda"), key=lambda variant: len(preferred & variant.elements.items()))
     found += [alone for variant in found if (alone := end_of(variant)) is not None]
 
     def kind(variant: Variant) -> Hashable:
-        return variant.kernel.fn.__name__, variant.elements.get("family")
+        return variant.kernel.fn.__name__, variant.elements.get("family"), variant.elements.get("group")
 
     chosen = list({kind(variant): variant for variant in found}.values())  # those that are aligned come last
     return chosen + [twin_of(variant) for variant in chosen if needs_twin(variant, "sm_90")]

@@ -38,7 +38,7 @@ RULES: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
     "adagrad": (torchclip.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.5}),
 }
 
-pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "cuda"], indirect=True)
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"], indirect=True)
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 each_rule = pytest.mark.parametrize("rule", RULES)
 

@@ -14,7 +14,7 @@ from torchclip.backends.reference import codecs
 from torchclip.backends.reference.draws import Draws
 from torchclip.policies.precision.codec import BLOCK, ROUNDING_STREAM
 
-pytestmark = pytest.mark.parametrize("backend", ["cpu", "cuda"], indirect=True)
+pytestmark = pytest.mark.parametrize("backend", ["cpu", "cuda", "triton"], indirect=True)
 
 BLOCKS = Blockwise8bit(min_elements=0)
 EVERY_BFLOAT16 = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -206,7 +206,7 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1) -> Tensor:
 
 
 def norm_of(backend: str) -> float | None:
-    """A ``clip`` under which a step is the same bit for bit: on a GPU the squares of another type or layout are added in
+    """A ``clip`` under which a step is the same bit for bit: on a GPU squares of another type or layout are added in
     another order."""
     return 0.5 if backend == "cpu" else None
 

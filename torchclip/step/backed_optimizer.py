@@ -41,8 +41,6 @@ class BackedOptimizer(MeasuredOptimizer):
 
     def _compiled_reason(self, backend: str) -> str | None:
         """Why a compiled backend does not take the step; None where it may."""
-        if self._modifiers.precision is not None and backend == "triton":
-            return "the triton backend has no precision= yet; drop backend, or precision"
         if self._modifiers.precision is not None and self._processes.has_parts(self.param_groups):
             return "no compiled backend has precision= for parameters of several processes; drop backend"
         return self._processes.compiled_reason(self, backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -9,19 +11,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchclip.backends.reference.codecs import MAPS
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
-from torchclip.kernels import finish_rule, finish_step, norms, row_norms, update
+from torchclip.kernels import finish_rule, finish_step, norms, operands, row_norms, update
 from torchclip.kernels.tables import Finish, Run
 from torchclip.rules.rule_spec import RuleSpec
 
 FINISH_WARPS = 4
+GROUP: int = operands.GROUP.value
+"""Elements that are read together where nothing is in blocks."""
 DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
 """The stages that draw, which take registers."""
 
 Given = tuple[Tensor | None, Tensor | None, Tensor | None]
 """grad_scale, found_inf and loss of a step, on the device: read there, and not by the host."""
+
+
+@functools.cache
+def maps_on(device: torch.device) -> Tensor:
+    """The values of 8-bit codes and what lies between them, float32 [is_signed, 2, 256]; behind the last it is
+    infinite."""
+    maps = torch.tensor([MAPS[False], MAPS[True]], dtype=torch.float64)
+    middles = torch.nn.functional.pad((maps[:, 1:] + maps[:, :-1]) / 2, (0, 1), value=math.inf)
+    return torch.stack([maps, middles], dim=1).to(device, torch.float32)
 
 
 class RunTables(NamedTuple):
@@ -39,6 +53,8 @@ class RunTables(NamedTuple):
     row_chunks: int
     pieces: int
     first_piece: int  # where it counts zeros
+    types: tuple[int, int, int, list[int], list[int]]
+    """Of the gradient, of the parameter, its form, and of the state slots types and forms, as they lie in memory."""
 
 
 class Tables(NamedTuple):
@@ -58,6 +74,7 @@ class Tables(NamedTuple):
     row_gradient_factors: Tensor | None  # float64
     row_step_factors: Tensor | None  # float64
     zeros: Tensor
+    beside: Tensor | None  # DeviceBeside
 
 
 class Launcher:
@@ -112,6 +129,8 @@ class Launcher:
     def _run_of(self, tables: RunTables) -> Run:
         """What the update is compiled for."""
         size = (4, 8, 2, 2)[tables.dtype]
+        gradient, parameter, form, dtypes, forms = tables.types
+        has_blocks = any(each in (columns.BLOCKS, columns.UNSIGNED_BLOCKS) for each in forms)
         run = Run(
             self._spec.family,
             tables.slots,
@@ -124,6 +143,12 @@ class Launcher:
             self._block.elements,
             self._block.piece_bytes // size,
             self._finish.averages,
+            columns.BLOCK if has_blocks else GROUP,
+            gradient,
+            parameter,
+            form,
+            *dtypes,
+            *forms,
         )
         few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
         whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
@@ -136,21 +161,30 @@ class Launcher:
         zeros = self._tables.zeros[run.first_piece : run.first_piece + programs]  # empty where nothing is counted
         return self._run_of(run), programs, run.pieces, self._chunks(run.first, run.chunks, False), zeros
 
-    def _norm_launches(self) -> list[tuple[int, int, Tensor]]:
-        """Type, access and chunks: norms of the raw gradients ask for no more, and neighbouring runs share a launch."""
-        result: list[tuple[int, int, int, int]] = []
+    def _norm_launches(self) -> list[tuple[tuple[Any, ...], Tensor]]:
+        """What a launch is compiled for, and its chunks: norms of the raw gradients ask for their type and how they are
+        reached alone, those by rows for those of the parameters too, and neighbouring runs share a launch."""
+        result: list[tuple[tuple[Any, ...], int, int]] = []
         for run in self._runs:
-            access, first, count = run.access, run.first, run.chunks
-            if self._clips_rows:
-                access = columns.ANYHOW if access == columns.ALIGNED else access  # rows begin anywhere
-                first, count = run.first_row, run.row_chunks
+            first, count = (run.first_row, run.row_chunks) if self._clips_rows else (run.first, run.chunks)
             if count == 0 or not run.is_measured:
                 continue
-            if result and result[-1][:2] == (run.dtype, access) and sum(result[-1][2:]) == first:
-                first = result[-1][2]
-                count += result.pop()[3]
-            result.append((run.dtype, access, first, count))
-        return [(dtype, access, self._chunks(first, count, self._clips_rows)) for dtype, access, first, count in result]
+            gradient, *_ = run.types
+            constants = (self._weights_of(run),) if self._clips_rows else (gradient, run.access, self._block.elements)
+            if result and result[-1][0] == constants and sum(result[-1][1:]) == first:
+                _, first, before = result.pop()
+                count += before
+            result.append((constants, first, count))
+        return [(constants, self._chunks(first, count, self._clips_rows)) for constants, first, count in result]
+
+    def _weights_of(self, tables: RunTables) -> Run:
+        """What norms of gradients and weights by rows are compiled for."""
+        access = columns.ANYHOW if tables.access == columns.ALIGNED else tables.access  # rows begin anywhere
+        gradient, parameter, form, *_ = tables.types
+        return Run(
+            "", 0, 0, tables.dtype, tables.dtype, access, False, False, self._block.elements, 0,
+            gradient_dtype=gradient, parameter_dtype=parameter, form=form,
+        )  # fmt: skip
 
     def _direction_launches(self) -> list[tuple[Run, int, Tensor]]:
         """What a launch is compiled for, without what is not looked at there; its programs, and their chunks."""
@@ -189,6 +223,14 @@ class Launcher:
             self._update_pass(finished)
         self._used.add(kind)
 
+    def _beside_of(self, run: Run) -> Tensor | None:
+        """What is kept beside operands, where the run looks at it: without it Triton sees that it need not."""
+        return self._tables.beside if run.form in (columns.SPLIT, columns.MASTER) or run.group != GROUP else None
+
+    def _held_of(self, run: Run) -> tuple[Tensor | None, Tensor | None]:
+        """The same, and the maps of codes."""
+        return self._beside_of(run), maps_on(self._device) if run.group != GROUP else None
+
     def _first_use(self, kind: tuple[Any, ...]) -> FirstUse:
         runs = tuple(run for run, *_ in self._updates)
         return FirstUse((runs, self._finish, self._finish_rule, kind))
@@ -204,11 +246,12 @@ class Launcher:
         kernel = row_norms.row_norm_kernel if self._clips_rows else norms.gradient_norm_kernel
         words = columns.ROW_CHUNK_WORDS if self._clips_rows else columns.CHUNK_WORDS
         factors = (tables.row_gradient_factors,) if self._clips_rows else ()
-        for dtype, access, chunks in self._norms:
+        for constants, chunks in self._norms:
+            held = (self._beside_of(*constants),) if self._clips_rows else ()
             launch(
-                self._compiled, ("norm", dtype, access, kind), kernel, len(chunks) // words, self._block.warps,
-                tables.tensors, tables.gradients, chunks, tables.partials, *factors, tables.finish, *given, dtype,
-                access, self._block.elements, self._finish,
+                self._compiled, ("norm", constants, kind), kernel, len(chunks) // words, self._block.warps,
+                tables.tensors, tables.gradients, chunks, tables.partials, *factors, tables.finish, *given, *held,
+                *constants, self._finish,
             )  # fmt: skip
         if not self._norms:  # nothing but empty tensors
             self._finish_alone(given, kind)
@@ -223,7 +266,7 @@ class Launcher:
             launch(
                 self._compiled, ("direction", run, finished), kernel, programs, self._block.warps, tables.tensors,
                 tables.gradients, chunks, coefficients, numbers, tables.draws, tables.row_gradient_factors,
-                tables.partials, *factors, tables.finish_rule, run, self._finish_rule,
+                tables.partials, *factors, tables.finish_rule, *self._held_of(run), run, self._finish_rule,
             )  # fmt: skip
         if not self._directions:
             launch(
@@ -242,7 +285,8 @@ class Launcher:
                 launch(
                     self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
                     self._block.warps, tables.tensors, tables.gradients, chunks, coefficients, numbers,
-                    tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros, pieces, run,
+                    tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros,
+                    *self._held_of(run), pieces, run,
                 )  # fmt: skip
             except Exception:  # it was refused
                 self.has_updated = before
