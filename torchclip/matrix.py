@@ -46,9 +46,8 @@ Written by `make docs` from what the constructors accept; do not edit. Each tabl
 beside it. A clip policy, what skips steps, a step size and any extensions that an optimizer takes one by one, it takes
 together, but for `PolyakStep` with `ClipByValue` and `Lookahead` with `WeightEMA`. Every
 `scope` takes the same. A param group's own `clip` is a number, `ClipByGlobalNorm` or None, beside an optimizer's
-`ClipByGlobalNorm` or None. Precision policies are beside a bfloat16 parameter, which all of them serve, on the
-reference path, which alone has them; none goes with `differentiable`. A number stands for the constructor's reason,
-below the tables."""
+`ClipByGlobalNorm` or None. Precision policies are beside a bfloat16 parameter, which all of them serve; none
+goes with `differentiable`. A number stands for the constructor's reason, below the tables."""
 
 
 def optimizer_classes() -> dict[str, OptimizerClass]:

@@ -45,7 +45,7 @@ MEANINGS = {
     "step_size": "``AdaLossStep``, ``SqrtDecay`` or ``PolyakStep``, a factor on the gradient.",
     "extensions": "gradient noise, gradient dropout, learning-rate dropout, Lookahead, WeightEMA; at most one of each.",
     "precision": "in which types parameters and state are held: ``StateDtype``, ``Blockwise8bit``, ``SplitMaster``, "
-    "``MasterWeights`` or ``StochasticRounding``; on a CPU and the reference path.",
+    "``MasterWeights`` or ``StochasticRounding``.",
     "seed": "fixes the random draws of the extensions and of stochastic rounding; None takes one from torch's default "
     "generator.",
     "backend": '``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None: the first that serves the parameters.',
