@@ -68,7 +68,7 @@ def test_every_bfloat16_stays_under_stochastic_rounding(backend: str) -> None:
 
 def test_the_mean_of_a_million_roundings_is_the_value(backend: str) -> None:
     """Within 4 σ, of a moment that lies 0.3 of the way to the next number; by the bits of the reference's stream."""
-    count, unit = 1_000_003, 2.0**-7
+    count, unit = 100_003 if backend == "triton" else 1_000_003, 2.0**-7  # interpreted, it takes seconds
     value = 1 + 0.3 * unit
     weight = torch.nn.Parameter(torch.zeros(count))
     precision = StateDtype("bfloat16", stochastic=True)
@@ -245,9 +245,10 @@ def test_a_parameter_of_any_layout_takes_the_same_step(backend: str, name: str, 
 
 @pytest.mark.parametrize("name", WALKED)
 def test_threads_and_neighbours_do_not_show(backend: str, name: str) -> None:
-    """Many chunks, sizes on both sides of a block's and a piece's; the same bits in one thread and in three."""
+    """Many chunks, sizes on both sides of a block's and a piece's; the same bits in one thread and in three, and of a
+    GPU's, which are not these, twice."""
     policy, dtype = WALKED[name]
-    sizes = [1, 127, 255, 256, 257, 511, 513, 4096, 70_001, 300_007]
+    sizes = [1, 127, 255, 256, 257, 511, 513, 4096, *([70_001, 300_007] if backend == "cpu" else [9_001])]
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
