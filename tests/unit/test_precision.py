@@ -38,7 +38,10 @@ RULES: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
     "adagrad": (torchclip.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.5}),
 }
 
-pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"], indirect=True)
+TRITON = pytest.param("triton", marks=pytest.mark.thorough)
+"""Interpreted; test_precision_compiled.py has what is quick."""
+
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", TRITON], indirect=True)
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 each_rule = pytest.mark.parametrize("rule", RULES)
 
