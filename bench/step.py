@@ -71,9 +71,13 @@ class Step(Measurement):
         self._baseline = None if self.against is None else read_document(self.against, "step")
 
     def run(self) -> int:
+        if self.sharded and self.precision:
+            raise Refused("--sharded and --precision are two measurements: ask for one")
         if self.sharded:
             return measure_sharded()
         if self.precision:
+            if len(self.sets) > 1:
+                raise Refused(f"--precision measures one set, got --sets {' '.join(self.sets)}")
             self.set_threads()
             return measure_precision((*self.sets, "large")[0], torch.device(self.device), self.settings())
         return super().run()

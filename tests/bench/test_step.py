@@ -123,6 +123,8 @@ def test_the_device_is_timed_by_its_own_marks(monkeypatch: pytest.MonkeyPatch) -
         (["--beside", "graphs"], "--beside graphs needs --device cuda"),
         (["--seconds", "0"], "expected a positive number, got 0"),
         (["--threads", "1", "2"], "step runs with one number of threads"),
+        (["--precision", "--sets", "host", "small"], "--precision measures one set, got --sets host small"),
+        (["--precision", "--sharded"], "--sharded and --precision are two measurements"),
     ],
 )
 def test_what_the_command_refuses(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

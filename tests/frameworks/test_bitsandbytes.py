@@ -58,7 +58,9 @@ def test_its_checkpoint_goes_on(name: str, bits: int) -> None:
     saved = through_a_file(theirs.state_dict())
     ours.load_state_dict(saved)
     held, own = saved["state"][0]["__bnb_optimizer_quant_state__"], ours.state[ours.param_groups[0]["params"][0]]
-    for number, slot in enumerate([key for key in own if key != "step"], 1):
+    slots = [key for key in own if key != "step"]
+    assert len(slots) == sum(key.startswith("state") for key in held)
+    for number, slot in enumerate(slots, 1):
         want = held[f"state{number}"]
         if bits == 8:
             want = bnb.functional.dequantize_blockwise(

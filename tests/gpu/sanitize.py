@@ -59,6 +59,13 @@ POLICIES: tuple[dict[str, Any], ...] = (
     {"clip": torchclip.ZClip(warmup_steps=1), "weight_decay": 0.1},
 )
 
+CODES = torchclip.Blockwise8bit(min_elements=0)
+PRECISIONS: dict[torch.dtype, tuple[torchclip.Precision, ...]] = {
+    torch.float32: (torchclip.StateDtype("bfloat16", stochastic=True), CODES),
+    torch.bfloat16: (torchclip.SplitMaster(state=CODES), torchclip.StochasticRounding()),
+    torch.float16: (torchclip.MasterWeights(),),
+}
+
 
 def placed(shape: tuple[int, ...], place: Place, dtype: torch.dtype) -> Tensor:
     """A tensor on the GPU in a buffer that ends with it."""
@@ -77,12 +84,15 @@ def parameters(dtype: torch.dtype) -> list[Parameter]:
     return params
 
 
-def mixes(name: str, position: int) -> list[dict[str, Any]]:
+def mixes(name: str, position: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     """What a rule is run with, in the type of that position. The policies' kernels are the same for every rule."""
     extensions = EXTENSIONS if name in SPARSE else EXTENSIONS + STEP_EXTENSIONS
     found: list[dict[str, Any]] = [{}, {"clip": 1.0}, {"clip": 1.0, "extensions": extensions}]
+    if name == "adamw":
+        for policy in PRECISIONS.get(dtype, ()):
+            found += [{"clip": 1.0, "precision": policy}, {"extensions": extensions, "precision": policy}]
     if BACKEND != "cuda":
-        return found[::2] + (list(POLICIES) if name == "sgd" and position == 0 else [])
+        return [found[0], *found[2:]] + (list(POLICIES) if name == "sgd" and position == 0 else [])
     return found + list(POLICIES) if name in ("sgd", "adamw") and position < 2 else found
 
 
@@ -109,7 +119,7 @@ def main() -> None:
     runs = 0
     for name in NAMES:
         for position, dtype in enumerate(dtypes if BACKEND == "cuda" or name == "adamw" else dtypes[:1]):
-            for mix in mixes(name, position):
+            for mix in mixes(name, position, dtype):
                 run(name, dtype, mix, parameters(dtype))
                 runs += 1
         torch.cuda.synchronize()

@@ -45,13 +45,18 @@ POLICIES: dict[str, dict[str, Any]] = {
     "ada_loss_step": {"clip": 1.0, "step_size": torchclip.AdaLossStep()},
     "sqrt_decay": {"clip": 1.0, "step_size": torchclip.SqrtDecay()},
 }
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "state_dtype": {"clip": 1.0, "precision": torchclip.StateDtype("bfloat16", stochastic=True)},
+    "blockwise": {"clip": 1.0, "precision": torchclip.Blockwise8bit(min_elements=0)},
+}
 COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}-{mix}": (name, options) for name in OPTIMIZERS for mix, options in MIXES.items()},
     **{f"{name}-{policy}": (name, options) for name in ("sgd", "adamw") for policy, options in POLICIES.items()},
+    **{f"adamw-{policy}": ("adamw", options) for policy, options in PRECISIONS.items()},
     **{f"{name}-target": (name, {"target_sparsity": 0.5}) for name in SPARSE},
 }
 """Every class plain, clipped and with all extensions; every policy with a rule that counts its steps and one that does
-not; and steered thresholds."""
+not; state in fewer bytes; and steered thresholds."""
 
 
 def made(name: str, params: list[Parameter], **options: Any) -> torch.optim.Optimizer:

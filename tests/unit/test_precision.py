@@ -157,7 +157,8 @@ def test_a_float32_value_takes_float32s_steps_bit_for_bit(
             set_gradients(optimizer.param_groups[0]["params"], step % 40)
             optimizer.step()
     # CUDA's kernels add the squares of halves in another order than those of float32.
-    same_as_float32(narrow, wide, rtol=1e-4 if backend == "cuda" and narrow.metrics() else 0.0)
+    adds_squares = backend == "cuda" and narrow.metrics().keys() & {"grad_norm", "direction_norm"}
+    same_as_float32(narrow, wide, rtol=1e-4 if adds_squares else 0.0)
     for parameter, value in zip(narrow.param_groups[0]["params"], wide.param_groups[0]["params"]):
         distance = (parameter.detach().float() - value.detach()).abs()
         assert (distance <= 2.0**-8 * value.abs() + 1e-38).all()
