@@ -83,6 +83,15 @@ def _graphs(rule: Rule, clips: bool) -> Mapping[str, Build]:
     return {name: replayed(build) for name, build in builds.items()}
 
 
+def made(module: str, cls: str, parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> Any:
+    """An optimizer of another library, which keeps the gradients that it reads."""
+    optimizer = getattr(importlib.import_module(module), cls)(parameters, **arguments)
+    if hasattr(optimizer, "consume_grad"):
+        # heavyball drops gradients as it reads them, and without one it takes no step.
+        optimizer.consume_grad = False
+    return optimizer
+
+
 class Peer(NamedTuple):
     """A library's forms of some rules."""
 
@@ -96,10 +105,7 @@ class Peer(NamedTuple):
     def build(self, rule: str, clips: bool) -> Build:
         def build(parameters: Sequence[Parameter], norm: float) -> Step:
             cls, arguments = self.make[rule]
-            optimizer = getattr(importlib.import_module(self.module), cls)(parameters, **arguments)
-            if hasattr(optimizer, "consume_grad"):
-                # heavyball drops gradients as it reads them, and without one it takes no step.
-                optimizer.consume_grad = False
+            optimizer = made(self.module, cls, parameters, arguments)
             if not clips:
                 step: Step = optimizer.step
                 return step

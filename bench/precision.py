@@ -1,7 +1,6 @@
 """`python -m bench step --precision`: AdamW in fewer bytes, each form in turns with our float32 step and the triad."""
 
 import gc
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import Parameter
 import torchclip
 from bench.bandwidth import TRIAD, BandwidthProbe
 from bench.cases import ADAMW_ARGUMENTS
+from bench.competitors import made
 from bench.measure import Settings, Timed, clock_of, interleave, percentiles, round_ratios
 from bench.shapes import SHAPE_SETS, Shapes, element_count
 
@@ -26,7 +26,8 @@ class Form:
 
     Args:
         name: of the form.
-        cls: its class, or where to import it from and its name.
+        module: of its class.
+        cls: the name of that.
         words: of 4 bytes that a step must move for a parameter, with a gradient of the parameter's type; None where a
             library does not say what it holds.
         dtype: of parameters and gradients.
@@ -34,7 +35,8 @@ class Form:
     """
 
     name: str
-    cls: Callable[..., torch.optim.Optimizer] | tuple[str, str]
+    module: str
+    cls: str
     words: float | None
     dtype: torch.dtype = torch.float32
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -50,16 +52,16 @@ class Form:
         before = float(params[0].detach().flatten()[0])
         for param in params:
             param.grad = torch.randn_like(param)
-        cls = self.cls if callable(self.cls) else getattr(importlib.import_module(self.cls[0]), self.cls[1])
-        optimizer = cls(params, **{**ADAMW_ARGUMENTS, **self.more})
+        optimizer = made(self.module, self.cls, params, {**ADAMW_ARGUMENTS, **self.more})
         optimizer.step()
         if not all((param != before).any() and param.isfinite().all() for param in params):
             raise RuntimeError("its step wrote nothing, or what is not finite")
-        return optimizer.step
+        step: Callable[[], object] = optimizer.step
+        return step
 
 
 def _ours(name: str, words: float, dtype: torch.dtype = torch.float32, **more: Any) -> Form:
-    return Form(name, torchclip.AdamW, words, dtype, more)
+    return Form(name, "torchclip", "AdamW", words, dtype, more)
 
 
 _OURS = (
@@ -79,27 +81,28 @@ _OURS = (
     _ours("bfloat16, StochasticRounding", 5.5, torch.bfloat16, precision=torchclip.StochasticRounding()),
 )
 _THEIRS = (
-    Form("torch fused", torch.optim.AdamW, 7, more={"fused": True}),
-    Form("torch fused, bfloat16", torch.optim.AdamW, 3.5, torch.bfloat16, {"fused": True}),
-    Form("bitsandbytes AdamW8bit", ("bitsandbytes.optim", "AdamW8bit"), None),
-    Form("torchao AdamW8bit", ("torchao.optim", "AdamW8bit"), None),
+    Form("torch fused", "torch.optim", "AdamW", 7, more={"fused": True}),
+    Form("torch fused, bfloat16", "torch.optim", "AdamW", 3.5, torch.bfloat16, {"fused": True}),
+    Form("bitsandbytes AdamW8bit", "bitsandbytes.optim", "AdamW8bit", None),
+    Form("torchao AdamW8bit", "torchao.optim", "AdamW8bit", None),
     Form(
         "torchao AdamW, bfloat16, stochastic",
-        ("torchao.optim", "_AdamW"),
+        "torchao.optim",
+        "_AdamW",
         None,
         torch.bfloat16,
         {"bf16_stochastic_round": True},
     ),
-    Form("optimi AdamW, bfloat16, Kahan", ("optimi", "AdamW"), None, torch.bfloat16, {"kahan_sum": True}),
-    Form("heavyball AdamW, bfloat16 state", ("heavyball", "AdamW"), None, more={"storage_dtype": "bfloat16"}),
-    Form("flashoptim FlashAdamW", ("flashoptim", "FlashAdamW"), None, torch.bfloat16),
+    Form("optimi AdamW, bfloat16, Kahan", "optimi", "AdamW", None, torch.bfloat16, {"kahan_sum": True}),
+    Form("heavyball AdamW, bfloat16 state", "heavyball", "AdamW", None, more={"storage_dtype": "bfloat16"}),
+    Form("flashoptim FlashAdamW", "flashoptim", "FlashAdamW", None, torch.bfloat16),
 )
 
 
 def _row(form: Form, shapes: Shapes, probe: BandwidthProbe, settings: Settings) -> Sequence[Any]:
     """Median milliseconds, speed as a multiple of our float32 step's, and bandwidth as a part of the triad's."""
     built = {
-        _BASE: Form(_BASE, torchclip.AdamW, 7).step(shapes, probe.device),
+        _BASE: _ours(_BASE, 7).step(shapes, probe.device),
         form.name: form.step(shapes, probe.device),
     }
     steps = [Timed(name, lambda index: None, step) for name, step in built.items()]

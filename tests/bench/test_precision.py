@@ -27,7 +27,7 @@ def test_words_are_those_of_what_is_held(form: Form) -> None:
 
 def test_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ours, torchs = precision._OURS[0], precision._THEIRS[0]
-    forms = (torchs, replace(torchs, name="idle", more={"lr": 0.0}), replace(torchs, name="gone", cls=("no_such", "C")))
+    forms = (torchs, replace(torchs, name="idle", more={"lr": 0.0}), replace(torchs, name="gone", module="no_such"))
     monkeypatch.setattr(precision, "_OURS", (ours,))
     monkeypatch.setattr(precision, "_THEIRS", forms)
     monkeypatch.setitem(precision.SHAPE_SETS, "small", lambda: ((5000,),))
