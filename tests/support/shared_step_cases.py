@@ -98,11 +98,13 @@ def a_rank_that_leaves() -> None:
 def disagreements() -> None:
     """An error in every process, at the first step."""
     first = dist.get_rank() == 0
-    for options, other, said in (
-        ({"clip": 1.0}, {"clip": 2.0}, r"max_norm=\d.0"),
-        ({"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
+    for name, options, other, said in (
+        ("adamw", {"clip": 1.0}, {"clip": 2.0}, r"max_norm=\d.0"),
+        ("adamw", {"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
+        ("lin_breg", {"target_sparsity": 0.5}, {"target_sparsity": 0.6}, r"target_sparsity \[0\.[56], 0"),
+        ("lin_breg", {"target_sparsity": 0.5}, {}, r"target_sparsity \[None, None\]"),
     ):
-        twins = Twins(build("adamw", **(options if first else other)), fsdp)
+        twins = Twins(build(name, **(options if first else other)), fsdp)
         twins.give(0)
         with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
             twins.optimizer.step()

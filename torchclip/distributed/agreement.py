@@ -14,20 +14,24 @@ from torchclip.distributed.layout import Layout
 from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.hyperparameters import number_of
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import TARGET
 from torchclip.state.sharded import is_sharded
 
 
-def agree(layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, sizes: Sequence[int]) -> None:
-    """Raises in every process where one has other policies or other parameters than the rest.
+def agree(
+    layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises in every process where one has other policies, targets or parameters than the rest.
 
     Args:
         layout: the optimizer's.
         spec: its rule.
         scope: over which elements that takes its norms, if any.
         modifiers: its policies.
-        sizes: the number of parameters in each of its groups.
+        param_groups: as in ``optimizer.param_groups``.
 
     Raises:
         RuntimeError: with what differs.
@@ -36,6 +40,10 @@ def agree(layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, si
     policies += (
         f"skip {modifiers.skip}, extensions {modifiers.extensions}, {[each.policy for each in modifiers.group_clips]}, "
     )
+    targets = ""
+    if spec.family == "soft_threshold":
+        targets = f", target_sparsity {[number_of(group.get(TARGET)) for group in param_groups]}"
+    sizes = [len(group["params"]) for group in param_groups]
     for over in layout.sums:
         # What other processes hold in its place may be of any kind.
         own = [
@@ -43,8 +51,8 @@ def agree(layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, si
             for index, (parameter, owner) in enumerate(zip(layout.parameters, layout.owners, strict=True))
             if owner.tensor == over
         ]
-        groups = len(sizes) if over in layout.apart else list(sizes)
-        lines = [policies, f"param groups {groups}", *own]
+        groups = len(sizes) if over in layout.apart else sizes
+        lines = [policies, f"param groups {groups}{targets}", *own]
         for processes in over:
             _check(lines, processes)
 

@@ -153,9 +153,9 @@ class ManyProcesses:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         self.check(optimizer)
         layout = layout_of(groups, self.norm_group)
-        if _takes_sums(optimizer, modifiers):
-            sizes = [len(group["params"]) for group in groups]
-            agree(layout, optimizer.spec, optimizer.clips_by, modifiers, sizes)
+        # A process without a target has to learn of the others' before they wait for its zeros.
+        if _takes_sums(optimizer, modifiers) or optimizer.spec.family == "soft_threshold":
+            agree(layout, optimizer.spec, optimizer.clips_by, modifiers, groups)
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
