@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.distributed.exchange import takes_sums
 from torchclip.distributed.layout import KEY, layout_of
 from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.places import place_of
@@ -17,7 +18,6 @@ from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, ClipByTensorNor
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.rules.soft_threshold import steers
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import describe_parameter
@@ -57,13 +57,13 @@ def check_distributed(
     for group_index, index, parameter in _those_that_step(param_groups):
         declared = norm_group is not None or param_groups[group_index].get(KEY) is not None
         policy = modifiers.group_clips[group_index].policy if modifiers.group_clips else modifiers.clip
-        takes_norms = measures(policy) or spec.clips_itself or steers(spec, param_groups)
+        has_sums = takes_sums(spec, param_groups, measures=measures(policy))
         reason = None
         if is_sharded(parameter):
-            reason = _reason_of_sharded(parameter, takes_norms=takes_norms)
+            reason = _reason_of_sharded(parameter, has_sums=has_sums)
         elif is_flat(parameter) and is_running():
             by_rows = isinstance(policy, AdaptiveGradientClip) or (spec.clips_itself and scope is Scope.ROW)
-            reason = _reason_of_flat(declared, takes_norms=takes_norms, draws=modifiers.draws, by_rows=by_rows)
+            reason = _reason_of_flat(declared, has_sums=has_sums, draws=modifiers.draws, by_rows=by_rows)
         if reason is not None:
             raise ValueError(f"{describe_parameter(param_groups, group_index, index)} {reason}")
 
@@ -75,7 +75,7 @@ def _those_that_step(param_groups: Sequence[Mapping[str, Any]]) -> Iterator[tupl
                 yield group_index, index, parameter
 
 
-def _reason_of_sharded(parameter: Tensor, *, takes_norms: bool) -> str | None:
+def _reason_of_sharded(parameter: Tensor, *, has_sums: bool) -> str | None:
     sharded: Any = parameter
     if any(placement.is_partial() for placement in sharded.placements):
         return (
@@ -85,19 +85,20 @@ def _reason_of_sharded(parameter: Tensor, *, takes_norms: bool) -> str | None:
     known = all(one.is_replicate() or sharded_dimension(one) is not None for one in sharded.placements)
     if not known:
         return f"is a DTensor of placements {tuple(sharded.placements)}, which are none that a step knows"
-    if takes_norms and not torch.distributed.is_initialized():
+    if has_sums and not torch.distributed.is_initialized():
         return (
             "is a DTensor, and torch.distributed is not initialised: the process group of its mesh is gone, over which "
-            "a norm is taken; make the model, and the optimizer with it, after init_process_group()"
+            "a norm, or a share of zeros, is taken; make the model, and the optimizer with it, after "
+            "init_process_group()"
         )
     return None
 
 
-def _reason_of_flat(declared: bool, *, takes_norms: bool, draws: bool, by_rows: bool) -> str | None:
+def _reason_of_flat(declared: bool, *, has_sums: bool, draws: bool, by_rows: bool) -> str | None:
     here = "is a piece of what FSDP1 (FullyShardedDataParallel) has flattened, and "
-    if takes_norms and not declared:
+    if has_sums and not declared:
         return (
-            f"{here}a norm over this piece alone would be another one in every process: say "
+            f"{here}a norm, or a share of zeros, of this piece alone would be another one in every process: say "
             "norm_group=model.process_group, or use fully_shard (FSDP2), which needs nothing said"
         )
     if by_rows:
@@ -119,14 +120,14 @@ def compiled_reason(
     norm_group: Processes | None,
 ) -> str | None:
     """Why a compiled backend does not take the step of several processes; None where it may."""
-    takes_norms = modifiers.measures or spec.clips_itself or steers(spec, param_groups)
+    has_sums = takes_sums(spec, param_groups, measures=modifiers.measures)
     stepping = [parameter for _, _, parameter in _those_that_step(param_groups)]
     if backend != "cpu":
         if any(is_sharded(parameter) for parameter in stepping):
             return "a parameter is a DTensor, of which the cpu backend and the reference path alone take steps"
         of_groups = any(group.get(KEY) is not None for group in param_groups)
         declared = of_groups or (norm_group is not None and len(norm_group) > 1)
-        if declared and (takes_norms or modifiers.draws):
+        if declared and (has_sums or modifiers.draws):
             return "norm_group= asks for sums over processes, which the cpu backend and the reference path alone take"
         return None
     if modifiers.takes_joint_norm and isinstance(modifiers.clip, (AdaGC, ClipByTensorNorm)):

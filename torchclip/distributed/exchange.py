@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,9 +13,22 @@ from torch import Tensor
 
 from torchclip.distributed.processes import Processes
 from torchclip.rules.norms import norm_dtype
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import steers
 
 Over = tuple[Processes, ...]
 """Over which processes a sum goes, one set after the other; over none where it is this process's own."""
+
+
+def takes_sums(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]], *, measures: bool) -> bool:
+    """Whether a step goes by sums over all parameters of all processes: squares, or zeros.
+
+    Args:
+        spec: its rule.
+        param_groups: as in ``optimizer.param_groups``.
+        measures: whether it takes the norms of a policy.
+    """
+    return measures or spec.clips_itself or steers(spec, param_groups)
 
 
 def processes_in(over: Over) -> int:

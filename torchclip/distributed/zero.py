@@ -35,12 +35,12 @@ def drop_options(param_groups: Sequence[MutableMapping[str, Any]], options: Mapp
                 del group[name]
 
 
-def norm_reason(takes_norms: bool) -> str | None:
-    """What is wrong with an optimizer that it makes without a ``norm_group``; None for one that takes no norms."""
-    if not takes_norms:
+def reason_without_group(has_sums: bool) -> str | None:
+    """What is wrong with an optimizer that it makes without a ``norm_group``; None for one whose step takes no sums."""
+    if not has_sums:
         return None
     return (
-        "ZeroRedundancyOptimizer gives each process some of the parameters, and the norm of those alone is another one "
-        "in every process: say norm_group=torch.distributed.group.WORLD, or the process_group that it was given, which "
-        "it hands on"
+        "ZeroRedundancyOptimizer gives each process some of the parameters, and a norm, or a share of zeros, of those "
+        "alone is another one in every process: say norm_group=torch.distributed.group.WORLD, or the "
+        "process_group that it was given, which it hands on"
     )

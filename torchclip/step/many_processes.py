@@ -11,12 +11,11 @@ from torch import Tensor
 from torchclip.backends.sharded_plan import Sharing
 from torchclip.distributed.agreement import agree, one_seed
 from torchclip.distributed.checks import check_distributed, compiled_reason
-from torchclip.distributed.exchange import Exchange, Over, processes_in
+from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
-from torchclip.distributed.zero import drop_options, is_made_by_zero, norm_reason
+from torchclip.distributed.zero import drop_options, is_made_by_zero, reason_without_group
 from torchclip.policies.modifiers import Modifiers
-from torchclip.rules.soft_threshold import steers
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from torchclip.step.last_step import MeasuredOptimizer
 
 _GONE = (
-    "the processes that this optimizer's norms are taken over are gone: torch.distributed is not initialised any more. "
-    "Take the last step before destroy_process_group(), or make model and optimizer anew after init_process_group()"
+    "the processes over which this optimizer takes a norm, or a share of zeros, are gone: torch.distributed is not "
+    "initialised any more. Take the last step before destroy_process_group(), or make model and optimizer anew after "
+    "init_process_group()"
 )
 
 
@@ -65,7 +65,8 @@ class ManyProcesses:
         """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
         policies = optimizer._modifiers if modifiers is None else modifiers
         if self.lent_options is not None and self.norm_group is None:
-            reason = norm_reason(_takes_sums(optimizer, policies))
+            has_sums = takes_sums(optimizer.spec, optimizer.param_groups, measures=policies.measures)
+            reason = reason_without_group(has_sums)
             if reason is not None:
                 raise ValueError(reason)
         check_distributed(optimizer.param_groups, policies, optimizer.spec, optimizer.clips_by, self.norm_group)
@@ -104,14 +105,14 @@ class ManyProcesses:
                 step, where something is asked of other processes.
         """
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
-        takes_norms = _takes_sums(optimizer, modifiers)
+        has_sums = takes_sums(optimizer.spec, groups, measures=modifiers.measures)
         if not is_running():
-            if takes_norms and self._layout is not None and self._layout.sums:
+            if has_sums and self._layout is not None and self._layout.sums:
                 raise RuntimeError(_GONE)
             return None
         asks = modifiers.draws or modifiers.takes_loss
         if torch.compiler.is_compiling():
-            if asks or (takes_norms and self.has_parts(groups)):
+            if asks or (has_sums and self.has_parts(groups)):
                 raise RuntimeError(
                     "a step that other processes take part in cannot be compiled: leave optimizer.step() out of "
                     "torch.compile"
@@ -123,7 +124,7 @@ class ManyProcesses:
         if not asks and not layout.sums:
             return None
         differentiable = any(group.get("differentiable", False) for group in groups)
-        if differentiable and layout.sums and not (asks or takes_norms):
+        if differentiable and layout.sums and not (asks or has_sums):
             return None
         if differentiable and layout.sums:
             raise RuntimeError(
@@ -153,9 +154,10 @@ class ManyProcesses:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         self.check(optimizer)
         layout = layout_of(groups, self.norm_group)
+        spec = optimizer.spec
         # A process without a target has to learn of the others' before they wait for its zeros.
-        if _takes_sums(optimizer, modifiers) or optimizer.spec.family == "soft_threshold":
-            agree(layout, optimizer.spec, optimizer.clips_by, modifiers, groups)
+        if takes_sums(spec, groups, measures=modifiers.measures) or spec.family == "soft_threshold":
+            agree(layout, spec, optimizer.clips_by, modifiers, groups)
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
@@ -177,8 +179,3 @@ class ManyProcesses:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_layout": None, "lent_options": None}
-
-
-def _takes_sums(optimizer: MeasuredOptimizer, modifiers: Modifiers) -> bool:
-    """Whether a step goes by sums over all parameters of all processes: squares, or zeros."""
-    return modifiers.measures or optimizer.spec.clips_itself or steers(optimizer.spec, optimizer.param_groups)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.reference.run import Run
-from torchclip.distributed.exchange import Over, Sum, processes_in
+from torchclip.distributed.exchange import Over, Sum, processes_in, takes_sums
 from torchclip.rules.norms import norm_dtype
-from torchclip.rules.soft_threshold import steers
 from torchclip.state.sharded import local_of
 from torchclip.state.steppable import leading_device
 
@@ -50,11 +49,11 @@ class Common:
             return cls(own, (), found_inf, None, loss, None)
         over = layout.across
         overflows, losses = None, None
-        measures = (run.modifiers.measures and run.given_norm is None) or run.spec.clips_itself
-        measures = measures or steers(run.spec, run.param_groups)
+        measures = run.modifiers.measures and run.given_norm is None
+        has_sums = takes_sums(run.spec, run.param_groups, measures=measures)
         device = leading_device(run.param_groups)  # that of the norms, so that no copy is waited for
         counted = torch.full((), float(own), dtype=norm_dtype(device), device=device)
-        gradients = tuple(exchange.add(counted, each) for each in (layout.sums if measures else ()))
+        gradients = tuple(exchange.add(counted, each) for each in (layout.sums if has_sums else ()))
         if over and found_inf is not None:
             overflows = exchange.add((local_of(found_inf) != 0).any().to(torch.float64), over)
         if loss_over and loss is not None:
