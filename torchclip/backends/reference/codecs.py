@@ -7,6 +7,8 @@ nearest, ties away from zero. The equations are in the docstrings of the policie
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -73,11 +75,22 @@ def dynamic_map(is_signed: bool) -> tuple[float, ...]:
 MAPS = {is_signed: dynamic_map(is_signed) for is_signed in (True, False)}
 
 
-def _tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The map, [256], and the middles between its values, [255]: float32."""
-    values = torch.tensor(MAPS[is_signed], dtype=torch.float64)
+def _made_tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    values = torch.tensor(MAPS[is_signed], dtype=torch.float64, device="cpu")
     middles = (values[1:] + values[:-1]) / 2
-    return values.to(device, torch.float32), middles.to(device, torch.float32)
+    return values.float().to(device), middles.float().to(device)
+
+
+@functools.cache
+def _kept_tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return _made_tables(is_signed, device)
+
+
+def tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The map, [256], and the middles between its values, [255]: float32, not to be written to."""
+    # A graph that is being compiled makes its own: no step outside it could read those.
+    return (_made_tables if torch.compiler.is_compiling() else _kept_tables)(is_signed, device)
 
 
 def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, Tensor]:
@@ -91,7 +104,7 @@ def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, 
     Returns:
         uint8 in the shape of ``like``, and float32 [blocks].
     """
-    _, middles = _tables(is_signed, value.device)
+    _, middles = tables(is_signed, value.device)
     flat = _memory_ordered(value, like)
     blocks = pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
     absmax = blocks.abs().amax(dim=1) if blocks.numel() else blocks.new_zeros(0)
@@ -110,7 +123,7 @@ def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
         absmax: float32 [blocks].
         is_signed: as in :func:`to_blocks`.
     """
-    values, _ = _tables(is_signed, codes.device)
+    values, _ = tables(is_signed, codes.device)
     return decoded(codes, absmax, values, BLOCK)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.codecs import MAPS
+from torchclip.backends.reference import codecs
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
@@ -33,9 +33,9 @@ Given = tuple[Tensor | None, Tensor | None, Tensor | None]
 def maps_on(device: torch.device) -> Tensor:
     """The values of 8-bit codes and what lies between them, float32 [is_signed, 2, 256]; behind the last it is
     infinite."""
-    maps = torch.tensor([MAPS[False], MAPS[True]], dtype=torch.float64)
-    middles = torch.nn.functional.pad((maps[:, 1:] + maps[:, :-1]) / 2, (0, 1), value=math.inf)
-    return torch.stack([maps, middles], dim=1).to(device, torch.float32)
+    both = [codecs.tables(is_signed, torch.device("cpu")) for is_signed in (False, True)]
+    padded = [(values, torch.nn.functional.pad(middles, (0, 1), value=math.inf)) for values, middles in both]
+    return torch.stack([torch.stack(each) for each in padded]).to(device)
 
 
 class RunTables(NamedTuple):
