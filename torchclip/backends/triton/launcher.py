@@ -38,6 +38,17 @@ def maps_on(device: torch.device) -> Tensor:
     return torch.stack([torch.stack(each) for each in padded]).to(device)
 
 
+class Types(NamedTuple):
+    """How the operands of a run lie in memory: types and forms by their numbers in csrc/step/tables.h and
+    csrc/codecs.h."""
+
+    gradient: int
+    parameter: int
+    form: int  # of the parameter
+    state: Sequence[int]  # [3], types
+    state_forms: Sequence[int]  # [3]
+
+
 class RunTables(NamedTuple):
     """The chunks of tensors that one launch of a pass serves: ``Run`` of csrc/step/host_tables.h."""
 
@@ -53,8 +64,7 @@ class RunTables(NamedTuple):
     row_chunks: int
     pieces: int
     first_piece: int  # where it counts zeros
-    types: tuple[int, int, int, list[int], list[int]]
-    """Of the gradient, of the parameter, its form, and of the state slots types and forms, as they lie in memory."""
+    types: Types
 
 
 class Tables(NamedTuple):
@@ -107,7 +117,8 @@ class Launcher:
             constants: what ``Finish`` has besides the rule's name; ``rule_is_single``, ``clips_rows``, ``rule_rows``.
         """
         self._tables = Tables(*tables)  # type: ignore[arg-type]
-        self._runs = [RunTables(*run) for run in runs]
+        given = [RunTables(*run) for run in runs]
+        self._runs = [each._replace(types=Types(*each.types)) for each in given]
         self._block = block_for(self._device)
         self._clips_rows, self._rule_rows = constants["clips_rows"], constants["rule_rows"]
         self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:]})
@@ -129,27 +140,17 @@ class Launcher:
     def _run_of(self, tables: RunTables) -> Run:
         """What the update is compiled for."""
         size = (4, 8, 2, 2)[tables.dtype]
-        gradient, parameter, form, dtypes, forms = tables.types
-        has_blocks = any(each in (columns.BLOCKS, columns.UNSIGNED_BLOCKS) for each in forms)
+        types = tables.types
+        has_blocks = any(form in (columns.BLOCKS, columns.UNSIGNED_BLOCKS) for form in types.state_forms)
+        dtype0, dtype1, dtype2 = types.state
+        form0, form1, form2 = types.state_forms
         run = Run(
-            self._spec.family,
-            tables.slots,
-            tables.stages,
-            tables.dtype,
-            tables.state_dtype,
-            tables.access,
-            self._finish.lookahead,
-            self._spec.family == "soft_threshold",
-            self._block.elements,
-            self._block.piece_bytes // size,
-            self._finish.averages,
-            columns.BLOCK if has_blocks else GROUP,
-            gradient,
-            parameter,
-            form,
-            *dtypes,
-            *forms,
-        )
+            self._spec.family, tables.slots, tables.stages, tables.dtype, tables.state_dtype, tables.access,
+            self._finish.lookahead, self._spec.family == "soft_threshold", self._block.elements,
+            self._block.piece_bytes // size, self._finish.averages, group=columns.BLOCK if has_blocks else GROUP,
+            gradient_dtype=types.gradient, parameter_dtype=types.parameter, form=types.form,
+            dtype0=dtype0, dtype1=dtype1, dtype2=dtype2, form0=form0, form1=form1, form2=form2,
+        )  # fmt: skip
         few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
         whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
         # There are registers for more elements of half precision at a time, and they are read by groups.
@@ -169,8 +170,8 @@ class Launcher:
             first, count = (run.first_row, run.row_chunks) if self._clips_rows else (run.first, run.chunks)
             if count == 0 or not run.is_measured:
                 continue
-            gradient, *_ = run.types
-            constants = (self._weights_of(run),) if self._clips_rows else (gradient, run.access, self._block.elements)
+            raw = (run.types.gradient, run.access, self._block.elements)
+            constants = (self._weights_of(run),) if self._clips_rows else raw
             if result and result[-1][0] == constants and sum(result[-1][1:]) == first:
                 _, first, before = result.pop()
                 count += before
@@ -180,10 +181,10 @@ class Launcher:
     def _weights_of(self, tables: RunTables) -> Run:
         """What norms of gradients and weights by rows are compiled for."""
         access = columns.ANYHOW if tables.access == columns.ALIGNED else tables.access  # rows begin anywhere
-        gradient, parameter, form, *_ = tables.types
+        types = tables.types
         return Run(
             "", 0, 0, tables.dtype, tables.dtype, access, False, False, self._block.elements, 0,
-            gradient_dtype=gradient, parameter_dtype=parameter, form=form,
+            gradient_dtype=types.gradient, parameter_dtype=types.parameter, form=types.form,
         )  # fmt: skip
 
     def _direction_launches(self) -> list[tuple[Run, int, Tensor]]:
