@@ -256,7 +256,8 @@ class MeasuredOptimizer(Optimizer):
             ``lr_scale``: the factor of the step size on the gradient; of ``PolyakStep``, the first param group's.
             ``skipped``, ``skipped_fraction``: 1 where the last step was not taken and 0 where it was, and the share of
             such steps since the optimizer was made or loaded; where ``skip=`` or a clip policy may skip steps.
-            ``sparsity``: the fraction of parameters that are exactly zero; counted in this call, but for gRDA.
+            ``sparsity``: the fraction of parameters that are exactly zero. ``GRDA``, ``LinBreg`` and ``AdaBreg`` count
+            them in a fused step; the others are counted in this call.
 
             Where processes hold parts of the parameters, each counts its own in this call: all have to make it.
         """
