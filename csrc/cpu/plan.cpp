@@ -175,7 +175,8 @@ Outcome Plan::try_step(const StepInputs& inputs) {
     return common_.overflows > 0 || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
-  const bool waits = inputs.has_found_inf || steers() || (modifiers_.skip_loss != 0 && sharing_.loss_share != 0);
+  const bool waits =
+      inputs.has_found_inf || any_target(reader_.groups()) || (modifiers_.skip_loss != 0 && sharing_.loss_share != 0);
   if (sharing_ && waits && !has_asked_) exchange_common();
   if (common_.overflows > 0) return Outcome::kSkipped;
   if (common_.gradients == 0) return Outcome::kStepped;
@@ -245,8 +246,8 @@ void Plan::commit_shared() {
     *shared.numbers("norm_variance") = shared_.averages.variance;
   }
   for (size_t group = 0; group < shared_.threshold_scales.size(); ++group)
-    if (reader_.groups()[group].target != kNoTarget)
-      *GroupState(reader_.groups()[group].dict).numbers("threshold_scale") = shared_.threshold_scales[group];
+    if (reader_.groups()[group].has_target())
+      *GroupState(reader_.groups()[group].dict).numbers(kThresholdScale) = shared_.threshold_scales[group];
   if (!rule_.sums_norms) return;
   if (scope_ == Scope::kOptimizer) *shared.numbers("sum") = shared_.sums.front();
   for (size_t group = 0; scope_ == Scope::kGroup && group < reader_.groups().size(); ++group)

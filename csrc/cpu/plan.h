@@ -123,7 +123,6 @@ class Plan {
   void share_rows(RowSums& sums, const Cells& cells, bool of_policy);
   double unit_factor(const Partial& row) const;
   double scale_gradients_by_step_size();
-  bool steers() const;
   // Of one param group, those of its parameters that have a gradient.
   struct ZeroCount {
     double zeros = 0, elements = 0;

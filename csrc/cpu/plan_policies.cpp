@@ -131,11 +131,6 @@ double Plan::scale_gradients_by_step_size() {
   return factor;
 }
 
-bool Plan::steers() const {
-  const std::vector<Group>& groups = reader_.groups();
-  return std::any_of(groups.begin(), groups.end(), [](const Group& group) { return group.target != kNoTarget; });
-}
-
 // Of a parameter: as the last step has left them, or whoever has written it since.
 int64_t Plan::count_zeros_in(size_t position) const {
   const int64_t known = zeros_in(position);
@@ -156,7 +151,7 @@ std::vector<Plan::ZeroCount> Plan::count_zeros() const {
     return counts;
   }
   for (const TensorEntry& tensor : tables_.tensors) {
-    if (reader_.groups()[static_cast<size_t>(tensor.group)].target == kNoTarget) continue;
+    if (!reader_.groups()[static_cast<size_t>(tensor.group)].has_target()) continue;
     const size_t position = static_cast<size_t>(tensor.parameter);
     ZeroCount& count = counts[static_cast<size_t>(tensor.group)];
     count.zeros += static_cast<double>(count_zeros_in(position));
@@ -168,13 +163,13 @@ std::vector<Plan::ZeroCount> Plan::count_zeros() const {
 // By the factor of each group: where a target steers it, it moves by the zeros that are there.
 void Plan::scale_thresholds() {
   const std::vector<Group>& groups = reader_.groups();
-  const std::vector<ZeroCount> counts = steers() ? count_zeros() : std::vector<ZeroCount>(groups.size());
+  const std::vector<ZeroCount> counts = any_target(groups) ? count_zeros() : std::vector<ZeroCount>(groups.size());
   for (size_t index = 0; index < groups.size(); ++index) {
     const GroupState own(groups[index].dict);
-    const double target = groups[index].target;
-    double scale = target != kNoTarget || own.has("threshold_scale") ? own.positive("threshold_scale") : 1.0;
-    if (target != kNoTarget && counts[index].elements > 0)
-      scale = steered_scale(scale, target, counts[index].zeros / counts[index].elements);
+    const bool has_target = groups[index].has_target();
+    double scale = has_target || own.has(kThresholdScale) ? own.positive(kThresholdScale) : 1.0;
+    if (has_target && counts[index].elements > 0)
+      scale = steered_scale(scale, groups[index].target, counts[index].zeros / counts[index].elements);
     shared_.threshold_scales.push_back(scale);
   }
   for (size_t index = 0; index < tables_.coefficients.size(); ++index) {

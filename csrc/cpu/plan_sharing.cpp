@@ -27,10 +27,10 @@ void Plan::exchange_common() {
 void Plan::fill_zero_cells() {
   const Cells& cells = sharing_.zeros;
   zeros_of_cells_.assign(2 * cells.units.size(), 0.0);
-  if (!steers()) return;
+  if (!any_target(reader_.groups())) return;
   for (const TensorEntry& tensor : tables_.tensors) {
     const size_t position = static_cast<size_t>(tensor.parameter);
-    if (reader_.groups()[static_cast<size_t>(tensor.group)].target == kNoTarget) continue;
+    if (!reader_.groups()[static_cast<size_t>(tensor.group)].has_target()) continue;
     double* const cell = &zeros_of_cells_[2 * static_cast<size_t>(cells.of[position])];
     cell[0] += cells.share[position] * static_cast<double>(count_zeros_in(position));
     cell[1] += cells.share[position] * static_cast<double>(reader_.records()[position].operands.count);

@@ -100,6 +100,8 @@ bool ParameterReader::describe_held(ParameterRecord& record, Described& all) con
     if (!describe_state(codecs.beside[0], parameter, all.beside) || !same_sizes(all.beside, parameter)) return false;
     if (all.beside.type != (form == Form::kSplit ? kShortType : kFloatType)) return false;
   }
+  // Plans of the CPU, which read numbers, alone have loops for narrow state: the device does not tell, since plans of
+  // emulated and interpreted kernels have their tensors on the CPU too.
   codecs.is_coded = !is_compiled(types, record.used_slots, /*narrow_state=*/reads_numbers_);
   if (codecs.is_coded) record.dtype = record.state_dtype = DType::kFloat32;
   return true;

@@ -2,6 +2,7 @@
 // What is wrong with a value is said in Python, by torchclip/state/group_values.py.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -34,6 +35,8 @@ enum PipelineHyperparameter : size_t { kLr, kWeightDecay, kDecoupled, kMaximize,
 
 // Of a group whose threshold is not steered.
 constexpr double kNoTarget = -1.0;
+// The factor on the threshold of a group, among its own numbers of state.
+constexpr const char* kThresholdScale = "threshold_scale";
 
 // One param group: its dict and the numbers read from it.
 struct Group {
@@ -48,7 +51,13 @@ struct Group {
   Py_ssize_t keys = 0;        // of the dict, when they were last looked at
   std::vector<Object> seen;   // [keys]: the values that were read
   bool is_constant = false;   // only another value can change what they were read as
+
+  bool has_target() const { return target != kNoTarget; }
 };
+
+inline bool any_target(const std::vector<Group>& groups) {
+  return std::any_of(groups.begin(), groups.end(), [](const Group& group) { return group.has_target(); });
+}
 
 class GroupReader {
  public:

@@ -177,7 +177,7 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
     refuse(capturing(), kNotReady);
     rebuild(wanted);
   }
-  if (has_targets()) find_zeros();
+  if (any_target(reader_.groups())) find_zeros();
   on_each_device([&](DeviceStep& device) {
     void* const stream = current_stream(device.id());
     device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), stream,

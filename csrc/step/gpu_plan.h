@@ -82,7 +82,6 @@ class GpuPlan {
   void* current_stream(const DeviceId& id) const;
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
-  bool has_targets() const;
   bool has_threshold_scales() const;
   void find_zeros();
   void gather_zeros() const;

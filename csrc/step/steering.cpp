@@ -1,27 +1,17 @@
 // Thresholds that target_sparsity steers: the factors on them lie on the device, and go by the zeros that the update
-// pass counts. csrc/cuda/steering.cuh and kernels/steering.py have the arithmetic.
+// pass counts. csrc/steering.h has the law for C++, kernels/steering.py for Triton.
 #include <algorithm>
 
 #include "gpu_plan.h"
 
 namespace torchclip {
-namespace {
-
-constexpr const char* kScale = "threshold_scale";
-
-bool has_target(const Group& group) { return group.target != kNoTarget; }
-
-}  // namespace
-
-bool GpuPlan::has_targets() const {
-  const std::vector<Group>& groups = reader_.groups();
-  return std::any_of(groups.begin(), groups.end(), has_target);
-}
 
 // A factor stays where its target is gone.
 bool GpuPlan::has_threshold_scales() const {
   if (!rule_.counts_zeros) return false;
-  const auto has_scale = [](const Group& group) { return has_target(group) || GroupState(group.dict).has(kScale); };
+  const auto has_scale = [](const Group& group) {
+    return group.has_target() || GroupState(group.dict).has(kThresholdScale);
+  };
   const std::vector<Group>& groups = reader_.groups();
   return std::any_of(groups.begin(), groups.end(), has_scale);
 }
@@ -44,7 +34,7 @@ void GpuPlan::find_zeros() {
 void GpuPlan::gather_zeros() const {
   const size_t count = devices_.size();
   for (size_t group = 0; group < reader_.groups().size(); ++group) {
-    if (!has_target(reader_.groups()[group])) continue;
+    if (!reader_.groups()[group].has_target()) continue;
     for (size_t from = 0; from < count; ++from) {
       const Buffer zeros = devices_[from]->zeros_of_group(group);
       for (const auto& device : devices_)
@@ -76,9 +66,10 @@ Buffer DeviceStep::zeros_of_group(size_t group) const {
 
 void DeviceStep::read_threshold(const Group& group, size_t index, GroupNumbers& numbers) {
   const GroupState shared = shared_of(group);
-  if (!has_target(group) && !shared.has(kScale)) return;
-  numbers.threshold_scale = beside(kScale + std::to_string(index), shared.tensor(kScale)).values<double>();
-  if (!has_target(group)) return;
+  if (!group.has_target() && !shared.has(kThresholdScale)) return;
+  const Buffer scale = shared.tensor(kThresholdScale);
+  numbers.threshold_scale = beside(kThresholdScale + std::to_string(index), scale).values<double>();
+  if (!group.has_target()) return;
   numbers.target = group.target;
   numbers.elements = tables_.group_elements[index];
 }
