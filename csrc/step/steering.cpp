@@ -76,13 +76,14 @@ void DeviceStep::read_threshold(const Group& group, size_t index, GroupNumbers& 
 
 // All those of a group go where its first are.
 void DeviceStep::count_zeros(const ParameterReader& reader) {
+  static PyObject* const zeros_in = kept_attribute("torchclip.state.zeros", "zeros_in");
   zeros_.fill(0);
   for (const size_t position : tables_.positions) {
     const ParameterRecord& record = reader.records()[position];
     const size_t group = static_cast<size_t>(record.group);
     const int32_t range = tables_.zero_begins[group];
     if (range == tables_.zero_begins[group + 1]) continue;  // nothing but empty tensors
-    const Object counted = record.object.call("detach").call("eq", to_python(0)).call("sum");
+    const Object counted = Object::borrow(zeros_in)(record.object.call("detach"));
     zeros_[tables_.zero_ranges[static_cast<size_t>(range)].first].tensor().call("add_", counted);
   }
 }

@@ -1,4 +1,4 @@
-"""``metrics()`` counts exact zeros without temporaries the size of a parameter."""
+"""Exact zeros are counted without temporaries the size of a parameter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import torchclip
+from emulated import Emulator
 from memory_guard import largest_allocation
 from torchclip.state.zeros import COUNTED_AT_ONCE
 
@@ -38,3 +39,12 @@ def test_the_memory_that_it_takes(dtype: torch.dtype, layout: str) -> None:
 def test_of_tensors_that_cannot_be_cut_evenly() -> None:
     params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((), (0, 3), (7,), (3, COUNTED_AT_ONCE + 1), (1, 1))]
     assert float(torchclip.SGD(params, lr=0.1).metrics()["sparsity"]) == 1.0
+
+
+def test_the_memory_that_a_steered_step_takes(emulator: Emulator) -> None:
+    param = torch.nn.Parameter(torch.zeros(2 * COUNTED_AT_ONCE))
+    optimizer = torchclip.LinBreg([param], lr=0.1, lam=0.1, target_sparsity=0.5, backend="cuda")
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+    param.detach().zero_()  # so that the next step counts
+    assert largest_allocation(optimizer.step) <= COUNTED_AT_ONCE
