@@ -209,7 +209,9 @@ void Plan::commit() {
                             rule_.counts_zeros ? versions_.data() : nullptr);
   });
   for (size_t position = 0; rule_.counts_zeros && position < records.size(); ++position)
-    if (records[position].active) zeros_[position] = {0, versions_[position], records[position].object.get()};
+    if (records[position].active)
+      zeros_[position] = {0, versions_[position], records[position].object.get(),
+                          records[position].operands.pointer[kParameter]};
   if (std::exchange(any_fresh_, false))
     for (ParameterRecord& record : reader_.records()) any_fresh_ |= (record.fresh = record.fresh && !record.active);
   if (!rule_.counts_zeros) return;
@@ -262,17 +264,19 @@ void Plan::commit_shared() {
   }
 }
 
-int64_t Plan::zeros_in(size_t position) const {
+// `memory`: where the parameter lies now.
+int64_t Plan::zeros_in(size_t position, const void* memory) const {
   PyObject* const parameter = reader_.records()[position].object.get();
   const Zeros& last = zeros_[position];
-  const bool is_known = last.parameter == parameter && last.version == reader().version_of(parameter);
+  const bool is_known =
+      last.parameter == parameter && last.memory == memory && last.version == reader().version_of(parameter);
   return is_known ? last.count : -1;
 }
 
 std::vector<int64_t> Plan::zeros() const {
   std::vector<int64_t> counts;
   for (size_t position = 0; position < zeros_.size() && position < reader_.records().size(); ++position)
-    counts.push_back(zeros_in(position));
+    counts.push_back(zeros_in(position, memory_of(reader_.records()[position].object.get())));
   return counts;
 }
 

@@ -75,7 +75,7 @@ class Plan {
   int64_t tried_steps() const { return tried_steps_; }
   int64_t skipped_steps() const { return skipped_steps_; }
   // [parameters]: exact zeros that the last step of each left in it; -1 before its first, and when it was written
-  // since.
+  // or moved since.
   std::vector<int64_t> zeros() const;
 
  private:
@@ -129,7 +129,7 @@ class Plan {
   };
   std::vector<ZeroCount> count_zeros() const;
   int64_t count_zeros_in(size_t position) const;
-  int64_t zeros_in(size_t position) const;
+  int64_t zeros_in(size_t position, const void* memory) const;
   void scale_thresholds();
   std::unique_ptr<WithoutGil> release_gil();
 
@@ -208,6 +208,7 @@ class Plan {
     int64_t count = -1;
     uint32_t version = 0;                 // autograd's, of the parameter after the step
     const PyObject* parameter = nullptr;  // which it was
+    const void* memory = nullptr;         // where it lay: a new one through `.data` counts up no version
   };
   std::vector<Zeros> zeros_;
   std::vector<uint32_t> versions_;  // [parameters], scratch of commit()

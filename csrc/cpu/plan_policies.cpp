@@ -133,9 +133,9 @@ double Plan::scale_gradients_by_step_size() {
 
 // Of a parameter: as the last step has left them, or whoever has written it since.
 int64_t Plan::count_zeros_in(size_t position) const {
-  const int64_t known = zeros_in(position);
-  if (known >= 0) return known;
   const ParameterRecord& record = reader_.records()[position];
+  const int64_t known = zeros_in(position, record.operands.pointer[kParameter]);
+  if (known >= 0) return known;
   return record.operands.count - to_int(torch_function("count_nonzero")(record.object).call("item").get());
 }
 

@@ -115,6 +115,12 @@ void use_reader(const ReaderTable* table);
 bool has_reader();
 const ReaderTable& dlpack_reader();
 
+// Where a tensor's elements lie now; null where they cannot be reached.
+inline const void* memory_of(PyObject* tensor) {
+  TensorInfo info;
+  return reader().describe_object(tensor, /*writes=*/false, info) ? info.data : nullptr;
+}
+
 // The name of a capsule that holds a table.
 constexpr const char* kReaderCapsule = "torchclip.reader";
 

@@ -111,6 +111,7 @@ void GpuPlan::rebuild(const Shape& shape) {
   counted_ = false;
   proven_.clear();
   versions_.assign(records.size(), 0);
+  memory_.assign(records.size(), nullptr);
   rebuild_ = false;
 }
 
@@ -158,9 +159,7 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
     main_device().measure_nothing();
   }
   reports_ = true;
-  // A step that the device may have skipped has counted nothing.
-  const bool may_skip = static_cast<bool>(inputs.found_inf) || modifiers_.may_skip();
-  counted_ = counted_ || (updates_ && !may_skip);
+  counted_ = leaves_counts(inputs);
   if (raises && refuses_norm(inputs)) return Outcome::kNonFinite;
   ++steps_;
   commit();
@@ -269,6 +268,7 @@ bool GpuPlan::refuses_norm(const Inputs& inputs) const {
 void GpuPlan::commit() {
   std::vector<ParameterRecord>& records = reader_.records();
   torchclip::reader().count_versions(records.data(), 0, static_cast<int64_t>(records.size()), versions_.data());
+  remember_memory();
 }
 
 }  // namespace torchclip

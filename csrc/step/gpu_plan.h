@@ -83,6 +83,9 @@ class GpuPlan {
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
   bool has_threshold_scales() const;
+  bool are_as_left() const;
+  bool leaves_counts(const Inputs& inputs) const;
+  void remember_memory();
   void find_zeros();
   void gather_zeros() const;
   bool refuses_norm(const Inputs& inputs) const;
@@ -100,9 +103,11 @@ class GpuPlan {
   bool any_fresh_ = false;                              // some parameter is, of which the device has not been told
   int64_t steps_ = 0;
   bool reports_ = false;            // a step has been taken since the last change of the modifiers
-  bool counted_ = false;            // the zeros of these tables are those of a step that was taken, or counted so
+  bool counted_ = false;            // the devices hold the zeros of the parameters that are as left
   bool updates_ = false;            // a parameter had a gradient in the last step
-  std::vector<uint32_t> versions_;  // [parameters], autograd's, after the last step
+  std::vector<uint32_t> versions_;  // [parameters], autograd's, after the last step or count
+  // [parameters], where each lay then: a new one through `.data` counts up no version.
+  std::vector<const void*> memory_;
 };
 
 }  // namespace torchclip

@@ -67,10 +67,10 @@ std::vector<Object> GpuPlan::unstarted() const {
 }
 
 Object GpuPlan::zeros() const {
-  if (!rule_.counts_zeros || !reports_ || !counted_ || devices_.size() != 1) return none();
+  if (!rule_.counts_zeros || !reports_ || !counted_ || devices_.size() != 1 || !are_as_left()) return none();
   for (size_t position = 0; position < reader_.records().size(); ++position) {
     const ParameterRecord& record = reader_.records()[position];
-    if (!record.active || reader().version_of(record.object.get()) != versions_[position]) return none();
+    if (!record.active || memory_of(record.object.get()) != memory_[position]) return none();
   }
   return main_device().zeros().tensor().call("sum");
 }

@@ -16,17 +16,44 @@ bool GpuPlan::has_threshold_scales() const {
   return std::any_of(groups.begin(), groups.end(), has_scale);
 }
 
+// Whether no parameter of this step was written since versions_ and memory_ were remembered. What writes into the same
+// memory through `.data` goes unnoticed.
+bool GpuPlan::are_as_left() const {
+  const std::vector<ParameterRecord>& records = reader_.records();
+  return std::all_of(records.begin(), records.end(), [&](const ParameterRecord& record) {
+    const size_t position = static_cast<size_t>(&record - records.data());
+    return !record.active || (reader().version_of(record.object.get()) == versions_[position] &&
+                              record.operands.pointer[kParameter] == memory_[position]);
+  });
+}
+
+// Whether the devices hold the zeros of the parameters when the step that was launched is over. One that the device may
+// skip, and one that a graph captures, may have counted nothing: what was counted before holds for them if nothing was
+// written since.
+bool GpuPlan::leaves_counts(const Inputs& inputs) const {
+  if (!rule_.counts_zeros || !updates_) return false;
+  const bool may_count_nothing = static_cast<bool>(inputs.found_inf) || modifiers_.may_skip() || capturing();
+  return !may_count_nothing || (counted_ && are_as_left());
+}
+
+void GpuPlan::remember_memory() {
+  if (!rule_.counts_zeros) return;
+  const std::vector<ParameterRecord>& records = reader_.records();
+  for (size_t position = 0; position < records.size(); ++position)
+    memory_[position] = records[position].operands.pointer[kParameter];
+}
+
 // Where the parameters are not as the last step has left them, their zeros are counted anew. A step that a graph
 // captures goes by what was counted last, as its replays do.
 void GpuPlan::find_zeros() {
-  const std::vector<ParameterRecord>& records = reader_.records();
-  const auto is_as_left = [&](const ParameterRecord& record) {
-    const size_t position = static_cast<size_t>(&record - records.data());
-    return !record.active || reader().version_of(record.object.get()) == versions_[position];
-  };
-  if (!counted_ || (!std::all_of(records.begin(), records.end(), is_as_left) && !capturing()))
+  if (!counted_ || (!are_as_left() && !capturing())) {
     on_each_device([this](DeviceStep& device) { device.count_zeros(reader_); });
-  counted_ = true;
+    const std::vector<ParameterRecord>& records = reader_.records();
+    for (size_t position = 0; position < records.size(); ++position)
+      if (records[position].active) versions_[position] = reader().version_of(records[position].object.get());
+    remember_memory();
+    counted_ = !capturing();  // which has the counting run in replays alone
+  }
   if (devices_.size() > 1) gather_zeros();
 }
 

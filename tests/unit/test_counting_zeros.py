@@ -1,8 +1,9 @@
-"""Exact zeros are counted without temporaries the size of a parameter."""
+"""Exact zeros are counted without temporaries the size of a parameter, and again where a count no longer holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -48,3 +49,54 @@ def test_the_memory_that_a_steered_step_takes(emulator: Emulator) -> None:
     optimizer.step()
     param.detach().zero_()  # so that the next step counts
     assert largest_allocation(optimizer.step) <= COUNTED_AT_ONCE
+
+
+def half_sparse(backend: str, target: float | None = None) -> tuple[torch.nn.Parameter, Any]:
+    """A parameter of which the step that was taken has counted half as zeros, and every further one would."""
+    param = torch.nn.Parameter(torch.tensor([0.0, 1.0, 2.0, 0.0]))
+    optimizer = torchclip.GRDA([param], lr=0.1, c=1.0, target_sparsity=target, backend=backend)
+    param.grad = torch.zeros(4)
+    optimizer.step()
+    assert float(optimizer.sparsity()) == 0.5
+    return param, optimizer
+
+
+TARGETS = pytest.mark.parametrize("target", [None, 0.5])
+
+
+@TARGETS
+def test_a_skipped_step_does_not_renew_a_count(target: float | None, backend: str) -> None:
+    param, optimizer = half_sparse(backend, target)
+    param.detach().fill_(1.0)
+    optimizer.found_inf = torch.ones(())  # as a GradScaler sets it
+    optimizer.step()
+    assert float(optimizer.sparsity()) == 0.0
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    assert float(optimizer.sparsity()) == 0.5
+
+
+@TARGETS
+def test_a_captured_step_does_not_renew_a_count(target: float | None, emulator: Emulator) -> None:
+    param, optimizer = half_sparse("cuda", target)
+    param.detach().fill_(1.0)
+    emulator.begin_capture()
+    try:
+        optimizer.step()
+    finally:
+        emulator.end_capture()
+    assert float(optimizer.sparsity()) == 0.0
+    emulator.replay()
+    assert float(optimizer.sparsity()) == 0.5
+
+
+def test_values_assigned_through_data_are_counted(backend: str) -> None:
+    param, optimizer = half_sparse(backend)
+    param.data = torch.ones(4)  # autograd's version is as it was
+    assert float(optimizer.sparsity()) == 0.0
+    optimizer.step()
+    assert float(optimizer.sparsity()) == 0.5
+    param.data = param.data * torch.tensor([0.0, 0.0, 1.0, 0.0])
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()  # which is skipped
+    assert float(optimizer.sparsity()) == 0.75

@@ -62,6 +62,8 @@ def test_the_scale_follows_the_zeros_that_are_found(name: str, backend: str) -> 
         give_gradients(params, step)
         if step == 2:  # what the last step has counted is no longer there
             params[1].detach()[:2] = 0
+        if step == 3:  # nor here, where autograd's version is as it was
+            params[2].data = params[2].data.index_fill(0, torch.arange(2), 0)
         zeros = sum(int((parameter == 0).sum()) for parameter in params) / sum(p.numel() for p in params)
         by_hand *= moved(NEAR, zeros)
         assert step > 3 or abs(GAIN * (NEAR - zeros)) < FASTEST

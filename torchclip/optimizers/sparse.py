@@ -43,6 +43,8 @@ class SparseOptimizer(FusedOptimizer):
         """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
 
         The fused step counts while it writes; a parameter that it has not written yet is counted here.
+        What writes through ``.data``, as ``p.data.mul_(mask)`` does, may not be seen, here or by ``target_sparsity=``:
+        the zeros that the last step left stand for it until the next one. Write under ``torch.no_grad()`` instead.
         """
         return self._own._sparsity()
 
