@@ -159,6 +159,14 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.image.make_model", tiny)
 
 
+@pytest.fixture
+def forget_graphs() -> Iterator[None]:
+    """For a test that compiles: the graphs of a line of code count towards one limit, whichever test they are of."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _small_heap() -> None:
     """What stays to the end, a million objects, is not looked through again at every full collection."""

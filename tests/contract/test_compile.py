@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,11 +58,7 @@ MODIFIERS["all"] = {
 """In one graph; what is not in it has operators that others have too."""
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("forget_graphs")
 
 
 def compiled_step(

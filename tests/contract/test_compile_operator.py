@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,12 +13,7 @@ from builders import build, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
 from torchclip.step import torch_compile as compiled
 
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("forget_graphs")
 
 
 def fused(backend: str) -> str:

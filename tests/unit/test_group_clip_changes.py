@@ -84,6 +84,7 @@ def test_a_refused_value_is_refused_at_every_step_until_it_goes(backend: str) ->
     assert step_once(optimizer, params) == [4.0, 0.5]
 
 
+@pytest.mark.usefixtures("forget_graphs")
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_within_a_compiled_step(backend: str) -> None:
     params = scalars()

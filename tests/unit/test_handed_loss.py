@@ -86,6 +86,7 @@ def test_one_that_is_no_loss_is_refused_once(backend: str) -> None:
     assert parameter.tolist() == [0.0, 0.0] and optimizer.loss is None
 
 
+@pytest.mark.usefixtures("forget_graphs")
 def test_a_compiled_step_takes_it(backend: str) -> None:
     parameter, optimizer = adaloss(backend)
     optimizer.step(loss=3.0)

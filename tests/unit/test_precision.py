@@ -324,12 +324,12 @@ def test_a_named_slot_goes_before_the_type_for_all(backend: str) -> None:
     assert (held["exp_avg"].dtype, held["exp_avg_sq"].dtype) == (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.usefixtures("forget_graphs")
 @pytest.mark.thorough
 def test_a_compiled_graph_rounds_alike(backend: str) -> None:
     policy = StochasticRounding(state=BLOCKS)
     results = []
     for compiles in (False, True):
-        torch._dynamo.reset()
         params = parameters(bfloat16_values(1), torch.bfloat16)
         optimizer = torchclip.SGD(params, lr=0.01, momentum=0.9, precision=policy, backend=backend, seed=2)
         step = torch.compile(optimizer.step, backend="eager") if compiles else optimizer.step

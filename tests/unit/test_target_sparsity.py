@@ -201,6 +201,7 @@ def test_a_target_may_come_and_change_while_training(backend: str) -> None:
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("forget_graphs")
 def test_compiled_steps_are_steered_too() -> None:
     ended = []
     for compiled in (False, True):
