@@ -138,7 +138,7 @@ def _cells_of_groups(
     layout: Layout, group_sizes: Sequence[int], scope: Scope
 ) -> tuple[list[int], list[float], list[int], list[Over]]:
     """Of sums over the optimizer, or over each param group: ``of``, ``share``, ``units`` and the processes."""
-    keys = list(dict.fromkeys((*(owner.norm for owner in layout.owners), *layout.sums)))
+    keys = layout.norms
     groups = [group for group, size in enumerate(group_sizes) for _ in range(size)]
     count = len(group_sizes) if scope is Scope.GROUP else 1
     own_units = groups if scope is Scope.GROUP else [0] * len(layout.owners)

@@ -55,6 +55,11 @@ class Layout:
         """All of those that sums are added over, for what they all must know."""
         return tuple(dict.fromkeys(processes for over in self.sums for processes in over))
 
+    @cached_property
+    def norms(self) -> tuple[tuple[Processes, ...], ...]:
+        """The sets of processes whose parameters have a norm together, in the order of their first parameters."""
+        return tuple(dict.fromkeys((*(owner.norm for owner in self.owners), *self.sums)))
+
     def number(self, index: int) -> int:
         """That of a parameter in draws, which differs from those of the parameters that other processes hold."""
         return index + self.owners[index].number

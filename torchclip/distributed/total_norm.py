@@ -32,7 +32,7 @@ def total_norm(tensors: Sequence[Tensor], order: float, norm_group: Processes | 
     operation = {math.inf: dist.ReduceOp.MAX, -math.inf: dist.ReduceOp.MIN}.get(order, dist.ReduceOp.SUM)
     none = {math.inf: 0.0, -math.inf: math.inf}.get(order, 0.0)
     found = []
-    for over in dict.fromkeys((*(owner.norm for owner in layout.owners), *layout.sums)):
+    for over in layout.norms:
         total = torch.full((), none, dtype=norm_dtype(device), device=device)
         for tensor, owner in zip(whole, layout.owners, strict=True):
             local = local_of(tensor)

@@ -58,10 +58,7 @@ class Steering:
 @torch.no_grad()
 def _counts(run: Run) -> tuple[Sum, ...]:
     device, layout = leading_device(run.param_groups), run.layout if run.is_split else None
-    owners = [] if layout is None else layout.owners
-    keys: list[Over] = (
-        [()] if layout is None else list(dict.fromkeys((*(owner.norm for owner in owners), *layout.sums)))
-    )
+    keys: tuple[Over, ...] = ((),) if layout is None else layout.norms
     none = torch.zeros(2, dtype=norm_dtype(device), device=device)
     counts = [[none for _ in run.param_groups] for _ in keys]
     for entry in run.entries:
@@ -71,7 +68,7 @@ def _counts(run: Run) -> tuple[Sum, ...]:
         own = torch.stack([zeros, torch.full_like(zeros, entry.parameter.numel())])
         of_set = counts[0]
         if layout is not None:
-            owner = owners[entry.index]
+            owner = layout.owners[entry.index]
             own, of_set = own * owner.norm_share, counts[keys.index(owner.norm)]
         of_set[entry.group_index] = of_set[entry.group_index] + own
     joined = [torch.stack(each) for each in counts]
