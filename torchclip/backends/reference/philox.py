@@ -64,9 +64,8 @@ def philox4x32(key: tuple[Word, Word], counter: Counter) -> Counter:
 def _product(multiplier: int, word: Tensor) -> tuple[Tensor, Tensor]:
     """The high and the low word of ``multiplier * word``.
 
-    The 64-bit product would run into the sign of int64, where ``>>`` drags ones in: 16 bits of ``word`` at a time stay
-    below 2**49.
+    The 64-bit product would run into the sign of int64; that with the multiplier less 2**32, which is above -2**30,
+    has the same low word, and a high word that is smaller by ``word``.
     """
-    lower = multiplier * (word & 0xFFFF)
-    upper = multiplier * (word >> 16) + (lower >> 16)
-    return upper >> 16, ((upper & 0xFFFF) << 16) | (lower & 0xFFFF)
+    product = (multiplier - (WORD + 1)) * word
+    return (product >> 32) + word, product & WORD
