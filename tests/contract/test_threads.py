@@ -67,7 +67,7 @@ def stepped(threads):
     parameters = [torch.nn.Parameter(torch.ones(1000)) for _ in range(3000)]
     for index, parameter in enumerate(parameters):
         parameter.grad = torch.full_like(parameter, 1.0 + index)
-    optimizer = torchclip.SGD(parameters, lr=0.1, momentum=0.9, clip=100.0, backend="cpu")
+    optimizer = torchclip.AdamW(parameters, lr=0.1, clip=100.0, backend="cpu")
     optimizer.step()
     optimizer.step()
     return torch.stack([parameter.detach() for parameter in parameters])
