@@ -128,7 +128,8 @@ class RuleSpec:
         by_scope: for a rule whose step size comes from a sum of squared norms over all steps so far: the rule with the
             state that it has where those norms are taken over a scope. None for other rules.
         takes_complex: whether it updates complex parameters, as their real view.
-        sets_parameter: whether the new parameter is a function of the new state alone, whatever the old one was.
+        state_of: ``(parameter, state, group) -> new state``, from which a parameter of that value comes, for a rule
+            whose new parameter is a function of its new state alone; None for others.
         first_differs: for a param group, whether a state of zeros and the coefficients of a later step would make
             another first step.
         aliases: what state is called in the checkpoints of the rule's authors, and what it is called here.
@@ -150,12 +151,17 @@ class RuleSpec:
     aliases: Mapping[str, str] = field(default_factory=dict)
     by_scope: Callable[[Scope], RuleSpec] | None = None
     takes_complex: bool = True
-    sets_parameter: bool = False
+    state_of: Callable[[Tensor, State, Group], State] | None = None
 
     @property
     def clips_itself(self) -> bool:
         """Whether the rule measures its own direction and sets its step size by that norm."""
         return self.clip_factor is not None
+
+    @property
+    def sets_parameter(self) -> bool:
+        """Whether the new parameter does not depend on what the old one was."""
+        return self.state_of is not None
 
     def over(self, scope: Scope) -> RuleSpec:
         """The rule with the state that it has where its norms are taken over ``scope``."""
@@ -178,7 +184,7 @@ class RuleSpec:
         of state on the device ``numbers_on``."""
         # What is made in inference mode could not be written to outside of it.
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), torch.no_grad():  # the former lets autograd record
                 return self.create_state(name, parameter, group, numbers_on)
         for slot in self.slots:
             if slot.name == name:

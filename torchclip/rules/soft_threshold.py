@@ -82,6 +82,11 @@ def _grda(parameter: Tensor, gradient: Tensor, state: State, group: Group, first
     return shrunk(accumulator, scale_of(group) * l1), {"step": t, "l1": l1, "accumulator": accumulator}
 
 
+def _accumulator_of(parameter: Tensor, state: State, group: Group) -> State:
+    threshold: Tensor = scale_of(group) * state["l1"]
+    return {"accumulator": parameter + threshold.to(parameter) * parameter.sign()}
+
+
 GRDA = RuleSpec(
     name="grda",
     family="soft_threshold",
@@ -91,7 +96,7 @@ GRDA = RuleSpec(
     scalars=(ScalarSlot("step"), ScalarSlot("l1", torch.float64, wanted=NON_NEGATIVE)),
     aliases={"iter_num": "step", "l1_accumulation": "l1"},
     takes_complex=False,
-    sets_parameter=True,
+    state_of=_accumulator_of,
     step=_grda,
     citation="Chao, Wang, Xing, Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020, arXiv 2006.09358",
 )
@@ -113,6 +118,10 @@ def _sub_grad(parameter: Tensor, group: Group) -> Tensor:
         threshold = threshold.to(parameter.device)
     sub_grad: Tensor = parameter / group["delta"] + threshold * parameter.sign()
     return sub_grad.to(parameter.dtype)  # of one number it would be the threshold's
+
+
+def _sub_grad_of(parameter: Tensor, state: State, group: Group) -> State:
+    return {"sub_grad": _sub_grad(parameter, group)}
 
 
 SUB_GRAD = StateSlot("sub_grad", of_parameter=_sub_grad, at_least_float32=True)
@@ -141,7 +150,7 @@ LIN_BREG = RuleSpec(
     used_slots=lambda group: ("sub_grad", "momentum_buffer") if group["momentum"] != 0 else ("sub_grad",),
     scalars=(),
     takes_complex=False,
-    sets_parameter=True,
+    state_of=_sub_grad_of,
     step=_lin_breg,
     citation="Bungert, Roith, Tenbrinck, Burger, A Bregman Learning Framework for Sparse Neural Networks, JMLR 2022, "
     "arXiv 2105.04319",
@@ -166,7 +175,7 @@ ADA_BREG = RuleSpec(
     used_slots=lambda group: ("sub_grad", "exp_avg", "exp_avg_sq"),
     scalars=(ScalarSlot("step"),),
     takes_complex=False,
-    sets_parameter=True,
+    state_of=_sub_grad_of,
     step=_ada_breg,
     citation=LIN_BREG.citation,
 )

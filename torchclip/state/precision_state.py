@@ -29,7 +29,7 @@ def created_slot(spec: RuleSpec, name: str, types: Types, parameter: Tensor, gro
         group: the parameter's.
         value: the value that the parameter stands for, of which some slots begin as a copy.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():  # the former lets autograd record
         slot = next(slot for slot in spec.slots if slot.name == name)
         codec = types.slots[name]
         if slot.of_parameter is not None:
@@ -46,7 +46,7 @@ def created_beside(
     spec: RuleSpec, types: Types, parameter: Tensor, group: Group, held: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """What codecs keep beside the operands and ``held`` lacks: of a parameter, and of the slots that ``group`` uses."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         made: dict[str, Tensor] = {}
         for name in _needed(spec, types, group):
             if held.get(name) is not None:
