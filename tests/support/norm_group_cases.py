@@ -60,6 +60,25 @@ def stages() -> None:
     assert optimizer.step_was_skipped and all(map(torch.equal, mine, before))
 
 
+def stages_without_norms() -> None:
+    """Each has as many param groups as it likes, and may have nothing to step: nothing is sent once they agree."""
+    rank = dist.get_rank()
+    mine = [torch.nn.Parameter(value) for value in values(((3, 2), (4,)), 1 + rank)]
+    groups = [{"params": mine[:1]}, {"params": mine[1:]}] if rank == 0 else [{"params": mine}]
+    for backend in ("reference", "cpu"):
+        optimizer = torchclip.SGD(groups, lr=1.0, norm_group=dist.group.WORLD, backend=backend)
+        for parameter in mine:
+            parameter.grad = None if rank == 1 else torch.ones_like(parameter)
+        before = [parameter.detach().clone() for parameter in mine]
+        for asked in (["all_gather"], []):
+            with counted() as seen:
+                optimizer.step()
+            assert seen == asked, seen
+        moved = 0 if rank == 1 else 2
+        for parameter, value in zip(mine, before):
+            torch.testing.assert_close(parameter.detach(), value - moved)
+
+
 def experts() -> None:
     """Some groups are distinct over processes, and of others every process has a copy."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -111,6 +130,7 @@ def what_is_no_group() -> None:
 
 CASES = (
     "stages",
+    "stages_without_norms",
     "experts",
     "what_is_no_group",
 )

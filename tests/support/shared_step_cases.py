@@ -103,11 +103,14 @@ def disagreements() -> None:
         ("adamw", {"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
         ("lin_breg", {"target_sparsity": 0.5}, {"target_sparsity": 0.6}, r"target_sparsity \[0\.[56], 0"),
         ("lin_breg", {"target_sparsity": 0.5}, {}, r"target_sparsity \[None, None\]"),
+        ("adamw", {}, {"clip": 1.0}, "clip None"),
+        ("sgd", {"skip": torchclip.SkipSpikes(window=6)}, {}, "skip None"),
+        ("adamw", {"precision": torchclip.StateDtype("bfloat16")}, {}, "precision None"),
     ):
-        twins = Twins(build(name, **(options if first else other)), fsdp)
+        twins = Twins(build(name, **(options if first else other)), fsdp, compiles="precision" not in options)
         twins.give(0)
         with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
-            twins.optimizer.step()
+            twins.optimizer.step(loss=1.0)
     twins = Twins(build("adamw", clip=1.0), fsdp)
     if first:
         del twins.optimizer.param_groups[1]["params"][1]

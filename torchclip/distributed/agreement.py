@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from torchclip.distributed.exchange import Over, gathered
+from torchclip.distributed.exchange import Over, gathered, takes_sums
 from torchclip.distributed.layout import Layout
 from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.processes import Processes
@@ -26,6 +26,8 @@ def agree(
 ) -> None:
     """Raises in every process where one has other policies, targets or parameters than the rest.
 
+    Whether a step takes sums is a matter of those, too: what only some of the processes wait for is found out before.
+
     Args:
         layout: the optimizer's.
         spec: its rule.
@@ -39,11 +41,13 @@ def agree(
     policies = f"rule {spec.name} over {scope.value}, clip {modifiers.clip}, step_size {modifiers.step_size}, "
     policies += (
         f"skip {modifiers.skip}, extensions {modifiers.extensions}, {[each.policy for each in modifiers.group_clips]}, "
+        f"precision {modifiers.precision}, "
     )
     targets = ""
     if spec.family == "soft_threshold":
         targets = f", target_sparsity {[number_of(group.get(TARGET)) for group in param_groups]}"
     sizes = [len(group["params"]) for group in param_groups]
+    has_sums = takes_sums(spec, param_groups, measures=modifiers.measures)
     for over in layout.sums:
         # What other processes hold in its place may be of any kind.
         own = [
@@ -51,7 +55,8 @@ def agree(
             for index, (parameter, owner) in enumerate(zip(layout.parameters, layout.owners, strict=True))
             if owner.tensor == over
         ]
-        groups = len(sizes) if over in layout.apart else sizes
+        # Those that hold other parameters have as many groups where something is added up by group.
+        groups = sizes if over not in layout.apart else len(sizes) if has_sums else "of its own"
         lines = [policies, f"param groups {groups}{targets}", *own]
         for processes in over:
             _check(lines, processes)

@@ -154,10 +154,8 @@ class ManyProcesses:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         self.check(optimizer)
         layout = layout_of(groups, self.norm_group)
-        spec = optimizer.spec
-        # A process without a target has to learn of the others' before they wait for its zeros.
-        if takes_sums(spec, groups, measures=modifiers.measures) or spec.family == "soft_threshold":
-            agree(layout, spec, optimizer.clips_by, modifiers, groups)
+        # Where this one takes no sums, too: it has to learn of the others' before they wait for its own.
+        agree(layout, optimizer.spec, optimizer.clips_by, modifiers, groups)
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
