@@ -175,6 +175,13 @@ Object hold(AnyPlan& plan, const Arguments& arguments) {
   return none();
 }
 
+Object keep_wide(Plan& plan, const Arguments& arguments) {
+  arguments.expect("keep_wide", 1, 1);
+  const Exclusive<Plan> exclusive(plan);
+  plan.keep_wide(vector_of(arguments[0], [](PyObject* wide) { return static_cast<char>(to_bool(wide)); }));
+  return none();
+}
+
 Object give_norm(Plan& plan, const Arguments& arguments) {
   arguments.expect("set_norm", 1, 1);
   const Exclusive<Plan> exclusive(plan);
@@ -232,6 +239,7 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
   if constexpr (std::is_same_v<AnyPlan, Plan>) {
     methods.push_back(method_of("share", &Bound::template method<&share_plan>,
                                 "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"));
+    methods.push_back(method_of("keep_wide", &Bound::template method<&keep_wide>, "keep_wide(self, wide, /) -> None"));
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
   }
   methods.push_back({nullptr, nullptr, 0, nullptr});

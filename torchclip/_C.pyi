@@ -81,6 +81,8 @@ class Plan:
         absmax: Sequence[str],
         /,
     ) -> None: ...
+    # [parameters], whether the state of each stays wide under a policy of blocks; empty where the shapes here tell.
+    def keep_wide(self, wide: Sequence[bool], /) -> None: ...
     def set_norm(self, norm: Tensor | float, /) -> None: ...  # which the next step takes in place of its own
     def step(
         self,

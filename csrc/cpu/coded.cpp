@@ -32,16 +32,28 @@ class RoundingWords {
     open(0, types.parameter);
     for (int slot = 0; slot < kMaxSlots; ++slot) open(slot + 1, types.slots[slot]);
   }
-  // Of the piece whose first element is that number.
-  void draw(int64_t begin) {
+  // Of the `count` elements from that number on.
+  void draw(const DrawPlace& place, int64_t begin, int64_t count) {
     for (int index = 0; index < kRoundingStreams; ++index)
-      if (streams_[index].has_value()) streams_[index]->fill(begin, kCodedPiece, words_[index]);
+      if (streams_[index].has_value()) fill(*streams_[index], place, begin, count, words_[index]);
   }
   void round(int operand, const float* values, int64_t count, BFloat16* stored) const {
     round_stochastic(values, words_[operand / 2], 16 * (operand % 2), count, stored);
   }
 
  private:
+  // Words are drawn in grains of the whole tensor, of which a shard has its parts.
+  static void fill(const WordStream& stream, const DrawPlace& place, int64_t begin, int64_t count, uint32_t* words) {
+    if (place.inner == 0 && place.of(begin) % kDrawGrain == 0) return stream.fill(place.of(begin), kCodedPiece, words);
+    uint32_t drawn[kCodedPiece + 2 * kDrawGrain];
+    for (int64_t done = 0; done < count;) {
+      const int64_t first = place.of(begin + done), together = place.together(begin + done, count - done);
+      const int64_t before = first % kDrawGrain;
+      stream.fill(first - before, (before + together + kDrawGrain - 1) / kDrawGrain * kDrawGrain, drawn);
+      std::copy_n(drawn + before, static_cast<size_t>(together), words + done);
+      done += together;
+    }
+  }
   std::optional<WordStream> streams_[kRoundingStreams];
   alignas(64) uint32_t words_[kRoundingStreams][kCodedPiece];
 };
@@ -158,6 +170,7 @@ void average_rounded(void* average, int64_t count, double alpha, void* parameter
 int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
   alignas(64) float buffers[kOperands][kCodedPiece];
   RoundingWords words(work, work.loops.types);
+  const DrawPlace place = work.place();
   int64_t zeros = 0;
   for (int64_t offset = 0; offset < run.operands.count; offset += kCodedPiece) {
     Operands values;
@@ -169,7 +182,7 @@ int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
       values.pointer[kState0 + slot] = piece.slot(slot, buffers[kState0 + slot]);
     values.pointer[kSlow] = piece.slow();
     update_run(work, values, run.begin + offset);
-    words.draw(run.begin + offset);
+    words.draw(place, run.begin + offset, values.count);
     piece.store_parameter(static_cast<const float*>(values.pointer[kParameter]), words);
     for (int slot = 0; slot < kMaxSlots; ++slot)
       if (values.pointer[kState0 + slot] != nullptr)

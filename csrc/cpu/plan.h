@@ -46,6 +46,7 @@ class Plan {
   void share(Sharing sharing);
   // See ParameterReader::hold.
   void hold(Holding holding) { reader_.hold(std::move(holding)); }
+  void keep_wide(std::vector<char> wide) { reader_.keep_wide(std::move(wide)); }
   // What the next step takes for the norm of its clip policy, in place of one that it measures.
   void set_norm(std::optional<double> norm) { given_norm_ = norm; }
   // See ParameterReader::refresh.

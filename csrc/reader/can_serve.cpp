@@ -77,7 +77,8 @@ bool ParameterReader::describe_held(ParameterRecord& record, Described& all) con
         return false;
   RecordCodecs& codecs = record.extra->codecs;
   Types& types = codecs.types;
-  if (!holding_.types_of(parameter, record.used_slots, all.slots, types)) return false;
+  const size_t position = static_cast<size_t>(&record - records_.data());
+  if (!holding_.types_of(parameter, position, record.used_slots, all.slots, types)) return false;
   if (!storage_dtype(all.gradient.type, types.gradient) || types.gradient == DType::kFloat64 ||
       is_complex(all.gradient))
     return false;
@@ -92,8 +93,7 @@ bool ParameterReader::describe_held(ParameterRecord& record, Described& all) con
     if (!is_dense(all.slots[slot]) || !same_order(all.slots[slot], parameter)) return false;
     TensorInfo absmax;
     if (!describe_state(codecs.beside[1 + slot], parameter, absmax) || absmax.type != kFloatType) return false;
-    if (absmax.dim != 1 || absmax.numel != (parameter.numel + kBlock - 1) / kBlock || !is_contiguous(absmax))
-      return false;
+    if (absmax.numel != (parameter.numel + kBlock - 1) / kBlock || !is_contiguous(absmax)) return false;
   }
   const Form form = types.parameter.form;
   if (form == Form::kSplit || form == Form::kMaster) {

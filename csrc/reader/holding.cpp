@@ -10,19 +10,21 @@ bool Holding::draws() const {
   return parameter_ == Form::kStochastic || std::count(slots_.begin(), slots_.end(), kStochasticBFloat16) != 0;
 }
 
-bool Holding::stays_wide(const TensorInfo& parameter) const {
+bool Holding::stays_wide(const TensorInfo& parameter, size_t position) const {
+  if (position < wide.size()) return wide[position] != 0;
   const bool is_embedding = embedding_rows_ >= 0 && parameter.dim == 2 && parameter.sizes[0] >= embedding_rows_;
   return is_embedding || parameter.numel < std::max<int64_t>(min_elements_, 1);
 }
 
-bool Holding::types_of(const TensorInfo& parameter, unsigned used, const TensorInfo* slots, Types& types) const {
+bool Holding::types_of(const TensorInfo& parameter, size_t position, unsigned used, const TensorInfo* slots,
+                       Types& types) const {
   DType own;
   if (!storage_dtype(parameter.type, own) || own == DType::kFloat64 || is_complex(parameter)) return false;
   if (own == DType::kFloat32 && parameter_ != Form::kNearest) return false;
   if (own == DType::kFloat16 && (parameter_ == Form::kSplit || parameter_ == Form::kStochastic)) return false;
   types = Types{};
   types.parameter = {parameter_, own};
-  const bool is_wide = stays_wide(parameter);
+  const bool is_wide = stays_wide(parameter, position);
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
     if ((used >> slot & 1u) == 0) continue;
     Codec& codec = types.slots[slot];

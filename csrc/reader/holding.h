@@ -38,6 +38,10 @@ class Holding {
   std::string beside;
   std::vector<std::string> absmax;
 
+  // By position, whether the state of a parameter stays wide: of parts, whose shapes here do not tell. Empty where they
+  // do.
+  std::vector<char> wide;
+
   bool is_given() const { return is_given_; }
   // Whether something of a parameter's shape is kept beside it.
   bool keeps_beside() const { return parameter_ == Form::kSplit || parameter_ == Form::kMaster; }
@@ -45,10 +49,11 @@ class Holding {
   bool draws() const;
   // How a parameter is held, of which the slots of the mask are in use; false where the policy does not serve its type.
   // `slots`: [slots of the rule], as they are, for kUnruled alone.
-  bool types_of(const TensorInfo& parameter, unsigned used, const TensorInfo* slots, Types& types) const;
+  bool types_of(const TensorInfo& parameter, size_t position, unsigned used, const TensorInfo* slots,
+                Types& types) const;
 
  private:
-  bool stays_wide(const TensorInfo& parameter) const;
+  bool stays_wide(const TensorInfo& parameter, size_t position) const;
 
   bool is_given_ = false;
   Form parameter_ = Form::kNearest;

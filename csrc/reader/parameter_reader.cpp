@@ -49,6 +49,12 @@ void ParameterReader::hold(Holding holding) {
   changed_ = true;
 }
 
+void ParameterReader::keep_wide(std::vector<char> wide) {
+  holding_.wide = std::move(wide);
+  for (ParameterRecord& record : records_) record.fingerprint = 0;
+  changed_ = true;
+}
+
 // Whether the sums of a record are not elements like its own.
 bool ParameterReader::sums_apart(const ParameterRecord& record) const {
   return sums_ == Sums::kTensor || (sums_ == Sums::kRow && record.dim >= 2);

@@ -55,6 +55,8 @@ class ParameterReader {
 
   // From the next refresh on, parameters and state are held as a precision policy has it.
   void hold(Holding holding);
+  // As Holding::wide.
+  void keep_wide(std::vector<char> wide);
 
   // Re-reads everything. Returns the positions of parameters that cannot step as they are: state is missing, or the
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.

@@ -13,6 +13,7 @@ import torch.distributed
 
 import checkpoint_cases
 import norm_group_cases
+import precision_cases
 import processes
 import sharded_cases
 import shared_step_cases
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.xdist_group("distributed"),  # of one fixture, which would run every case for each worker
 ]
 
-MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, checkpoint_cases)
+MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, checkpoint_cases, precision_cases)
 CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]
 RANKS = (2, 4)
 FAST = 4
@@ -34,6 +35,8 @@ THOROUGH = (
     "sharded_cases.every_scope",
     "sharded_cases.complex_numbers",
     "checkpoint_cases.loaded_by_other_numbers_for_every_state",
+    "precision_cases.every_policy_saved_and_loaded",
+    "precision_cases.stages_of_every_policy",
 )
 """Cases that stand in no fast tier: each goes over what another one has looked at a few of."""
 

@@ -46,8 +46,7 @@ def held(precision: Precision, spec: RuleSpec) -> Held:
         spec: the rule.
     """
     kind = precision.kind if isinstance(precision, ParameterPolicy) else Kind.NEAREST
-    state = precision.state if isinstance(precision, ParameterPolicy) else precision
-    blocks = state if isinstance(state, Blockwise8bit) else None
+    blocks = blocks_of(precision)
     min_elements = 0 if blocks is None else blocks.min_elements
     rows = None if blocks is None else blocks.embedding_rows
     # One that does not stay wide, of the one type that a policy gives no slot by itself.
@@ -62,6 +61,12 @@ def held(precision: Precision, spec: RuleSpec) -> Held:
         MASTER if kind is Kind.MASTER else REMAINDER,
         [absmax_of(name) for name in names],
     )
+
+
+def blocks_of(precision: Precision) -> Blockwise8bit | None:
+    """The policy of the state, where that is in blocks."""
+    state = precision.state if isinstance(precision, ParameterPolicy) else precision
+    return state if isinstance(state, Blockwise8bit) else None
 
 
 def _form(codec: Codec | None) -> int:

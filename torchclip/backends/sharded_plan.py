@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from torchclip.backends.codes import SCOPES, STEPPED, UNIT_CLIP, UNREADY, GroupNumbers
+from torchclip.backends.held import blocks_of
 from torchclip.distributed.cells import NO_ZEROS, cells_of, common_of, zero_cells_of
 from torchclip.distributed.exchange import Over, processes_in
 from torchclip.distributed.layout import Layout
 from torchclip.distributed.local_view import LocalView
 from torchclip.distributed.places import WHOLE, place_of
 from torchclip.distributed.processes import is_running
+from torchclip.policies.precision import Precision
 from torchclip.rules.norms import Scope
 
 if TYPE_CHECKING:
@@ -40,10 +42,16 @@ class ShardedPlan:
         scope: that of a rule that clips itself.
         sharing: what it asks.
         counts_zeros: whether thresholds of the rule may go by zeros.
+        precision: the precision policy.
     """
 
-    def __init__(self, plan: _C.Plan, scope: Scope, sharing: Sharing, counts_zeros: bool) -> None:
+    def __init__(
+        self, plan: _C.Plan, scope: Scope, sharing: Sharing, counts_zeros: bool, precision: Precision | None = None
+    ) -> None:
         self._plan, self._scope, self._sharing, self._counts_zeros = plan, scope, sharing, counts_zeros
+        self._rounds = precision is not None and precision.draws
+        self._blocks = None if precision is None else blocks_of(precision)
+        self._of: Any = None  # of which groups the plan was told what stays wide
         self._view = LocalView()
         self._numbers: Mapping[str, float] = {}
         self._sizes: list[int] | None = None  # of the groups that the plan was told of
@@ -117,6 +125,10 @@ class ShardedPlan:
         self._view.refresh(param_groups, state)
         if self._counts_zeros:
             self._view.count_writes()
+        if self._blocks is not None and self._of is not self._view.groups:
+            everyone = (parameter for group in param_groups for parameter in group["params"])
+            self._plan.keep_wide([self._blocks.stays_wide(parameter) for parameter in everyone])
+            self._of = self._view.groups
         sizes = [len(group["params"]) for group in param_groups]
         if sizes != self._sizes:
             self._share(sizes)
@@ -128,7 +140,8 @@ class ShardedPlan:
         if layout is None:
             return
         draws = any(self._numbers.get(name) for name in ("gradient_noise", "gradient_dropout", "lr_dropout"))
-        parts = [place_of(parameter) or WHOLE for parameter in layout.parameters] if draws else []
+        is_placed = draws or self._rounds
+        parts = [place_of(parameter) or WHOLE for parameter in layout.parameters] if is_placed else []
         places = [(layout.number(index), *part) for index, part in enumerate(parts)]
         by_units = self._numbers.get("clip") == UNIT_CLIP
         of_policy = Scope.ROW if by_units else SCOPES[int(self._numbers.get("clip_scope", 0))]

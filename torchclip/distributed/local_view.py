@@ -88,6 +88,8 @@ class LocalView:
             self._locals = [held_part(parameter) for parameter in now]
             self._sharded = [parameter for parameter in now if is_sharded(parameter)]
             self._parts = [held_part(parameter) for parameter in self._sharded]
+            for parameter, part in zip(self._sharded, self._parts, strict=True):
+                _allow_gradient(parameter, part)
             self.groups = [{} for _ in param_groups]
             self._dicts = [None]  # the state is read anew
         begin = 0
@@ -126,6 +128,12 @@ def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
 
 def _part(value: Any) -> Any:
     return held_part(value) if isinstance(value, Tensor) else value
+
+
+def _allow_gradient(parameter: Any, part: Any) -> None:
+    """Lets a part have a gradient of another type where its parameter may: torch keeps them in one type else."""
+    if getattr(parameter, "grad_dtype", parameter.dtype) is not parameter.dtype:
+        part.grad_dtype = parameter.grad_dtype
 
 
 def _part_of_gradient(gradient: Any, parameter: Any) -> Tensor:

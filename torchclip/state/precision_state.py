@@ -11,7 +11,7 @@ from torch import Tensor
 from torchclip.policies.precision import Precision
 from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
-from torchclip.state.sharded import is_wrapper, local_of
+from torchclip.state.sharded import held_part, is_sharded, is_wrapper, shard_like
 from torchclip.state.tensor_checks import check_state
 
 ONE = 255
@@ -34,7 +34,8 @@ def created_slot(spec: RuleSpec, name: str, types: Types, parameter: Tensor, gro
         codec = types.slots[name]
         if slot.of_parameter is not None:
             made = parameter.detach().to(codec.dtype, copy=True, memory_format=torch.preserve_format)
-            local_of(made).copy_(value.view(local_of(made).shape))
+            part = made if torch.compiler.is_compiling() else held_part(made)
+            part.copy_(value.view(part.shape))
             return slot.of_parameter(made, group)
         first = ONE if codec.kind is Kind.BLOCKS else slot.initial(group)
         return torch.full_like(
@@ -58,9 +59,14 @@ def created_beside(
                 made[name] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
             else:
                 start = next(slot.initial(group) for slot in spec.slots if absmax_of(slot.name) == name)
-                shape = types.shape_beside(name, parameter)
-                made[name] = torch.full(shape, start, dtype=dtype, device=parameter.device)
+                made[name] = _full(parameter, types.shape_beside(name, parameter), start, dtype)
         return made
+
+
+def _full(parameter: Tensor, shape: torch.Size, value: float, dtype: torch.dtype) -> Tensor:
+    """A number everywhere; of a DTensor a DTensor, whose rows are where the parameter's are."""
+    own = [len(held_part(parameter)), *shape[1:]] if is_sharded(parameter) else shape
+    return shard_like(parameter, torch.full(own, value, dtype=dtype, device=parameter.device), shape)
 
 
 def _needed(spec: RuleSpec, types: Types, group: Group) -> list[str]:
@@ -73,14 +79,14 @@ def check_precision(name: str, parameter: Tensor, group: Mapping[str, Any], prec
 
     Raises:
         TypeError: for a parameter of another type.
-        ValueError: for a DTensor whose state would be in blocks, and for ``differentiable``.
+        ValueError: for a wrapper whose state would be in blocks, and for ``differentiable``.
     """
     reason = precision.reason_against_parameter(parameter)
     if reason is not None:
         raise TypeError(f"{name} {reason}")
-    if precision.has_blocks and is_wrapper(parameter):
+    if precision.has_blocks and is_wrapper(parameter) and not is_sharded(parameter):
         raise ValueError(
-            f"{name} is a {type(parameter).__name__}, and blocks of 256 elements do not end where its shards do: "
+            f"{name} is a {type(parameter).__name__}, whose memory blocks of 256 elements cannot follow: "
             'hold its state with StateDtype("bfloat16")'
         )
     if group.get("differentiable"):

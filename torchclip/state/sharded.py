@@ -38,6 +38,31 @@ def local_of(tensor: Tensor) -> Tensor:
     return waited_part(tensor)
 
 
+def shard_like(like: Tensor, part: Tensor, shape: torch.Size | None = None) -> Tensor:
+    """A tensor that is laid out over processes as ``like``, of which this one holds ``part``.
+
+    Args:
+        like: where it is no DTensor, the result is ``part``.
+        part: as long in each dimension that is split as what this process holds of ``like``.
+        shape: of the whole, which lies in the order of its dimensions then; None: that of ``like``, and as that lies.
+    """
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    own: Any = like
+    stride = own.stride() if shape is None else torch.empty(shape, device="meta").stride()
+    made: Tensor = DTensor.from_local(
+        part,
+        own.device_mesh,
+        own.placements,
+        run_check=False,
+        shape=own.shape if shape is None else shape,
+        stride=stride,
+    )
+    return made
+
+
 def waited_part(tensor: Tensor) -> Tensor:
     """As :func:`held_part`, once a collective that it comes from is over."""
     part: Any = held_part(tensor)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from torchclip.backends.reference import codecs
 from torchclip.policies.precision import Precision
-from torchclip.policies.precision.codec import BLOCK, MASTER, REMAINDER, Codec, Kind, absmax_of
+from torchclip.policies.precision.codec import BLOCK, MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
 from torchclip.state.precision_state import check_precision
+from torchclip.state.sharded import is_sharded, local_of, shard_like
 
 HELD_BY = {REMAINDER: "SplitMaster", MASTER: "MasterWeights"}
 
 
+@torch.no_grad()
 def held_otherwise(
     spec: RuleSpec,
     name: str,
@@ -63,17 +65,20 @@ def held_otherwise(
         codec = None if types is None else types.slots.get(slot.name)
         if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
             continue  # refused, where it is, as without a policy
-        if value.dtype is torch.uint8 and codec is not None and codec.kind is Kind.BLOCKS:
-            ready |= {slot.name: _copied(value, parameter), absmax_of(slot.name): _copied(absmax, parameter)}
+        if value.dtype is torch.uint8 and types is not None and codec is not None and codec.kind is Kind.BLOCKS:
+            ready |= {
+                slot.name: _copied(value, parameter),
+                absmax_of(slot.name): _absmax(types, slot, absmax, parameter),
+            }
             del rest[slot.name]
             continue
         if value.dtype is torch.uint8:
             rest[slot.name] = value = _decoded(slot, name, value, absmax)
             converted.add(slot.name)
-        if codec is not None and value.is_floating_point():
+        if types is not None and codec is not None and value.is_floating_point():
             if codec.kind is Kind.BLOCKS or value.dtype is not codec.dtype:
                 converted.add(slot.name)
-            ready |= _held(slot, codec, value.detach().to(parameter.device), parameter)
+            ready |= _held(types, slot, value.detach().to(parameter.device), parameter)
             del rest[slot.name]
     for key, dtype in beside.items():
         if key in HELD_BY and rest.get(key) is not None:
@@ -96,24 +101,41 @@ def _copied(value: Any, parameter: Tensor) -> Any:
     return value.detach().to(parameter.device, copy=True) if isinstance(value, Tensor) else value
 
 
+def _absmax(types: Types, slot: StateSlot, value: Any, parameter: Tensor) -> Any:
+    """The absmax of a checkpoint, which has a row of them for each row of a tensor that was a DTensor there."""
+    copied = _copied(value, parameter)
+    if isinstance(copied, Tensor) and not is_sharded(copied) and not is_sharded(parameter):
+        shape = types.shape_beside(absmax_of(slot.name), parameter)
+        if copied.numel() == shape.numel():
+            return copied.reshape(shape)
+    return copied
+
+
 def _decoded(slot: StateSlot, name: str, codes: Tensor, absmax: Any) -> Tensor:
-    blocks = -(-codes.numel() // BLOCK)
-    if not isinstance(absmax, Tensor) or absmax.shape != (blocks,) or not absmax.is_floating_point():
+    own = local_of(codes.detach())
+    blocks = -(-own.numel() // BLOCK)
+    scale = local_of(absmax.detach()) if isinstance(absmax, Tensor) else None
+    if scale is None or scale.numel() != blocks or not scale.is_floating_point():
         came = f"of shape {tuple(absmax.shape)}" if isinstance(absmax, Tensor) else type(absmax).__name__
         raise RuntimeError(
             f"state {slot.name!r} of {name} is torch.uint8 in the checkpoint, and {absmax_of(slot.name)!r} is {came}: "
             f"codes need a float32 absmax for each 256 elements, of shape ({blocks},)"
         )
-    scale = absmax.detach().to(codes.device, torch.float32)
-    return codecs.from_blocks(codes.detach(), scale, is_signed=not slot.non_negative)
+    value = codecs.from_blocks(own, scale.to(own.device, torch.float32), is_signed=not slot.non_negative)
+    return shard_like(codes, value.view(own.shape))
 
 
-def _held(slot: StateSlot, codec: Codec, value: Tensor, parameter: Tensor) -> dict[str, Any]:
+def _held(types: Types, slot: StateSlot, value: Tensor, parameter: Tensor) -> dict[str, Any]:
     """A slot as its codec holds it: a copy."""
+    codec = types.slots[slot.name]
     if codec.kind is not Kind.BLOCKS:
         return {slot.name: value.to(codec.dtype, copy=True)}
     like = torch.empty_like(parameter, dtype=torch.uint8, requires_grad=False)
-    if value.shape != like.shape:
+    own, held = local_of(value), local_of(like)
+    if value.shape != like.shape or own.shape != held.shape:
         return {slot.name: value}  # which does not fit, and is refused
-    codes, absmax = codecs.to_blocks(value.float(), like, is_signed=codec.is_signed)
-    return {slot.name: like.copy_(codes), absmax_of(slot.name): absmax}
+    codes, absmax = codecs.to_blocks(own.float(), held, is_signed=codec.is_signed)
+    held.copy_(codes)
+    shape = types.shape_beside(absmax_of(slot.name), parameter)
+    kept = absmax.view(len(held), *shape[1:]) if is_sharded(parameter) else absmax
+    return {slot.name: like, absmax_of(slot.name): shard_like(parameter, kept, shape)}

@@ -13,7 +13,7 @@ from torchclip.policies.modifiers import EMA, SLOW
 from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types
 from torchclip.state.precision_state import check_precision, created_beside
 from torchclip.state.real_view import real_view
-from torchclip.state.sharded import local_of
+from torchclip.state.sharded import local_of, shard_like
 from torchclip.state.steppable import can_step
 from torchclip.step.backed_optimizer import BackedOptimizer
 
@@ -158,14 +158,13 @@ def _check_value(value: Any, name: str, parameter: Tensor) -> None:
 
 def _wide(held: Mapping[str, Any], types: Types | None) -> dict[str, Any]:
     """A copy of the state of one parameter, with every slot in float32."""
-    beside = () if types is None else types.beside
-    wide = {
-        name: value.clone() if isinstance(value, Tensor) else value
-        for name, value in held.items()
-        if name not in beside
-    }
-    for name in () if types is None else types.slots:
+    wide = {name: value.clone() if isinstance(value, Tensor) else value for name, value in held.items()}
+    if types is None:
+        return wide
+    for name in types.beside:
+        wide.pop(name, None)
+    for name in types.slots:
         if isinstance(held.get(name), Tensor):
             value = slot_value(name, types, held, torch.float32)
-            wide[name] = value.view(local_of(held[name]).shape).clone()
+            wide[name] = shard_like(held[name], value.view(local_of(held[name]).shape).clone())
     return wide

@@ -14,6 +14,7 @@ from torchclip.policies.precision import Precision
 from torchclip.policies.precision.codec import Kind, Types, absmax_of
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.precision_state import created_beside, created_slot
+from torchclip.state.sharded import is_sharded, local_of
 
 Maker = Callable[[Tensor, Mapping[str, Any], dict[str, Any], "torch.device | str"], dict[str, Tensor]]
 """``(parameter, group, its state, the device of numbers) -> what the state lacks``."""
@@ -22,12 +23,13 @@ Maker = Callable[[Tensor, Mapping[str, Any], dict[str, Any], "torch.device | str
 def maker(spec: RuleSpec, precision: Precision) -> Maker:
     """What makes the state that a parameter lacks."""
 
+    @torch.no_grad()
     def make(
         parameter: Tensor, group: Mapping[str, Any], held: dict[str, Any], numbers_on: torch.device | str
     ) -> dict[str, Tensor]:
         types = precision.types(spec, parameter)
         _follow_parameter(types, parameter, held)
-        value = parameter_value(parameter, types, held, torch.float32)
+        value = parameter_value(local_of(parameter), types, held, torch.float32)
         made = {
             name: created_slot(spec, name, types, parameter, group, value)
             if name in types.slots
@@ -44,7 +46,7 @@ def _follow_parameter(types: Types, parameter: Tensor, held: dict[str, Any]) -> 
     passes walk: into blocks of other elements, so that they are rounded once more."""
     for name, codec in types.slots.items():
         codes = held.get(name)
-        if codec.kind is not Kind.BLOCKS or not isinstance(codes, Tensor):
+        if codec.kind is not Kind.BLOCKS or not isinstance(codes, Tensor) or is_sharded(codes):
             continue
         like = torch.empty_like(parameter, dtype=torch.uint8, requires_grad=False)
         if codes.stride() == like.stride():

@@ -120,7 +120,7 @@ def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
 
     Args:
         codes: uint8; blocks follow its memory.
-        absmax: float32 [blocks].
+        absmax: float32, in any shape the blocks in their order.
         is_signed: as in :func:`to_blocks`.
     """
     values, _ = tables(is_signed, codes.device)
@@ -132,12 +132,12 @@ def decoded(codes: Tensor, absmax: Tensor, values: Tensor, block: int) -> Tensor
 
     Args:
         codes: uint8; blocks follow its memory.
-        absmax: float32 [blocks].
+        absmax: float32, in any shape the blocks in their order.
         values: float32 [256].
         block: elements of one.
     """
     flat = values[_memory_ordered(codes, codes).long()]
-    scale = absmax.repeat_interleave(block)[: flat.numel()]
+    scale = absmax.flatten().repeat_interleave(block)[: flat.numel()]
     return in_memory_order(flat * scale, codes)
 
 

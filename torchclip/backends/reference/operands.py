@@ -50,7 +50,8 @@ def slot_value(name: str, types: Types | None, stored: Mapping[str, Any], dtype:
     codec = None if types is None else types.slots.get(name)
     if codec is None or codec.kind is not Kind.BLOCKS:
         return working(local_of(stored[name]), dtype)
-    return working(codecs.from_blocks(stored[name], stored[absmax_of(name)], is_signed=codec.is_signed), dtype)
+    codes, absmax = local_of(stored[name]), local_of(stored[absmax_of(name)])
+    return working(codecs.from_blocks(codes, absmax, is_signed=codec.is_signed), dtype)
 
 
 def as_stored(parameter: Tensor, types: Types | None, value: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def encoded(
     written: State = dict(new)
     for name, codec in types.slots.items():
         if name in new and codec.kind is Kind.BLOCKS:
-            codes, absmax = codecs.to_blocks(new[name], stored[name], is_signed=codec.is_signed)
+            codes, absmax = codecs.to_blocks(new[name], local_of(stored[name]), is_signed=codec.is_signed)
             written |= {name: codes, absmax_of(name): absmax}
         elif name in new:
             written[name] = _rounded(new[name], codec, types.numbers[name], words)

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-"""Elements that share one absmax: consecutive ones in memory, the last block of a tensor may be shorter."""
+"""Elements that share one absmax: consecutive ones in memory, the last block of a tensor may be shorter.
+
+Those of a DTensor are blocks of the whole tensor, whatever its shards are: its rows, the indices of its first dimension,
+have whole blocks, and are not split."""
 
 REMAINDER, MASTER = "remainder", "master"
 """What is kept beside a parameter, under these keys of its state."""
@@ -27,6 +30,24 @@ parameter 0 and the slots from 1 on, have the lower and the upper 16 bits of the
 def absmax_of(slot: str) -> str:
     """The key of the absmax that belongs to a slot in blocks."""
     return f"{slot}_absmax"
+
+
+def has_block_rows(parameter: Tensor) -> bool:
+    """Whether blocks follow the rows of a parameter: it is a DTensor."""
+    return hasattr(parameter, "placements")
+
+
+def may_cut_blocks(parameter: Tensor) -> bool:
+    """Whether a shard of a parameter might begin within a block: of a DTensor whose rows are split, or have no whole
+    number of blocks, or do not follow one another in memory. Shards of more processes or fewer change nothing."""
+    if not has_block_rows(parameter):
+        return False
+    splits_rows = any(getattr(placement, "dim", 0) != 0 for placement in parameter.placements)  # type: ignore[attr-defined]
+    if splits_rows or parameter.ndim == 0 or parameter.shape[0] == 0:
+        return True
+    strides = [stride for stride, size in zip(parameter.stride(), parameter.shape, strict=True) if size > 1]
+    follow = parameter.shape[0] == 1 or parameter.stride(0) == max(strides)
+    return not follow or parameter.numel() // parameter.shape[0] % BLOCK != 0
 
 
 class Kind(enum.Enum):
@@ -82,7 +103,10 @@ class Types:
         return kept
 
     def shape_beside(self, name: str, parameter: Tensor) -> torch.Size:
-        """The shape of such an entry: the parameter's, or [blocks]."""
+        """The shape of such an entry: the parameter's, or [blocks]; [rows, blocks of a row] of a DTensor."""
         if name in (REMAINDER, MASTER):
             return parameter.shape
+        if has_block_rows(parameter):
+            rows = parameter.shape[0]
+            return torch.Size([rows, parameter.numel() // rows // BLOCK])
         return torch.Size([-(-parameter.numel() // BLOCK)])

@@ -1,0 +1,238 @@
+"""Cases of tests/distributed with ``precision=``, beside one process: bit for bit, with gradients whose squares are
+integers, which add up to the same number in every order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+import torchclip
+from sharded_cases import build, spreads, steps
+from sharded_twins import Twins, alone, assert_near, counted, local_part, on_both, part_of
+from torchclip import Blockwise8bit, MasterWeights, SplitMaster, StateDtype, StochasticRounding
+
+BLOCKS = Blockwise8bit(min_elements=256)
+
+POLICIES: dict[str, tuple[torch.dtype, Any]] = {
+    "blocks": (torch.float32, BLOCKS),
+    "rounding": (torch.bfloat16, StochasticRounding(state=StateDtype("bfloat16", stochastic=True))),
+    "moments": (torch.float32, StateDtype("bfloat16")),
+    "split": (torch.bfloat16, SplitMaster()),
+    "split_blocks": (torch.bfloat16, SplitMaster(state=BLOCKS)),
+    "master": (torch.float16, MasterWeights()),
+}
+RULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adamw": (torchclip.AdamW, {"lr": 0.01, "clip": 1.0}),
+    "sgd": (torchclip.SGD, {"lr": 0.01, "momentum": 0.9}),
+}
+
+
+def model(dtype: torch.dtype) -> nn.Sequential:
+    """One matrix in whole blocks, which two processes and four hold unevenly, and what stays wide."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(512, 7), nn.Linear(7, 3)).to(dtype)
+
+
+def integers(shape: Sequence[int], number: int, dtype: torch.dtype) -> Tensor:
+    """The same in every process."""
+    return torch.randint(-3, 4, tuple(shape), generator=torch.Generator().manual_seed(number)).to(dtype)
+
+
+def train(net: nn.Module, optimizer: Any, numbers: range) -> None:
+    for number in numbers:
+        for index, parameter in enumerate(net.parameters()):
+            gradient = integers(parameter.shape, 10 * number + index, parameter.dtype)
+            if isinstance(parameter, DTensor):
+                gradient = distribute_tensor(gradient, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.grad = gradient
+        optimizer.step()
+
+
+def assert_same(tested: Tensor, expected: Tensor, what: str) -> None:
+    """Bit for bit, whatever the shape: the blocks of a DTensor are in rows."""
+    assert_near(local_part(tested), part_of(expected.detach().view(tested.shape), tested), 0, what)
+
+
+def assert_alike(net: nn.Module, optimizer: Any, whole: nn.Module, expected: Any, what: str) -> None:
+    for (name, parameter), single in zip(net.named_parameters(), whole.parameters()):
+        assert_same(parameter, single, f"{what} {name}")
+        held: Mapping[str, Any] = optimizer.state[parameter]
+        for key, value in expected.state[single].items():
+            assert value.ndim == 0 or isinstance(held[key], DTensor), f"{what} {key} of {name}"
+            assert_same(held[key], value, f"{what} {key} of {name}")
+
+
+def saved_by_two_and_loaded_by_others() -> None:
+    for policy, rule, backend in (
+        ("blocks", "adamw", "cpu"),
+        ("split_blocks", "sgd", "reference"),
+        ("rounding", "adamw", "cpu"),
+        ("master", "sgd", "cpu"),
+    ):
+        _saved_by_two_and_loaded_by_others(policy, rule, backend)
+
+
+def every_policy_saved_and_loaded() -> None:
+    for policy, rule, backend in itertools.product(POLICIES, RULES, ("reference", "cpu")):
+        _saved_by_two_and_loaded_by_others(policy, rule, backend)
+
+
+def _saved_by_two_and_loaded_by_others(policy: str, rule: str, backend: str) -> None:
+    """Two of the processes train five steps and save; one, two and three take five more, as one would."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    what = f"{policy} {rule} {backend}"
+    path = Path(os.environ["CASES_FOLDER"]) / "precision" / what.replace(" ", "_")
+    meshes = {count: DeviceMesh("cpu", list(range(count))) for count in range(1, min(world, 3) + 1)}
+    (dtype, precision), (cls, given) = POLICIES[policy], RULES[rule]
+    options = {**given, "precision": precision, "backend": backend}
+
+    def sharded(mesh: DeviceMesh, seed: int) -> tuple[nn.Module, Any]:
+        net = fully_shard(model(dtype), mesh=mesh)
+        return net, cls(net.parameters(), **options, seed=seed)
+
+    whole = model(dtype)
+    expected = cls(whole.parameters(), **options, seed=5, norm_group=alone())
+    train(whole, expected, range(10))
+    if rank < 2:
+        net, optimizer = sharded(meshes[2], 5)
+        train(net, optimizer, range(5))
+        parts = get_state_dict(net, optimizer)
+        dcp.save({"model": parts[0], "optim": parts[1]}, checkpoint_id=path, process_group=meshes[2].get_group())
+    dist.barrier()
+    for count, mesh in meshes.items():
+        if rank >= count:
+            continue
+        net, optimizer = sharded(mesh, 6)
+        parts = get_state_dict(net, optimizer)
+        wanted = {"model": parts[0], "optim": parts[1]}
+        dcp.load(wanted, checkpoint_id=path, process_group=mesh.get_group())
+        set_state_dict(net, optimizer, model_state_dict=wanted["model"], optim_state_dict=wanted["optim"])
+        train(net, optimizer, range(5, 10))
+        assert optimizer.backend == backend
+        assert_alike(net, optimizer, whole, expected, f"{what}, {count} processes:")
+    dist.barrier()
+
+
+def stages() -> None:
+    for policy, rule, backend in (
+        ("blocks", "adamw", "cpu"),
+        ("rounding", "sgd", "cpu"),
+        ("rounding", "adamw", "reference"),
+    ):
+        _stages(policy, rule, backend)
+
+
+def stages_of_every_policy() -> None:
+    for policy, rule, backend in itertools.product(POLICIES, RULES, ("reference", "cpu")):
+        _stages(policy, rule, backend)
+
+
+def _stages(policy: str, rule: str, backend: str) -> None:
+    """Parameters that are distinct by declaration, two of each process; a save and load in between."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    (dtype, precision), (cls, given) = POLICIES[policy], RULES[rule]
+    options = {**given, "precision": precision, "backend": backend}
+    shapes = [(3, 300), (5,)] * world
+    values = [integers(shape, index, torch.float32).div(7).to(dtype) for index, shape in enumerate(shapes)]
+    whole = [nn.Parameter(value) for value in values]
+    mine = [nn.Parameter(value.clone()) for value in values[2 * rank : 2 * rank + 2]]
+    expected = cls(whole, **options, seed=5, norm_group=alone())
+    optimizer = cls(mine, **options, seed=5 + rank, norm_group=dist.group.WORLD)
+    for number in range(10):
+        gradients = [integers(shape, 100 * number + index, dtype) for index, shape in enumerate(shapes)]
+        for parameter, gradient in zip([*whole, *mine], [*gradients, *gradients[2 * rank :]]):
+            parameter.grad = gradient.clone()
+        expected.step()
+        with counted() as seen:
+            optimizer.step()
+        assert number in (0, 5) or seen == ["all_reduce"] * ("clip" in given), seen
+        if number == 4:
+            saved = optimizer.state_dict()
+            optimizer = cls(mine, **options, seed=9, norm_group=dist.group.WORLD)
+            optimizer.load_state_dict(saved)
+    for one, other in zip(mine, whole[2 * rank :]):
+        assert_same(one, other, f"{policy} {rule} {backend}")
+        for key, value in expected.state[other].items():
+            assert_same(optimizer.state[one][key], value, f"{key}, {policy} {rule} {backend}")
+
+
+@on_both
+def any_layout() -> None:
+    """Draws and what is kept beside a parameter, however it is split."""
+    for layout, policy in itertools.product(spreads(), ("rounding", "split", "master")):
+        dtype, precision = POLICIES[policy]
+        steps(Twins(build("adamw", precision=precision, seed=3), layout, dtype=dtype), tolerance=0)
+
+
+@on_both
+def other_gradients() -> None:
+    """In another type than the parameter, of which torch's autograd is told."""
+    for layout in spreads():
+        twins = Twins(build("adamw", precision=SplitMaster()), layout, dtype=torch.bfloat16)
+        for parameter in (*twins.single, *twins.shared):
+            parameter.grad_dtype = None
+        twins.dtype = torch.float32
+        steps(twins, tolerance=0)
+
+
+def mixed_types() -> None:
+    """FSDP2 that computes in bfloat16 and reduces gradients in float32, and that has parameters in bfloat16 alone."""
+    for dtype, precision in ((torch.float32, StateDtype("bfloat16")), (torch.bfloat16, SplitMaster(state=BLOCKS))):
+        _mixed_types(dtype, precision)
+
+
+def _mixed_types(dtype: torch.dtype, precision: Any) -> None:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    mesh = DeviceMesh("cpu", list(range(world)))
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    path = Path(os.environ["CASES_FOLDER"]) / "mixed" / str(dtype)
+
+    def made(seed: int) -> tuple[nn.Module, Any]:
+        net = model(dtype)
+        fully_shard(net, mesh=mesh, mp_policy=mixed)
+        return net, torchclip.AdamW(net.parameters(), lr=0.01, clip=1.0, precision=precision)
+
+    def run(net: nn.Module, optimizer: Any, numbers: range) -> None:
+        for number in numbers:
+            optimizer.zero_grad()
+            data = torch.randn(2 * world, 512, generator=torch.Generator().manual_seed(number))
+            net(data[2 * rank : 2 * rank + 2]).square().mean().backward()
+            optimizer.step()
+
+    net, optimizer = made(1)
+    run(net, optimizer, range(2))
+    assert optimizer.backend == "cpu", optimizer.backend_reason
+    parts = get_state_dict(net, optimizer)
+    dcp.save({"model": parts[0], "optim": parts[1]}, checkpoint_id=path)
+    other, loaded = made(2)
+    parts = get_state_dict(other, loaded)
+    wanted = {"model": parts[0], "optim": parts[1]}
+    dcp.load(wanted, checkpoint_id=path)
+    set_state_dict(other, loaded, model_state_dict=wanted["model"], optim_state_dict=wanted["optim"])
+    run(net, optimizer, range(2, 4))
+    run(other, loaded, range(2, 4))
+    for one, parameter in zip(net.parameters(), other.parameters()):
+        assert isinstance(one, DTensor) and isinstance(parameter, DTensor)
+        assert_near(local_part(parameter), local_part(one), 0, f"{dtype}")
+        for key, value in optimizer.state[one].items():
+            if isinstance(value, DTensor):
+                assert_near(local_part(loaded.state[parameter][key]), local_part(value), 0, f"{dtype} {key}")
+
+
+CASES = (
+    *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded", "stages", "stages_of_every_policy"),
+    *("any_layout", "other_gradients", "mixed_types"),
+)
+"""Every one by its name."""
