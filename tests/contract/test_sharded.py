@@ -162,6 +162,84 @@ def _memory_order(real: torch.Tensor) -> list[int]:
     return order
 
 
+BLOCKS = torchclip.Blockwise8bit(min_elements=256)
+
+
+@pytest.mark.parametrize(
+    "shape, placements, absmax",
+    [
+        ((7, 512), [Shard(0)], (7, 2)),
+        ((6, 2, 128), [Shard(0)], (6, 1)),
+        ((7, 512), [Replicate()], (7, 2)),
+        ((7, 512), [Shard(1)], None),
+        ((8, 300), [Shard(0)], None),
+        ((600,), [Shard(0)], None),
+    ],
+)
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_blocks_of_eight_bits(
+    shape: tuple[int, ...], placements: Sequence[Any], absmax: tuple[int, ...] | None, backend: str
+) -> None:
+    """They are those of the whole tensor, or there are none."""
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mesh = init_device_mesh("cpu", (2,))
+    p, whole = torch.nn.Parameter(distribute_tensor(value, mesh, placements)), torch.nn.Parameter(value)
+    wide = {} if absmax else {"min_elements": 10_000}
+    optimizer = torchclip.AdamW([p], precision=BLOCKS, backend=backend)
+    precision = torchclip.Blockwise8bit(**{"min_elements": 256, **wide})
+    expected = torchclip.AdamW([whole], precision=precision, backend=backend)
+    for _ in range(3):
+        p.grad, whole.grad = distribute_tensor(value, mesh, placements), value.clone()
+        optimizer.step()
+        expected.step()
+    held = optimizer.state[p]
+    assert held["exp_avg"].dtype == (torch.uint8 if absmax else torch.float32)
+    assert ("exp_avg_absmax" in held) == (absmax is not None)
+    for name, wanted in expected.state[whole].items():
+        if wanted.ndim:
+            wanted = distribute_tensor(wanted.view(held[name].shape), mesh, placements).to_local()
+            assert same_bits(held[name].to_local(), wanted), name
+    assert same_bits(p.to_local(), distribute_tensor(whole.detach(), mesh, placements).to_local())
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_state_of_eight_bits_out_and_in(backend: str) -> None:
+    """Through float32 checkpoints, and its own: DTensors all, as torch.distributed.checkpoint wants them."""
+
+    def made(precision: Any) -> Any:
+        p = torch.nn.Parameter(sharded(torch.randn(4, 512, generator=torch.Generator().manual_seed(1))))
+        p.grad = sharded(torch.randn(4, 512, generator=torch.Generator().manual_seed(2)))
+        return torchclip.AdamW([p], precision=precision, backend=backend), p
+
+    def state_of(optimizer: Any, p: Any) -> dict[str, torch.Tensor]:
+        return {name: value.to_local() for name, value in optimizer.state[p].items() if isinstance(value, DTensor)}
+
+    first, p = made(BLOCKS)
+    first.step()
+    kept = state_of(first, p)
+    assert kept.keys() == {"exp_avg", "exp_avg_sq", "exp_avg_absmax", "exp_avg_sq_absmax"}
+    again, other = made(BLOCKS)
+    again.load_state_dict(first.state_dict())
+    assert all(same_bits(value, kept[name]) for name, value in state_of(again, other).items())
+
+    wide, single = made(None)
+    with pytest.warns(UserWarning, match="in other types"):
+        wide.load_state_dict(first.state_dict())
+    values = state_of(wide, single)
+    saved = first.float32_state_dict()["state"][0]
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert same_bits(values[name], saved[name].to_local()) and values[name].dtype == torch.float32
+        gradient = p.grad.to_local() if name == "exp_avg" else p.grad.to_local().square()
+        scale = 0.1 if name == "exp_avg" else 0.001
+        assert (values[name] - gradient * scale).abs().max() < 0.01 * (gradient * scale).abs().max()
+    back, last = made(BLOCKS)
+    with pytest.warns(UserWarning, match="in other types"):
+        back.load_state_dict(wide.state_dict())
+    assert state_of(back, last)["exp_avg_absmax"].shape == (2, 2)
+    for optimizer in (again, wide, back):
+        optimizer.step()
+
+
 def test_clipping_by_a_function() -> None:
     p = parameter()
     optimizer = build("adamw", [p])

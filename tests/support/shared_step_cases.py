@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import torchclip
-from builders import OPTIMIZERS
+from builders import LOSS, OPTIMIZERS
 from sharded_cases import build, fsdp, spreads, steps
 from sharded_twins import (
     TOLERANCE,
@@ -119,6 +120,63 @@ def disagreements() -> None:
         twins.optimizer.step()
 
 
+@on_both
+def changes() -> None:
+    """What all of them change is taken. What one of them changes by itself is an error in every process, at the next
+    step, which writes nothing; and once that has changed it back, or the others have done it too, they go on."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+
+    def clip(policy: Any) -> Callable[[Any], None]:
+        return lambda optimizer: setattr(optimizer, "clip", policy)
+
+    def of_group(value: Any, key: str = "clip") -> Callable[[Any], None]:
+        return lambda optimizer: optimizer.param_groups[0].update({key: value})
+
+    def another(optimizer: Any) -> None:
+        added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
+        added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
+        optimizer.add_param_group({"params": [added]})
+
+    def back(optimizer: Any) -> None:
+        del optimizer.param_groups[2]
+
+    tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
+    loss = {"step_size": torchclip.AdaLossStep()}
+    for options, change, undo, said, extra in (
+        ({}, clip(2.0), clip(1.0), r"max_norm=\d.0", 0),
+        ({}, clip(tensor), clip(1.0), "ClipByTensorNorm", 1),
+        (loss, clip(None), clip(1.0), "clip None", 1),
+        ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
+        (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
+        ({}, another, back, "parameters|param groups", 2),
+    ):
+        twins = Twins(build("lin_breg" if options is target else "adamw", **{"clip": 1.0, **options}), spreads()[0])
+        steps(twins, 2)
+        before = [local_part(shared).clone() for shared in twins.shared]
+        if last:
+            change(twins.optimizer)
+        for number in (2, 3):
+            twins.give(number)
+            with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*({said})"):
+                twins.optimizer.step(loss=LOSS)
+        assert all(map(torch.equal, map(local_part, twins.shared), before))
+        if last:
+            undo(twins.optimizer)
+        steps(twins, 2)
+        change(twins.optimizer)
+        with counted() as seen:
+            twins.optimizer.step(loss=LOSS)
+        assert seen.count("all_reduce") == len(_exchanges(twins)) + (extra > 0), seen
+        assert "all_gather_object" not in seen and seen.count("all_gather") == (extra == 2)
+
+
+def _exchanges(twins: Twins) -> list[str]:
+    """Those of another step."""
+    with counted() as seen:
+        twins.optimizer.step(loss=LOSS)
+    return seen
+
+
 def parameters_replaced() -> None:
     """In groups that there are, as Accelerate replaces them: they are looked at before the next step."""
     whole = [torch.nn.Parameter(value) for value in values(((4, 3), (4,)), 1)]
@@ -212,6 +270,7 @@ def partial_gradients() -> None:
 CASES = (
     "steps_that_are_not_taken",
     "disagreements",
+    "changes",
     "a_rank_that_leaves",
     "parameters_replaced",
     "clip_functions",

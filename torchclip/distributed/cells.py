@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchclip.distributed.exchange import Over, all_reduced
+from torchclip.distributed.agreed import Agreed, Carried
+from torchclip.distributed.exchange import Over, added
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
 
@@ -36,10 +37,18 @@ class Addition:
         count: how many those are.
         sums: over which processes there are sums, in an order that is the same in all of them.
         loss_over: over which the loss is averaged, the last of the common numbers.
+        agreed: what the processes have agreed on; None where nobody asks.
     """
 
-    def __init__(self, segments: Sequence[Segment], count: int, sums: Sequence[Over], loss_over: Over) -> None:
-        self._sums, self._count, self._loss_over = list(sums), count, loss_over
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        count: int,
+        sums: Sequence[Over],
+        loss_over: Over,
+        agreed: Agreed | None = None,
+    ) -> None:
+        self._sums, self._count, self._loss_over, self._agreed = list(sums), count, loss_over, agreed
         self._segments = [each for each in segments if each.end > each.begin]
         is_one = len(self._sums) == 1 and all(each.over == self._sums[0] for each in self._segments)
         self._is_one = is_one and loss_over in ((), self._sums[0])
@@ -47,30 +56,30 @@ class Addition:
     def __call__(self, numbers: Any) -> None:
         """Takes a writable buffer of float64 numbers."""
         values = torch.frombuffer(numbers, dtype=torch.float64)
+        carried = None if self._agreed is None else self._agreed.carried()
         if self._is_one:
-            _write(values, _added(values, self._sums[0]))
-            return
+            _write(values, added(values, self._sums[0], carried))
+        else:
+            self._add_each(values, carried)
+        if carried is not None:
+            carried.close()
+
+    def _add_each(self, values: Tensor, carried: Carried | None) -> None:
         own_loss = loss = values[-1].clone()
         for over in self._sums:
             # Of the other common numbers it is asked whether they are 0: they may be counted more than once.
             values[-1] = own_loss
             ranges = [(each.begin, each.end) for each in self._segments if each.over == over]
-            self._add(values, [*ranges, (self._count, self._count + COMMON)], over)
+            self._add(values, [*ranges, (self._count, self._count + COMMON)], over, carried)
             loss = values[-1].clone() if over == self._loss_over else loss
         if self._loss_over not in (*self._sums, ()):
-            loss = _added(own_loss.reshape(1), self._loss_over)[0]
+            loss = added(own_loss.reshape(1), self._loss_over)[0]
         values[-1] = loss
 
-    def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
-        joined = _added(torch.cat([values[begin:end] for begin, end in ranges]), over)
+    def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over, carried: Carried | None) -> None:
+        joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over, carried)
         for (begin, end), part in zip(ranges, joined.split([end - begin for begin, end in ranges]), strict=True):
             values[begin:end] = part
-
-
-def _added(values: Tensor, over: Over) -> Tensor:
-    for processes in over:
-        values = all_reduced(values, processes)
-    return values
 
 
 def _write(values: Tensor, added: Tensor) -> None:
@@ -131,7 +140,7 @@ def _segments_of_zeros(zeros: ZeroCells, begin: int) -> list[Segment]:
 def common_of(layout: Layout, loss_over: Over, zeros: ZeroCells) -> Addition:
     """What adds up what every exchange ends in alone."""
     segments = _segments_of_zeros(zeros, 0)
-    return Addition(_joined(segments), IN_ZEROS * len(segments), layout.sums, loss_over)
+    return Addition(_joined(segments), IN_ZEROS * len(segments), layout.sums, loss_over, layout.agreed)
 
 
 def _cells_of_groups(
@@ -184,7 +193,8 @@ def cells_of(
     of_zeros = _segments_of_zeros(zeros, begin + IN_ROW * row_count)
     segments += of_zeros
     numbers = begin + IN_ROW * row_count + IN_ZEROS * len(of_zeros)
-    return Cells(of, share, units, rows, row_count, Addition(_joined(segments), numbers, layout.sums, loss_over))
+    add = Addition(_joined(segments), numbers, layout.sums, loss_over, layout.agreed)
+    return Cells(of, share, units, rows, row_count, add)
 
 
 def _joined(segments: Sequence[Segment]) -> list[Segment]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,16 @@ from torchclip.rules.soft_threshold import steers
 
 Over = tuple[Processes, ...]
 """Over which processes a sum goes, one set after the other; over none where it is this process's own."""
+
+
+class Carries(Protocol):
+    """What goes with the sums of one exchange; see :class:`torchclip.distributed.agreed.Carried`."""
+
+    def added(self, values: Tensor, over: Over) -> Tensor:
+        """The values of all processes, added up."""
+
+    def close(self) -> None:
+        """Raises where the processes do not agree."""
 
 
 def takes_sums(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]], *, measures: bool) -> bool:
@@ -62,10 +72,12 @@ class Exchange:
 
     Args:
         keys: over which processes there are sums, in an order that is the same in all of them.
+        carries: makes what goes with the sums of one run, by which the processes know that they still agree; None for
+            nothing.
     """
 
-    def __init__(self, keys: Sequence[Over]) -> None:
-        self._keys = list(keys)
+    def __init__(self, keys: Sequence[Over], carries: Callable[[], Carries] | None = None) -> None:
+        self._keys, self._carries = list(keys), carries
         self._waiting: list[Sum] = []
 
     def add(self, own: Tensor, over: Over, share: float = 1.0) -> Sum:
@@ -86,11 +98,14 @@ class Exchange:
     def run(self) -> None:
         """Sends what was added since the last time: one all-reduce for each set of processes; none for nothing."""
         waiting, self._waiting = self._waiting, []
+        carried = None if self._carries is None else self._carries()
         for over in dict.fromkeys((*self._keys, *(each.over for each in waiting))):
-            _add_up([each for each in waiting if each.over == over], over)
+            _add_up([each for each in waiting if each.over == over], over, carried if over in self._keys else None)
+        if carried is not None:
+            carried.close()
 
 
-def _add_up(sums: Sequence[Sum], over: Over) -> None:
+def _add_up(sums: Sequence[Sum], over: Over, carried: Carries | None) -> None:
     filled = [each for each in sums if each.own.numel() > 0]
     for each in sums:
         each.value = each.own
@@ -99,10 +114,24 @@ def _add_up(sums: Sequence[Sum], over: Over) -> None:
     # Where norms of several devices meet: the first GPU, whose numbers the host need not wait for.
     device = next((each.own.device for each in filled if each.own.device.type != "cpu"), filled[0].own.device)
     joined = torch.cat([each.own.reshape(-1).to(device) for each in filled])
-    for processes in over:
-        joined = all_reduced(joined, processes)
+    joined = added(joined, over, carried)
     for each, total in zip(filled, joined.split([each.own.numel() for each in filled]), strict=True):
         each.value = total.reshape(each.own.shape).to(each.own.device)
+
+
+def added(values: Tensor, over: Over, carried: Carries | None = None) -> Tensor:
+    """The values of all processes, added up; may be written.
+
+    Args:
+        values: [values].
+        over: which processes.
+        carried: what goes with them, where they lie on the host: what a GPU adds up nothing waits for.
+    """
+    if carried is not None and values.device.type == "cpu":
+        return carried.added(values, over)
+    for processes in over:
+        values = all_reduced(values, processes)
+    return values
 
 
 def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:

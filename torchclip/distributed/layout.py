@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchclip.distributed import shards
+from torchclip.distributed.agreed import Agreed
 from torchclip.distributed.exchange import Exchange, gathered
 from torchclip.distributed.ownership import Ownership, ownership_of
 from torchclip.distributed.processes import Processes, is_running, merged, of, of_mesh, spanning, world
@@ -31,6 +32,7 @@ class Layout:
         sums: over which processes sums are added; none where this process knows every norm by itself.
         apart: those of them that hold other parameters in the place of this process's.
         everyone: those that take the step together, who have one seed and average their losses.
+        agreed: what they have agreed on; None where nothing is asked of others.
     """
 
     parameters: tuple[Tensor, ...]
@@ -38,6 +40,7 @@ class Layout:
     sums: tuple[tuple[Processes, ...], ...]
     apart: tuple[tuple[Processes, ...], ...]
     everyone: tuple[Processes, ...]
+    agreed: Agreed | None = None
 
     def places(self, index: int) -> Tensor | None:
         """Where the local elements of a parameter are in the memory of the whole tensor; None where it is whole."""
@@ -84,7 +87,7 @@ class Layout:
 
     def exchange(self) -> Exchange:
         """That of one step."""
-        return Exchange(self.sums)
+        return Exchange(self.sums, None if self.agreed is None else self.agreed.carried)
 
     def is_of(self, param_groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the param groups still hold these parameters."""

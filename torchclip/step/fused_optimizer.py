@@ -175,6 +175,7 @@ class FusedOptimizer(ConvertedOptimizer):
             with claimed(self._lock), recorded(self, None) as ledger:
                 return self._reference_step(loss, grad_scale, found_inf, ledger)
         plan, outcome = self._plan, UNREADY
+        self._processes.look(self)
         mean = None if loss is None else self._processes.mean_loss(self, loss)
         if isinstance(self._modifiers.clip, AdaGC):
             fit_bounds(self.param_groups)
@@ -216,6 +217,7 @@ class FusedOptimizer(ConvertedOptimizer):
         clip = self._modifiers.clip
         if clips_of(self.param_groups, clip) != self._modifiers.group_clips:
             self._set_clips(clip)
+        self._processes.look(self)
         with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
             self._last.report = reference.step(
                 self.spec,

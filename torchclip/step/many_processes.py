@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from torchclip.backends.sharded_plan import Sharing
-from torchclip.distributed.agreement import agree, one_seed
+from torchclip.distributed.agreement import agree, agreed_on, one_seed
 from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
 from torchclip.distributed.zero import drop_options, is_made_by_zero, reason_without_group
+from torchclip.policies.group_clip import clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
@@ -150,12 +152,28 @@ class ManyProcesses:
         """Whether a parameter that can step is a DTensor."""
         return any(is_sharded(one) and can_step(one) for group in groups for one in group["params"])
 
+    def look(self, optimizer: MeasuredOptimizer) -> None:
+        """At the beginning of a step: raises in every process, where one has changed what they agreed on."""
+        agreed = None if self._layout is None else self._layout.agreed
+        if agreed is None:
+            return
+        clip, groups = optimizer._modifiers.clip, optimizer.param_groups
+        if agreed.is_open and clips_of(groups, clip) != optimizer._modifiers.group_clips:
+            optimizer._set_clips(clip)  # a plan sees what is put back only once it is asked for a step
+        agreed.look(optimizer._modifiers, groups)
+
     def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
-        groups, modifiers = optimizer.param_groups, optimizer._modifiers
+        groups, modifiers, before = optimizer.param_groups, optimizer._modifiers, self._layout
         self.check(optimizer)
+        knows = True  # the others that this process is about to ask them
+        if before is not None and before.agreed is not None:
+            knows = before.agreed.replaced(modifiers, groups)
         layout = layout_of(groups, self.norm_group)
+        rule = (optimizer.spec, optimizer.clips_by, modifiers, groups)
         # Where this one takes no sums, too: it has to learn of the others' before they wait for its own.
-        agree(layout, optimizer.spec, optimizer.clips_by, modifiers, groups)
+        if knows or takes_sums(optimizer.spec, groups, measures=modifiers.measures):
+            agree(layout, *rule)
+        layout = replace(layout, agreed=agreed_on(layout, *rule))
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()

@@ -27,9 +27,9 @@ class Blockwise8bit(StatePolicy):
     A linear map is more exact near the absmax and loses that; docs/precision.md has both, measured.
 
     Elements are in blocks as they lie in memory. An element that is not finite makes its block so. Tensors that stay
-    wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes: where it is split
-    along its first dimension alone, and what lies behind one index of that is a multiple of 256 elements. Other DTensors
-    stay wide.
+    wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes, where it is split
+    along its first dimension alone and what lies behind one index of that is a multiple of 256 elements. Others stay
+    wide.
 
     Per parameter, float32 with AdamW and a float32 gradient: 6.03 bytes held (parameter 4, codes 2, absmax 2 × 4 / 256)
     for 12, and 4.02 words (of 4 bytes) moved for 7; SGD with momentum: 5.02 bytes for 8, 3.51 words for 5.

@@ -16,8 +16,8 @@ from torch import Tensor
 BLOCK = 256
 """Elements that share one absmax: consecutive ones in memory, the last block of a tensor may be shorter.
 
-Those of a DTensor are blocks of the whole tensor, whatever its shards are: its rows, the indices of its first dimension,
-have whole blocks, and are not split."""
+Those of a DTensor are blocks of the whole tensor, whatever its shards are: its rows, the indices of its first
+dimension, have whole blocks, and are not split."""
 
 REMAINDER, MASTER = "remainder", "master"
 """What is kept beside a parameter, under these keys of its state."""

@@ -1,0 +1,239 @@
+"""What the processes of an optimizer have agreed on, and changes of it: found out in the exchange of a step.
+
+Behind its sums every process sends 1, d and d², where d is 0 unless it has changed something since all agreed, and else
+a number of what it has now. Of their sums n, s and q,
+
+.. math:: n q = s^2
+
+holds if and only if all have the same d (Cauchy and Schwarz). So all come to the same answer in the same step, before
+anything is written. They are integers that float64 adds up exactly.
+
+A process alone cannot call a collective. Where what it has changed makes its exchange another one, or none, it takes
+part in that of the step before once more, with zeros for its sums, and in its own only if the others have changed, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchclip.distributed.exchange import Over, all_reduced, takes_sums
+from torchclip.distributed.processes import Processes
+from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.hyperparameters import number_of
+from torchclip.rules.norms import Scope
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import TARGET
+
+ROOM = 53
+"""Bits of the integers that float64 holds."""
+
+
+class Agreed:
+    """Of one layout.
+
+    Args:
+        sums: over which processes there are sums.
+        apart: whether some of them hold other parameters in the place of this process's.
+        spec: the rule.
+        scope: over which elements that takes its norms, if any.
+        modifiers: its policies.
+        param_groups: as in ``optimizer.param_groups``.
+    """
+
+    def __init__(
+        self,
+        sums: Sequence[Over],
+        apart: bool,
+        spec: RuleSpec,
+        scope: Scope,
+        modifiers: Modifiers,
+        param_groups: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._sums, self._apart, self._spec, self._scope = sums, apart, spec, scope
+        everyone = prod(len(processes) for over in sums for processes in over)
+        self._bits = max((ROOM - everyone.bit_length()) // 2, 1)
+        self._own = 0
+        self._last: list[tuple[Over, int]] = []  # of the first exchange of the last step
+        self._is_first = True
+        self._now: tuple[list[str], tuple[Any, ...]] = ([], ())  # as what was agreed on: lines, and of what kind
+        self._read(modifiers, param_groups)
+        self._agreed = self._now
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has changed something, and has not heard of the others yet."""
+        return self._own != 0
+
+    def look(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
+        """At the beginning of a step: whether this process has changed anything.
+
+        Raises:
+            RuntimeError: in every process, where not all have changed the same.
+        """
+        self._is_first = True
+        targets = None if self._targets is None else _targets(param_groups)
+        if self._own == 0 and modifiers is self._modifiers and targets == self._targets:
+            return
+        self._read(modifiers, param_groups)
+        self._own = 0 if self._now == self._agreed else self._number()
+        if self._own != 0 and self._now[1] != self._agreed[1]:
+            self._repeat()
+
+    def replaced(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Says to the others that this process has other parameters, before it asks what they have.
+
+        Returns:
+            Whether they were told: not where nothing was ever added up.
+
+        Raises:
+            RuntimeError: in every process, where not all have.
+        """
+        self._read(modifiers, param_groups)
+        self._now = ([*self._now[0], "other parameters than before"], self._now[1])
+        self._own = self._number()
+        return self._repeat()
+
+    def carried(self) -> Carried:
+        """What goes with the sums of one exchange."""
+        return Carried(self, self._own)
+
+    def settle(self, numbers: Sequence[float], shape: list[tuple[Over, int]]) -> None:
+        """After an exchange: see :class:`Carried`."""
+        count, total, squares = map(int, numbers)
+        if count * squares != total**2:
+            raise self._disagreement()
+        if total != 0:
+            self._agreed, self._own = self._now, 0
+        if self._is_first:
+            self._last, self._is_first = shape, False
+
+    def _repeat(self) -> bool:
+        if not self._last or not dist.is_initialized():
+            return False
+        carried = self.carried()
+        for over, length in self._last:
+            carried.added(torch.zeros(length, dtype=torch.float64, device="cpu"), over)
+        carried.close()
+        self._last, self._is_first = [], True
+        return True
+
+    def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
+        self._modifiers = modifiers
+        self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
+        lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
+        self._now = (lines, _kind(modifiers, self._targets))
+
+    def _number(self) -> int:
+        most: int = 2**self._bits - 1
+        return 1 + hash_of(self._now[0]) % most
+
+    def _disagreement(self) -> RuntimeError:
+        remedy = "Change policies, targets and parameters in each process alike, between the same steps"
+        over = {processes for each in self._sums for processes in each}
+        if len(over) == 1:  # all of whom are here
+            found = disagreement(self._now[0], next(iter(over)), remedy)
+            if found is not None:
+                return found
+        return RuntimeError(f"the processes of this optimizer disagree since this step: {remedy}")
+
+
+class Carried:
+    """The numbers that go with the sums of one exchange, over one set of processes after the other.
+
+    Args:
+        agreed: whose numbers.
+        own: d.
+    """
+
+    def __init__(self, agreed: Agreed, own: int) -> None:
+        self._agreed = agreed
+        self._numbers = torch.tensor([1, own, own**2], dtype=torch.float64, device="cpu")
+        self._shape: list[tuple[Over, int]] = []
+
+    def added(self, values: Tensor, over: Over) -> Tensor:
+        """The values of all processes, added up: [values], float64 on the host."""
+        self._shape.append((over, len(values)))
+        joined = torch.cat([values, self._numbers])
+        for processes in over:
+            joined = all_reduced(joined, processes)
+        self._numbers = joined[len(values) :]
+        return joined[: len(values)]
+
+    def close(self) -> None:
+        """Raises RuntimeError, in every process, where what they have is not the same any more."""
+        if self._shape:
+            self._agreed.settle(self._numbers.tolist(), self._shape)
+
+
+def _targets(param_groups: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [group.get(TARGET) for group in param_groups]
+
+
+def _kind(modifiers: Modifiers, targets: Sequence[Any] | None) -> tuple[Any, ...]:
+    """What decides what an exchange consists of. Nothing but clip policies and targets can be assigned to."""
+    clip = modifiers.clip
+    clips = [(each.unit, type(each.policy)) for each in modifiers.group_clips]
+    return type(clip), getattr(clip, "scope", None), clips, [target is None for target in targets or ()]
+
+
+def lines_of(
+    spec: RuleSpec,
+    scope: Scope,
+    modifiers: Modifiers,
+    param_groups: Sequence[Mapping[str, Any]],
+    *,
+    apart: bool,
+) -> list[str]:
+    """What all processes of an optimizer have in common, whatever their parameters are.
+
+    Args:
+        spec: the rule.
+        scope: over which elements that takes its norms, if any.
+        modifiers: its policies.
+        param_groups: as in ``optimizer.param_groups``.
+        apart: whether other processes hold other parameters.
+    """
+    policies = f"rule {spec.name} over {scope.value}, clip {modifiers.clip}, step_size {modifiers.step_size}, "
+    policies += (
+        f"skip {modifiers.skip}, extensions {modifiers.extensions}, {[each.policy for each in modifiers.group_clips]}, "
+        f"precision {modifiers.precision}, "
+    )
+    targets = ""
+    if spec.family == "soft_threshold":
+        targets = f", target_sparsity {[number_of(group.get(TARGET)) for group in param_groups]}"
+    sizes = [len(group["params"]) for group in param_groups]
+    # Those that hold other parameters have as many groups where something is added up by group.
+    has_sums = takes_sums(spec, param_groups, measures=modifiers.measures)
+    groups = sizes if not apart else len(sizes) if has_sums else "of its own"
+    return [policies, f"param groups {groups}{targets}"]
+
+
+def hash_of(lines: Sequence[str]) -> int:
+    """A number of 63 bits, the same in every process."""
+    return int.from_bytes(hashlib.sha256("\n".join(lines).encode()).digest()[:8], "little") >> 1
+
+
+def disagreement(lines: Sequence[str], processes: Processes, remedy: str) -> RuntimeError | None:
+    """The error of all of the processes, which all call this, with the first line that is not the same in each; None
+    where all are."""
+    said: list[Any] = [None] * len(processes)
+    dist.all_gather_object(said, list(lines), group=processes.process_group)
+    first = said[0]
+    rank = next((index for index, own in enumerate(said) if own != first), None)
+    if rank is None:
+        return None
+    mine, other = next(
+        (pair for pair in zip(first, said[rank]) if pair[0] != pair[1]),  # noqa: B905  one may have more
+        (f"{len(first) - 2} parameters", f"{len(said[rank]) - 2}"),
+    )
+    return RuntimeError(
+        f"the processes of this optimizer disagree: rank {processes.ranks[0]} has {mine}, and rank "
+        f"{processes.ranks[rank]} has {other}. {remedy}"
+    )
