@@ -46,7 +46,7 @@ Sharing sharing_from(const std::vector<Object>& parts) {
 
 void SharedSums::exchange(Common& common, std::vector<double>& zeros) {
   constexpr int kWritable = 0x200;  // PyBUF_WRITE, which the limited API of Python 3.10 does not name
-  double* const last = &values_[values_.size() - kCommon];
+  double* const last = &values_[values_.size() - kCommon - kAgreed];
   std::copy(zeros.begin(), zeros.end(), last - zeros.size());
   last[0] = common.overflows;
   last[1] = common.lost;

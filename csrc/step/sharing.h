@@ -36,13 +36,13 @@ struct Sharing {
 Sharing sharing_from(const std::vector<Object>& parts);
 
 // The numbers of one exchange: three for each cell, two for each place of a row, and those that every exchange ends in,
-// of which two are for each cell of zeros.
+// of which two are for each cell of zeros. Behind them is room for what the processes know by that they still agree.
 class SharedSums {
  public:
   // `zeros`: [2 * cells of zeros].
   SharedSums(const Cells& cells, size_t zeros)
       : cells_(cells),
-        values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + zeros + kCommon, 0.0) {}
+        values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + zeros + kCommon + kAgreed, 0.0) {}
 
   struct Common {
     double overflows = 0;  // of AMP's scale
@@ -74,7 +74,7 @@ class SharedSums {
   }
 
  private:
-  static constexpr size_t kCommon = 4;
+  static constexpr size_t kCommon = 4, kAgreed = 3;
   double* cell_of(int32_t parameter) {
     return &values_[3 * static_cast<size_t>(cells_.of[static_cast<size_t>(parameter)])];
   }

@@ -67,6 +67,11 @@ class Agreed:
         self._agreed = self._now
 
     @property
+    def numbers(self) -> tuple[int, int, int]:
+        """1, d and d²."""
+        return 1, self._own, self._own**2
+
+    @property
     def is_open(self) -> bool:
         """Whether this process has changed something, and has not heard of the others yet."""
         return self._own != 0
@@ -102,10 +107,14 @@ class Agreed:
 
     def carried(self) -> Carried:
         """What goes with the sums of one exchange."""
-        return Carried(self, self._own)
+        return Carried(self)
 
     def settle(self, numbers: Sequence[float], shape: list[tuple[Over, int]]) -> None:
-        """After an exchange: see :class:`Carried`."""
+        """After an exchange, of which ``numbers`` are the sums of all processes' and ``shape`` are the other sums.
+
+        Raises:
+            RuntimeError: in every process, where what they have is not the same any more.
+        """
         count, total, squares = map(int, numbers)
         if count * squares != total**2:
             raise self._disagreement()
@@ -149,12 +158,11 @@ class Carried:
 
     Args:
         agreed: whose numbers.
-        own: d.
     """
 
-    def __init__(self, agreed: Agreed, own: int) -> None:
+    def __init__(self, agreed: Agreed) -> None:
         self._agreed = agreed
-        self._numbers = torch.tensor([1, own, own**2], dtype=torch.float64, device="cpu")
+        self._numbers = torch.tensor(agreed.numbers, dtype=torch.float64, device="cpu")
         self._shape: list[tuple[Over, int]] = []
 
     def added(self, values: Tensor, over: Over) -> Tensor:

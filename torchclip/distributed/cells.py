@@ -2,7 +2,8 @@
 
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
 are split have places behind the cells. Every exchange ends in the zeros that thresholds go by, in cells of their own,
-and in four numbers that all processes have; see ``csrc/step/sharing.h``, which has the same layout.
+and in four numbers that all processes have; behind them is room for the three that the processes agree by. See
+``csrc/step/sharing.h``, which has the same layout.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchclip.distributed.agreed import Agreed, Carried
+from torchclip.distributed.agreed import Agreed
 from torchclip.distributed.exchange import Over, added
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
@@ -54,30 +55,40 @@ class Addition:
         self._is_one = is_one and loss_over in ((), self._sums[0])
 
     def __call__(self, numbers: Any) -> None:
-        """Takes a writable buffer of float64 numbers."""
-        values = torch.frombuffer(numbers, dtype=torch.float64)
-        carried = None if self._agreed is None else self._agreed.carried()
-        if self._is_one:
-            _write(values, added(values, self._sums[0], carried))
-        else:
-            self._add_each(values, carried)
-        if carried is not None:
-            carried.close()
+        """Takes a writable buffer of float64 numbers, with room behind them for what the processes agree by.
 
-    def _add_each(self, values: Tensor, carried: Carried | None) -> None:
-        own_loss = loss = values[-1].clone()
+        Raises:
+            RuntimeError: in every process, where they do not agree any more.
+        """
+        doubles, count = memoryview(numbers).cast("B").cast("d"), self._count + COMMON
+        if self._agreed is not None:
+            doubles[count], doubles[count + 1], doubles[count + 2] = self._agreed.numbers
+        values = torch.frombuffer(numbers, dtype=torch.float64)
+        shape = [(self._sums[0], count)] if self._is_one else []
+        if self._is_one:
+            _write(values, added(values, self._sums[0]))
+        else:
+            self._add_each(values, shape)
+        if self._agreed is not None:
+            self._agreed.settle(doubles[count:].tolist(), shape)
+
+    def _add_each(self, values: Tensor, shape: list[tuple[Over, int]]) -> None:
+        loss_at = self._count + COMMON - 1
+        own_loss = loss = values[loss_at].clone()
         for over in self._sums:
-            # Of the other common numbers it is asked whether they are 0: they may be counted more than once.
-            values[-1] = own_loss
+            # Of the other common numbers it is asked whether they are 0, and those behind may be counted more than
+            # once, too.
+            values[loss_at] = own_loss
             ranges = [(each.begin, each.end) for each in self._segments if each.over == over]
-            self._add(values, [*ranges, (self._count, self._count + COMMON)], over, carried)
-            loss = values[-1].clone() if over == self._loss_over else loss
+            shape.append((over, sum(end - begin for begin, end in ranges) + COMMON))
+            self._add(values, [*ranges, (self._count, len(values))], over)
+            loss = values[loss_at].clone() if over == self._loss_over else loss
         if self._loss_over not in (*self._sums, ()):
             loss = added(own_loss.reshape(1), self._loss_over)[0]
-        values[-1] = loss
+        values[loss_at] = loss
 
-    def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over, carried: Carried | None) -> None:
-        joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over, carried)
+    def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
+        joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over)
         for (begin, end), part in zip(ranges, joined.split([end - begin for begin, end in ranges]), strict=True):
             values[begin:end] = part
 
