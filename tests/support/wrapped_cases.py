@@ -159,9 +159,18 @@ def fsdp1() -> None:
             with FullyShardedDataParallel.summon_full_params(model):
                 assert_alike(whole(model.module), single, found, norms)
         params = list(model.parameters())
-        for refused in ({"clip": torchclip.AdaptiveGradientClip()}, {"extensions": (torchclip.GradientNoise(),)}):
+        for refused in (
+            {"clip": torchclip.AdaptiveGradientClip()},
+            {"extensions": (torchclip.GradientNoise(),)},
+            {"precision": torchclip.StateDtype("bfloat16", stochastic=True), "momentum": 0.9},
+        ):
             with pytest.raises(ValueError, match="FSDP1"):
                 torchclip.SGD(params, lr=0.1, norm_group=group, **refused)
+        blocks = torchclip.Blockwise8bit(min_elements=0)
+        optimizer = made("adamw", params, norm_group=group, precision=blocks)
+        train(model, optimizer, own_part)
+        kinds = {optimizer.state[one]["exp_avg"].dtype for one in params if one.numel() > 0 and one in optimizer.state}
+        assert kinds == {torch.uint8} and optimizer.backend == "cpu", optimizer.backend_reason
 
 
 def zero() -> None:

@@ -105,8 +105,8 @@ def _reason_of_flat(declared: bool, *, has_sums: bool, draws: bool, by_rows: boo
         return f"{here}has no rows to measure: choose another policy or scope, or use fully_shard (FSDP2)"
     if draws:
         return (
-            f"{here}noise and dropout number the elements of whole tensors, so that two pieces would draw alike: leave "
-            "them out, or use fully_shard (FSDP2)"
+            f"{here}noise, dropout and stochastic rounding number the elements of whole tensors, so that two pieces "
+            "would draw alike: leave them out, or use fully_shard (FSDP2)"
         )
     return None
 
