@@ -297,17 +297,23 @@ def channels_last() -> None:
     steps(twins, tolerance=0)
 
 
-@on_both
-def meshes_without_a_root() -> None:
-    """One all-reduce for each, where none goes over both."""
-    if dist.get_world_size() < 4:
-        return
+def two_roots() -> Spread:
+    """Meshes that no collective goes over together, of four processes."""
     other = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
 
     def layout(index: int, shape: tuple[int, ...]) -> Placements:
         mesh = mesh_of(2, 2)["inner"] if index % 2 else other["outer"]
         return (mesh, [Shard(0)]) if shape else None
 
+    return layout
+
+
+@on_both
+def meshes_without_a_root() -> None:
+    """One all-reduce for each, where none goes over both."""
+    if dist.get_world_size() < 4:
+        return
+    layout = two_roots()
     for name in ("sgd", "mix_clip"):
         twins = Twins(clipped(name), layout)
         steps(twins)

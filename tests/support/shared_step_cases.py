@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import torchclip
 from builders import LOSS, OPTIMIZERS
-from sharded_cases import build, fsdp, spreads, steps
+from sharded_cases import build, fsdp, spreads, steps, two_roots
 from sharded_twins import (
     TOLERANCE,
     Twins,
@@ -132,6 +132,15 @@ def changes() -> None:
     def of_group(value: Any, key: str = "clip") -> Callable[[Any], None]:
         return lambda optimizer: optimizer.param_groups[0].update({key: value})
 
+    def loaded(target: float) -> Callable[[Any], None]:
+        def load(optimizer: Any) -> None:
+            saved = optimizer.state_dict()
+            optimizer.load_state_dict(
+                {**saved, "param_groups": [{**group, "target_sparsity": target} for group in saved["param_groups"]]}
+            )
+
+        return load
+
     def another(optimizer: Any) -> None:
         added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
         added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
@@ -148,6 +157,7 @@ def changes() -> None:
         (loss, clip(None), clip(1.0), "clip None", 1),
         ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
+        (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
         ({}, another, back, "parameters|param groups", 2),
     ):
         twins = Twins(build("lin_breg" if options is target else "adamw", **{"clip": 1.0, **options}), spreads()[0])
@@ -168,6 +178,23 @@ def changes() -> None:
             twins.optimizer.step(loss=LOSS)
         assert seen.count("all_reduce") == len(_exchanges(twins)) + (extra > 0), seen
         assert "all_gather_object" not in seen and seen.count("all_gather") == (extra == 2)
+
+
+@on_both
+def changes_on_two_meshes() -> None:
+    """Of which no collective goes over both: every process learns of it."""
+    if dist.get_world_size() < 4:
+        return
+    for policy in (2.0, None):
+        twins = Twins(build("adamw", clip=1.0), two_roots())
+        steps(twins, 2)
+        if dist.get_rank() == 1:
+            twins.optimizer.clip = policy
+        twins.give(2)
+        with pytest.raises(RuntimeError, match="the processes of this optimizer disagree since this step"):
+            twins.optimizer.step()
+        twins.optimizer.clip = policy
+        twins.optimizer.step()
 
 
 def _exchanges(twins: Twins) -> list[str]:
@@ -271,6 +298,7 @@ CASES = (
     "steps_that_are_not_taken",
     "disagreements",
     "changes",
+    "changes_on_two_meshes",
     "a_rank_that_leaves",
     "parameters_replaced",
     "clip_functions",
