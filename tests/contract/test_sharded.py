@@ -240,6 +240,20 @@ def test_state_of_eight_bits_out_and_in(backend: str) -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize(
+    "precision",
+    [BLOCKS, torchclip.SplitMaster(), torchclip.StochasticRounding()],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_bits_are_not_compiled(precision: Any) -> None:
+    p = torch.nn.Parameter(sharded(torch.ones(4, 512, dtype=torch.bfloat16)))
+    p.grad = sharded(torch.ones(4, 512, dtype=torch.bfloat16))
+    optimizer = torchclip.SGD([p], lr=0.1, precision=precision)
+    with pytest.raises(Exception, match="leave optimizer.step.. out of torch.compile"):
+        torch.compile(optimizer.step, backend="eager")()
+    assert bool((p.to_local() == 1).all())
+
+
 def test_clipping_by_a_function() -> None:
     p = parameter()
     optimizer = build("adamw", [p])

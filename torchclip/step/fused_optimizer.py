@@ -198,8 +198,11 @@ class FusedOptimizer(ConvertedOptimizer):
 
     def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend
+        has_shards = self._processes.has_shards(self.param_groups)
+        if has_shards:
+            self._processes.check_compiled(self)
         # DTensor knows the operators of the reference path.
-        if backend != "reference" and not self._processes.has_shards(self.param_groups):
+        if backend != "reference" and not has_shards:
             torch_compile.step(self, loss, grad_scale, found_inf)
         else:
             self._reference_step(loss, grad_scale, found_inf, None)

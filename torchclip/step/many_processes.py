@@ -18,6 +18,7 @@ from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, 
 from torchclip.distributed.zero import drop_options, is_made_by_zero, reason_without_group
 from torchclip.policies.group_clip import clips_of
 from torchclip.policies.modifiers import Modifiers
+from torchclip.policies.precision import SplitMaster
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
@@ -161,6 +162,17 @@ class ManyProcesses:
         if agreed.is_open and clips_of(groups, clip) != optimizer._modifiers.group_clips:
             optimizer._set_clips(clip)  # a plan sees what is put back only once it is asked for a step
         agreed.look(optimizer._modifiers, groups)
+
+    def check_compiled(self, optimizer: MeasuredOptimizer) -> None:
+        """Raises RuntimeError where a compiled graph would take the bits of DTensors for those of other numbers."""
+        precision = optimizer._modifiers.precision
+        if precision is None:
+            return
+        if precision.draws or precision.has_blocks or isinstance(precision, SplitMaster):
+            raise RuntimeError(
+                f"precision={precision!r} works on bits, and torch.compile has no such operators for DTensors: leave "
+                "optimizer.step() out of torch.compile"
+            )
 
     def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
         groups, modifiers, before = optimizer.param_groups, optimizer._modifiers, self._layout
