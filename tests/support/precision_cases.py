@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -127,6 +127,23 @@ def _saved_by_two_and_loaded_by_others(policy: str, rule: str, backend: str) -> 
     dist.barrier()
 
 
+def whole_state_of_eight_bits() -> None:
+    """A full state dict of shards is loaded by a model in one process, whose blocks are in no rows."""
+    dtype, precision = POLICIES["blocks"]
+    net = fully_shard(model(dtype), mesh=DeviceMesh("cpu", list(range(dist.get_world_size()))))
+    optimizer = torchclip.AdamW(net.parameters(), lr=0.01, precision=precision)
+    train(net, optimizer, range(3))
+    parts = get_state_dict(net, optimizer, options=StateDictOptions(full_state_dict=True))
+    shared: list[Any] = [parts]
+    dist.broadcast_object_list(shared)  # the first process alone is given it
+    whole = model(dtype)
+    single = torchclip.AdamW(whole.parameters(), lr=0.01, precision=precision, norm_group=alone())
+    set_state_dict(whole, single, model_state_dict=shared[0][0], optim_state_dict=shared[0][1])
+    for one, other in ((net, optimizer), (whole, single)):
+        train(one, other, range(3, 5))
+    assert_alike(net, optimizer, whole, single, "of a full state dict:")
+
+
 def stages() -> None:
     for policy, rule, backend in (
         ("blocks", "adamw", "cpu"),
@@ -235,6 +252,6 @@ def _mixed_types(dtype: torch.dtype, precision: Any) -> None:
 
 CASES = (
     *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded", "stages", "stages_of_every_policy"),
-    *("any_layout", "other_gradients", "mixed_types"),
+    *("whole_state_of_eight_bits", "any_layout", "other_gradients", "mixed_types"),
 )
 """Every one by its name."""
