@@ -124,6 +124,13 @@ def test_masters_of_transformer_engine(kind: str, backend: str) -> None:
         next_step(AdamW, saved(state, step=7), torch.bfloat16, backend)
 
 
+def test_a_master_in_half_precision_has_lost_its_scale(backend: str) -> None:
+    state = {"exp_avg": torch.zeros(SHAPE), "exp_avg_sq": torch.zeros(SHAPE), "master_param": weight(torch.float16)}
+    optimizer = AdamW([weight(torch.bfloat16)], backend=backend, precision=MasterWeights())
+    with pytest.raises(RuntimeError, match="'master_param' of parameter 0 .* is torch.float16"):
+        optimizer.load_state_dict(saved(state, step=7))
+
+
 def test_what_does_not_fit(backend: str) -> None:
     codes, absmax, _ = codes_and_values(1, 256)
     parameter = weight()

@@ -136,7 +136,7 @@ DAMAGED: dict[str, tuple[str, Any, str]] = {
     "no_absmax": ("exp_avg_absmax", "", "state 'exp_avg_absmax' of parameter 0 .* is missing"),
     "absmax_of_another_shape": ("exp_avg_absmax", torch.zeros(2), "needs torch.float32 of shape \\(1,\\)"),
     "absmax_of_another_type": ("exp_avg_sq_absmax", torch.zeros(1, dtype=torch.float64), "is torch.float64 of shape"),
-    "remainder_of_another_type": ("remainder", torch.zeros(8), "where torch.int16 of shape"),
+    "remainder_of_another_type": ("remainder", torch.zeros(8), "torch.int16.* wanted"),
     "remainder_of_another_shape": ("remainder", torch.zeros(7, dtype=torch.int16), "of shape \\(7,\\)"),
 }
 
@@ -157,6 +157,28 @@ def test_state_that_does_not_fit_is_refused(name: str, value: Any, message: str,
             optimizer.state[parameter] = saved["state"][0]
             optimizer.step()
     assert torch.equal(parameter.detach(), before)
+
+
+def test_an_absmax_with_gaps_is_refused() -> None:
+    parameter = weight(torch.float32, 512)
+    optimizer = torchclip.AdamW([parameter], precision=Blockwise8bit(min_elements=0))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.state[parameter]["exp_avg_absmax"] = torch.ones(4)[::2]
+    with pytest.raises(RuntimeError, match=r"'exp_avg_absmax' of parameter 0 .* \(2,\) and strides \(2,\)"):
+        optimizer.step()
+
+
+MASTERS = {"integers": torch.ones(8, dtype=torch.int64), "complex": torch.ones(8, dtype=torch.complex64),
+           "sparse": torch.ones(8).to_sparse()}  # fmt: skip
+
+
+@pytest.mark.parametrize("master", MASTERS.values(), ids=MASTERS)
+def test_a_master_of_another_kind_does_not_load(master: torch.Tensor) -> None:
+    optimizer = torchclip.SGD([weight()], lr=0.1, precision=MasterWeights())
+    saved = {"state": {0: {"master": master}}, "param_groups": optimizer.state_dict()["param_groups"]}
+    with pytest.raises(RuntimeError, match="'master' of parameter 0 .* a dense tensor of torch.float32 is wanted"):
+        optimizer.load_state_dict(saved)
 
 
 def test_a_copy_and_a_pickle_keep_the_policy() -> None:

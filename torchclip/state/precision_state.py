@@ -121,6 +121,8 @@ def check_precise_state(
             continue
         came = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "missing"
         device = value.device if isinstance(value, Tensor) else parameter.device
+        if isinstance(value, Tensor) and not held_part(value).is_contiguous():
+            came += f" and strides {tuple(value.stride())}"
         if came != f"{dtype} of shape {tuple(shape)}" or device != parameter.device:
             raise RuntimeError(
                 f"state {entry!r} of {name} is {came} on {device}, and {slot!r} in blocks needs {dtype} of shape "

@@ -82,7 +82,13 @@ def held_otherwise(
             del rest[slot.name]
     for key, dtype in beside.items():
         if key in HELD_BY and rest.get(key) is not None:
-            ready[key] = _copied(rest.pop(key), parameter)
+            value = rest.pop(key)
+            if isinstance(value, Tensor) and not _is_beside(key, value):
+                raise RuntimeError(
+                    f"state {key!r} of {name} is {value.dtype}, {value.layout} in the checkpoint, and a dense tensor "
+                    f"of {dtype} is wanted: load one that was saved with precision={HELD_BY[key]}()"
+                )
+            ready[key] = _copied(value, parameter)
             if isinstance(ready[key], Tensor) and key == MASTER:
                 ready[key] = ready[key].to(dtype)
     return rest, ready, converted
@@ -95,6 +101,12 @@ def warn_of_conversion(names: set[str], precision: Precision | None) -> None:
             f"the checkpoint holds {sorted(names)} in other types than precision={precision!r} does: converted",
             stacklevel=8,
         )
+
+
+def _is_beside(key: str, value: Tensor) -> bool:
+    """Whether it is a tensor of the kind that is kept under the key beside a parameter."""
+    has_type = value.is_floating_point() if key == MASTER else value.dtype is torch.int16
+    return has_type and value.layout is torch.strided
 
 
 def _copied(value: Any, parameter: Tensor) -> Any:

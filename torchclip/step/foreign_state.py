@@ -39,7 +39,8 @@ def translated(spec: RuleSpec, name: str, saved: Mapping[Any, Any]) -> dict[Any,
         saved: the state of the checkpoint; it is not changed.
 
     Raises:
-        RuntimeError: for codes that do not fit their map or their absmax, and for more state than the rule has.
+        RuntimeError: for codes that do not fit their map or their absmax, for a master of another type than
+            TransformerEngine saves, and for more state than the rule has.
     """
     entries = dict(saved)
     nested = entries.pop(NESTED, None)
@@ -60,7 +61,12 @@ def translated(spec: RuleSpec, name: str, saved: Mapping[Any, Any]) -> dict[Any,
         entries[slot] = _decoded(key, name, value, codebook, absmax) if value.dtype is torch.uint8 else value
         entries.pop(SCRATCH, None)
     master = entries.get("master_param")
-    if isinstance(master, Tensor) and master.dtype in MASTERS:
+    if isinstance(master, Tensor):
+        if master.dtype not in MASTERS:
+            raise RuntimeError(
+                f"the checkpoint's state 'master_param' of {name} is {master.dtype}, and TransformerEngine's "
+                f"state_dict() has one of {' or '.join(map(str, MASTERS))}: cast it, undoing its scale if it has one"
+            )
         entries[MASTERS[master.dtype]] = entries.pop("master_param")
     return entries
 
