@@ -1,6 +1,7 @@
 #include "parameter_reader.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <unordered_map>
 
@@ -246,6 +247,7 @@ std::vector<int64_t> ParameterReader::refresh(const Object& param_groups, const 
   });
   const bool refuses = holding_.is_given() && differentiates();
   std::vector<int64_t> attention;
+  if (!refuses && std::memchr(unchanged_.data(), 0, unchanged_.size()) == nullptr) return attention;
   for (size_t position = 0; position < unchanged_.size(); ++position) {
     const bool served = unchanged_[position] != 0 || refresh_changed(records_[position], context);
     if (!served || (refuses && records_[position].active)) attention.push_back(static_cast<int64_t>(position));
