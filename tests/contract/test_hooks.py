@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -132,3 +134,36 @@ def test_a_hook_that_raises_leaves_no_step_and_no_hook_behind(name: str, backend
     load_hook.remove()
     optimizer.step(loss=LOSS)
     assert not any(map(torch.equal, params, before))
+
+
+def test_a_step_of_a_subclass_is_not_passed_by() -> None:
+    taken: list[str] = []
+
+    class Own(torchclip.SGD):
+        def step(self, closure: Any = None, *, loss: Any = None) -> Any:
+            taken.append("own")
+            return super().step(closure, loss=loss)
+
+    parameters = leaves()
+    before = [parameter.detach().clone() for parameter in parameters]
+    Own(parameters, lr=0.5).step()
+    assert taken == ["own"]
+    assert not any(torch.equal(*pair) for pair in zip(before, parameters, strict=True))
+
+
+def test_a_plain_step_is_three_frames_of_python() -> None:
+    """Between its caller and the compiled plan: each costs a tenth of a microsecond, and more in a swept cache."""
+    optimizer = torchclip.SGD(leaves(), lr=0.5, clip=1.0, backend="cpu")
+    optimizer.step()
+    frames: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and str(frame.f_globals.get("__name__")).startswith("torchclip."):
+            frames.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        optimizer.step()
+    finally:
+        sys.setprofile(None)
+    assert frames == ["wrapper", "_step", "_run"]

@@ -115,7 +115,10 @@ class FusedOptimizer(ConvertedOptimizer):
 
     # The step.
 
-    profile_hook_step = staticmethod(hook_step)
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Torch's name for what wraps ``step``: a subclass's own is not passed by."""
+        return hook_step(func, FusedOptimizer._step if func is _STEP else func)
 
     @overload
     def step(self, closure: None = None, *, loss: Tensor | float | None = None) -> None: ...
@@ -139,7 +142,13 @@ class FusedOptimizer(ConvertedOptimizer):
                 step of this optimizer is being taken. Parameters and state are then as they were.
             TypeError, ValueError: for a closure that is no function; for no loss, or no scalar, where one is needed.
         """
-        if self._own._shows_averages:
+        return self._step(closure, loss, is_compiling())
+
+    def _step(
+        self, closure: Callable[[], Any] | None = None, loss: Tensor | float | None = None, is_compiled: bool = False
+    ) -> Any:
+        own = self._itself()
+        if (self if own is None else own)._shows_averages:
             raise RuntimeError("step() was called within averaged(), where the parameters are averages: leave it first")
         result, handed = None, self._last.given_loss
         if handed is not None:
@@ -148,24 +157,25 @@ class FusedOptimizer(ConvertedOptimizer):
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():
                 result = closure()
-        processes, is_compiled = self._processes, is_compiling()
-        if processes.lent_options is not None:
-            drop_options(self.param_groups, processes.lent_options)
+        if self._processes.lent_options is not None:
+            drop_options(self.param_groups, self._processes.lent_options)
         # A graph is never compiled within backward(); only the hooks of one step eagerly are.
         if not is_compiled and _current_graph_task_id() != NO_BACKWARD:
             check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)
-        scaled_by = None
-        if self._modifiers.takes_loss:
+        scaled_by, modifiers = None, self._modifiers
+        if (modifiers.step_size is not None or modifiers.skip is not None) and modifiers.takes_loss:
             given = next((each for each in (loss, handed, result) if each is not None), None)
             if given is None and not any(group["lr"] for group in self.param_groups):
                 # torch.distributed.checkpoint's step, which is there for the state that it makes
-                given = getattr(self._modifiers.step_size, "c", 0.0)
+                given = getattr(modifiers.step_size, "c", 0.0)
             scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if grad_scale is not None or found_inf is not None:
             grad_scale, found_inf = scaling_tensor(grad_scale), scaling_tensor(found_inf)
-        run = self._run_compiled if is_compiled else self._run
-        run(scaled_by, grad_scale, found_inf)
+        if is_compiled:
+            self._run_compiled(scaled_by, grad_scale, found_inf)
+        else:
+            self._run(scaled_by, grad_scale, found_inf)
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -312,4 +322,5 @@ class FusedOptimizer(ConvertedOptimizer):
         return {**super().__getstate__(), "state": defaultdict(dict, started), **own}
 
 
+_STEP = FusedOptimizer.step
 show_options(FusedOptimizer)

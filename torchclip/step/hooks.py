@@ -12,21 +12,29 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 
-def hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+def hook_step(func: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """Stands in for ``Optimizer.profile_hook_step``: step hooks, and a record for the profiler.
 
     Torch's takes as long as a hundred parameters do. Where nobody listens, the step runs without it.
+
+    Args:
+        func: the step.
+        plain: the same of an optimizer without arguments, where no graph is compiled.
     """
     observed = Optimizer.profile_hook_step(func)
 
     @functools.wraps(func)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
         if is_compiling():  # which can look at hooks, and not at the profiler
             return observed(self, *args, **kwargs)
-        global_hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
-        if hooks or global_hooks or _profiler_enabled():
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or _profiler_enabled()
+        ):
             return observed(self, *args, **kwargs)
-        return func(self, *args, **kwargs) if args or kwargs else func(self)  # without a tuple and a dict
+        return func(self, *args, **kwargs) if args or kwargs else plain(self)  # without a tuple and a dict
 
     return wrapper
