@@ -15,18 +15,17 @@ from torch._C import _current_graph_task_id
 from torch.compiler import is_compiling
 from typing_extensions import Unpack
 
-from torchclip.backends import choice, reference
+from torchclip.backends import choice
 from torchclip.backends.codes import NON_FINITE, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.zero import drop_options
 from torchclip.policies.adaptive_clip import AdaGC
-from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import check_closure, checked_loss
 from torchclip.rules.hyperparameters import Check
 from torchclip.state.group_state import checked_seed, fit_bounds
 from torchclip.state.group_values import GroupKeys
-from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error, positions_of, without_unstarted
+from torchclip.state.parameter_state import nonfinite_error, positions_of, without_unstarted
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
@@ -38,6 +37,7 @@ from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import NO_BACKWARD, check_in_backward
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.options import Options, check_known, show_options
+from torchclip.step.reference_step import reference_step
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Result = TypeVar("Result")
@@ -183,7 +183,7 @@ class FusedOptimizer(ConvertedOptimizer):
         if backend == "reference":
             choice.say_what_is_missing(self._requested, self.param_groups)
             with claimed(self._lock), recorded(self, None) as ledger:
-                return self._reference_step(loss, grad_scale, found_inf, ledger)
+                return reference_step(self, loss, grad_scale, found_inf, ledger)
         plan, outcome = self._plan, UNREADY
         self._processes.look(self)
         mean = None if loss is None else self._processes.mean_loss(self, loss)
@@ -215,40 +215,7 @@ class FusedOptimizer(ConvertedOptimizer):
         if backend != "reference" and not has_shards:
             torch_compile.step(self, loss, grad_scale, found_inf)
         else:
-            self._reference_step(loss, grad_scale, found_inf, None)
-
-    def _reference_step(
-        self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None, ledger: Ledger | None
-    ) -> None:
-        layout, given_norm = self._processes.layout(self), self._last.given_norm
-        self._last.given_norm = None
-        fit_bounds(self.param_groups)
-        groups = self._keys.read(self.param_groups)
-        check_all(self.spec, self._named_parameters(), self.state, self._modifiers.precision)
-        for index, group in enumerate(self.param_groups):
-            check_keys(group, index, clips_itself=self.spec.clips_itself)
-        clip = self._modifiers.clip
-        if clips_of(self.param_groups, clip) != self._modifiers.group_clips:
-            self._set_clips(clip)
-        self._processes.look(self)
-        with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
-            self._last.report = reference.step(
-                self.spec,
-                groups,
-                self.state,
-                modifiers=self._modifiers,
-                scope=self.clips_by,
-                grad_scale=grad_scale,
-                found_inf=found_inf,
-                loss=loss,
-                before=self._last.report,
-                ledger=ledger,
-                layout=layout,
-                given_norm=given_norm,
-                loss_over=() if layout is None else self._processes.loss_over(layout, self._modifiers),
-            )
-        if self._last.report.nonfinite:
-            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+            reference_step(self, loss, grad_scale, found_inf, None)
 
     # The constructor's and torch's hooks into the above.
 
