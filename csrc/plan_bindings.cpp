@@ -159,9 +159,10 @@ Object configure(AnyPlan& plan, const Arguments& arguments) {
   return none();
 }
 
-Object share_plan(Plan& plan, const Arguments& arguments) {
+template <class AnyPlan>
+Object share_plan(AnyPlan& plan, const Arguments& arguments) {
   arguments.expect("share", 6, 6);
-  const Exclusive<Plan> exclusive(plan);
+  const Exclusive<AnyPlan> exclusive(plan);
   std::vector<Object> parts;
   for (Py_ssize_t i = 0; i < arguments.count; ++i) parts.push_back(Object::borrow(arguments[i]));
   plan.share(sharing_from(parts));
@@ -222,6 +223,14 @@ Object zeros_of(AnyPlan& plan) {
   return to_python(plan.zeros());
 }
 
+Object skipped_of(const GpuPlan& plan) { return plan.skipped(); }
+// Its steps say it themselves.
+Object skipped_of(const Plan&) { return none(); }
+template <class AnyPlan>
+Object skipped(AnyPlan& plan) {
+  return skipped_of(plan);
+}
+
 template <class AnyPlan, AnyPlan* (*make)(const std::vector<Object>&)>
 void bind_plan(const Object& module, const char* name, const char* path, const char* signature) {
   using Bound = PlanObject<AnyPlan>;
@@ -233,12 +242,12 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
       method_of("configure", &Bound::template method<&configure<AnyPlan>>,
                 "configure(self, numbers, groups=(), /) -> None"),
       method_of("hold", &Bound::template method<&hold<AnyPlan>>, kHoldSignature),
+      method_of("share", &Bound::template method<&share_plan<AnyPlan>>,
+                "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"),
       method_of("step", &Bound::template method<&take_step<AnyPlan>>,
                 "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
       method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict")};
   if constexpr (std::is_same_v<AnyPlan, Plan>) {
-    methods.push_back(method_of("share", &Bound::template method<&share_plan>,
-                                "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"));
     methods.push_back(method_of("keep_wide", &Bound::template method<&keep_wide>, "keep_wide(self, wide, /) -> None"));
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
   }
@@ -246,6 +255,7 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
   static PyGetSetDef properties[] = {
       {"steps", &Bound::template property<&steps_of<AnyPlan>>, nullptr, nullptr, nullptr},
       {"zeros", &Bound::template property<&zeros_of<AnyPlan>>, nullptr, nullptr, nullptr},
+      {"skipped", &Bound::template property<&skipped<AnyPlan>>, nullptr, nullptr, nullptr},
       {nullptr, nullptr, nullptr, nullptr, nullptr}};
   PyType_Slot slots[] = {{Py_tp_doc, const_cast<char*>(signature)},
                          {Py_tp_new, reinterpret_cast<void*>(&Bound::template construct<make>)},

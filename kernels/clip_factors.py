@@ -65,7 +65,7 @@ def take_units(places, finish: tl.constexpr):
     nonfinite = 0
     clips = 0
     for first in range(0, int32_at(places, PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
-        unit, exists, gradient, direction, is_empty = sum_units(places, first, finish.is_single)
+        unit, exists, gradient, direction, is_empty = sum_units(places, first, finish.is_single, finish.shares)
         norm = tl.where(is_empty, 0.0, tl.sqrt(gradient))
         factor = tl.full(norm.shape, 1.0, tl.float64)
         if finish.clip == NORM_CLIP:
@@ -89,7 +89,7 @@ def take_groups(places, finish: tl.constexpr):
     count = int32_at(places, PLACE_UNITS)
     lanes: tl.constexpr = 1 if finish.is_single else UNIT_LANES
     for first in range(0, count, lanes):
-        group, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single)
+        group, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single, finish.shares)
         tl.store(factors + group, tl.where(is_empty, NO_SUM, gradient), exists)
     tl.debug_barrier()
     for first in range(0, count, lanes):
@@ -134,7 +134,7 @@ def joint_square(places, finish: tl.constexpr):
     own = tl.full([], 0.0, tl.float64)
     clips = numbers_at(places, PLACE_GROUP_CLIPS)
     for first in range(0, int32_at(places, PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
-        unit, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single)
+        unit, exists, gradient, _, is_empty = sum_units(places, first, finish.is_single, finish.shares)
         square = tl.where(exists & (is_empty == 0), gradient, 0.0)
         total += tl.sum(square, 0)
         if finish.by_group:

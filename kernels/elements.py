@@ -26,7 +26,10 @@ from .tables import (
     STEP_NUMBER,
     TENSOR_FIRST_ROW,
     TENSOR_INNER,
-    TENSOR_PARAMETER,
+    TENSOR_NUMBER,
+    TENSOR_PLACE_INNER,
+    TENSOR_PLACE_OFFSET,
+    TENSOR_PLACE_OUTER,
     TENSOR_ROWS,
 )
 
@@ -112,11 +115,22 @@ def rule_coefficients_of_rows(coefficients, factor, dtype: tl.constexpr):
 def draw_key(draws, numbers, tensor):
     """What every draw of a tensor in this step starts from: both halves of the seed, the step, and the parameter."""
     step = whole(tl.load(numbers + STEP_NUMBER))
-    return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, int32_at(tensor, TENSOR_PARAMETER)
+    return tl.load(draws + DRAW_KEY_LOW), tl.load(draws + DRAW_KEY_HIGH), step, int32_at(tensor, TENSOR_NUMBER)
 
 
 @triton.jit
-def gradient_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: tl.constexpr):
+def in_whole(tensor, element):
+    """The numbers of elements, int64, in the tensor that this one is a part of."""
+    inner = tl.load(tensor + TENSOR_PLACE_INNER)
+    length = tl.maximum(inner, 1)
+    piece = element // length * tl.load(tensor + TENSOR_PLACE_OUTER) + element % length
+    return tl.load(tensor + TENSOR_PLACE_OFFSET) + tl.where(tl.zeros_like(element) + inner == 0, element, piece)
+
+
+@triton.jit
+def gradient_draws(
+    draws, numbers, tensor, first, count: tl.constexpr, stages: tl.constexpr, in_parts: tl.constexpr = False
+):
     """Which of ``count`` elements the gradient dropout keeps, and the noise; each 0 where it is not in use.
 
     Args:
@@ -126,7 +140,10 @@ def gradient_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: t
         first: number of the first element, a multiple of 4.
         count: a power of two, at least 4.
         stages: bits, those in use.
+        in_parts: the elements go by their numbers in the tensor that this one is a part of.
     """
+    if in_parts:
+        return gradient_draws_at(draws, numbers, tensor, first + tl.arange(0, count), stages, in_parts)
     keep = 0
     normal = 0.0
     if (GRADIENT_DROPOUT | GRADIENT_NOISE) & stages != 0:
@@ -140,8 +157,10 @@ def gradient_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: t
 
 
 @triton.jit
-def gradient_draws_at(draws, numbers, tensor, element, stages: tl.constexpr):
+def gradient_draws_at(draws, numbers, tensor, element, stages: tl.constexpr, in_parts: tl.constexpr = False):
     """The same for elements, int64, that need not follow one another."""
+    if in_parts:
+        element = in_whole(tensor, element)
     keep = 0
     normal = 0.0
     if (GRADIENT_DROPOUT | GRADIENT_NOISE) & stages != 0:
@@ -155,11 +174,17 @@ def gradient_draws_at(draws, numbers, tensor, element, stages: tl.constexpr):
 
 
 @triton.jit
-def step_draws(draws, numbers, tensor, first, count: tl.constexpr, stages: tl.constexpr):
+def step_draws(
+    draws, numbers, tensor, first, count: tl.constexpr, stages: tl.constexpr, in_parts: tl.constexpr = False
+):
     """Which of ``count`` elements the dropout of the step keeps; 0 where it is not in use. See ``gradient_draws``."""
     keep = 0
     if LR_DROPOUT & stages != 0:
         low, high, step, member = draw_key(draws, numbers, tensor)
         threshold = tl.load(draws + DRAW_LR_THRESHOLD)
-        keep = philox.keep(low, high, step, member, first, threshold, philox.LR_DROPOUT_STREAM, count)
+        if in_parts:
+            element = in_whole(tensor, first + tl.arange(0, count))
+            keep = philox.keep_at(low, high, step, member, element, threshold, philox.LR_DROPOUT_STREAM)
+        else:
+            keep = philox.keep(low, high, step, member, first, threshold, philox.LR_DROPOUT_STREAM, count)
     return keep

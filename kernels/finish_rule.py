@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 
 from .finish_coefficients import COEFFICIENTS_LANES, coefficients_at, hyperparameters, write_pipeline, write_rule
-from .finish_step import count_clips
+from .finish_step import count_clips, is_idle
 from .operands import int32_at, int32_of, only_if, read_number, write_number
 from .rules import direction_factor
-from .sums import UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, sum_units
+from .sums import UNIT_LANES, finish_long_rows, finish_shared_rows, int32s_at, integers_at, numbers_at, sum_units
 from .tables import (
     PLACE_CLIP_FACTOR,
     PLACE_COEFFICIENTS_COUNT,
@@ -35,7 +35,7 @@ def take_norms(places, takes_step, by_rows: tl.constexpr, finish: tl.constexpr):
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     clips = 0
     for first in range(0, int32_at(places, PLACE_UNITS), 1 if finish.is_single else UNIT_LANES):
-        unit, exists, gradient, direction, _ = sum_units(places, first, finish.is_single)
+        unit, exists, gradient, direction, _ = sum_units(places, first, finish.is_single, finish.shares)
         root_factor = tl.full(gradient.shape, 1.0, tl.float64)
         if finish.sums_units:
             place = tl.load(integers_at(places, PLACE_RULE_SUMS) + unit, exists, 0)
@@ -68,8 +68,13 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
     skips = tl.full([], 0, tl.int32)
     if numbers is not None:
         skips = (int32_at(numbers, STEP_SKIPS) != 0).to(tl.int32)
+    if finish.shares and numbers is None:
+        skips = tl.maximum(skips, is_idle(places))
     if by_rows:
-        finish_long_rows(places, skips, False)
+        if finish.shares:
+            finish_shared_rows(places, skips, False)
+        else:
+            finish_long_rows(places, skips, False)
     clips = take_norms(places, 1 - skips, by_rows, finish)
     tl.debug_barrier()
     norms = numbers_at(places, PLACE_GRAD_NORM)

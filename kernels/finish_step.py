@@ -40,18 +40,22 @@ from .policies import (
 from .steering import steer_thresholds
 from .sums import (
     finish_long_rows,
+    finish_shared_rows,
     int32s_at,
     numbers_at,
     policy_at,
 )
 from .tables import (
     BOUND_CLIP,
+    COMMON_GRADIENTS,
+    COMMON_LOST,
     LOSS_STEP_SIZE,
     NO_CLIP,
     PERCENTILE_CLIP,
     PLACE_B_SQUARED,
     PLACE_CLIP_FACTOR,
     PLACE_COEFFICIENTS_COUNT,
+    PLACE_COMMON,
     PLACE_COUNTERS,
     PLACE_LR_SCALE,
     PLACE_NUMBERS,
@@ -93,7 +97,14 @@ def inverse_scale(grad_scale):
 
 
 @triton.jit
-def take_step(places, loss, square, skips, finish: tl.constexpr):
+def is_idle(places):
+    """Not 0 where no process has a gradient, int32; 0 where others were not asked by this exchange."""
+    asked = tl.load(places + PLACE_COMMON) != 0
+    return (tl.load(numbers_at(places, PLACE_COMMON) + COMMON_GRADIENTS, asked, 1.0) == 0).to(tl.int32)
+
+
+@triton.jit
+def take_step(places, loss, square, skips, idle, finish: tl.constexpr):
     """The number of the step and the step size; and, where the step is taken, the numbers that it leaves behind.
 
     Args:
@@ -101,6 +112,7 @@ def take_step(places, loss, square, skips, finish: tl.constexpr):
         loss: of the step, or None.
         square: of the joint norm after clipping, for PolyakStep.
         skips: int32, not 0 where the step is not taken.
+        idle: int32, not 0 where it comes to nothing in any process, and is none.
         finish: what the kernel is compiled for.
     """
     policy = policy_at(places)
@@ -149,10 +161,11 @@ def take_step(places, loss, square, skips, finish: tl.constexpr):
         weight = tl.where(warms, at_least(weight, 9.0 / (10.0 + step)), weight)
     tl.store(numbers_at(places, PLACE_NUMBERS) + STEP_NUMBER, step)
     tl.store(numbers_at(places, PLACE_NUMBERS) + STEP_AVERAGE_WEIGHT, weight)
-    tl.store(numbers_at(places, PLACE_SKIPPED), skips.to(tl.float64))
+    skipped = tl.where(idle != 0, 0, skips).to(tl.float64)
+    tl.store(numbers_at(places, PLACE_SKIPPED), skipped)
     counters = numbers_at(places, PLACE_COUNTERS)
-    tl.store(counters + 2, tl.load(counters + 2) + 1.0)
-    tl.store(counters + 3, tl.load(counters + 3) + skips.to(tl.float64))
+    tl.store(counters + 2, tl.load(counters + 2) + 1.0 - idle.to(tl.float64))
+    tl.store(counters + 3, tl.load(counters + 3) + skipped)
     decided = int32s_at(places, PLACE_NUMBERS)
     tl.store(decided + STEP_SKIPS, skips)
     tl.store(decided + STEP_SYNCHRONISES, synchronises)
@@ -185,18 +198,28 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     skips = tl.full([], 0, tl.int32)
     if found_inf is not None:
         skips = (tl.load(found_inf) != 0).to(tl.int32)
+    idle = tl.full([], 0, tl.int32)
+    if finish.shares:
+        idle = is_idle(places)
+        skips = tl.maximum(skips, idle)
     clips = tl.full([], 0, tl.int32)
     square = tl.full([], 0.0, tl.float64)
     own = tl.full([], 0.0, tl.float64)
     if measures:
         if finish.clip == UNIT_CLIP:
-            finish_long_rows(places, skips, True)
+            if finish.shares:
+                finish_shared_rows(places, skips, True)
+            else:
+                finish_long_rows(places, skips, True)
         if joint:
             square, own = joint_square(places, finish)
         if finish.by_group:
             nonfinite, clips = take_groups(places, finish)
         else:
             nonfinite, clips = take_units(places, finish)
+        if finish.shares and not finish.by_group:  # of a tensor that another process alone holds
+            lost = (tl.load(numbers_at(places, PLACE_COMMON) + COMMON_LOST) != 0).to(tl.int32)
+            nonfinite = tl.maximum(nonfinite, lost)
         if finish.skips_nonfinite:
             skips = tl.maximum(skips, nonfinite)
         tl.debug_barrier()
@@ -214,11 +237,11 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     if polyak:
         tl.debug_barrier()
         square = clipped_square(places, own, finish)
-    step, step_size = take_step(places, loss, square, skips, finish)
+    step, step_size = take_step(places, loss, square, skips, idle, finish)
     if measures:
         count_clips(places, clips, skips == 0)
     if finish.threshold_scales:
-        steer_thresholds(places, 1 - skips)
+        steer_thresholds(places, 1 - skips, finish.shares)
     tl.debug_barrier()
     factors = numbers_at(places, PLACE_CLIP_FACTOR)
     for first in range(0, int32_at(places, PLACE_COEFFICIENTS_COUNT), COEFFICIENTS_LANES):

@@ -151,7 +151,7 @@ def direction_squares(
     buffer = gradient
     if run.slots & 1 != 0:
         buffer = read_slot(tensor, beside, maps, 0, begin, offsets, mask, run.form0, run.dtype0, access)
-    keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
+    keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages, run.in_parts)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
     gradient = tl.where(mask, gradient, 0.0)

@@ -191,7 +191,7 @@ def row_direction_norm_kernel(
             if row_gradient_factors is not None:
                 factor = row_factor(row_gradient_factors, tensor, element)
                 element_scale = compute(tl.load(own + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
-            keep, normal = gradient_draws_at(draws, numbers, tensor, element, run.stages)
+            keep, normal = gradient_draws_at(draws, numbers, tensor, element, run.stages, run.in_parts)
             gradient = pipeline.prepare(
                 gradient, parameter, keep, normal, element_scale, limit, noise_scale, weight_decay, run.stages
             )

@@ -16,8 +16,10 @@ from .tables import (
     PLACE_GROUP_COUNT,
     PLACE_GROUPS,
     PLACE_NEXT_SCALES,
+    PLACE_SHARED_ZEROS,
     PLACE_ZERO_BEGINS,
     PLACE_ZERO_RANGES,
+    PLACE_ZERO_SETS,
     PLACE_ZEROS,
     ZERO_RANGE_COUNT,
     ZERO_RANGE_FIRST,
@@ -54,12 +56,25 @@ def zeros_of_group(places, group):
 
 
 @triton.jit
-def steer_thresholds(places, takes_step):
+def shared_zeros(places, group):
+    """Those that all processes have in a group, and the elements among which they are."""
+    zeros = tl.full([], 0.0, tl.float64)
+    elements = tl.full([], 0.0, tl.float64)
+    for behind in range(int32_at(places, PLACE_ZERO_SETS)):
+        at = numbers_at(places, PLACE_SHARED_ZEROS) + 2 * (behind * int32_at(places, PLACE_GROUP_COUNT) + group)
+        zeros += tl.load(at)
+        elements += tl.load(at + 1)
+    return zeros, elements
+
+
+@triton.jit
+def steer_thresholds(places, takes_step, shares: tl.constexpr):
     """The factor that each group's has in this step, which a step that is taken leaves behind.
 
     Args:
         places: the fields of FinishArguments.
         takes_step: int32, not 0 where the step is taken.
+        shares: see ``Finish``.
     """
     next_scales = numbers_at(places, PLACE_NEXT_SCALES)
     for group in range(int32_at(places, PLACE_GROUP_COUNT)):
@@ -69,7 +84,12 @@ def steer_thresholds(places, takes_step):
         elements = tl.load(numbers + GROUP_ELEMENTS)
         has_scale = address != 0
         held = tl.load(typed(address, FLOAT64), has_scale, 1.0)
-        share = zeros_of_group(places, group) / tl.maximum(elements, 1.0)
+        if shares:
+            zeros, among = shared_zeros(places, group)
+            elements = tl.where(elements > 0, among, 0.0)
+        else:
+            zeros = zeros_of_group(places, group)
+        share = zeros / tl.maximum(elements, 1.0)
         moved = steered_scale(held, tl.load(numbers + GROUP_TARGET), share)
         scale = tl.where(has_scale & (elements > 0), moved, held)
         tl.debug_barrier()  # all have read

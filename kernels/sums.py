@@ -17,13 +17,20 @@ from .tables import (
     PLACE_LONG_ROW_COUNT,
     PLACE_LONG_ROWS,
     PLACE_PARTIALS,
+    PLACE_PLACE_SUMS,
+    PLACE_PLACES,
     PLACE_POLICY,
     PLACE_ROW_FACTORS,
+    PLACE_ROW_PARTIALS,
+    PLACE_SHARED_ROW_COUNT,
+    PLACE_SHARED_ROWS,
     PLACE_TENSORS,
     PLACE_UNIT_CHUNKS,
     PLACE_UNITS,
     POLICY_LIMIT,
     POLICY_UNIT_EPS,
+    SHARED_ROW_PLACE,
+    SHARED_ROW_WORDS,
     SUM_DIRECTION,
     SUM_WORDS,
     TENSOR_FIRST_ROW,
@@ -76,8 +83,11 @@ def sum_range(partials, first, count):
 
 
 @triton.jit
-def sum_units(places, first_unit, is_single: tl.constexpr):
-    """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty."""
+def sum_units(places, first_unit, is_single: tl.constexpr, shares: tl.constexpr):
+    """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty.
+
+    ``shares``: see ``Finish``.
+    """
     partials = numbers_at(places, PLACE_PARTIALS)
     begins = int32s_at(places, PLACE_UNIT_CHUNKS)
     unit = first_unit + tl.arange(0, 1 if is_single else UNIT_LANES)
@@ -100,7 +110,10 @@ def sum_units(places, first_unit, is_single: tl.constexpr):
             directions += tl.load(place + SUM_DIRECTION, inside, 0.0)
         gradient = tl.sum(gradients, 1)
         direction = tl.sum(directions, 1)
-    return unit, exists, gradient, direction, count == 0
+    is_empty = count == 0
+    if shares:
+        is_empty = tl.load(partials + unit * SUM_WORDS + 2, exists, 0.0) == 0
+    return unit, exists, gradient, direction, is_empty
 
 
 @triton.jit
@@ -127,7 +140,27 @@ def step_row(tensor, row, gradient, skips):
 
 
 @triton.jit
-def finish_long_rows(places, skips, by_clip: tl.constexpr):
+def finish_long_row(places, long_row, partials, skips, by_clip: tl.constexpr):
+    """One of them."""
+    lanes = tl.arange(0, ONE_UNIT_LANES)
+    tensor = integers_at(places, PLACE_TENSORS) + int32_at(long_row, LONG_ROW_TENSOR) * TENSOR_WORDS
+    row = tl.load(long_row + LONG_ROW_ROW)
+    first = int32_at(long_row, LONG_ROW_FIRST_PARTIAL)
+    count = int32_at(long_row, LONG_ROW_PARTIALS)
+    gradient, other = sum_range(partials, first, count)
+    if by_clip:
+        factor, direction = clip_row(policy_at(places), gradient, other)
+        tl.debug_barrier()  # all have read
+        for behind in range(0, count, ONE_UNIT_LANES):
+            place = partials + (first + behind + lanes) * SUM_WORDS + SUM_DIRECTION
+            tl.store(place, tl.where(behind + lanes == 0, direction, 0.0), behind + lanes < count)
+    else:
+        factor = step_row(tensor, row, gradient, skips)
+    tl.store(numbers_at(places, PLACE_ROW_FACTORS) + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
+
+
+@triton.jit
+def finish_long_rows(places, skips, by_clip: tl.constexpr, shares: tl.constexpr = False):
     """The factors of the rows that several chunks share. The parts' sums are left such that those over all parts are
     the row's.
 
@@ -135,26 +168,56 @@ def finish_long_rows(places, skips, by_clip: tl.constexpr):
         places: the fields of FinishArguments or FinishRuleArguments.
         skips: the step is not taken.
         by_clip: for AdaptiveGradientClip; otherwise for AdaGradNorm.
+        shares: without those of which other processes have parts.
     """
-    partials = numbers_at(places, PLACE_PARTIALS)
-    factors = numbers_at(places, PLACE_ROW_FACTORS)
+    partials = numbers_at(places, PLACE_ROW_PARTIALS)
     long_rows = integers_at(places, PLACE_LONG_ROWS)
-    tensors = integers_at(places, PLACE_TENSORS)
-    lanes = tl.arange(0, ONE_UNIT_LANES)
     for index in range(int32_at(places, PLACE_LONG_ROW_COUNT)):
-        long_row = long_rows + index * LONG_ROW_WORDS
-        tensor = tensors + int32_at(long_row, LONG_ROW_TENSOR) * TENSOR_WORDS
-        row = tl.load(long_row + LONG_ROW_ROW)
-        first = int32_at(long_row, LONG_ROW_FIRST_PARTIAL)
-        count = int32_at(long_row, LONG_ROW_PARTIALS)
-        gradient, other = sum_range(partials, first, count)
-        if by_clip:
-            factor, direction = clip_row(policy_at(places), gradient, other)
-            tl.debug_barrier()  # all have read
-            for behind in range(0, count, ONE_UNIT_LANES):
-                place = partials + (first + behind + lanes) * SUM_WORDS + SUM_DIRECTION
-                tl.store(place, tl.where(behind + lanes == 0, direction, 0.0), behind + lanes < count)
+        if shares:
+            if place_of_row(places, index) < 0:
+                finish_long_row(places, long_rows + index * LONG_ROW_WORDS, partials, skips, by_clip)
         else:
-            factor = step_row(tensor, row, gradient, skips)
-        tl.store(factors + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
+            finish_long_row(places, long_rows + index * LONG_ROW_WORDS, partials, skips, by_clip)
+    tl.debug_barrier()
+
+
+@triton.jit
+def place_of_row(places, index):
+    """That of a long row among those that are sent; -1 where no other process has a part of it."""
+    shared = tl.load(places + PLACE_SHARED_ROWS)
+    at = shared.to(tl.pointer_type(tl.int64)) + index * SHARED_ROW_WORDS + SHARED_ROW_PLACE
+    return tl.load(at, shared != 0, -1)
+
+
+@triton.jit
+def finish_shared_rows(places, skips, by_clip: tl.constexpr):
+    """The factors of the rows of which other processes have parts, by the sums of all. What is left of them by a policy
+    is added to the only unit. The arguments are those of ``finish_long_rows``."""
+    sums = numbers_at(places, PLACE_PLACE_SUMS)
+    lanes = tl.arange(0, ONE_UNIT_LANES)
+    for index in range(int32_at(places, PLACE_SHARED_ROW_COUNT)):
+        at = place_of_row(places, index)
+        if at >= 0:
+            long_row = integers_at(places, PLACE_LONG_ROWS) + index * LONG_ROW_WORDS
+            tensor = integers_at(places, PLACE_TENSORS) + int32_at(long_row, LONG_ROW_TENSOR) * TENSOR_WORDS
+            row = tl.load(long_row + LONG_ROW_ROW)
+            gradient = tl.load(sums + 2 * at)
+            if by_clip:
+                factor, _ = clip_row(policy_at(places), gradient, tl.load(sums + 2 * at + 1))
+            else:
+                factor = step_row(tensor, row, gradient, skips)
+            tl.store(numbers_at(places, PLACE_ROW_FACTORS) + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
+    if by_clip:
+        left = tl.zeros([ONE_UNIT_LANES], tl.float64)
+        count = tl.load(places + PLACE_PLACES)
+        for behind in range(0, count, ONE_UNIT_LANES):
+            inside = behind + lanes < count
+            gradient = tl.load(sums + 2 * (behind + lanes), inside, 0.0)
+            weight = tl.load(sums + 2 * (behind + lanes) + 1, inside, 0.0)
+            _, direction = clip_row(policy_at(places), gradient, weight)
+            left += tl.where(inside, direction, 0.0)
+        cell = numbers_at(places, PLACE_PARTIALS) + SUM_DIRECTION
+        total = tl.load(cell) + tl.sum(left, 0)
+        tl.debug_barrier()  # all have read
+        tl.store(cell, total)
     tl.debug_barrier()

@@ -39,7 +39,10 @@ OPERANDS = tl.constexpr(6)
 # DeviceTensor. Its operands' addresses come first, at their numbers; gradients move, and have a table of their own.
 TENSOR_NUMEL = tl.constexpr(6)
 TENSOR_COEFFICIENTS = tl.constexpr(14)  # int32: which set of coefficients it has
-TENSOR_PARAMETER = tl.constexpr(15)  # int32: position among all parameters
+TENSOR_NUMBER = tl.constexpr(28)  # int32: of the parameter in draws
+TENSOR_PLACE_OFFSET = tl.constexpr(15)  # of its first element in the tensor that it is a part of, for draws
+TENSOR_PLACE_INNER = tl.constexpr(16)  # elements of a piece there; 0: it is one
+TENSOR_PLACE_OUTER = tl.constexpr(17)  # from one piece to the next
 TENSOR_DIMENSIONS = tl.constexpr(16)  # int32: of its layout; 0 where all operands lie alike, without gaps
 TENSOR_SUM_IS_DOUBLE = tl.constexpr(17)  # int32
 TENSOR_LAYOUT = tl.constexpr(9)  # address of its layout, [1 + OPERANDS, dimensions]: sizes and then strides
@@ -47,7 +50,7 @@ TENSOR_ROWS = tl.constexpr(10)  # of its leading dimension; 0 where it has none
 TENSOR_INNER = tl.constexpr(11)  # elements of such a row that follow one another
 TENSOR_FIRST_ROW = tl.constexpr(12)  # among the rows of all tensors
 TENSOR_SUMS = tl.constexpr(13)  # address of AdaGradNorm's sums over rows; 0 where there are none
-TENSOR_WORDS = tl.constexpr(14)
+TENSOR_WORDS = tl.constexpr(18)
 
 # DeviceBeside: what a precision policy keeps beside a tensor's operands, by address.
 BESIDE_PARAMETER = tl.constexpr(0)
@@ -169,44 +172,86 @@ PLACE_UNITS = tl.constexpr(4)  # int32: how many
 PLACE_TENSORS = tl.constexpr(4)
 PLACE_LONG_ROWS = tl.constexpr(5)
 PLACE_LONG_ROW_COUNT = tl.constexpr(12)  # int32
+PLACE_SHARED_ROW_COUNT = tl.constexpr(13)  # int32: of them, to look at behind an exchange
+PLACE_ROW_PARTIALS = tl.constexpr(7)  # the pass's own
 PLACE_ROW_FACTORS = tl.constexpr(8)
-PLACE_GRAD_NORM = tl.constexpr(9)  # [units], written, as the one below
-PLACE_CLIP_FACTOR = tl.constexpr(10)
-PLACE_COUNTERS = tl.constexpr(11)  # [4]: steps that measured a factor, those with one below 1; steps, those not taken
-PLACE_NUMBERS = tl.constexpr(12)  # of the step: written by the first finish
-PLACE_BLOCKS_DONE = tl.constexpr(13)  # int32, 0 before and after
-PLACE_BLOCKS = tl.constexpr(28)  # int32: of all launches of the pass together
-PLACE_POLICY = tl.constexpr(15)  # the Modifiers themselves
-PLACE_COEFFICIENTS_COUNT = tl.constexpr(99)  # int32: sets of them
-PLACE_SOURCES = tl.constexpr(50)
-PLACE_COEFFICIENTS = tl.constexpr(51)  # written
-PLACE_FRESH = tl.constexpr(53)  # int32 [parameters]: 1 until a step has been taken with the state
-PLACE_GROUPS = tl.constexpr(54)
-PLACE_ZEROS = tl.constexpr(55)  # that the last step has counted
-PLACE_ZERO_RANGES = tl.constexpr(56)
-PLACE_ZERO_BEGINS = tl.constexpr(57)  # int32 [param groups + 1]: the ranges of each follow one another
-PLACE_NEXT_SCALES = tl.constexpr(58)  # [param groups], written: factors on thresholds
-PLACE_GROUP_COUNT = tl.constexpr(118)  # int32
+PLACE_SHARED_ROWS = tl.constexpr(9)  # SharedRow [long rows]; 0 where no others have parts of rows
+PLACE_PLACE_SUMS = tl.constexpr(10)  # [places, 2]: of the rows of all processes
+PLACE_PLACES = tl.constexpr(11)
+PLACE_GRAD_NORM = tl.constexpr(12)  # [units], written, as the one below
+PLACE_CLIP_FACTOR = tl.constexpr(13)
+PLACE_COUNTERS = tl.constexpr(14)  # [4]: steps that measured a factor, those with one below 1; steps, those not taken
+PLACE_NUMBERS = tl.constexpr(15)  # of the step: written by the first finish
+PLACE_BLOCKS_DONE = tl.constexpr(16)  # int32, 0 before and after
+PLACE_BLOCKS = tl.constexpr(34)  # int32: of all launches of the pass together
+PLACE_COMMON = tl.constexpr(18)  # [COMMON_NUMBERS]: of all processes; 0 where these were not asked before
+PLACE_POLICY = tl.constexpr(19)  # the Modifiers themselves
+PLACE_COEFFICIENTS_COUNT = tl.constexpr(107)  # int32: sets of them
+PLACE_SOURCES = tl.constexpr(54)
+PLACE_COEFFICIENTS = tl.constexpr(55)  # written
+PLACE_FRESH = tl.constexpr(57)  # int32 [parameters]: 1 until a step has been taken with the state
+PLACE_GROUPS = tl.constexpr(58)
+PLACE_ZEROS = tl.constexpr(59)  # that the last step has counted
+PLACE_ZERO_RANGES = tl.constexpr(60)
+PLACE_ZERO_BEGINS = tl.constexpr(61)  # int32 [param groups + 1]: the ranges of each follow one another
+PLACE_SHARED_ZEROS = tl.constexpr(62)  # [sets, param groups, 2]: zeros of all processes, and the elements
+PLACE_ZERO_SETS = tl.constexpr(126)  # int32
+PLACE_NEXT_SCALES = tl.constexpr(64)  # [param groups], written: factors on thresholds
+PLACE_GROUP_COUNT = tl.constexpr(127)  # int32
 # ... then what the end of the pass for a clip policy needs, ...
-PLACE_GROUP_CLIPS = tl.constexpr(188)  # where groups have policies of their own
-PLACE_NORM_COUNT = tl.constexpr(189)  # of the policies that remember norms, as the three below
-PLACE_NORM_MEAN = tl.constexpr(190)
-PLACE_NORM_VARIANCE = tl.constexpr(191)
-PLACE_NORM_WINDOW = tl.constexpr(192)
-PLACE_B_SQUARED = tl.constexpr(195)
-PLACE_STEP = tl.constexpr(196)
-PLACE_LR_SCALE = tl.constexpr(197)
-PLACE_NORM_BOUNDS = tl.constexpr(200)  # AdaGC's: [parameters]
-PLACE_POLYAK_STEP = tl.constexpr(201)
-PLACE_SKIP_NORMS = tl.constexpr(202)  # SkipSpikes': [window]
-PLACE_SKIP_NORM_COUNT = tl.constexpr(203)
-PLACE_SKIP_LOSSES = tl.constexpr(204)
-PLACE_SKIP_LOSS_COUNT = tl.constexpr(205)
-PLACE_SKIPPED = tl.constexpr(206)  # written: 1 where the step is not taken
+PLACE_GROUP_CLIPS = tl.constexpr(193)  # where groups have policies of their own
+PLACE_NORM_COUNT = tl.constexpr(194)  # of the policies that remember norms, as the three below
+PLACE_NORM_MEAN = tl.constexpr(195)
+PLACE_NORM_VARIANCE = tl.constexpr(196)
+PLACE_NORM_WINDOW = tl.constexpr(197)
+PLACE_B_SQUARED = tl.constexpr(200)
+PLACE_STEP = tl.constexpr(201)
+PLACE_LR_SCALE = tl.constexpr(202)
+PLACE_NORM_BOUNDS = tl.constexpr(205)  # AdaGC's: [parameters]
+PLACE_POLYAK_STEP = tl.constexpr(206)
+PLACE_SKIP_NORMS = tl.constexpr(207)  # SkipSpikes': [window]
+PLACE_SKIP_NORM_COUNT = tl.constexpr(208)
+PLACE_SKIP_LOSSES = tl.constexpr(209)
+PLACE_SKIP_LOSS_COUNT = tl.constexpr(210)
+PLACE_SKIPPED = tl.constexpr(211)  # written: 1 where the step is not taken
 # ... and what the end of a rule's own needs.
-PLACE_DIRECTION_NORM = tl.constexpr(188)  # [units], written
-PLACE_RULE_SUMS = tl.constexpr(189)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
-PLACE_SUM_IS_DOUBLE = tl.constexpr(190)  # int32 [units]
+PLACE_DIRECTION_NORM = tl.constexpr(193)  # [units], written
+PLACE_RULE_SUMS = tl.constexpr(194)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
+PLACE_SUM_IS_DOUBLE = tl.constexpr(195)  # int32 [units]
+
+# What all processes have behind the cells of an exchange: CommonNumber of csrc/step/device_tables.h, float64.
+COMMON_OVERFLOWS = tl.constexpr(0)  # of AMP's scale
+COMMON_LOST = tl.constexpr(1)  # norms that are not finite
+COMMON_GRADIENTS = tl.constexpr(2)  # parameters that have one
+COMMON_LOSS = tl.constexpr(3)
+COMMON_NUMBERS = tl.constexpr(4)
+
+# SharedRow: a long row of which other processes have parts.
+SHARED_ROW_PLACE = tl.constexpr(0)  # among all that are sent; -1: no others have a part of it
+SHARED_ROW_SHARE = tl.constexpr(1)  # what part of its sums counts
+SHARED_ROW_WORDS = tl.constexpr(2)
+
+# SharedRange: partial sums, or counts of zeros, that follow one another and count in one cell.
+SHARED_RANGE_FIRST = tl.constexpr(0)
+SHARED_RANGE_COUNT = tl.constexpr(1)
+SHARED_RANGE_SHARE = tl.constexpr(2)  # what part of their sum counts
+SHARED_RANGE_WORDS = tl.constexpr(3)
+
+# ShareArguments: what an exchange is filled from.
+SHARE_NUMBERS = tl.constexpr(0)  # written: cells, places of rows, cells of zeros, common numbers
+SHARE_NUMBER_COUNT = tl.constexpr(1)
+SHARE_CELLS = tl.constexpr(4)  # int32
+SHARE_ZERO_CELLS = tl.constexpr(5)  # int32
+SHARE_RANGES = tl.constexpr(3)  # of partial sums
+SHARE_RANGE_BEGINS = tl.constexpr(4)  # int32 [cells + 1]
+SHARE_TENSORS = tl.constexpr(5)  # int32 [cells]: how many count in each
+SHARE_PARTIALS = tl.constexpr(9)
+SHARE_ZEROS = tl.constexpr(15)
+SHARE_ZERO_RANGES = tl.constexpr(16)
+SHARE_ZERO_BEGINS = tl.constexpr(17)  # int32 [cells of zeros + 1]
+SHARE_ZERO_ELEMENTS = tl.constexpr(18)  # [cells of zeros]: among which they are
+SHARE_LOSS_SHARE = tl.constexpr(22)
+SHARE_GRADIENTS = tl.constexpr(23)
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)
@@ -258,6 +303,7 @@ class Run(NamedTuple):
     form0: int = 0
     form1: int = 0
     form2: int = 0
+    in_parts: bool = False  # draws go by an element's number in the tensor that this one is a part of
 
 
 class Finish(NamedTuple):
@@ -282,3 +328,4 @@ class Finish(NamedTuple):
     growth: bool = False  # PolyakStep's step is bound to the one before
     averages: bool = False
     threshold_scales: bool = False  # thresholds have factors
+    shares: bool = False  # the sums are those of all processes, behind an exchange

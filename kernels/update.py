@@ -204,12 +204,12 @@ def update_block(
         parameter = read_parameter(tensor, beside, begin, offsets, mask, run, access)
     state = read_state(where, held, gradient, run, access)
 
-    keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages)
+    keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages, run.in_parts)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     decayed = parameter * shrink
     parameter, state = rules.apply(run, decayed, gradient, state, rule)
     if LR_DROPOUT & run.stages != 0:
-        keep = step_draws(draws, numbers, tensor, begin + first, count, run.stages)
+        keep = step_draws(draws, numbers, tensor, begin + first, count, run.stages, run.in_parts)
         parameter = pipeline.choose(decayed, parameter, keep)
     if run.lookahead:
         parameter = look_ahead(where, parameter, numbers, synchronises, run, access)

@@ -98,10 +98,22 @@ class Plan:
     # One number, or [groups] or [parameters] by the scope of the norm.
     def report(self) -> dict[str, float | list[float]]: ...
     @property
+    def skipped(self) -> None: ...  # steps say it themselves
+    @property
     def zeros(self) -> list[int]: ...  # [parameters], -1 where they are not known
 
 @type_check_only
 class GpuPlan:
+    def share(
+        self,
+        add: Callable[[Any], None] | None,  # called with a tensor of float64 numbers on the device
+        policy: Cells,
+        rule: Cells,
+        loss_share: float,
+        places: Sequence[tuple[int, int, int, int]],
+        zeros: tuple[Sequence[int], Sequence[float], Sequence[int]],
+        /,
+    ) -> None: ...
     def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...
     def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
@@ -130,6 +142,8 @@ class GpuPlan:
     @property
     def steps(self) -> int: ...
     def report(self) -> dict[str, Tensor]: ...  # on the device, of shape [], [groups] or [parameters]
+    @property
+    def skipped(self) -> Tensor | None: ...  # [], not 0 where the last step was left out; None where nothing decided so
     @property
     def zeros(self) -> Tensor | None: ...  # [], those of all parameters together
 

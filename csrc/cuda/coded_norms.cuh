@@ -76,7 +76,7 @@ struct CodedDirectionMeter : DirectionMeter<Functor, Slots, kEveryStage, float, 
     coded.read_gradient(place, gradient);
     if constexpr (Meter::kReadsParameter) coded.read_parameter(place, parameter);
     if constexpr (Meter::kReadsState) coded.read_slot(0, place, state);
-    const ThreadDraws<kEveryStage, kCount> draws(this->arguments, coded.tensor.parameter, place.element);
+    const ThreadDraws<kEveryStage, kCount> draws(this->arguments, coded.tensor.place, place.element);
     Vector<float, kCount> own[3];
     coded.decode_gradient(gradient, own[0]);
     if constexpr (Meter::kReadsParameter) coded.decode_parameter(parameter, own[1]);

@@ -2,9 +2,15 @@
 #pragma once
 
 #include "codecs.cuh"
+#include "draws.cuh"
 #include "operands.cuh"
 
 namespace torchclip::cuda {
+
+// Whether neighbours from every kTogether-th element on are such in the whole tensor too, the first at a multiple of 4.
+__device__ __forceinline__ bool rounds_together(const DrawPlace& place) {
+  return place.offset % 4 == 0 && place.outer % 4 == 0 && draws_together<kTogether>(place, 0);
+}
 
 // Where neighbours lie: `element` is the number of the first.
 struct CodedPlace {
@@ -46,7 +52,7 @@ class CodedTensor {
 #pragma unroll
     for (int operand = 0; operand < kOperands; ++operand)
       if ((Used & operand_bit(operand)) != 0) bits |= reinterpret_cast<uintptr_t>(tensor.pointer[operand]);
-    return tensor.dimensions == 0 && bits % kAccess == 0;
+    return tensor.dimensions == 0 && bits % kAccess == 0 && rounds_together(tensor.place);
   }
 
   static __device__ __forceinline__ CodedPlace in_order(int64_t element) {

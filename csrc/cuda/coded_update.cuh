@@ -69,11 +69,11 @@ class CodedOperands : public CodedTensor<kBlocks> {
                                        const float (&absmax)[kSlots],
                                        const Elements<float, kSlots, kCount>& own) const {
     uint32_t words[kCount] = {};
-    if (draws(0)) draw_rounding(arguments, tensor.parameter, place.element, 0, words);
+    if (draws(0)) draw_rounding(arguments, tensor.place, place.element, 0, words);
     const int zeros = store_parameter(place, words, own.parameter);
     if constexpr (uses(0)) store_slot(0, place, absmax[0], words, own.state[0]);
     if constexpr ((Slots & 0b110u) != 0) {
-      if (draws(1)) draw_rounding(arguments, tensor.parameter, place.element, 1, words);
+      if (draws(1)) draw_rounding(arguments, tensor.place, place.element, 1, words);
 #pragma unroll
       for (int slot = 1; slot < kSlots; ++slot)
         if (uses(slot)) store_slot(slot, place, absmax[slot], words, own.state[slot]);
@@ -157,7 +157,7 @@ struct CodedBlock {
   template <int kCount>
   __device__ __forceinline__ void load_new(const CodedPlace& place, Own<kCount>& own) const {
     operands.load(place, own);
-    const ThreadDraws<Stages, kCount> draws(arguments, operands.tensor.parameter, place.element);
+    const ThreadDraws<Stages, kCount> draws(arguments, operands.tensor.place, place.element);
     advance<Functor, Slots, Stages>(arguments, operands.tensor, arguments.coefficients, coefficients, place.element,
                                     draws, own, [](float) {});
   }

@@ -95,7 +95,7 @@ void DeviceStep::norm_pass(bool alone) {
   pass_.row_gradient_factors = nullptr;
   for (const Planned<NormLauncher>& planned : norms_) {
     set_pass(planned);
-    finish_.fills_coefficients = &planned == &norms_.front() ? 1 : 0;
+    finish_.fills_coefficients = &planned == &norms_.front() && !steers_behind_exchange() ? 1 : 0;
     planned.launch(pass_, finish_, planned.blocks, stream_);
   }
   if (!alone) return;
@@ -113,11 +113,10 @@ void DeviceStep::set_pass(const Planned<Launcher>& planned) {
 }
 
 void DeviceStep::finish() {
-  if (!shape_.clips_norms && !shape_.clips_rows) {
-    finish_.sums = UnitSums{};
-  } else {
-    finish_.sums = gathered(shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1);
-  }
+  const bool measures = shape_.clips_norms || shape_.clips_rows;
+  if (!*sharing_)
+    finish_.sums =
+        measures ? gathered(shape_.clips_rows ? 1 : static_cast<int32_t>(clip_units_.count) - 1) : UnitSums{};
   finish_.row_sums.long_row_count = 0;  // there are none, or they are summed already
   launch_finish_alone();
   finish_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
@@ -126,7 +125,7 @@ void DeviceStep::finish() {
 
 // The coefficients are filled already where there was a norm pass.
 void DeviceStep::launch_finish_alone() {
-  finish_.fills_coefficients = norms_.empty() ? 1 : 0;
+  finish_.fills_coefficients = norms_.empty() || steers_behind_exchange() ? 1 : 0;
   launch_finish(finish_, stream_);
 }
 
@@ -164,7 +163,7 @@ void DeviceStep::launch_directions() {
 }
 
 void DeviceStep::finish_rule() {
-  finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
+  if (!*sharing_) finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
   finish_rule_.row_sums.long_row_count = 0;
   launch_finish_rule(finish_rule_, stream_);
   follows_own_pass_ = true;

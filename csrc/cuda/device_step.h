@@ -10,9 +10,10 @@ class DeviceStep final : public torchclip::DeviceStep {
  public:
   using torchclip::DeviceStep::DeviceStep;
 
-  // The passes, in this order. `alone`: no other device takes part, and the last block of a norm pass decides.
+  // The passes, in this order. `alone`: no other device or process takes part, and the last block of a norm pass
+  // decides.
   void norm_pass(bool alone);
-  void finish();  // without a norm pass, or behind those of all devices
+  void finish();  // without a norm pass, or behind those of all devices, or an exchange
   void direction_pass(bool alone);
   void finish_rule();
   void update_pass(bool& written);  // which becomes true with the first launch
@@ -47,6 +48,7 @@ class DeviceStep final : public torchclip::DeviceStep {
   bool rides_along() const override { return true; }
   bool writes_in_one() const override { return false; }
   void upload(const Buffer& memory, Extent extent, const void* from) override;
+  void share(const ShareArguments& arguments) override { launch_share(arguments, stream_); }
   void plan_launches() override;
   uint32_t norm_blocks() const override { return total_blocks(norms_); }
   uint32_t direction_blocks() const override { return total_blocks(directions_); }

@@ -12,8 +12,23 @@
 namespace torchclip::cuda {
 
 constexpr unsigned kDrawnStages = kGradientDropout | kGradientNoise | kLRDropout;
+template <unsigned Stages>
+constexpr bool kDraws = (Stages & kDrawnStages) != 0;
 
-// For `kCount` neighbours. To be made once the elements are on their way from memory, which the generator then covers.
+// DrawPlace::of(), on a device.
+__device__ __forceinline__ int64_t element_in_whole(const DrawPlace& place, int64_t element) {
+  if (place.inner == 0) return place.offset + element;
+  return place.offset + element / place.inner * place.outer + element % place.inner;
+}
+
+// Whether `kCount` neighbours from `first` on, and from every kCount-th behind it, are neighbours in the whole tensor.
+template <int kCount>
+__device__ __forceinline__ bool draws_together(const DrawPlace& place, int64_t first) {
+  return place.inner == 0 || (place.inner % kCount == 0 && first % kCount == 0);
+}
+
+// For `kCount` neighbours, which draws_together() says to be such in the whole tensor. To be made once the elements are
+// on their way from memory, which the generator then covers.
 template <unsigned Stages, int kCount>
 class ThreadDraws {
   // Counters that neighbours can reach, wherever the first of them stands among the four of its own.
@@ -22,14 +37,15 @@ class ThreadDraws {
  public:
   // The step is the one that the first finish has counted. Of the stages that are compiled in, `arguments` says which
   // this step has: what is not drawn changes nothing.
-  __device__ __forceinline__ ThreadDraws(const PassArguments& arguments, int32_t parameter, int64_t element) {
+  __device__ __forceinline__ ThreadDraws(const PassArguments& arguments, const DrawPlace& place, int64_t local) {
     if constexpr ((Stages & kDrawnStages) != 0) {
       if ((arguments.stages & kDrawnStages) == 0) return;
       const uint32_t step = static_cast<uint32_t>(whole_number(arguments.numbers->step));
+      const int64_t element = element_in_whole(place, local);
       const int skipped = static_cast<int>(element % 4), quads = (skipped + kCount + 3) / 4;
 #pragma unroll 1  // ten rounds of the generator are long code
       for (int quad = 0; quad < quads; ++quad)
-        draw(arguments, draw_counter(step, static_cast<uint32_t>(parameter), element / 4 + quad, kNoiseStream));
+        draw(arguments, draw_counter(step, place.number, element / 4 + quad, kNoiseStream));
       if (quads < kQuads) make_room();
       keeps_gradient_ >>= skipped;
       keeps_step_ >>= skipped;
@@ -95,18 +111,18 @@ class ThreadDraws {
 };
 
 // The words that two operands of `kCount` neighbours are rounded by: see kRoundingStream. Of several the first stands
-// at a multiple of 4.
+// at a multiple of 4 of the whole tensor, as rounds_together() says.
 template <int kCount>
-__device__ __forceinline__ void draw_rounding(const PassArguments& arguments, int32_t parameter, int64_t element,
+__device__ __forceinline__ void draw_rounding(const PassArguments& arguments, const DrawPlace& place, int64_t local,
                                               int stream, uint32_t (&words)[kCount]) {
+  const int64_t element = element_in_whole(place, local);
   const uint32_t step = static_cast<uint32_t>(whole_number(arguments.numbers->step));
   const int first = kCount == 1 ? static_cast<int>(element % 4) : 0;
 #pragma unroll 1  // ten rounds of the generator are long code
   for (int quad = 0; quad < (kCount + 3) / 4; ++quad) {
     const Counter drawn =
-        philox4x32(arguments.extras.seed,
-                   draw_counter(step, static_cast<uint32_t>(parameter), static_cast<uint64_t>(element) / 4 + quad,
-                                static_cast<Stream>(kRoundingStream + stream)));
+        philox4x32(arguments.extras.seed, draw_counter(step, place.number, static_cast<uint64_t>(element) / 4 + quad,
+                                                       static_cast<Stream>(kRoundingStream + stream)));
     // By selects: an array indexed at run time would lie in local memory.
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

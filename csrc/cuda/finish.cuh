@@ -82,18 +82,37 @@ __device__ __forceinline__ double inverse_scale(const FinishArguments& finish) {
   return finish.grad_scale == nullptr ? 1.0 : 1.0 / static_cast<double>(*finish.grad_scale);
 }
 
-__device__ __forceinline__ double loss_of(const FinishArguments& finish) {
-  switch (static_cast<DType>(finish.loss_dtype)) {
+__device__ __forceinline__ double read_loss(const void* loss, int32_t dtype) {
+  switch (static_cast<DType>(dtype)) {
     case DType::kFloat32:
-      return *static_cast<const float*>(finish.loss);
+      return *static_cast<const float*>(loss);
     case DType::kFloat64:
-      return *static_cast<const double*>(finish.loss);
+      return *static_cast<const double*>(loss);
     case DType::kBFloat16:
-      return load(*static_cast<const BFloat16*>(finish.loss));
+      return load(*static_cast<const BFloat16*>(loss));
     case DType::kFloat16:
-      return load(*static_cast<const Float16*>(finish.loss));
+      return load(*static_cast<const Float16*>(loss));
   }
   return 0.0;
+}
+__device__ __forceinline__ double loss_of(const FinishArguments& finish) {
+  return read_loss(finish.loss, finish.loss_dtype);
+}
+
+// A GradScaler says so, here or in another process.
+__device__ __forceinline__ bool overflows(const FinishArguments& finish) {
+  if (finish.common != nullptr) return finish.common[kOverflows] != 0;
+  return finish.found_inf != nullptr && *finish.found_inf != 0;
+}
+
+// No process has a gradient: the step comes to nothing, and is none.
+__device__ __forceinline__ bool is_idle(const FinishTables& finish) {
+  return finish.common != nullptr && finish.common[kGradients] == 0;
+}
+
+// Norms of tensors that another process alone holds are not finite.
+__device__ __forceinline__ bool lacks_norms(const FinishArguments& finish) {
+  return finish.common != nullptr && finish.common[kLost] != 0 && finish.modifiers.scope() == Scope::kTensor;
 }
 
 // The factor of the step size on the gradients of a group.
@@ -129,8 +148,8 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, double 
   if (finish.numbers != nullptr)
     *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0,
                                   average_weight(m.lookahead_alpha, m.ema_warmup != 0, step)};
-  if (finish.skipped != nullptr) *finish.skipped = decision.skips;
-  if (finish.counters != nullptr) {
+  if (finish.skipped != nullptr) *finish.skipped = is_idle(finish) ? 0 : decision.skips;
+  if (finish.counters != nullptr && !is_idle(finish)) {
     finish.counters[2] += 1;
     finish.counters[3] += decision.skips;
   }
@@ -231,9 +250,9 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   double percentile = -1.0;
   if (adapts && m.clip_kind() == ClipKind::kPercentile) percentile = window_percentile(finish, finish.grad_norm[0]);
   if (threadIdx.x == 0) {
-    const bool overflows = finish.found_inf != nullptr && *finish.found_inf != 0;
-    const bool refuses = decision.is_nonfinite != 0 && m.on_nonfinite() != NonFinite::kPropagate;
-    decision.skips = overflows || refuses ? 1 : 0;
+    const bool is_nonfinite = decision.is_nonfinite != 0 || lacks_norms(finish);
+    const bool refuses = is_nonfinite && m.on_nonfinite() != NonFinite::kPropagate;
+    decision.skips = overflows(finish) || refuses || is_idle(finish) ? 1 : 0;
   }
   __syncthreads();
   if (m.finds_spikes() && decision.skips == 0) find_spikes(finish, decision);
@@ -328,7 +347,7 @@ __device__ __forceinline__ void count_step(const FinishRuleArguments& finish) {
 // All threads of one block. Not inlined: see finish_step.
 template <bool kByRows>
 TORCHCLIP_NOINLINE __device__ void finish_rule(const FinishRuleArguments& finish) {
-  const bool skips = finish.numbers != nullptr && finish.numbers->skip != 0;
+  const bool skips = (finish.numbers != nullptr && finish.numbers->skip != 0) || is_idle(finish);
   if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowStep{skips});
   const bool decides =
       sum_units(finish.sums, [&](int unit, const Partial& sum, bool) { take_norms(finish, unit, sum, skips); });

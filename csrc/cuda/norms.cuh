@@ -115,7 +115,8 @@ struct DirectionMeter {
   __device__ __forceinline__ int64_t head(int64_t begin) const {
     const int64_t head = elements_to_boundary(gradient + begin), first = begin + head;
     const bool agree = tensor.dimensions == 0 && (!kReadsParameter || on_boundary(parameter + first)) &&
-                       (!kReadsState || on_boundary(state + first));
+                       (!kReadsState || on_boundary(state + first)) &&
+                       (!kDraws<Stages> || draws_together<kWidth<T>>(tensor.place, first));
     return agree ? head : -1;
   }
 
@@ -154,7 +155,7 @@ struct DirectionMeter {
       const int64_t element = places.element(split.element(i));
       Vector<C, 1> own[3];
       load_from(offsets_of<kUsed>(tensor, element), own);
-      add(element, ThreadDraws<Stages, 1>(arguments, tensor.parameter, element), own, sums);
+      add(element, ThreadDraws<Stages, 1>(arguments, tensor.place, element), own, sums);
     }
     const int64_t stride = static_cast<int64_t>(lanes) * kWidth<T>;
 #pragma unroll 1
@@ -163,7 +164,7 @@ struct DirectionMeter {
 #pragma unroll
       for (int i = 0; i < kVectors; ++i)
         load_from(in_order(element + i * stride < split.last ? element + i * stride : element), own[i]);
-      const ThreadDraws<Stages, kWidth<T>> draws(arguments, tensor.parameter, element);
+      const ThreadDraws<Stages, kWidth<T>> draws(arguments, tensor.place, element);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         C squares[2] = {};

@@ -3,20 +3,36 @@
 
 #include "coded_norms.cuh"
 #include "launchers.cuh"
+#include "share.cuh"
 
 namespace torchclip::cuda {
 namespace {
 
-// Alone where nothing is measured and yet a number on the device decides, and behind sums from several devices.
+// What this process has for an exchange with others.
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    share_kernel(const __grid_constant__ ShareArguments share) {
+  fill_exchange(share);
+}
+
+__device__ __forceinline__ Partial* cells_of(const FinishTables& finish) {
+  return const_cast<Partial*>(finish.sums.partials);
+}
+
+// Alone where nothing is measured and yet a number on the device decides, and behind sums from several devices or
+// processes.
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_step_kernel(const __grid_constant__ FinishArguments finish) {
   if (finish.fills_coefficients != 0) fill_coefficients<void>(finish);
+  if (finish.row_sums.shared_row_count > 0 || finish.row_sums.places > 0)
+    finish_shared_rows(finish.row_sums, cells_of(finish), RowClip{finish.modifiers.limit, finish.modifiers.unit_eps});
   finish_step<true>(finish);
 }
 
-// Alone behind sums from several devices.
+// Alone behind sums from several devices or processes.
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_rule_kernel(const __grid_constant__ FinishRuleArguments finish) {
+  const bool skips = finish.numbers != nullptr && finish.numbers->skip != 0;
+  if (finish.row_sums.shared_row_count > 0) finish_shared_rows(finish.row_sums, cells_of(finish), RowStep{skips});
   finish_rule<true>(finish);
 }
 
@@ -55,6 +71,10 @@ Launchers find_launchers(const char* rule, const Bucket& bucket, const Types* ty
 
 void launch_finish(const FinishArguments& arguments, void* stream) {
   TORCHCLIP_LAUNCH(finish_step_kernel, 1, kThreads, 0, static_cast<cudaStream_t>(stream), arguments);
+}
+
+void launch_share(const ShareArguments& arguments, void* stream) {
+  TORCHCLIP_LAUNCH(share_kernel, 1, kThreads, 0, static_cast<cudaStream_t>(stream), arguments);
 }
 
 void launch_finish_rule(const FinishRuleArguments& arguments, void* stream) {

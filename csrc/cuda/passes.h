@@ -37,7 +37,9 @@ Launchers find_launchers(const char* rule, const Bucket& bucket, const Types* ty
 template <class Functor>
 Launchers functor_launchers(const Bucket& bucket, const Types* types);
 
-// Alone: before everything else where nothing is measured, and behind sums from several devices.
+// What this process has for an exchange with others.
+void launch_share(const ShareArguments& arguments, void* stream);
+// Alone: before everything else where nothing is measured, and behind sums from several devices or processes.
 void launch_finish(const FinishArguments& arguments, void* stream);
 void launch_finish_rule(const FinishRuleArguments& arguments, void* stream);
 

@@ -4,7 +4,7 @@ namespace torchclip::cuda {
 
 void Plan::launch(bool measures, bool first) {
   DeviceStep& main = device(0);
-  if (devices_.size() == 1 && main.fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
+  if (is_alone() && main.fits_in_cache() && measures != rule_.clips_itself && (measures || !first)) {
     const DeviceGuard guard(main.id());
     return measures ? main.norm_and_update() : main.direction_and_update();
   }
@@ -15,20 +15,26 @@ void Plan::launch(bool measures, bool first) {
 
 // Norms, factors and coefficients; without a policy that measures, what else decides about the coefficients.
 void Plan::measure(bool measures) {
-  const bool alone = devices_.size() == 1;
   if (measures) {
-    on_each([&](DeviceStep& device) { device.norm_pass(alone); });
-    if (alone) return;
+    on_each([this](DeviceStep& device) { device.norm_pass(is_alone()); });
+    if (is_alone()) return;
+  }
+  if (sharing_) {
+    ask(measures ? Asked::kOfPolicy : Asked::kOfNothing);
+  } else if (measures) {
     gather(shape_.clip_scope);
   }
   on_each([](DeviceStep& device) { device.finish(); });
 }
 
 void Plan::measure_directions() {
-  const bool alone = devices_.size() == 1;
-  on_each([&](DeviceStep& device) { device.direction_pass(alone); });
-  if (alone) return;
-  gather(scope_);
+  on_each([this](DeviceStep& device) { device.direction_pass(is_alone()); });
+  if (is_alone()) return;
+  if (sharing_) {
+    ask(Asked::kOfRule);
+  } else {
+    gather(scope_);
+  }
   on_each([](DeviceStep& device) { device.finish_rule(); });
 }
 

@@ -10,6 +10,24 @@ __device__ __forceinline__ const GroupNumbers& group_of(const CoefficientArgumen
   return coefficients.groups != nullptr ? coefficients.groups[group] : coefficients.inline_groups[group];
 }
 
+// The first range of a group's own zeros; the last where those of all processes take their place.
+__device__ __forceinline__ int first_zeros(const CoefficientArguments& coefficients, int32_t group) {
+  return coefficients.zero_begins[coefficients.shared_zeros == nullptr ? group : group + 1];
+}
+
+// Those that all processes have in a group. Returns the elements among which they are.
+__device__ __forceinline__ double add_shared_zeros(const CoefficientArguments& coefficients, int32_t group,
+                                                   double& zeros) {
+  double elements = 0;
+#pragma unroll 1
+  for (int set = 0; set < coefficients.zero_sets; ++set) {
+    const int64_t cell = static_cast<int64_t>(set) * coefficients.group_count + group;
+    zeros += coefficients.shared_zeros[2 * cell];
+    elements += coefficients.shared_zeros[2 * cell + 1];
+  }
+  return elements;
+}
+
 // The factor that each group's has in this step. All threads must call it.
 __device__ __forceinline__ void steer_thresholds(const CoefficientArguments& coefficients) {
 #pragma unroll 1
@@ -18,16 +36,18 @@ __device__ __forceinline__ void steer_thresholds(const CoefficientArguments& coe
     if (numbers.threshold_scale == nullptr) continue;
     double zeros[1] = {};
 #pragma unroll 1
-    for (int index = coefficients.zero_begins[group]; index < coefficients.zero_begins[group + 1]; ++index) {
+    for (int index = first_zeros(coefficients, group); index < coefficients.zero_begins[group + 1]; ++index) {
       const ZeroRange range = coefficients.zero_ranges[index];
       for (int64_t i = threadIdx.x; i < range.count; i += kThreads)
         zeros[0] += static_cast<double>(coefficients.zeros[range.first + i]);
     }
     sum_over_block(zeros);
     if (threadIdx.x != 0) continue;
+    double elements = numbers.elements;
+    if (coefficients.shared_zeros != nullptr && elements > 0)
+      elements = add_shared_zeros(coefficients, group, zeros[0]);
     const double scale = *numbers.threshold_scale;
-    coefficients.next_scales[group] =
-        numbers.elements > 0 ? steered_scale(scale, numbers.target, zeros[0] / numbers.elements) : scale;
+    coefficients.next_scales[group] = elements > 0 ? steered_scale(scale, numbers.target, zeros[0] / elements) : scale;
   }
   __syncthreads();
 }

@@ -43,6 +43,15 @@ __device__ __forceinline__ void add_range(const Partial* partials, const UnitRan
   }
 }
 
+// Whether a unit has no tensor: of several sets, in none of them.
+__device__ __forceinline__ bool is_without_tensors(const UnitSums& sums, const UnitRange& range) {
+  if (sums.unit_chunks != nullptr) return range.count == 0;
+  bool is_empty = true;
+  for (int64_t set = 0; set < range.count; ++set)
+    is_empty = is_empty && sums.partials[range.first + set * range.stride].maximum == 0;
+  return is_empty;
+}
+
 // Calls `take(unit, sum, is_empty)`, in one thread for each unit, with the sum of its partial sums, always added in the
 // same order: by the whole block where there is one unit, and by a warp for each where there are many. Where another
 // device has some of them too, the sums are written for the finish behind it, nothing is taken, and it returns false.
@@ -58,11 +67,11 @@ __device__ __forceinline__ bool sum_units(const UnitSums& units, const Take& tak
     add_range(units.partials, range, rank, is_one ? kThreads : kWarp, sums);
     sum_over(is_one, sums);
     if (rank != 0) continue;
-    const Partial sum{sums[0], sums[1], 0.0};
+    const Partial sum{sums[0], sums[1], static_cast<double>(range.count)};
     if (units.write_to != nullptr) {
       units.write_to[unit] = sum;
     } else {
-      take(unit, sum, range.count == 0);
+      take(unit, sum, is_without_tensors(units, range));
     }
   }
   return units.write_to == nullptr;
@@ -98,11 +107,12 @@ struct RowStep {
   static constexpr bool kChangesDirection = false;
 };
 
-// The factors of the rows that several chunks share, by a warp for each. The parts' sums are left such that those over
-// all parts are the row's. All threads must call it.
+// The factors of the rows that several chunks share, and no other process, by a warp for each. The parts' sums are left
+// such that those over all parts are the row's. All threads must call it.
 template <class RowRule>
 __device__ __forceinline__ void finish_long_rows(const RowSums& rows, const RowRule& rule) {
   for (int index = warp_in_block(); index < rows.long_row_count; index += kWarps) {
+    if (rows.shared_rows != nullptr && rows.shared_rows[index].place >= 0) continue;
     const DeviceLongRow& row = rows.long_rows[index];
     const DeviceTensor& tensor = rows.tensors[row.tensor];
     const UnitRange range{row.first_partial, row.partials, 1};

@@ -55,6 +55,7 @@ struct UpdateOperands {
     for (int slot = 0; slot < kSlots; ++slot)
       if (uses(slot)) agree = agree && on_boundary(state[slot] + first);
     if (synchronises) agree = agree && on_boundary(slow() + first);
+    if constexpr (kDraws<Stages>) agree = agree && draws_together<kWidth<T>>(tensor.place, first);
     return agree ? head : -1;
   }
 
@@ -189,7 +190,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
       const Offsets at = offsets_of<Operands::kUsed>(operands.tensor, element);
       Elements<C, kSlots, 1> own;
       operands.load(at, own);
-      const ThreadDraws<Stages, 1> draws(arguments, operands.tensor.parameter, element);
+      const ThreadDraws<Stages, 1> draws(arguments, operands.tensor.place, element);
       zeros += take(element, draws, own);
       operands.store(at, own);
     }
@@ -200,7 +201,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
 #pragma unroll
       for (int i = 0; i < kVectors; ++i)
         operands.load(in_order(element + i * kStride < split.last ? element + i * kStride : element), own[i]);
-      const ThreadDraws<Stages, kWidth<T>> draws(arguments, operands.tensor.parameter, element);
+      const ThreadDraws<Stages, kWidth<T>> draws(arguments, operands.tensor.place, element);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         const int64_t place = element + i * kStride;

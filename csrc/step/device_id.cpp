@@ -29,6 +29,13 @@ DeviceId device_id_of_object(PyObject* tensor) {
   return {number, {type == name_of(kCuda) ? kCuda : -1, number}};
 }
 
+DeviceId current_device_id(DeviceType type) {
+  if (type != kCuda) return {};
+  static PyObject* const current = kept_attribute("torch.cuda", "current_device");
+  const int number = static_cast<int>(to_int(Object::borrow(current)().get()));
+  return {number, {kCuda, number}};
+}
+
 #if defined(TORCHCLIP_CUDA_EMULATOR)
 
 DeviceId device_id_of(const TensorInfo& tensor) { return {torchclip_emulator_device_of(tensor.data), tensor.device}; }

@@ -15,6 +15,8 @@ struct DeviceId {
 DeviceId device_id_of(const TensorInfo& tensor);
 // Of any kind of tensor.
 DeviceId device_id_of_object(PyObject* tensor);
+// That which is current.
+DeviceId current_device_id(DeviceType type);
 const char* name_of(DeviceType type);
 // That of torch.device. Throws std::runtime_error for one that no plan serves.
 DeviceType device_type(const std::string& name);

@@ -20,6 +20,7 @@ void DeviceStep::begin(const ParameterReader& reader, const Modifiers& modifiers
   finish_rule_.numbers = nullptr;
   pass_.numbers = nullptr;
   pass_.coefficients = nullptr;
+  if (*sharing_) forget_exchanges();
   read_gradients(reader);
   read_groups(reader);
   read_shared(reader, inputs);
@@ -147,7 +148,8 @@ void DeviceStep::read_rule_sums(const ParameterReader& reader) {
     for (const ParameterRecord& record : reader.records()) {
       const size_t unit = unit_of(shape_.rule_scope, record.group, 0);
       // A group without a gradient has no place: its sum stays, and its factor is 1.
-      if (!record.active || places[unit] != nullptr) continue;
+      const bool counts = record.active || static_cast<bool>(*sharing_);  // others may have one
+      if (!counts || places[unit] != nullptr) continue;
       const GroupState shared = shared_of(reader.groups()[unit]);
       places[unit] = beside("sum " + std::to_string(unit), shared.tensor("sum")).data();
     }
@@ -220,8 +222,9 @@ void DeviceStep::fill_coefficients(const ParameterReader& reader) {
   image_.set(host_coefficients_, sets, /*changes_by_step=*/true);
 }
 
-// This pass's own partial sums, or what all devices have gathered.
+// This pass's own partial sums, or what all devices have gathered. Other processes are asked by a launch of its own.
 UnitSums DeviceStep::sums_of(Section<int32_t> units, bool alone) const {
+  if (*sharing_) return {nullptr, nullptr, 0, 0, scratch(partials_)};
   UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1, 0, nullptr};
   if (!alone) sums.write_to = unit_sums_.values<Partial>();
   return sums;

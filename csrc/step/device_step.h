@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "device_exchange.h"
 #include "device_id.h"
 #include "device_image.h"
 #include "group_state.h"
@@ -38,9 +39,10 @@ class DeviceStep {
   DeviceStep(const DeviceStep&) = delete;
   DeviceStep& operator=(const DeviceStep&) = delete;
 
-  // Makes the tables anew. `positions`: of the parameters with a gradient here; `devices`: that take part in the step.
+  // Makes the tables anew. `positions`: of the parameters with a gradient here; `devices`: that take part in the step;
+  // `sharing`: which outlives the tables.
   void build(const ParameterReader& reader, const Modifiers& modifiers, const Shape& shape,
-             const std::vector<size_t>& positions, size_t devices);
+             const std::vector<size_t>& positions, size_t devices, const Sharing& sharing);
   // Reads this step's addresses and numbers; tables that are no longer right are written anew. Shared numbers lie on
   // the main device; the others work on copies. `any_fresh`: there are parameters that are.
   void begin(const ParameterReader& reader, const Modifiers& modifiers, const Inputs& inputs, bool any_fresh,
@@ -50,6 +52,10 @@ class DeviceStep {
 
   // No parameter has a gradient.
   void measure_nothing();
+
+  // Asks other processes for their parts of sums, which the finish behind takes. `is_first`: of the step.
+  void exchange(Asked asked, bool is_first);
+  const DeviceExchange& exchange_of(Asked asked) const { return exchanges_[static_cast<size_t>(asked)]; }
 
   // Counts the zeros that the parameters hold, for the next step to find.
   void count_zeros(const ParameterReader& reader);
@@ -85,6 +91,8 @@ class DeviceStep {
   // Writes host memory to that place of a contiguous tensor on the device, in the order of the stream, without waiting,
   // and as a part of a graph that is being captured.
   virtual void upload(const Buffer& memory, Extent extent, const void* from) = 0;
+  // Fills an exchange with what this process has.
+  virtual void share(const ShareArguments& arguments) = 0;
   // Makes room for tables of its own.
   virtual void reserve_own() {}
   // The tables are new: which launches there are.
@@ -100,6 +108,14 @@ class DeviceStep {
   std::vector<Buffer> buffers() const;
   void follow_stream(void* stream, bool capturing);
   void reserve_tables(const ParameterReader& reader);
+  void reserve_exchanges(const ParameterReader& reader);
+  ShareArguments share_arguments(Asked asked, bool is_first) const;
+  // What the finish behind an exchange reads, but for the loss.
+  void take_exchange(Asked asked, bool is_first);
+  static void take_rows(const DeviceExchange& exchange, size_t long_rows, RowSums& rows);
+  void forget_exchanges();
+  // Thresholds are steered by what other processes send.
+  bool steers_behind_exchange() const { return *sharing_ && shape_.threshold_scales; }
   void set_layouts();
   void reserve_scratch(const ParameterReader& reader);
   void set_static_arguments();
@@ -132,6 +148,8 @@ class DeviceStep {
   Modifiers modifiers_;
   HostTables tables_;
   int32_t devices_ = 1;  // that take part in the step
+  const Sharing* sharing_ = nullptr;
+  DeviceExchange exchanges_[kAsked];  // where other processes are asked
   bool is_main_ = true;
   bool rounds_by_draws_ = false;  // a precision policy
   bool capturing_ = false;

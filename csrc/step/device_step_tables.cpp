@@ -40,23 +40,26 @@ void DeviceStep::move_fresh(const std::vector<int64_t>& from) {
 
 // What a kernel writes or reads here, all of it allocated by build().
 std::vector<Buffer> DeviceStep::buffers() const {
-  return {image_.memory(),
-          scratch_,
-          zeros_,
-          gathered_zeros_,
-          unit_sums_,
-          gathered_sums_,
-          measured_.grad_norm,
-          measured_.clip_factor,
-          measured_.rule_grad_norm,
-          measured_.rule_clip_factor,
-          measured_.direction_norm,
-          measured_.lr_scale,
-          measured_.skipped};
+  std::vector<Buffer> all{image_.memory(),
+                          scratch_,
+                          zeros_,
+                          gathered_zeros_,
+                          unit_sums_,
+                          gathered_sums_,
+                          measured_.grad_norm,
+                          measured_.clip_factor,
+                          measured_.rule_grad_norm,
+                          measured_.rule_clip_factor,
+                          measured_.direction_norm,
+                          measured_.lr_scale,
+                          measured_.skipped};
+  for (const DeviceExchange& exchange : exchanges_)
+    if (exchange.numbers()) all.push_back(exchange.numbers());
+  return all;
 }
 
 void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers, const Shape& shape,
-                       const std::vector<size_t>& positions, size_t devices) {
+                       const std::vector<size_t>& positions, size_t devices, const Sharing& sharing) {
   if (is_in_graph_)
     for (const Buffer& buffer : buffers()) kept_.push_back(buffer);
   is_in_graph_ = false;
@@ -65,7 +68,8 @@ void DeviceStep::build(const ParameterReader& reader, const Modifiers& modifiers
   rounds_by_draws_ = reader.holding().draws();
   shape_ = shape;
   devices_ = static_cast<int32_t>(devices);
-  tables_ = build_tables(rule_, reader, shape, cutting(), positions);
+  sharing_ = &sharing;
+  tables_ = build_tables(rule_, reader, shape, cutting(), positions, sharing);
   reserve_tables(reader);
   reserve_scratch(reader);
   pass_ = PassArguments{};
@@ -98,6 +102,8 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   groups_ = image_.reserve<GroupNumbers>(!rides_along() || groups > kInlineGroups ? groups : 0);
   const bool fills_coefficients = !rides_along() && rule_.scalars.empty();
   host_coefficients_ = image_.reserve<Coefficients>(fills_coefficients ? tables_.sources.size() : 0);
+  for (DeviceExchange& exchange : exchanges_) exchange = DeviceExchange();
+  if (*sharing_) reserve_exchanges(reader);
   reserve_own();
   image_.allocate(id_.device);
   set_layouts();
@@ -112,6 +118,7 @@ void DeviceStep::reserve_tables(const ParameterReader& reader) {
   image_.set(row_unit_, tables_.row_unit);
   image_.set(group_clips_, shape_.group_clips);
   set_zero_ranges();
+  for (const DeviceExchange& exchange : exchanges_) exchange.set(image_);
 }
 
 // Where the layouts of strided tensors lie.
@@ -137,7 +144,9 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader) {
   reserve(row_step_factors_, shape_.rule_rows ? tables_.row_total : 0);
   const auto zeros = [&](int64_t count) { return Buffer::zeros({count}, "float64", id_.device); };
   scratch_ = Buffer::zeros({bytes}, "uint8", id_.device);
-  zeros_ = Buffer::zeros({rule_.counts_zeros ? tables_.pieces() : 0}, "int64", id_.device);
+  // Not without memory where other processes have zeros: see CoefficientArguments.
+  const int64_t pieces = std::max<int64_t>(tables_.pieces(), *sharing_ ? 1 : 0);
+  zeros_ = Buffer::zeros({rule_.counts_zeros ? pieces : 0}, "int64", id_.device);
   const bool gathers = shape_.threshold_scales && devices_ > 1;
   const int64_t groups = static_cast<int64_t>(reader.groups().size());
   gathered_zeros_ = Buffer::zeros({gathers ? groups * devices_ : 0}, "int64", id_.device);
@@ -146,7 +155,7 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader) {
   const auto number = [&] { return Buffer::zeros({}, "float64", id_.device); };
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units), zeros(rule_units),
                zeros(rule_units), number(),          number()};
-  const int64_t shared = devices_ > 1 ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
+  const int64_t shared = devices_ > 1 || *sharing_ ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
   unit_sums_ = zeros(shared);
   gathered_sums_ = zeros(devices_ * shared);
 }
@@ -170,12 +179,16 @@ void DeviceStep::set_static_arguments() {
   coefficients.zero_begins = image_.at(zero_begins_);
   coefficients.next_scales = scratch(next_scales_);
   coefficients.group_count = static_cast<int32_t>(next_scales_.count);
-  const RowSums row_sums{image_.at(tensors_), image_.at(long_rows_), static_cast<int32_t>(tables_.long_rows.size()),
-                         scratch(partials_), nullptr};
+  RowSums row_sums{};
+  row_sums.tensors = image_.at(tensors_);
+  row_sums.long_rows = image_.at(long_rows_);
+  row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
+  row_sums.partials = scratch(partials_);
   const auto numbers = [](const Buffer& buffer) { return buffer.values<double>(); };
   finish_ = FinishArguments{};
   finish_.row_sums = row_sums;
   if (shape_.clips_rows) finish_.row_sums.row_factors = scratch(row_gradient_factors_);
+  finish_.row_sums.shared_rows = exchange_of(Asked::kOfPolicy).rows(image_);
   finish_.group_clips = group_clips_.count > 0 ? image_.at(group_clips_) : nullptr;
   finish_.grad_norm = numbers(measured_.grad_norm);
   finish_.clip_factor = numbers(measured_.clip_factor);
@@ -189,6 +202,7 @@ void DeviceStep::set_static_arguments() {
   finish_rule_ = FinishRuleArguments{};
   finish_rule_.row_sums = row_sums;
   if (shape_.rule_rows) finish_rule_.row_sums.row_factors = scratch(row_step_factors_);
+  finish_rule_.row_sums.shared_rows = exchange_of(Asked::kOfRule).rows(image_);
   finish_rule_.grad_norm = numbers(measured_.rule_grad_norm);
   finish_rule_.direction_norm = numbers(measured_.direction_norm);
   finish_rule_.clip_factor = numbers(measured_.rule_clip_factor);

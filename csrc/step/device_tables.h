@@ -35,6 +35,7 @@ struct DeviceTensor {
   Rows rows;              // count 0 where it has none
   int64_t first_row;      // among the rows of all tensors
   void* sums;             // AdaGradNorm's over rows: [rows.count], read and written; null otherwise
+  DrawPlace place;        // what its draws go by
 };
 
 // What a precision policy keeps beside the operands of one tensor: see Beside. Uploaded as DeviceTensor is.
@@ -149,8 +150,11 @@ struct CoefficientArguments {
   const int64_t* zeros;  // that the last step has counted, see PassArguments; null where no threshold has a factor
   const ZeroRange* zero_ranges;
   const int32_t* zero_begins;  // [param groups + 1], the ranges of each follow one another
-  double* next_scales;         // [param groups], factors on thresholds behind the step, should it be taken
+  const double* shared_zeros;  // [zero_sets, param groups, 2], those of all processes and the elements among which they
+                               // are, in the place of `zeros`; null where no others have some
+  int32_t zero_sets;
   int32_t group_count;
+  double* next_scales;  // [param groups], factors on thresholds behind the step, should it be taken
   GroupNumbers inline_groups[kInlineGroups];
 };
 
@@ -159,8 +163,15 @@ struct UnitSums {
   const Partial* partials;     // of all launches of the pass together
   const int32_t* unit_chunks;  // [units + 1], the partial sums of each unit follow one another; null: `sets` says
   int32_t units;               // 0: nothing is measured
-  int32_t sets;                // without unit_chunks: partials is [sets, units], from as many devices
-  Partial* write_to;           // [units]: write the sums here and decide nothing, since other devices have some too
+  int32_t sets;       // without unit_chunks: partials is [sets, units], from as many devices or processes; their
+                      // third number is 0 where a unit has no tensor
+  Partial* write_to;  // [units]: write the sums here and decide nothing, since other devices have some too
+};
+
+// A long row of which other processes hold parts.
+struct SharedRow {
+  int64_t place;  // among all that are sent; -1: no others have a part of it
+  double share;   // what part of its sums counts
 };
 
 // The end of a norm pass by rows: long rows, whose sums several chunks hold.
@@ -168,8 +179,12 @@ struct RowSums {
   const DeviceTensor* tensors;
   const DeviceLongRow* long_rows;  // [long_row_count]
   int32_t long_row_count;
-  Partial* partials;    // the pass's own
-  double* row_factors;  // null: the pass keeps no rows apart
+  int32_t shared_row_count;      // of long_rows, to look at once the sums of all processes are there; 0 before
+  Partial* partials;             // the pass's own
+  double* row_factors;           // null: the pass keeps no rows apart
+  const SharedRow* shared_rows;  // [long_rows]; null: no others have parts of rows
+  const double* place_sums;      // [places, 2], of the rows of all processes
+  int64_t places;
 };
 
 // What the ends of both norm passes need. Triton's kernels read it in device memory, CUDA's in their parameters.
@@ -186,6 +201,7 @@ struct FinishTables {
   uint32_t* blocks_done;  // of the pass; 0 before and after
   uint32_t blocks;        // of all launches of the pass together
   int32_t fills_coefficients;  // of the pass for the clip policy; 0: another launch of it does
+  const double* common;        // [kCommonNumbers] of all processes; null where they were not asked before this
   Modifiers modifiers;
   CoefficientArguments coefficients;
 };
@@ -218,6 +234,40 @@ struct FinishRuleArguments : FinishTables {
   double* direction_norm;        // [units], written
   void* const* rule_sums;        // AdaGradNorm's: [units], where each lies, null where a unit has none; null over rows
   const int32_t* sum_is_double;  // [units]
+};
+
+// Partial sums, or counts of zeros, that follow one another and count in one cell: see Cells in sharing.h.
+struct SharedRange {
+  int64_t first;
+  int64_t count;
+  double share;  // what part of their sum counts
+};
+
+// What all processes have behind the cells of an exchange, by its place: overflows of AMP's scale, norms that are not
+// finite, parameters with a gradient, and the loss.
+enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kCommonNumbers };
+
+// What an exchange with other processes is filled from. Its numbers lie as those of SharedSums in sharing.h.
+struct ShareArguments {
+  double* numbers;  // [number_count], written: cells, places of rows, cells of zeros, common numbers
+  int64_t number_count;
+  int32_t cells;
+  int32_t zero_cells;
+  const SharedRange* ranges;    // of partial sums
+  const int32_t* range_begins;  // [cells + 1], the ranges of each follow one another
+  const int32_t* tensors;       // [cells], how many tensors count in each
+  RowSums row_sums;
+  int32_t changes_direction;  // not 0: what is left of a shared row is known after the exchange alone
+  int32_t is_first;           // of the step: what all processes have goes out once
+  const int64_t* zeros;       // see CoefficientArguments
+  const SharedRange* zero_ranges;
+  const int32_t* zero_begins;   // [zero_cells + 1]
+  const double* zero_elements;  // [zero_cells], among which they are
+  const float* found_inf;       // null without one
+  const void* loss;             // null where no others are asked for theirs
+  int32_t loss_dtype;
+  double loss_share;
+  double gradients;
 };
 
 }  // namespace torchclip

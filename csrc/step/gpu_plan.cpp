@@ -40,6 +40,11 @@ void GpuPlan::hold(Holding holding) {
   rebuild_ = true;
 }
 
+void GpuPlan::share(Sharing sharing) {
+  sharing_ = std::move(sharing);
+  rebuild_ = true;
+}
+
 void GpuPlan::mark_fresh(const std::vector<int64_t>& positions) {
   for (const int64_t position : positions) reader_.records()[static_cast<size_t>(position)].fresh = any_fresh_ = true;
 }
@@ -65,6 +70,7 @@ Shape GpuPlan::shape() const {
 // That of the first parameter that can step, where the shared numbers lie too. See torchclip/state/steppable.py.
 DeviceId GpuPlan::main_id() const {
   const std::vector<ParameterRecord>& records = reader_.records();
+  if (records.empty()) return current_device_id(device_);
   const auto can_step = [](const ParameterRecord& record) {
     return record.active || to_bool(record.object.attribute("requires_grad").get());
   };
@@ -94,13 +100,19 @@ void GpuPlan::rebuild(const Shape& shape) {
     if (found == by_device.end()) found = by_device.insert(by_device.end(), {id, {}});
     found->second.push_back(position);
   }
+  refuse(
+      sharing_ && by_device.size() > 1,
+      "the parameters of this process are on several devices, and their norm is taken over other processes too: keep "
+      "those of a process on one device, or choose backend=\"reference\"");
+  if (sharing_ && sharing_.policy.of.size() != records.size())
+    throw std::logic_error("the plan was told of the processes of other parameters");
   std::vector<std::shared_ptr<DeviceStep>> devices;
   for (const auto& [id, positions] : by_device) {
     const DeviceGuard guard(id);
     const auto is_here = [number = id.number](const auto& device) { return device->id().number == number; };
     const auto known = std::find_if(devices_.begin(), devices_.end(), is_here);
     devices.push_back(known != devices_.end() ? *known : make_device_step(id, records.size()));
-    devices.back()->build(reader_, modifiers_, shape, positions, by_device.size());
+    devices.back()->build(reader_, modifiers_, shape, positions, by_device.size(), sharing_);
   }
   // What a graph uses must outlive it, and of graphs nothing is known here.
   for (const auto& device : devices_)
@@ -116,13 +128,17 @@ void GpuPlan::rebuild(const Shape& shape) {
 }
 
 Outcome GpuPlan::step(const Inputs& inputs) {
-  if (reader_.records().empty()) return Outcome::kStepped;
+  if (reader_.records().empty() && !sharing_) return Outcome::kStepped;
   struct LetGo {
     HeldMemory& held;
     ~LetGo() { held.let_go(); }
   } const let_go{held_};
   // Their addresses are known, and what torch is asked for from here on may let another thread run, which replaces one.
-  reader_.hold_gradients(held_);
+  if (sharing_) {  // as an exchange does
+    reader_.hold_memory(held_);
+  } else {
+    reader_.hold_gradients(held_);
+  }
   try {
     return try_step(inputs);
   } catch (...) {
@@ -152,7 +168,11 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
          "nonfinite=\"skip\" or \"propagate\"");
   bring_up_to_date(inputs);
   const auto has_tensors = [](const auto& device) { return !device->tables().tensors.empty(); };
-  updates_ = std::any_of(devices_.begin(), devices_.end(), has_tensors);
+  waits_ = waits_for_others(inputs);
+  has_asked_ = has_decided_ = false;
+  const bool asks = sharing_ && (modifiers_.measures() || rule_.clips_itself || waits_);
+  if (asks) check_exchanges();
+  updates_ = asks || std::any_of(devices_.begin(), devices_.end(), has_tensors);
   if (updates_) {
     measure_and_update(inputs);
   } else {
@@ -188,10 +208,12 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
 void GpuPlan::measure_and_update(const Inputs& inputs) {
   const bool measures = modifiers_.measures(), first = finishes_first(inputs);
   const uint64_t kind = kind_of(inputs, first);
+  has_decided_ = measures || first;
   const bool is_proven = std::find(proven_.begin(), proven_.end(), kind) != proven_.end();
   refuse(!is_proven && compiles_kernels() && capturing(), kNotReady);
-  // A kernel that runs for the first time may be refused, when others have counted the step already.
-  const auto numbers = is_proven ? decltype(counted_numbers()){} : counted_numbers();
+  // A kernel that runs for the first time may be refused, or an exchange fail, when the step is counted already.
+  const bool asks_behind_finish = sharing_ && rule_.clips_itself && (measures || first);  // which may fail
+  const auto numbers = is_proven && !asks_behind_finish ? decltype(counted_numbers()){} : counted_numbers();
   written_ = false;
   try {
     launch(measures, first);
@@ -202,6 +224,28 @@ void GpuPlan::measure_and_update(const Inputs& inputs) {
     throw;
   }
   if (!is_proven) proven_.push_back(kind);
+}
+
+// Whether a step that measures nothing goes by what other processes know.
+bool GpuPlan::waits_for_others(const Inputs& inputs) const {
+  if (!sharing_) return false;
+  const bool takes_loss = modifiers_.takes_loss() && sharing_.loss_share != 0;
+  return takes_loss || static_cast<bool>(inputs.found_inf) || any_target(reader_.groups());
+}
+
+void GpuPlan::check_exchanges() const {
+  if (!capturing()) return;
+  for (const Asked asked : {Asked::kOfPolicy, Asked::kOfRule, Asked::kOfNothing})
+    refuse(
+        main_device().exchange_of(asked).numbers() && !main_device().exchange_of(asked).is_capturable(),
+        "this step takes sums over other processes, and their process group cannot send within a graph that is being "
+        "captured: make it with backend=\"nccl\", or leave the step out of the graph");
+}
+
+void GpuPlan::ask(Asked asked) {
+  if (asked == Asked::kOfNothing && !waits_) return;
+  const DeviceGuard guard(main_device().id());
+  main_device().exchange(asked, !std::exchange(has_asked_, true));
 }
 
 void GpuPlan::told_of_fresh() {
@@ -258,7 +302,12 @@ bool GpuPlan::refuses_norm(const Inputs& inputs) const {
     if (static_cast<NonFinite>(group_clips_[group].nonfinite) != NonFinite::kError)
       nonfinite.call("select", to_python(0), to_python(group)).call("fill_", to_python(false));
   Object refused = nonfinite.call("any");
-  if (inputs.found_inf) {
+  if (sharing_) {
+    const Buffer common = main_device().exchange_of(Asked::kOfPolicy).common();
+    const auto is_zero = [&](CommonNumber number) { return common[number].tensor().call("eq", to_python(0)); };
+    if (modifiers_.scope() == Scope::kTensor) refused = refused.call("logical_or", is_zero(kLost).call("logical_not"));
+    refused = refused.call("logical_and", is_zero(kOverflows));
+  } else if (inputs.found_inf) {
     const Object found = inputs.found_inf.tensor().call("to", torch_device(main_device().id().device));
     refused = refused.call("logical_and", found.call("eq", to_python(0)).call("all"));
   }

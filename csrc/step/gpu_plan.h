@@ -20,6 +20,7 @@ class GpuPlan {
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
   void hold(Holding holding);
+  void share(Sharing sharing);
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() { reader_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);
@@ -35,6 +36,8 @@ class GpuPlan {
 
   // What the last step measured, as tensors on the device.
   Object report() const;
+  // Whether it was left out, a number on the device; None where nothing could decide so.
+  Object skipped() const;
   // The exact zeros that the last step left in all parameters together, a tensor on the device; None where some of them
   // were not counted, or written since.
   Object zeros() const;
@@ -54,6 +57,12 @@ class GpuPlan {
   virtual void launch(bool measures, bool first) = 0;
 
   DeviceStep& main_device() const { return *devices_.front(); }
+  // No other device or process takes part in the step.
+  bool is_alone() const { return devices_.size() == 1 && !sharing_; }
+  // Asks other processes for their parts of sums, or for what else a step goes by where it does.
+  void ask(Asked asked);
+  // A step that measures nothing has to hear of other processes.
+  bool waits() const { return waits_; }
   // Calls `body(device)` for every device, which is current then.
   template <class Body>
   void on_each_device(const Body& body) {
@@ -66,6 +75,7 @@ class GpuPlan {
   const RuleEntry& rule_;
   Scope scope_;
   ParameterReader reader_;
+  Sharing sharing_;
   Shape shape_;
   std::vector<std::shared_ptr<DeviceStep>> devices_;  // the main one first
   bool written_ = false;                              // the step has come as far as writing parameters
@@ -82,6 +92,8 @@ class GpuPlan {
   void* current_stream(const DeviceId& id) const;
   bool capturing() const;
   bool finishes_first(const Inputs& inputs) const;
+  bool waits_for_others(const Inputs& inputs) const;
+  void check_exchanges() const;
   bool has_threshold_scales() const;
   bool are_as_left() const;
   bool leaves_counts(const Inputs& inputs) const;
@@ -94,6 +106,9 @@ class GpuPlan {
   DeviceId main_id() const;
 
   DeviceType device_;
+  bool waits_ = false;        // see waits()
+  bool has_asked_ = false;    // in this step
+  bool has_decided_ = false;  // the last one, on the device, whether it is taken
   Modifiers modifiers_;
   std::vector<GroupClip> group_clips_;  // [groups], or empty
   bool rebuild_ = true;

@@ -41,6 +41,10 @@ Object GpuPlan::report() const {
   return result;
 }
 
+Object GpuPlan::skipped() const {
+  return reports_ && has_decided_ ? main_device().measured().skipped.tensor() : none();
+}
+
 // Where a rule keeps a sum for each tensor, its factor is known on the tensor's own device.
 Buffer GpuPlan::rule_clip_factor() const {
   const Buffer main = main_device().measured().rule_clip_factor;

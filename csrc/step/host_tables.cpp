@@ -19,8 +19,8 @@ int64_t chunk_size(int64_t elements) {
 class Builder {
  public:
   Builder(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape, const Cutting& cutting,
-          const std::vector<size_t>& positions)
-      : rule_(rule), reader_(reader), shape_(shape), cutting_(cutting) {
+          const std::vector<size_t>& positions, const Sharing& sharing)
+      : rule_(rule), reader_(reader), shape_(shape), cutting_(cutting), sharing_(sharing) {
     tables_.positions = positions;
   }
 
@@ -48,6 +48,7 @@ class Builder {
     tensor.numel = record.operands.count;
     tensor.parameter = static_cast<int32_t>(position);
     tensor.coefficients = coefficients_of(position);
+    tensor.place = sharing_.places.empty() ? DrawPlace{static_cast<uint32_t>(position)} : sharing_.places[position];
     if (shape_.by_rows() && record.extra != nullptr) add_rows(record, tensor);
     tables_.layout_offsets.push_back(record.layout == nullptr ? -1 : static_cast<int64_t>(tables_.layouts.size()));
     if (record.layout != nullptr) add_layout(record, tensor);
@@ -196,6 +197,7 @@ class Builder {
   void add_zero_ranges() {
     std::vector<std::vector<ZeroRange>> by_group(reader_.groups().size());
     tables_.group_elements.assign(by_group.size(), 0.0);
+    tables_.first_pieces.assign(tables_.tensors.size(), -1);
     for (const ParameterRecord& record : reader_.records())
       if (record.active)
         tables_.group_elements[static_cast<size_t>(record.group)] += static_cast<double>(record.operands.count);
@@ -205,6 +207,7 @@ class Builder {
         const int32_t position = tables_.tensors[static_cast<size_t>(chunk.tensor)].parameter;
         const size_t group = static_cast<size_t>(reader_.records()[static_cast<size_t>(position)].group);
         const int64_t first = run.first_piece + index * run.pieces;
+        if (chunk.begin == 0) tables_.first_pieces[static_cast<size_t>(chunk.tensor)] = first;
         std::vector<ZeroRange>& ranges = by_group[group];
         if (ranges.empty() || ranges.back().first + ranges.back().count != first) ranges.push_back({first, 0});
         ranges.back().count += run.pieces;
@@ -222,11 +225,16 @@ class Builder {
     int32_t partial = 0;
     for (size_t index = 0; index < tables_.tensors.size(); ++index) {
       const DeviceTensor& tensor = tables_.tensors[index];
-      if (tensor.numel == 0) continue;
+      if (tensor.numel == 0) {
+        // What others have in the rows counts here too.
+        for (int64_t row = 0; splits_rows(tensor) && row < tensor.rows.count; ++row)
+          tables_.long_rows.push_back({static_cast<int32_t>(index), partial, 0, row});
+        continue;
+      }
       std::vector<DeviceRowChunk>& chunks = by_run[runs_of_tensors_[index]];
       const int32_t number = static_cast<int32_t>(index);
       const int64_t count = std::max<int64_t>(tensor.rows.count, 1), length = tensor.numel / count;
-      if (tensor.rows.count == 0 || length > size_) {
+      if (tensor.rows.count == 0 || length > size_ || splits_rows(tensor)) {
         for (int64_t row = 0; row < count; ++row) partial = cut_row(number, row, length, partial, chunks);
         continue;
       }
@@ -241,7 +249,14 @@ class Builder {
     }
   }
 
-  // The parts of a row that is longer than a chunk, or of a tensor without rows. Returns the next partial sum.
+  bool splits_rows(const DeviceTensor& tensor) const {
+    const size_t position = static_cast<size_t>(tensor.parameter);
+    return (shape_.clips_rows && Sharing::splits_rows(sharing_.policy, position)) ||
+           (shape_.rule_rows && Sharing::splits_rows(sharing_.rule, position));
+  }
+
+  // The parts of a row that is longer than a chunk or that other processes have parts of, or of a tensor without rows.
+  // Returns the next partial sum.
   int32_t cut_row(int32_t tensor, int64_t row, int64_t length, int32_t partial, std::vector<DeviceRowChunk>& chunks) {
     int32_t long_row = -1;
     if (tables_.tensors[static_cast<size_t>(tensor)].rows.count > 0) {
@@ -257,6 +272,7 @@ class Builder {
   const ParameterReader& reader_;
   const Shape& shape_;
   const Cutting& cutting_;
+  const Sharing& sharing_;
   HostTables tables_;
   std::vector<size_t> runs_of_tensors_;  // [tensors]
   int64_t size_ = 0;                     // of a chunk
@@ -278,8 +294,8 @@ bool is_aligned(const ParameterRecord& record, bool lookahead) {
 }
 
 HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
-                        const Cutting& cutting, const std::vector<size_t>& positions) {
-  return Builder(rule, reader, shape, cutting, positions).build();
+                        const Cutting& cutting, const std::vector<size_t>& positions, const Sharing& sharing) {
+  return Builder(rule, reader, shape, cutting, positions, sharing).build();
 }
 
 }  // namespace torchclip

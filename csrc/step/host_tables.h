@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "device_tables.h"
+#include "sharing.h"
 #include "step.h"
 
 namespace torchclip {
@@ -77,6 +78,7 @@ struct HostTables {
   std::vector<ZeroRange> zero_ranges;  // where thresholds have factors
   std::vector<int32_t> zero_begins;    // [param groups + 1], see CoefficientArguments
   std::vector<double> group_elements;  // [param groups], with a gradient, on all devices
+  std::vector<int64_t> first_pieces;   // [tensors], of those that zeros are counted in; -1: it is empty
   std::vector<Run> runs;
   std::vector<char> aligned;  // [tensors], see is_aligned; empty where the launcher does not ask
   int64_t row_total = 0;      // rows of all tensors
@@ -103,6 +105,6 @@ bool is_aligned(const ParameterRecord& record, bool lookahead);
 
 // `positions`: of the parameters with a gradient on the device.
 HostTables build_tables(const RuleEntry& rule, const ParameterReader& reader, const Shape& shape,
-                        const Cutting& cutting, const std::vector<size_t>& positions);
+                        const Cutting& cutting, const std::vector<size_t>& positions, const Sharing& sharing);
 
 }  // namespace torchclip

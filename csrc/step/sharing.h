@@ -30,7 +30,15 @@ struct Sharing {
   std::vector<DrawPlace> places;  // [parameters], or empty: parameters are whole, and numbered as they stand
 
   explicit operator bool() const { return asks; }
+  // Whether the pass keeps the rows of a parameter apart that others have parts of.
+  static bool splits_rows(const Cells& cells, size_t parameter) {
+    return parameter < cells.rows.size() && !cells.rows[parameter].empty();
+  }
 };
+
+// What the processes are asked in one exchange: the sums of the clip policy's pass, those of a rule's own, or none.
+enum class Asked : int { kOfPolicy, kOfRule, kOfNothing };
+constexpr int kAsked = 3;
 
 // From (add, policy, rule, loss_share, places, zeros); None for `add`, that of no sums, asks nothing of others.
 Sharing sharing_from(const std::vector<Object>& parts);

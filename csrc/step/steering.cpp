@@ -98,20 +98,19 @@ void DeviceStep::read_threshold(const Group& group, size_t index, GroupNumbers& 
   numbers.threshold_scale = beside(kThresholdScale + std::to_string(index), scale).values<double>();
   if (!group.has_target()) return;
   numbers.target = group.target;
-  numbers.elements = tables_.group_elements[index];
+  // Those of all processes are known on the device alone: then it says no more than that there is a target.
+  numbers.elements = *sharing_ ? 1.0 : tables_.group_elements[index];
 }
 
-// All those of a group go where its first are.
+// All those of a tensor go where its first are.
 void DeviceStep::count_zeros(const ParameterReader& reader) {
   static PyObject* const zeros_in = kept_attribute("torchclip.state.zeros", "zeros_in");
   zeros_.fill(0);
-  for (const size_t position : tables_.positions) {
-    const ParameterRecord& record = reader.records()[position];
-    const size_t group = static_cast<size_t>(record.group);
-    const int32_t range = tables_.zero_begins[group];
-    if (range == tables_.zero_begins[group + 1]) continue;  // nothing but empty tensors
+  for (size_t index = 0; index < tables_.positions.size(); ++index) {
+    if (tables_.first_pieces[index] < 0) continue;
+    const ParameterRecord& record = reader.records()[tables_.positions[index]];
     const Object counted = Object::borrow(zeros_in)(record.object.call("detach"));
-    zeros_[tables_.zero_ranges[static_cast<size_t>(range)].first].tensor().call("add_", counted);
+    zeros_[tables_.first_pieces[index]].tensor().call("copy_", counted);
   }
 }
 

@@ -28,7 +28,10 @@ Layout elements() {
   return {
       {"TENSOR_NUMEL", place(tensor, tensor.numel)},
       {"TENSOR_COEFFICIENTS", place(tensor, tensor.coefficients)},
-      {"TENSOR_PARAMETER", place(tensor, tensor.parameter)},
+      {"TENSOR_NUMBER", place(tensor, tensor.place.number)},
+      {"TENSOR_PLACE_OFFSET", place(tensor, tensor.place.offset)},
+      {"TENSOR_PLACE_INNER", place(tensor, tensor.place.inner)},
+      {"TENSOR_PLACE_OUTER", place(tensor, tensor.place.outer)},
       {"TENSOR_DIMENSIONS", place(tensor, tensor.dimensions)},
       {"TENSOR_SUM_IS_DOUBLE", place(tensor, tensor.sum_is_double)},
       {"TENSOR_LAYOUT", place(tensor, tensor.layout)},
@@ -144,7 +147,13 @@ Layout finishes() {
       {"PLACE_TENSORS", place(both, both.row_sums.tensors)},
       {"PLACE_LONG_ROWS", place(both, both.row_sums.long_rows)},
       {"PLACE_LONG_ROW_COUNT", place(both, both.row_sums.long_row_count)},
+      {"PLACE_SHARED_ROW_COUNT", place(both, both.row_sums.shared_row_count)},
+      {"PLACE_ROW_PARTIALS", place(both, both.row_sums.partials)},
       {"PLACE_ROW_FACTORS", place(both, both.row_sums.row_factors)},
+      {"PLACE_SHARED_ROWS", place(both, both.row_sums.shared_rows)},
+      {"PLACE_PLACE_SUMS", place(both, both.row_sums.place_sums)},
+      {"PLACE_PLACES", place(both, both.row_sums.places)},
+      {"PLACE_COMMON", place(both, both.common)},
       {"PLACE_GRAD_NORM", place(both, both.grad_norm)},
       {"PLACE_CLIP_FACTOR", place(both, both.clip_factor)},
       {"PLACE_COUNTERS", place(both, both.counters)},
@@ -160,6 +169,8 @@ Layout finishes() {
       {"PLACE_ZEROS", place(both, both.coefficients.zeros)},
       {"PLACE_ZERO_RANGES", place(both, both.coefficients.zero_ranges)},
       {"PLACE_ZERO_BEGINS", place(both, both.coefficients.zero_begins)},
+      {"PLACE_SHARED_ZEROS", place(both, both.coefficients.shared_zeros)},
+      {"PLACE_ZERO_SETS", place(both, both.coefficients.zero_sets)},
       {"PLACE_NEXT_SCALES", place(both, both.coefficients.next_scales)},
       {"PLACE_GROUP_COUNT", place(both, both.coefficients.group_count)},
       {"PLACE_GROUP_CLIPS", place(step, step.group_clips)},
@@ -183,12 +194,42 @@ Layout finishes() {
   };
 }
 
+Layout exchanges() {
+  const SharedRow row{};
+  const SharedRange range{};
+  const ShareArguments share{};
+  return {
+      {"SHARED_ROW_PLACE", place(row, row.place)},
+      {"SHARED_ROW_SHARE", place(row, row.share)},
+      {"SHARED_ROW_WORDS", whole<SharedRow>()},
+      {"SHARED_RANGE_FIRST", place(range, range.first)},
+      {"SHARED_RANGE_COUNT", place(range, range.count)},
+      {"SHARED_RANGE_SHARE", place(range, range.share)},
+      {"SHARED_RANGE_WORDS", whole<SharedRange>()},
+      {"SHARE_NUMBERS", place(share, share.numbers)},
+      {"SHARE_NUMBER_COUNT", place(share, share.number_count)},
+      {"SHARE_CELLS", place(share, share.cells)},
+      {"SHARE_ZERO_CELLS", place(share, share.zero_cells)},
+      {"SHARE_RANGES", place(share, share.ranges)},
+      {"SHARE_RANGE_BEGINS", place(share, share.range_begins)},
+      {"SHARE_TENSORS", place(share, share.tensors)},
+      {"SHARE_PARTIALS", place(share, share.row_sums.partials)},
+      {"SHARE_ZEROS", place(share, share.zeros)},
+      {"SHARE_ZERO_RANGES", place(share, share.zero_ranges)},
+      {"SHARE_ZERO_BEGINS", place(share, share.zero_begins)},
+      {"SHARE_ZERO_ELEMENTS", place(share, share.zero_elements)},
+      {"SHARE_LOSS_SHARE", place(share, share.loss_share)},
+      {"SHARE_GRADIENTS", place(share, share.gradients)},
+  };
+}
+
 }  // namespace
 
 Layout table_layout() {
   Layout all = elements();
   all.merge(coefficients());
   all.merge(finishes());
+  all.merge(exchanges());
   return all;
 }
 

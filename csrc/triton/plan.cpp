@@ -51,6 +51,11 @@ void DeviceStep::reserve_own() {
   finish_table_ = image_.reserve<FinishArguments>(1);
   finish_rule_table_ = image_.reserve<FinishRuleArguments>(rule_.clips_itself ? 1 : 0);
   draws_ = image_.reserve<int64_t>(4);
+  for (int asked = 0; asked < kAsked; ++asked) {
+    const bool is_used = static_cast<bool>(exchanges_[asked].numbers());
+    share_tables_[asked] = image_.reserve<ShareArguments>(is_used ? 1 : 0);
+    unit_begins_[asked] = image_.reserve<int32_t>(is_used ? static_cast<size_t>(exchanges_[asked].units()) + 1 : 0);
+  }
   spares_.clear();  // of another size; what graphs read stays
 }
 
@@ -58,12 +63,14 @@ uint32_t DeviceStep::norm_blocks() const {
   int64_t blocks = 0;
   for (const Run& run : tables_.runs)
     if (run.is_measured) blocks += shape_.clips_rows ? run.row_count : run.count;
+  if (*sharing_) ++blocks;  // no program of the pass is the last, the exchange is
   return static_cast<uint32_t>(blocks);
 }
 
 uint32_t DeviceStep::direction_blocks() const {
   int64_t blocks = 0;
   for (const Run& run : tables_.runs) blocks += shape_.rule_rows ? run.row_count : run.count;
+  if (*sharing_) ++blocks;
   return static_cast<uint32_t>(blocks);
 }
 
@@ -118,7 +125,22 @@ void DeviceStep::placed() {
                                    factors(shape_.rule_rows, row_step_factors_),
                                    zeros_.tensor(),
                                    beside_.count == 0 ? none() : table(beside_, "int64")};
-  launcher_.call("place", to_python(tables), runs(), constants());
+  launcher_.call("place", to_python(tables), runs(), constants(), exchanges());
+}
+
+// As `Exchange` there, for each of Asked.
+Object DeviceStep::exchanges() const {
+  std::vector<Object> all;
+  for (int asked = 0; asked < kAsked; ++asked) {
+    const DeviceExchange& exchange = exchanges_[asked];
+    if (!exchange.numbers()) {
+      all.push_back(none());
+      continue;
+    }
+    all.push_back(make_tuple(exchange.add(), exchange.numbers().tensor(), table(share_tables_[asked], "int64"),
+                             unit_sums_.tensor(), exchange.cells(), exchange.sets(), exchange.units()));
+  }
+  return to_python(all);
 }
 
 // As `RunTables` there.
@@ -159,6 +181,8 @@ Object DeviceStep::constants() const {
   add("rule_is_single", shape_.rule_rows || measured_.rule_grad_norm.numel() == 1);
   add("clips_rows", shape_.clips_rows);
   add("rule_rows", shape_.rule_rows);
+  add("in_parts", !sharing_->places.empty());
+  add("takes_loss", *sharing_ && sharing_->loss_share != 0);
   return all;
 }
 
@@ -167,8 +191,9 @@ void DeviceStep::set_own() {
   finish_.sums = sums_of(shape_.clips_rows ? row_unit_ : clip_units_, /*alone=*/true);
   finish_.grad_scale = finish_.found_inf = nullptr;
   finish_.loss = nullptr;
-  image_.set(finish_table_, &finish_, /*changes_by_step=*/true);
   finish_rule_.sums = sums_of(shape_.rule_rows ? row_unit_ : rule_units_, /*alone=*/true);
+  if (*sharing_) set_exchanges();
+  image_.set(finish_table_, &finish_, /*changes_by_step=*/true);
   image_.set(finish_rule_table_, &finish_rule_, /*changes_by_step=*/true);
   const Extras& extras = pass_.extras;
   const std::array<int64_t, 4> draws{static_cast<int64_t>(extras.seed & 0xffffffffu),
@@ -177,10 +202,33 @@ void DeviceStep::set_own() {
   image_.set(draws_, draws.data(), /*changes_by_step=*/true);
 }
 
-void DeviceStep::launch(bool measures, bool first, bool& written) {
+// Which of them a step asks for, and what is done with the answer, is in the launcher.
+void DeviceStep::set_exchanges() {
+  const bool measures = modifiers_.measures();
+  for (const Asked asked : {Asked::kOfPolicy, Asked::kOfRule, Asked::kOfNothing}) {
+    const size_t index = static_cast<size_t>(asked);
+    const DeviceExchange& exchange = exchanges_[index];
+    if (!exchange.numbers()) continue;
+    const bool is_first = asked == Asked::kOfPolicy || !measures;
+    const ShareArguments share = share_arguments(asked, /*is_first=*/true);
+    image_.set(share_tables_[index], &share);
+    std::vector<int32_t> begins;
+    for (int32_t unit = 0; unit <= exchange.units(); ++unit) begins.push_back(unit);
+    image_.set(unit_begins_[index], begins);
+    if (asked == Asked::kOfNothing && measures) continue;
+    take_exchange(asked, is_first);
+    UnitSums& sums = asked == Asked::kOfRule ? finish_rule_.sums : finish_.sums;
+    if (exchange.sets() > 1) sums.partials = unit_sums_.values<Partial>();
+    sums.unit_chunks = image_.at(unit_begins_[index]);
+  }
+}
+
+void DeviceStep::share(const ShareArguments&) { throw std::logic_error("the launcher of Triton's kernels exchanges"); }
+
+void DeviceStep::launch(bool measures, bool first, bool waits, bool& written) {
   const Buffer loss = modifiers_.takes_loss() ? readable(given_.loss) : Buffer();
   try {
-    launcher_.call("run", to_python(measures), to_python(first), tensor_or_none(given_.grad_scale),
+    launcher_.call("run", to_python(measures), to_python(first), to_python(waits), tensor_or_none(given_.grad_scale),
                    tensor_or_none(given_.found_inf), tensor_or_none(loss));
   } catch (...) {
     written = to_bool(launcher_.attribute("has_updated").get());
@@ -209,7 +257,7 @@ void Plan::launch(bool measures, bool first) {
                              "backend=\"cuda\"");
   DeviceStep& device = static_cast<DeviceStep&>(main_device());
   const DeviceGuard guard(device.id());
-  device.launch(measures, first, written_);
+  device.launch(measures, first, waits(), written_);
 }
 
 }  // namespace torchclip::triton

@@ -12,18 +12,21 @@ class DeviceStep final : public torchclip::DeviceStep {
   DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters, const Object& make_launcher);
 
   // All launches of a step, see GpuPlan::launch().
-  void launch(bool measures, bool first, bool& written);
+  void launch(bool measures, bool first, bool waits, bool& written);
 
  private:
   Cutting cutting() const override;
   bool rides_along() const override { return false; }
   bool writes_in_one() const override { return true; }
   void upload(const Buffer& memory, Extent extent, const void* from) override;
+  void share(const ShareArguments& arguments) override;
   void reserve_own() override;
   void plan_launches() override {}
   uint32_t norm_blocks() const override;
   uint32_t direction_blocks() const override;
   void placed() override;
+  void set_exchanges();
+  Object exchanges() const;
   void set_own() override;
 
   Object runs() const;
@@ -37,6 +40,8 @@ class DeviceStep final : public torchclip::DeviceStep {
   Section<FinishArguments> finish_table_;
   Section<FinishRuleArguments> finish_rule_table_;
   Section<int64_t> draws_;
+  Section<ShareArguments> share_tables_[kAsked];
+  Section<int32_t> unit_begins_[kAsked];  // of units that have one sum each
   // Page-locked memory that no upload has used, for captures, in which none should be allocated; and what graphs read.
   std::vector<Buffer> spares_, in_graphs_;
 };

@@ -12,19 +12,30 @@ import pytest
 import torch.distributed
 
 import checkpoint_cases
+import emulated
+import emulated_cases
 import norm_group_cases
 import precision_cases
 import processes
 import sharded_cases
 import shared_step_cases
 import wrapped_cases
+from torchclip.backends.choice import unavailable_reason
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
     pytest.mark.xdist_group("distributed"),  # of one fixture, which would run every case for each worker
 ]
 
-MODULES = (sharded_cases, shared_step_cases, norm_group_cases, wrapped_cases, checkpoint_cases, precision_cases)
+MODULES = (
+    sharded_cases,
+    shared_step_cases,
+    norm_group_cases,
+    wrapped_cases,
+    checkpoint_cases,
+    precision_cases,
+    emulated_cases,
+)
 CASES = [f"{module.__name__}.{name}" for module in MODULES for name in module.CASES]
 RANKS = (2, 4)
 FAST = 4
@@ -41,8 +52,18 @@ THOROUGH = (
 """Cases that stand in no fast tier: each goes over what another one has looked at a few of."""
 
 
+EMULATED = ("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "rules_triton")
+"""Of the cases on emulated and interpreted kernels those in the fast tier."""
+
+
 def _marks(ranks: int, name: str) -> list[pytest.MarkDecorator]:
-    return [] if ranks == FAST and name not in THOROUGH else [pytest.mark.thorough]
+    module, _, case = name.rpartition(".")
+    marks = []
+    if module == emulated_cases.__name__:
+        reason = emulated.unbuilt_reason() if case.endswith("_cuda") else unavailable_reason("triton")
+        marks.append(pytest.mark.skipif(reason is not None, reason=str(reason)))
+    is_slow = name in THOROUGH or (module == emulated_cases.__name__ and case not in EMULATED)
+    return marks if ranks == FAST and not is_slow else [*marks, pytest.mark.thorough]
 
 
 EVERY = [

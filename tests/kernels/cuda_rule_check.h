@@ -42,6 +42,7 @@ DirectionTensor add_tensor(std::mt19937& generator, int64_t numel, const Coeffic
   tensor.pointer[kState0] = on_device(momentum_buffer, offset);
   tensor.numel = numel;
   tensor.parameter = static_cast<int32_t>(tensors.size());
+  tensor.place.number = static_cast<uint32_t>(tensors.size());
   tensors.push_back(tensor);
   gradients.push_back(on_device(gradient, offset));
   return sums;

@@ -75,6 +75,9 @@ struct TestTensor {
     device.pointer[kGradient] = nullptr;  // gradients have a table of their own
     device.numel = numel;
     device.parameter = position;
+    const auto number = static_cast<uint32_t>(position);
+    const DrawPlace places[] = {{number}, {number + 7, 5}, {number, 2, 16, 33}, {number, 3, 7, 11}};
+    device.place = places[position % 4];
     device.dimensions = static_cast<int32_t>(sizes.size());
     device.layout = on_device(layout);
   }
@@ -90,7 +93,7 @@ void update_on_host(TestTensor<Functor, T, S>& tensor, const CoefficientsOfEleme
     for (int slot = 0; slot < Functor::kSlots; ++slot)
       if ((Slots >> slot & 1u) != 0) state[slot] = load(tensor.state[slot][i]);
     const Draws draws =
-        draws_of(arguments, step, static_cast<uint32_t>(tensor.device.parameter), static_cast<int64_t>(i));
+        draws_of(arguments, step, tensor.device.place.number, tensor.device.place.of(static_cast<int64_t>(i)));
     const C value =
         update<Functor, Slots, kEveryStage>(narrow<C>(coefficients.pipeline), narrow_rule<Functor, C>(coefficients),
                                             load(tensor.parameter[i]), load(tensor.gradient[i]), draws, state);

@@ -143,7 +143,7 @@ def test_kernels_read_where_the_host_writes() -> None:
     tables = pytest.importorskip("torchclip.kernels.tables", reason="Triton is an optional dependency of the package")
     layout = torchclip._C.table_layout()
     prefixes = ("TENSOR_", "CHUNK_", "ROW_CHUNK_", "LONG_ROW_", "COEFFICIENTS_", "SOURCE_", "GROUP_", "STEP_")
-    prefixes += ("POLICY_", "SUM_", "PLACE_", "ZERO_", "BESIDE_")
+    prefixes += ("POLICY_", "SUM_", "PLACE_", "ZERO_", "BESIDE_", "SHARE_", "SHARED_")
     others = {"CHUNK_GRAIN"}
     named = {name for name in vars(tables) if name.startswith(prefixes)} - others
     assert named == set(layout)

@@ -13,6 +13,7 @@ from sharded_twins import (
     TOLERANCE,
     alone,
     assert_near,
+    compiled,
     counted,
     mesh_of,
     spread,
@@ -50,7 +51,7 @@ def stages() -> None:
         if "clip" in options and not isinstance(options["clip"], torchclip.ClipByTensorNorm):
             assert_near(optimizer.grad_norm, expected.grad_norm, TOLERANCE, "norm")
     optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=1.0)
-    assert optimizer.backend == "cpu" and "cuda" in optimizer.backend_reason
+    assert optimizer.backend == compiled(), optimizer.backend_reason
     one = torchclip.ClipByTensorNorm(1.0, nonfinite="skip")
     optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=one)
     for parameter in mine:

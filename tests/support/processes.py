@@ -82,6 +82,8 @@ if __name__ == "__main__":
     # What takes seconds to import, once for all of them.
     for given in given_names:
         case_of(given)
+    for module in {given.rpartition(".")[0] for given in given_names}:
+        getattr(importlib.import_module(module), "prepare", len)(given_names)
     torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     gc.freeze()
     arguments = (int(given_ranks), given_folder, given_names)

@@ -81,7 +81,7 @@ class Read:
     @property
     def positions(self) -> list[int]:
         """The parameters that step."""
-        return self.number(self.tensors, columns.TENSOR_PARAMETER)
+        return self.number(self.tensors, columns.TENSOR_NUMBER)
 
     @staticmethod
     def number(structs: Tensor, place: int) -> list[int]:

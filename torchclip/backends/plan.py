@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from torchclip.backends import choice, native
 from torchclip.backends.codes import SCOPES, configuration, group_numbers
@@ -55,6 +55,6 @@ def make_plan(
         plan.hold(*held(modifiers.precision, spec))
     taken: Plan = plan
     if sharing is not None:
-        taken = ShardedPlan(cast("_C.Plan", plan), scope, sharing, spec.family == "soft_threshold", modifiers.precision)
+        taken = ShardedPlan(plan, scope, sharing, spec.family == "soft_threshold", modifiers.precision)
     taken.configure(configuration(modifiers), group_numbers(modifiers))
     return taken

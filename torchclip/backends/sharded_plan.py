@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -46,9 +46,15 @@ class ShardedPlan:
     """
 
     def __init__(
-        self, plan: _C.Plan, scope: Scope, sharing: Sharing, counts_zeros: bool, precision: Precision | None = None
+        self,
+        plan: _C.Plan | _C.CudaPlan | _C.TritonPlan,
+        scope: Scope,
+        sharing: Sharing,
+        counts_zeros: bool,
+        precision: Precision | None = None,
     ) -> None:
-        self._plan, self._scope, self._sharing, self._counts_zeros = plan, scope, sharing, counts_zeros
+        self._plan = cast("_C.Plan", plan)  # of whose methods the others' are, but for the types of numbers
+        self._scope, self._sharing, self._counts_zeros = scope, sharing, counts_zeros
         self._rounds = precision is not None and precision.draws
         self._blocks = None if precision is None else blocks_of(precision)
         self._of: Any = None  # of which groups the plan was told what stays wide
@@ -100,7 +106,7 @@ class ShardedPlan:
         self._plan.mark_fresh(positions)
 
     def set_norm(self, norm: Tensor) -> None:
-        """As the plan's."""
+        """As the CPU's."""
         self._plan.set_norm(norm)
 
     def unstarted(self) -> list[tuple[Tensor, dict[str, Any]]]:
@@ -115,6 +121,11 @@ class ShardedPlan:
     def steps(self) -> int:
         """As the plan's."""
         return self._plan.steps
+
+    @property
+    def skipped(self) -> Tensor | None:
+        """As the plan's."""
+        return self._plan.skipped
 
     @property
     def zeros(self) -> list[int]:

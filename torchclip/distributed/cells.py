@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchclip.distributed.agreed import Agreed
-from torchclip.distributed.exchange import Over, added
+from torchclip.distributed.exchange import Over, added, is_capturable
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
 
@@ -54,25 +54,35 @@ class Addition:
         is_one = len(self._sums) == 1 and all(each.over == self._sums[0] for each in self._segments)
         self._is_one = is_one and loss_over in ((), self._sums[0])
 
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a CUDA graph can capture it."""
+        over = {processes for each in (*self._sums, self._loss_over) for processes in each}
+        return all(map(is_capturable, over))
+
     def __call__(self, numbers: Any) -> None:
-        """Takes a writable buffer of float64 numbers, with room behind them for what the processes agree by.
+        """Takes float64 numbers: a writable buffer, with room behind them for what the processes agree by, or a tensor
+        on a device, of which nothing is waited for, and which has none.
 
         Raises:
             RuntimeError: in every process, where they do not agree any more.
         """
+        if isinstance(numbers, Tensor):
+            self._add_up(numbers)
+            return
         doubles, count = memoryview(numbers).cast("B").cast("d"), self._count + COMMON
         if self._agreed is not None:
             doubles[count], doubles[count + 1], doubles[count + 2] = self._agreed.numbers
-        values = torch.frombuffer(numbers, dtype=torch.float64)
-        shape = [(self._sums[0], count)] if self._is_one else []
-        if self._is_one:
-            _write(values, added(values, self._sums[0]))
-        else:
-            self._add_each(values, shape)
+        shape = self._add_up(torch.frombuffer(numbers, dtype=torch.float64))
         if self._agreed is not None:
             self._agreed.settle(doubles[count:].tolist(), shape)
 
-    def _add_each(self, values: Tensor, shape: list[tuple[Over, int]]) -> None:
+    def _add_up(self, values: Tensor) -> list[tuple[Over, int]]:
+        """Returns over whom how many numbers went."""
+        if self._is_one:
+            _write(values, added(values, self._sums[0]))
+            return [(self._sums[0], self._count + COMMON)]
+        shape: list[tuple[Over, int]] = []
         loss_at = self._count + COMMON - 1
         own_loss = loss = values[loss_at].clone()
         for over in self._sums:
@@ -86,6 +96,7 @@ class Addition:
         if self._loss_over not in (*self._sums, ()):
             loss = added(own_loss.reshape(1), self._loss_over)[0]
         values[loss_at] = loss
+        return shape
 
     def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
         joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over)

@@ -18,7 +18,7 @@ from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, ClipByTensorNor
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.sharded import is_sharded
+from torchclip.state.sharded import held_part, is_sharded
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import describe_parameter
 
@@ -111,6 +111,17 @@ def _reason_of_flat(declared: bool, *, has_sums: bool, draws: bool, by_rows: boo
     return None
 
 
+def _reason_on_device(stepping: Sequence[Tensor], modifiers: Modifiers) -> str | None:
+    """Why a backend of GPUs does not take the step of parameters of which other processes have parts."""
+    if len({held_part(parameter).device for parameter in stepping}) > 1:
+        return (
+            "the parameters of this process are on several devices, and a norm over processes takes one device in each"
+        )
+    if modifiers.precision is not None:
+        return "other processes have parts of the parameters, which precision= does not hold on a GPU"
+    return None
+
+
 def compiled_reason(
     backend: str,
     param_groups: Sequence[Mapping[str, Any]],
@@ -123,13 +134,14 @@ def compiled_reason(
     has_sums = takes_sums(spec, param_groups, measures=modifiers.measures)
     stepping = [parameter for _, _, parameter in _those_that_step(param_groups)]
     if backend != "cpu":
-        if any(is_sharded(parameter) for parameter in stepping):
-            return "a parameter is a DTensor, of which the cpu backend and the reference path alone take steps"
         of_groups = any(group.get(KEY) is not None for group in param_groups)
         declared = of_groups or (norm_group is not None and len(norm_group) > 1)
-        if declared and (has_sums or modifiers.draws):
-            return "norm_group= asks for sums over processes, which the cpu backend and the reference path alone take"
-        return None
+        sharded = any(is_sharded(parameter) for parameter in stepping)
+        if not sharded and not (declared and (has_sums or modifiers.draws)):
+            return None
+        reason = _reason_on_device(stepping, modifiers)
+        if reason is not None:
+            return reason
     if modifiers.takes_joint_norm and isinstance(modifiers.clip, (AdaGC, ClipByTensorNorm)):
         layout = layout_of(param_groups, norm_group)
         if layout.apart:

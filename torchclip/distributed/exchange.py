@@ -148,6 +148,11 @@ def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.R
     return sent.to(values.device)
 
 
+def is_capturable(processes: Processes) -> bool:
+    """Whether a CUDA graph can capture what is sent among the processes: NCCL alone takes its place on a stream."""
+    return "cuda:nccl" in dist.get_backend_config(processes.process_group)
+
+
 def gathered(number: int, processes: Processes) -> list[int]:
     """The number of each of the processes, in the order of their ranks in the group."""
     own = torch.tensor([number], dtype=torch.int64, device="cpu")

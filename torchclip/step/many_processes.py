@@ -195,7 +195,7 @@ class ManyProcesses:
     def mean_loss(self, optimizer: MeasuredOptimizer, loss: Tensor) -> Tensor:
         """The loss of the whole batch, for a backend whose step adds up nothing itself; else this process's."""
         layout = self.layout(optimizer)
-        if layout is not None and layout.sums and optimizer.backend == "cpu":
+        if layout is not None and layout.sums and optimizer.backend != "reference":
             return loss
         over = () if layout is None else self.loss_over(layout, optimizer._modifiers)
         if not over:

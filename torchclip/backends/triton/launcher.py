@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torchclip.backends.reference import codecs
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
-from torchclip.kernels import finish_rule, finish_step, norms, operands, row_norms, update
+from torchclip.kernels import finish_rule, finish_step, norms, operands, row_norms, share, update
 from torchclip.kernels.tables import Finish, Run
 from torchclip.rules.rule_spec import RuleSpec
 
@@ -87,6 +87,29 @@ class Tables(NamedTuple):
     beside: Tensor | None  # DeviceBeside
 
 
+class Exchange(NamedTuple):
+    """What other processes are asked for: ``DeviceExchange`` of csrc/step/device_exchange.h."""
+
+    add: Callable[[Tensor], None]  # adds the numbers up over processes
+    numbers: Tensor  # float64
+    table: Tensor  # ShareArguments
+    unit_sums: Tensor  # float64, where there are several sets of sums
+    cells: int
+    sets: int
+    units: int
+
+    def add_up(self) -> None:
+        """What is in the numbers becomes what all processes have, and the sums of each unit one."""
+        self.add(self.numbers)
+        if self.sets > 1:
+            cells = self.numbers[: 3 * self.cells].view(self.sets, self.units, 3)
+            torch.sum(cells, 0, out=self.unit_sums[: 3 * self.units].view(self.units, 3))
+
+
+POLICY, RULE, NOTHING = range(3)
+"""Whose sums the processes are asked for: ``Asked`` of csrc/step/sharing.h."""
+
+
 class Launcher:
     """The launches over one device's tables.
 
@@ -107,21 +130,29 @@ class Launcher:
         return block_for(self._device).piece_bytes
 
     def place(
-        self, tables: Sequence[Tensor | None], runs: Sequence[Sequence[Any]], constants: Mapping[str, Any]
+        self,
+        tables: Sequence[Tensor | None],
+        runs: Sequence[Sequence[Any]],
+        constants: Mapping[str, Any],
+        exchanges: Sequence[Sequence[Any] | None],
     ) -> None:
         """Takes new tables.
 
         Args:
             tables: the fields of ``Tables``.
             runs: the fields of ``RunTables``.
-            constants: what ``Finish`` has besides the rule's name; ``rule_is_single``, ``clips_rows``, ``rule_rows``.
+            constants: what ``Finish`` has besides the rule's name; ``rule_is_single``, ``clips_rows``, ``rule_rows``,
+                ``in_parts`` of ``Run``, and ``takes_loss``: others are asked for their losses.
+            exchanges: the fields of ``Exchange`` by whose sums it asks for; None where it does not.
         """
         self._tables = Tables(*tables)  # type: ignore[arg-type]
         given = [RunTables(*run) for run in runs]
         self._runs = [each._replace(types=Types(*each.types)) for each in given]
         self._block = block_for(self._device)
         self._clips_rows, self._rule_rows = constants["clips_rows"], constants["rule_rows"]
-        self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:]})
+        self._in_parts, self._takes_loss = constants["in_parts"], constants["takes_loss"]
+        self._exchanges = [None if each is None else Exchange(*each) for each in exchanges]
+        self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:-1]})
         self._finish_rule = self._finish._replace(is_single=constants["rule_is_single"])
         self._updates = [self._update_of(run) for run in self._runs if run.chunks > 0]
         self._norms = self._norm_launches()
@@ -150,6 +181,7 @@ class Launcher:
             self._block.piece_bytes // size, self._finish.averages, group=columns.BLOCK if has_blocks else GROUP,
             gradient_dtype=types.gradient, parameter_dtype=types.parameter, form=types.form,
             dtype0=dtype0, dtype1=dtype1, dtype2=dtype2, form0=form0, form1=form1, form2=form2,
+            in_parts=self._in_parts and tables.stages & DRAWS != 0,
         )  # fmt: skip
         few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
         whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
@@ -201,13 +233,20 @@ class Launcher:
         return result
 
     def run(
-        self, measures: bool, first: bool, grad_scale: Tensor | None, found_inf: Tensor | None, loss: Tensor | None
+        self,
+        measures: bool,
+        first: bool,
+        waits: bool,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        loss: Tensor | None,
     ) -> None:
         """The step: what is measured and decided first, what the rule measures itself, and the update.
 
         Args:
             measures: a clip policy takes norms.
             first: numbers on the device decide about the coefficients before a rule measures anything itself.
+            waits: a step that measures nothing has to hear of other processes.
             grad_scale, found_inf: float32 [1], on the device, as ``loss``: float32 or float64 [1].
         """
         self.has_updated = False
@@ -217,10 +256,12 @@ class Launcher:
         with nullcontext() if kind in self._used else self._first_use(kind):
             if measures:
                 self._norm_pass(given, kind)
+            elif first and waits:
+                self._finish_behind(NOTHING, given)
             elif first:
-                self._finish_alone(given, kind)
+                self._finish_alone(given, self._finish)
             if self._spec.clips_itself:
-                self._direction_pass(finished)
+                self._direction_pass(finished, is_first=not (measures or waits))
             self._update_pass(finished)
         self._used.add(kind)
 
@@ -236,11 +277,56 @@ class Launcher:
         runs = tuple(run for run, *_ in self._updates)
         return FirstUse((runs, self._finish, self._finish_rule, kind))
 
-    def _finish_alone(self, given: Given, kind: tuple[Any, ...]) -> None:
+    def _finish_alone(self, given: Given, finish: Finish) -> None:
+        kind = tuple(None if value is None else value.dtype for value in given)
         launch(
-            self._compiled, ("finish", kind), finish_step.finish_step_kernel, 1, FINISH_WARPS, self._tables.finish,
-            *given, self._finish,
+            self._compiled, ("finish", kind, finish.shares), finish_step.finish_step_kernel, 1, FINISH_WARPS,
+            self._tables.finish, *given, finish,
         )  # fmt: skip
+
+    def _finish_behind(self, asked: int, given: Given) -> None:
+        """Behind an exchange, by what all processes have."""
+        grad_scale, found_inf, loss = given
+        shared = loss if self._takes_loss else None
+        numbers = self._ask(asked, found_inf, shared, self._tables.finish, None)
+        overflows, mean = numbers[-4:-3], numbers[-1:]
+        given = (grad_scale, overflows, loss if shared is None else mean)
+        self._finish_alone(given, self._finish._replace(shares=True))
+
+    def _ask(
+        self,
+        asked: int,
+        found_inf: Tensor | None,
+        loss: Tensor | None,
+        places: Tensor,
+        decided: Tensor | None,
+        *,
+        is_first: bool = True,
+    ) -> Tensor:
+        """The numbers of an exchange, of all processes.
+
+        Args:
+            asked: whose sums.
+            found_inf, loss: this process's.
+            places: the tables of the finish.
+            decided: StepNumbers, where there was a first finish.
+            is_first: it is the first of the step.
+        """
+        exchange = self._exchanges[asked]
+        assert exchange is not None, "an exchange is made where the plan was told of other processes"
+        exchange.numbers.zero_()
+        if asked != NOTHING and (self._clips_rows if asked == POLICY else self._rule_rows):
+            launch(
+                self._compiled, ("rows", asked, decided is None), share.share_rows_kernel, 1, FINISH_WARPS,
+                exchange.table, places, decided, asked == POLICY,
+            )  # fmt: skip
+        kind = tuple(None if value is None else value.dtype for value in (found_inf, loss))
+        launch(
+            self._compiled, ("share", asked, kind, is_first), share.share_kernel, exchange.cells + 1, FINISH_WARPS,
+            exchange.table, None if asked == NOTHING else places, found_inf, loss, is_first,
+        )  # fmt: skip
+        exchange.add_up()
+        return exchange.numbers
 
     def _norm_pass(self, given: Given, kind: tuple[Any, ...]) -> None:
         tables = self._tables
@@ -254,10 +340,12 @@ class Launcher:
                 tables.tensors, tables.gradients, chunks, tables.partials, *factors, tables.finish, *given, *held,
                 *constants, self._finish,
             )  # fmt: skip
-        if not self._norms:  # nothing but empty tensors
-            self._finish_alone(given, kind)
+        if self._exchanges[POLICY] is not None:
+            self._finish_behind(POLICY, given)
+        elif not self._norms:  # nothing but empty tensors
+            self._finish_alone(given, self._finish)
 
-    def _direction_pass(self, finished: bool) -> None:
+    def _direction_pass(self, finished: bool, *, is_first: bool) -> None:
         tables, by_rows = self._tables, self._rule_rows
         kernel = row_norms.row_direction_norm_kernel if by_rows else norms.direction_norm_kernel
         factors = (tables.row_step_factors,) if by_rows else ()
@@ -269,10 +357,13 @@ class Launcher:
                 tables.gradients, chunks, coefficients, numbers, tables.draws, tables.row_gradient_factors,
                 tables.partials, *factors, tables.finish_rule, *self._held_of(run), run, self._finish_rule,
             )  # fmt: skip
-        if not self._directions:
+        shares = self._exchanges[RULE] is not None
+        if shares:
+            self._ask(RULE, None, None, tables.finish_rule, numbers, is_first=is_first)
+        if shares or not self._directions:
             launch(
                 self._compiled, ("finish rule", finished), finish_rule.finish_rule_kernel, 1, FINISH_WARPS,
-                tables.finish_rule, numbers, by_rows, self._finish_rule,
+                tables.finish_rule, numbers, by_rows, self._finish_rule._replace(shares=shares),
             )  # fmt: skip
 
     def _update_pass(self, finished: bool) -> None:

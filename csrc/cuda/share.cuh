@@ -1,0 +1,117 @@
+// The exchange of a norm pass with other processes: what goes out to it, and what the rows of which they have parts
+// come to behind it.
+#pragma once
+
+#include "finish.cuh"
+
+namespace torchclip::cuda {
+
+// The sums of each cell, and how many tensors count in it. Returns, in all threads, whether one is not finite.
+__device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
+  __shared__ int is_lost;
+  if (threadIdx.x == 0) is_lost = 0;
+  __syncthreads();
+  const bool is_one = share.cells == 1;
+  const int rank = is_one ? static_cast<int>(threadIdx.x) : lane_in_warp();
+#pragma unroll 1
+  for (int cell = is_one ? 0 : warp_in_block(); cell < share.cells; cell += is_one ? 1 : kWarps) {
+    double totals[2] = {};
+    for (int32_t index = share.range_begins[cell]; index < share.range_begins[cell + 1]; ++index) {
+      const SharedRange& range = share.ranges[index];
+      double sums[2];
+      add_range(share.row_sums.partials, {range.first, range.count, 1}, rank, is_one ? kThreads : kWarp, sums);
+      totals[0] += range.share * sums[0];
+      totals[1] += range.share * sums[1];
+    }
+    sum_over(is_one, totals);
+    if (rank != 0) continue;
+    double* const numbers = share.numbers + 3 * static_cast<int64_t>(cell);
+    numbers[0] = totals[0];
+    numbers[1] = totals[1];
+    numbers[2] = static_cast<double>(share.tensors[cell]);
+    if (!is_finite(totals[0])) atomicOr(&is_lost, 1);
+  }
+  __syncthreads();
+  return is_lost != 0;
+}
+
+// The sums of the rows of which others have parts, by a warp for each.
+__device__ __forceinline__ void fill_rows(const ShareArguments& share) {
+  const RowSums& rows = share.row_sums;
+  double* const sums_of_places = share.numbers + 3 * static_cast<int64_t>(share.cells);
+#pragma unroll 1
+  for (int index = warp_in_block(); rows.shared_rows != nullptr && index < rows.long_row_count; index += kWarps) {
+    const SharedRow& shared = rows.shared_rows[index];
+    if (shared.place < 0) continue;
+    const DeviceLongRow& row = rows.long_rows[index];
+    double sums[2];
+    add_range(rows.partials, {row.first_partial, row.partials, 1}, lane_in_warp(), kWarp, sums);
+    sum_over_warp(sums);
+    if (lane_in_warp() == 0) {
+      sums_of_places[2 * shared.place] = shared.share * sums[0];
+      sums_of_places[2 * shared.place + 1] = shared.share * sums[1];
+    }
+    for (int64_t i = lane_in_warp(); share.changes_direction != 0 && i < row.partials; i += kWarp)
+      rows.partials[row.first_partial + i].direction = 0;
+  }
+}
+
+// The zeros that the last step has left, and the elements among which they are.
+__device__ __forceinline__ void fill_zeros(const ShareArguments& share, double* cells) {
+#pragma unroll 1
+  for (int cell = 0; cell < share.zero_cells; ++cell) {
+    double zeros[1] = {};
+    for (int32_t index = share.zero_begins[cell]; index < share.zero_begins[cell + 1]; ++index) {
+      const SharedRange& range = share.zero_ranges[index];
+      for (int64_t i = threadIdx.x; i < range.count; i += kThreads)
+        zeros[0] += range.share * static_cast<double>(share.zeros[range.first + i]);
+    }
+    sum_over_block(zeros);
+    if (threadIdx.x != 0) continue;
+    cells[2 * cell] = zeros[0];
+    cells[2 * cell + 1] = share.zero_elements[cell];
+  }
+}
+
+// This process's part of an exchange, by one block.
+__device__ __forceinline__ void fill_exchange(const ShareArguments& share) {
+  for (int64_t i = threadIdx.x; i < share.number_count; i += kThreads) share.numbers[i] = 0;
+  __syncthreads();
+  fill_rows(share);
+  __syncthreads();
+  const bool is_lost = fill_cells(share);
+  double* const common = share.numbers + share.number_count - kCommonNumbers;
+  if (share.is_first == 0) return;
+  fill_zeros(share, common - 2 * static_cast<int64_t>(share.zero_cells));
+  if (threadIdx.x != 0) return;
+  common[kOverflows] = share.found_inf != nullptr && *share.found_inf != 0 ? 1 : 0;
+  common[kLost] = is_lost ? 1 : 0;
+  common[kGradients] = share.gradients;
+  common[kLoss] = share.loss == nullptr ? 0.0 : share.loss_share * read_loss(share.loss, share.loss_dtype);
+}
+
+// The factors of these rows by the sums of all processes. `cells`: of the exchange, the first of which has everything
+// but what is left of them. All threads must call it.
+template <class RowRule>
+__device__ __forceinline__ void finish_shared_rows(const RowSums& rows, Partial* cells, const RowRule& rule) {
+  const auto sums_of = [&](int64_t place) { return rows.place_sums + 2 * place; };
+  for (int index = static_cast<int>(threadIdx.x); index < rows.shared_row_count; index += kThreads) {
+    const int64_t place = rows.shared_rows[index].place;
+    if (place < 0) continue;
+    const DeviceLongRow& row = rows.long_rows[index];
+    const DeviceTensor& tensor = rows.tensors[row.tensor];
+    rows.row_factors[tensor.first_row + row.row] = rule.factor(tensor, row.row, sums_of(place)[0], sums_of(place)[1]);
+  }
+  if constexpr (RowRule::kChangesDirection) {
+    double left[1] = {};
+    for (int64_t place = threadIdx.x; place < rows.places; place += kThreads) {
+      const double gradient = sums_of(place)[0], weight = sums_of(place)[1];
+      left[0] += rule.direction(rule.factor(*rows.tensors, 0, gradient, weight), gradient, weight);
+    }
+    sum_over_block(left);
+    if (threadIdx.x == 0) cells[0].direction += left[0];
+  }
+  __syncthreads();
+}
+
+}  // namespace torchclip::cuda
