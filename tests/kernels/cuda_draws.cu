@@ -61,8 +61,9 @@ void test_draws(double step, const DrawPlace& place, int64_t element) {
     wrong += drawn[static_cast<size_t>(i)] != normal_of(number, place.number, own);
     wrong += kept[static_cast<size_t>(i)] != ((gradient ? 1 : 0) | (is_taken ? 2 : 0));
   }
-  TORCHCLIP_EXPECT(wrong == 0, "%d neighbours from element %lld of parameter %u at %lld in step %.0f: %d differ", kCount,
-                   static_cast<long long>(element), place.number, static_cast<long long>(place.offset), step, wrong);
+  TORCHCLIP_EXPECT(wrong == 0, "%d neighbours from element %lld of parameter %u at %lld in step %.0f: %d differ",
+                   kCount, static_cast<long long>(element), place.number, static_cast<long long>(place.offset), step,
+                   wrong);
 }
 
 }  // namespace
