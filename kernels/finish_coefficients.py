@@ -9,6 +9,7 @@ from .numbers import power
 from .operands import int32_at, int32_of, only_if, read_number, write_number
 from .policies import polyak_factor
 from .rules import coefficients as coefficients_of_rule
+from .steering import lr_of
 from .sums import integers_at, numbers_at, policy_at
 from .tables import (
     COEFFICIENTS_GRADIENT_SCALE,
@@ -19,8 +20,6 @@ from .tables import (
     COEFFICIENTS_WEIGHT_DECAY,
     COEFFICIENTS_WORDS,
     GROUP_DECOUPLED,
-    GROUP_LR,
-    GROUP_LR_IS_DOUBLE,
     GROUP_MAXIMIZE,
     GROUP_WEIGHT_DECAY,
     GROUP_WORDS,
@@ -49,12 +48,8 @@ COEFFICIENTS_LANES = tl.constexpr(128)  # sets at a time
 def hyperparameters(places, group, mask):
     """lr and the rule's other hyperparameters of param groups: a tuple of eight blocks."""
     numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_WORDS
-    address = tl.load(integers_at(places, PLACE_GROUPS) + group * GROUP_WORDS + GROUP_LR, mask, 0)
-    is_tensor = mask & (address != 0)
-    given = read_number(address, int32_of(numbers, GROUP_LR_IS_DOUBLE, mask), is_tensor)
-    lr = tl.where(is_tensor, given, tl.load(numbers, mask, 0.0))
     return (
-        lr,
+        lr_of(places, group, mask),
         tl.load(numbers + 1, mask, 0.0),
         tl.load(numbers + 2, mask, 0.0),
         tl.load(numbers + 3, mask, 0.0),

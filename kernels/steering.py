@@ -5,11 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .operands import int32_at, typed
+from .operands import int32_at, int32_of, read_number, typed
 from .sums import ONE_UNIT_LANES, int32s_at, integers_at, numbers_at
 from .tables import (
     FLOAT64,
     GROUP_ELEMENTS,
+    GROUP_LR,
+    GROUP_LR_IS_DOUBLE,
     GROUP_TARGET,
     GROUP_THRESHOLD_SCALE,
     GROUP_WORDS,
@@ -37,6 +39,16 @@ def steered_scale(scale, target, share):
     """csrc/steering.h."""
     move = tl.maximum(tl.minimum(GAIN * (target - share), FASTEST), -FASTEST)
     return tl.maximum(tl.minimum(scale * tl.exp(move), MOST), LEAST)
+
+
+@triton.jit
+def lr_of(places, group, mask):
+    """lr of param groups: a number, or a tensor's."""
+    numbers = numbers_at(places, PLACE_GROUPS) + group * GROUP_WORDS
+    address = tl.load(integers_at(places, PLACE_GROUPS) + group * GROUP_WORDS + GROUP_LR, mask, 0)
+    is_tensor = mask & (address != 0)
+    given = read_number(address, int32_of(numbers, GROUP_LR_IS_DOUBLE, mask), is_tensor)
+    return tl.where(is_tensor, given, tl.load(numbers, mask, 0.0))
 
 
 @triton.jit
@@ -69,7 +81,8 @@ def shared_zeros(places, group):
 
 @triton.jit
 def steer_thresholds(places, takes_step, shares: tl.constexpr):
-    """The factor that each group's has in this step, which a step that is taken leaves behind.
+    """The factor that each group's has in this step, which a step that is taken leaves behind; where its parameters
+    cannot move, that of before.
 
     Args:
         places: the fields of FinishArguments.
@@ -91,7 +104,8 @@ def steer_thresholds(places, takes_step, shares: tl.constexpr):
             zeros = zeros_of_group(places, group)
         share = zeros / tl.maximum(elements, 1.0)
         moved = steered_scale(held, tl.load(numbers + GROUP_TARGET), share)
-        scale = tl.where(has_scale & (elements > 0), moved, held)
+        can_move = (elements > 0) & (lr_of(places, group, has_scale) != 0)
+        scale = tl.where(has_scale & can_move, moved, held)
         tl.debug_barrier()  # all have read
         tl.store(next_scales + group, scale)
         tl.store(typed(address, FLOAT64), scale, has_scale & (takes_step != 0))

@@ -22,10 +22,6 @@ __device__ __forceinline__ void visit_rule(int32_t rule, const Visit& visit) {
   });
 }
 
-__device__ __forceinline__ double lr_of(const GroupNumbers& group) {
-  return group.lr != nullptr ? read_number(group.lr, group.lr_is_double != 0, 0) : group.hyperparameters[0];
-}
-
 // Between memory and a struct of nothing but doubles, one at a time: a plain copy of what a pointer leads to would go
 // byte by byte.
 template <class Struct>

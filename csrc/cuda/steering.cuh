@@ -10,6 +10,10 @@ __device__ __forceinline__ const GroupNumbers& group_of(const CoefficientArgumen
   return coefficients.groups != nullptr ? coefficients.groups[group] : coefficients.inline_groups[group];
 }
 
+__device__ __forceinline__ double lr_of(const GroupNumbers& group) {
+  return group.lr != nullptr ? read_number(group.lr, group.lr_is_double != 0, 0) : group.hyperparameters[0];
+}
+
 // The first range of a group's own zeros; the last where those of all processes take their place.
 __device__ __forceinline__ int first_zeros(const CoefficientArguments& coefficients, int32_t group) {
   return coefficients.zero_begins[coefficients.shared_zeros == nullptr ? group : group + 1];
@@ -28,7 +32,8 @@ __device__ __forceinline__ double add_shared_zeros(const CoefficientArguments& c
   return elements;
 }
 
-// The factor that each group's has in this step. All threads must call it.
+// The factor that each group's has in this step; where its parameters cannot move, that of before. All threads must
+// call it.
 __device__ __forceinline__ void steer_thresholds(const CoefficientArguments& coefficients) {
 #pragma unroll 1
   for (int group = 0; group < coefficients.group_count; ++group) {
@@ -47,7 +52,8 @@ __device__ __forceinline__ void steer_thresholds(const CoefficientArguments& coe
     if (coefficients.shared_zeros != nullptr && elements > 0)
       elements = add_shared_zeros(coefficients, group, zeros[0]);
     const double scale = *numbers.threshold_scale;
-    coefficients.next_scales[group] = elements > 0 ? steered_scale(scale, numbers.target, zeros[0] / elements) : scale;
+    const bool moves = elements > 0 && lr_of(numbers) != 0;
+    coefficients.next_scales[group] = moves ? steered_scale(scale, numbers.target, zeros[0] / elements) : scale;
   }
   __syncthreads();
 }

@@ -257,6 +257,24 @@ def test_a_scale_that_is_none_is_refused() -> None:
         optimizer.load_state_dict(saved)
 
 
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+def test_a_group_that_cannot_move_keeps_its_scale(backend: str, as_tensor: bool) -> None:
+    """So that a step which changes nothing, as torch.distributed.checkpoint takes one to have state made, does not."""
+    params = weights(2)
+    optimizer = RULES["lin_breg"](params, target_sparsity=0.5, backend=backend)
+    for step in range(3):
+        give_gradients(params, step)
+        optimizer.step()
+    scale, values = float(scale_of(optimizer)), [parameter.detach().clone() for parameter in params]
+    assert scale > 1.0
+    optimizer.param_groups[0] |= {"lr": torch.zeros(1) if as_tensor else 0.0, "momentum": 0.0}
+    for parameter in params:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert float(scale_of(optimizer)) == scale
+    torch.testing.assert_close([parameter.detach() for parameter in params], values, rtol=0, atol=0)
+
+
 def test_parameters_without_a_gradient_do_not_count(backend: str) -> None:
     params = weights()
     params[1].requires_grad_(False)

@@ -40,7 +40,7 @@ class LinBreg(SparseOptimizer):
             :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
             the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
             have their own target, and each has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no
-            threshold to steer. None: :math:`s = 1`.
+            threshold to steer, and one whose ``lr`` is 0 keeps its :math:`s`. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -107,7 +107,7 @@ class AdaBreg(SparseOptimizer):
             :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
             the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
             have their own target, and each has its own :math:`s`, a number of state; one whose ``lam`` is 0 has no
-            threshold to steer. None: :math:`s = 1`.
+            threshold to steer, and one whose ``lr`` is 0 keeps its :math:`s`. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 

@@ -46,7 +46,8 @@ class Steering:
             held = numbers_of(group)[THRESHOLD_SCALE]
             with torch.no_grad():  # a target may be a tensor
                 moved = steered(held, group[TARGET], (own / count.clamp(min=1)).to(held))
-                found.append(torch.where(count.to(held) > 0, moved, held))
+                lr = torch.as_tensor(group["lr"], device=held.device)
+                found.append(torch.where((count.to(held) > 0) & (lr.reshape(()) != 0), moved, held))
         return found
 
     def writes(self, scales: Sequence[Tensor | None]) -> Writes:
