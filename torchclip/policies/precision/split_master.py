@@ -20,8 +20,9 @@ class SplitMaster(ParameterPolicy):
     :math:`p` is :math:`w` rounded to the nearest bfloat16, ties away from zero, and :math:`r` is ``"remainder"`` in the
     state, int16. The rule, decay, Lookahead and clip policies see :math:`w`: steps are bitwise those of a float32
     parameter with the same gradients (on CUDA but for the last bits of a norm, where one is taken). A NaN keeps no
-    payload. A parameter that something else writes to keeps its old remainder, at most half a unit of its last place;
-    0, infinity and NaN take none that would make another of them.
+    payload. A parameter that something else writes to keeps its old remainder, at most half a unit of its last place:
+    0 may stand for a number below 1e-38, and infinity for the largest finite ones. ``load_float32_parameters()`` writes
+    both.
 
     Per parameter, with AdamW and a bfloat16 gradient: 12 bytes held (parameter 2, remainder 2, moments 4 each) for 14
     with a float32 master, and 6.5 words (of 4 bytes) moved for 7; with ``state=StateDtype("bfloat16")`` 8 bytes and 4.5
