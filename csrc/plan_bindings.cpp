@@ -186,7 +186,8 @@ Object keep_wide(Plan& plan, const Arguments& arguments) {
 Object give_norm(Plan& plan, const Arguments& arguments) {
   arguments.expect("set_norm", 1, 1);
   const Exclusive<Plan> exclusive(plan);
-  plan.set_norm(number_from(Object::borrow(arguments[0]), 0.0));
+  const Object norm = Object::borrow(arguments[0]);
+  plan.set_norm(norm.is_none() ? std::nullopt : std::optional<double>(number_from(norm, 0.0)));
   return none();
 }
 

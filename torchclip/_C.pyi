@@ -83,7 +83,8 @@ class Plan:
     ) -> None: ...
     # [parameters], whether the state of each stays wide under a policy of blocks; empty where the shapes here tell.
     def keep_wide(self, wide: Sequence[bool], /) -> None: ...
-    def set_norm(self, norm: Tensor | float, /) -> None: ...  # which the next step takes in place of its own
+    # Which the next step takes in place of its own; None for that.
+    def set_norm(self, norm: Tensor | float | None, /) -> None: ...
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],

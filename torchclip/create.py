@@ -20,7 +20,8 @@ _PRESETS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Names that are no class's: the class, and its arguments where the caller gives no others."""
 
-_SPELLINGS = {name.lower(): name for name in (*optimizers.__all__, *_PRESETS)}
+_CLASSES = [name for name in optimizers.__all__ if getattr(optimizers, name).__name__ == name]  # no other names of them
+_SPELLINGS = {name.lower(): name for name in (*_CLASSES, *_PRESETS)}
 
 
 def optimizer_class(name: str) -> tuple[type[FusedOptimizer], dict[str, Any]]:
@@ -28,7 +29,12 @@ def optimizer_class(name: str) -> tuple[type[FusedOptimizer], dict[str, Any]]:
 
     Raises:
         ValueError: there is no such name; the message has the nearest ones.
+        TypeError: it is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"the name of an optimizer is {type(name).__name__}, and text is wanted: create_optimizer('adamw', model)"
+        )
     asked = name.lower().replace("_", "").replace("-", "")
     if asked not in _SPELLINGS:
         nearest = [_SPELLINGS[one] for one in difflib.get_close_matches(asked, _SPELLINGS)]
@@ -56,6 +62,7 @@ def create_optimizer(
         options: the class's other arguments, ``clip`` and ``extensions`` among them.
 
     Raises:
+        TypeError: the name is no text.
         ValueError: there is no such name, and the message has the nearest ones; ``filter_bias_and_bn`` for a class
             without weight decay; an option's value that the class refuses.
         TypeError: an option that the class does not have; ``filter_bias_and_bn`` without a model.

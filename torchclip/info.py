@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from importlib import import_module
@@ -88,4 +89,5 @@ def report() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m torchclip.info", description="what to paste into a bug report").parse_args()
     print(report())

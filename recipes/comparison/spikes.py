@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from tqdm import tqdm
 import torchclip
 from recipes.command import positive
 from recipes.comparison.spike_report import report
+from recipes.data import RecipeDataError
 from recipes.data.corpus import Corpus
 from recipes.data.images import ImageBatches, generator, load_images
 from recipes.models.images import make_model
@@ -167,7 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         if not path.exists():
             torch.manual_seed(seed)
-            branches = drill(WORKLOADS[model](options.data_dir, seed), POLICIES[policy], options.before, options.after)
+            try:
+                workload = WORKLOADS[model](options.data_dir, seed)
+            except RecipeDataError as error:
+                print(f"python -m recipes compare spikes: {error}", file=sys.stderr)
+                return 2
+            branches = drill(workload, POLICIES[policy], options.before, options.after)
             run = {"model": model, "policy": policy, "seed": seed, "branches": branches}
             path.write_text(json.dumps(run, allow_nan=False))
         found.append(json.loads(path.read_text()))

@@ -71,6 +71,7 @@ void test_draws(double step, const DrawPlace& place, int64_t element) {
 
 int main() {
   using namespace torchclip::cuda;
+  using torchclip::DrawPlace;
   constexpr int64_t kPast = int64_t{1} << 34;  // elements, past which a word of the counter is full
   for (const double step : {1.0, 257.0, 65793.0, 4294967298.0})
     for (const uint32_t parameter : {0u, 257u, 65793u})

@@ -267,7 +267,7 @@ def test_quick_is_less_of_everything() -> None:
 
 
 ERRORS = {
-    "a missing folder": (("--data", "nowhere"), "nowhere has no train.txt, valid.txt, test.txt: wanted train.txt"),
+    "a missing folder": (("--data", "nowhere"), "there is no .*nowhere: put it there"),
     "an empty folder": (("--data", "."), "has no train.txt, valid.txt, test.txt"),
     "too few tokens": (("--train-tokens", "11"), "the training text has 11 tokens, expected at least 12"),
     "too few to validate": (("--test-tokens", "20"), "the validation text has 20 tokens, expected at least 30"),

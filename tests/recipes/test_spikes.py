@@ -117,3 +117,8 @@ def test_the_command(
     assert len(files) == 4 and all(json.loads(content)["seed"] == 0 for content in files.values())
     monkeypatch.setattr(spikes, "drill", None)  # what was run is not run again
     assert main([*RUN, *places]) == 0
+
+
+def test_without_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--data-dir", str(tmp_path), "--result-dir", str(tmp_path / "results")]) == 2
+    assert "recipes compare spikes: there is no" in capsys.readouterr().err

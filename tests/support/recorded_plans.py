@@ -41,7 +41,9 @@ class Recorder:
         self.placed = 0
         self.at_launch: Callable[[], None] = lambda: None
 
-    def place(self, tables: list[Tensor | None], runs: list[tuple[int, ...]], constants: dict[str, Any]) -> None:
+    def place(
+        self, tables: list[Tensor | None], runs: list[tuple[int, ...]], constants: dict[str, Any], exchanges: list[Any]
+    ) -> None:
         self.placed += 1
         self.tables, self.runs, self.constants = tables, runs, constants
 

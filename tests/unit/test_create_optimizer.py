@@ -82,7 +82,7 @@ def test_biases_and_norms_do_not_decay(options: dict[str, Any], decay: float) ->
     [
         ("mixclp", {}, ValueError, "there is no optimizer 'mixclp': did you mean MixClip or "),
         ("Adam_W2", {}, ValueError, "did you mean AdamW"),
-        ("xyz", {}, ValueError, "'xyz': the names are gRDA, SGD, SGDW, .*, momentum, nesterov"),
+        ("xyz", {}, ValueError, "'xyz': the names are GRDA, SGD, SGDW, .*, momentum, nesterov"),
         ("sgd", {"betas": (0.9, 0.99)}, TypeError, r"SGD.__init__\(\) got an unexpected keyword argument 'betas'"),
         ("mom_clip", {}, TypeError, "missing 2 required positional arguments: 'lr' and 'gamma'"),
         ("sgd", {"lr": -1.0}, ValueError, "Invalid learning rate: -1.0"),

@@ -105,7 +105,7 @@ class ShardedPlan:
         """As the plan's."""
         self._plan.mark_fresh(positions)
 
-    def set_norm(self, norm: Tensor) -> None:
+    def set_norm(self, norm: Tensor | None) -> None:
         """As the CPU's."""
         self._plan.set_norm(norm)
 

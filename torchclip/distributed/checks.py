@@ -137,7 +137,8 @@ def compiled_reason(
         of_groups = any(group.get(KEY) is not None for group in param_groups)
         declared = of_groups or (norm_group is not None and len(norm_group) > 1)
         sharded = any(is_sharded(parameter) for parameter in stepping)
-        if not sharded and not (declared and (has_sums or modifiers.draws)):
+        asks = has_sums or modifiers.draws or modifiers.precision is not None
+        if not sharded and not (declared and asks):
             return None
         reason = _reason_on_device(stepping, modifiers)
         if reason is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchclip.policies.adaptive_clip import AdaGC, AdaptiveGradientClip, AutoClip, ZClip
+from torchclip.policies.numbers import check_flag
 from torchclip.rules.norms import HARD_EPS, NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
 
 __all__ = [
@@ -76,6 +77,7 @@ class ClipByGlobalNorm:
     scope: Scope | Literal["optimizer", "group"] = Scope.OPTIMIZER
 
     def __post_init__(self) -> None:
+        check_flag("smooth", self.smooth)
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
         scopes = (Scope.OPTIMIZER, Scope.GROUP)
@@ -112,6 +114,7 @@ class ClipByTensorNorm:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
+        check_flag("smooth", self.smooth)
         object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from torchclip.policies.numbers import check_number
+from torchclip.policies.numbers import check_flag, check_number
 from torchclip.rules.norms import Number, root
 
 NOISE_STREAM, GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM = range(3)
@@ -200,8 +200,7 @@ class WeightEMA:
 
     def __post_init__(self) -> None:
         check_number("decay", self.decay, least=0, most=1)
-        if not isinstance(self.warmup, bool):
-            raise TypeError(f"warmup={self.warmup!r} must be True or False")
+        check_flag("warmup", self.warmup)
         if not isinstance(self.update_every, int) or isinstance(self.update_every, bool):
             raise TypeError(f"update_every={self.update_every!r} must be an integer, the steps between two averages")
         check_number("update_every", self.update_every, least=1)

@@ -120,6 +120,12 @@ class Modifiers:
         return watches or isinstance(self.step_size, (AdaLossStep, PolyakStep))
 
     @property
+    def needs_loss(self) -> str:
+        """The policy that does, for errors."""
+        step_size = isinstance(self.step_size, (AdaLossStep, PolyakStep))
+        return type(self.step_size if step_size else self.skip).__name__
+
+    @property
     def averages_loss(self) -> bool:
         """Whether the loss of a step of several processes is to be averaged."""
         told = (getattr(each, "is_averaged", False) for each in (self.step_size, self.skip))

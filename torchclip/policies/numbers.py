@@ -29,4 +29,11 @@ def check_number(
         if math.isfinite(bound)
     ]
     if not (math.isfinite(value) and least <= value <= most and above < value < below):
-        raise ValueError(f"Invalid {name}: {value}; it must be {' and '.join(bounds) or 'a finite number'}")
+        wanted = bounds if math.isfinite(value) or not bounds else ["finite", *bounds]
+        raise ValueError(f"Invalid {name}: {value}; it must be {' and '.join(wanted) or 'a finite number'}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError for a field of a policy that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be True or False")

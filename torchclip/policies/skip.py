@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torchclip.policies.numbers import check_number
+from torchclip.policies.numbers import check_flag, check_number
 
 Watched = Literal["grad_norm", "loss"]
 WATCHED: tuple[Watched, ...] = ("grad_norm", "loss")
@@ -61,12 +61,11 @@ class SkipSpikes:
             raise TypeError(f"window={self.window!r} must be an integer, the number of values that count")
         check_number("window", self.window, least=2, most=1024)
         check_number("sigma", self.sigma, above=0)
-        on = (self.on,) if isinstance(self.on, str) else tuple(self.on)
+        on = (self.on,) if isinstance(self.on, str) or self.on is None else tuple(self.on)
         if not on or len(set(on)) != len(on) or not set(on) <= set(WATCHED):
             raise ValueError(f"Invalid on: {self.on!r}; it must be 'grad_norm', 'loss' or both, each once")
         object.__setattr__(self, "on", on)
-        if not isinstance(self.is_averaged, bool):
-            raise TypeError(f"is_averaged={self.is_averaged!r} must be True or False")
+        check_flag("is_averaged", self.is_averaged)
 
     @property
     def watches_norm(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchclip.policies.numbers import check_number
+from torchclip.policies.numbers import check_flag, check_number
 from torchclip.rules.norms import Number, root
 
 
@@ -61,8 +61,7 @@ class AdaLossStep:
         check_number("b0", self.b0, above=0)
         check_number("alpha", self.alpha, above=0)
         check_number("c", self.c)
-        if not isinstance(self.is_averaged, bool):
-            raise TypeError(f"is_averaged={self.is_averaged!r} must be True or False")
+        check_flag("is_averaged", self.is_averaged)
 
     def accumulate(self, b_squared: Tensor, loss: Tensor) -> Tensor:
         """:math:`b_t^2` from :math:`b_{t-1}^2` and the loss, both 0-dim."""
@@ -158,8 +157,7 @@ class PolyakStep:
         if self.growth is not None:
             check_number("growth", self.growth, above=0)
         check_number("initial_step", self.initial_step, above=0)
-        if not isinstance(self.is_averaged, bool):
-            raise TypeError(f"is_averaged={self.is_averaged!r} must be True or False")
+        check_flag("is_averaged", self.is_averaged)
 
     def step(self, loss: Tensor, square: Tensor, before: Tensor | None) -> Tensor:
         r""":math:`\gamma_t`, 0-dim.
@@ -249,23 +247,25 @@ def check_closure(closure: Any, optimizer: str) -> None:
         )
 
 
-def checked_loss(loss: Any, device: torch.device, optimizer: str) -> Tensor:
+def checked_loss(loss: Any, device: torch.device, optimizer: str, policy: str) -> Tensor:
     """The loss of a step as a 0-dim tensor, detached; on a GPU it is not waited for.
 
     Args:
         loss: what the closure returned, or ``loss=``.
         device: of the parameters.
         optimizer: the name of the class, for errors.
+        policy: that of the class that takes the loss.
 
     Raises:
         TypeError: when there is no loss, or something that is no real number.
         ValueError: when it is no scalar, or on another device.
     """
     if loss is None:
+        alone = ". SkipSpikes(on='grad_norm') needs no loss" if policy == "SkipSpikes" else ""
         raise TypeError(
-            f"{optimizer} goes by the loss, and step() got none: call step(closure) with a closure that returns the "
-            "loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss before it, of the "
-            "optimizer itself and not of a wrapper"
+            f"{policy} of {optimizer} goes by the loss, and step() got none: call step(closure) with a closure that "
+            "returns the loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss before "
+            f"it, of the optimizer itself and not of a wrapper{alone}"
         )
     if isinstance(loss, (int, float)) and not isinstance(loss, bool):
         dtype = torch.float32 if device.type == "mps" else torch.float64

@@ -55,7 +55,7 @@ def checked_bound(name: str, value: float, *, zero: bool) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
     if math.isnan(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"Invalid {name}: {value}; it bounds a norm and must be {'at least' if zero else 'above'} 0")
+        raise ValueError(f"Invalid {name}: {value}; it is a bound and must be {'at least' if zero else 'above'} 0")
     return float(value)
 
 

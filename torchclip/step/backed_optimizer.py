@@ -41,9 +41,6 @@ class BackedOptimizer(MeasuredOptimizer):
 
     def _compiled_reason(self, backend: str) -> str | None:
         """Why a compiled backend does not take the step; None where it may."""
-        holds = self._modifiers.precision is not None
-        if backend != "cpu" and holds and self._processes.has_parts(self.param_groups):
-            return "the cpu backend and the reference path alone have precision= for parameters of several processes"
         return self._processes.compiled_reason(self, backend)
 
     @property

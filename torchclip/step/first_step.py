@@ -113,6 +113,13 @@ def give_norm(optimizer: FusedOptimizer, plan: Plan) -> None:
         cast("_C.Plan | ShardedPlan", plan).set_norm(given)  # no other is given one
 
 
+def drop_norm(optimizer: FusedOptimizer) -> None:
+    """A norm that was handed over is that of one step, whatever comes of it."""
+    optimizer._last.given_norm = None
+    if optimizer._backend == "cpu" and optimizer._plan is not None:
+        cast("_C.Plan | ShardedPlan", optimizer._plan).set_norm(None)
+
+
 def _explained(optimizer: FusedOptimizer, read: Callable[[], Read]) -> Read:
     try:
         return read()

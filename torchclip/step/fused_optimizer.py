@@ -12,7 +12,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 from torch._C import _current_graph_task_id
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from typing_extensions import Unpack
 
 from torchclip.backends import choice
@@ -31,7 +31,7 @@ from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
-from torchclip.step.first_step import Pending, first_step, give_norm, recorded, settle_when_idle
+from torchclip.step.first_step import Pending, drop_norm, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import NO_BACKWARD, check_in_backward
@@ -150,13 +150,15 @@ class FusedOptimizer(ConvertedOptimizer):
         own = self._itself()
         if (self if own is None else own)._shows_averages:
             raise RuntimeError("step() was called within averaged(), where the parameters are averages: leave it first")
-        result, handed = None, self._last.given_loss
-        if handed is not None:
-            self._last.given_loss = None
+        result, handed, norm = None, self._last.given_loss, self._last.given_norm
+        if handed is not None or norm is not None:
+            self._last.given_loss = self._last.given_norm = None
         if closure is not None:
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():
                 result = closure()
+        # What breaks a graph may have left this one to be traced by itself, whoever has called it.
+        is_compiled = is_compiled or is_dynamo_compiling()
         if self._processes.lent_options is not None:
             drop_options(self.param_groups, self._processes.lent_options)
         # A graph is never compiled within backward(); only the hooks of one step eagerly are.
@@ -168,14 +170,21 @@ class FusedOptimizer(ConvertedOptimizer):
             if given is None and not any(group["lr"] for group in self.param_groups):
                 # torch.distributed.checkpoint's step, which is there for the state that it makes
                 given = getattr(modifiers.step_size, "c", 0.0)
-            scaled_by = checked_loss(given, leading_device(self.param_groups), type(self).__name__)
+            device = leading_device(self.param_groups)
+            scaled_by = checked_loss(given, device, type(self).__name__, modifiers.needs_loss)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if grad_scale is not None or found_inf is not None:
             grad_scale, found_inf = scaling_tensor(grad_scale), scaling_tensor(found_inf)
+        if norm is not None:
+            self._last.given_norm = norm
         if is_compiled:
             self._run_compiled(scaled_by, grad_scale, found_inf)
         else:
-            self._run(scaled_by, grad_scale, found_inf)
+            try:
+                self._run(scaled_by, grad_scale, found_inf)
+            except BaseException:
+                drop_norm(self)
+                raise
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -185,7 +194,8 @@ class FusedOptimizer(ConvertedOptimizer):
             with claimed(self._lock), recorded(self, None) as ledger:
                 return reference_step(self, loss, grad_scale, found_inf, ledger)
         plan, outcome = self._plan, UNREADY
-        self._processes.look(self)
+        if self._processes.known is not None:
+            self._processes.look(self)
         mean = None if loss is None else self._processes.mean_loss(self, loss)
         if isinstance(self._modifiers.clip, AdaGC):
             fit_bounds(self.param_groups)

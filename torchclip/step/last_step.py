@@ -21,6 +21,7 @@ from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.precision import Precision
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
+from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_state import forget_norms, numbers_of
 from torchclip.state.parameter_state import Unstarted, still_unstarted
@@ -188,8 +189,11 @@ class MeasuredOptimizer(Optimizer):
     def set_grad_norm(self, norm: Tensor) -> None:
         """Gives the next step its norm, which it does not measure then: that of several optimizers, say.
 
+        It is that of one step, whatever comes of it.
+
         Args:
-            norm: 0-dim, of the gradients as the clip policy would measure them, without the scale of a GradScaler.
+            norm: one number, at least 0, of the gradients as the clip policy would measure them, without the scale of a
+                GradScaler.
 
         Raises:
             TypeError, ValueError: for what is no such tensor.
@@ -207,9 +211,8 @@ class MeasuredOptimizer(Optimizer):
             tensor([-0.3000, -0.4000])
         """
         if not isinstance(norm, Tensor) or not norm.is_floating_point():
-            raise TypeError(
-                f"set_grad_norm takes a floating-point tensor, got {torch.typename(norm)}: torch.tensor(norm)"
-            )
+            remedy = "norm.float()" if isinstance(norm, Tensor) else "torch.tensor(float(norm))"
+            raise TypeError(f"set_grad_norm takes a floating-point tensor, got {torch.typename(norm)}: {remedy}")
         if norm.numel() != 1:
             raise ValueError(
                 f"set_grad_norm takes one number, got shape {tuple(norm.shape)}: one norm of all parameters"
@@ -226,7 +229,9 @@ class MeasuredOptimizer(Optimizer):
             raise RuntimeError(
                 f"the {own.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
             )
-        own._last.given_norm = norm.detach().reshape(())
+        if norm.device.type == "cpu" and norm < 0:  # another is not waited for
+            raise ValueError(f"set_grad_norm got {float(norm)}: a norm is at least 0")
+        own._last.given_norm = norm.detach().reshape(()).to(norm_dtype(norm.device))
 
     @property
     def step_was_skipped(self) -> bool:

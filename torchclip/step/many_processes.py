@@ -53,7 +53,7 @@ class ManyProcesses:
     def __init__(self, norm_group: GroupOrMesh | None, loss_group: GroupOrMesh | None) -> None:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
-        self._layout: Layout | None = None
+        self.known: Layout | None = None
 
     def params(self, params: Any, options: Mapping[str, Any]) -> Any:
         """The constructor's ``params``, without the ``options`` that ZeroRedundancyOptimizer has put into them."""
@@ -110,7 +110,7 @@ class ManyProcesses:
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
         has_sums = takes_sums(optimizer.spec, groups, measures=modifiers.measures)
         if not is_running():
-            if has_sums and self._layout is not None and self._layout.sums:
+            if has_sums and self.known is not None and self.known.sums:
                 raise RuntimeError(_GONE)
             return None
         asks = modifiers.draws or modifiers.takes_loss
@@ -121,7 +121,7 @@ class ManyProcesses:
                     "torch.compile"
                 )
             return None
-        layout = self._layout
+        layout = self.known
         if layout is None or not layout.is_of(groups):
             layout = self._new_layout(optimizer)
         if not asks and not layout.sums:
@@ -140,7 +140,7 @@ class ManyProcesses:
         """Who holds what; None where this process holds everything."""
         if not is_running():
             return None
-        known, groups = self._layout, optimizer.param_groups
+        known, groups = self.known, optimizer.param_groups
         layout = known if known is not None and known.is_of(groups) else layout_of(groups, self.norm_group)
         return layout if layout.sums else None
 
@@ -155,7 +155,7 @@ class ManyProcesses:
 
     def look(self, optimizer: MeasuredOptimizer) -> None:
         """At the beginning of a step: raises in every process, where one has changed what they agreed on."""
-        agreed = None if self._layout is None else self._layout.agreed
+        agreed = None if self.known is None else self.known.agreed
         if agreed is None:
             return
         clip, groups = optimizer._modifiers.clip, optimizer.param_groups
@@ -175,7 +175,7 @@ class ManyProcesses:
             )
 
     def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
-        groups, modifiers, before = optimizer.param_groups, optimizer._modifiers, self._layout
+        groups, modifiers, before = optimizer.param_groups, optimizer._modifiers, self.known
         self.check(optimizer)
         knows = True  # the others that this process is about to ask them
         if before is not None and before.agreed is not None:
@@ -189,7 +189,7 @@ class ManyProcesses:
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
-        self._layout = layout
+        self.known = layout
         return layout
 
     def mean_loss(self, optimizer: MeasuredOptimizer, loss: Tensor) -> Tensor:

@@ -72,6 +72,6 @@ def described(name: str, param_groups: Sequence[Mapping[str, Any]], modifiers: M
         lines.append(f"Parameter Group {index}")
         hidden = ("params", "shared") if numbers_of(group) else ("params",)
         lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in hidden]
-    names = ("clip", "step_size", "extensions", "precision")
+    names = ("clip", "step_size", "skip", "extensions", "precision")
     lines += [f"{name}: {getattr(modifiers, name)}" for name in names if getattr(modifiers, name)]
     return "\n".join([*lines, f"backend: {backend}", ")"])

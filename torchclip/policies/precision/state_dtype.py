@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from torchclip.policies.numbers import check_flag
 from torchclip.policies.precision.codec import Codec, Kind
 from torchclip.policies.precision.policy import StatePolicy, may_round
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
@@ -73,12 +74,13 @@ class StateDtype(StatePolicy):
     stochastic: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.stochastic, bool):
-            raise TypeError(f"stochastic={self.stochastic!r} must be True or False")
+        check_flag("stochastic", self.stochastic)
         for name in _TYPED:
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         if all(getattr(self, name) is None for name in _TYPED):
             raise ValueError('StateDtype() gives nothing a type: write StateDtype("bfloat16"), or name a slot')
+        if self.stochastic and all(getattr(self, name) in (None, "float32") for name in _TYPED):
+            raise ValueError("stochastic=True rounds to bfloat16, and no slot is bfloat16: leave it out, or name one")
 
     def __repr__(self) -> str:
         given = [f"{name}={getattr(self, name)!r}" for name in _TYPED if getattr(self, name) is not None]

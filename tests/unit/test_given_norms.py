@@ -1,0 +1,70 @@
+"""set_grad_norm: a norm that one step takes in place of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import torchclip
+
+pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+
+
+def made(backend: str) -> tuple[torchclip.SGD, torch.nn.Parameter]:
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, backend=backend)
+    optimizer.step()
+    return optimizer, parameter
+
+
+def test_a_norm_is_that_of_one_step_whatever_comes_of_it(backend: str) -> None:
+    optimizer, parameter = made(backend)
+
+    def fails() -> float:
+        raise ArithmeticError
+
+    for kind in ("gradient", "closure"):
+        optimizer.set_grad_norm(torch.tensor(100.0))
+        if kind == "gradient":
+            parameter.grad = torch.ones(2).to_sparse()
+            with pytest.raises(RuntimeError, match="sparse gradient"):
+                optimizer.step()
+        else:
+            with pytest.raises(ArithmeticError):
+                optimizer.step(fails)
+        parameter.grad = torch.tensor([3.0, 4.0])
+        optimizer.step()
+        assert float(optimizer.clip_factor) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_of_any_type(dtype: torch.dtype, backend: str) -> None:
+    optimizer, _ = made(backend)
+    optimizer.set_grad_norm(torch.tensor(5.125, dtype=dtype))
+    optimizer.step()
+    assert float(optimizer.clip_factor) == pytest.approx(1 / 5.125, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "norm, exception, message",
+    [
+        (torch.tensor(-1.0), ValueError, r"got -1\.0: a norm is at least 0"),
+        (torch.tensor(10), TypeError, r"got torch\.LongTensor: norm\.float\(\)"),
+        (3.0, TypeError, r"got float: torch\.tensor\(float\(norm\)\)"),
+    ],
+)
+def test_what_is_no_norm(norm: Any, exception: type[Exception], message: str, backend: str) -> None:
+    optimizer, _ = made(backend)
+    with pytest.raises(exception, match=message):
+        optimizer.set_grad_norm(norm)
+
+
+def test_an_error_does_not_blame_the_gradients_alone(backend: str) -> None:
+    optimizer, _ = made(backend)
+    optimizer.clip = torchclip.ClipByGlobalNorm(1.0, nonfinite="error")
+    optimizer.set_grad_norm(torch.tensor(torch.nan))
+    with pytest.raises(RuntimeError, match=r"or set_grad_norm\(\) was given such a norm"):
+        optimizer.step()
