@@ -205,32 +205,6 @@ __device__ __forceinline__ void encode_stochastic(const Vector<float, kCount>& v
     stored.put_half(i, bits_of(stochastic(values.values[i], bits[i] >> shift & 0xffffu)));
 }
 
-// The code of the nearest value, of two equally near ones the lower; the last one for what is NaN by the absmax, as in
-// torch.bucketize. middles: [256].
-template <bool is_signed>
-__device__ __forceinline__ uint32_t nearest_code(const float* middles, float value, float absmax) {
-  constexpr DynamicMap kOwn = kMap<is_signed>;
-  const float scaled = value / (absmax > 0.0f ? absmax : 1.0f), size = magnitude(scaled);
-  float slope = kOwn.lines[0].slope, offset = kOwn.lines[0].offset;
-#pragma unroll
-  for (int decade = 1; decade < DynamicMap::kDecades; ++decade) {
-    const bool reaches = size >= kOwn.lines[decade].begin;
-    slope = reaches ? kOwn.lines[decade].slope : slope;
-    offset = reaches ? kOwn.lines[decade].offset : offset;
-  }
-  const float guess = size * slope + offset, above_zero = guess > 0.0f ? guess : 0.0f;
-  const int place = static_cast<int>(above_zero < kOwn.largest_guess ? above_zero : kOwn.largest_guess);
-  const float middle = middles[place];
-  const int below = place + (size > middle ? 1 : 0) + (size > kOwn.last_middle ? 1 : 0);
-  int code = below;
-  if constexpr (is_signed) {  // the neighbours of 0 lie alike on both sides, but that there is no -1
-    code = scaled < 0.0f ? kOwn.zero - place - (size >= middle ? 1 : 0) : kOwn.zero + below;
-  } else {
-    code = value > 0.0f ? (below > 1 ? below : 1) : 0;  // what is above zero divides, and stays above
-  }
-  return static_cast<uint32_t>(scaled == scaled ? code : DynamicMap::kCodes - 1);
-}
-
 template <int kCount, bool kBlocks>
 __device__ __forceinline__ void encode_codes(bool is_signed, const Maps<kBlocks>& maps,
                                              const Vector<float, kCount>& values, float absmax,
