@@ -38,9 +38,12 @@ struct SecondMoment {
     if constexpr ((Slots & 0b100) != 0) state[2] = larger(state[1], state[2]);
     const C second = (Slots & 0b100) != 0 ? state[2] : state[1];
     // Without the second moment: its root may be infinite, since v overflows before m does, and 0 times it is a NaN.
-    if (k.root_scale == C(0)) return parameter - k.momentum_step * state[0] / k.root_offset;
-    const C numerator = k.momentum_step * state[0] + k.gradient_step * gradient;
-    return parameter - numerator / (k.root_scale * square_root(second) + k.root_offset);
+    // Chosen and not returned early: a loop that the compiler does not make two of would divide twice.
+    const bool has_root = k.root_scale != C(0);
+    const C root = has_root ? k.root_scale * square_root(second) : C(0);
+    const C momentum = k.momentum_step * state[0];
+    const C numerator = has_root ? momentum + k.gradient_step * gradient : momentum;
+    return parameter - numerator / (root + k.root_offset);
   }
 };
 
