@@ -42,11 +42,14 @@ void run(int bad, NonFinite nonfinite, bool skips, bool gathered) {
   }
   measure_units(finish, chunks);
   finish.sums.partials = on_device(partials);
-  if (gathered) {  // one device's: a sum for each group, of which none is empty
+  if (gathered) {  // one device's: a sum for each group, and how many chunks it is of
     std::vector<Partial> sums(kGroups);
-    for (int group = 0; group < kGroups; ++group)
-      for (int32_t i = chunks[static_cast<size_t>(group)]; i < chunks[static_cast<size_t>(group) + 1]; ++i)
-        sums[static_cast<size_t>(group)].add(partials[static_cast<size_t>(i)]);
+    for (int group = 0; group < kGroups; ++group) {
+      const int32_t begin = chunks[static_cast<size_t>(group)], end = chunks[static_cast<size_t>(group) + 1];
+      Partial& sum = sums[static_cast<size_t>(group)];
+      for (int32_t i = begin; i < end; ++i) sum.add(partials[static_cast<size_t>(i)]);
+      sum.maximum = end - begin;
+    }
     finish.sums = {on_device(sums), nullptr, kGroups, 1, nullptr};
   }
   finish.group_clips = on_device(clips);

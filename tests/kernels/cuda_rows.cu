@@ -95,8 +95,13 @@ PassArguments pass_of(const Workload& work, Partial* partials) {
 }
 
 RowSums row_sums_of(const Workload& work, const PassArguments& arguments) {
-  return {arguments.tensors, on_device(work.long_rows), static_cast<int32_t>(work.long_rows.size()), arguments.partials,
-          arguments.row_factors};
+  RowSums sums{};
+  sums.tensors = arguments.tensors;
+  sums.long_rows = on_device(work.long_rows);
+  sums.long_row_count = static_cast<int32_t>(work.long_rows.size());
+  sums.partials = arguments.partials;
+  sums.row_factors = arguments.row_factors;
+  return sums;
 }
 
 // AdaptiveGradientClip.

@@ -272,7 +272,7 @@ def one_norm_for_two() -> None:
             assert number == 0 or seen == [], seen
         twins.expected.step()
     for single, shared in zip(twins.single, twins.shared):
-        assert_near(local_part(shared), part_of(single.detach(), shared), TOLERANCE, "parameter")
+        assert_near(local_part(shared), part_of(single.detach(), shared), TOLERANCE, "parameter", among=single.detach())
 
 
 def _sgd() -> dict[str, Any]:
