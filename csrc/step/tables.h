@@ -109,7 +109,9 @@ struct Task {
 struct Partial {
   double gradient = 0;   // sum of squares, or of another power, of the gradient
   double direction = 0;  // sum of squares of the direction that the rule measures
-  double maximum = 0;    // largest magnitude in the gradient, for the infinity norm
+  // Largest magnitude in the gradient, for the infinity norm of the clip functions; in the sums of units that GPUs hand
+  // on, which take no such norm, of how many chunks each is.
+  double maximum = 0;
 
   void add(const Partial& other) {
     gradient += other.gradient;

@@ -128,7 +128,7 @@ void DeviceStep::placed() {
   launcher_.call("place", to_python(tables), runs(), constants(), exchanges());
 }
 
-// As `Exchange` there, for each of Asked.
+// As `DeviceExchange` there, for each of Asked.
 Object DeviceStep::exchanges() const {
   std::vector<Object> all;
   for (int asked = 0; asked < kAsked; ++asked) {

@@ -78,6 +78,8 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for item in request.session.items:
         if item.path == request.path and "ranks" in getattr(getattr(item, "callspec", None), "params", {}):
             asked.setdefault(item.callspec.params["ranks"], []).append(item.callspec.params["name"])
+    if any(name.endswith("_cuda") for names in asked.values() for name in names):
+        emulated.load()  # whose build takes minutes, and is not to count among those of the processes
     found = {}
     for ranks, names in asked.items():
         found[ranks] = tmp_path_factory.mktemp("cases")

@@ -64,7 +64,7 @@ def run(ranks: int, names: Sequence[str], folder: Path) -> None:
     """Runs the cases, whose outcomes lie in the folder then."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, "CASES_FOLDER": str(folder)}
     command = [sys.executable, __file__, str(folder), str(ranks), *names]
-    subprocess.run(command, env=environment, timeout=300, check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(command, env=environment, timeout=600, check=False, stderr=subprocess.DEVNULL)
 
 
 def outcome(name: str, ranks: int, folder: Path) -> str:

@@ -37,6 +37,7 @@ class ManyProcesses:
     """What an optimizer knows of other processes.
 
     Attributes:
+        known: who holds what, since a step first asked; None before that.
         lent_options: those that ZeroRedundancyOptimizer puts into param groups before every step, to be taken out
             again; None where it has not made the optimizer.
 

@@ -87,8 +87,8 @@ class Tables(NamedTuple):
     beside: Tensor | None  # DeviceBeside
 
 
-class Exchange(NamedTuple):
-    """What other processes are asked for: ``DeviceExchange`` of csrc/step/device_exchange.h."""
+class DeviceExchange(NamedTuple):
+    """What other processes are asked for: that of csrc/step/device_exchange.h."""
 
     add: Callable[[Tensor], None]  # adds the numbers up over processes
     numbers: Tensor  # float64
@@ -143,7 +143,7 @@ class Launcher:
             runs: the fields of ``RunTables``.
             constants: what ``Finish`` has besides the rule's name; ``rule_is_single``, ``clips_rows``, ``rule_rows``,
                 ``in_parts`` of ``Run``, and ``takes_loss``: others are asked for their losses.
-            exchanges: the fields of ``Exchange`` by whose sums it asks for; None where it does not.
+            exchanges: the fields of ``DeviceExchange`` by whose sums it asks for; None where it does not.
         """
         self._tables = Tables(*tables)  # type: ignore[arg-type]
         given = [RunTables(*run) for run in runs]
@@ -151,7 +151,7 @@ class Launcher:
         self._block = block_for(self._device)
         self._clips_rows, self._rule_rows = constants["clips_rows"], constants["rule_rows"]
         self._in_parts, self._takes_loss = constants["in_parts"], constants["takes_loss"]
-        self._exchanges = [None if each is None else Exchange(*each) for each in exchanges]
+        self._exchanges = [None if each is None else DeviceExchange(*each) for each in exchanges]
         self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:-1]})
         self._finish_rule = self._finish._replace(is_single=constants["rule_is_single"])
         self._updates = [self._update_of(run) for run in self._runs if run.chunks > 0]
