@@ -37,16 +37,8 @@ def scale_gradients(gradients: Sequence[Tensor], factor: float, /) -> None: ... 
 def use_reader(table: object, /) -> None: ...
 def reader() -> str: ...  # "torch" or "dlpack"
 
-class Plan:
-    def __init__(
-        self,
-        rule: str,
-        keys: Sequence[Key],  # the pipeline's four, the rule's own, and those that are only checked
-        slots: Sequence[str],  # without Lookahead's
-        scalars: Sequence[str],
-        scope: int,  # a position in torchclip.backends.codes.SCOPES
-        /,
-    ) -> None: ...
+@type_check_only
+class AnyPlan:
     # Positions of parameters that cannot step as they are.
     def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
     def mark_fresh(self, positions: Sequence[int], /) -> None: ...  # in the last refresh
@@ -62,7 +54,7 @@ class Plan:
     # draws, and torchclip.distributed.places.Place. zeros: of torchclip.distributed.cells.ZeroCells.
     def share(
         self,
-        add: Callable[[Any], None] | None,
+        add: Callable[[Any], None] | None,  # called with the numbers: a buffer, or a tensor on the device
         policy: Cells,
         rule: Cells,
         loss_share: float,
@@ -81,6 +73,19 @@ class Plan:
         absmax: Sequence[str],
         /,
     ) -> None: ...
+    @property
+    def steps(self) -> int: ...  # those that have written parameters and state
+
+class Plan(AnyPlan):
+    def __init__(
+        self,
+        rule: str,
+        keys: Sequence[Key],  # the pipeline's four, the rule's own, and those that are only checked
+        slots: Sequence[str],  # without Lookahead's
+        scalars: Sequence[str],
+        scope: int,  # a position in torchclip.backends.codes.SCOPES
+        /,
+    ) -> None: ...
     # [parameters], whether the state of each stays wide under a policy of blocks; empty where the shapes here tell.
     def keep_wide(self, wide: Sequence[bool], /) -> None: ...
     # Which the next step takes in place of its own; None for that.
@@ -94,8 +99,6 @@ class Plan:
         loss: Tensor | float | None,
         /,
     ) -> int: ...  # STEPPED, SKIPPED, NON_FINITE or UNREADY of torchclip.backends.codes
-    @property
-    def steps(self) -> int: ...  # those that have written parameters and state
     # One number, or [groups] or [parameters] by the scope of the norm.
     def report(self) -> dict[str, float | list[float]]: ...
     @property
@@ -104,33 +107,7 @@ class Plan:
     def zeros(self) -> list[int]: ...  # [parameters], -1 where they are not known
 
 @type_check_only
-class GpuPlan:
-    def share(
-        self,
-        add: Callable[[Any], None] | None,  # called with a tensor of float64 numbers on the device
-        policy: Cells,
-        rule: Cells,
-        loss_share: float,
-        places: Sequence[tuple[int, int, int, int]],
-        zeros: tuple[Sequence[int], Sequence[float], Sequence[int]],
-        /,
-    ) -> None: ...
-    def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any], /) -> list[int]: ...
-    def mark_fresh(self, positions: Sequence[int], /) -> None: ...
-    def unstarted(self) -> list[tuple[Tensor, dict[str, Tensor]]]: ...
-    def configure(
-        self, numbers: Mapping[str, float], groups: Sequence[tuple[int, float, bool, int]] = ..., /
-    ) -> None: ...
-    def hold(
-        self,
-        parameter: int,
-        slots: Sequence[int],
-        min_elements: int,
-        embedding_rows: int,
-        beside: str,
-        absmax: Sequence[str],
-        /,
-    ) -> None: ...
+class GpuPlan(AnyPlan):
     def step(
         self,
         param_groups: Sequence[dict[str, Any]],
@@ -140,8 +117,6 @@ class GpuPlan:
         loss: Tensor | None,
         /,
     ) -> int: ...
-    @property
-    def steps(self) -> int: ...
     def report(self) -> dict[str, Tensor]: ...  # on the device, of shape [], [groups] or [parameters]
     @property
     def skipped(self) -> Tensor | None: ...  # [], not 0 where the last step was left out; None where nothing decided so

@@ -1,6 +1,7 @@
 // 8-bit codes of blocks. A table of 256 is looked up one by one; of the dynamic map, whose decades are lines, all that
 // differs between decades fits into one vector of eight, so that codes are made and read by arithmetic.
 #include <algorithm>
+#include <limits>
 
 #include "../dynamic_map.h"
 #include "clones.h"

@@ -1,5 +1,7 @@
 #include "device_exchange.h"
 
+#include <algorithm>
+
 namespace torchclip {
 namespace {
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from torchclip.distributed.exchange import Over, all_reduced, takes_sums
+from torchclip.distributed.exchange import Over, added, takes_sums
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.hyperparameters import number_of
@@ -168,9 +168,7 @@ class Carried:
     def added(self, values: Tensor, over: Over) -> Tensor:
         """The values of all processes, added up: [values], float64 on the host."""
         self._shape.append((over, len(values)))
-        joined = torch.cat([values, self._numbers])
-        for processes in over:
-            joined = all_reduced(joined, processes)
+        joined = added(torch.cat([values, self._numbers]), over)
         self._numbers = joined[len(values) :]
         return joined[: len(values)]
 

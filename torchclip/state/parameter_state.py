@@ -247,8 +247,11 @@ def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy |
             if parameter.grad is not None and not bool(torch.isfinite(local_of(parameter.grad)).all()):
                 names.append(name)
             is_split = is_split or is_sharded(parameter)
-    nowhere = "no single gradient: the sum of squares overflows float32, or set_grad_norm() was given such a norm"
-    nowhere = "none of this process's" if is_split else nowhere
+    nowhere = (
+        "none of this process's"
+        if is_split
+        else "no single gradient: the sum of squares overflows float32, or set_grad_norm() was given such a norm"
+    )
     where = ", ".join(names) if names else nowhere
     return RuntimeError(
         f"the gradient norm is not finite, and {clip} says to raise; not finite: {where}. Nothing was "
