@@ -6,7 +6,7 @@ their meshes have two dimensions.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch.distributed
@@ -72,22 +72,29 @@ EVERY = [
 
 
 @pytest.fixture(scope="module")
-def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """By the number of processes, where the outcomes of the cases are that a test of this session asks for."""
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[int], processes.Running]]:
+    """Processes of that number, which go through the cases that a test of this session asks for."""
     asked: dict[int, list[str]] = {}
     for item in request.session.items:
         if item.path == request.path and "ranks" in getattr(getattr(item, "callspec", None), "params", {}):
             asked.setdefault(item.callspec.params["ranks"], []).append(item.callspec.params["name"])
     if any(name.endswith("_cuda") for names in asked.values() for name in names):
-        emulated.load()  # whose build takes minutes, and is not to count among those of the processes
-    found = {}
-    for ranks, names in asked.items():
-        found[ranks] = tmp_path_factory.mktemp("cases")
-        processes.run(ranks, names, found[ranks])
-    return found
+        emulated.load()  # whose build takes minutes, and is not to count among those of a case
+    started: dict[int, processes.Running] = {}
+
+    def of(ranks: int) -> processes.Running:
+        if ranks not in started:
+            started[ranks] = processes.start(ranks, asked[ranks], tmp_path_factory.mktemp("cases"))
+        return started[ranks]
+
+    yield of
+    for each in started.values():
+        each.stop()
 
 
 @pytest.mark.parametrize("ranks, name", EVERY)
-def test_as_one_process(ranks: int, name: str, folders: dict[int, Path]) -> None:
-    said = processes.outcome(name, ranks, folders[ranks])
+def test_as_one_process(ranks: int, name: str, running: Callable[[int], processes.Running]) -> None:
+    said = running(ranks).outcome(name)
     assert not said, said

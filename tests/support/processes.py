@@ -11,11 +11,14 @@ import datetime
 import gc
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +28,12 @@ import torch.multiprocessing
 from places import PYTHONPATH
 
 TIMEOUT = datetime.timedelta(seconds=60)
+
+PATIENCE = 300
+"""Seconds in which a case must be over; the slowest takes a fraction of them, on a busy machine too."""
+
+SAID = "stderr"
+"""The file of what the processes print there."""
 
 
 def work(rank: int, ranks: int, folder: str, names: Sequence[str]) -> None:
@@ -40,7 +49,9 @@ def work(rank: int, ranks: int, folder: str, names: Sequence[str]) -> None:
         except BaseException:
             said = traceback.format_exc()
         took = time.process_time() - began
-        (Path(folder) / f"{name}.{rank}").write_text(f"{took:.2f} s\n{said}")
+        unfinished = Path(folder) / f"unfinished.{rank}"
+        unfinished.write_text(f"{took:.2f} s\n{said}")
+        unfinished.rename(Path(folder) / f"{name}.{rank}")
         if said:
             print(f"rank {rank}, {name}: {said}", file=sys.stderr)
         failed = torch.tensor([float(bool(said))])
@@ -60,21 +71,52 @@ def case_of(name: str) -> Callable[[], None]:
     return case
 
 
-def run(ranks: int, names: Sequence[str], folder: Path) -> None:
-    """Runs the cases, whose outcomes lie in the folder then."""
+@dataclass
+class Running:
+    """Processes that go through their cases while a test waits for its own."""
+
+    ranks: int
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def outcome(self, name: str) -> str:
+        """What went wrong with a case, once it is over; empty for nothing."""
+        files = [self.folder / f"{name}.{rank}" for rank in range(self.ranks)]
+        said = []
+        for rank, file in enumerate(files):
+            self._wait_for(file)
+            text = file.read_text().partition("\n")[2] if file.exists() else self._reason()
+            said += [f"rank {rank}: {text}"] if text else []
+        return "\n".join(said)
+
+    def _wait_for(self, file: Path) -> None:
+        since, written = time.monotonic(), 0
+        while not file.exists() and self.process.poll() is None:
+            now = len(list(self.folder.iterdir()))
+            if now != written:
+                since, written = time.monotonic(), now
+            if time.monotonic() - since > PATIENCE:
+                self.stop()
+            time.sleep(0.02)
+
+    def _reason(self) -> str:
+        said = (self.folder / SAID).read_text(errors="replace")[-2000:]
+        return f"it was not run, since one before it failed, or took {PATIENCE} s:\n{said}"
+
+    def stop(self) -> None:
+        """Stops what is left of them."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(ranks: int, names: Sequence[str], folder: Path) -> Running:
+    """Starts the processes, whose cases' outcomes come to lie in the folder."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, "CASES_FOLDER": str(folder)}
     command = [sys.executable, __file__, str(folder), str(ranks), *names]
-    subprocess.run(command, env=environment, timeout=600, check=False, stderr=subprocess.DEVNULL)
-
-
-def outcome(name: str, ranks: int, folder: Path) -> str:
-    """What went wrong with a case; empty for nothing."""
-    said = []
-    for rank in range(ranks):
-        file = folder / f"{name}.{rank}"
-        text = file.read_text().partition("\n")[2] if file.exists() else "it was not run, since one before it failed"
-        said += [f"rank {rank}: {text}"] if text else []
-    return "\n".join(said)
+    with open(folder / SAID, "wb") as said:
+        process = subprocess.Popen(command, env=environment, stderr=said, start_new_session=True)
+    return Running(ranks, folder, process)
 
 
 if __name__ == "__main__":
