@@ -40,6 +40,25 @@ def test_a_norm_is_that_of_one_step_whatever_comes_of_it(backend: str) -> None:
         assert float(optimizer.clip_factor) == pytest.approx(0.2)
 
 
+def test_of_one_compiled_step_too(backend: str) -> None:
+    optimizer, parameter = made(backend)
+    step = torch.compile(optimizer.step, backend="eager")
+    step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.2)
+    optimizer.set_grad_norm(torch.tensor(100.0))
+    step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.01)
+    step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.2)
+    optimizer.set_grad_norm(torch.tensor(100.0))
+    parameter.grad = torch.ones(2).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse gradient"):
+        step()
+    parameter.grad = torch.tensor([3.0, 4.0])
+    step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_of_any_type(dtype: torch.dtype, backend: str) -> None:
     optimizer, _ = made(backend)
