@@ -20,6 +20,8 @@ export TORCHCLIP_BUILD
 # Objects by their content, so that another clone compiles nothing anew; empty: nowhere.
 export TORCHCLIP_OBJECTS ?= $(HOME)/.cache/torchclip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set, every process of the tests would compile every file of them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all conformance test-changed mutants bench gpu docs site wheels lint types format build clean distclean
 .DEFAULT_GOAL := help
