@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from types import GeneratorType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,22 @@ from torch import Tensor
 from torchclip.backends import native
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
 from torchclip.distributed.total_norm import total_norm
-from torchclip.rules.norms import HARD_EPS, checked_bound
+from torchclip.policies.numbers import checked_bound
+from torchclip.rules.norms import HARD_EPS
 from torchclip.state.sharded import is_sharded, local_of
 from torchclip.state.tensor_checks import lazy_reason
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _number(name: str, value: Any, remedy: str) -> float:
+    """What torch takes for a number: all that float() does."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}: {remedy}") from None
 
 
 def _is_fused(tensors: list[Tensor], norm_type: float) -> bool:
@@ -60,6 +70,7 @@ def get_total_norm(
 
     Raises:
         RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
+        TypeError: when ``norm_type`` is no number.
 
     Example:
         >>> get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
@@ -68,7 +79,7 @@ def get_total_norm(
     Source: :func:`torch.nn.utils.get_total_norm`.
     """
     tensors = _as_list(tensors)
-    norm_type = float(norm_type)
+    norm_type = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
     if _is_distributed(tensors, norm_group):
         return _distributed_norm(tensors, norm_type, error_if_nonfinite, _processes(norm_group))
     if not _is_fused(tensors, norm_type):
@@ -146,6 +157,7 @@ def clip_grad_norm_(
     Raises:
         RuntimeError: when ``error_if_nonfinite`` and the norm is not finite.
         ValueError: when ``max_norm`` is negative or NaN.
+        TypeError: when ``max_norm`` or ``norm_type`` is no number.
 
     Warns:
         UserWarning: for a generator that yields nothing, as one that was used up does.
@@ -158,7 +170,7 @@ def clip_grad_norm_(
 
     Source: :func:`torch.nn.utils.clip_grad_norm_`.
     """
-    max_norm = checked_bound("max_norm", float(max_norm), zero=True)
+    max_norm = checked_bound("max_norm", _number("max_norm", max_norm, "math.inf clips nothing"), zero=True)
     is_generator = isinstance(parameters, GeneratorType)
     parameters = _as_list(parameters)
     if is_generator and len(parameters) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -235,3 +236,13 @@ def test_no_gradient_is_copied(implementation: str) -> None:
     param.grad = torch.ones_like(param)
     assert largest_allocation(lambda: param.grad.clone()) == 400_000
     assert largest_allocation(lambda: torchclip.clip_grad_norm_([param], 1.0)) < 400_000
+
+
+@pytest.mark.parametrize("value", [None, "large", [1.0, 2.0], torch.ones(2)], ids=["none", "text", "list", "tensor"])
+def test_the_clip_functions_name_what_is_no_number(value: Any) -> None:
+    params = [torch.nn.Parameter(torch.ones(2))]
+    with pytest.raises(TypeError, match=r"^max_norm=.* must be a number, got \w+: math\.inf clips nothing"):
+        torchclip.clip_grad_norm_(params, value)
+    for call in (torchclip.get_total_norm, lambda params, order: torchclip.clip_grad_norm_(params, 1.0, order)):
+        with pytest.raises(TypeError, match=r"^norm_type=.* must be a number, got \w+: 2\.0 is the Euclidean norm"):
+            call(params, value)

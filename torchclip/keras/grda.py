@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from torchclip.policies.numbers import check_number
+from torchclip.policies.numbers import checked_number
 
 _NOT_TAKEN = ("weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
 """Of Keras's own configuration: they would write parameters that the next step overwrites."""
@@ -64,8 +64,7 @@ class GRDA(keras.optimizers.Optimizer):
         gradient_accumulation_steps: int | None = None,
         name: str = "grda",
     ) -> None:
-        check_number("c", c, least=0)
-        check_number("mu", mu, above=0)
+        c, mu = checked_number("c", c, least=0), checked_number("mu", mu, above=0)
         super().__init__(
             learning_rate=learning_rate,
             clipnorm=clipnorm,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torchclip.policies.numbers import check_number
-from torchclip.rules.norms import NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
+from torchclip.policies.numbers import set_bound, set_number
+from torchclip.rules.norms import NonFinite, OnNonFinite, Scope, checked_choice
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class AdaptiveGradientClip:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
-        check_number("clipping", self.clipping, above=0)
-        check_number("eps", self.eps, above=0)
+        set_number(self, "clipping", above=0)
+        set_number(self, "eps", above=0)
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property
@@ -87,10 +87,8 @@ class AutoClip:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
-        check_number("percentile", self.percentile, least=0, most=100)
-        if not isinstance(self.window, int) or isinstance(self.window, bool):
-            raise TypeError(f"window={self.window!r} must be an integer, the number of norms that count")
-        check_number("window", self.window, least=1, most=1024)
+        set_number(self, "percentile", least=0, most=100)
+        set_number(self, "window", least=1, most=1024, whole="the number of norms that count")
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property
@@ -140,14 +138,10 @@ class AdaGC:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
-        check_number("lambda_abs", self.lambda_abs, above=0)
-        check_number("lambda_rel", self.lambda_rel, above=0)
-        check_number("beta", self.beta, least=0, below=1)
-        if not isinstance(self.warmup_steps, int) or isinstance(self.warmup_steps, bool):
-            raise TypeError(
-                f"warmup_steps={self.warmup_steps!r} must be an integer, the number of the first step after"
-            )
-        check_number("warmup_steps", self.warmup_steps, least=0)
+        set_number(self, "lambda_abs", above=0)
+        set_number(self, "lambda_rel", above=0)
+        set_number(self, "beta", least=0, below=1)
+        set_number(self, "warmup_steps", least=0, whole="the number of the first step after")
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property
@@ -200,13 +194,11 @@ class ZClip:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
-        check_number("alpha", self.alpha, least=0, below=1)
-        check_number("z_threshold", self.z_threshold, above=0)
-        if not isinstance(self.warmup_steps, int) or isinstance(self.warmup_steps, bool):
-            raise TypeError(f"warmup_steps={self.warmup_steps!r} must be an integer, the number of norms to begin with")
-        check_number("warmup_steps", self.warmup_steps, least=1)
-        object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=True))
-        check_number("eps", self.eps, least=0)
+        set_number(self, "alpha", least=0, below=1)
+        set_number(self, "z_threshold", above=0)
+        set_number(self, "warmup_steps", least=1, whole="the number of norms to begin with")
+        set_bound(self, "max_norm", zero=True)
+        set_number(self, "eps", least=0)
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from torchclip.policies.adaptive_clip import AdaGC, AdaptiveGradientClip, AutoClip, ZClip
-from torchclip.policies.numbers import check_flag
-from torchclip.rules.norms import HARD_EPS, NonFinite, OnNonFinite, Scope, checked_bound, checked_choice
+from torchclip.policies.numbers import set_bound, set_flag
+from torchclip.rules.norms import HARD_EPS, NonFinite, OnNonFinite, Scope, checked_choice
+from torchclip.rules.plain_numbers import plain_number
 
 __all__ = [
     "POLICIES",
@@ -77,8 +78,8 @@ class ClipByGlobalNorm:
     scope: Scope | Literal["optimizer", "group"] = Scope.OPTIMIZER
 
     def __post_init__(self) -> None:
-        check_flag("smooth", self.smooth)
-        object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
+        set_flag(self, "smooth")
+        set_bound(self, "max_norm", zero=not self.smooth)
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
         scopes = (Scope.OPTIMIZER, Scope.GROUP)
         object.__setattr__(self, "scope", checked_choice("scope", self.scope, scopes))
@@ -114,8 +115,8 @@ class ClipByTensorNorm:
     nonfinite: NonFinite | OnNonFinite = NonFinite.PROPAGATE
 
     def __post_init__(self) -> None:
-        check_flag("smooth", self.smooth)
-        object.__setattr__(self, "max_norm", checked_bound("max_norm", self.max_norm, zero=not self.smooth))
+        set_flag(self, "smooth")
+        set_bound(self, "max_norm", zero=not self.smooth)
         object.__setattr__(self, "nonfinite", checked_choice("nonfinite", self.nonfinite, tuple(NonFinite)))
 
     @property
@@ -148,7 +149,7 @@ class ClipByValue:
     max_value: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_value", checked_bound("max_value", self.max_value, zero=True))
+        set_bound(self, "max_value", zero=True)
 
 
 NormPolicy = ClipByGlobalNorm | ClipByTensorNorm
@@ -187,8 +188,9 @@ def as_clip_policy(clip: ClipPolicy | float | None) -> ClipPolicy | None:
     """The policy that an optimizer's ``clip=`` argument stands for: a number is ``ClipByGlobalNorm(max_norm)``."""
     if clip is None or isinstance(clip, POLICIES):
         return clip
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
-        return ClipByGlobalNorm(float(clip))
+    max_norm = plain_number(clip)
+    if max_norm is not None:
+        return ClipByGlobalNorm(max_norm)
     raise TypeError(
         f"clip={clip!r} must be None, a number (the max_norm of ClipByGlobalNorm), or one of "
         f"{', '.join(policy.__name__ for policy in POLICIES)}; got {type(clip).__name__}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from torchclip.policies.numbers import check_flag, check_number
+from torchclip.policies.numbers import set_flag, set_number
 from torchclip.rules.norms import Number, root
 
 NOISE_STREAM, GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM = range(3)
@@ -53,8 +53,8 @@ class GradientNoise:
     gamma: float = 0.55
 
     def __post_init__(self) -> None:
-        check_number("eta", self.eta, least=0)
-        check_number("gamma", self.gamma, least=0)
+        set_number(self, "eta", least=0)
+        set_number(self, "gamma", least=0)
 
     def sigma(self, steps_taken: Number) -> Number:
         """The standard deviation after that many steps (0, 1, …)."""
@@ -84,7 +84,7 @@ class GradientDropout:
     p: float = 0.1
 
     def __post_init__(self) -> None:
-        check_number("p", self.p, least=0, below=1)
+        set_number(self, "p", least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class LRDropout:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("p", self.p, least=0, below=1)
+        set_number(self, "p", least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,8 @@ class Lookahead:
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool):
-            raise TypeError(f"k={self.k!r} must be an integer, the number of steps between two synchronisations")
-        check_number("k", self.k, least=1)
-        check_number("alpha", self.alpha, least=0, most=1)
+        set_number(self, "k", least=1, whole="the number of steps between two synchronisations")
+        set_number(self, "alpha", least=0, most=1)
 
     def synchronises(self, step: Number) -> bool | Tensor:
         """Whether step number ``step`` (1, 2, …) ends a round."""
@@ -199,11 +197,9 @@ class WeightEMA:
     update_every: int = 1
 
     def __post_init__(self) -> None:
-        check_number("decay", self.decay, least=0, most=1)
-        check_flag("warmup", self.warmup)
-        if not isinstance(self.update_every, int) or isinstance(self.update_every, bool):
-            raise TypeError(f"update_every={self.update_every!r} must be an integer, the steps between two averages")
-        check_number("update_every", self.update_every, least=1)
+        set_number(self, "decay", least=0, most=1)
+        set_flag(self, "warmup")
+        set_number(self, "update_every", least=1, whole="the steps between two averages")
 
     def synchronises(self, step: Number) -> bool | Tensor:
         """Whether the parameters after step number ``step`` (1, 2, …) are averaged."""

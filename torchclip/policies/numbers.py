@@ -1,12 +1,14 @@
-"""Checks of the numbers that a policy is made of."""
+"""Checks of the numbers that a policy is made of, which are kept as Python's own."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from torchclip.rules.plain_numbers import plain_flag, plain_number
 
-def check_number(
+
+def checked_number(
     name: str,
     value: Any,
     *,
@@ -14,26 +16,72 @@ def check_number(
     above: float = -math.inf,
     most: float = math.inf,
     below: float = math.inf,
-) -> None:
-    """Raises for a field of a policy that is no finite number within its bounds.
+    whole: str = "",
+) -> int | float:
+    """A finite number within its bounds; an integer where ``whole`` says what it counts.
 
     Raises:
         TypeError: when it is no number.
         ValueError: when it is not finite, or out of bounds.
     """
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
+    number = plain_number(value)
+    if whole and not isinstance(number, int):
+        raise TypeError(f"{name}={value!r} must be an integer, {whole}")
+    if number is None:
+        raise _no_number(name, value)
     bounds = [
         f"{relation} {bound:g}"
         for relation, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
         if math.isfinite(bound)
     ]
-    if not (math.isfinite(value) and least <= value <= most and above < value < below):
-        wanted = bounds if math.isfinite(value) or not bounds else ["finite", *bounds]
-        raise ValueError(f"Invalid {name}: {value}; it must be {' and '.join(wanted) or 'a finite number'}")
+    if not (math.isfinite(number) and least <= number <= most and above < number < below):
+        wanted = bounds if math.isfinite(number) or not bounds else ["finite", *bounds]
+        raise ValueError(f"Invalid {name}: {number}; it must be {' and '.join(wanted) or 'a finite number'}")
+    return number
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raises TypeError for a field of a policy that is neither True nor False."""
-    if not isinstance(value, bool):
+def checked_bound(name: str, value: Any, *, zero: bool) -> float:
+    """A number that can bound a norm, infinity included; 0 only where ``zero`` allows it.
+
+    Raises:
+        TypeError: when it is no number.
+        ValueError: when it is no bound.
+    """
+    number = plain_number(value)
+    if number is None:
+        raise _no_number(name, value)
+    if math.isnan(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"Invalid {name}: {number}; it is a bound and must be {'at least' if zero else 'above'} 0")
+    return float(number)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: when it is neither.
+    """
+    flag = plain_flag(value)
+    if flag is None:
         raise TypeError(f"{name}={value!r} must be True or False")
+    return flag
+
+
+def set_number(policy: object, name: str, **bounds: Any) -> None:
+    """Checks a field of a policy, a frozen dataclass, as :func:`checked_number`, and keeps Python's number."""
+    object.__setattr__(policy, name, checked_number(name, getattr(policy, name), **bounds))
+
+
+def set_bound(policy: object, name: str, *, zero: bool) -> None:
+    """Checks a field of a policy as :func:`checked_bound`, and keeps Python's number."""
+    object.__setattr__(policy, name, checked_bound(name, getattr(policy, name), zero=zero))
+
+
+def set_flag(policy: object, name: str) -> None:
+    """Checks a field of a policy as :func:`checked_flag`, and keeps Python's truth value."""
+    object.__setattr__(policy, name, checked_flag(name, getattr(policy, name)))
+
+
+def _no_number(name: str, value: Any) -> TypeError:
+    remedy = ": hand over its .item()" if hasattr(value, "item") else ""
+    return TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}{remedy}")

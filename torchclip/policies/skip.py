@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torchclip.policies.numbers import check_flag, check_number
+from torchclip.policies.numbers import set_flag, set_number
 
 Watched = Literal["grad_norm", "loss"]
 WATCHED: tuple[Watched, ...] = ("grad_norm", "loss")
@@ -57,15 +57,13 @@ class SkipSpikes:
     is_averaged: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or isinstance(self.window, bool):
-            raise TypeError(f"window={self.window!r} must be an integer, the number of values that count")
-        check_number("window", self.window, least=2, most=1024)
-        check_number("sigma", self.sigma, above=0)
+        set_number(self, "window", least=2, most=1024, whole="the number of values that count")
+        set_number(self, "sigma", above=0)
         on = (self.on,) if isinstance(self.on, str) or self.on is None else tuple(self.on)
         if not on or len(set(on)) != len(on) or not set(on) <= set(WATCHED):
             raise ValueError(f"Invalid on: {self.on!r}; it must be 'grad_norm', 'loss' or both, each once")
         object.__setattr__(self, "on", on)
-        check_flag("is_averaged", self.is_averaged)
+        set_flag(self, "is_averaged")
 
     @property
     def watches_norm(self) -> bool:

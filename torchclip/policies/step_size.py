@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchclip.policies.numbers import check_flag, check_number
+from torchclip.policies.numbers import set_flag, set_number
 from torchclip.rules.norms import Number, root
+from torchclip.rules.plain_numbers import plain_number
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class AdaLossStep:
     is_averaged: bool = False
 
     def __post_init__(self) -> None:
-        check_number("b0", self.b0, above=0)
-        check_number("alpha", self.alpha, above=0)
-        check_number("c", self.c)
-        check_flag("is_averaged", self.is_averaged)
+        set_number(self, "b0", above=0)
+        set_number(self, "alpha", above=0)
+        set_number(self, "c")
+        set_flag(self, "is_averaged")
 
     def accumulate(self, b_squared: Tensor, loss: Tensor) -> Tensor:
         """:math:`b_t^2` from :math:`b_{t-1}^2` and the loss, both 0-dim."""
@@ -94,8 +95,8 @@ class SqrtDecay:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("b0", self.b0, above=0)
-        check_number("alpha", self.alpha, above=0)
+        set_number(self, "b0", above=0)
+        set_number(self, "alpha", above=0)
 
     def factor(self, step: Number) -> Number:
         """The factor on the gradient in step number ``step`` (1, 2, …)."""
@@ -151,13 +152,13 @@ class PolyakStep:
     is_averaged: bool = False
 
     def __post_init__(self) -> None:
-        check_number("f_star", self.f_star)
-        check_number("c", self.c, above=0)
-        check_number("eps", self.eps, above=0)
+        set_number(self, "f_star")
+        set_number(self, "c", above=0)
+        set_number(self, "eps", above=0)
         if self.growth is not None:
-            check_number("growth", self.growth, above=0)
-        check_number("initial_step", self.initial_step, above=0)
-        check_flag("is_averaged", self.is_averaged)
+            set_number(self, "growth", above=0)
+        set_number(self, "initial_step", above=0)
+        set_flag(self, "is_averaged")
 
     def step(self, loss: Tensor, square: Tensor, before: Tensor | None) -> Tensor:
         r""":math:`\gamma_t`, 0-dim.
@@ -267,9 +268,10 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str, policy: str) -
             "returns the loss, or step(loss=loss); where a framework calls step(), say optimizer.loss = loss before "
             f"it, of the optimizer itself and not of a wrapper{alone}"
         )
-    if isinstance(loss, (int, float)) and not isinstance(loss, bool):
+    number = plain_number(loss)
+    if number is not None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        return torch.full((), float(loss), dtype=dtype, device=device)  # torch.tensor would wait for a GPU
+        return torch.full((), float(number), dtype=dtype, device=device)  # torch.tensor would wait for a GPU
     if not isinstance(loss, Tensor) or not loss.is_floating_point():
         kind = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
         raise TypeError(f"the loss of {optimizer}.step() must be a floating-point tensor or a number, got {kind}")

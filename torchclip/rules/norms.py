@@ -50,15 +50,6 @@ OnNonFinite = Literal["propagate", "skip", "error"]
 _Choice = TypeVar("_Choice", Scope, NonFinite)
 
 
-def checked_bound(name: str, value: float, *, zero: bool) -> float:
-    """``value`` as a float, when it can bound a norm; 0 only where ``zero`` allows it."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
-    if math.isnan(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"Invalid {name}: {value}; it is a bound and must be {'at least' if zero else 'above'} 0")
-    return float(value)
-
-
 def checked_choice(name: str, value: _Choice | str, allowed: tuple[_Choice, ...]) -> _Choice:
     names = ", ".join(repr(member.value) for member in allowed)
     for member in allowed:

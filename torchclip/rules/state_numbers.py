@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.rules.plain_numbers import plain_number
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -43,7 +45,7 @@ def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> T
 
     Args:
         name: what errors call it.
-        value: an int, a float or a tensor of one element.
+        value: a number, Python's or numpy's, or a tensor of one element.
         wanted: which numbers will do.
         dtype: of the result; float64 where the number would be rounded, or has that type already.
 
@@ -51,14 +53,15 @@ def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> T
         TypeError: when it is no real number.
         ValueError: for more or less than one number, one that will not do, and one that no type holds exactly.
     """
-    if not isinstance(value, (int, float, Tensor)) or isinstance(value, bool):
+    number = value if isinstance(value, Tensor) else plain_number(value)
+    if number is None:
         raise TypeError(f"{name} is {type(value).__name__}, and {wanted.words} is wanted")
-    if isinstance(value, Tensor):
-        if value.layout is not torch.strided or value.is_complex():
-            raise TypeError(f"{name} is {value.dtype} of layout {value.layout}, and {wanted.words} is wanted")
-        if value.numel() != 1:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, and {wanted.words} is wanted")
-    number = value.detach().reshape(()) if isinstance(value, Tensor) else value
+    if isinstance(number, Tensor):
+        if number.layout is not torch.strided or number.is_complex():
+            raise TypeError(f"{name} is {number.dtype} of layout {number.layout}, and {wanted.words} is wanted")
+        if number.numel() != 1:
+            raise ValueError(f"{name} has shape {tuple(number.shape)}, and {wanted.words} is wanted")
+        number = number.detach().reshape(())
     plain = number.item() if isinstance(number, Tensor) else number
     if not wanted.holds(plain):
         raise ValueError(f"{name} is {plain}; it must be {wanted.words}")

@@ -35,6 +35,7 @@ from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
+from torchclip.rules.plain_numbers import plain_number
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE
 from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
@@ -111,8 +112,8 @@ def _checked_vector(called: str, value: Any, least: float) -> Tensor:
 
 
 def _checked_seed_tensor(called: str, value: Any) -> Tensor:
-    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+    plain = plain_number(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
+    if plain is None:
         raise TypeError(f"{called} is {value!r}, and an integer is wanted")
     if not math.isfinite(plain) or plain != int(plain) or not -(2**63) <= plain < 2**64:
         raise ValueError(f"{called} is {plain}; it must be an integer that fits into 64 bits")
@@ -282,8 +283,9 @@ def checked_seed(seed: int | None) -> int | None:
     """
     if seed is None:
         return None
-    if not isinstance(seed, int) or isinstance(seed, bool):
+    plain = plain_number(seed)
+    if not isinstance(plain, int):
         raise TypeError(f"seed={seed!r} must be an integer or None, got {type(seed).__name__}")
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"Invalid seed: {seed}; it must fit into 64 bits")
-    return seed
+    if not -(2**63) <= plain < 2**64:
+        raise ValueError(f"Invalid seed: {plain}; it must fit into 64 bits")
+    return plain

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchclip.policies.numbers import set_number
 from torchclip.policies.precision.codec import Codec, Kind, may_cut_blocks
 from torchclip.policies.precision.policy import FLOAT32, StatePolicy
 from torchclip.rules.rule_spec import StateSlot
@@ -62,13 +63,8 @@ class Blockwise8bit(StatePolicy):
 
     def __post_init__(self) -> None:
         for name in ("min_elements", "embedding_rows"):
-            value = getattr(self, name)
-            if value is None and name == "embedding_rows":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name}={value!r} must be an integer, a number of {name.partition('_')[2]}")
-            if value < 0:
-                raise ValueError(f"Invalid {name}: {value}; it must be at least 0")
+            if name != "embedding_rows" or self.embedding_rows is not None:
+                set_number(self, name, least=0, whole=f"a number of {name.partition('_')[2]}")
 
     @property
     def draws(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchclip.policies.numbers import check_flag
+from torchclip.policies.numbers import set_flag
 from torchclip.policies.precision.codec import Codec, Kind
 from torchclip.policies.precision.policy import StatePolicy, may_round
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
@@ -74,7 +74,7 @@ class StateDtype(StatePolicy):
     stochastic: bool = False
 
     def __post_init__(self) -> None:
-        check_flag("stochastic", self.stochastic)
+        set_flag(self, "stochastic")
         for name in _TYPED:
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         if all(getattr(self, name) is None for name in _TYPED):

@@ -1,0 +1,125 @@
+"""numpy's numbers in the place of Python's: taken alike by every policy and argument, and kept as Python's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import torchclip
+from builders import fresh
+from torchclip.policies.clip import POLICIES
+from torchclip.policies.extensions import EXTENSIONS
+
+OTHERS = (
+    torchclip.AdaLossStep,
+    torchclip.SqrtDecay,
+    torchclip.PolyakStep,
+    torchclip.SkipSpikes,
+    torchclip.Blockwise8bit,
+    torchclip.StateDtype,
+)
+CHOSEN: dict[type, dict[str, Any]] = {
+    torchclip.ClipByGlobalNorm: {"max_norm": 2.0},
+    torchclip.ClipByTensorNorm: {"max_norm": 2.0},
+    torchclip.ClipByValue: {"max_value": 2.0},
+    torchclip.PolyakStep: {"growth": 2.0},
+    torchclip.StateDtype: {"dtype": "bfloat16", "stochastic": True},
+}
+"""Fields without a default that is a number."""
+
+
+def numpys(value: Any) -> list[Any]:
+    """The number in numpy's types that hold it; none for other values."""
+    if isinstance(value, bool):
+        return [np.bool_(value), np.array(value)]
+    if isinstance(value, int):
+        return [np.int64(value), np.uint16(value), np.array(value)]
+    return [np.float64(value), np.float32(value), np.array(value)] if isinstance(value, float) else []
+
+
+def fields_of(cls: type) -> list[tuple[type, str, Any]]:
+    values = {each.name: each.default for each in dataclasses.fields(cls)} | CHOSEN.get(cls, {})
+    return [(cls, name, value) for name, value in values.items() if numpys(value)]
+
+
+FIELDS = [each for cls in (*POLICIES, *EXTENSIONS, *OTHERS) for each in fields_of(cls)]
+
+
+@pytest.mark.parametrize("cls, name, value", FIELDS, ids=[f"{cls.__name__}-{name}" for cls, name, _ in FIELDS])
+def test_a_field_of_a_policy(cls: type, name: str, value: Any) -> None:
+    for given in numpys(value):
+        policy = cls(**{**CHOSEN.get(cls, {}), name: given})
+        held = getattr(policy, name)
+        assert type(held) in (bool, int, float) and held == given
+    if not isinstance(value, bool):
+        with pytest.raises(TypeError, match=f"^{name}=np.True_ must be an? (integer|number)"):
+            cls(**{**CHOSEN.get(cls, {}), name: np.True_})
+    else:
+        with pytest.raises(TypeError, match=f"^{name}=np.int64.1. must be True or False"):
+            cls(**{**CHOSEN.get(cls, {}), name: np.int64(1)})
+    if isinstance(value, int) and not isinstance(value, bool):
+        with pytest.raises(TypeError, match=f"^{name}=np.float32.* must be an integer"):
+            cls(**{name: np.float32(value)})
+
+
+def test_what_is_no_scalar_is_told_the_remedy() -> None:
+    for value in (torch.tensor(0.5), np.array([0.5])):
+        with pytest.raises(TypeError, match=r"^p=.* must be a number, got \w+: hand over its \.item\(\)"):
+            torchclip.LRDropout(value)
+
+
+def test_arguments_of_an_optimizer(backend: str) -> None:
+    expected = torchclip.ClipByGlobalNorm(0.5)
+    groups = [{"params": fresh(), "clip": np.float32(0.5)}, {"params": fresh()}]
+    optimizer = torchclip.SGD(groups, clip=np.float32(0.5), seed=np.int64(7), backend=backend)
+    assert optimizer.clip == expected and type(optimizer.clip.max_norm) is float
+    optimizer.step()
+    optimizer.clip = optimizer.param_groups[0]["clip"] = np.int32(2)
+    assert optimizer.clip == torchclip.ClipByGlobalNorm(2.0)
+    optimizer.step()
+    with pytest.raises(TypeError, match="^clip=np.True_ must be None, a number"):
+        torchclip.SGD(fresh(), clip=np.True_)
+    with pytest.raises(TypeError, match="^seed=np.float64.* must be an integer"):
+        torchclip.SGD(fresh(), seed=np.float64(7))
+
+
+@pytest.mark.parametrize("loss", [np.float32(2.0), np.float64(2.0), np.int64(2), np.array(2.0)], ids=repr)
+def test_the_loss_of_a_step(loss: Any, backend: str) -> None:
+    optimizer = torchclip.SGD(fresh(), lr=0.1, step_size=torchclip.AdaLossStep(), backend=backend)
+    optimizer.step(loss=loss)
+    optimizer.step(lambda: loss)
+    optimizer.loss = loss
+    optimizer.step()
+    assert float(optimizer.param_groups[0]["shared"]["b_squared"]) == 7.0
+
+
+def test_a_checkpoint_needs_no_numpy(backend: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"step_size": torchclip.AdaLossStep(b0=np.float64(2.0)), "seed": np.uint32(3)}
+    dropout = torchclip.GradientDropout(np.float32(0.5))
+    optimizer = torchclip.SGD(fresh(), lr=np.float64(0.5), extensions=(dropout,), **options, backend=backend)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: np.float64(0.5) ** step)
+    optimizer.step(loss=np.float64(1.0))
+    scheduler.step()
+    torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
+    (group,) = torch.load(tmp_path / "saved.pt", weights_only=True)["param_groups"]
+    assert (group["lr"], group["initial_lr"]) == (0.25, 0.5)
+    optimizer.load_state_dict(torch.load(tmp_path / "saved.pt", weights_only=True))
+
+
+def test_numbers_of_state_in_a_checkpoint(backend: str) -> None:
+    optimizer = torchclip.Adam(fresh(), lr=0.5, extensions=(torchclip.GradientDropout(),), backend=backend)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for held in saved["state"].values():
+        held["step"] = np.float32(4.0)
+    saved["param_groups"][0]["shared"] = {"step": np.int64(4), "seed": np.int64(5)}
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    assert {float(held["step"]) for held in optimizer.state.values()} == {5.0}
+    shared = optimizer.param_groups[0]["shared"]
+    assert (float(shared["step"]), int(shared["seed"])) == (5.0, 5)
