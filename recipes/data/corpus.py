@@ -50,7 +50,7 @@ def _lines(path: Path) -> list[list[str]]:
     files = [path / f"{part}.txt" for part in ("train", "valid", "test")]
     if missing := [file.name for file in files if not file.is_file()]:
         if not path.is_dir():
-            raise RecipeDataError(f"there is no {path}: put it there, or say where it is")
+            raise RecipeDataError(f"there is no {path}: put it there, or give --data-dir, where it lies")
         raise RecipeDataError(
             f"{path} has no {', '.join(missing)}: wanted train.txt, valid.txt and test.txt (those of Penn Treebank or "
             "WikiText-2 under these names), or one text file, which is split 90 to 5 to 5"

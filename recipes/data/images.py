@@ -87,13 +87,18 @@ def load_images(name: str, data_dir: Path) -> Images:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    told = f"{path} is no .npz file with the arrays {', '.join(KEYS)}"
+    if not zipfile.is_zipfile(path):
+        raise RecipeDataError(f"{told}, but a file of another kind: write one by numpy.savez")
     try:
         # Without pickles, so that reading a file from elsewhere runs no code of it.
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in KEYS}
-    # A KeyError names an array that is missing; a single array, an .npy, is no context manager.
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise RecipeDataError(f"{path} is no .npz file with the arrays {', '.join(KEYS)}: {error}") from error
+    # A KeyError names an array that is missing.
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        holds_objects = "allow_pickle" in str(error)  # numpy's advice, which would run the file's code
+        reason = "one of them holds Python objects, where numbers are wanted" if holds_objects else error
+        raise RecipeDataError(f"{told}: {reason}") from error
 
 
 def _checked(origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Images:
@@ -107,11 +112,13 @@ def _checked(origin: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Images
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         x = x[..., None] if x.ndim == 3 else x
         pixels = x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] <= 4
-        if not (pixels and np.issubdtype(y.dtype, np.integer) and y.size == len(x) and y.size and y.min() >= 0):
+        if not (pixels and np.issubdtype(y.dtype, np.integer) and y.size == len(x) and y.size):
             raise RecipeDataError(
                 f"{origin}: x_{part} is {x.dtype} {list(x.shape)} and y_{part} {y.dtype} {list(y.shape)}, expected "
                 "uint8 [n, height, width] or [n, height, width, channels], at most 4 channels, and n integers from 0"
             )
+        if y.min() < 0:
+            raise RecipeDataError(f"{origin}: y_{part} has the label {y.min()}, and classes are counted from 0")
         images.append(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
         labels.append(torch.from_numpy(y.reshape(-1).astype(np.int64)))
     sizes = [list(one.shape[1:]) for one in images]

@@ -121,4 +121,5 @@ def test_the_command(
 
 def test_without_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--data-dir", str(tmp_path), "--result-dir", str(tmp_path / "results")]) == 2
-    assert "recipes compare spikes: there is no" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "recipes compare spikes: there is no" in said and "or give --data-dir" in said
