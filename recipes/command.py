@@ -92,6 +92,8 @@ def _start(
         return None
     if world.size > 1 and not distributed:
         raise ValueError(f"this recipe trains in one process, of which {world.size} run: start it without torchrun")
+    stand_in = torch.nn.Linear(1, 1, device=device)  # so that what is wrong is said before data are read
+    Schedule(options.schedule, make_optimizer(options, stand_in), options.epochs)
     torch.manual_seed(options.seed)
     task = make_task(options, device)
     optimizer = make_optimizer(options, task.model)

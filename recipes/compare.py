@@ -13,6 +13,7 @@ recipes/comparison/spikes.py.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from recipes.command import INTERRUPTED, positive
@@ -21,6 +22,9 @@ from recipes.comparison.figures import draw
 from recipes.comparison.runs import execute, results_of, runs_of, table
 from recipes.comparison.studies import STUDIES, Line, Study
 from recipes.run_folder import folder_name
+
+TRAINING = ("image", "finetune", "imagenet", "control", "lm", "text")
+"""The recipes of which a run can be a line: those whose options are recipes.command's."""
 
 
 def _line(text: str) -> Line:
@@ -44,10 +48,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Study, list[st
     )
     add = parser.add_argument
     add("study", nargs="?", choices=tuple(STUDIES), metavar="STUDY", help="one of the studies below")
-    add("--recipe", help="instead of a study: the recipe of one's own lines")
+    add("--recipe", choices=TRAINING, help="instead of a study: the recipe of one's own lines")
     add("--run", dest="lines", type=_line, action="append", metavar="NAME=OPTIONS", help="a line; may be repeated")
     add("--metric", default="test_accuracy", help="of one's own lines (default test_accuracy)")
-    add("--seeds", type=int, nargs="+", help="default: the study's, or 0 1 2")
+    add("--seeds", type=partial(positive, least=0), nargs="+", help="default: the study's, or 0 1 2")
     add("--jobs", type=positive, default=1, help="runs at a time (default 1); the cores are shared out")
     add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default data)")
     add("--result-dir", type=Path, help="default results/compare/STUDY")

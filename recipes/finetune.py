@@ -16,6 +16,7 @@ import argparse
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,20 +27,23 @@ from recipes.command import lower, make_parser, run_recipe
 from recipes.data import TIMM, RecipeDataError, package
 from recipes.data.images import load_images
 from recipes.image import ClassificationTask, add_image_options
-from recipes.models.images import MODELS, is_model, make_model
+from recipes.models.images import MODELS, check_model, is_model, make_model
+
+
+def timm_with(name: str) -> ModuleType:
+    """timm. Raises ValueError where it has no such model, RecipeDataError where it does not import."""
+    timm = package("timm", f'{TIMM}; a model of `python -m recipes image`, as "resnet(8,1)", needs nothing but torch')
+    if not timm.is_model(name):
+        raise ValueError(f"--model {name}: timm has no such model, nor is it one of {MODELS}")
+    return timm
 
 
 def timm_model(options: argparse.Namespace, classes: int) -> nn.Module:
     """A model of timm with a new last layer of ``classes``, its weights from the hub or at random.
 
-    Raises:
-        ValueError: timm has no such model.
-        RecipeDataError: timm does not import, or its weights cannot be had.
+    Raises RecipeDataError where its weights cannot be had.
     """
-    name = options.model
-    timm = package("timm", f'{TIMM}; a model of `python -m recipes image`, as "resnet(8,1)", needs nothing but torch')
-    if not timm.is_model(name):
-        raise ValueError(f"--model {name}: timm has no such model, nor is it one of {MODELS}")
+    name, timm = options.model, timm_with(options.model)
     pretrained = options.pretrained and options.weights is None
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes)
@@ -71,6 +75,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
+    check_model(options.model) if is_model(options.model) else timm_with(options.model)
     images = load_images(options.dataset, options.data_dir)
     kept = len(images.train_images) - options.validation
     if options.validation < 0 or kept < 1:

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from recipes.command import lower, make_parser, positive, run_recipe
 from recipes.data.images import IMAGE_DATASETS, ImageBatches, Images, evaluation_batches, load_images
-from recipes.models.images import MODELS, make_model
+from recipes.models.images import MODELS, check_model, make_model
 from recipes.training import Task
 from recipes.world import World
 
@@ -116,6 +116,9 @@ def add_image_options(parser: argparse.ArgumentParser, dataset: str) -> argparse
 
 
 def make_task(options: argparse.Namespace, device: torch.device) -> ClassificationTask:
+    check_model(options.model)
+    if (options.fsdp or options.tp) and World.join(device).size == 1:
+        raise ValueError("--fsdp and --tp are for several processes: torchrun --nproc-per-node 2 -m recipes image")
     images = load_images(options.dataset, options.data_dir)
     model = make_model(options.model, images.shape, images.classes)
     if options.fsdp or options.tp:

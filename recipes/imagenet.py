@@ -47,6 +47,11 @@ class ImageNetTask(Task):
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self._world = world = World.join(device)
+        batch, side = options.batch_size, options.image_size
+        if batch % world.size:
+            raise ValueError(f"a batch of {batch} for {world.size} processes: wanted a multiple of their number")
+        with torch.device("meta"):  # a name that no model has is told before the images are read
+            architecture(options.arch, side, 2)
         (classes, train), (others, val) = (
             find_images(options.data / part, count)
             for part, count in (("train", options.train_images), ("val", options.test_images))
@@ -54,9 +59,6 @@ class ImageNetTask(Task):
         if classes != others:
             apart = ", ".join(sorted(set(classes) ^ set(others))[:5])
             raise RecipeDataError(f"{options.data}/train and val have not the same classes: {apart} are in one only")
-        batch, side = options.batch_size, options.image_size
-        if batch % world.size:
-            raise ValueError(f"a batch of {batch} for {world.size} processes: wanted a multiple of their number")
         if len(train) < batch:
             raise ValueError(f"{len(train)} training images are less than one batch of {batch}: lower -b")
         self.model = architecture(options.arch, side, len(classes)).to(device)

@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs: dict[float, list[Row]] = {}
     folder.restart()
     try:
+        for c in options.c:  # what is wrong with them is told before data are read
+            package("torchclip.keras", _KERAS).GRDA(learning_rate=options.lr, c=c, mu=options.mu)
         images = load_images(options.dataset, options.data_dir)
         for c in options.c:
             runs[c] = []

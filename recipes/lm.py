@@ -87,18 +87,10 @@ class LanguageModelTask(Task):
     model: AWDLSTM
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        with torch.device("meta"):  # sizes that no model has are told before the text is read
+            _model(options, vocabulary=1)
         corpus = Corpus.load(options.data if options.data.exists() else options.data_dir / options.data, options.level)
-        self.model = AWDLSTM(
-            len(corpus.vocabulary),
-            options.emsize,
-            options.nhid,
-            options.nlayers,
-            dropout=options.dropout,
-            dropout_hidden=options.dropouth,
-            dropout_input=options.dropouti,
-            dropout_embedding=options.dropoute,
-            weight_dropout=options.wdrop,
-        ).to(device)
+        self.model = _model(options, len(corpus.vocabulary)).to(device)
         self._train = _text("training", corpus.train[: options.train_tokens], options.batch_size).to(device)
         self._valid = _text("validation", corpus.valid[: options.test_tokens], _VALID_COLUMNS).to(device)
         self._test = _text("test", corpus.test[: options.test_tokens], _TEST_COLUMNS).to(device)
@@ -158,6 +150,20 @@ class LanguageModelTask(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._hidden, self._losses, self._averages = state["hidden"], state["losses"], state["averages"]
         self._average.load_state_dict(state["average"])
+
+
+def _model(options: argparse.Namespace, vocabulary: int) -> AWDLSTM:
+    return AWDLSTM(
+        vocabulary,
+        options.emsize,
+        options.nhid,
+        options.nlayers,
+        dropout=options.dropout,
+        dropout_hidden=options.dropouth,
+        dropout_input=options.dropouti,
+        dropout_embedding=options.dropoute,
+        weight_dropout=options.wdrop,
+    )
 
 
 def _text(part: str, tokens: Tensor, batch: int) -> Tensor:

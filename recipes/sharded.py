@@ -30,8 +30,6 @@ class ShardedClassification(ClassificationTask):
         super().__init__(options, model, images, device)
         self._world, self._divides_batch = World.join(device), options.fsdp
         world = self._world
-        if world.size == 1:
-            raise ValueError("--fsdp and --tp are for several processes: torchrun --nproc-per-node 2 -m recipes image")
         mesh = init_device_mesh(device.type, (world.size,))
         if options.fsdp:
             for module in self.model.modules():

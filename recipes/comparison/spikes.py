@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m recipes compare spikes", description="What one bad batch costs, by policy."
     )
     add = parser.add_argument
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default 0 1 2")
+    add("--seeds", type=partial(positive, least=0), nargs="+", default=[0, 1, 2], help="default 0 1 2")
     add("--before", type=positive, default=200, help="steps before the fault (default 200)")
     add("--after", type=positive, default=150, help="steps after it (default 150)")
     add("--data-dir", type=Path, default=Path("data"), help="where the data lie (default data)")

@@ -156,6 +156,12 @@ def is_model(name: str) -> bool:
     return re.match(r"\s*(mlp|lenet|cnn|resnet|vgg16)\s*(\(|$)", name) is not None
 
 
+def check_model(name: str) -> None:
+    """Raises ValueError for a name or arguments that no model has, before there are images to make one for."""
+    with torch.device("meta"):
+        make_model(name, (3, 32, 32), 2)
+
+
 def make_model(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """An image classifier by its name in the papers' scripts, [batch, channels, height, width] -> [batch, classes].
 

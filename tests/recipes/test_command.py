@@ -6,6 +6,7 @@ import argparse
 import ast
 import re
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from places import ROOT
 from recipes.__main__ import RECIPES, main
 from recipes.algorithms import ALGORITHMS, Schedule, make_optimizer
+from recipes.compare import TRAINING
 
 # What trains through recipes.command has the options of every recipe.
 OWN_OPTIONS = ("demo", "keras_cnn", "theory", "tutorial", "compare")
@@ -49,6 +51,38 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert {"optimizer:", "training:", "files:"} <= set(groups)
         words = " ".join(said.split())
         assert all(algo in words for algo in ALGORITHMS)
+
+
+MISTAKES = {"--algo sgd --nu 1": "--nu is no option of --algo sgd", "--backend nope": "unknown backend='nope'"}
+OF_MODELS = {
+    "image --model nope": "'nope' is no model",
+    "image --model resnet(9,1)": "the depth must be 6n + 2",
+    "image --fsdp": "--fsdp and --tp are for several processes",
+    "finetune --model resnet(9,1)": "the depth must be 6n + 2",
+    "imagenet --arch resnet(9,1)": "the depth must be 6n + 2",
+    "lm --wdrop 1": "wanted probabilities",
+    "lm --emsize 0": "wanted at least 1 of each",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [*((f"{name} {options}", words) for name in TRAINING for options, words in MISTAKES.items()), *OF_MODELS.items()],
+)
+def test_options_are_checked_before_data_are_read(
+    line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are none
+    name, *options = line.split()
+    data = {"imagenet": ("--data", "none"), "lm": ("--data", "none"), "control": ()}.get(name, ("--dataset", "none"))
+    if name == "control":
+        monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert main([name, *data, *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_compare_runs() -> None:
+    assert set(TRAINING) == RECIPES.keys() - set(OWN_OPTIONS)
 
 
 def examples() -> list[Any]:
