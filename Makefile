@@ -35,7 +35,7 @@ demo: build ## train on real digits beside torch: a table, and results/demo.png 
 test: build lint ## lint, then the tests: each path of the code once (ten minutes on two cores)
 	$(PYTEST) -q --durations=10 -m 'not thorough'
 
-test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (hours)
+test-all: build lint ## lint, then every test that needs no GPU: every combination, and what takes long (forty minutes on two cores)
 	$(PYTEST) -q --durations=10
 
 conformance: build ## the CPU's steps beside float64, checkpoints, torch's contract: for another torch, Python or compiler
