@@ -99,8 +99,9 @@ def test_a_model_cast_after_a_step(name: str, swaps: bool, backend: str) -> None
     before = net.weight.detach().clone()
     has_tensors = any(value.dim() for value in optimizer.state[net.weight].values())
     if has_tensors:
-        with pytest.raises(RuntimeError, match="of parameter 'weight' of shape .* move and cast the state"):
+        with pytest.raises(RuntimeError, match="of parameter 'weight' of shape .* move and cast the state") as caught:
             trained(net, optimizer, 1)
+        assert str(caught.value).count("shape") == 1 and "is torch.float32 where torch.float64 is" in str(caught.value)
         assert torch.equal(net.weight, before)
         optimizer.load_state_dict(optimizer.state_dict())
     trained(net, optimizer, 1)

@@ -131,7 +131,7 @@ def test_a_frozen_parameter_may_be_of_any_type() -> None:
 
 
 DAMAGED: dict[str, tuple[str, Any, str]] = {
-    "codes_of_another_type": ("exp_avg", torch.zeros(8, dtype=torch.int8), "is torch.int8 of"),
+    "codes_of_another_type": ("exp_avg", torch.zeros(8, dtype=torch.int8), "is torch.int8 "),
     "codes_of_another_shape": ("exp_avg", torch.zeros(9, dtype=torch.uint8), "of shape \\(9,\\)"),
     "no_absmax": ("exp_avg_absmax", "", "state 'exp_avg_absmax' of parameter 0 .* is missing"),
     "absmax_of_another_shape": ("exp_avg_absmax", torch.zeros(2), "needs torch.float32 of shape \\(1,\\)"),

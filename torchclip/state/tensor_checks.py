@@ -184,20 +184,24 @@ def check_state(
         shape = slot.extent.shape(parameter)
         # Half-precision parameters may have float32 state; otherwise the state is of the parameter's type.
         allowed = (full,) if slot.has_own_type else (parameter.dtype, full)
-        wanted = f"shape {tuple(shape)} is"
         if types is not None and slot.name in types:
             allowed = (types[slot.name],)
-            wanted = f"{types[slot.name]} of shape {tuple(shape)} is"
         elif slot.extent.is_apart(parameter):
             allowed = (torch.float32, torch.float64)  # no pass goes over these, which are read one by one
         elif not slot.has_own_type:
             dtypes[slot.name] = value.dtype
-        if value.shape != shape or value.device != parameter.device or value.dtype not in allowed:
+        different = []
+        if value.shape != shape:
+            different.append(f"is of shape {tuple(value.shape)} where {tuple(shape)} is wanted")
+        if value.device != parameter.device:
+            different.append(f"is on {value.device} where {parameter.device} is wanted")
+        if value.dtype not in allowed:
+            wanted = " or ".join(map(str, dict.fromkeys(allowed)))
+            different.append(f"is {value.dtype} where {wanted} is wanted")
+        if different:
             raise RuntimeError(
-                f"state {slot.name!r} of {name} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, "
-                f"where {wanted} wanted and the parameter is {parameter.dtype} on {parameter.device}: "
-                "move and cast the state together with the parameter, or load a checkpoint made for this model and "
-                "this optimizer"
+                f"state {slot.name!r} of {name} {' and '.join(different)}: move and cast the state together with the "
+                "parameter, or load a checkpoint made for this model and this optimizer"
             )
         if may_overlap(value):
             raise RuntimeError(
