@@ -7,10 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from torchclip import optimizers
+from torchclip import optim, optimizers
 from torchclip.param_groups import param_groups_weight_decay
 from torchclip.step.fused_optimizer import FusedOptimizer
 
@@ -37,6 +38,9 @@ def optimizer_class(name: str) -> tuple[type[FusedOptimizer], dict[str, Any]]:
         )
     asked = name.lower().replace("_", "").replace("-", "")
     if asked not in _SPELLINGS:
+        torchs = next((one for one in dir(torch.optim) if one.lower() == asked != "optimizer"), None)
+        if torchs is not None and isinstance(getattr(torch.optim, torchs), type):
+            raise ValueError(optim._reason_against(torchs))
         nearest = [_SPELLINGS[one] for one in difflib.get_close_matches(asked, _SPELLINGS)]
         meant = (
             f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {', '.join(_SPELLINGS.values())}"
