@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import torchclip
 from torchclip import optimizers
 from torchclip.backends.choice import BACKENDS
 from torchclip.matrix import required_arguments
+from torchclip.policies.clip import POLICIES
+from torchclip.policies.extensions import EXTENSIONS
 from torchclip.step import options
 from torchclip.step.options import Options
 
@@ -245,3 +248,25 @@ def test_repr_shows_the_backend(backend: str) -> None:
     assert f"\nbackend: {backend}\n" in repr(torchclip.SGD([weight], lr=0.1, backend=backend))
     chosen = torchclip.SGD([weight], lr=0.1)
     assert f"\nbackend: {chosen.backend}\n" in repr(chosen)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    (*POLICIES, *EXTENSIONS, torchclip.AdaLossStep, torchclip.SqrtDecay, torchclip.PolyakStep, torchclip.SkipSpikes),
+)
+def test_a_policys_help_says_which_numbers_must_be_finite(cls: Any) -> None:
+    needed = {name: 1.0 for name in ("max_norm", "max_value") if name in inspect.signature(cls).parameters}
+    ranges = re.findall(
+        r"^    (\w+): .*?((?:finite and )?(?:above|at least) 0)", inspect.getdoc(cls) or "", re.MULTILINE
+    )
+    for name, told in ranges:
+        if name == "smooth":  # which speaks of max_norm
+            continue
+        try:
+            cls(**{**needed, name: math.inf})
+        except ValueError:
+            assert told.startswith("finite and "), name
+        except TypeError:  # of a number of things
+            assert not told.startswith("finite and "), name
+        else:
+            assert not told.startswith("finite and "), name

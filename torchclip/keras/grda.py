@@ -30,8 +30,8 @@ class GRDA(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: :math:`\eta`, at least 0: a number or a Keras schedule.
-        c: :math:`c`, at least 0: how strongly parameters are drawn to zero; 0 is SGD.
-        mu: :math:`\mu`, above 0 (the paper takes 0.5 to 1): how the threshold grows with the number of steps.
+        c: :math:`c`, finite and at least 0: how strongly parameters are drawn to zero; 0 is SGD.
+        mu: :math:`\mu`, finite and above 0 (the paper takes 0.5 to 1): how the threshold grows with the steps.
         clipnorm: Keras's clip by the norm of each variable.
         clipvalue: Keras's clip of every number.
         global_clipnorm: Keras's clip by the norm over all variables.

@@ -25,8 +25,8 @@ class AdaptiveGradientClip:
     the joint norm after it as a share of that.
 
     Args:
-        clipping: :math:`\lambda`, above 0.
-        eps: :math:`\epsilon`, above 0, lets weights that are zero leave zero.
+        clipping: :math:`\lambda`, finite and above 0.
+        eps: :math:`\epsilon`, finite and above 0, lets weights that are zero leave zero.
         nonfinite: as for :class:`ClipByGlobalNorm`.
 
     Raises:
@@ -113,8 +113,8 @@ class AdaGC:
     is not finite; a tensor whose first gradient comes late begins as the others have at :math:`t = 1`.
 
     Args:
-        lambda_abs: :math:`\lambda_{\text{abs}}`, above 0: the bound on the joint norm during the warm-up.
-        lambda_rel: :math:`\lambda_{\text{rel}}`, above 0.
+        lambda_abs: :math:`\lambda_{\text{abs}}`, finite and above 0: the bound on the joint norm during the warm-up.
+        lambda_rel: :math:`\lambda_{\text{rel}}`, finite and above 0.
         beta: :math:`\beta`, the weight of the past, in [0, 1).
         warmup_steps: :math:`T`, at least 0.
         nonfinite: as for :class:`ClipByTensorNorm`.
@@ -168,10 +168,10 @@ class ZClip:
 
     Args:
         alpha: :math:`\alpha`, the weight of the past, in [0, 1).
-        z_threshold: :math:`z_{\text{thres}}`, above 0.
+        z_threshold: :math:`z_{\text{thres}}`, finite and above 0.
         warmup_steps: how many norms start the averages, at least 1.
         max_norm: a bound on top of it, at least 0; none by default.
-        eps: :math:`\epsilon`, at least 0.
+        eps: :math:`\epsilon`, finite and at least 0.
         nonfinite: as for :class:`ClipByGlobalNorm`.
 
     Raises:

@@ -34,8 +34,8 @@ class GradientNoise:
         \sigma_t^2 = \frac{\eta}{(1 + t)^\gamma}, \qquad t = 0, 1, \ldots
 
     Args:
-        eta: :math:`\eta`, the variance in the first step, at least 0.
-        gamma: :math:`\gamma`, at least 0.
+        eta: :math:`\eta`, the variance in the first step, finite and at least 0.
+        gamma: :math:`\gamma`, finite and at least 0.
 
     Raises:
         ValueError: when a field is out of range.

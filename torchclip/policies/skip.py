@@ -28,7 +28,7 @@ class SkipSpikes:
 
     Args:
         window: how many values are remembered, 2 to 1,024.
-        sigma: :math:`\sigma`, above 0.
+        sigma: :math:`\sigma`, finite and above 0.
         on: ``"grad_norm"``, ``"loss"`` or both; the loss comes with the step, ``step(closure)`` or ``step(loss=loss)``.
         is_averaged: True where the loss is that of all processes already; else a step of several averages it.
 

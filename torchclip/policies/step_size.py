@@ -31,8 +31,8 @@ class AdaLossStep:
     not read by the host. A loss that is not finite leaves :math:`b` as it was.
 
     Args:
-        b0: :math:`b_0`, above 0.
-        alpha: :math:`\alpha`, above 0.
+        b0: :math:`b_0`, finite and above 0.
+        alpha: :math:`\alpha`, finite and above 0.
         c: :math:`c`, the loss to reach, finite.
         is_averaged: True where the loss is that of all processes already; else a step of several averages it.
 
@@ -78,8 +78,8 @@ class SqrtDecay:
         g \leftarrow \frac{g}{\sqrt{b_0^2 + \alpha\, t}}, \qquad t = 1, 2, \ldots
 
     Args:
-        b0: :math:`b_0`, above 0.
-        alpha: :math:`\alpha`, above 0.
+        b0: :math:`b_0`, finite and above 0.
+        alpha: :math:`\alpha`, finite and above 0.
 
     Raises:
         ValueError: when a field is out of range.
@@ -120,10 +120,10 @@ class PolyakStep:
 
     Args:
         f_star: :math:`f^*`, the loss to reach, finite; 0 for a model that can fit its data.
-        c: :math:`c`, above 0.
-        eps: :math:`\epsilon`, above 0.
-        growth: how much larger a step may be than the one before, above 0; None for no such bound.
-        initial_step: :math:`\gamma_0`, above 0, which ``growth`` starts from.
+        c: :math:`c`, finite and above 0.
+        eps: :math:`\epsilon`, finite and above 0.
+        growth: how much larger a step may be than the one before, finite and above 0; None for no such bound.
+        initial_step: :math:`\gamma_0`, finite and above 0, which ``growth`` starts from.
         is_averaged: True where the loss is that of all processes already; else a step of several averages it.
 
     Raises:
@@ -191,12 +191,12 @@ class SqrtDecayLR(LRScheduler):
 
     Args:
         optimizer: whose learning rates are set.
-        b0: :math:`b_0`, above 0.
-        alpha: :math:`\alpha`, above 0.
+        b0: :math:`b_0`, finite and above 0.
+        alpha: :math:`\alpha`, finite and above 0.
         last_epoch: the number of steps taken less one; -1 to start.
 
     Raises:
-        ValueError: when ``b0`` or ``alpha`` is not above 0.
+        ValueError: when ``b0`` or ``alpha`` is not finite and above 0.
 
     Example:
         >>> import torch
