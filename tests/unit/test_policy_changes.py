@@ -23,6 +23,24 @@ def shared_of(optimizer: torch.optim.Optimizer) -> dict[str, list[float] | float
     return {key: value.tolist() for key, value in optimizer.param_groups[0].get("shared", {}).items()}
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("precision", torchclip.SplitMaster()),
+        ("step_size", AdaLossStep()),
+        ("skip", torchclip.SkipSpikes()),
+        ("extensions", (Lookahead(),)),
+        ("backend", "reference"),
+    ],
+)
+def test_what_the_constructor_is_given_is_not_assigned(name: str, value: Any) -> None:
+    optimizer = torchclip.SGD([torch.nn.Parameter(torch.ones(4))], lr=0.1)
+    before = getattr(optimizer, name)
+    with pytest.raises(AttributeError, match=f"^{name} is given to the constructor, .* anew with {name}=.*state_dict"):
+        setattr(optimizer, name, value)
+    assert getattr(optimizer, name) == before
+
+
 def test_a_new_policy_starts_its_memory(backend: str) -> None:
     param = torch.nn.Parameter(torch.ones(4))
     optimizer = torchclip.SGD([param], lr=0.0, clip=AutoClip(50.0, window=3), backend=backend)

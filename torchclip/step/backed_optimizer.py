@@ -11,6 +11,7 @@ from torch import Tensor
 from torchclip.backends import choice
 from torchclip.state.group_state import complete_shared
 from torchclip.step.averaged import averages_shown
+from torchclip.step.given import given
 from torchclip.step.last_step import LastStep, MeasuredOptimizer
 
 
@@ -21,7 +22,7 @@ class BackedOptimizer(MeasuredOptimizer):
     _seed: int | None
     _shows_averages: bool = False
 
-    @property
+    @given
     def backend(self) -> str:
         """What runs the step, ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; see :attr:`backend_reason`."""
         own = self._own

@@ -28,6 +28,7 @@ from torchclip.state.parameter_state import Unstarted, still_unstarted
 from torchclip.state.real_view import real_dtype
 from torchclip.state.steppable import leading_parameter
 from torchclip.state.tensor_checks import describe_parameter
+from torchclip.step.given import given
 from torchclip.step.log_metrics import log, on_host
 from torchclip.step.many_processes import ManyProcesses
 from torchclip.step.metrics import described, sparsity
@@ -140,22 +141,22 @@ class MeasuredOptimizer(Optimizer):
         """Whether the same backend goes on; else the next step chooses one."""
         raise NotImplementedError
 
-    @property
+    @given
     def step_size(self) -> StepSize | None:
         """The step size policy."""
         return self._own._modifiers.step_size
 
-    @property
+    @given
     def skip(self) -> SkipSpikes | None:
         """What skips steps."""
         return self._own._modifiers.skip
 
-    @property
+    @given
     def extensions(self) -> tuple[Extension, ...]:
         """The extensions, in the order in which they act."""
         return self._own._modifiers.extensions
 
-    @property
+    @given
     def precision(self) -> Precision | None:
         """The precision policy."""
         return self._own._modifiers.precision
