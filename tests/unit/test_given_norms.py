@@ -81,9 +81,37 @@ def test_what_is_no_norm(norm: Any, exception: type[Exception], message: str, ba
         optimizer.set_grad_norm(norm)
 
 
-def test_an_error_does_not_blame_the_gradients_alone(backend: str) -> None:
-    optimizer, _ = made(backend)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_an_error_names_the_given_norm_alone(first: bool, backend: str) -> None:
+    optimizer, parameter = made(backend)
+    if first:
+        optimizer.add_param_group({"params": torch.nn.Parameter(torch.ones(1))})
     optimizer.clip = torchclip.ClipByGlobalNorm(1.0, nonfinite="error")
-    optimizer.set_grad_norm(torch.tensor(torch.nan))
-    with pytest.raises(RuntimeError, match=r"or set_grad_norm\(\) was given such a norm"):
+    for norm in (torch.nan, torch.inf):
+        for gradient in (torch.ones(2), torch.full((2,), torch.inf)):
+            parameter.grad = gradient
+            optimizer.set_grad_norm(torch.tensor(norm))
+            with pytest.raises(
+                RuntimeError, match=rf"^set_grad_norm\(\) gave the step a norm of {norm}, and"
+            ) as caught:
+                optimizer.step()
+            assert "gradient" not in str(caught.value)
+    with pytest.raises(
+        RuntimeError, match="^the gradient norm is not finite, .*; not finite: parameter 0 of"
+    ) as caught:
         optimizer.step()
+    assert "set_grad_norm" not in str(caught.value)
+
+
+class OnAnotherDevice(torch.Tensor):
+    """A tensor of the CPU that says to be on a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def test_a_negative_norm_that_is_not_waited_for_has_no_sign(backend: str) -> None:
+    optimizer, _ = made(backend)
+    optimizer.set_grad_norm(torch.tensor(-10.0).as_subclass(OnAnotherDevice))
+    assert float(optimizer._last.given_norm) == 10.0

@@ -239,19 +239,28 @@ def without_unstarted(
     return result
 
 
-def nonfinite_error(named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None) -> RuntimeError:
-    """The error of a step whose norm is not finite, with the parameters that it comes from."""
+def nonfinite_error(
+    named: Iterable[tuple[str, Tensor, Any]], clip: ClipPolicy | None, given: Tensor | None
+) -> RuntimeError:
+    """The error of a step whose norm is not finite, with the parameters that it comes from.
+
+    Args:
+        named: the parameters and what errors call them.
+        clip: the policy that says to raise.
+        given: the norm that set_grad_norm() gave the step, 0-dim; None for one that was measured.
+    """
+    if given is not None:
+        return RuntimeError(
+            f"set_grad_norm() gave the step a norm of {float(given)}, and {clip} says to raise. Nothing was written. "
+            'Give it a finite one, or choose nonfinite="skip"'
+        )
     names, is_split = [], False
     with torch.no_grad():
         for name, parameter, _ in named:
             if parameter.grad is not None and not bool(torch.isfinite(local_of(parameter.grad)).all()):
                 names.append(name)
             is_split = is_split or is_sharded(parameter)
-    nowhere = (
-        "none of this process's"
-        if is_split
-        else "no single gradient: the sum of squares overflows float32, or set_grad_norm() was given such a norm"
-    )
+    nowhere = "none of this process's" if is_split else "no single gradient: the sum of squares overflows float32"
     where = ", ".join(names) if names else nowhere
     return RuntimeError(
         f"the gradient norm is not finite, and {clip} says to raise; not finite: {where}. Nothing was "

@@ -193,7 +193,7 @@ class FusedOptimizer(ConvertedOptimizer):
             choice.say_what_is_missing(self._requested, self.param_groups)
             with claimed(self._lock), recorded(self, None) as ledger:
                 return reference_step(self, loss, grad_scale, found_inf, ledger)
-        plan, outcome = self._plan, UNREADY
+        plan, outcome, norm = self._plan, UNREADY, self._last.given_norm
         if self._processes.known is not None:
             self._processes.look(self)
         mean = None if loss is None else self._processes.mean_loss(self, loss)
@@ -201,7 +201,7 @@ class FusedOptimizer(ConvertedOptimizer):
             fit_bounds(self.param_groups)
         if plan is not None and not self._unstarted and self._pending is None:
             try:
-                if self._last.given_norm is not None:
+                if norm is not None:
                     give_norm(self, plan)
                 outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, mean)
             except Exception:
@@ -214,7 +214,7 @@ class FusedOptimizer(ConvertedOptimizer):
                 return self._run(loss, grad_scale, found_inf)
         self._last.outcome, self._last.found_inf = outcome, found_inf
         if outcome == NON_FINITE:
-            raise nonfinite_error(self._named_parameters(), self._modifiers.raising)
+            raise nonfinite_error(self._named_parameters(), self._modifiers.raising, norm)
 
     def _run_compiled(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend

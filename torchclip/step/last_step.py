@@ -194,7 +194,7 @@ class MeasuredOptimizer(Optimizer):
 
         Args:
             norm: one number, at least 0, of the gradients as the clip policy would measure them, without the scale of a
-                GradScaler.
+                GradScaler. A negative one on a GPU, which is not waited for, counts without its sign.
 
         Raises:
             TypeError, ValueError: for what is no such tensor.
@@ -232,7 +232,7 @@ class MeasuredOptimizer(Optimizer):
             )
         if norm.device.type == "cpu" and norm < 0:  # another is not waited for
             raise ValueError(f"set_grad_norm got {float(norm)}: a norm is at least 0")
-        own._last.given_norm = norm.detach().reshape(()).to(norm_dtype(norm.device))
+        own._last.given_norm = norm.detach().reshape(()).to(norm_dtype(norm.device)).abs()
 
     @property
     def step_was_skipped(self) -> bool:

@@ -58,4 +58,4 @@ def reference_step(
             loss_over=() if layout is None else optimizer._processes.loss_over(layout, modifiers),
         )
     if optimizer._last.report.nonfinite:
-        raise nonfinite_error(optimizer._named_parameters(), modifiers.raising)
+        raise nonfinite_error(optimizer._named_parameters(), modifiers.raising, given_norm)
