@@ -176,9 +176,10 @@ Object hold(AnyPlan& plan, const Arguments& arguments) {
   return none();
 }
 
-Object keep_wide(Plan& plan, const Arguments& arguments) {
+template <class AnyPlan>
+Object keep_wide(AnyPlan& plan, const Arguments& arguments) {
   arguments.expect("keep_wide", 1, 1);
-  const Exclusive<Plan> exclusive(plan);
+  const Exclusive<AnyPlan> exclusive(plan);
   plan.keep_wide(vector_of(arguments[0], [](PyObject* wide) { return static_cast<char>(to_bool(wide)); }));
   return none();
 }
@@ -243,15 +244,14 @@ void bind_plan(const Object& module, const char* name, const char* path, const c
       method_of("configure", &Bound::template method<&configure<AnyPlan>>,
                 "configure(self, numbers, groups=(), /) -> None"),
       method_of("hold", &Bound::template method<&hold<AnyPlan>>, kHoldSignature),
+      method_of("keep_wide", &Bound::template method<&keep_wide<AnyPlan>>, "keep_wide(self, wide, /) -> None"),
       method_of("share", &Bound::template method<&share_plan<AnyPlan>>,
                 "share(self, add, policy, rule, loss_share, places, zeros, /) -> None"),
       method_of("step", &Bound::template method<&take_step<AnyPlan>>,
                 "step(self, param_groups, state, grad_scale, found_inf, loss, /) -> int"),
       method_of("report", &Bound::template method<&report_of<AnyPlan>>, "report(self) -> dict")};
-  if constexpr (std::is_same_v<AnyPlan, Plan>) {
-    methods.push_back(method_of("keep_wide", &Bound::template method<&keep_wide>, "keep_wide(self, wide, /) -> None"));
+  if constexpr (std::is_same_v<AnyPlan, Plan>)
     methods.push_back(method_of("set_norm", &Bound::template method<&give_norm>, "set_norm(self, norm, /) -> None"));
-  }
   methods.push_back({nullptr, nullptr, 0, nullptr});
   static PyGetSetDef properties[] = {
       {"steps", &Bound::template property<&steps_of<AnyPlan>>, nullptr, nullptr, nullptr},

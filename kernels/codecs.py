@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from . import philox
-from .elements import draw_key, read
+from .elements import draw_key, in_whole, read
 from .numbers import quotient
 from .operands import QUIET_NAN, narrow, places_of
 from .tables import (
@@ -67,12 +67,20 @@ def stochastic(value, bits):
 
 
 @triton.jit
-def rounding_bits(draws, numbers, tensor, first, operand: tl.constexpr, count: tl.constexpr):
+def rounding_bits(
+    draws, numbers, tensor, first, operand: tl.constexpr, count: tl.constexpr, in_parts: tl.constexpr = False
+):
     """The 16 bits that each of ``count`` elements of an operand is rounded by. See ``gradient_draws``."""
     low, high, step, member = draw_key(draws, numbers, tensor)
     stream: tl.constexpr = ROUNDING_STREAM + operand // 2
-    lane0, lane1, lane2, lane3 = philox.words(low, high, step, member, first, stream, count)
-    return (philox.by_element(lane0, lane1, lane2, lane3) >> (16 * (operand % 2))) & 0xFFFF
+    if in_parts:
+        element = in_whole(tensor, first + tl.arange(0, count))
+        lane0, lane1, lane2, lane3 = philox.words_of(low, high, step, member, element // philox.LANES, stream)
+        word = philox.lane_of(element, lane0, lane1, lane2, lane3)
+    else:
+        lane0, lane1, lane2, lane3 = philox.words(low, high, step, member, first, stream, count)
+        word = philox.by_element(lane0, lane1, lane2, lane3)
+    return (word >> (16 * (operand % 2))) & 0xFFFF
 
 
 @triton.jit
@@ -197,11 +205,13 @@ def write_slot(
     dtype: tl.constexpr,
     access: tl.constexpr,
     count: tl.constexpr,
+    in_parts: tl.constexpr,
 ):
     """The counterpart of ``read_slot``, of ``count`` neighbours from ``first`` on, whole blocks where there are codes.
 
     Args:
         key: the draws' numbers and those of the step.
+        in_parts: see ``gradient_draws``.
     """
     places = places_of(
         tl.load(tensor + STATE + slot), tensor, STATE + slot, begin, offsets,
@@ -216,7 +226,7 @@ def write_slot(
         tl.store(kept + block, absmax, first_of_each == 0)
     elif form == STOCHASTIC:
         draws, numbers = key
-        bits = rounding_bits(draws, numbers, tensor, begin + first, slot + 1, count)
+        bits = rounding_bits(draws, numbers, tensor, begin + first, slot + 1, count, in_parts)
         tl.store(places, stochastic(value, bits), mask)
     else:
         tl.store(places, narrow(value, dtype), mask)

@@ -101,16 +101,19 @@ def write_state(where, held, state, key, first, run: tl.constexpr, access: tl.co
     state0, state1, state2 = state
     if run.slots & 1 != 0:
         write_slot(
-            state0, tensor, beside, maps, 0, begin, offsets, mask, key, first, run.form0, run.dtype0, access, count
-        )
+            state0, tensor, beside, maps, 0, begin, offsets, mask, key, first, run.form0, run.dtype0, access, count,
+            run.in_parts,
+        )  # fmt: skip
     if run.slots & 2 != 0:
         write_slot(
-            state1, tensor, beside, maps, 1, begin, offsets, mask, key, first, run.form1, run.dtype1, access, count
-        )
+            state1, tensor, beside, maps, 1, begin, offsets, mask, key, first, run.form1, run.dtype1, access, count,
+            run.in_parts,
+        )  # fmt: skip
     if run.slots & 4 != 0:
         write_slot(
-            state2, tensor, beside, maps, 2, begin, offsets, mask, key, first, run.form2, run.dtype2, access, count
-        )
+            state2, tensor, beside, maps, 2, begin, offsets, mask, key, first, run.form2, run.dtype2, access, count,
+            run.in_parts,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -215,7 +218,7 @@ def update_block(
         parameter = look_ahead(where, parameter, numbers, synchronises, run, access)
     bits = 0
     if run.form == STOCHASTIC:
-        bits = rounding_bits(draws, numbers, tensor, begin + first, 0, count)
+        bits = rounding_bits(draws, numbers, tensor, begin + first, 0, count, run.in_parts)
     stored = encoded_parameter(parameter, bits, run)
     zeros = 0
     if run.counts_zeros:

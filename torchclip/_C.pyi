@@ -73,6 +73,8 @@ class AnyPlan:
         absmax: Sequence[str],
         /,
     ) -> None: ...
+    # [parameters], whether the state of each stays wide under a policy of blocks; empty where the shapes here tell.
+    def keep_wide(self, wide: Sequence[bool], /) -> None: ...
     @property
     def steps(self) -> int: ...  # those that have written parameters and state
 
@@ -86,8 +88,6 @@ class Plan(AnyPlan):
         scope: int,  # a position in torchclip.backends.codes.SCOPES
         /,
     ) -> None: ...
-    # [parameters], whether the state of each stays wide under a policy of blocks; empty where the shapes here tell.
-    def keep_wide(self, wide: Sequence[bool], /) -> None: ...
     # Which the next step takes in place of its own; None for that.
     def set_norm(self, norm: Tensor | float | None, /) -> None: ...
     def step(

@@ -20,6 +20,7 @@ class GpuPlan {
   void configure(const Modifiers& modifiers, const std::vector<GroupClip>& group_clips);
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
   void hold(Holding holding);
+  void keep_wide(std::vector<char> wide) { reader_.keep_wide(std::move(wide)); }
   void share(Sharing sharing);
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() { reader_.clear(); }

@@ -15,7 +15,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import torchclip
 from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
-from torchclip.backends.choice import unavailable_reason
 from torchclip.distributed.places import place_of
 from torchclip.distributed.shards import positions
 
@@ -56,12 +55,6 @@ def test_shard_is_updated_as_a_tensor(name: str, backend: str) -> None:
         assert p._version > version and p._local_tensor.grad is None
     assert same_bits(p.to_local(), local) and not same_bits(local, parameter().to_local())
     assert all(isinstance(value, DTensor) for value in optimizer.state[p].values() if value.shape == p.shape)
-
-
-@pytest.mark.skipif(unavailable_reason("triton") is not None, reason="Triton does not run here")
-def test_precision_on_a_gpu_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="backend='triton' is not available: .* precision= does not hold on a GPU"):
-        build("adamw", [("w", parameter())], backend="triton", clip=1.0, precision=torchclip.StateDtype("bfloat16"))
 
 
 def test_compiled_backend_is_chosen() -> None:

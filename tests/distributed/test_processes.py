@@ -52,7 +52,10 @@ THOROUGH = (
 """Cases that stand in no fast tier: each goes over what another one has looked at a few of."""
 
 
-EMULATED = ("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "rules_triton")
+EMULATED = (
+    *("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "any_layout_cuda"),
+    *("rules_triton", "any_layout_triton"),
+)
 """Of the cases on emulated and interpreted kernels those in the fast tier."""
 
 

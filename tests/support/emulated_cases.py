@@ -14,6 +14,7 @@ from typing import Any
 import emulated
 import interpreted
 import norm_group_cases
+import precision_cases
 import sharded_cases
 import shared_step_cases
 from sharded_twins import compiled_by
@@ -26,6 +27,10 @@ OF = {
     ),
     shared_step_cases: ("steps_that_are_not_taken",),
     norm_group_cases: ("stages", "experts"),
+    precision_cases: (
+        *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded"),
+        *("stages_of_every_policy", "any_layout", "other_gradients"),
+    ),
 }
 
 

@@ -111,17 +111,6 @@ def _reason_of_flat(declared: bool, *, has_sums: bool, draws: bool, by_rows: boo
     return None
 
 
-def _reason_on_device(stepping: Sequence[Tensor], modifiers: Modifiers) -> str | None:
-    """Why a backend of GPUs does not take the step of parameters of which other processes have parts."""
-    if len({held_part(parameter).device for parameter in stepping}) > 1:
-        return (
-            "the parameters of this process are on several devices, and a norm over processes takes one device in each"
-        )
-    if modifiers.precision is not None:
-        return "other processes have parts of the parameters, which precision= does not hold on a GPU"
-    return None
-
-
 def compiled_reason(
     backend: str,
     param_groups: Sequence[Mapping[str, Any]],
@@ -137,12 +126,13 @@ def compiled_reason(
         of_groups = any(group.get(KEY) is not None for group in param_groups)
         declared = of_groups or (norm_group is not None and len(norm_group) > 1)
         sharded = any(is_sharded(parameter) for parameter in stepping)
-        asks = has_sums or modifiers.draws or modifiers.precision is not None
-        if not sharded and not (declared and asks):
+        if not sharded and not (declared and (has_sums or modifiers.draws)):
             return None
-        reason = _reason_on_device(stepping, modifiers)
-        if reason is not None:
-            return reason
+        if len({held_part(parameter).device for parameter in stepping}) > 1:
+            return (
+                "the parameters of this process are on several devices, and a norm over processes takes one device in "
+                "each"
+            )
     if modifiers.takes_joint_norm and isinstance(modifiers.clip, (AdaGC, ClipByTensorNorm)):
         layout = layout_of(param_groups, norm_group)
         if layout.apart:

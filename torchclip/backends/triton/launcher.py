@@ -173,6 +173,7 @@ class Launcher:
         size = (4, 8, 2, 2)[tables.dtype]
         types = tables.types
         has_blocks = any(form in (columns.BLOCKS, columns.UNSIGNED_BLOCKS) for form in types.state_forms)
+        draws = tables.stages & DRAWS != 0 or columns.STOCHASTIC in (types.form, *types.state_forms)
         dtype0, dtype1, dtype2 = types.state
         form0, form1, form2 = types.state_forms
         run = Run(
@@ -181,7 +182,7 @@ class Launcher:
             self._block.piece_bytes // size, self._finish.averages, group=columns.BLOCK if has_blocks else GROUP,
             gradient_dtype=types.gradient, parameter_dtype=types.parameter, form=types.form,
             dtype0=dtype0, dtype1=dtype1, dtype2=dtype2, form0=form0, form1=form1, form2=form2,
-            in_parts=self._in_parts and tables.stages & DRAWS != 0,
+            in_parts=self._in_parts and draws,
         )  # fmt: skip
         few = run.slots.bit_count() <= 1 and run.state_dtype == run.dtype and not run.lookahead
         whole = run.access == columns.ALIGNED and run.stages & DRAWS == 0 and not (self._clips_rows or self._rule_rows)
