@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay, with_target
+from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -62,6 +62,7 @@ class LinBreg(SparseOptimizer):
     """
 
     spec = soft_threshold.LIN_BREG
+    threshold = "lam"
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "lam": _LAM,
@@ -84,7 +85,7 @@ class LinBreg(SparseOptimizer):
     ) -> None:
         check_no_decay(type(self).__name__, weight_decay)
         defaults = {"lr": lr, "lam": lam, "delta": delta, "momentum": momentum}
-        super().__init__(params, with_target(defaults, target_sparsity, "lam"), **options)
+        super().__init__(params, defaults, target_sparsity, **options)
 
 
 class AdaBreg(SparseOptimizer):
@@ -129,6 +130,7 @@ class AdaBreg(SparseOptimizer):
     """
 
     spec = soft_threshold.ADA_BREG
+    threshold = "lam"
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "lam": _LAM,
@@ -153,4 +155,4 @@ class AdaBreg(SparseOptimizer):
     ) -> None:
         check_no_decay(type(self).__name__, weight_decay)
         defaults = {"lr": lr, "lam": lam, "delta": delta, "betas": betas, "eps": eps}
-        super().__init__(params, with_target(defaults, target_sparsity, "lam"), **options)
+        super().__init__(params, defaults, target_sparsity, **options)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Unpack
 
-from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay, with_target
+from torchclip.optimizers.sparse import TARGET_CHECK, SparseOptimizer, check_no_decay
 from torchclip.rules import hyperparameters, soft_threshold
 from torchclip.step.fused_optimizer import ParamsT
 from torchclip.step.options import Options
@@ -54,6 +54,7 @@ class GRDA(SparseOptimizer):
     """
 
     spec = soft_threshold.GRDA
+    threshold = "c"
     hyperparameter_checks: ClassVar[dict[str, hyperparameters.Check]] = {
         "lr": hyperparameters.LEARNING_RATE,
         "c": hyperparameters.non_negative("c value"),
@@ -73,7 +74,7 @@ class GRDA(SparseOptimizer):
         **options: Unpack[Options],
     ) -> None:
         check_no_decay("GRDA", weight_decay)
-        super().__init__(params, with_target({"lr": lr, "c": c, "mu": mu}, target_sparsity, "c"), **options)
+        super().__init__(params, {"lr": lr, "c": c, "mu": mu}, target_sparsity, **options)
 
 
 gRDA = GRDA

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from torchclip.rules.hyperparameters import ABSENT, TARGET_SPARSITY, Check
 from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE
 from torchclip.state.group_state import numbers_of
-from torchclip.step.fused_optimizer import FusedOptimizer
+from torchclip.step.fused_optimizer import FusedOptimizer, ParamsT
+from torchclip.step.options import Options
 
 TARGET_CHECK: Mapping[str, Check] = {TARGET: TARGET_SPARSITY}
 
@@ -21,23 +23,43 @@ def check_no_decay(optimizer: str, weight_decay: float) -> None:
         raise ValueError(f"{optimizer} has no weight decay, and was given {weight_decay=}: leave it out")
 
 
-def with_target(defaults: dict[str, Any], target: float | None, threshold: str) -> dict[str, Any]:
-    """An optimizer's defaults, with the target where there is one.
-
-    Raises:
-        ValueError: for a target beside a threshold of 0, which no factor moves. ``threshold`` is its key.
-    """
-    if target is None:
-        return defaults
-    if defaults[threshold] == 0:
+def check_threshold(group: Mapping[str, Any], threshold: str, where: str = "") -> None:
+    """Raises ValueError for a target beside a threshold of 0, which no factor moves. ``threshold`` is its key."""
+    if group[threshold] == 0:
         raise ValueError(
-            f"target_sparsity={target} scales the threshold, and {threshold}=0 makes none: give it above 0"
+            f"target_sparsity={group[TARGET]} scales the threshold, and {threshold}=0 makes none: give it above 0"
+            f"{where}"
         )
-    return {**defaults, TARGET: target}
 
 
 class SparseOptimizer(FusedOptimizer):
-    """Abstract base of the optimizers whose parameters become exactly zero."""
+    """Abstract base of the optimizers whose parameters become exactly zero.
+
+    Attributes:
+        threshold: the key of a param group that makes its threshold.
+    """
+
+    threshold: ClassVar[str]
+
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], target: float | None, **options: Unpack[Options]
+    ) -> None:
+        if target is not None:
+            defaults = {**defaults, TARGET: target}
+            check_threshold(defaults, self.threshold)
+        super().__init__(params, defaults, **options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As :meth:`torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            ValueError, TypeError: as for any optimizer, and for a group's own target beside a threshold of 0.
+        """
+        if isinstance(param_group, dict) and param_group.get(TARGET) is not None:
+            check_threshold(
+                {**self.defaults, **param_group}, self.threshold, f" (param group {len(self.param_groups)})"
+            )
+        super().add_param_group(param_group)
 
     def sparsity(self) -> Tensor:
         """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Check:
         count: how many numbers the key stands for.
         several: what is wanted where those are not as many, in words.
         is_flag: True, False or None instead of a number.
+        instead_of_none: what to do in place of None, in words; empty where that is as wrong as any other.
     """
 
     phrase: str
@@ -44,6 +45,7 @@ class Check:
     count: int = 1
     several: str = ""
     is_flag: bool = False
+    instead_of_none: str = ""
 
     def reason_against(self, key: str, value: Any) -> str | None:
         """Why a group cannot hold this value under ``key``; None where it can."""
@@ -63,7 +65,8 @@ class Check:
         for index, part in enumerate(parts):
             if not self._admits(part):
                 place = "" if self.count == 1 else f" at index {index}"
-                return f"Invalid {self.phrase}{place}: {part}; it must be {self.wanted}{_not_one(part)}"
+                hint = f": {self.instead_of_none}" if part is None and self.instead_of_none else _not_one(part)
+                return f"Invalid {self.phrase}{place}: {part}; it must be {self.wanted}{hint}"
         return None
 
     def _admits(self, value: Any) -> bool:
@@ -182,6 +185,9 @@ WEIGHT_DECAY = non_negative("weight_decay value")
 MOMENTUM = non_negative("momentum value")
 AVERAGE = decay_rate("momentum value")
 EPS = non_negative("epsilon value")
-TARGET_SPARSITY = decay_rate("target_sparsity value")
+TARGET_SPARSITY = replace(
+    decay_rate("target_sparsity value"),
+    instead_of_none="a group without a target has no such key; give the others theirs, and the constructor none",
+)
 LEARNING_RATE = non_negative("learning rate")
 BETAS = Check("beta parameter", "at least 0 and below 1", 0.0, _BELOW_1, count=2, several="a pair (beta1, beta2)")

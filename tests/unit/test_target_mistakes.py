@@ -1,0 +1,56 @@
+"""Targets and thresholds that cannot be steered, and factors that a user broke: each is an error in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import torchclip
+
+RULES: dict[str, Any] = {
+    "GRDA": lambda params, **options: torchclip.GRDA(params, **{"lr": 0.1, "c": 0.1, **options}),
+    "LinBreg": lambda params, **options: torchclip.LinBreg(params, **{"lr": 0.1, "lam": 0.1, **options}),
+    "AdaBreg": lambda params, **options: torchclip.AdaBreg(params, **{"lr": 0.1, "lam": 0.1, **options}),
+}
+
+
+def weights() -> list[torch.nn.Parameter]:
+    """Three, with gradients."""
+    params = [torch.nn.Parameter(torch.linspace(-1, 1, 20 + i)) for i in range(3)]
+    for parameter in params:
+        parameter.grad = parameter.detach().clone()
+    return params
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_groups_own_target_needs_a_threshold(name: str, backend: str) -> None:
+    first, second, third = weights()
+    key = "c" if name == "GRDA" else "lam"
+    groups = [{"params": [first]}, {"params": [second], key: 0, "target_sparsity": 0.5}]
+    with pytest.raises(ValueError, match=rf"target_sparsity=0\.5 .* {key}=0 makes none: .* \(param group 1\)"):
+        RULES[name](groups, backend=backend)
+    optimizer = RULES[name]([{"params": [first]}, {"params": [second], key: 0}], target_sparsity=0.5, backend=backend)
+    with pytest.raises(ValueError, match=rf"{key}=0 makes none: .* \(param group 2\)"):
+        optimizer.add_param_group({"params": [third], key: 0, "target_sparsity": 0.25})
+    assert len(optimizer.param_groups) == 2
+    optimizer.step()  # the target of all says nothing of a group that has no threshold
+
+
+@pytest.mark.parametrize("where", ["constructor", "group", "between_steps"])
+def test_a_target_of_none_is_told_the_remedy(where: str, backend: str) -> None:
+    params = weights()
+    own = {"target_sparsity": None} if where == "group" else {}
+    default = {"target_sparsity": 0.5} if where != "constructor" else {"target_sparsity": None}
+
+    def run() -> None:
+        optimizer = torchclip.LinBreg([{"params": params, **own}], lr=0.1, lam=0.1, **default, backend=backend)
+        optimizer.step()
+        optimizer.param_groups[0].update({"target_sparsity": None} if where == "between_steps" else {})
+        optimizer.step()
+
+    if where == "constructor":  # which has no target then
+        return run()
+    with pytest.raises(ValueError, match="target_sparsity value: None; .*: a group without a target has no such key"):
+        run()
