@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -54,3 +55,36 @@ def test_a_target_of_none_is_told_the_remedy(where: str, backend: str) -> None:
         return run()
     with pytest.raises(ValueError, match="target_sparsity value: None; .*: a group without a target has no such key"):
         run()
+
+
+WRITTEN: dict[str, tuple[Any, type[Exception], str]] = {
+    "negative": (-1.0, ValueError, "is -1.0, and a finite number above 0 is wanted"),
+    "zero": (0.0, ValueError, "is 0.0, and a finite number above 0 is wanted"),
+    "nan": (math.nan, ValueError, "is nan, and a finite number above 0 is wanted"),
+    "infinite": (math.inf, ValueError, "is inf, and a finite number above 0 is wanted"),
+    "float32": (torch.tensor(1.0), RuntimeError, r"of torch\.float32 of shape \[\] on cpu, where 1 of torch\.float64"),
+    "two": (
+        torch.ones(2, dtype=torch.float64),
+        RuntimeError,
+        r"of shape \[2\] on cpu, where 1 of torch\.float64 on cpu",
+    ),
+    "text": ("1", RuntimeError, 'has no tensor "threshold_scale"'),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+def test_a_scale_that_a_user_broke_is_refused_alike(name: str, backend: str) -> None:
+    value, exception, words = WRITTEN[name]
+    params = weights()
+    optimizer = torchclip.LinBreg(params, lr=0.1, lam=0.1, target_sparsity=0.5, backend=backend)
+    optimizer.step()
+    shared, before = optimizer.param_groups[0]["shared"], [p.detach().clone() for p in params]
+    kept = shared["threshold_scale"]
+    shared["threshold_scale"] = torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+    for _ in range(2):
+        with pytest.raises(exception, match=words + ".*do not assign to it"):
+            optimizer.step()
+    torch.testing.assert_close([p.detach() for p in params], before, rtol=0, atol=0)
+    shared["threshold_scale"] = kept
+    optimizer.step()

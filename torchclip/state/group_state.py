@@ -85,21 +85,6 @@ def checked_shared(index: int, group: dict[str, Any]) -> dict[str, Any]:
     return {**group, "shared": checked}
 
 
-def counted(shared: Mapping[str, Tensor], name: str) -> int:
-    """A shared number on the host that counts something, as the compiled step reads it.
-
-    Raises:
-        ValueError: when it is no count, for which the user has written it.
-    """
-    number = shared[name].item()
-    if not COUNT.holds(number):
-        raise ValueError(
-            f'param_groups\' "shared" number "{name}" is {number}, and {COUNT.words} is wanted; it is state of the '
-            "optimizer: load a state_dict, or make the optimizer anew, and do not assign to it"
-        )
-    return int(number)
-
-
 def _checked_vector(called: str, value: Any, least: float) -> Tensor:
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_complex() or value.ndim != 1:
         what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -11,6 +11,7 @@ from torchclip.backends import reference
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.state.group_state import fit_bounds
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error
+from torchclip.state.read_numbers import check_thresholds
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -33,6 +34,7 @@ def reference_step(
     optimizer._last.given_norm = None
     fit_bounds(optimizer.param_groups)
     groups = optimizer._keys.read(optimizer.param_groups)
+    check_thresholds(groups)
     check_all(optimizer.spec, optimizer._named_parameters(), optimizer.state, optimizer._modifiers.precision)
     for index, group in enumerate(optimizer.param_groups):
         check_keys(group, index, clips_itself=optimizer.spec.clips_itself)

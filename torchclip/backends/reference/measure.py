@@ -34,7 +34,7 @@ from torchclip.policies.clip import (
 )
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Norms, norm_dtype
-from torchclip.state.group_state import counted
+from torchclip.state.read_numbers import counted
 from torchclip.state.steppable import leading_device
 
 

@@ -24,8 +24,9 @@ from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.rules.soft_threshold import THRESHOLD_SCALE
-from torchclip.state.group_state import counted, numbers_of
+from torchclip.state.group_state import numbers_of
 from torchclip.state.precision_state import created_beside, created_slot
+from torchclip.state.read_numbers import counted
 from torchclip.state.real_view import real_view
 from torchclip.state.sharded import is_wrapper, local_of
 
