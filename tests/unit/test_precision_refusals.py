@@ -73,6 +73,11 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]] = {
                     "Blockwise8bit cannot be combined with grda"),
     "other_slot": (torchclip.SGD, weight(), {"precision": StateDtype(exp_avg="bfloat16")}, ValueError,
                    "names exp_avg, and what sgd keeps for each element is momentum_buffer"),
+    "unused_slot": (torchclip.SGD, weight(), {"precision": StateDtype(momentum_buffer="bfloat16")}, ValueError,
+                    "names momentum_buffer, and the state that these hyperparameters keep is none: leave it out"),
+    "unused_among_others": (
+        torchclip.RMSprop, weight(), {"precision": SplitMaster(state=StateDtype(grad_avg="bfloat16")), "momentum": 0.9},
+        ValueError, "names grad_avg, and the state that these hyperparameters keep is square_avg and momentum_buffer"),
     "differentiable": (torchclip.SGD, weight(), {"precision": SplitMaster(), "differentiable": True}, ValueError,
                        "contradicts differentiable=True"),
 }  # fmt: skip

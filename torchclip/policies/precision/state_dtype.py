@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -49,7 +50,8 @@ class StateDtype(StatePolicy):
     A slot that must not be rounded, gRDA's accumulator and Lookahead's slow weights, stays float32.
 
     Raises:
-        TypeError, ValueError: for a type that is neither, and where nothing is given a type.
+        TypeError, ValueError: for a type that is neither, and where nothing is given a type. An optimizer raises for a
+            slot that none of its param groups keeps.
 
     Example:
         >>> import torch, torchclip
@@ -104,6 +106,15 @@ class StateDtype(StatePolicy):
             return None
         return (
             f"{self!r} names {' and '.join(others)}, and what {spec.name} keeps for each element is {' and '.join(has)}"
+        )
+
+    def reason_against_slots(self, used: Sequence[str]) -> str | None:
+        idle = [name for name in _TYPED[1:] if getattr(self, name) is not None and name not in used]
+        if not idle:
+            return None
+        return (
+            f"{self!r} names {' and '.join(idle)}, and the state that these hyperparameters keep is "
+            f"{' and '.join(used) or 'none'}: leave it out, or choose hyperparameters that need it"
         )
 
     def slot_codec(self, slot: StateSlot, parameter: Tensor, otherwise: Codec) -> Codec:
