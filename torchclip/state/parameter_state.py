@@ -249,7 +249,7 @@ def nonfinite_error(
         clip: the policy that says to raise.
         given: the norm that set_grad_norm() gave the step, 0-dim; None for one that was measured.
     """
-    if given is not None:
+    if given is not None and not bool(given.isfinite()):
         return RuntimeError(
             f"set_grad_norm() gave the step a norm of {float(given)}, and {clip} says to raise. Nothing was written. "
             'Give it a finite one, or choose nonfinite="skip"'
