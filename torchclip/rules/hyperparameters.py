@@ -69,6 +69,15 @@ class Check:
                 return f"Invalid {self.phrase}{place}: {part}; it must be {self.wanted}{hint}"
         return None
 
+    def is_plain(self, value: Any) -> bool:
+        """Whether it is right, and as the rules take it: see :meth:`plain`."""
+        if self.count == 1:
+            kinds = (bool,) if self.is_flag else (float, int)
+            return type(value) in kinds and self.least <= value <= self.most
+        if type(value) is not tuple or len(value) != self.count:
+            return False
+        return all(type(part) in (float, int) and self.least <= part <= self.most for part in value)
+
     def _admits(self, value: Any) -> bool:
         if isinstance(value, Tensor):
             if value.numel() != 1 or value.is_complex():

@@ -71,38 +71,35 @@ class GroupKeys:
 
     def check(self, group: Mapping[str, Any], where: str) -> None:
         """Raises where a group does not hold what it must; ``where`` is what errors call it."""
-        error = self._error(group, where)
-        if error is not None:
-            raise error
+        self._values(group, where)
 
-    def check_all(self, param_groups: Any) -> None:
-        """Raises where an optimizer's param groups are none, or do not hold what a step reads of them."""
-        if not isinstance(param_groups, (list, tuple)):
-            raise TypeError(f"param_groups is a {type(param_groups).__name__}, and must be a list of dicts")
-        for index, group in enumerate(param_groups):
-            error = structure_error(group, index) or self._error(group, f"param group {index}")
-            if error is not None:
-                raise error from None
-
-    def _error(self, group: Mapping[str, Any], where: str) -> Exception | None:
+    def _values(self, group: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """What a group holds under each key, as the rules take it; raises as :meth:`check`."""
+        values: dict[str, Any] = {}
         for name, check in self.checks.items():
             value = group.get(name, _MISSING)  # which torch's compiler sees through, and not through `in`
             if value is _MISSING:
                 if self._is_required(name):
-                    return KeyError(
+                    raise KeyError(
                         f"{where} has no {name!r}, which every step reads; put it back: its default is "
                         f"{self.defaults[name]!r}"
-                    )
+                    ) from None
                 continue
-            reason = check.reason_against(name, value)
-            if reason is not None and check in (ABSENT, ABSENT_FLAG):
-                reason = f"{self.optimizer} has no {name}, and {where} sets {name}={value!r}: leave it out"
-                return ValueError(reason)
-            if reason is not None:
-                return ValueError(f"{reason} ({where}, key {name!r})")
-        conflict = self.spec.conflict
-        found = None if conflict is None else conflict(group)
-        return None if found is None else ValueError(f"{found} ({where})")
+            if check.is_flag and value is None:
+                value = False
+            if not check.is_plain(value):
+                reason = check.reason_against(name, value)
+                if reason is not None and check in (ABSENT, ABSENT_FLAG):
+                    reason = f"{self.optimizer} has no {name}, and {where} sets {name}={value!r}: leave it out"
+                    raise ValueError(reason) from None
+                if reason is not None:
+                    raise ValueError(f"{reason} ({where}, key {name!r})") from None
+                value = check.plain(value)
+            values[name] = value
+        found = None if self.spec.conflict is None else self.spec.conflict(group)
+        if found is not None:
+            raise ValueError(f"{found} ({where})") from None
+        return values
 
     def saved(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state dict with Python's numbers in its groups, for numpy's say, so that ``weights_only=True`` works:
@@ -115,22 +112,25 @@ class GroupKeys:
             groups.append({**group, **others, **{name: self.checks[name].plain(group[name]) for name in right}})
         return {**state_dict, "param_groups": groups}
 
-    def read(self, param_groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def read(self, param_groups: Any) -> list[dict[str, Any]]:
         """The groups as the reference's rules take them: numbers, flags, tensors and tuples of those.
 
         What the user keeps under keys of their own is left out.
 
         Raises:
-            ValueError, TypeError, KeyError: as :meth:`check_all`.
+            ValueError, TypeError, KeyError: where param groups are none, or do not hold what a step reads of them.
         """
-        self.check_all(param_groups)
-        return [self._plain(group) for group in param_groups]
-
-    def _plain(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        found = [(name, check, group.get(name, _MISSING)) for name, check in self.checks.items()]
-        values = {name: check.plain(value) for name, check, value in found if value is not _MISSING}
-        shared = numbers_of(group)
-        return {**values, "params": list(group["params"]), **({"shared": shared} if shared else {})}
+        if not isinstance(param_groups, (list, tuple)):
+            raise TypeError(f"param_groups is a {type(param_groups).__name__}, and must be a list of dicts")
+        groups = []
+        for index, group in enumerate(param_groups):
+            error = structure_error(group, index)
+            if error is not None:
+                raise error from None
+            values = self._values(group, f"param group {index}")
+            shared = numbers_of(group)
+            groups.append({**values, "params": list(group["params"]), **({"shared": shared} if shared else {})})
+        return groups
 
 
 def _check_of(name: str, checks: Mapping[str, Check], defaults: Mapping[str, Any]) -> Check:

@@ -124,7 +124,7 @@ def _explained(optimizer: FusedOptimizer, read: Callable[[], Read]) -> Read:
     try:
         return read()
     except Exception:
-        optimizer._keys.check_all(optimizer.param_groups)  # which says what is wrong in words
+        optimizer._keys.read(optimizer.param_groups)  # which says what is wrong in words
         raise
 
 

@@ -207,7 +207,7 @@ class FusedOptimizer(ConvertedOptimizer):
                     give_norm(self, plan)
                 outcome = plan.step(self.param_groups, self.state, grad_scale, found_inf, mean)
             except Exception:
-                self._keys.check_all(self.param_groups)  # which says what is wrong in words
+                self._keys.read(self.param_groups)  # which says what is wrong in words
                 raise
         if outcome == UNREADY:
             with claimed(self._lock):
