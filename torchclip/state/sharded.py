@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+"""The types of tensors that are no wrappers, and of most that a step meets."""
+
 
 def is_wrapper(tensor: Tensor) -> bool:
     """Whether it is of a subclass whose elements cannot be reached through a data pointer."""

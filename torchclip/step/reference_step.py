@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from torchclip.backends import reference
+from torchclip.policies.clip import AdaGC
 from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.state.group_state import fit_bounds
+from torchclip.state.ordinary import are_ordinary
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error
 from torchclip.state.read_numbers import check_thresholds
 
@@ -32,18 +35,20 @@ def reference_step(
     """
     layout, given_norm = optimizer._processes.layout(optimizer), optimizer._last.given_norm
     optimizer._last.given_norm = None
-    fit_bounds(optimizer.param_groups)
+    clip, precision = optimizer._modifiers.clip, optimizer._modifiers.precision
+    if isinstance(clip, AdaGC):
+        fit_bounds(optimizer.param_groups)
     groups = optimizer._keys.read(optimizer.param_groups)
     check_thresholds(groups)
-    check_all(optimizer.spec, optimizer._named_parameters(), optimizer.state, optimizer._modifiers.precision)
+    if precision is not None or is_compiling() or not are_ordinary(optimizer.spec, groups, optimizer.state):
+        check_all(optimizer.spec, optimizer._named_parameters(), optimizer.state, precision)
     for index, group in enumerate(optimizer.param_groups):
         check_keys(group, index, clips_itself=optimizer.spec.clips_itself)
-    clip = optimizer._modifiers.clip
     if clips_of(optimizer.param_groups, clip) != optimizer._modifiers.group_clips:
         optimizer._set_clips(clip)
     optimizer._processes.look(optimizer)
     modifiers = optimizer._modifiers
-    with torch.set_grad_enabled(any(group.get("differentiable", False) for group in groups)):
+    with torch.set_grad_enabled(True in [group.get("differentiable") for group in groups]):
         optimizer._last.report = reference.step(
             optimizer.spec,
             groups,
