@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -151,10 +152,8 @@ def test_a_step_of_a_subclass_is_not_passed_by() -> None:
     assert not any(torch.equal(*pair) for pair in zip(before, parameters, strict=True))
 
 
-def test_a_plain_step_is_three_frames_of_python() -> None:
-    """Between its caller and the compiled plan: each costs a tenth of a microsecond, and more in a swept cache."""
-    optimizer = torchclip.SGD(leaves(), lr=0.5, clip=1.0, backend="cpu")
-    optimizer.step()
+def frames_of(step: Callable[[], object]) -> list[str]:
+    """The functions of torchclip in Python that a step calls."""
     frames: list[str] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -163,7 +162,26 @@ def test_a_plain_step_is_three_frames_of_python() -> None:
 
     sys.setprofile(note)
     try:
-        optimizer.step()
+        step()
     finally:
         sys.setprofile(None)
-    assert frames == ["wrapper", "_step", "_run"]
+    return frames
+
+
+def test_a_plain_step_is_three_frames_of_python() -> None:
+    """Between its caller and the compiled plan: each costs a tenth of a microsecond, and more in a swept cache."""
+    optimizer = torchclip.SGD(leaves(), lr=0.5, clip=1.0, backend="cpu")
+    optimizer.step()
+    assert frames_of(optimizer.step) == ["wrapper", "_step", "_run"]
+
+
+@pytest.mark.parametrize("count, most", [(1, 120), (4, 200)])
+def test_a_step_of_the_reference_path_calls_little_python(count: int, most: int) -> None:
+    """Beside torch's operators: about 90 functions for a step and 27 for each parameter. A fixed bound, as what is
+    called once more for each parameter or state tensor is over it."""
+    parameters = [torch.nn.Parameter(torch.randn(4, 3)) for _ in range(count)]
+    for parameter in parameters:
+        parameter.grad = torch.randn(4, 3)
+    optimizer = torchclip.AdamW(parameters, clip=1.0, backend="reference")
+    optimizer.step()
+    assert len(frames_of(optimizer.step)) <= most

@@ -132,12 +132,6 @@ class Modifiers:
         return self.takes_loss and not any(told)
 
     @property
-    def may_skip(self) -> bool:
-        """Whether a step that could be taken may be skipped, but for AMP's sake."""
-        own = (getattr(clip, "nonfinite", None) for clip in self.clips)
-        return self.skip is not None or any(each in (NonFinite.SKIP, NonFinite.ERROR) for each in own)
-
-    @property
     def follower(self) -> Lookahead | WeightEMA | None:
         """What keeps a second set of weights."""
         return self.lookahead if self.weight_ema is None else self.weight_ema

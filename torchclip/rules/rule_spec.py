@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ class RuleSpec:
 
     def missing_state(self, state: Mapping[str, Any], group: Group) -> list[str]:
         """The names of the state entries that a parameter of ``group`` needs and ``state`` lacks."""
-        wanted = (*self.used_slots(group), *(scalar.name for scalar in self.scalars))
+        wanted = [*self.used_slots(group), *map(attrgetter("name"), self.scalars)]
         return [name for name in wanted if state.get(name) is None]
 
     def create_state(

@@ -96,7 +96,7 @@ class ConvertedOptimizer(BackedOptimizer):
             held = self.state[parameter]
             made = created_beside(self.spec, types, parameter, group, held)
             held.update({name: tensor for name, tensor in made.items() if name in (REMAINDER, MASTER)})
-            kept, beside = encoded(local, types, value, {}, held, None)
+            kept, beside = encoded(types, value, {}, held, None)
             local.copy_(kept)
             for name, tensor in beside.items():
                 local_of(held[name]).copy_(tensor)

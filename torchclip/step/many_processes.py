@@ -109,9 +109,11 @@ class ManyProcesses:
                 step, where something is asked of other processes.
         """
         groups, modifiers = optimizer.param_groups, optimizer._modifiers
+        if not is_running() and (self.known is None or not self.known.sums):
+            return None
         has_sums = takes_sums(optimizer.spec, groups, measures=modifiers.measures)
         if not is_running():
-            if has_sums and self.known is not None and self.known.sums:
+            if has_sums:
                 raise RuntimeError(_GONE)
             return None
         asks = modifiers.draws or modifiers.takes_loss

@@ -47,13 +47,13 @@ class Measurement:
 
     def __init__(self, run: Run, tensor_norms: Sequence[Tensor | None], scope: Scope) -> None:
         self._run, self._tensor_norms, self._scope = run, tensor_norms, scope
-        measured = [norm for norm in tensor_norms if norm is not None]
-        device = measured[0].device if measured else leading_device(run.param_groups)
-        self._zero = torch.zeros((), dtype=norm_dtype(device), device=device)
         self._sums: list[tuple[list[int], Sum]] = []
         self._lost: list[Sum] = []
         if run.layout is None or run.exchange is None or not run.is_split:
             return
+        measured = [norm for norm in tensor_norms if norm is not None]
+        device = measured[0].device if measured else leading_device(run.param_groups)
+        self._zero = torch.zeros((), dtype=norm_dtype(device), device=device)
         if scope is Scope.TENSOR:
             self._add_tensors(run.layout, run.exchange)
         else:
@@ -100,7 +100,7 @@ class Measurement:
         sizes, scope = self._run.group_sizes, self._scope
         if not self._run.is_split:
             norm = policies.joint_norms(self._tensor_norms, sizes, scope)
-            return JointNorms(norm, policies.has_gradient(self._tensor_norms, sizes, scope))
+            return JointNorms(norm, policies.has_gradient(self._tensor_norms, sizes, scope, norm))
         if scope is not Scope.TENSOR:
             both = torch.stack([total.total for _, total in self._sums]).sum(dim=0)
             squares, presence = both.chunk(2)

@@ -92,17 +92,17 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
         return _with_joint(measured)
     scope = Scope.OPTIMIZER if clip is None or isinstance(clip, ClipByValue) else Scope(clip.scope)
     tensor_norms: list[Tensor | None] = [None] * sum(run.group_sizes)
-    for entry in run.entries if run.given_norm is None else ():
-        tensor_norms[entry.index] = policies.tensor_norm(
-            pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
-        )
+    needs_joint = run.modifiers.takes_joint_norm
     if run.given_norm is None:
-        measurements = [Measurement(run, tensor_norms, scope)]
-        if scope is Scope.TENSOR and run.modifiers.takes_joint_norm:
-            measurements.append(Measurement(run, tensor_norms, Scope.OPTIMIZER))
+        for entry in run.entries:
+            tensor_norms[entry.index] = policies.tensor_norm(
+                pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
+            )
+        measurement = Measurement(run, tensor_norms, scope)
+        of_all = Measurement(run, tensor_norms, Scope.OPTIMIZER) if scope is Scope.TENSOR and needs_joint else None
         run.run_exchange()
-        norms = measurements[0].read()
-        joint = measurements[-1].read().norm
+        norms = measurement.read()
+        joint = norms.norm if of_all is None else of_all.read().norm
     else:
         norms = JointNorms(run.given_norm, torch.ones_like(run.given_norm, dtype=torch.bool))
         joint = run.given_norm
@@ -113,7 +113,9 @@ def measure_gradients(run: Run) -> PolicyMeasurement | None:
     factor = torch.where(norms.present, factor, 1.0)
     clips = policies.per_parameter(factor, run.group_sizes, scope).unbind()
     measured = PolicyMeasurement(norms.norm, factor, clips, writes, norms.elsewhere)
-    if scope is not Scope.TENSOR or not run.modifiers.takes_joint_norm:
+    if not needs_joint:
+        return measured
+    if scope is not Scope.TENSOR:
         return _with_joint(measured)
     clipped = [None if norm is None else norm * own.to(norm) for norm, own in zip(tensor_norms, clips, strict=True)]
     after = Measurement(run, clipped, Scope.OPTIMIZER)

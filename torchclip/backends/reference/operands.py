@@ -11,46 +11,58 @@ from torch import Tensor
 from torchclip.backends.reference import codecs
 from torchclip.policies.precision.codec import MASTER, REMAINDER, ROUNDING_STREAM, Codec, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import State
-from torchclip.state.real_view import real_view
-from torchclip.state.sharded import local_of
+from torchclip.state.sharded import PLAIN_TENSORS, local_of
 
 Words = Callable[[int], Tensor]
 """The words of a stream of draws, one for each element: int64 in [0, 2**32), in the parameter's shape."""
 
 
+def local_view(tensor: Tensor) -> Tensor:
+    """What a step computes on: of a DTensor this process's shard, of a complex tensor its real view."""
+    own = tensor if type(tensor) in PLAIN_TENSORS else local_of(tensor)
+    return torch.view_as_real(own) if own.is_complex() else own
+
+
 def working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` as the rules take it: real, in their type and with at least one dimension.
+    """A local view as the rules take it: in their type and with at least one dimension.
 
     A 0-dim one would be promoted by the float64 scalars that it meets, and be computed differently from the rest. Under
     autograd it is always a copy, since the graph keeps it and the original is written.
     """
-    taken: Tensor = torch.atleast_1d(real_view(tensor).to(dtype, copy=torch.is_grad_enabled()))
-    return taken
+    taken = tensor.to(dtype, copy=torch.is_grad_enabled())
+    return taken if taken.ndim > 0 else taken.reshape(1)
 
 
 def parameter_value(parameter: Tensor, types: Types | None, held: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
     """The value that a parameter stands for, as the rules take it.
 
     Args:
-        parameter: as it lies in memory; of a DTensor this process's shard.
+        parameter: its local view.
         types: how it is held; None without a precision policy.
         held: its state; what is kept beside it may still be missing.
         dtype: the compute type.
     """
     kind = Kind.NEAREST if types is None else types.parameter.kind
     if kind is Kind.SPLIT and held.get(REMAINDER) is not None:
-        return working(codecs.join(parameter, local_of(held[REMAINDER])), dtype)
+        return working(codecs.join(parameter, local_view(held[REMAINDER])), dtype)
     if kind is Kind.MASTER and held.get(MASTER) is not None:
-        return working(local_of(held[MASTER]), dtype)
+        return working(local_view(held[MASTER]), dtype)
     return working(parameter, dtype)
 
 
-def slot_value(name: str, types: Types | None, stored: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
-    """A state tensor as the rules take it; the arguments are those of :func:`parameter_value`."""
-    codec = None if types is None else types.slots.get(name)
+def slot_value(name: str, types: Types, stored: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+    """A state tensor as the rules take it.
+
+    Args:
+        name: the slot's.
+        types: how it is held.
+        stored: the state.
+        dtype: the compute type.
+    """
+    codec = types.slots.get(name)
     if codec is None or codec.kind is not Kind.BLOCKS:
-        return working(local_of(stored[name]), dtype)
-    codes, absmax = local_of(stored[name]), local_of(stored[absmax_of(name)])
+        return working(local_view(stored[name]), dtype)
+    codes, absmax = local_view(stored[name]), local_view(stored[absmax_of(name)])
     return working(codecs.from_blocks(codes, absmax, is_signed=codec.is_signed), dtype)
 
 
@@ -62,24 +74,21 @@ def as_stored(parameter: Tensor, types: Types | None, value: Tensor) -> Tensor:
 
 
 def encoded(
-    parameter: Tensor, types: Types | None, value: Tensor, new: State, stored: Mapping[str, Any], words: Words | None
+    types: Types, value: Tensor, new: State, stored: Mapping[str, Any], words: Words | None
 ) -> tuple[Tensor, State]:
     """A new parameter and its new state as they are to be written, with what codecs keep beside them.
 
     Args:
-        parameter: as it lies in memory.
-        types: how operands are held; None without a precision policy, where writing rounds to nearest.
+        types: how operands are held.
         value: of the parameter, in the compute type.
         new: the new state, likewise; it may hold numbers, and slots that no codec is given for.
-        stored: the state tensors that will be written.
+        stored: local views of the state that will be written.
         words: the draws; None where every codec rounds to nearest, a loaded checkpoint's say.
     """
-    if types is None:
-        return value, new
     written: State = dict(new)
     for name, codec in types.slots.items():
         if name in new and codec.kind is Kind.BLOCKS:
-            codes, absmax = codecs.to_blocks(new[name], local_of(stored[name]), is_signed=codec.is_signed)
+            codes, absmax = codecs.to_blocks(new[name], stored[name], is_signed=codec.is_signed)
             written |= {name: codes, absmax_of(name): absmax}
         elif name in new:
             written[name] = _rounded(new[name], codec, types.numbers[name], words)

@@ -15,30 +15,11 @@ e ← d · e + (1 − d) · p         average: WeightEMA, in Lookahead's place
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from torchclip.policies.clip import ClipByValue
 from torchclip.rules.rule_spec import Group
-
-
-@dataclass(frozen=True)
-class Alterations:
-    """What happens to the gradient of one parameter before the rule sees it; None for what does not.
-
-    Args:
-        clip: the factor of a clip policy, 0-dim or [rows, 1, …], or the policy that clamps.
-        lr_scale: 0-dim, the factor of a step size.
-        dropped: which elements become 0: booleans in the shape of the gradient.
-        noise: what is added, in the shape and the type of the gradient.
-    """
-
-    clip: Tensor | ClipByValue | None = None
-    lr_scale: Tensor | None = None
-    dropped: Tensor | None = None
-    noise: Tensor | None = None
 
 
 def raw_gradient(gradient: Tensor, group: Group, inv_scale: Tensor | None) -> Tensor:
@@ -56,16 +37,26 @@ def raw_gradient(gradient: Tensor, group: Group, inv_scale: Tensor | None) -> Te
     return -gradient if group.get("maximize", False) else gradient
 
 
-def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alterations) -> Tensor:
+def prepare(
+    gradient: Tensor,
+    parameter: Tensor,
+    group: Group,
+    clip: Tensor | ClipByValue | None = None,
+    lr_scale: Tensor | None = None,
+    dropped: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
     """The gradient as the rule sees it, from the raw one.
 
     Args:
         gradient: the raw gradient.
         parameter: the parameter in the compute type, before any decay.
         group: the param group.
-        alterations: of this gradient.
+        clip: the factor of a clip policy, 0-dim or [rows, 1, …], or the policy that clamps; None for none.
+        lr_scale: 0-dim, the factor of a step size; None for none.
+        dropped: which elements become 0: booleans in the shape of the gradient; None for none.
+        noise: what is added, in the shape and the type of the gradient; None for nothing.
     """
-    clip, lr_scale = alterations.clip, alterations.lr_scale
     # Factors come in float64, and one for each row would promote a float32 gradient.
     if isinstance(clip, ClipByValue):
         gradient = gradient.clamp(-clip.max_value, clip.max_value)
@@ -73,10 +64,10 @@ def prepare(gradient: Tensor, parameter: Tensor, group: Group, alterations: Alte
         gradient = gradient * clip.to(gradient)
     if lr_scale is not None:
         gradient = gradient * lr_scale.to(gradient)
-    if alterations.dropped is not None:
-        gradient = torch.where(alterations.dropped, 0.0, gradient)
-    if alterations.noise is not None:
-        gradient = gradient + alterations.noise
+    if dropped is not None:
+        gradient = torch.where(dropped, 0.0, gradient)
+    if noise is not None:
+        gradient = gradient + noise
     # A decay of 0 is left out: it would turn an infinite parameter into a NaN.
     if group.get("weight_decay", 0) != 0 and not group.get("decoupled_weight_decay", False):
         gradient = gradient + group["weight_decay"] * parameter

@@ -11,6 +11,7 @@ norms or at the weights are in ``adaptive``. Values per scope have the shape [] 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,10 +42,19 @@ def joint_norms(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int
     return torch.stack([torch.linalg.vector_norm(group) for group in joined.split(list(group_sizes))])
 
 
-def has_gradient(tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope) -> Tensor:
-    """Which entries of ``scope`` had a gradient to measure: a boolean tensor in the shape of the scope."""
-    presence = [None if norm is None else torch.ones_like(norm) for norm in tensor_norms]
-    return joint_norms(presence, group_sizes, scope) > 0
+def has_gradient(
+    tensor_norms: Sequence[Tensor | None], group_sizes: Sequence[int], scope: Scope, like: Tensor
+) -> Tensor:
+    """Which entries of ``scope`` had a gradient to measure: booleans in the shape of ``like``, the norms over it."""
+    present = [norm is not None for norm in tensor_norms]
+    if scope is Scope.OPTIMIZER:
+        return torch.full_like(like, any(present), dtype=torch.bool)
+    if scope is Scope.GROUP:
+        ends = list(accumulate(group_sizes))
+        present = [any(present[end - size : end]) for end, size in zip(ends, group_sizes, strict=True)]
+    # Filled on the device: a list that is copied there is waited for.
+    each = [torch.full((), one, device=like.device) for one in present]
+    return torch.stack(each) if each else torch.zeros_like(like, dtype=torch.bool)
 
 
 def per_parameter(values: Tensor, group_sizes: Sequence[int], scope: Scope) -> Tensor:

@@ -61,15 +61,15 @@ class StepReport:
             }
         return {name: value for name, value in each.items() if value is not None}
 
-    def with_skipped(self, skipped: bool | Tensor, before: StepReport | None) -> StepReport:
+    def with_skip_counted(self, before: StepReport | None) -> StepReport:
         """Where a policy may have skipped the step; ``before`` is the report of the previous one."""
-        device = skipped.device if isinstance(skipped, Tensor) else torch.device("cpu")
+        device = self.skipped.device if isinstance(self.skipped, Tensor) else torch.device("cpu")
         one = torch.ones((), dtype=norm_dtype(device), device=device)
         tried = None if before is None else before.tried_steps
         earlier = None if before is None else before.skipped_steps
         tried = one if tried is None else tried.to(one) + one
         earlier = torch.zeros_like(one) if earlier is None else earlier.to(one)
-        return replace(self, tried_steps=tried, skipped_steps=earlier + one * skipped)
+        return replace(self, tried_steps=tried, skipped_steps=earlier + one * self.skipped)
 
     def without_measurements(self) -> StepReport:
         """Of what happened before the clip policy changed: the counters alone."""
@@ -91,23 +91,37 @@ def report_of(
     lr_scale: Tensor | None,
     taken: bool | Tensor,
     before: StepReport | None,
+    *,
+    skipped: bool | Tensor,
+    nonfinite: bool,
 ) -> StepReport:
-    """The report of a step that nothing has stopped, from its measurements.
+    """The report of a step, from its measurements and what went before.
 
     Args:
         by_policy, by_rule, lr_scale: the measurements, None for what there is not.
         taken: whether the step counts; 0-dim in a compiled graph.
         before: the report of the previous step.
+        skipped, nonfinite: the report's own.
     """
-    measured_steps = None if before is None else before.measured_steps
-    clipped_steps = None if before is None else before.clipped_steps
+    before = StepReport(False, False, None, None) if before is None else before
+    measured_steps, clipped_steps = before.measured_steps, before.clipped_steps
     direction = None if by_rule is None else by_rule.direction.detach()
     scale = None if lr_scale is None else lr_scale.detach()
-    reported = by_policy or by_rule
-    if reported is None:
-        return StepReport(False, False, None, None, direction, scale, measured_steps, clipped_steps)
-    norm, factor = reported.norm.detach(), reported.factor.detach()
-    zero = torch.zeros((), dtype=norm.dtype, device=norm.device)
-    measured_steps = (zero if measured_steps is None else measured_steps.to(norm)) + taken
-    clipped_steps = (zero if clipped_steps is None else clipped_steps.to(norm)) + ((factor < 1).any() & taken)
-    return StepReport(False, False, norm, factor, direction, scale, measured_steps, clipped_steps)
+    reported, norm, factor = by_policy or by_rule, None, None
+    if reported is not None:
+        norm, factor = reported.norm.detach(), reported.factor.detach()
+        zero = torch.zeros((), dtype=norm.dtype, device=norm.device)
+        measured_steps = (zero if measured_steps is None else measured_steps.to(norm)) + taken
+        clipped_steps = (zero if clipped_steps is None else clipped_steps.to(norm)) + ((factor < 1).any() & taken)
+    return StepReport(
+        skipped,
+        nonfinite,
+        norm,
+        factor,
+        direction,
+        scale,
+        measured_steps,
+        clipped_steps,
+        before.tried_steps,
+        before.skipped_steps,
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
-from torchclip.backends.reference.operands import Words, parameter_value, slot_value
+from torchclip.backends.reference.operands import Words, local_view, parameter_value, slot_value, working
 from torchclip.distributed import shards
 from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
@@ -27,8 +27,7 @@ from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.state.group_state import numbers_of
 from torchclip.state.precision_state import created_beside, created_slot
 from torchclip.state.read_numbers import counted
-from torchclip.state.real_view import real_view
-from torchclip.state.sharded import is_wrapper, local_of
+from torchclip.state.sharded import PLAIN_TENSORS, is_wrapper
 
 Writes = list[tuple[Tensor, Tensor]]
 """Tensors to be written when the step is taken, and their new values."""
@@ -68,6 +67,8 @@ class Entry:
     @property
     def value(self) -> Tensor:
         """The value that the parameter stands for, in the compute type."""
+        if self.types is None:
+            return working(self.parameter, self.dtype)
         return parameter_value(self.parameter, self.types, self.held, self.dtype)
 
 
@@ -132,8 +133,8 @@ class Run:
         return self.layout.number(entry.index), self.layout.places(entry.index)
 
     def rules_group(self, entry: Entry) -> Group:
-        """A parameter's group as the rule's step reads it: with the factor on the threshold that this step goes by."""
-        scale = self.scales[entry.group_index] if self.scales else None
+        """A parameter's group as the rule's step reads it where thresholds are steered: with this step's factor."""
+        scale = self.scales[entry.group_index]
         if scale is None:
             return entry.group
         return {**entry.group, "shared": {**numbers_of(entry.group), THRESHOLD_SCALE: scale}}
@@ -165,8 +166,10 @@ def entries_of(
                 device = str(parameter.device)
                 if device not in there:
                     there[device] = on_device(group, parameter.device)
-                own = real_view(local_of(parameter))
-                gradient = torch.atleast_1d(real_view(local_of(shards.aligned(gradient, parameter))))
+                if type(gradient) not in PLAIN_TENSORS:
+                    gradient = shards.aligned(gradient, parameter)
+                own, gradient = local_view(parameter), local_view(gradient)
+                gradient = gradient if gradient.ndim > 0 else gradient.reshape(1)
                 # ``get``, because the optimizer's state is a defaultdict: a lookup would leave an entry behind.
                 held, dtype = state.get(parameter, {}), torch.promote_types(own.dtype, torch.float32)
                 types = None if precision is None else precision.types(spec, parameter)
@@ -179,26 +182,26 @@ def prepared_gradient(run: Run, entry: Entry, parameter: Tensor) -> Tensor:
     """The gradient as the rule sees it; ``parameter`` is the entry's in the compute type."""
     raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale)
     dropout, noise = run.modifiers.gradient_dropout, run.modifiers.gradient_noise
-    (number, places), dropped, normal = run.numbered(entry), None, None
+    dropped, normal = None, None
     if dropout is not None:
+        number, places = run.numbered(entry)
         drawn = run.draws.dropped(entry.parameter, number, GRADIENT_DROPOUT_STREAM, dropout.p, places)
         dropped = drawn.view_as(raw)
     if noise is not None:
+        number, places = run.numbered(entry)
         drawn = run.draws.normals(entry.parameter, number, places).to(raw.dtype)
         normal = (noise.sigma(run.number - 1) * drawn).view_as(raw)
     lr_scale = run.lr_scale
     if isinstance(run.modifiers.step_size, PolyakStep) and lr_scale is not None:
         rate = entry.group["lr"]
         lr_scale = run.modifiers.step_size.factor(lr_scale, rate.to(lr_scale) if isinstance(rate, Tensor) else rate)
-    alterations = pipeline.Alterations(run.clips[entry.index], lr_scale, dropped, normal)
-    return pipeline.prepare(raw, parameter, entry.group, alterations)
+    return pipeline.prepare(raw, parameter, entry.group, run.clips[entry.index], lr_scale, dropped, normal)
 
 
 def kept_step(run: Run, entry: Entry, decayed: Tensor, stepped: Tensor) -> Tensor:
     """The parameter after the step, which LRDropout has not let every element take."""
     dropout = run.modifiers.lr_dropout
-    if dropout is None:
-        return stepped
+    assert dropout is not None
     number, places = run.numbered(entry)
     dropped = run.draws.dropped(entry.parameter, number, LR_DROPOUT_STREAM, dropout.p, places)
     return torch.where(dropped.view_as(stepped), decayed, stepped)
@@ -221,7 +224,7 @@ def chosen(flag: Flag, value: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def write(target: Tensor, value: Tensor, taken: Flag) -> None:
-    """Writes what a step has made, of as many elements as ``target``, where it is taken.
+    """Writes what a step has made, of as many elements as ``target``, a local view, where it is taken.
 
     Not as 0-dim tensors: torch's compiler drops what a graph writes to one of its float64 arguments on the CPU.
     """
@@ -232,34 +235,41 @@ def write(target: Tensor, value: Tensor, taken: Flag) -> None:
 def write_together(writes: Writes, taken: Flag) -> None:
     """The same for a parameter and its state, in one operation where nothing is compiled or recorded; DTensor has none
     such."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_wrapper(writes[0][0]):
+    is_plain = type(writes[0][0]) in PLAIN_TENSORS or not is_wrapper(writes[0][0])
+    if not is_plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
         for target, value in writes:
-            write(real_view(local_of(target)), value, taken)
+            write(target, value, taken)
         return
     targets, values = [], []
     for target, value in writes:
-        target = torch.atleast_1d(real_view(local_of(target)))
-        value = value.reshape(target.shape)
+        value = value if value.shape == target.shape else value.reshape(target.shape)
         targets.append(target)
         values.append(chosen(taken, value, target) if isinstance(taken, Tensor) else value)
     torch._foreach_copy_(targets, values)
 
 
 def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
-    """The state of one parameter as its rule takes it, the tensors that the new one is to be written to, those of them
-    that were made here, and whether this is the rule's first step with them.
+    """The state of one parameter as its rule takes it, local views of the tensors that the new one is to be written to,
+    those tensors that were made here, and whether this is the rule's first step with them.
 
-    The optimizer does not know yet of what was made; of a complex parameter the tensors are complex. The slow weights
-    are among the tensors, and the rule does not see them.
+    The optimizer does not know yet of what was made. The slow weights are among the views, and the rule does not see
+    them.
     """
     spec, group, types = run.spec, entry.group, entry.types
-    made = {name: _created(spec, name, entry) for name in spec.missing_state(entry.held, group)}
+    missing = spec.missing_state(entry.held, group)
+    made = {name: _created(spec, name, entry) for name in missing} if missing else {}
     is_first = not made.keys() <= BESIDE_RULE
     if types is not None:
         made |= created_beside(spec, types, entry.owner, group, entry.held)
-    stored: State = {**entry.held, **made}
-    used = [name for name in spec.used_slots(group) if name not in BESIDE_RULE]
-    old = {name: slot_value(name, types, stored, entry.dtype) for name in used}
+    stored: State = {}
+    for name, value in (*entry.held.items(), *made.items()):
+        stored[name] = local_view(value) if isinstance(value, Tensor) else value
+    old: State = {}
+    for name in spec.used_slots(group):
+        if types is not None and name not in BESIDE_RULE:
+            old[name] = slot_value(name, types, stored, entry.dtype)
+        elif name not in BESIDE_RULE:
+            old[name] = working(stored[name], entry.dtype)
     for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
         number = stored[scalar.name]
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)

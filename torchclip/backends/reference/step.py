@@ -10,7 +10,7 @@ written where it is not is what was there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,10 +50,9 @@ from torchclip.policies.extensions import Lookahead
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import Norms, norm_dtype
-from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.rule_spec import RuleSpec, State
 from torchclip.state.parameter_state import Ledger, Made
-from torchclip.state.real_view import real_view
-from torchclip.state.sharded import is_sharded, local_of
+from torchclip.state.sharded import is_sharded
 
 PLAIN = Modifiers()
 """Nothing around the rule."""
@@ -104,7 +103,7 @@ def step(
         entries,
         modifiers,
         scope,
-        _inverse(grad_scale),
+        None if grad_scale is None else _inverse(grad_scale),
         layout=layout,
         exchange=exchange,
         given_norm=given_norm,
@@ -120,7 +119,8 @@ def step(
     by_rule = measure_directions(run) if spec.clips_itself else None
 
     run.run_exchange()
-    skipped, raises = _skipped([] if by_policy is None else _handled(modifiers, by_policy), common.overflow)
+    handled = [] if by_policy is None else _handled(modifiers, by_policy)
+    skipped, raises = _skipped(handled, common.overflow)
     if modifiers.skip is not None and common.has_gradient and not raises and skipped is not True:
         found, remembered = find_spikes(run, None if by_policy is None else by_policy.joint, common.mean_loss)
         looks = ~skipped if isinstance(skipped, Tensor) else True
@@ -142,12 +142,10 @@ def step(
             write(target, value, taken)
     if isinstance(modifiers.step_size, PolyakStep) and lr_scale is not None:  # reported is the first group's
         lr_scale = modifiers.step_size.factor(lr_scale, on_device(param_groups[0], lr_scale.device)["lr"])
-    report = report_of(by_policy, by_rule, lr_scale, taken, before)
-    if modifiers.may_skip and common.has_gradient and not raises:
-        report = report.with_skipped(skipped, before)
-    elif before is not None:
-        report = replace(report, tried_steps=before.tried_steps, skipped_steps=before.skipped_steps)
-    return replace(report, skipped=skipped, nonfinite=raises)
+    report = report_of(by_policy, by_rule, lr_scale, taken, before, skipped=skipped, nonfinite=raises)
+    if (handled or modifiers.skip is not None) and common.has_gradient and not raises:
+        report = report.with_skip_counted(before)
+    return report
 
 
 def _update(
@@ -163,35 +161,46 @@ def _update(
     gradient = prepared_gradient(run, entry, parameter)
     old, stored, made, first = state_of(run, entry)
     decayed = pipeline.decay(parameter, entry.group)
-    stepped, new = run.spec.step(decayed, gradient, old, run.rules_group(entry), first, norms)
-    kept = kept_step(run, entry, decayed, stepped)
-    follower, slot = run.modifiers.follower, run.modifiers.followers_slot
-    synchronises = follower is not None and follower.synchronises(run.number)
-    if follower is not None and slot is not None and synchronises is not False:
-        # From the parameter as it would be stored: a kernel has no other by then.
-        rounded = as_stored(entry.parameter, entry.types, kept)
-        held = working(local_of(stored[slot.name]), kept.dtype)
-        if isinstance(follower, Lookahead):
-            ahead = pipeline.look_ahead(held, rounded, follower.alpha)
-            kept = chosen(synchronises, ahead, kept)
+    group = run.rules_group(entry) if run.scales else entry.group
+    kept, new = run.spec.step(decayed, gradient, old, group, first, norms)
+    if run.modifiers.lr_dropout is not None:
+        kept = kept_step(run, entry, decayed, kept)
+    if run.modifiers.lookahead is not None or run.modifiers.weight_ema is not None:
+        kept, new = _followed(run, entry, kept, new, stored)
+    if entry.types is not None:
+        kept, new = encoded(entry.types, kept, new, stored, rounding_words(run, entry))
+    writes = [(entry.parameter, kept)]
+    for name, value in new.items():
+        if name in made:  # which nobody sees yet
+            write(stored[name], value, taken)
         else:
-            ahead = pipeline.average(held, rounded, follower.weight(run.number))
-        new = {**new, slot.name: chosen(synchronises, ahead, held)}
-    kept, new = encoded(entry.parameter, entry.types, kept, new, stored, rounding_words(run, entry))
-    for name in [name for name in made if name in new]:  # which nobody sees yet
-        write(real_view(local_of(made[name])), new[name], taken)
+            writes.append((stored[name], value))
     if ledger is None:
         state.setdefault(entry.owner, {}).update(made)
     elif made:
         ledger.give(state, Made(entry.index, entry.owner, made, entry.owner._version))
-    own = [(stored[name], value) for name, value in new.items() if name not in made]
-    write_together([(entry.parameter, kept), *own], taken)
-    if is_sharded(entry.owner) and entry.parameter is not entry.owner:  # for who has saved the DTensor itself
-        torch.autograd.graph.increment_version([entry.owner, *_sharded(stored.values())])
+    write_together(writes, taken)
+    if entry.parameter is not entry.owner and is_sharded(entry.owner):  # for who has saved the DTensor itself
+        sharded = [tensor for tensor in (*entry.held.values(), *made.values()) if is_sharded(tensor)]
+        torch.autograd.graph.increment_version([entry.owner, *sharded])
 
 
-def _sharded(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return [tensor for tensor in tensors if is_sharded(tensor)]
+def _followed(run: Run, entry: Entry, kept: Tensor, new: State, stored: State) -> tuple[Tensor, State]:
+    """The new parameter and the new state with what follows the parameter: slow weights, or an average."""
+    follower, slot = run.modifiers.follower, run.modifiers.followers_slot
+    assert follower is not None and slot is not None
+    synchronises = follower.synchronises(run.number)
+    if synchronises is False:
+        return kept, new
+    # From the parameter as it would be stored: a kernel has no other by then.
+    rounded = as_stored(entry.parameter, entry.types, kept)
+    held = working(stored[slot.name], kept.dtype)
+    if isinstance(follower, Lookahead):
+        ahead = pipeline.look_ahead(held, rounded, follower.alpha)
+        kept = chosen(synchronises, ahead, kept)
+    else:
+        ahead = pipeline.average(held, rounded, follower.weight(run.number))
+    return kept, {**new, slot.name: chosen(synchronises, ahead, held)}
 
 
 def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tensor | ClipByValue | None]:
@@ -203,16 +212,16 @@ def _clip_of_each(run: Run, measured: PolicyMeasurement | None) -> Sequence[Tens
 
 
 def _handled(modifiers: Modifiers, measured: PolicyMeasurement) -> list[tuple[NonFinite, Tensor]]:
-    """Norms, and what is done where one is not finite; ``measured`` is what the clip policies have."""
-    norm = measured.norm
+    """What is done where a norm is not finite, and the norm, but for those that go through as they are; ``measured`` is
+    what the clip policies have."""
+    norm, clip, found = measured.norm, modifiers.clip, []
     if modifiers.group_clips:
         each = zip(modifiers.group_clips, norm.unbind(), strict=True)
-        return [(NonFinite(clip.policy.nonfinite), own) for clip, own in each if clip.policy is not None]
-    clip = modifiers.clip
-    if clip is None or isinstance(clip, ClipByValue):
-        return []
-    norms = [norm] if measured.elsewhere is None else [norm, measured.elsewhere]
-    return [(NonFinite(clip.nonfinite), one) for one in norms]
+        found = [(own.policy.nonfinite, one) for own, one in each if own.policy is not None]
+    elif clip is not None and not isinstance(clip, ClipByValue):
+        norms = [norm] if measured.elsewhere is None else [norm, measured.elsewhere]
+        found = [(clip.nonfinite, one) for one in norms]
+    return [(NonFinite(handling), one) for handling, one in found if handling != NonFinite.PROPAGATE]
 
 
 def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | None) -> tuple[Flag, bool]:
@@ -221,8 +230,6 @@ def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | N
     skipped: Flag = overflows
     raises: Flag = False
     for handling, norm in measured:
-        if handling is NonFinite.PROPAGATE:
-            continue
         nonfinite = ~norm.isfinite().all()
         if handling is NonFinite.ERROR:
             # When the loss scale has overflowed, gradients that are not finite are expected: the scaler handles them.
@@ -235,7 +242,5 @@ def _skipped(measured: Sequence[tuple[NonFinite, Tensor]], found_inf: Tensor | N
     return skipped, False
 
 
-def _inverse(grad_scale: Tensor | None) -> Tensor | None:
-    if grad_scale is None:
-        return None
+def _inverse(grad_scale: Tensor) -> Tensor:
     return grad_scale.reshape(()).to(norm_dtype(grad_scale.device)).reciprocal()
