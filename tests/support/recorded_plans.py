@@ -22,7 +22,7 @@ from torchclip.state.parameter_state import create_state
 pytest.importorskip("triton", reason="Triton is an optional dependency of the package")
 
 from torchclip.backends.triton import columns
-from torchclip.backends.triton.launcher import RunTables, Tables
+from torchclip.backends.triton.plan_tables import RunTables, Tables
 
 CPU = torch.device("cpu")
 DTYPE_ORDER = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

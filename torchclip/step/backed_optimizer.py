@@ -12,7 +12,8 @@ from torchclip.backends import choice
 from torchclip.state.group_state import complete_shared
 from torchclip.step.averaged import averages_shown
 from torchclip.step.given import given
-from torchclip.step.last_step import LastStep, MeasuredOptimizer
+from torchclip.step.last_step import LastStep
+from torchclip.step.measured_optimizer import MeasuredOptimizer
 
 
 class BackedOptimizer(MeasuredOptimizer):

@@ -24,7 +24,7 @@ from torchclip.state.sharded import is_sharded
 from torchclip.state.steppable import can_step
 
 if TYPE_CHECKING:
-    from torchclip.step.last_step import MeasuredOptimizer
+    from torchclip.step.measured_optimizer import MeasuredOptimizer
 
 _GONE = (
     "the processes over which this optimizer takes a norm, or a share of zeros, are gone: torch.distributed is not "

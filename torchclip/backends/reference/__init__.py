@@ -5,7 +5,7 @@ a slip there cannot hide here.
 
 The update rules are in ``torchclip.rules``; ``policies`` and ``adaptive`` have the norms and factors, ``pipeline`` the
 order of the operations on one tensor, ``philox`` and ``draws`` the random numbers. ``step`` walks over the parameters
-of a ``run``; ``measure`` does before, and ``report`` tells of it afterwards.
+of a ``run``; ``measure`` and ``directions`` do before, and ``report`` tells of it afterwards.
 """
 
 from torchclip.backends.reference.report import StepReport

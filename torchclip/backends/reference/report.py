@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.measure import PolicyMeasurement, RuleMeasurement
+from torchclip.backends.reference.directions import RuleMeasurement
+from torchclip.backends.reference.measure import PolicyMeasurement
 from torchclip.rules.norms import norm_dtype
 
 

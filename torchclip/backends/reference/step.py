@@ -19,9 +19,9 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.common import Common
+from torchclip.backends.reference.directions import measure_directions
 from torchclip.backends.reference.measure import (
     PolicyMeasurement,
-    measure_directions,
     measure_gradients,
     measure_step_size,
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,15 @@ from torchclip.backends.reference import codecs
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
+from torchclip.backends.triton.plan_tables import (
+    NOTHING,
+    POLICY,
+    RULE,
+    DeviceExchange,
+    RunTables,
+    Tables,
+    Types,
+)
 from torchclip.kernels import finish_rule, finish_step, norms, operands, row_norms, share, update
 from torchclip.kernels.tables import Finish, Run
 from torchclip.rules.rule_spec import RuleSpec
@@ -36,78 +45,6 @@ def maps_on(device: torch.device) -> Tensor:
     both = [codecs.tables(is_signed, torch.device("cpu")) for is_signed in (False, True)]
     padded = [(values, torch.nn.functional.pad(middles, (0, 1), value=math.inf)) for values, middles in both]
     return torch.stack([torch.stack(each) for each in padded]).to(device)
-
-
-class Types(NamedTuple):
-    """How the operands of a run lie in memory: types and forms by their numbers in csrc/step/tables.h and
-    csrc/codecs.h."""
-
-    gradient: int
-    parameter: int
-    form: int  # of the parameter
-    state: Sequence[int]  # [3], types
-    state_forms: Sequence[int]  # [3]
-
-
-class RunTables(NamedTuple):
-    """The chunks of tensors that one launch of a pass serves: ``Run`` of csrc/step/host_tables.h."""
-
-    slots: int  # bits
-    stages: int  # bits
-    dtype: int
-    state_dtype: int
-    access: int
-    is_measured: bool  # by the pass for the clip policy
-    first: int  # of its chunks
-    chunks: int
-    first_row: int  # of its chunks by rows
-    row_chunks: int
-    pieces: int
-    first_piece: int  # where it counts zeros
-    types: Types
-
-
-class Tables(NamedTuple):
-    """The memory of a step on one device, whose layout is that of csrc/step/device_tables.h; int64, or float64."""
-
-    tensors: Tensor
-    gradients: Tensor  # addresses
-    chunks: Tensor
-    row_chunks: Tensor
-    finish: Tensor  # FinishArguments
-    finish_rule: Tensor  # FinishRuleArguments
-    draws: Tensor
-    host_coefficients: Tensor  # as they are before any norm is known, float64
-    coefficients: Tensor  # float64
-    partials: Tensor  # float64
-    numbers: Tensor  # StepNumbers, float64
-    row_gradient_factors: Tensor | None  # float64
-    row_step_factors: Tensor | None  # float64
-    zeros: Tensor
-    beside: Tensor | None  # DeviceBeside
-
-
-class DeviceExchange(NamedTuple):
-    """What other processes are asked for: that of csrc/step/device_exchange.h."""
-
-    add: Callable[[Tensor], None]  # adds the numbers up over processes
-    numbers: Tensor  # float64
-    table: Tensor  # ShareArguments
-    unit_sums: Tensor  # float64, where there are several sets of sums
-    cells: int
-    sets: int
-    units: int
-
-    def add_up(self) -> None:
-        """What is in the numbers becomes what all processes have, and the sums of each unit one."""
-        self.add(self.numbers)
-        if self.sets > 1:
-            cells = self.numbers[: 3 * self.cells].view(self.sets, self.units, 3)
-            torch.sum(cells, 0, out=self.unit_sums[: 3 * self.units].view(self.units, 3))
-
-
-POLICY, RULE, NOTHING = range(3)
-"""Whose sums the processes are asked for: ``Asked`` of csrc/step/sharing.h."""
 
 
 class Launcher:
