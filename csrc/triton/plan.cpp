@@ -14,7 +14,7 @@ constexpr size_t kCaptures = 2;
 
 Object tensor_or_none(const Buffer& buffer) { return buffer ? buffer.tensor() : none(); }
 
-// As the last fields of `RunTables` in torchclip/backends/triton/launcher.py.
+// As the last fields of `RunTables` in torchclip/backends/triton/plan_tables.py.
 Object types_of(const Run& run) {
   const auto form_of = [](const Codec& codec) { return static_cast<int>(codec.form); };
   const auto dtype_of = [](const Codec& codec) { return static_cast<int>(codec.dtype); };
@@ -105,7 +105,7 @@ Object DeviceStep::scratch_table(Section<T> section, const char* dtype) const {
   return scratch_.narrow(section.offset, section.count * static_cast<int64_t>(sizeof(T))).view(dtype).tensor();
 }
 
-// In the order of the fields of `Tables` in torchclip/backends/triton/launcher.py.
+// In the order of the fields of `Tables` in torchclip/backends/triton/plan_tables.py.
 void DeviceStep::placed() {
   const auto factors = [&](bool has_rows, Section<double> section) {
     return has_rows ? scratch_table(section) : none();
