@@ -71,8 +71,8 @@ CASES = tuple(
     for module, names in OF.items()
     for name in names
     for backend in ("cuda", "triton")
-    # The optimizers of norm_group_cases choose their backend, and no interpreted kernels; ten interpreted steps of every
-    # rule would take minutes of each process.
+    # The optimizers of norm_group_cases choose their backend, and no interpreted kernels; ten interpreted steps of
+    # every rule would take minutes of each process.
     if backend == "cuda" or (module is not norm_group_cases and name != "ten_steps")
 )
 """Every one by its name."""
