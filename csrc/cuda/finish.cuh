@@ -106,6 +106,13 @@ __device__ __forceinline__ bool is_idle(const FinishTables& finish) {
   return finish.common != nullptr && finish.common[kGradients] == 0;
 }
 
+// One process has changed what all go by, and others have not: n q is not s², of whole numbers in float64.
+__device__ __forceinline__ bool disagrees(const FinishTables& finish) {
+  if (finish.common == nullptr) return false;
+  const double* const agreed = finish.common + kAgreed;
+  return agreed[0] * agreed[2] != square(agreed[1]);
+}
+
 // Norms of tensors that another process alone holds are not finite.
 __device__ __forceinline__ bool lacks_norms(const FinishArguments& finish) {
   return finish.common != nullptr && finish.common[kLost] != 0 && finish.modifiers.scope() == Scope::kTensor;
@@ -248,7 +255,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   if (threadIdx.x == 0) {
     const bool is_nonfinite = decision.is_nonfinite != 0 || lacks_norms(finish);
     const bool refuses = is_nonfinite && m.on_nonfinite() != NonFinite::kPropagate;
-    decision.skips = overflows(finish) || refuses || is_idle(finish) ? 1 : 0;
+    decision.skips = overflows(finish) || refuses || is_idle(finish) || disagrees(finish) ? 1 : 0;
   }
   __syncthreads();
   if (m.finds_spikes() && decision.skips == 0) find_spikes(finish, decision);
@@ -343,11 +350,12 @@ __device__ __forceinline__ void count_step(const FinishRuleArguments& finish) {
 // All threads of one block. Not inlined: see finish_step.
 template <bool kByRows>
 TORCHCLIP_NOINLINE __device__ void finish_rule(const FinishRuleArguments& finish) {
-  const bool skips = (finish.numbers != nullptr && finish.numbers->skip != 0) || is_idle(finish);
+  const bool skips = (finish.numbers != nullptr && finish.numbers->skip != 0) || is_idle(finish) || disagrees(finish);
   if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowStep{skips});
   const bool decides =
       sum_units(finish.sums, [&](int unit, const Partial& sum, bool) { take_norms(finish, unit, sum, skips); });
   if (!decides) return;
+  if (threadIdx.x == 0 && finish.decided != nullptr) *finish.decided = StepNumbers{0, skips ? 1 : 0, 0, 0};
   __syncthreads();
   fill_rule_coefficients(finish);
   __syncthreads();

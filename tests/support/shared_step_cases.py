@@ -6,6 +6,7 @@ import datetime
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from sharded_twins import (
     TOLERANCE,
     Twins,
     assert_near,
+    compiled,
     counted,
     local_part,
     mesh_of,
@@ -150,24 +152,30 @@ def changes() -> None:
         del optimizer.param_groups[2]
 
     tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
-    loss = {"step_size": torchclip.AdaLossStep()}
+    loss, itself = {"step_size": torchclip.AdaLossStep()}, {"clip": None}
+    rules = {id(target): "lin_breg", id(itself): "mix_clip"}
     for options, change, undo, said, extra in (
         ({}, clip(2.0), clip(1.0), r"max_norm=\d.0", 0),
         ({}, clip(tensor), clip(1.0), "ClipByTensorNorm", 1),
         (loss, clip(None), clip(1.0), "clip None", 1),
+        (itself, clip(1.0), clip(None), "clip None", 1),
         ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
         (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
         ({}, another, back, "parameters|param groups", 2),
     ):
-        twins = Twins(build("lin_breg" if options is target else "adamw", **{"clip": 1.0, **options}), spreads()[0])
+        twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
         steps(twins, 2)
         before = [local_part(shared).clone() for shared in twins.shared]
         if last:
             change(twins.optimizer)
+        on_host = compiled() == "cpu"
+        found = f": .*({said})" if on_host else " since this step, or one before it"
         for number in (2, 3):
             twins.give(number)
-            with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*({said})"):
+            hears = pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree{found}")
+            # From a device those hear of it before their next step that have not changed the kind of an exchange.
+            with hears if on_host or number == 3 else suppress(RuntimeError):
                 twins.optimizer.step(loss=LOSS)
         assert all(map(torch.equal, map(local_part, twins.shared), before))
         if last:
