@@ -100,6 +100,22 @@ def a_rank_that_leaves() -> None:
         group = dist.new_group(list(range(world)), timeout=wait)
 
 
+def declared_by_some() -> None:
+    """Those that know of no others ask nobody: the others say what may be wrong once they have waited long enough."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    group = dist.new_group(list(range(world)), timeout=datetime.timedelta(seconds=3))
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, norm_group=None if rank == world - 1 else group)
+    parameter.grad = torch.ones(3)
+    if rank == world - 1:
+        optimizer.step()
+    else:
+        with pytest.raises(RuntimeError, match="did not all take part in the first step .* say norm_group= in each"):
+            optimizer.step()
+        assert torch.equal(parameter, torch.ones(3))
+    dist.barrier()
+
+
 def disagreements() -> None:
     """An error in every process, at the first step."""
     first = dist.get_rank() == 0
@@ -307,6 +323,7 @@ def partial_gradients() -> None:
 CASES = (
     "steps_that_are_not_taken",
     "disagreements",
+    "declared_by_some",
     "changes",
     "changes_on_two_meshes",
     "a_rank_that_leaves",

@@ -33,7 +33,7 @@ def agree(
         param_groups: as in ``optimizer.param_groups``.
 
     Raises:
-        RuntimeError: with what differs.
+        RuntimeError: with what differs, and where some take no part within the time-out of the process group.
     """
     for over in layout.sums:
         common = lines_of(spec, scope, modifiers, param_groups, apart=over in layout.apart)
@@ -67,7 +67,14 @@ def _placements(parameter: Tensor) -> str:
 
 
 def _check(lines: Sequence[str], processes: Processes) -> None:
-    if len(set(gathered(hash_of(lines), processes))) == 1:
+    try:
+        hashes = gathered(hash_of(lines), processes)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"ranks {list(processes.ranks)} did not all take part in the first step of this optimizer, in which they "
+            "find out whether they agree: say norm_group= in each of them or in none, and call step() in each"
+        ) from error
+    if len(set(hashes)) == 1:
         return
     found = disagreement(
         lines,
