@@ -138,9 +138,15 @@ def _saved_by_two_and_loaded_by_others(policy: str, rule: str, backend: str) -> 
     dist.barrier()
 
 
-def whole_state_of_eight_bits() -> None:
-    """A full state dict of shards is loaded by a model in one process, whose blocks are in no rows."""
-    dtype, precision = POLICIES["blocks"]
+def whole_state() -> None:
+    """A full state dict of shards is loaded by a model in one process: blocks that are in no rows there, and remainders
+    of a type that can be sent."""
+    for policy in ("blocks", "split"):
+        _whole_state(policy)
+
+
+def _whole_state(policy: str) -> None:
+    dtype, precision = POLICIES[policy]
     net = fully_shard(model(dtype), mesh=DeviceMesh("cpu", list(range(dist.get_world_size()))))
     optimizer = torchclip.AdamW(net.parameters(), lr=0.01, precision=precision)
     train(net, optimizer, range(3))
@@ -150,9 +156,14 @@ def whole_state_of_eight_bits() -> None:
     whole = model(dtype)
     single = torchclip.AdamW(whole.parameters(), lr=0.01, precision=precision, norm_group=alone())
     set_state_dict(whole, single, model_state_dict=shared[0][0], optim_state_dict=shared[0][1])
-    for one, other in ((net, optimizer), (whole, single)):
+    again = fully_shard(model(dtype), mesh=DeviceMesh("cpu", list(range(dist.get_world_size()))))
+    loaded = torchclip.AdamW(again.parameters(), lr=0.01, precision=precision)
+    full = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_state_dict(again, loaded, model_state_dict=parts[0], optim_state_dict=parts[1], options=full)
+    for one, other in ((net, optimizer), (whole, single), (again, loaded)):
         train(one, other, range(3, 5))
-    assert_alike(net, optimizer, whole, single, "of a full state dict:")
+    for one, other in ((net, optimizer), (again, loaded)):
+        assert_alike(one, other, whole, single, f"{policy}, of a full state dict:")
 
 
 def stages() -> None:
@@ -263,6 +274,6 @@ def _mixed_types(dtype: torch.dtype, precision: Any) -> None:
 
 CASES = (
     *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded", "stages", "stages_of_every_policy"),
-    *("whole_state_of_eight_bits", "any_layout", "other_gradients", "mixed_types"),
+    *("whole_state", "any_layout", "other_gradients", "mixed_types"),
 )
 """Every one by its name."""

@@ -14,7 +14,7 @@ from torchclip.policies.precision import Precision
 from torchclip.policies.precision.codec import BLOCK, MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
 from torchclip.state.precision_state import check_precision
-from torchclip.state.sharded import is_sharded, local_of, shard_like
+from torchclip.state.sharded import held_part, is_sharded, local_of, shard_like
 
 HELD_BY = {REMAINDER: "SplitMaster", MASTER: "MasterWeights"}
 
@@ -89,9 +89,25 @@ def held_otherwise(
                     f"of {dtype} is wanted: load one that was saved with precision={HELD_BY[key]}()"
                 )
             ready[key] = _copied(value, parameter)
-            if isinstance(ready[key], Tensor) and key == MASTER:
-                ready[key] = ready[key].to(dtype)
+            if isinstance(ready[key], Tensor):
+                ready[key] = ready[key].to(dtype) if key == MASTER else _viewed(ready[key], dtype)
     return rest, ready, converted
+
+
+def with_bits_to_send(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A state dict's state, in which remainders of DTensors are bfloat16 of the same memory: whoever gathers a full one
+    sends them, and neither gloo nor NCCL sends int16."""
+    return {
+        key: {**held, REMAINDER: _viewed(held[REMAINDER], torch.bfloat16)}
+        if isinstance(held, Mapping) and isinstance(held.get(REMAINDER), Tensor) and is_sharded(held[REMAINDER])
+        else held
+        for key, held in state.items()
+    }
+
+
+def _viewed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same bits in a type of the same size."""
+    return shard_like(value, held_part(value.detach()).view(dtype))
 
 
 def warn_of_conversion(names: set[str], precision: Precision | None) -> None:
@@ -105,7 +121,7 @@ def warn_of_conversion(names: set[str], precision: Precision | None) -> None:
 
 def _is_beside(key: str, value: Tensor) -> bool:
     """Whether it is a tensor of the kind that is kept under the key beside a parameter."""
-    has_type = value.is_floating_point() if key == MASTER else value.dtype is torch.int16
+    has_type = value.is_floating_point() if key == MASTER else value.dtype in (torch.int16, torch.bfloat16)
     return has_type and value.layout is torch.strided
 
 

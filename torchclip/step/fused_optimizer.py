@@ -32,6 +32,7 @@ from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
+from torchclip.step.checkpoint_precision import with_bits_to_send
 from torchclip.step.first_step import Pending, drop_norm, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
@@ -267,7 +268,7 @@ class FusedOptimizer(ConvertedOptimizer):
         settle_when_idle(self)
         saved = self._keys.saved(super().state_dict())
         keys = positions_of(self._all_unstarted(), self.param_groups)
-        state = without_unstarted(self.spec, saved["state"], sorted(keys))
+        state = with_bits_to_send(without_unstarted(self.spec, saved["state"], sorted(keys)))
         groups = [without_live(group) for group in saved["param_groups"]]
         return {**saved, "state": state, "param_groups": groups}
 
