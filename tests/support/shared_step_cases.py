@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import itertools
 import math
@@ -257,6 +258,22 @@ def parameters_replaced() -> None:
 
 
 @on_both
+def copied() -> None:
+    """An optimizer that has taken steps with others: its copy asks them anew."""
+    twins = Twins(build("adamw", clip=1.0), fsdp)
+    steps(twins, 2)
+    other = copy.deepcopy(twins.optimizer)
+    twins.step(2)
+    for group, own in zip(other.param_groups, twins.optimizer.param_groups):
+        for parameter, shared in zip(group["params"], own["params"]):
+            parameter.grad = shared.grad
+    other.step()
+    twins.optimizer = other
+    twins.shared = [parameter for group in other.param_groups for parameter in group["params"]]
+    twins.check()
+
+
+@on_both
 def clip_functions() -> None:
     """Over mixtures of meshes and plain tensors."""
     for layout, order in itertools.product(spreads(), (2.0, 1.0, math.inf)):
@@ -328,6 +345,7 @@ CASES = (
     "changes_on_two_meshes",
     "a_rank_that_leaves",
     "parameters_replaced",
+    "copied",
     "clip_functions",
     "one_norm_for_two",
     "partial_gradients",

@@ -209,4 +209,4 @@ class ManyProcesses:
         return mean.total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_layout": None, "lent_options": None}
+        return {**vars(self), "known": None, "lent_options": None}
