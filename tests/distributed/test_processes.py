@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch.distributed
 
+import agreement_cases
 import checkpoint_cases
 import emulated
 import emulated_cases
@@ -30,6 +31,7 @@ pytestmark = [
 MODULES = (
     sharded_cases,
     shared_step_cases,
+    agreement_cases,
     norm_group_cases,
     wrapped_cases,
     checkpoint_cases,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import agreement_cases
 import emulated
 import interpreted
 import norm_group_cases
@@ -25,7 +26,8 @@ OF = {
         *("nothing_is_sent_without_norms", "draws", "losses", "every_type", "channels_last"),
         *("meshes_without_a_root", "ten_steps"),
     ),
-    shared_step_cases: ("steps_that_are_not_taken", "changes"),
+    shared_step_cases: ("steps_that_are_not_taken",),
+    agreement_cases: ("changes",),
     norm_group_cases: ("stages", "experts"),
     precision_cases: (
         *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded"),

@@ -1,0 +1,171 @@
+"""Cases of tests/distributed about what processes agree on, at first and later, and about those that take no part."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import torchclip
+from builders import LOSS
+from sharded_cases import build, fsdp, spreads, steps, two_roots
+from sharded_twins import Twins, compiled, counted, local_part, on_both, spread
+
+
+def a_rank_that_leaves() -> None:
+    """The others say so within the time-out of their group, and have written nothing."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    wait = datetime.timedelta(seconds=3)
+    group = dist.new_group(list(range(world)), timeout=wait)
+    for backend in ("reference", "cpu"):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, norm_group=group, backend=backend)
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        before = parameter.detach().clone()
+        dist.barrier()
+        if rank != world - 1:
+            with pytest.raises(RuntimeError, match="(?i)time|closed|reset|abort|connection"):
+                optimizer.step()
+            assert torch.equal(parameter, before)
+        dist.barrier()
+        group = dist.new_group(list(range(world)), timeout=wait)
+
+
+def declared_by_some() -> None:
+    """Those that know of no others ask nobody: the others say what may be wrong once they have waited long enough."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    group = dist.new_group(list(range(world)), timeout=datetime.timedelta(seconds=3))
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, norm_group=None if rank == world - 1 else group)
+    parameter.grad = torch.ones(3)
+    if rank == world - 1:
+        optimizer.step()
+    else:
+        with pytest.raises(RuntimeError, match="did not all take part in the first step .* say norm_group= in each"):
+            optimizer.step()
+        assert torch.equal(parameter, torch.ones(3))
+    dist.barrier()
+
+
+def disagreements() -> None:
+    """An error in every process, at the first step."""
+    first = dist.get_rank() == 0
+    for name, options, other, said in (
+        ("adamw", {"clip": 1.0}, {"clip": 2.0}, r"max_norm=\d.0"),
+        ("adamw", {"clip": 1.0}, {"clip": torchclip.ClipByTensorNorm(1.0)}, "ClipByTensorNorm"),
+        ("lin_breg", {"target_sparsity": 0.5}, {"target_sparsity": 0.6}, r"target_sparsity \[0\.[56], 0"),
+        ("lin_breg", {"target_sparsity": 0.5}, {}, r"target_sparsity \[None, None\]"),
+        ("adamw", {}, {"clip": 1.0}, "clip None"),
+        ("sgd", {"skip": torchclip.SkipSpikes(window=6)}, {}, "skip None"),
+        ("adamw", {"precision": torchclip.StateDtype("bfloat16")}, {}, "precision None"),
+    ):
+        twins = Twins(build(name, **(options if first else other)), fsdp, compiles="precision" not in options)
+        twins.give(0)
+        with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
+            twins.optimizer.step(loss=1.0)
+    twins = Twins(build("adamw", clip=1.0), fsdp)
+    if first:
+        del twins.optimizer.param_groups[1]["params"][1]
+    twins.give(0)
+    with pytest.raises(RuntimeError, match="the processes of this optimizer disagree"):
+        twins.optimizer.step()
+
+
+@on_both
+def changes() -> None:
+    """What all of them change is taken. What one of them changes by itself is an error in every process, at the next
+    step, which writes nothing; and once that has changed it back, or the others have done it too, they go on."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+
+    def clip(policy: Any) -> Callable[[Any], None]:
+        return lambda optimizer: setattr(optimizer, "clip", policy)
+
+    def of_group(value: Any, key: str = "clip") -> Callable[[Any], None]:
+        return lambda optimizer: optimizer.param_groups[0].update({key: value})
+
+    def loaded(target: float) -> Callable[[Any], None]:
+        def load(optimizer: Any) -> None:
+            saved = optimizer.state_dict()
+            optimizer.load_state_dict(
+                {**saved, "param_groups": [{**group, "target_sparsity": target} for group in saved["param_groups"]]}
+            )
+
+        return load
+
+    def another(optimizer: Any) -> None:
+        added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
+        added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
+        optimizer.add_param_group({"params": [added]})
+
+    def back(optimizer: Any) -> None:
+        del optimizer.param_groups[2]
+
+    tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
+    loss, itself = {"step_size": torchclip.AdaLossStep()}, {"clip": None}
+    rules = {id(target): "lin_breg", id(itself): "mix_clip"}
+    for options, change, undo, said, extra in (
+        ({}, clip(2.0), clip(1.0), r"max_norm=\d.0", 0),
+        ({}, clip(tensor), clip(1.0), "ClipByTensorNorm", 1),
+        (loss, clip(None), clip(1.0), "clip None", 1),
+        (itself, clip(1.0), clip(None), "clip None", 1),
+        ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
+        (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
+        (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
+        ({}, another, back, "parameters|param groups", 2),
+    ):
+        twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
+        steps(twins, 2)
+        before = [local_part(shared).clone() for shared in twins.shared]
+        if last:
+            change(twins.optimizer)
+        on_host = compiled() == "cpu"
+        found = f": .*({said})" if on_host else " since this step, or one before it"
+        for number in (2, 3):
+            twins.give(number)
+            hears = pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree{found}")
+            # From a device those hear of it before their next step that have not changed the kind of an exchange.
+            with hears if on_host or number == 3 else suppress(RuntimeError):
+                twins.optimizer.step(loss=LOSS)
+        assert all(map(torch.equal, map(local_part, twins.shared), before))
+        if last:
+            undo(twins.optimizer)
+        steps(twins, 2)
+        change(twins.optimizer)
+        with counted() as seen:
+            twins.optimizer.step(loss=LOSS)
+        assert seen.count("all_reduce") == len(_exchanges(twins)) + (extra > 0), seen
+        assert "all_gather_object" not in seen and seen.count("all_gather") == (extra == 2)
+
+
+@on_both
+def changes_on_two_meshes() -> None:
+    """Of which no collective goes over both: every process learns of it."""
+    if dist.get_world_size() < 4:
+        return
+    for policy in (2.0, None):
+        twins = Twins(build("adamw", clip=1.0), two_roots())
+        steps(twins, 2)
+        if dist.get_rank() == 1:
+            twins.optimizer.clip = policy
+        twins.give(2)
+        with pytest.raises(RuntimeError, match="the processes of this optimizer disagree since this step"):
+            twins.optimizer.step()
+        twins.optimizer.clip = policy
+        twins.optimizer.step()
+
+
+def _exchanges(twins: Twins) -> list[str]:
+    """Those of another step."""
+    with counted() as seen:
+        twins.optimizer.step(loss=LOSS)
+    return seen
+
+
+CASES = ("disagreements", "declared_by_some", "changes", "changes_on_two_meshes", "a_rank_that_leaves")
+"""Every one by its name."""
