@@ -3,7 +3,7 @@
 #pragma once
 
 #include "draws.cuh"
-#include "finish.cuh"
+#include "finish_rule.cuh"
 #include "operands.cuh"
 
 namespace torchclip::cuda {

@@ -1,6 +1,6 @@
 // Run by test_cuda_passes.py: the norms that rules take of their own directions, and the coefficients that come
 // of them, beside plain sums in double. Prints what differs; exits with 0 when nothing does.
-#include "cuda/finish.cuh"
+#include "cuda/finish_rule.cuh"
 #include "cuda_rule_check.h"
 
 namespace torchclip::cuda {
