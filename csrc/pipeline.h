@@ -41,8 +41,8 @@ struct Draws {
 TORCHCLIP_HD bool keeps(uint32_t word, uint32_t threshold) { return word >= threshold; }
 
 // The gradient before decay.
-template <unsigned Stages, class C>
-TORCHCLIP_HD C perturb(const PipelineCoefficients<C>& k, C gradient, const Draws& draws) {
+template <unsigned Stages, class K, class C>
+TORCHCLIP_HD C perturb(const PipelineCoefficients<K>& k, C gradient, const Draws& draws) {
   gradient *= k.gradient_scale;
   if constexpr ((Stages & kValueClip) != 0) gradient = at_least(at_most(gradient, k.value_limit), -k.value_limit);
   if constexpr ((Stages & kGradientDropout) != 0) gradient = draws.keeps_gradient ? gradient : C(0);
@@ -51,8 +51,9 @@ TORCHCLIP_HD C perturb(const PipelineCoefficients<C>& k, C gradient, const Draws
 }
 
 // The gradient as the rule sees it.
-template <unsigned Stages, class C>
-TORCHCLIP_HD C prepare(const PipelineCoefficients<C>& k, C gradient, C parameter, const Draws& draws) {
+template <unsigned Stages, class K, class C>
+TORCHCLIP_HD C prepare(const PipelineCoefficients<K>& k, C gradient, C parameter, const Draws& draws) {
+  if constexpr (Stages == kCoupledDecay) return gradient * k.gradient_scale + k.weight_decay * parameter;
   gradient = perturb<Stages>(k, gradient, draws);
   // Kernels that serve every stage come here with a decay of 0 too.
   if constexpr ((Stages & kCoupledDecay) != 0)
@@ -61,11 +62,11 @@ TORCHCLIP_HD C prepare(const PipelineCoefficients<C>& k, C gradient, C parameter
 }
 
 // One element of the update pass: advances `state`, returns the new parameter.
-template <class Functor, unsigned Slots, unsigned Stages, class C>
-TORCHCLIP_HD C update(const PipelineCoefficients<C>& pipeline, const typename Functor::template Coefficients<C>& rule,
+template <class Functor, unsigned Slots, unsigned Stages, class K, class C>
+TORCHCLIP_HD C update(const PipelineCoefficients<K>& pipeline, const typename Functor::template Coefficients<K>& rule,
                       C parameter, C gradient, const Draws& draws, C (&state)[Functor::kSlots]) {
   gradient = prepare<Stages>(pipeline, gradient, parameter, draws);
-  const C decayed = parameter * pipeline.shrink;
+  const auto decayed = parameter * pipeline.shrink;  // as the rule takes it: a vector's product may yet be fused
   const C stepped = Functor::template step<Slots>(rule, decayed, gradient, state);
   if constexpr ((Stages & kLRDropout) != 0) return draws.keeps_step ? stepped : decayed;
   return stepped;

@@ -116,19 +116,25 @@ TORCHCLIP_HD C square(C value) {
 
 // A weight of 0 leaves a term out: 0 times an infinite value would be a NaN. The compiler makes two loops of one, for 0
 // and for others, so that it is used where it can matter and nowhere else.
+template <class K, class C>
+TORCHCLIP_HD C term(K weight, C value) {
+  return weight * (weight == K(0) ? C(0) : value);
+}
+
+// As `condition ? a : b`, which vectors of numbers cannot be asked for.
 template <class C>
-TORCHCLIP_HD C term(C weight, C value) {
-  return weight * (weight == C(0) ? C(0) : value);
+TORCHCLIP_HD C select(bool condition, C a, C b) {
+  return condition ? a : b;
 }
 
 // Comparisons are written so that a NaN in `value` survives, as it does in torch.clamp and torch.maximum.
 template <class C>
 TORCHCLIP_HD C at_least(C value, C bound) {
-  return value < bound ? bound : value;
+  return select(value < bound, bound, value);
 }
 template <class C>
 TORCHCLIP_HD C at_most(C value, C bound) {
-  return value > bound ? bound : value;
+  return select(value > bound, bound, value);
 }
 
 // By arithmetic, which host and device share.
@@ -143,7 +149,7 @@ TORCHCLIP_HD int64_t whole_number(double value) { return is_count(value) ? stati
 // The larger one, or NaN when one of them is NaN, as torch.maximum.
 template <class C>
 TORCHCLIP_HD C larger(C a, C b) {
-  return (a != a) | (a > b) ? a : b;
+  return select((a != a) | (a > b), a, b);
 }
 
 }  // namespace torchclip

@@ -29,11 +29,11 @@ struct Lion {
     return {h.lr, h.beta1, 1.0 - h.beta1, h.beta2, 1.0 - h.beta2};
   }
 
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class P, class C>
+  TORCHCLIP_HD static C step(const Coefficients<K>& k, P parameter, C gradient, C (&state)[kSlots]) {
     const C average = k.beta1 * state[0] + k.step_weight * gradient;
     state[0] = k.beta2 * state[0] + k.state_weight * gradient;
-    const C sign = average > C(0) ? C(1) : average < C(0) ? C(-1) : average;  // 0 or NaN
+    const C sign = select(average > C(0), C(1), select(average < C(0), C(-1), average));  // 0 or NaN last
     return parameter - k.lr * sign;
   }
 };

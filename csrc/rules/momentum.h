@@ -32,8 +32,8 @@ struct Momentum {
   static constexpr unsigned kStepCoefficients = 0b01100;
 
   // What a pass that measures directions takes of a step.
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static void accumulate(const Coefficients<C>& k, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class C>
+  TORCHCLIP_HD static void accumulate(const Coefficients<K>& k, C gradient, C (&state)[kSlots]) {
     if constexpr ((Slots & 0b01) != 0) state[0] = k.momentum * state[0] + k.gradient_weight * gradient;
     if constexpr ((Slots & 0b10) != 0) state[1] += square(gradient);
   }
@@ -47,8 +47,8 @@ struct Momentum {
     return gradient;
   }
 
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class P, class C>
+  TORCHCLIP_HD static C step(const Coefficients<K>& k, P parameter, C gradient, C (&state)[kSlots]) {
     accumulate<Slots>(k, gradient, state);
     C change;
     if constexpr ((Slots & 0b01) != 0) {

@@ -28,8 +28,8 @@ struct RootMeanSquare {
     C eps;            // at least 0
   };
 
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class P, class C>
+  TORCHCLIP_HD static C step(const Coefficients<K>& k, P parameter, C gradient, C (&state)[kSlots]) {
     state[0] = k.square_decay * state[0] + k.square_weight * gradient * gradient;
     if constexpr ((Slots & 0b100) != 0) state[2] = k.square_decay * state[2] + k.square_weight * gradient;
     C variance = state[0];

@@ -31,19 +31,19 @@ struct SecondMoment {
     C root_offset;
   };
 
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C step(const Coefficients<C>& k, C parameter, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class P, class C>
+  TORCHCLIP_HD static C step(const Coefficients<K>& k, P parameter, C gradient, C (&state)[kSlots]) {
     state[0] = k.beta1 * state[0] + k.gradient_weight * gradient;
     state[1] = k.beta2 * state[1] + k.square_weight * gradient * gradient;
     if constexpr ((Slots & 0b100) != 0) state[2] = larger(state[1], state[2]);
     const C second = (Slots & 0b100) != 0 ? state[2] : state[1];
     // Without the second moment: its root may be infinite, since v overflows before m does, and 0 times it is a NaN.
     // Chosen and not returned early: a loop that the compiler does not make two of would divide twice.
-    const bool has_root = k.root_scale != C(0);
-    const C root = has_root ? k.root_scale * square_root(second) : C(0);
-    const C momentum = k.momentum_step * state[0];
-    const C numerator = has_root ? momentum + k.gradient_step * gradient : momentum;
-    return parameter - numerator / (root + k.root_offset);
+    const bool has_root = k.root_scale != K(0);
+    const C divisor = has_root ? k.root_scale * square_root(second) + k.root_offset : C(k.root_offset);
+    const auto momentum = k.momentum_step * state[0];
+    const C numerator = has_root ? momentum + k.gradient_step * gradient : C(momentum);
+    return parameter - numerator / divisor;
   }
 };
 

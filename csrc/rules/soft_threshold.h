@@ -31,8 +31,8 @@ struct SoftThreshold {
     C root_offset;
   };
 
-  template <unsigned Slots, class C>
-  TORCHCLIP_HD static C step(const Coefficients<C>& k, C, C gradient, C (&state)[kSlots]) {
+  template <unsigned Slots, class K, class P, class C>
+  TORCHCLIP_HD static C step(const Coefficients<K>& k, P, C gradient, C (&state)[kSlots]) {
     C direction = gradient;
     if constexpr ((Slots & 0b010) != 0) direction = state[1] = k.beta1 * state[1] + k.gradient_weight * gradient;
     if constexpr ((Slots & 0b100) != 0) {
