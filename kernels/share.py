@@ -141,10 +141,10 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
     else:
         if is_first:
             zero_cells = int32_at(share, SHARE_ZERO_CELLS)
-            for index in range(zero_cells):
-                place = common - 2 * (zero_cells - index)
-                tl.store(place, zeros_of_cell(share, index))
-                tl.store(place + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + index))
+            for of_zeros in range(zero_cells):
+                place = common - 2 * (zero_cells - of_zeros)
+                tl.store(place, zeros_of_cell(share, of_zeros))
+                tl.store(place + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
             if found_inf is not None:
                 tl.store(common + COMMON_OVERFLOWS, (tl.load(found_inf) != 0).to(tl.float64))
             given = share.to(tl.pointer_type(tl.float64))
