@@ -39,6 +39,8 @@ KERNELS = {
     "row_direction_norm_kernel",
     "finish_step_kernel",
     "finish_rule_kernel",
+    "share_kernel",
+    "share_rows_kernel",
 }
 
 IN_WIDE_ACCESSES = ("update_kernel", "gradient_norm_kernel", "direction_norm_kernel")

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+import torch.distributed
 from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from triton.runtime.jit import JITFunction
 
 import torchclip
@@ -135,6 +138,32 @@ def step(case: Case, params: Sequence[Tensor], under_scaler: bool, **own: Any) -
     built.step(loss=torch.ones([]) if case.takes_loss else None)
 
 
+def shards(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Parameters of two processes, between which rows are split."""
+    mesh = init_device_mesh("cpu", (2,))
+    made = [distribute_tensor(torch.zeros(shape, dtype=dtype), mesh, [Shard(1)]) for shape in ((6, 16), (3, 10))]
+    return with_gradients([torch.nn.Parameter(each) for each in made])
+
+
+def shared_steps() -> None:
+    """Those of one of two processes, of which the other one is not there: nothing is sent."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        for under_scaler in (False, True):
+            for rule, policy in ((ADAMW_PLAIN, GLOBAL_NORM), (MIX_CLIP_PLAIN, NO_CLIP), (MIX_CLIP_PLAIN, GLOBAL_NORM)):
+                step(Case(rule, policy), shards(), under_scaler)
+        step(Case(ADA_GRAD_NORM_ROW, NO_CLIP), shards(), False)
+        for options in (
+            {"clip": torchclip.AdaptiveGradientClip(0.1)},
+            {"clip": 1.0, "step_size": torchclip.AdaLossStep()},
+            {"extensions": (torchclip.GradientNoise(),), "seed": 1},
+        ):
+            torchclip.AdamW(shards(), lr=0.1, **options, backend="triton").step(loss=torch.ones([]))
+        torchclip.AdamW(shards(torch.bfloat16), lr=0.1, precision=HELD[1], seed=1, backend="triton").step()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def variants(kind: str) -> list[Variant]:
     """All variants in use.
 
@@ -152,4 +181,5 @@ def variants(kind: str) -> list[Variant]:
             torchclip.AdamW(parameters(torch.bfloat16), lr=0.1, precision=policy, seed=1, backend="triton").step()
         for rule in (MIX_CLIP_PLAIN, ADA_GRAD_NORM_ROW):
             step(Case(rule, GLOBAL_NORM), with_gradients([torch.zeros(0), torch.zeros(0, 3)]), False)
+        shared_steps()
     return list(found)

@@ -110,8 +110,16 @@ def kind_of_code(variant: Variant, target_name: str) -> Hashable:
     run = variant.elements
     pair = () if target_name == "sm_80" else (run.get("dtype"), run.get("state_dtype"))
     stages = run.get("stages", 0) != 0
-    held = run.get("form"), run.get("form0")
+    held = run.get("form"), run.get("form0"), kind_of_exchange(variant)
     return variant.kernel.fn.__name__, run.get("family"), run.get("slots"), stages, run.get("block"), *held, *pair
+
+
+def kind_of_exchange(variant: Variant) -> Hashable:
+    """What differs where other processes take part."""
+    constants = dict(variant.constants)
+    finish = constants.pop("finish", None)
+    ends = None if finish is None else (finish.shares, finish.looks_ahead)
+    return variant.elements.get("in_parts"), ends, None if variant.elements else tuple(constants.items())
 
 
 FEW = "few"
@@ -127,7 +135,9 @@ def few() -> list[Variant]:
     found += [alone for variant in found if (alone := end_of(variant)) is not None]
 
     def kind(variant: Variant) -> Hashable:
-        return variant.kernel.fn.__name__, variant.elements.get("family"), variant.elements.get("group")
+        elements = variant.elements
+        name = variant.kernel.fn.__name__
+        return name, elements.get("family"), elements.get("group"), kind_of_exchange(variant)
 
     chosen = list({kind(variant): variant for variant in found}.values())  # those that are aligned come last
     return chosen + [twin_of(variant) for variant in chosen if needs_twin(variant, "sm_90")]
