@@ -121,13 +121,13 @@ class Unit(NamedTuple):
 
 
 def units(sources: Sequence[Path]) -> list[Unit]:
-    """Each file; one of those named functor once for each functor that the rules' headers name."""
+    """Each file; one whose name begins with functor once for each functor that the rules' headers name."""
     texts = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "rules").glob("*.h")))
     functors = sorted(set(re.findall(r"using Functor = (\w+);", texts)))
     found = []
     for source in sources:
-        if source.stem == "functor":
-            found += [Unit(f"functor_{name}", source, (f"-DTORCHCLIP_FUNCTOR={name}",)) for name in functors]
+        if source.stem.startswith("functor"):
+            found += [Unit(f"{source.stem}_{name}", source, (f"-DTORCHCLIP_FUNCTOR={name}",)) for name in functors]
         else:
             found.append(Unit(source.stem, source))
     return found

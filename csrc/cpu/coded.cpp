@@ -145,6 +145,20 @@ class Piece {
   float* absmax_[kMaxSlots] = {};
 };
 
+// One loop for codecs and rule, of a split parameter beside state that is all in one type, rounded to nearest.
+SplitLoop split_loop(const char* rule, Bucket bucket, const Types& types) {
+  if (types.parameter.form != Form::kSplit || types.gradient != DType::kBFloat16) return nullptr;
+  bool is_first = true;
+  for (int slot = 0; slot < kMaxSlots; ++slot) {
+    if ((bucket.slots >> slot & 1u) == 0) continue;
+    const Codec& codec = types.slots[slot];
+    if (codec.form != Form::kNearest || (!is_first && codec.dtype != bucket.state_dtype)) return nullptr;
+    bucket.state_dtype = codec.dtype;
+    is_first = false;
+  }
+  return find_split_loop(rule, bucket);
+}
+
 template <class T>
 float as_stored(float value) {
   return load(store<T>(value));
@@ -168,6 +182,8 @@ void average_rounded(void* average, int64_t count, double alpha, void* parameter
 }  // namespace
 
 int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
+  if (work.loops.update_split != nullptr && !work.in_pieces() && !work.has_row_factors())
+    return work.loops.update_split(run.operands, run.beside, work.coefficients);
   alignas(64) float buffers[kOperands][kCodedPiece];
   RoundingWords words(work, work.loops.types);
   const DrawPlace place = work.place();
@@ -215,6 +231,7 @@ Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& type
   Loops loops = find_loops(rule, bucket);
   loops.is_coded = true;
   loops.types = types;
+  loops.update_split = split_loop(rule, bucket, types);
   // Lookahead and WeightEMA begin with what a later step will find, where that is known before bits are drawn.
   if (types.parameter.form != Form::kNearest || types.parameter.dtype == DType::kFloat32) return loops;
   const bool is_bfloat16 = types.parameter.dtype == DType::kBFloat16;

@@ -41,7 +41,10 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
   Loops loops;
   for_each_rule(Rules{}, [&](auto each, int32_t) {
     using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) == 0) loops = functor_loops<typename Rule::Functor>(bucket);
+    if (std::strcmp(rule, Rule::kName) != 0) return;
+    loops = functor_loops<typename Rule::Functor>(bucket);
+    const Avx2Loops fused = avx2_loops<typename Rule::Functor>(bucket);
+    if (fused.update != nullptr) loops.update = fused.update;
   });
   visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto parameter, auto) {
     using T = typename decltype(parameter)::type;
@@ -52,6 +55,15 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
     loops.average = average_block<T>;
   });
   return loops;
+}
+
+SplitLoop find_split_loop(const char* rule, const Bucket& bucket) {
+  SplitLoop loop = nullptr;
+  for_each_rule(Rules{}, [&](auto each, int32_t) {
+    using Rule = typename decltype(each)::type;
+    if (std::strcmp(rule, Rule::kName) == 0) loop = avx2_loops<typename Rule::Functor>(bucket).update_split;
+  });
+  return loop;
 }
 
 Loops find_gradient_loops(DType dtype, double order) {

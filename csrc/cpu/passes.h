@@ -23,6 +23,9 @@ using NormLoop = Partial (*)(const Operands&, const Coefficients&);
 // thousands: the processor fetches ahead of the loops over a piece only while drawing the next one does not take long.
 constexpr int64_t kPiece = 128;
 
+// The same of a split parameter and its gradient in bfloat16, in place. remainder: [count], of int16.
+using SplitLoop = int64_t (*)(const Operands&, void* remainder, const Coefficients&);
+
 // What is done around the rule, a piece at a time.
 class Extensions;
 using PiecesLoop = int64_t (*)(const Operands&, const Coefficients&, const Extensions&);  // as UpdateLoop
@@ -37,6 +40,7 @@ struct Loops {
   UpdateLoop update = nullptr;
   bool writes_only = false;  // the update loop writes the parameter without reading it
   PiecesLoop update_pieces = nullptr;
+  SplitLoop update_split = nullptr;       // of coded operands that have one
   NormLoop norm[kMeasures] = {};          // by Measure
   NormLoop direction_prepared = nullptr;  // Measure::kDirection over gradients in a buffer of the compute type
   PerturbLoop perturb = nullptr;
@@ -50,6 +54,8 @@ struct Loops {
 Loops find_loops(const char* rule, const Bucket& bucket);
 // Those of operands that a precision policy holds, in a bucket of float32.
 Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& types);
+// Of a split parameter beside state of the bucket's type; null where there is none.
+SplitLoop find_split_loop(const char* rule, const Bucket& bucket);
 
 // For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied
 // by the coefficients' gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.

@@ -5,6 +5,29 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 // The header's own _mm512_undefined is taken for a mistake at every use.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // of __m256 as a template's argument, where nothing is lost
 #include <immintrin.h>
 #define TORCHCLIP_X86 1
+
+namespace torchclip::cpu {
+
+// Whether the clones of clones.h that this processor has are those with 256-bit vectors, or with 512-bit ones too.
+inline bool runs_avx2() {
+  __builtin_cpu_init();
+#if __GNUC__ >= 12
+  return __builtin_cpu_supports("x86-64-v3");
+#else
+  return __builtin_cpu_supports("avx2");
+#endif
+}
+inline bool runs_avx512() {
+  __builtin_cpu_init();
+#if __GNUC__ >= 12
+  return __builtin_cpu_supports("x86-64-v4");
+#else
+  return __builtin_cpu_supports("avx512f");
+#endif
+}
+
+}  // namespace torchclip::cpu
 #endif

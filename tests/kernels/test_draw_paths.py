@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from instruction_sets import FLAGS, runs_here
 from places import CSRC, TESTS
 from torchclip.backends.reference.draws import normal_pair
 
@@ -17,14 +18,6 @@ COMPILER = shutil.which("g++")
 
 # The sets that the library chooses between: without and with fused multiply-add, and with 512-bit vectors.
 ARCHITECTURES = ("x86-64", "x86-64-v3", "x86-64-v4") if platform.machine() == "x86_64" else ("native",)
-FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall")
-
-
-def runs_here(architecture: str) -> bool:
-    """Whether this processor has the instructions."""
-    needed = {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl", "avx512bw", "avx512dq"}}
-    flags = Path("/proc/cpuinfo")
-    return needed.get(architecture, set()) <= set(flags.read_text().split() if flags.exists() else [])
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++ on PATH")
