@@ -37,7 +37,10 @@ TORCHCLIP_HD float sign_taken(float value, float sign) { return copysignf(value,
 // pragma has asked for.
 #if __GNUC__ >= 12
 TORCHCLIP_HD __m256 multiply_add(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
-TORCHCLIP_HD float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+// By name: a negated fmaf becomes one of other signs, and a zero has another sign then.
+TORCHCLIP_HD float multiply_add(float a, float b, float c) {
+  return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
 #else
 template <class Lanes>
 TORCHCLIP_HD Lanes multiply_add(Lanes a, Lanes b, Lanes c) {

@@ -83,7 +83,7 @@ struct Copies {
 bool is_near(float a, float b) {
   return a == b || (a != a && b != b) || std::fabs(a - b) <= 1e-4f * (1 + std::fabs(a));
 }
-bool is_same(float a, float b) { return a == b || (a != a && b != b); }  // zeros may differ in sign
+bool is_same(float a, float b) { return (a != a && b != b) || bit_cast<uint32_t>(a) == bit_cast<uint32_t>(b); }
 
 // Runs the loop over float32 in place, on copies element by element, and on others the one for any compiler.
 template <unsigned Slots, unsigned Stages>
