@@ -80,6 +80,22 @@ def test_a_loaded_run_goes_on_bit_for_bit(backend: str, policy: Precision) -> No
             assert value.dtype is second.state[right][name].dtype and torch.equal(value, second.state[right][name])
 
 
+def test_remainders_load_by_their_bits_in_either_type(backend: str) -> None:
+    values = bfloat16_values(0)
+    whole = torchclip.AdamW(parameters(values, torch.bfloat16), **OPTIONS, precision=SplitMaster(), backend=backend)
+    take_steps(whole, 0, 3)
+    saved = copy.deepcopy(whole.state_dict())
+    shown = [held["remainder"] for held in saved["state"].values()]
+    assert all(each.dtype is torch.bfloat16 and each.view(torch.int16).any() for each in shown)
+    for dtype in (torch.bfloat16, torch.int16):
+        for held, remainder in zip(saved["state"].values(), shown):
+            held["remainder"] = remainder.view(dtype)
+        again = torchclip.AdamW(parameters(values, torch.bfloat16), **OPTIONS, precision=SplitMaster(), backend=backend)
+        again.load_state_dict(through_a_file(saved))
+        for mine, held in zip(again.state.values(), whole.state.values()):
+            assert mine["remainder"].dtype is torch.int16 and torch.equal(mine["remainder"], held["remainder"])
+
+
 @pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])
 def test_float32_to_the_policy_and_back_exactly(backend: str, policy: Precision) -> None:
     """torch.optim's run goes on in bfloat16, and then in float32 again, as our own float32 steps would have."""

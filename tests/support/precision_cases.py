@@ -166,6 +166,27 @@ def _whole_state(policy: str) -> None:
         assert_alike(one, other, whole, single, f"{policy}, of a full state dict:")
 
 
+def saved_without_shards() -> None:
+    """A run of one process goes on in many, by a checkpoint of torch.distributed."""
+    dtype, precision = POLICIES["split"]
+    path = Path(os.environ["CASES_FOLDER"]) / "without_shards"
+    whole, net = model(dtype), fully_shard(model(dtype), mesh=DeviceMesh("cpu", list(range(dist.get_world_size()))))
+    single = torchclip.AdamW(whole.parameters(), lr=0.01, precision=precision, norm_group=alone())
+    optimizer = torchclip.AdamW(net.parameters(), lr=0.01, precision=precision)
+    train(whole, single, range(3))
+    if dist.get_rank() == 0:
+        parts = get_state_dict(whole, single)
+        dcp.save({"model": parts[0], "optim": parts[1]}, checkpoint_id=path, no_dist=True)
+    dist.barrier()
+    parts = get_state_dict(net, optimizer)
+    wanted = {"model": parts[0], "optim": parts[1]}
+    dcp.load(wanted, checkpoint_id=path)
+    set_state_dict(net, optimizer, model_state_dict=wanted["model"], optim_state_dict=wanted["optim"])
+    for one, other in ((whole, single), (net, optimizer)):
+        train(one, other, range(3, 5))
+    assert_alike(net, optimizer, whole, single, "saved without shards:")
+
+
 def stages() -> None:
     for policy, rule, backend in few(
         ("blocks", "adamw", "cpu"),
@@ -274,6 +295,6 @@ def _mixed_types(dtype: torch.dtype, precision: Any) -> None:
 
 CASES = (
     *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded", "stages", "stages_of_every_policy"),
-    *("whole_state", "any_layout", "other_gradients", "mixed_types"),
+    *("whole_state", "saved_without_shards", "any_layout", "other_gradients", "mixed_types"),
 )
 """Every one by its name."""

@@ -152,14 +152,15 @@ def test_state_that_does_not_fit_is_refused(name: str, value: Any, message: str,
     optimizer, parameter = stepped()
     before = parameter.detach().clone()
     saved = copy.deepcopy(optimizer.state_dict())
-    saved["state"][0][name] = value
+    held = saved["state"][0] if loads else copy.deepcopy(optimizer.state[parameter])
+    held[name] = value
     if isinstance(value, str):
-        del saved["state"][0][name]
+        del held[name]
     with pytest.raises((RuntimeError, TypeError), match=message):
         if loads:
             optimizer.load_state_dict(saved)
         else:
-            optimizer.state[parameter] = saved["state"][0]
+            optimizer.state[parameter] = held
             optimizer.step()
     assert torch.equal(parameter.detach(), before)
 

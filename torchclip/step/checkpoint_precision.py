@@ -95,11 +95,12 @@ def held_otherwise(
 
 
 def with_bits_to_send(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A state dict's state, in which remainders of DTensors are bfloat16 of the same memory: whoever gathers a full one
-    sends them, and neither gloo nor NCCL sends int16."""
+    """A state dict's state, in which remainders are bfloat16 of the same memory: whoever gathers a full one sends them,
+    and neither gloo nor NCCL sends int16. Those of plain tensors are too, since torch.distributed.checkpoint takes one
+    type for the other by its numbers, and not by its bits."""
     return {
         key: {**held, REMAINDER: _viewed(held[REMAINDER], torch.bfloat16)}
-        if isinstance(held, Mapping) and isinstance(held.get(REMAINDER), Tensor) and is_sharded(held[REMAINDER])
+        if isinstance(held, Mapping) and isinstance(held.get(REMAINDER), Tensor)
         else held
         for key, held in state.items()
     }
