@@ -94,3 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"{folder} has no run with an epoch yet", file=sys.stderr)
     return 1 if failures or not results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

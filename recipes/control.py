@@ -15,6 +15,7 @@ all reach the limit of 500 steps, it is 0, and the step size stays.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -112,3 +113,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     return run_recipe("control", options, f"{options.algo}-seed{options.seed}", ControlTask)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

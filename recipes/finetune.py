@@ -14,6 +14,7 @@ Without timm, a model of ``python -m recipes image`` from that recipe's checkpoi
 
 import argparse
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -123,3 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.dataset}-{options.model}-{options.algo}-b0={options.b0 or 1}-seed{options.seed}"
     return run_recipe("finetune", options, name, make_task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

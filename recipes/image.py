@@ -16,6 +16,7 @@ By several processes that share the parameters, with the results of one but for 
 """
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -147,3 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.dataset}-{options.model}-{options.algo}-seed{options.seed}"
     return run_recipe("image", options, name, make_task, distributed=options.fsdp or options.tp)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ A trial on any folder with train/CLASS/*.jpg and val/CLASS/*.jpg::
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -131,3 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.arch}-{options.algo}-seed{options.seed}"
     return run_recipe("imagenet", options, name, ImageNetTask, distributed=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -129,3 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.result_dir / "table.md").write_text(table(runs))
     print(f"\n{table(runs)}\n{options.result_dir}: log.jsonl, table.md, figure.png and the models")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ not see: NT-ASGD's (Merity et al., section 3), taken once an epoch.
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,3 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     name = f"{options.data.stem}-{options.level}-{options.algo}-seed{options.seed}"
     return run_recipe("lm", options, name, LanguageModelTask)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,7 @@ al. 2011), by Hugging Face ``datasets``, or on a folder of .txt files, to tell w
 import argparse
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -138,3 +139,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     return run_recipe("text", options, f"{Path(options.dataset).name}-{options.algo}-seed{options.seed}", TextTask)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

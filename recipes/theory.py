@@ -17,6 +17,7 @@ gradient meets: of XᵀX / n, and of the network's Gram matrix at its start. Fro
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -222,3 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.result_dir / "table.md").write_text(text)
     print(f"{text}\n{options.result_dir}/figure.png, {options.result_dir}/table.md")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

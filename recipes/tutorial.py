@@ -8,6 +8,7 @@ float64, since this network amplifies rounding: two runs that differ by one roun
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,3 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(runs, torchs, options.result_dir)
     print(f"{options.result_dir}: tutorial-port.png, tutorial-norm.png, tutorial-policies.png")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

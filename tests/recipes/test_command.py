@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import runpy
 import shlex
 import sys
 from importlib import import_module
@@ -51,6 +52,19 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert {"optimizer:", "training:", "files:"} <= set(groups)
         words = " ".join(said.split())
         assert all(algo in words for algo in ALGORITHMS)
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_module_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``python -m recipes.image`` is no silent end."""
+    if name == "demo":
+        pytest.importorskip("sklearn")
+    monkeypatch.setattr(sys, "argv", [f"recipes.{name}", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module(f"recipes.{name}", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m recipes")
 
 
 MISTAKES = {"--algo sgd --nu 1": "--nu is no option of --algo sgd", "--backend nope": "unknown backend='nope'"}
