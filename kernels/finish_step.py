@@ -173,12 +173,11 @@ def take_step(places, loss, square, skips, idle, finish: tl.constexpr):
         weight = tl.where(warms, at_least(weight, 9.0 / (10.0 + step)), weight)
     tl.store(numbers_at(places, PLACE_NUMBERS) + STEP_NUMBER, step)
     tl.store(numbers_at(places, PLACE_NUMBERS) + STEP_AVERAGE_WEIGHT, weight)
-    if not finish.looks_ahead:
-        skipped = tl.where(idle != 0, 0, skips).to(tl.float64)
-        tl.store(numbers_at(places, PLACE_SKIPPED), skipped)
-        counters = numbers_at(places, PLACE_COUNTERS)
-        tl.store(counters + 2, tl.load(counters + 2) + 1.0 - idle.to(tl.float64))
-        tl.store(counters + 3, tl.load(counters + 3) + skipped)
+    skipped = tl.where(idle != 0, 0, skips).to(tl.float64)
+    tl.store(numbers_at(places, PLACE_SKIPPED), skipped)
+    counters = numbers_at(places, PLACE_COUNTERS)
+    tl.store(counters + 2, tl.load(counters + 2) + 1.0 - idle.to(tl.float64))
+    tl.store(counters + 3, tl.load(counters + 3) + skipped)
     decided = int32s_at(places, PLACE_NUMBERS)
     tl.store(decided + STEP_SKIPS, skips)
     tl.store(decided + STEP_SYNCHRONISES, synchronises)
@@ -215,8 +214,6 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     if finish.shares:
         idle = is_idle(places)
         skips = tl.maximum(tl.maximum(skips, idle), disagrees(places))
-    if finish.looks_ahead:
-        skips = tl.full([], 1, tl.int32)
     clips = tl.full([], 0, tl.int32)
     square = tl.full([], 0.0, tl.float64)
     own = tl.full([], 0.0, tl.float64)

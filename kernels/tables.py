@@ -332,4 +332,3 @@ class Finish(NamedTuple):
     averages: bool = False
     threshold_scales: bool = False  # thresholds have factors
     shares: bool = False  # the sums are those of all processes, behind an exchange
-    looks_ahead: bool = False  # coefficients alone are made, and whether the step is taken another finish says

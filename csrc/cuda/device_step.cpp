@@ -123,12 +123,6 @@ void DeviceStep::finish() {
   after_finish();
 }
 
-void DeviceStep::finish_ahead() {
-  finish_.looks_ahead = 1;
-  finish();
-  finish_.looks_ahead = 0;
-}
-
 // The coefficients are filled already where there was a norm pass.
 void DeviceStep::launch_finish_alone() {
   finish_.fills_coefficients = norms_.empty() || steers_behind_exchange() ? 1 : 0;

@@ -13,8 +13,7 @@ class DeviceStep final : public torchclip::DeviceStep {
   // The passes, in this order. `alone`: no other device or process takes part, and the last block of a norm pass
   // decides.
   void norm_pass(bool alone);
-  void finish();        // without a norm pass, or behind those of all devices, or an exchange
-  void finish_ahead();  // see FinishArguments::looks_ahead
+  void finish();  // without a norm pass, or behind those of all devices, or an exchange
   void direction_pass(bool alone);
   void finish_rule();
   void update_pass(bool& written);  // which becomes true with the first launch

@@ -150,7 +150,6 @@ __device__ __forceinline__ void take_step(const FinishArguments& finish, double 
   if (finish.numbers != nullptr)
     *finish.numbers = StepNumbers{step, decision.skips, synchronises ? 1 : 0,
                                   average_weight(m.lookahead_alpha, m.ema_warmup != 0, step)};
-  if (finish.looks_ahead != 0) return;
   if (finish.skipped != nullptr) *finish.skipped = is_idle(finish) ? 0 : decision.skips;
   if (finish.counters != nullptr && !is_idle(finish)) {
     finish.counters[2] += 1;
@@ -255,8 +254,7 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   if (threadIdx.x == 0) {
     const bool is_nonfinite = decision.is_nonfinite != 0 || lacks_norms(finish);
     const bool refuses = is_nonfinite && m.on_nonfinite() != NonFinite::kPropagate;
-    const bool stays = is_idle(finish) || disagrees(finish) || finish.looks_ahead != 0;
-    decision.skips = overflows(finish) || refuses || stays ? 1 : 0;
+    decision.skips = overflows(finish) || refuses || is_idle(finish) || disagrees(finish) ? 1 : 0;
   }
   __syncthreads();
   if (m.finds_spikes() && decision.skips == 0) find_spikes(finish, decision);

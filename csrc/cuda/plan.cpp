@@ -8,11 +8,7 @@ void Plan::launch(bool measures, bool first) {
     const DeviceGuard guard(main.id());
     return measures ? main.norm_and_update() : main.direction_and_update();
   }
-  if (main.decides_late()) {
-    on_each([](DeviceStep& device) { device.finish_ahead(); });
-  } else if (measures || first) {
-    measure(measures);
-  }
+  if (measures || first) measure(measures);
   if (rule_.clips_itself) measure_directions();
   on_each([this](DeviceStep& device) { device.update_pass(written_); });
 }
@@ -36,7 +32,6 @@ void Plan::measure_directions() {
   if (is_alone()) return;
   if (sharing_) {
     ask(Asked::kOfRule);
-    if (device(0).decides_late()) on_each([](DeviceStep& device) { device.finish(); });
   } else {
     gather(scope_);
   }

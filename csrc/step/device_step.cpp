@@ -24,8 +24,6 @@ void DeviceStep::begin(const ParameterReader& reader, const Modifiers& modifiers
   read_gradients(reader);
   read_groups(reader);
   read_shared(reader, inputs);
-  decides_late_ = *sharing_ && rule_.clips_itself && !shape_.rule_rows && !modifiers.measures() && given_.found_inf &&
-                  !(modifiers.takes_loss() && sharing_->loss_share != 0);
   if (coefficients_fit()) fill_coefficients(reader);
   set_own();
   image_.write(writes_in_one(), [this](Extent extent, const char* from) { upload(image_.memory(), extent, from); });

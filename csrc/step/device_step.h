@@ -56,9 +56,6 @@ class DeviceStep {
   // Asks other processes for their parts of sums, which the finish behind takes. `is_first`: of the step.
   void exchange(Asked asked, bool is_first);
   const DeviceExchange& exchange_of(Asked asked) const { return exchanges_[static_cast<size_t>(asked)]; }
-  // The only exchange of the step is that of the rule's sums: nothing that its pass goes by is asked of others, but
-  // whether the step is taken.
-  bool decides_late() const { return decides_late_; }
 
   // Counts the zeros that the parameters hold, for the next step to find.
   void count_zeros(const ParameterReader& reader);
@@ -153,7 +150,6 @@ class DeviceStep {
   int32_t devices_ = 1;  // that take part in the step
   const Sharing* sharing_ = nullptr;
   DeviceExchange exchanges_[kAsked];  // where other processes are asked
-  bool decides_late_ = false;
   bool is_main_ = true;
   bool rounds_by_draws_ = false;  // a precision policy
   bool capturing_ = false;

@@ -42,7 +42,6 @@ void DeviceStep::take_exchange(Asked asked, bool is_first) {
   if (asked == Asked::kOfRule) {
     finish_rule_.sums = exchange.sums();
     finish_rule_.common = common;
-    if (decides_late_) finish_.common = common;
     if (shape_.rule_rows) take_rows(exchange, tables_.long_rows.size(), finish_rule_.row_sums);
     return;
   }

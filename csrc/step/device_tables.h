@@ -226,8 +226,7 @@ struct FinishArguments : FinishTables {
   double* skip_norm_count;
   double* skip_losses;
   double* skip_loss_count;
-  double* skipped;      // written: 1 where the step is not taken; null where no policy skips steps
-  int32_t looks_ahead;  // not 0: coefficients alone are made, and whether the step is taken another finish says
+  double* skipped;  // written: 1 where the step is not taken; null where no policy skips steps
 };
 
 // What is done with the sums that a rule takes itself.

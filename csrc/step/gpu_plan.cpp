@@ -134,8 +134,7 @@ void GpuPlan::measure_and_update(const Inputs& inputs) {
   const bool is_proven = std::find(proven_.begin(), proven_.end(), kind) != proven_.end();
   refuse(!is_proven && compiles_kernels() && capturing(), kNotReady);
   // A kernel that runs for the first time may be refused, or an exchange fail, when the step is counted already.
-  const bool asks_behind_finish =  // which may fail
-      sharing_ && rule_.clips_itself && (measures || first) && !main_device().decides_late();
+  const bool asks_behind_finish = sharing_ && rule_.clips_itself && (measures || first);  // which may fail
   const auto numbers = is_proven && !asks_behind_finish ? decltype(counted_numbers()){} : counted_numbers();
   written_ = false;
   try {

@@ -216,7 +216,7 @@ void DeviceStep::set_exchanges() {
     std::vector<int32_t> begins;
     for (int32_t unit = 0; unit <= exchange.units(); ++unit) begins.push_back(unit);
     image_.set(unit_begins_[index], begins);
-    if (asked == Asked::kOfNothing && (measures || decides_late_)) continue;
+    if (asked == Asked::kOfNothing && measures) continue;
     take_exchange(asked, is_first);
     UnitSums& sums = asked == Asked::kOfRule ? finish_rule_.sums : finish_.sums;
     if (exchange.sets() > 1) sums.partials = unit_sums_.values<Partial>();
@@ -229,8 +229,8 @@ void DeviceStep::share(const ShareArguments&) { throw std::logic_error("the laun
 void DeviceStep::launch(bool measures, bool first, bool waits, bool& written) {
   const Buffer loss = modifiers_.takes_loss() ? readable(given_.loss) : Buffer();
   try {
-    launcher_.call("run", to_python(measures), to_python(first), to_python(waits), to_python(decides_late_),
-                   tensor_or_none(given_.grad_scale), tensor_or_none(given_.found_inf), tensor_or_none(loss));
+    launcher_.call("run", to_python(measures), to_python(first), to_python(waits), tensor_or_none(given_.grad_scale),
+                   tensor_or_none(given_.found_inf), tensor_or_none(loss));
   } catch (...) {
     written = to_bool(launcher_.attribute("has_updated").get());
     throw;

@@ -54,16 +54,14 @@ def steps_that_are_not_taken() -> None:
             _make_infinite(twins, here=last)
             with pytest.raises(RuntimeError, match="not finite"):
                 twins.optimizer.step()
-        for rule in (build("adamw"), build("adamw", clip=1.0), build("mix_clip"), build("ada_grad_norm")):
-            twins = Twins(rule, layout)
+        for clip in (None, 1.0):
+            twins = Twins(build("adamw", clip=clip), layout)
             twins.give(1)
             twins.optimizer.found_inf = torch.tensor(float(last))
             with counted() as seen:
                 twins.optimizer.step()
-            assert seen.count("all_reduce") == 1, seen
+            assert seen[-1:] == ["all_reduce"], seen
             assert twins.optimizer.step_was_skipped
-            twins.optimizer.found_inf = torch.tensor(0.0)
-            steps(twins, 2)
             del twins.optimizer.found_inf
             steps(twins)
 

@@ -93,7 +93,7 @@ class Launcher:
         self._clips_rows, self._rule_rows = constants["clips_rows"], constants["rule_rows"]
         self._in_parts, self._takes_loss = constants["in_parts"], constants["takes_loss"]
         self._exchanges = [None if each is None else DeviceExchange(*each) for each in exchanges]
-        self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:-2]})
+        self._finish = Finish(self._spec.name, **{name: constants[name] for name in Finish._fields[1:-1]})
         self._finish_rule = self._finish._replace(is_single=constants["rule_is_single"])
         self._updates = [self._update_of(run) for run in self._runs if run.chunks > 0]
         self._norms = self._norm_launches()
@@ -179,7 +179,6 @@ class Launcher:
         measures: bool,
         first: bool,
         waits: bool,
-        decides_late: bool,
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
         loss: Tensor | None,
@@ -190,7 +189,6 @@ class Launcher:
             measures: a clip policy takes norms.
             first: numbers on the device decide about the coefficients before a rule measures anything itself.
             waits: a step that measures nothing has to hear of other processes.
-            decides_late: it hears of them behind the rule's pass alone.
             grad_scale, found_inf: float32 [1], on the device, as ``loss``: float32 or float64 [1].
         """
         self.has_updated = False
@@ -200,15 +198,12 @@ class Launcher:
         with nullcontext() if kind in self._used else self._first_use(kind):
             if measures:
                 self._norm_pass(given, kind)
-            elif decides_late:
-                self._finish_alone(given, self._finish._replace(looks_ahead=True))
             elif first and waits:
                 self._finish_behind(NOTHING, given)
             elif first:
                 self._finish_alone(given, self._finish)
             if self._spec.clips_itself:
-                is_first = decides_late or not (measures or waits)
-                self._direction_pass(finished, given if decides_late else None, is_first=is_first)
+                self._direction_pass(finished, is_first=not (measures or waits))
             self._update_pass(finished)
         self._used.add(kind)
 
@@ -227,8 +222,8 @@ class Launcher:
     def _finish_alone(self, given: Given, finish: Finish) -> None:
         kind = tuple(None if value is None else value.dtype for value in given)
         launch(
-            self._compiled, ("finish", kind, finish.shares, finish.looks_ahead), finish_step.finish_step_kernel, 1,
-            FINISH_WARPS, self._tables.finish, *given, finish,
+            self._compiled, ("finish", kind, finish.shares), finish_step.finish_step_kernel, 1, FINISH_WARPS,
+            self._tables.finish, *given, finish,
         )  # fmt: skip
 
     def _finish_behind(self, asked: int, given: Given) -> None:
@@ -291,8 +286,7 @@ class Launcher:
         elif not self._norms:  # nothing but empty tensors
             self._finish_alone(given, self._finish)
 
-    def _direction_pass(self, finished: bool, late: Given | None, *, is_first: bool) -> None:
-        """``late``: what decides behind its exchange whether the step is taken, where no finish has before."""
+    def _direction_pass(self, finished: bool, *, is_first: bool) -> None:
         tables, by_rows = self._tables, self._rule_rows
         kernel = row_norms.row_direction_norm_kernel if by_rows else norms.direction_norm_kernel
         factors = (tables.row_step_factors,) if by_rows else ()
@@ -306,10 +300,7 @@ class Launcher:
             )  # fmt: skip
         shares = self._exchanges[RULE] is not None
         if shares:
-            found_inf = None if late is None else late[1]
-            common = self._ask(RULE, found_inf, None, tables.finish_rule, numbers, is_first=is_first)
-            if late is not None:
-                self._finish_alone((late[0], common[OVERFLOWS], late[2]), self._finish._replace(shares=True))
+            self._ask(RULE, None, None, tables.finish_rule, numbers, is_first=is_first)
         if shares or not self._directions:
             launch(
                 self._compiled, ("finish rule", finished), finish_rule.finish_rule_kernel, 1, FINISH_WARPS,
