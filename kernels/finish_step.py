@@ -47,7 +47,6 @@ from .sums import (
 )
 from .tables import (
     BOUND_CLIP,
-    COMMON_AGREED,
     COMMON_GRADIENTS,
     COMMON_LOST,
     LOSS_STEP_SIZE,
@@ -102,17 +101,6 @@ def is_idle(places):
     """Not 0 where no process has a gradient, int32; 0 where others were not asked by this exchange."""
     asked = tl.load(places + PLACE_COMMON) != 0
     return (tl.load(numbers_at(places, PLACE_COMMON) + COMMON_GRADIENTS, asked, 1.0) == 0).to(tl.int32)
-
-
-@triton.jit
-def disagrees(places):
-    """Not 0 where one process has changed what all go by, and others have not, int32; 0 as of ``is_idle``."""
-    asked = tl.load(places + PLACE_COMMON) != 0
-    agreed = numbers_at(places, PLACE_COMMON) + COMMON_AGREED
-    count = tl.load(agreed, asked, 0.0)
-    total = tl.load(agreed + 1, asked, 0.0)
-    squares = tl.load(agreed + 2, asked, 0.0)
-    return (count * squares != total * total).to(tl.int32)
 
 
 @triton.jit
@@ -213,7 +201,7 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     idle = tl.full([], 0, tl.int32)
     if finish.shares:
         idle = is_idle(places)
-        skips = tl.maximum(tl.maximum(skips, idle), disagrees(places))
+        skips = tl.maximum(skips, idle)
     clips = tl.full([], 0, tl.int32)
     square = tl.full([], 0.0, tl.float64)
     own = tl.full([], 0.0, tl.float64)

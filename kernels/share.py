@@ -12,7 +12,6 @@ from .operands import int32_at
 from .policies import is_finite
 from .sums import ONE_UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, place_of_row, sum_range
 from .tables import (
-    COMMON_AGREED,
     COMMON_GRADIENTS,
     COMMON_LOSS,
     COMMON_LOST,
@@ -27,7 +26,6 @@ from .tables import (
     PLACE_ROW_PARTIALS,
     PLACE_SHARED_ROWS,
     SHARE_CELLS,
-    SHARE_CHANGED,
     SHARE_GRADIENTS,
     SHARE_LOSS_SHARE,
     SHARE_NUMBER_COUNT,
@@ -147,13 +145,9 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
                 tl.store(place + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
             if found_inf is not None:
                 tl.store(common + COMMON_OVERFLOWS, (tl.load(found_inf) != 0).to(tl.float64))
-            given = share.to(tl.pointer_type(tl.float64))
-            tl.store(common + COMMON_GRADIENTS, tl.load(given + SHARE_GRADIENTS))
+            tl.store(common + COMMON_GRADIENTS, tl.load(share.to(tl.pointer_type(tl.float64)) + SHARE_GRADIENTS))
             if loss is not None:
-                tl.store(common + COMMON_LOSS, tl.load(given + SHARE_LOSS_SHARE) * tl.load(loss).to(tl.float64))
-            changed = tl.load(given + SHARE_CHANGED)
-            tl.store(common + COMMON_AGREED, 1.0)
-            tl.store(common + COMMON_AGREED + 1, changed)
-            tl.store(common + COMMON_AGREED + 2, changed * changed)
+                part = tl.load(share.to(tl.pointer_type(tl.float64)) + SHARE_LOSS_SHARE)
+                tl.store(common + COMMON_LOSS, part * tl.load(loss).to(tl.float64))
         if places is not None:
             tl.store(int32s_at(places, PLACE_BLOCKS_DONE), 0)

@@ -218,15 +218,13 @@ PLACE_SKIPPED = tl.constexpr(211)  # written: 1 where the step is not taken
 PLACE_DIRECTION_NORM = tl.constexpr(193)  # [units], written
 PLACE_RULE_SUMS = tl.constexpr(194)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
 PLACE_SUM_IS_DOUBLE = tl.constexpr(195)  # int32 [units]
-PLACE_DECIDED = tl.constexpr(196)  # of the step: written behind an exchange where there was no first finish
 
 # What all processes have behind the cells of an exchange: CommonNumber of csrc/step/device_tables.h, float64.
 COMMON_OVERFLOWS = tl.constexpr(0)  # of AMP's scale
 COMMON_LOST = tl.constexpr(1)  # norms that are not finite
 COMMON_GRADIENTS = tl.constexpr(2)  # parameters that have one
 COMMON_LOSS = tl.constexpr(3)
-COMMON_AGREED = tl.constexpr(4)  # three that they agree by
-COMMON_NUMBERS = tl.constexpr(7)
+COMMON_NUMBERS = tl.constexpr(4)
 
 # SharedRow: a long row of which other processes have parts.
 SHARED_ROW_PLACE = tl.constexpr(0)  # among all that are sent; -1: no others have a part of it
@@ -254,7 +252,6 @@ SHARE_ZERO_BEGINS = tl.constexpr(17)  # int32 [cells of zeros + 1]
 SHARE_ZERO_ELEMENTS = tl.constexpr(18)  # [cells of zeros]: among which they are
 SHARE_LOSS_SHARE = tl.constexpr(22)
 SHARE_GRADIENTS = tl.constexpr(23)
-SHARE_CHANGED = tl.constexpr(24)  # a number of what this process has changed since all agreed
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)

@@ -23,8 +23,6 @@ class DeviceExchange {
   const SharedRow* rows(const DeviceImage& image) const { return rows_.count == 0 ? nullptr : image.at(rows_); }
   // Adds the numbers up over processes, on the current stream. Throws what that raises.
   void add_up() const { cells_->add(numbers_.tensor()); }
-  // See ShareArguments.
-  double changed() const { return to_double(cells_->add.attribute("changed").get()); }
   // Whether a graph that is being captured can.
   bool is_capturable() const { return to_bool(cells_->add.attribute("is_capturable").get()); }
 

@@ -73,7 +73,6 @@ ShareArguments DeviceStep::share_arguments(Asked asked, bool is_first) const {
   share.loss_dtype = finish_.loss_dtype;
   share.loss_share = sharing_->loss_share;
   share.gradients = tables_.tensors.empty() ? 0 : 1;
-  share.changed = exchange_of(asked).changed();
   return share;
 }
 

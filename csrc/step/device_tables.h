@@ -234,7 +234,6 @@ struct FinishRuleArguments : FinishTables {
   double* direction_norm;        // [units], written
   void* const* rule_sums;        // AdaGradNorm's: [units], where each lies, null where a unit has none; null over rows
   const int32_t* sum_is_double;  // [units]
-  StepNumbers* decided;          // written where there was no first finish; null where no other processes are asked
 };
 
 // Partial sums, or counts of zeros, that follow one another and count in one cell: see Cells in sharing.h.
@@ -245,8 +244,8 @@ struct SharedRange {
 };
 
 // What all processes have behind the cells of an exchange, by its place: overflows of AMP's scale, norms that are not
-// finite, parameters with a gradient, the loss, and the three that they agree by: see torchclip/distributed/agreed.py.
-enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kAgreed, kCommonNumbers = kAgreed + 3 };
+// finite, parameters with a gradient, and the loss.
+enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kCommonNumbers };
 
 // What an exchange with other processes is filled from. Its numbers lie as those of SharedSums in sharing.h.
 struct ShareArguments {
@@ -269,7 +268,6 @@ struct ShareArguments {
   int32_t loss_dtype;
   double loss_share;
   double gradients;
-  double changed;  // a number of what this process has changed since all agreed; 0: nothing
 };
 
 }  // namespace torchclip

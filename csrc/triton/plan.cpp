@@ -205,7 +205,6 @@ void DeviceStep::set_own() {
 // Which of them a step asks for, and what is done with the answer, is in the launcher.
 void DeviceStep::set_exchanges() {
   const bool measures = modifiers_.measures();
-  finish_rule_.decided = scratch(numbers_);
   for (const Asked asked : {Asked::kOfPolicy, Asked::kOfRule, Asked::kOfNothing}) {
     const size_t index = static_cast<size_t>(asked);
     const DeviceExchange& exchange = exchanges_[index];

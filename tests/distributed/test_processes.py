@@ -55,7 +55,7 @@ THOROUGH = (
 
 
 EMULATED = (
-    *("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "changes_cuda", "any_layout_cuda"),
+    *("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "any_layout_cuda"),
     *("rules_triton", "any_layout_triton"),
 )
 """Of the cases on emulated and interpreted kernels those in the fast tier."""

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import agreement_cases
 import emulated
 import interpreted
 import norm_group_cases
@@ -27,7 +26,6 @@ OF = {
         *("meshes_without_a_root", "ten_steps"),
     ),
     shared_step_cases: ("steps_that_are_not_taken",),
-    agreement_cases: ("changes",),
     norm_group_cases: ("stages", "experts"),
     precision_cases: (
         *("saved_by_two_and_loaded_by_others", "every_policy_saved_and_loaded"),

@@ -1,17 +1,15 @@
 """What the processes of an optimizer have agreed on, and changes of it: found out in the exchange of a step.
 
-Behind its sums every process sends 1, d and d², where d is 0 unless it has something else than all had at first, and
-else a number of what it has now. Of their sums n, s and q,
+Behind its sums every process sends 1, d and d², where d is 0 unless it has changed something since all agreed, and else
+a number of what it has now. Of their sums n, s and q,
 
 .. math:: n q = s^2
 
 holds if and only if all have the same d (Cauchy and Schwarz). So all come to the same answer in the same step, before
-anything is written. They are integers that float64 adds up exactly. On a GPU the device leaves the step out, and the
-host, which does not wait for it, hears of that before one of the next steps.
+anything is written. They are integers that float64 adds up exactly.
 
 A process alone cannot call a collective. Where what it has changed makes its exchange another one, or none, it takes
 part in that of the step before once more, with zeros for its sums, and in its own only if the others have changed, too.
-On a GPU it takes part in all of that step's, since the others go on to the next.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from torchclip.distributed.arrival import Arrival
 from torchclip.distributed.exchange import Over, added, takes_sums
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
@@ -33,12 +30,6 @@ from torchclip.rules.hyperparameters import number_of
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.soft_threshold import TARGET
-
-Sent = list[tuple[Over, int]]
-"""Over whom how many numbers went in an exchange, without those that are behind them."""
-
-Lines = tuple[list[str], tuple[Any, ...]]
-"""What a process has: in words, and what decides what an exchange consists of."""
 
 ROOM = 53
 """Bits of the integers that float64 holds."""
@@ -69,13 +60,11 @@ class Agreed:
         everyone = prod(len(processes) for over in sums for processes in over)
         self._bits = max((ROOM - everyone.bit_length()) // 2, 1)
         self._own = 0
-        self._last: Sent = []  # in the first exchange of the last step, or in all from a device
-        self._device: torch.device | None = None  # of which nothing is waited for; None: the host adds up
-        self._arrival = Arrival()
-        self._heard: Lines = ([], ())  # what this process had when it has sent what arrives
+        self._last: list[tuple[Over, int]] = []  # of the first exchange of the last step
         self._is_first = True
-        self._first: Lines | None = None
-        self._now = self._first = self._agreed = self._read(modifiers, param_groups)
+        self._now: tuple[list[str], tuple[Any, ...]] = ([], ())  # as what was agreed on: lines, and of what kind
+        self._read(modifiers, param_groups)
+        self._agreed = self._now
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -85,21 +74,21 @@ class Agreed:
     @property
     def is_open(self) -> bool:
         """Whether this process has changed something, and has not heard of the others yet."""
-        return self._now is not self._agreed
+        return self._own != 0
 
     def look(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
         """At the beginning of a step: whether this process has changed anything.
 
         Raises:
-            RuntimeError: in every process, where not all have changed the same, or had not in a step before.
+            RuntimeError: in every process, where not all have changed the same.
         """
         self._is_first = True
-        self._hear()
         targets = None if self._targets is None else _targets(param_groups)
-        if not self.is_open and modifiers is self._modifiers and targets == self._targets:
+        if self._own == 0 and modifiers is self._modifiers and targets == self._targets:
             return
-        self._now = self._read(modifiers, param_groups)
-        if self._now[1] != self._agreed[1]:
+        self._read(modifiers, param_groups)
+        self._own = 0 if self._now == self._agreed else self._number()
+        if self._own != 0 and self._now[1] != self._agreed[1]:
             self._repeat()
 
     def replaced(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> bool:
@@ -111,84 +100,61 @@ class Agreed:
         Raises:
             RuntimeError: in every process, where not all have.
         """
-        lines, kind = self._read(modifiers, param_groups)
-        self._now = ([*lines, "other parameters than before"], kind)
-        self._own = self._number(self._now)
+        self._read(modifiers, param_groups)
+        self._now = ([*self._now[0], "other parameters than before"], self._now[1])
+        self._own = self._number()
         return self._repeat()
 
     def carried(self) -> Carried:
         """What goes with the sums of one exchange."""
         return Carried(self)
 
-    def settle(self, numbers: Sequence[float], sent: Sent) -> None:
-        """After an exchange, of which ``numbers`` are the sums of all processes'.
+    def settle(self, numbers: Sequence[float], shape: list[tuple[Over, int]]) -> None:
+        """After an exchange, of which ``numbers`` are the sums of all processes' and ``shape`` are the other sums.
 
         Raises:
             RuntimeError: in every process, where what they have is not the same any more.
         """
-        if not _are_alike(numbers):
+        count, total, squares = map(int, numbers)
+        if count * squares != total**2:
             raise self._disagreement()
-        self._agreed = self._now
+        if total != 0:
+            self._agreed, self._own = self._now, 0
         if self._is_first:
-            self._last, self._is_first = sent, False
-
-    def settle_later(self, numbers: Tensor, sent: Sent) -> None:
-        """The same on a device, which is not waited for. The last three of ``numbers`` are the sums."""
-        if self._is_first:
-            self._device, self._heard, self._last = numbers.device, self._now, []
-            self._arrival.send(numbers[-3:])
-        self._is_first = False
-        self._last += sent
-
-    def _hear(self) -> None:
-        numbers = self._arrival.take()
-        if numbers is None:
-            return
-        if not _are_alike(numbers):
-            raise self._disagreement()
-        self._agreed = self._heard
+            self._last, self._is_first = shape, False
 
     def _repeat(self) -> bool:
         if not self._last or not dist.is_initialized():
             return False
         carried = self.carried()
         for over, length in self._last:
-            carried.added(torch.zeros(length, dtype=torch.float64, device=self._device or "cpu"), over)
-        if self._device is not None:
-            self._arrival.send(carried.numbers)  # so that the next step fails where those of the others do
+            carried.added(torch.zeros(length, dtype=torch.float64, device="cpu"), over)
         carried.close()
-        self._arrival.take()
         self._last, self._is_first = [], True
         return True
 
-    def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> Lines:
+    def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
         self._modifiers = modifiers
         self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
         lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
-        now = (lines, _kind(modifiers, self._targets))
-        self._own = 0 if self._first in (None, now) else self._number(now)
-        return now
+        self._now = (lines, _kind(modifiers, self._targets))
 
-    def _number(self, now: Lines) -> int:
+    def _number(self) -> int:
         most: int = 2**self._bits - 1
-        return 1 + hash_of(now[0]) % most
+        return 1 + hash_of(self._now[0]) % most
 
     def _disagreement(self) -> RuntimeError:
         remedy = "Change policies, targets and parameters in each process alike, between the same steps"
         over = {processes for each in self._sums for processes in each}
-        if len(over) == 1 and self._device is None:  # all of whom are here, in the same step
+        if len(over) == 1:  # all of whom are here
             found = disagreement(self._now[0], next(iter(over)), remedy)
             if found is not None:
                 return found
-        since = "this step" if self._device is None else "this step, or one before it"
-        return RuntimeError(f"the processes of this optimizer disagree since {since}: {remedy}")
+        return RuntimeError(f"the processes of this optimizer disagree since this step: {remedy}")
 
 
 class Carried:
     """The numbers that go with the sums of one exchange, over one set of processes after the other.
-
-    Attributes:
-        numbers: [3]; after an exchange those of all processes.
 
     Args:
         agreed: whose numbers.
@@ -196,26 +162,20 @@ class Carried:
 
     def __init__(self, agreed: Agreed) -> None:
         self._agreed = agreed
-        self.numbers = torch.tensor(agreed.numbers, dtype=torch.float64, device="cpu")
-        self._sent: Sent = []
+        self._numbers = torch.tensor(agreed.numbers, dtype=torch.float64, device="cpu")
+        self._shape: list[tuple[Over, int]] = []
 
     def added(self, values: Tensor, over: Over) -> Tensor:
-        """The values of all processes, added up: [values], float64."""
-        self._sent.append((over, len(values)))
-        joined = added(torch.cat([values, self.numbers.to(values.device)]), over)
-        self.numbers = joined[len(values) :]
+        """The values of all processes, added up: [values], float64 on the host."""
+        self._shape.append((over, len(values)))
+        joined = added(torch.cat([values, self._numbers]), over)
+        self._numbers = joined[len(values) :]
         return joined[: len(values)]
 
     def close(self) -> None:
-        """Raises RuntimeError, in every process, where what they have is not the same any more; waits for a device."""
-        if self._sent:
-            self._agreed.settle(self.numbers.tolist(), self._sent)
-
-
-def _are_alike(numbers: Sequence[float]) -> bool:
-    """Whether all processes have the same, by their sums."""
-    count, total, squares = map(int, numbers)
-    return count * squares == total**2
+        """Raises RuntimeError, in every process, where what they have is not the same any more."""
+        if self._shape:
+            self._agreed.settle(self._numbers.tolist(), self._shape)
 
 
 def _targets(param_groups: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
 are split have places behind the cells. Every exchange ends in the zeros that thresholds go by, in cells of their own,
-and in four numbers that all processes have, and the three behind them that the processes agree by. See
+and in four numbers that all processes have; behind them is room for the three that the processes agree by. See
 ``csrc/step/sharing.h``, which has the same layout.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchclip.distributed.agreed import Agreed, Sent
+from torchclip.distributed.agreed import Agreed
 from torchclip.distributed.exchange import Over, added, is_capturable
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
@@ -60,35 +60,29 @@ class Addition:
         over = {processes for each in (*self._sums, self._loss_over) for processes in each}
         return all(map(is_capturable, over))
 
-    @property
-    def changed(self) -> int:
-        """What the processes agree by: the number that this one sends."""
-        return 0 if self._agreed is None else self._agreed.numbers[1]
-
     def __call__(self, numbers: Any) -> None:
-        """Takes float64 numbers, and behind them those that the processes agree by: a writable buffer, with room for
-        these, or a tensor on a device, where they are, and of which nothing is waited for.
+        """Takes float64 numbers: a writable buffer, with room behind them for what the processes agree by, or a tensor
+        on a device, of which nothing is waited for, and which has none.
 
         Raises:
             RuntimeError: in every process, where they do not agree any more.
         """
         if isinstance(numbers, Tensor):
-            sent = self._add_up(numbers)
-            if self._agreed is not None:
-                self._agreed.settle_later(numbers, sent)
+            self._add_up(numbers)
             return
         doubles, count = memoryview(numbers).cast("B").cast("d"), self._count + COMMON
         if self._agreed is not None:
             doubles[count], doubles[count + 1], doubles[count + 2] = self._agreed.numbers
-        sent = self._add_up(torch.frombuffer(numbers, dtype=torch.float64))
+        shape = self._add_up(torch.frombuffer(numbers, dtype=torch.float64))
         if self._agreed is not None:
-            self._agreed.settle(doubles[count:].tolist(), sent)
+            self._agreed.settle(doubles[count:].tolist(), shape)
 
-    def _add_up(self, values: Tensor) -> Sent:
+    def _add_up(self, values: Tensor) -> list[tuple[Over, int]]:
+        """Returns over whom how many numbers went."""
         if self._is_one:
             _write(values, added(values, self._sums[0]))
             return [(self._sums[0], self._count + COMMON)]
-        sent: Sent = []
+        shape: list[tuple[Over, int]] = []
         loss_at = self._count + COMMON - 1
         own_loss = loss = values[loss_at].clone()
         for over in self._sums:
@@ -96,13 +90,13 @@ class Addition:
             # once, too.
             values[loss_at] = own_loss
             ranges = [(each.begin, each.end) for each in self._segments if each.over == over]
-            sent.append((over, sum(end - begin for begin, end in ranges) + COMMON))
+            shape.append((over, sum(end - begin for begin, end in ranges) + COMMON))
             self._add(values, [*ranges, (self._count, len(values))], over)
             loss = values[loss_at].clone() if over == self._loss_over else loss
         if self._loss_over not in (*self._sums, ()):
             loss = added(own_loss.reshape(1), self._loss_over)[0]
         values[loss_at] = loss
-        return sent
+        return shape
 
     def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
         joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over)

@@ -47,10 +47,6 @@ def maps_on(device: torch.device) -> Tensor:
     return torch.stack([torch.stack(each) for each in padded]).to(device)
 
 
-OVERFLOWS, LOSS = (slice(at, at + 1) for at in (columns.COMMON_OVERFLOWS, columns.COMMON_LOSS))
-"""Where these are among the common numbers of an exchange."""
-
-
 class Launcher:
     """The launches over one device's tables.
 
@@ -230,8 +226,9 @@ class Launcher:
         """Behind an exchange, by what all processes have."""
         grad_scale, found_inf, loss = given
         shared = loss if self._takes_loss else None
-        common = self._ask(asked, found_inf, shared, self._tables.finish, None)
-        given = (grad_scale, common[OVERFLOWS], loss if shared is None else common[LOSS])
+        numbers = self._ask(asked, found_inf, shared, self._tables.finish, None)
+        overflows, mean = numbers[-4:-3], numbers[-1:]
+        given = (grad_scale, overflows, loss if shared is None else mean)
         self._finish_alone(given, self._finish._replace(shares=True))
 
     def _ask(
@@ -244,7 +241,7 @@ class Launcher:
         *,
         is_first: bool = True,
     ) -> Tensor:
-        """The common numbers of an exchange, of all processes.
+        """The numbers of an exchange, of all processes.
 
         Args:
             asked: whose sums.
@@ -267,7 +264,7 @@ class Launcher:
             exchange.table, None if asked == NOTHING else places, found_inf, loss, is_first,
         )  # fmt: skip
         exchange.add_up()
-        return exchange.numbers[-columns.COMMON_NUMBERS :]
+        return exchange.numbers
 
     def _norm_pass(self, given: Given, kind: tuple[Any, ...]) -> None:
         tables = self._tables
@@ -311,13 +308,12 @@ class Launcher:
         tables = self._tables
         made = finished or self._spec.clips_itself
         coefficients = tables.coefficients if made else tables.host_coefficients
-        decided = finished or self._exchanges[RULE] is not None
-        numbers = tables.numbers if decided else None
+        numbers = tables.numbers if finished else None
         for run, programs, pieces, chunks, zeros in self._updates:
             before, self.has_updated = self.has_updated, True  # before: Ctrl-C may come between any two lines
             try:
                 launch(
-                    self._compiled, ("update", run, pieces, decided), update.update_kernel, programs,
+                    self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
                     self._block.warps, tables.tensors, tables.gradients, chunks, coefficients, numbers,
                     tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros,
                     *self._held_of(run), pieces, run,
