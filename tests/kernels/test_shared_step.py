@@ -199,4 +199,7 @@ def test_devices_and_processes_together(emulator: Emulator) -> None:
     from torchclip.distributed import checks
 
     parts = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, device="meta"))]
-    assert "on several devices" in str(checks._reason_on_device(parts, made("sgd", parts[:1])._modifiers))
+    optimizer = made("sgd", parts[:1], clip=1.0)
+    groups = [{**optimizer.param_groups[0], "params": parts, "norm_group": (0, 1)}]
+    about = optimizer._modifiers, optimizer.spec, optimizer.clips_by, None
+    assert "on several devices" in str(checks.compiled_reason("cuda", groups, *about))
