@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -34,13 +35,25 @@ from recipes.training import Loss, Task
 from recipes.world import World
 
 
+def check_architecture(name: str, side: int) -> None:
+    """Raises for a model that :func:`architecture` cannot make."""
+    if not is_model(name):
+        _torchvision_models().get_model_builder(name)  # some of its models cannot be built without memory
+        return
+    with torch.device("meta"):
+        architecture(name, side, 2)
+
+
 def architecture(name: str, side: int, classes: int) -> nn.Module:
     """A model of recipes.models or of torchvision, with random weights."""
     if is_model(name):
         return make_model(name, (3, side, side), classes)
-    models = package("torchvision.models", f"{TORCHVISION}, or give --arch one of {MODELS}")
-    model: nn.Module = models.get_model(name, num_classes=classes)
+    model: nn.Module = _torchvision_models().get_model(name, num_classes=classes)
     return model
+
+
+def _torchvision_models() -> ModuleType:
+    return package("torchvision.models", f"{TORCHVISION}, or give --arch one of {MODELS}")
 
 
 class ImageNetTask(Task):
@@ -51,8 +64,7 @@ class ImageNetTask(Task):
         batch, side = options.batch_size, options.image_size
         if batch % world.size:
             raise ValueError(f"a batch of {batch} for {world.size} processes: wanted a multiple of their number")
-        with torch.device("meta"):  # a name that no model has is told before the images are read
-            architecture(options.arch, side, 2)
+        check_architecture(options.arch, side)  # before the images are read
         (classes, train), (others, val) = (
             find_images(options.data / part, count)
             for part, count in (("train", options.train_images), ("val", options.test_images))

@@ -183,16 +183,37 @@ def test_folders_that_are_not_as_they_should_be(pictures: Path, tmp_path: Path) 
         imagenet.ImageNetTask(imagenet.parse(arguments_for(pictures)), torch.device("cpu"))
 
 
-def test_networks_are_torchvisions_or_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(name: str, num_classes: int) -> nn.Module:
+def stand_in_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision.models with one model, whose constructor reads numbers of its tensors, as those of RegNets do."""
+
+    def resnet50(num_classes: int) -> nn.Module:
+        return nn.Linear(*torch.tensor([3 * 28 * 28, num_classes]).tolist())
+
+    def builder(name: str) -> Any:
         if name != "resnet50":
             raise ValueError(f"Unknown model {name}")
-        return nn.Linear(1, num_classes)
+        return resnet50
 
     models: Any = types.ModuleType("torchvision.models")
-    models.get_model = make
+    models.get_model_builder = builder
+    models.get_model = lambda name, num_classes: builder(name)(num_classes)
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+def test_a_model_is_looked_up_before_the_images_are_read(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_torchvision(monkeypatch)
+    task = imagenet.ImageNetTask(imagenet.parse(arguments_for(pictures, "resnet50")), torch.device("cpu"))
+    assert task.model.out_features == len(CLASSES)
+    for name, words in (("huge", "Unknown model huge"), ("resnet(9,1)", "the depth must be 6n")):
+        with pytest.raises(ValueError, match=words):
+            imagenet.ImageNetTask(imagenet.parse(arguments_for(tmp_path / "none", name)), torch.device("cpu"))
+
+
+def test_networks_are_torchvisions_or_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_torchvision(monkeypatch)
     assert imagenet.architecture("resnet50", 224, 7).out_features == 7
     with pytest.raises(ValueError, match="Unknown model huge"):
         imagenet.architecture("huge", 224, 7)
