@@ -18,7 +18,7 @@ from recipes.algorithms import Schedule, make_optimizer
 from recipes.compare import TRAINING
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-BLOCK = re.compile(r"^```.*?^```|^ {4}.*(?:\n {4}.*)*", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```[\s\S]*?^```|^ {4}.*(?:\n {4}.*)*", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 COMMAND = re.compile(r"^((?:[A-Z_]+=\S+ )*)(?:(?:\S*/)?python3?(?: -m)?|torchrun .* -m|(make)) (.+)$")
 MEANT = {"NAME": "image", "[options]": "", "STUDY": "clipping"}
@@ -119,6 +119,7 @@ def test_they_are_found() -> None:
     wanted = {("recipes", "compare"), ("recipes", "image"), ("bench", "step"), ("make", "test"), ("make", "gpu")}
     assert wanted <= programs
     assert any("--nu" in words for _, _, words in COMMANDS), "a line that is continued"
+    assert ("README.md", "make", ["gpu"]) in COMMANDS, "between backquotes, behind a block"
 
 
 @pytest.mark.parametrize(
