@@ -110,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = RunFolder(options.result_dir)
     runs: dict[float, list[Row]] = {}
-    folder.restart()
     try:
         for c in options.c:  # what is wrong with them is told before data are read
             package("torchclip.keras", _KERAS).GRDA(learning_rate=options.lr, c=c, mu=options.mu)
         images = load_images(options.dataset, options.data_dir)
+        folder.restart()
         for c in options.c:
             runs[c] = []
             for row in train(options, images, c, options.result_dir / f"c{c:g}.keras"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from recipe_files import some_arrays, write_npz
 from recipes import keras_cnn
 from recipes.data.images import load_images
+from recipes.run_folder import RunFolder, read_log
 
 ROW = {"train_loss": 1.25, "test_loss": 1.5, "test_accuracy": 0.5, "sparsity": 0.25}
 
@@ -23,6 +25,21 @@ def test_without_keras_it_says_what_to_install(
     arguments = ["--dataset", "toy", "--data-dir", str(tmp_path), "--result-dir", str(tmp_path / "out")]
     assert keras_cnn.main(arguments) == 2
     assert "pip install 'torchclip[keras]'" in capsys.readouterr().err
+
+
+def test_a_refused_run_keeps_the_log_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**options: float) -> None:
+        if options["c"] < 0:
+            raise ValueError("c must be at least 0")
+
+    monkeypatch.setattr(keras_cnn, "package", lambda name, remedy: SimpleNamespace(GRDA=refuse))
+    RunFolder(tmp_path).append(ROW)
+    for wrong, words in ((["--c", "-1"], "c must be at least 0"), (["--dataset", "none"], "none.npz")):
+        assert keras_cnn.main([*wrong, "--data-dir", str(tmp_path), "--result-dir", str(tmp_path)]) == 2
+        assert words in capsys.readouterr().err
+    assert read_log(tmp_path) == [ROW]
 
 
 def test_images_are_the_last_axis_of_keras(tmp_path: Path) -> None:
