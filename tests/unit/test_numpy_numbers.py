@@ -111,6 +111,41 @@ def test_a_checkpoint_needs_no_numpy(backend: str, tmp_path: Path) -> None:
     optimizer.load_state_dict(torch.load(tmp_path / "saved.pt", weights_only=True))
 
 
+def test_own_values_of_groups_in_a_checkpoint(backend: str) -> None:
+    own: dict[str, Any] = {"array": np.array(3.0), "date": np.datetime64(5, "ns"), "duration": np.timedelta64(5, "ns")}
+    own |= {"list": [np.float64(3.0)], "dict": {"a": np.int64(1)}}
+    numbers = {"wide": np.longdouble(0.5), "real": np.float32(0.5), "whole": np.uint8(5), "flag": np.True_}
+    numbers |= {"complex": np.complex64(1j), "wide_complex": np.clongdouble(1j)}
+    optimizer = torchclip.SGD([{"params": fresh(), **own, **numbers}], lr=0.1, backend=backend)
+    (group,) = optimizer.state_dict()["param_groups"]
+    assert all(group[name] is value for name, value in own.items())
+    wanted = {"wide": float, "real": float, "whole": int, "flag": bool, "complex": complex, "wide_complex": complex}
+    assert {name: type(group[name]) for name in numbers} == wanted
+    assert all(group[name] == value for name, value in numbers.items())
+
+
+TIMES = [np.timedelta64(5, "ns"), np.datetime64(5, "ns"), np.array(5, "m8[ns]")]
+
+
+@pytest.mark.parametrize("value", TIMES, ids=repr)
+def test_dates_and_durations_are_no_numbers(value: Any) -> None:
+    for call in (
+        lambda: torchclip.SGD(fresh(), clip=value),
+        lambda: torchclip.SGD(fresh(), seed=value),
+        lambda: torchclip.ClipByGlobalNorm(value),
+        lambda: torchclip.AutoClip(window=value),
+    ):
+        with pytest.raises(TypeError, match=r"^(clip|seed|max_norm|window)=.* must be (an?|None, a) (number|integer)"):
+            call()
+    with pytest.raises(ValueError, match="Invalid learning rate: .*; it must be a finite number"):
+        torchclip.SGD(fresh(), lr=value)
+    with pytest.raises(ValueError, match="Invalid beta parameter at index 0: .*; it must be at least 0"):
+        torchclip.Adam(fresh(), betas=(value, 0.5))
+    optimizer = torchclip.SGD(fresh(), step_size=torchclip.AdaLossStep())
+    with pytest.raises(TypeError, match="the loss of SGD.step.. must be"):
+        optimizer.step(loss=value)
+
+
 def test_numbers_of_state_in_a_checkpoint(backend: str) -> None:
     optimizer = torchclip.Adam(fresh(), lr=0.5, extensions=(torchclip.GradientDropout(),), backend=backend)
     optimizer.step()

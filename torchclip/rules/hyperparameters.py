@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchclip.rules.plain_numbers import is_time
+
 LARGEST = sys.float_info.max
 
 _OF_THE_RULE = ("maximize", "decoupled_weight_decay", "nesterov", "amsgrad", "centered", "smooth")
@@ -107,8 +109,8 @@ def _plain_number(value: Any) -> float | Tensor | None:
 
 
 def number_of(value: Any) -> float | None:
-    """The number that a value is, one of numpy's say; None for what is none, text of a number included."""
-    if isinstance(value, _TEXT):
+    """The number that a value is, one of numpy's say; None for what is none, text of a number and dates included."""
+    if isinstance(value, _TEXT) or is_time(value):
         return None
     try:
         return float(value)

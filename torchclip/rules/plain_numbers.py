@@ -7,15 +7,30 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """One of numpy's scalars, or its arrays without dimensions, as Python has it; anything else as it is."""
-    is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item")
-    return value.item() if is_scalar else value
+    """One of numpy's numbers or truth values, or its array of one without dimensions, as Python has it; anything else
+    as it is, dates and durations too."""
+    if type(value).__module__ != "numpy" or getattr(value, "shape", None) != () or value.dtype.kind not in "biufc":
+        return value
+    number = value.item()
+    if type(number).__module__ != "numpy":
+        return number
+    return complex(number) if value.dtype.kind == "c" else float(number)  # of a long double, which Python has not
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is one of numpy's arrays, which can be written to, and no scalar."""
+    return type(value).__module__ == "numpy" and hasattr(value, "__setitem__")
+
+
+def is_time(value: Any) -> bool:
+    """Whether it is one of numpy's dates or durations, which convert to the number of their units."""
+    return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M")
 
 
 def plain_number(value: Any) -> int | float | None:
-    """The number that a value is; None for what is none: text, a tensor and a truth value."""
+    """The number that a value is; None for what is none: text, a tensor, a truth value, a date and a duration."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real) or is_time(value):
         return None
     return int(value) if isinstance(value, Integral) else float(value)
 

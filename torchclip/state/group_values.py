@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchclip.rules.hyperparameters import ABSENT, ABSENT_FLAG, FLAG, FLAGS, LARGEST, RUN_FLAGS, Check, finite
-from torchclip.rules.plain_numbers import plain
+from torchclip.rules.plain_numbers import is_array, plain
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_state import numbers_of
 
@@ -102,13 +102,17 @@ class GroupKeys:
         return values
 
     def saved(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """The state dict with Python's numbers in its groups, for numpy's say, so that ``weights_only=True`` works:
-        under keys of others too, of which a scheduler's ``initial_lr`` is the learning rate as it was given."""
+        """The state dict with Python's numbers in its groups, for numpy's say, so that ``weights_only=True`` works.
+
+        Under keys of others too, of which a scheduler's ``initial_lr`` is the learning rate as it was given; but there
+        arrays, dates, and what lists and dicts hold stay as they are, so that whoever keeps numpy's must allow them.
+        """
         groups = []
         for group in state_dict["param_groups"]:
             odd = [name for name in self.checks if name in group and not _is_saved_as_it_is(group[name])]
             right = [name for name in odd if self.checks[name].reason_against(name, group[name]) is None]
-            others = {name: plain(value) for name, value in group.items() if name not in self.checks}
+            others = {name: value for name, value in group.items() if name not in self.checks}
+            others = {name: value if is_array(value) else plain(value) for name, value in others.items()}
             groups.append({**group, **others, **{name: self.checks[name].plain(group[name]) for name in right}})
         return {**state_dict, "param_groups": groups}
 
