@@ -39,6 +39,20 @@ def test_a_groups_own_target_needs_a_threshold(name: str, backend: str) -> None:
     optimizer.step()  # the target of all says nothing of a group that has no threshold
 
 
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("is_own", [False, True], ids=["constructor", "group"])
+def test_a_value_that_is_wrong_by_itself_is_told_first(name: str, is_own: bool) -> None:
+    key = "c" if name == "GRDA" else "lam"
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"target_sparsity": 0.5, key: torch.zeros(2)}, "Invalid .*, and a Tensor came: give each param group a n"),
+        ({"target_sparsity": "x", key: 0}, "target_sparsity='x' is text"),
+        ({"target_sparsity": 1.0, key: 0}, "Invalid target_sparsity value: 1.0; it must be at least 0 and below 1"),
+    )
+    for values, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            RULES[name]([{"params": weights(), **(values if is_own else {})}], **({} if is_own else values))
+
+
 @pytest.mark.parametrize("where", ["constructor", "group", "between_steps"])
 def test_a_target_of_none_is_told_the_remedy(where: str, backend: str) -> None:
     params = weights()

@@ -23,15 +23,6 @@ def check_no_decay(optimizer: str, weight_decay: float) -> None:
         raise ValueError(f"{optimizer} has no weight decay, and was given {weight_decay=}: leave it out")
 
 
-def check_threshold(group: Mapping[str, Any], threshold: str, where: str = "") -> None:
-    """Raises ValueError for a target beside a threshold of 0, which no factor moves. ``threshold`` is its key."""
-    if group[threshold] == 0:
-        raise ValueError(
-            f"target_sparsity={group[TARGET]} scales the threshold, and {threshold}=0 makes none: give it above 0"
-            f"{where}"
-        )
-
-
 class SparseOptimizer(FusedOptimizer):
     """Abstract base of the optimizers whose parameters become exactly zero.
 
@@ -46,7 +37,7 @@ class SparseOptimizer(FusedOptimizer):
     ) -> None:
         if target is not None:
             defaults = {**defaults, TARGET: target}
-            check_threshold(defaults, self.threshold)
+            self._check_threshold(defaults)
         super().__init__(params, defaults, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -56,10 +47,22 @@ class SparseOptimizer(FusedOptimizer):
             ValueError, TypeError: as for any optimizer, and for a group's own target beside a threshold of 0.
         """
         if isinstance(param_group, dict) and param_group.get(TARGET) is not None:
-            check_threshold(
-                {**self.defaults, **param_group}, self.threshold, f" (param group {len(self.param_groups)})"
-            )
+            self._check_threshold({**self.defaults, **param_group}, f" (param group {len(self.param_groups)})")
         super().add_param_group(param_group)
+
+    def _check_threshold(self, group: Mapping[str, Any], where: str = "") -> None:
+        """Raises ValueError for a target beside a threshold of 0, which no factor moves.
+
+        What is wrong with one of them alone is left to the check of all keys, which says it better.
+        """
+        checks, threshold = self.hyperparameter_checks, self.threshold
+        if any(checks[key].reason_against(key, group[key]) is not None for key in (TARGET, threshold)):
+            return
+        if group[threshold] == 0:
+            raise ValueError(
+                f"target_sparsity={group[TARGET]} scales the threshold, and {threshold}=0 makes none: give it above 0"
+                f"{where}"
+            )
 
     def sparsity(self) -> Tensor:
         """The fraction of parameters that are exactly zero: a 0-dim float32 tensor in [0, 1].
