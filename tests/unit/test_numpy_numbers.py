@@ -1,8 +1,13 @@
-"""numpy's numbers in the place of Python's: taken alike by every policy and argument, and kept as Python's own."""
+"""numpy's numbers in the place of Python's: taken alike by every policy and argument, and kept as Python's own.
+
+And what is no number, or an integer that only Python has.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,8 @@ import torchclip
 from builders import fresh
 from torchclip.policies.clip import POLICIES
 from torchclip.policies.extensions import EXTENSIONS
+from torchclip.rules.state_numbers import COUNT, exact_number
+from torchclip.state.group_state import checked_shared
 
 OTHERS = (
     torchclip.AdaLossStep,
@@ -124,6 +131,10 @@ def test_own_values_of_groups_in_a_checkpoint(backend: str) -> None:
     assert all(group[name] == value for name, value in numbers.items())
 
 
+def with_adaloss() -> torchclip.SGD:
+    return torchclip.SGD(fresh(), step_size=torchclip.AdaLossStep())
+
+
 TIMES = [np.timedelta64(5, "ns"), np.datetime64(5, "ns"), np.array(5, "m8[ns]")]
 
 
@@ -141,9 +152,25 @@ def test_dates_and_durations_are_no_numbers(value: Any) -> None:
         torchclip.SGD(fresh(), lr=value)
     with pytest.raises(ValueError, match="Invalid beta parameter at index 0: .*; it must be at least 0"):
         torchclip.Adam(fresh(), betas=(value, 0.5))
-    optimizer = torchclip.SGD(fresh(), step_size=torchclip.AdaLossStep())
     with pytest.raises(TypeError, match="the loss of SGD.step.. must be"):
-        optimizer.step(loss=value)
+        with_adaloss().step(loss=value)
+
+
+TOO_LARGE: dict[str, Callable[[int], object]] = {
+    "max_norm": lambda number: torchclip.SGD(fresh(), clip=number),
+    "max_value": torchclip.ClipByValue,
+    "window": lambda number: torchclip.AutoClip(window=number),
+    "percentile": lambda number: torchclip.AutoClip(percentile=-number),
+    "the loss of SGD.step()": lambda number: with_adaloss().step(loss=number),
+    "state 'step'": lambda number: exact_number("state 'step'", number, COUNT, torch.float32),
+    "the number 'seed' of param group 0's \"shared\"": lambda number: checked_shared(0, {"shared": {"seed": number}}),
+}
+
+
+@pytest.mark.parametrize("name, call", TOO_LARGE.items(), ids=TOO_LARGE)
+def test_an_integer_beyond_all_floats_is_named(name: str, call: Callable[[int], object]) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(name)} is an integer of 1329 bits, which is beyond all floats"):
+        call(10**400)
 
 
 def test_numbers_of_state_in_a_checkpoint(backend: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torchclip.rules.plain_numbers import plain_flag, plain_number
+from torchclip.rules.plain_numbers import check_size, plain_flag, plain_number
 
 
 def checked_number(
@@ -29,6 +29,7 @@ def checked_number(
         raise TypeError(f"{name}={value!r} must be an integer, {whole}")
     if number is None:
         raise _no_number(name, value)
+    check_size(name, number)
     bounds = [
         f"{relation} {bound:g}"
         for relation, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
@@ -50,6 +51,7 @@ def checked_bound(name: str, value: Any, *, zero: bool) -> float:
     number = plain_number(value)
     if number is None:
         raise _no_number(name, value)
+    check_size(name, number)
     if math.isnan(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"Invalid {name}: {number}; it is a bound and must be {'at least' if zero else 'above'} 0")
     return float(number)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchclip.policies.numbers import set_flag, set_number
 from torchclip.rules.norms import Number, root
-from torchclip.rules.plain_numbers import plain_number
+from torchclip.rules.plain_numbers import check_size, plain_number
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str, policy: str) -
 
     Raises:
         TypeError: when there is no loss, or something that is no real number.
-        ValueError: when it is no scalar, or on another device.
+        ValueError: when it is no scalar, beyond all floats, or on another device.
     """
     if loss is None:
         alone = ". SkipSpikes(on='grad_norm') needs no loss" if policy == "SkipSpikes" else ""
@@ -270,6 +270,7 @@ def checked_loss(loss: Any, device: torch.device, optimizer: str, policy: str) -
         )
     number = plain_number(loss)
     if number is not None:
+        check_size(f"the loss of {optimizer}.step()", number)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         return torch.full((), float(number), dtype=dtype, device=device)  # torch.tensor would wait for a GPU
     if not isinstance(loss, Tensor) or not loss.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from numbers import Integral, Real
 from typing import Any
 
@@ -33,6 +34,12 @@ def plain_number(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, Real) or is_time(value):
         return None
     return int(value) if isinstance(value, Integral) else float(value)
+
+
+def check_size(name: str, number: float) -> None:
+    """Raises ValueError for an integer beyond all floats."""
+    if isinstance(number, int) and abs(number) > sys.float_info.max:
+        raise ValueError(f"{name} is an integer of {number.bit_length()} bits, which is beyond all floats")
 
 
 def plain_flag(value: Any) -> bool | None:

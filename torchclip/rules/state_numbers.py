@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.plain_numbers import plain_number
+from torchclip.rules.plain_numbers import check_size, plain_number
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> T
     number = value if isinstance(value, Tensor) else plain_number(value)
     if number is None:
         raise TypeError(f"{name} is {type(value).__name__}, and {wanted.words} is wanted")
-    if isinstance(number, Tensor):
+    if not isinstance(number, Tensor):
+        check_size(name, number)
+    else:
         if number.layout is not torch.strided or number.is_complex():
             raise TypeError(f"{name} is {number.dtype} of layout {number.layout}, and {wanted.words} is wanted")
         if number.numel() != 1:

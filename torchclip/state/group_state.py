@@ -35,7 +35,7 @@ from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
-from torchclip.rules.plain_numbers import plain_number
+from torchclip.rules.plain_numbers import check_size, plain_number
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE
 from torchclip.rules.state_numbers import COUNT, NON_NEGATIVE, POSITIVE, exact_number
@@ -100,6 +100,7 @@ def _checked_seed_tensor(called: str, value: Any) -> Tensor:
     plain = plain_number(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
     if plain is None:
         raise TypeError(f"{called} is {value!r}, and an integer is wanted")
+    check_size(called, plain)
     if not math.isfinite(plain) or plain != int(plain) or not -(2**63) <= plain < 2**64:
         raise ValueError(f"{called} is {plain}; it must be an integer that fits into 64 bits")
     return _seed_tensor(int(plain))
