@@ -40,6 +40,9 @@ CHOSEN: dict[type, dict[str, Any]] = {
 """Fields without a default that is a number."""
 
 
+TIMES = [np.timedelta64(5, "ns"), np.datetime64(5, "ns"), np.array(5, "m8[ns]")]
+
+
 def numpys(value: Any) -> list[Any]:
     """The number in numpy's types that hold it; none for other values."""
     if isinstance(value, bool):
@@ -77,6 +80,10 @@ def test_a_field_of_a_policy(cls: type, name: str, value: Any) -> None:
 def test_what_is_no_scalar_is_told_the_remedy() -> None:
     for value in (torch.tensor(0.5), np.array([0.5])):
         with pytest.raises(TypeError, match=r"^p=.* must be a number, got \w+: hand over its \.item\(\)"):
+            torchclip.LRDropout(value)
+    flags = (np.True_, np.array([True]), torch.tensor(True))
+    for value in (*flags, *TIMES, np.array([5], "m8[ns]"), np.ones(2), torch.ones(2), torch.tensor(1j), np.array([1j])):
+        with pytest.raises(TypeError, match=r"^p=[\s\S]* must be a number, got \w+$"):  # whose item() is refused too
             torchclip.LRDropout(value)
 
 
@@ -133,9 +140,6 @@ def test_own_values_of_groups_in_a_checkpoint(backend: str) -> None:
 
 def with_adaloss() -> torchclip.SGD:
     return torchclip.SGD(fresh(), step_size=torchclip.AdaLossStep())
-
-
-TIMES = [np.timedelta64(5, "ns"), np.datetime64(5, "ns"), np.array(5, "m8[ns]")]
 
 
 @pytest.mark.parametrize("value", TIMES, ids=repr)

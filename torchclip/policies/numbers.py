@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torchclip.rules.plain_numbers import check_size, plain_flag, plain_number
+import torch
+from torch import Tensor
+
+from torchclip.rules.plain_numbers import check_size, is_array, plain_flag, plain_number
 
 
 def checked_number(
@@ -85,5 +88,12 @@ def set_flag(policy: object, name: str) -> None:
 
 
 def _no_number(name: str, value: Any) -> TypeError:
-    remedy = ": hand over its .item()" if hasattr(value, "item") else ""
+    remedy = ": hand over its .item()" if _holds_one(value) else ""
     return TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}{remedy}")
+
+
+def _holds_one(value: Any) -> bool:
+    """Whether it is a tensor or an array of one number."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool
+    return is_array(value) and value.size == 1 and plain_number(value.reshape(())) is not None
