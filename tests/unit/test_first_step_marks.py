@@ -93,9 +93,9 @@ def test_marks_that_a_new_plan_is_told_of(backend: str) -> None:
     assert_all(params[1:], -1.0)
 
 
-def test_a_users_own_tensor_in_state_does_not_begin_it(backend: str) -> None:
+@pytest.mark.parametrize("own", [torch.ones(3), torch.tensor([1 + 1j]).conj()], ids=["plain", "conjugated"])
+def test_a_users_own_tensor_in_state_does_not_begin_it(own: Tensor, backend: str) -> None:
     optimizer, params = skipped(backend, 2)
-    own: Tensor = torch.ones(3)
     optimizer.state[params[0]]["mine"] = own
     optimizer.step()
     assert_all(params, -1.0)

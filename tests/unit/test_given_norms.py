@@ -115,3 +115,22 @@ def test_a_negative_norm_that_is_not_waited_for_has_no_sign(backend: str) -> Non
     optimizer, _ = made(backend)
     optimizer.set_grad_norm(torch.tensor(-10.0).as_subclass(OnAnotherDevice))
     assert float(optimizer._last.given_norm) == 10.0
+
+
+@pytest.mark.parametrize("kind", ["compiled_without_gradients", "within_averaged"])
+def test_of_a_step_that_is_none(kind: str, backend: str) -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    extensions = (torchclip.WeightEMA(decay=0.5),)
+    optimizer = torchclip.SGD([parameter], lr=1.0, clip=1.0, extensions=extensions, backend=backend)
+    parameter.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    optimizer.set_grad_norm(torch.tensor(100.0))
+    if kind == "within_averaged":
+        with optimizer.averaged(), pytest.raises(RuntimeError, match="within averaged"):
+            optimizer.step()
+    else:
+        parameter.grad = None
+        torch.compile(optimizer.step, backend="eager")()
+        parameter.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.2)

@@ -150,12 +150,12 @@ class FusedOptimizer(ConvertedOptimizer):
     def _step(
         self, closure: Callable[[], Any] | None = None, loss: Tensor | float | None = None, is_compiled: bool = False
     ) -> Any:
-        own = self._itself()
-        if (self if own is None else own)._shows_averages:
-            raise RuntimeError("step() was called within averaged(), where the parameters are averages: leave it first")
         result, handed, norm = None, self._last.given_loss, self._last.given_norm
         if handed is not None or norm is not None:
             self._last.given_loss = self._last.given_norm = None
+        own = self._itself()
+        if (self if own is None else own)._shows_averages:
+            raise RuntimeError("step() was called within averaged(), where the parameters are averages: leave it first")
         if closure is not None:
             check_closure(closure, type(self).__name__)
             with torch.enable_grad():

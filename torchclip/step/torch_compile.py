@@ -41,6 +41,7 @@ def step(optimizer: FusedOptimizer, loss: Tensor | None, grad_scale: Tensor | No
     positions = [position for position, parameter in enumerate(everyone) if parameter.grad is not None]
     params = [everyone[position] for position in positions]
     if not params:
+        optimizer._last.given_norm = None
         return
     grads = [parameter.grad for parameter in params]
     with torch.no_grad():

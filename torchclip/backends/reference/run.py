@@ -19,7 +19,7 @@ from torchclip.policies.clip import ClipByValue, Scope
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM
 from torchclip.policies.modifiers import BESIDE_RULE, Modifiers
 from torchclip.policies.precision import Precision
-from torchclip.policies.precision.codec import Types
+from torchclip.policies.precision.codec import MASTER, REMAINDER, Types, absmax_of
 from torchclip.policies.step_size import PolyakStep
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import Group, RuleSpec, State
@@ -261,9 +261,14 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     is_first = not made.keys() <= BESIDE_RULE
     if types is not None:
         made |= created_beside(spec, types, entry.owner, group, entry.held)
-    stored: State = {}
-    for name, value in (*entry.held.items(), *made.items()):
-        stored[name] = local_view(value) if isinstance(value, Tensor) else value
+    kept, stored = {**entry.held, **made}, {}
+    # Of the user's own entries none is looked at.
+    names = [each.name for each in (*spec.slots, *spec.scalars)]
+    if types is not None:
+        names += [*map(absmax_of, spec.used_slots(group)), REMAINDER, MASTER]
+    for name in names:
+        if name in kept:
+            stored[name] = local_view(kept[name])
     old: State = {}
     for name in spec.used_slots(group):
         if types is not None and name not in BESIDE_RULE:
