@@ -72,12 +72,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]] = {
     "grda_blocks": (torchclip.GRDA, weight(), {"precision": SplitMaster(state=Blockwise8bit())}, ValueError,
                     "Blockwise8bit cannot be combined with grda"),
     "other_slot": (torchclip.SGD, weight(), {"precision": StateDtype(exp_avg="bfloat16")}, ValueError,
-                   "names exp_avg, and what sgd keeps for each element is momentum_buffer"),
-    "unused_slot": (torchclip.SGD, weight(), {"precision": StateDtype(momentum_buffer="bfloat16")}, ValueError,
-                    "names momentum_buffer, and the state that these hyperparameters keep is none: leave it out"),
-    "unused_among_others": (
-        torchclip.RMSprop, weight(), {"precision": SplitMaster(state=StateDtype(grad_avg="bfloat16")), "momentum": 0.9},
-        ValueError, "names grad_avg, and the state that these hyperparameters keep is square_avg and momentum_buffer"),
+                   "names exp_avg, and what sgd may keep for each element is momentum_buffer"),
     "differentiable": (torchclip.SGD, weight(), {"precision": SplitMaster(), "differentiable": True}, ValueError,
                        "contradicts differentiable=True"),
 }  # fmt: skip
@@ -89,6 +84,22 @@ def test_the_constructor_says_why(
 ) -> None:
     with pytest.raises(exception, match=re.escape(message)):
         cls([parameter], **arguments)
+
+
+def test_a_slot_that_is_named_may_come_later(backend: str) -> None:
+    first, later = weight(torch.float32), weight(torch.float32)
+    first.grad, later.grad = torch.ones(8), torch.ones(8)
+    policy = StateDtype(momentum_buffer="bfloat16")
+    optimizer = torchclip.SGD([first], lr=0.5, momentum=0, precision=policy, backend=backend)
+    optimizer.step()
+    assert "momentum_buffer" not in optimizer.state[first]
+    optimizer.add_param_group({"params": [later], "momentum": 0.5})
+    optimizer.param_groups[0]["momentum"] = 0.5
+    optimizer.step()
+    for parameter, value in ((first, 0.0), (later, 0.5)):
+        assert optimizer.state[parameter]["momentum_buffer"].dtype is torch.bfloat16
+        assert torch.equal(parameter.detach(), torch.full((8,), value))
+    torchclip.RMSprop([weight()], precision=SplitMaster(state=StateDtype(grad_avg="bfloat16")), backend=backend)
 
 
 def stepped(precision: Any = None, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, torch.nn.Parameter]:

@@ -74,15 +74,6 @@ def _needed(spec: RuleSpec, types: Types, group: Group) -> list[str]:
     return [name for name in types.beside if name in (REMAINDER, MASTER) or name in used]
 
 
-def check_slots(spec: RuleSpec, precision: Precision | None, param_groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError for a policy that names state which no param group keeps."""
-    if precision is not None:
-        used = dict.fromkeys(name for group in param_groups for name in spec.used_slots(group))
-        reason = precision.reason_against_slots(list(used))
-        if reason is not None:
-            raise ValueError(reason)
-
-
 def check_precision(name: str, parameter: Tensor, group: Mapping[str, Any], precision: Precision) -> None:
     """Raises where a precision policy does not serve a parameter or its param group; ``name`` is for errors.
 

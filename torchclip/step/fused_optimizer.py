@@ -26,7 +26,6 @@ from torchclip.rules.hyperparameters import Check
 from torchclip.state.group_state import checked_seed, fit_bounds
 from torchclip.state.group_values import GroupKeys
 from torchclip.state.parameter_state import nonfinite_error, positions_of, without_unstarted
-from torchclip.state.precision_state import check_slots
 from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
@@ -99,7 +98,6 @@ class FusedOptimizer(ConvertedOptimizer):
         self._forget_plan()
         super().__init__(self._processes.params(params, options), defaults)
         self._modifiers = self._modifiers.with_clips(self._modifiers.clip, self.param_groups)
-        check_slots(self.spec, self._modifiers.precision, self.param_groups)
         self._choose_backend()  # so that one that cannot run is an error of the constructor
 
     def _compose(self) -> None:

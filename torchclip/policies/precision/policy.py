@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -44,10 +43,6 @@ class PrecisionPolicy(abc.ABC):
     @abc.abstractmethod
     def reason_against(self, spec: RuleSpec) -> str | None:
         """Why it cannot be combined with a rule; None where it can."""
-
-    def reason_against_slots(self, used: Sequence[str]) -> str | None:
-        """Why it cannot be that of param groups whose rule uses these slots; None where it can."""
-        return None
 
     @abc.abstractmethod
     def types(self, spec: RuleSpec, parameter: Tensor) -> Types:
@@ -122,9 +117,6 @@ class ParameterPolicy(PrecisionPolicy):
 
     def reason_against(self, spec: RuleSpec) -> str | None:
         return None if self.state is None else self.state.reason_against(spec)
-
-    def reason_against_slots(self, used: Sequence[str]) -> str | None:
-        return None if self.state is None else self.state.reason_against_slots(used)
 
     def types(self, spec: RuleSpec, parameter: Tensor) -> Types:
         return types_with(Codec(self.kind, parameter.dtype), self.state, FLOAT32, spec, parameter)

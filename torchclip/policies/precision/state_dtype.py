@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -51,7 +50,8 @@ class StateDtype(StatePolicy):
 
     Raises:
         TypeError, ValueError: for a type that is neither, and where nothing is given a type. An optimizer raises for a
-            slot that none of its param groups keeps.
+            slot that its rule never has; one that only other hyperparameters need may come later, as SGD's
+            ``momentum_buffer`` with a param group that has momentum.
 
     Example:
         >>> import torch, torchclip
@@ -105,16 +105,8 @@ class StateDtype(StatePolicy):
         if not others:
             return None
         return (
-            f"{self!r} names {' and '.join(others)}, and what {spec.name} keeps for each element is {' and '.join(has)}"
-        )
-
-    def reason_against_slots(self, used: Sequence[str]) -> str | None:
-        idle = [name for name in _TYPED[1:] if getattr(self, name) is not None and name not in used]
-        if not idle:
-            return None
-        return (
-            f"{self!r} names {' and '.join(idle)}, and the state that these hyperparameters keep is "
-            f"{' and '.join(used) or 'none'}: leave it out, or choose hyperparameters that need it"
+            f"{self!r} names {' and '.join(others)}, and what {spec.name} may keep for each element is "
+            f"{' and '.join(has)}"
         )
 
     def slot_codec(self, slot: StateSlot, parameter: Tensor, otherwise: Codec) -> Codec:
