@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from torchclip.policies.clip import AdaGC, ClipByValue, ClipPolicy, NonFinite, as_clip_policy, warn_of_zero
+from torchclip.policies.clip import (
+    AdaGC,
+    AutoClip,
+    ClipByValue,
+    ClipPolicy,
+    NonFinite,
+    ZClip,
+    as_clip_policy,
+    warn_of_zero,
+)
 from torchclip.policies.extensions import (
     Extension,
     GradientDropout,
@@ -164,6 +174,31 @@ class Modifiers:
     def counts_steps(self) -> bool:
         """Whether a step needs its number."""
         return self.draws or self.follower is not None or isinstance(self.step_size, SqrtDecay)
+
+    @cached_property
+    def shared_shapes(self) -> Mapping[str, tuple[int, ...] | None]:
+        """The numbers of state that belong to no single parameter: names and shapes; None for one number of each
+        parameter."""
+        shapes: dict[str, tuple[int, ...] | None] = {}
+        if self.counts_steps:
+            shapes["step"] = ()
+        if self.draws:
+            shapes["seed"] = ()
+        if isinstance(self.step_size, AdaLossStep):
+            shapes["b_squared"] = ()
+        if isinstance(self.step_size, PolyakStep) and self.step_size.growth is not None:
+            shapes["polyak_step"] = ()
+        if isinstance(self.clip, AdaGC):
+            shapes |= {"norm_bounds": None, "norm_count": ()}
+        elif isinstance(self.clip, AutoClip):
+            shapes |= {"norm_window": (self.clip.window,), "norm_count": ()}
+        elif isinstance(self.clip, ZClip):
+            shapes |= {"norm_mean": (), "norm_variance": (), "norm_count": ()}
+        if self.skip is not None and self.skip.watches_norm:
+            shapes |= {"skip_norms": (self.skip.window,), "skip_norm_count": ()}
+        if self.skip is not None and self.skip.watches_loss:
+            shapes |= {"skip_losses": (self.skip.window,), "skip_loss_count": ()}
+        return shapes
 
     def reason_against(self, spec: RuleSpec) -> str | None:
         """Why ``spec``'s rule cannot be combined with these; None where it can."""

@@ -30,9 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.policies.clip import AdaGC, AutoClip, ClipPolicy, ZClip
 from torchclip.policies.modifiers import Modifiers
-from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import Scope, norm_dtype
 from torchclip.rules.plain_numbers import check_size, plain_number
@@ -130,16 +128,23 @@ def complete_shared(
         ValueError: for a param group that needs such numbers, and whose user keeps something else under ``"shared"``.
     """
     device = leading_device(param_groups)
-    parameters = sum(len(group["params"]) for group in param_groups)
     for index, group in enumerate(param_groups):
-        have = numbers_of(group)
-        shared = _complete(modifiers, have, device, draw_seed, on_device, parameters) if index == 0 else {}
-        if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
-            start = torch.full((), float(group["b0"]) ** 2, dtype=norm_dtype(device), device=device)
-            shared["sum"] = have.get("sum", start).to(device, norm_dtype(device))
-        if spec.family == "soft_threshold" and (THRESHOLD_SCALE in have or TARGET in group):
-            scale = have.get(THRESHOLD_SCALE, torch.ones((), dtype=norm_dtype(device), device=device))
-            shared[THRESHOLD_SCALE] = scale.to(device, norm_dtype(device))
+        have = kept = numbers_of(group)
+        shapes = shapes_of(index, param_groups, modifiers, spec, scope)
+        if index == 0:
+            kept = _with_bounds_of(param_groups, kept)
+            kept = _without_other_memory(modifiers.clip, shapes, kept, "norm_")
+            kept = _without_other_memory(modifiers.skip, shapes, kept, "skip_")
+        shared: dict[str, Tensor] = {}
+        for name, shape in shapes.items():
+            if name == "seed":
+                shared[name] = kept[name].cpu() if name in kept else _seed_tensor(draw_seed)
+                continue
+            place = torch.device("cpu") if name == "step" and not on_device else device
+            dtype, held = norm_dtype(place), kept.get(name)
+            if held is None:
+                held = torch.full(shape, _initial(name, group, modifiers), dtype=dtype, device=place)
+            shared[name] = held.to(place, dtype)
         is_users = "shared" in group and not have
         if shared and is_users:
             raise ValueError(
@@ -161,52 +166,41 @@ def forget_norms(param_groups: Sequence[dict[str, Any]]) -> None:
         del param_groups[0]["shared"]
 
 
-def _complete(
-    modifiers: Modifiers,
-    have: Mapping[str, Tensor],
-    device: torch.device,
-    draw_seed: int | None,
-    on_device: bool,
-    parameters: int,
-) -> dict[str, Tensor]:
-    """The first group's shared numbers, but for AdaGradNorm's: those of ``have`` that are needed, and new ones.
+def shapes_of(
+    index: int, param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec, scope: Scope
+) -> dict[str, tuple[int, ...]]:
+    """The shared numbers that a param group needs: names and shapes.
 
     Args:
-        have: the numbers so far.
-        device: of the leading parameter.
-        draw_seed: the seed of the draws; None takes one from torch's default generator, if there are any.
-        on_device: whether the number of steps lies on ``device``.
-        parameters: how many there are.
+        index: that of the group.
+        param_groups: as in ``optimizer.param_groups``.
+        modifiers, spec, scope: as :func:`complete_shared` takes them.
     """
-    numbers: dict[str, Tensor] = {}
-    memory = _memory_of(modifiers.clip, parameters)
-    have = _without_other_memory(modifiers.clip, memory, _with_bounds_of(parameters, have), "norm_")
-    watched = _watched_by(modifiers.skip)
-    have = _without_other_memory(modifiers.skip, watched, have, "skip_")
-
-    def need(name: str, initial: float = 0.0, shape: tuple[int, ...] = ()) -> None:
-        place = torch.device("cpu") if name == "step" and not on_device else device
-        made = have.get(name)
-        if made is None:
-            made = torch.full(shape, initial, dtype=norm_dtype(place), device=place)
-        numbers[name] = made.to(place, norm_dtype(place))
-
-    if modifiers.counts_steps:
-        need("step")
-    if modifiers.draws:
-        numbers["seed"] = have["seed"].cpu() if "seed" in have else _seed_tensor(draw_seed)
-    if isinstance(modifiers.step_size, AdaLossStep):
-        need("b_squared", modifiers.step_size.b0**2)
-    if isinstance(modifiers.step_size, PolyakStep) and modifiers.step_size.growth is not None:
-        need("polyak_step", modifiers.step_size.initial_step)
-    for name, shape in (memory | watched).items():
-        need(name, shape=shape)
-    return numbers
+    group, shapes = param_groups[index], {}
+    for name, shape in modifiers.shared_shapes.items() if index == 0 else ():
+        shapes[name] = (sum(len(each["params"]) for each in param_groups),) if shape is None else shape
+    if spec.by_scope is not None and (scope is Scope.GROUP or (scope is Scope.OPTIMIZER and index == 0)):
+        shapes["sum"] = ()
+    if spec.family == "soft_threshold" and (TARGET in group or THRESHOLD_SCALE in numbers_of(group)):
+        shapes[THRESHOLD_SCALE] = ()
+    return shapes
 
 
-def _with_bounds_of(parameters: int, have: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _initial(name: str, group: Mapping[str, Any], modifiers: Modifiers) -> float:
+    """A number of a param group before the first step."""
+    step_size = modifiers.step_size
+    if name == "b_squared" and isinstance(step_size, AdaLossStep):
+        return step_size.b0**2
+    if name == "polyak_step" and isinstance(step_size, PolyakStep):
+        return step_size.initial_step
+    if name == "sum":
+        return float(group["b0"]) ** 2
+    return 1.0 if name == THRESHOLD_SCALE else 0.0
+
+
+def _with_bounds_of(param_groups: Sequence[Mapping[str, Any]], have: dict[str, Tensor]) -> dict[str, Tensor]:
     """``have`` with a bound for each parameter, where a param group has come or gone since."""
-    bounds = have.get("norm_bounds")
+    bounds, parameters = have.get("norm_bounds"), sum(len(group["params"]) for group in param_groups)
     if bounds is None or bounds.ndim != 1 or len(bounds) == parameters:
         return have
     kept = bounds[:parameters]
@@ -217,31 +211,15 @@ def fit_bounds(param_groups: Sequence[dict[str, Any]]) -> None:
     """AdaGC's bounds, for the parameters that there are now: a user may have taken a param group out."""
     have = numbers_of(param_groups[0]) if param_groups else {}
     if "norm_bounds" in have:
-        have |= _with_bounds_of(sum(len(group["params"]) for group in param_groups), have)
-
-
-def _watched_by(skip: SkipSpikes | None) -> dict[str, tuple[int, ...]]:
-    """What SkipSpikes remembers: names and shapes."""
-    if skip is None:
-        return {}
-    norms = {"skip_norms": (skip.window,), "skip_norm_count": ()} if skip.watches_norm else {}
-    return norms | ({"skip_losses": (skip.window,), "skip_loss_count": ()} if skip.watches_loss else {})
-
-
-def _memory_of(clip: ClipPolicy | None, parameters: int) -> dict[str, tuple[int, ...]]:
-    """What a clip policy remembers of past norms: names and shapes."""
-    if isinstance(clip, AdaGC):
-        return {"norm_bounds": (parameters,), "norm_count": ()}
-    if isinstance(clip, AutoClip):
-        return {"norm_window": (clip.window,), "norm_count": ()}
-    return {"norm_mean": (), "norm_variance": (), "norm_count": ()} if isinstance(clip, ZClip) else {}
+        have |= _with_bounds_of(param_groups, have)
 
 
 def _without_other_memory(
-    policy: object, memory: Mapping[str, tuple[int, ...]], have: Mapping[str, Tensor], prefix: str
-) -> Mapping[str, Tensor]:
+    policy: object, shapes: Mapping[str, tuple[int, ...]], have: dict[str, Tensor], prefix: str
+) -> dict[str, Tensor]:
     """``have`` without what another policy has remembered: a count says nothing of norms that are not there."""
     remembered = [name for name in have if name.startswith(prefix)]
+    memory = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
     if all(name in have and have[name].shape == shape for name, shape in memory.items()) or not remembered:
         return have
     warnings.warn(
