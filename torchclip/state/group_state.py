@@ -201,7 +201,7 @@ def _initial(name: str, group: Mapping[str, Any], modifiers: Modifiers) -> float
 def _with_bounds_of(param_groups: Sequence[Mapping[str, Any]], have: dict[str, Tensor]) -> dict[str, Tensor]:
     """``have`` with a bound for each parameter, where a param group has come or gone since."""
     bounds, parameters = have.get("norm_bounds"), sum(len(group["params"]) for group in param_groups)
-    if bounds is None or bounds.ndim != 1 or len(bounds) == parameters:
+    if not isinstance(bounds, Tensor) or bounds.ndim != 1 or len(bounds) == parameters:
         return have
     kept = bounds[:parameters]
     return {**have, "norm_bounds": torch.cat([kept, kept.new_zeros(parameters - len(kept))])}

@@ -1,54 +1,57 @@
-"""Numbers of state of param groups as the compiled step reads them on the host: refused where a user broke them."""
+"""Shared numbers of param groups as a reference step takes them: those that a user broke are refused, in the words of
+the cpu backend."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchclip.rules.norms import norm_dtype
+from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.norms import Scope, norm_dtype
+from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.soft_threshold import THRESHOLD_SCALE
-from torchclip.state.group_state import NUMBERS, numbers_of
+from torchclip.rules.state_numbers import COUNT
+from torchclip.state.group_state import NUMBERS, numbers_of, shapes_of
 
 _REMEDY = "; it is state of the optimizer: load a state_dict, or make the optimizer anew, and do not assign to it"
+_READ = frozenset((THRESHOLD_SCALE, *(name for name, wanted in NUMBERS.items() if wanted is COUNT)))
+"""Those whose range is checked, as the cpu backend does."""
 
 
-def counted(shared: Mapping[str, Tensor], name: str) -> int:
-    """A shared number that counts something.
+def check_shared(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec, scope: Scope) -> None:
+    """Raises for a shared number that a step cannot take, before it writes anything.
 
-    Raises:
-        ValueError: when it is no count.
-        RuntimeError: when it is no number as the optimizer makes it.
-    """
-    return int(_read(shared[name], name))
+    Neither the range of a number on a GPU, which is not waited for, nor anything in a compiled graph is checked, since
+    no number can be read while it is traced.
 
-
-def check_thresholds(param_groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raises for a factor on a threshold that is none, but on a GPU, which is not waited for.
+    Args:
+        param_groups: as in ``optimizer.param_groups``.
+        modifiers, spec, scope: as :func:`torchclip.state.group_state.complete_shared` takes them.
 
     Raises:
         ValueError: for a number out of range.
-        RuntimeError: for what is no number as the optimizer makes it.
+        RuntimeError: for what is missing, or not as the optimizer makes it.
     """
-    held = [group["shared"][THRESHOLD_SCALE] for group in param_groups if THRESHOLD_SCALE in numbers_of(group)]
-    for scale in () if torch.compiler.is_compiling() else held:
-        if not isinstance(scale, Tensor) or scale.device.type == "cpu":
-            _read(scale, THRESHOLD_SCALE)
+    if torch.compiler.is_compiling():
+        return
+    for index, group in enumerate(param_groups):
+        for name, shape in shapes_of(index, param_groups, modifiers, spec, scope).items():
+            _check(numbers_of(group).get(name), name, shape)
 
 
-def _read(held: Any, name: str) -> float:
-    """A shared number on the host."""
+def _check(held: Any, name: str, shape: tuple[int, ...]) -> None:
     if not isinstance(held, Tensor):
         raise RuntimeError(f'param_groups\' "shared" has no tensor "{name}"{_REMEDY}')
     what = f'param_groups\' "shared" number "{name}" is'
-    if held.numel() != 1 or held.dtype is not norm_dtype(held.device):
+    dtype = torch.int64 if name == "seed" else norm_dtype(held.device)
+    if held.shape != shape or held.dtype is not dtype or held.layout is not torch.strided:
         raise RuntimeError(
-            f"{what} a tensor of {held.dtype} of shape {list(held.shape)} on {held.device}, where 1 of "
-            f"{norm_dtype(held.device)} on {held.device.type} are wanted{_REMEDY}"
+            f"{what} a tensor of {held.dtype} of shape {list(held.shape)} on {held.device}, where {math.prod(shape)} "
+            f"of {dtype} on {held.device.type} are wanted, of shape {list(shape)}{_REMEDY}"
         )
-    number: float = held.item()
-    if not NUMBERS[name].holds(number):
+    if name in _READ and held.device.type == "cpu" and not NUMBERS[name].holds(number := held.item()):
         raise ValueError(f"{what} {number}, and {NUMBERS[name].words} is wanted{_REMEDY}")
-    return number

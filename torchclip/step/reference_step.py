@@ -14,7 +14,7 @@ from torchclip.policies.group_clip import check_keys, clips_of
 from torchclip.state.group_state import fit_bounds
 from torchclip.state.ordinary import are_ordinary
 from torchclip.state.parameter_state import Ledger, check_all, nonfinite_error
-from torchclip.state.read_numbers import check_thresholds
+from torchclip.state.read_numbers import check_shared
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -39,7 +39,7 @@ def reference_step(
     if isinstance(clip, AdaGC):
         fit_bounds(optimizer.param_groups)
     groups = optimizer._keys.read(optimizer.param_groups)
-    check_thresholds(groups)
+    check_shared(groups, optimizer._modifiers, optimizer.spec, optimizer.clips_by)
     if precision is not None or is_compiling() or not are_ordinary(optimizer.spec, groups, optimizer.state):
         check_all(optimizer.spec, optimizer._named_parameters(), optimizer.state, precision)
     for index, group in enumerate(optimizer.param_groups):

@@ -30,7 +30,6 @@ from torchclip.policies.clip import (
 )
 from torchclip.policies.step_size import AdaLossStep, PolyakStep
 from torchclip.rules.norms import norm_dtype
-from torchclip.state.read_numbers import counted
 from torchclip.state.steppable import leading_device
 
 
@@ -152,8 +151,6 @@ def _policy_factor(
     """The factor of each norm, in the shape of the scope, and what the policy remembers."""
     if isinstance(clip, (ClipByGlobalNorm, ClipByTensorNorm)):
         return clip.factor(norm), []
-    if run.shared["norm_count"].device.type == "cpu" and not torch.compiler.is_compiling():
-        counted(run.shared, "norm_count")
     # Under autograd a copy, since the graph keeps it and the original is written.
     memory = {
         name: number.to(norm, copy=torch.is_grad_enabled())

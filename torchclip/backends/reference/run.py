@@ -26,7 +26,6 @@ from torchclip.rules.rule_spec import Group, RuleSpec, State
 from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.state.group_state import numbers_of
 from torchclip.state.precision_state import created_beside, created_slot
-from torchclip.state.read_numbers import counted
 from torchclip.state.sharded import PLAIN_TENSORS, is_wrapper
 
 Writes = list[tuple[Tensor, Tensor]]
@@ -117,7 +116,7 @@ class Run:
 
         A tensor in a compiled graph, which is to serve for every step.
         """
-        return (self.shared["step"] if torch.compiler.is_compiling() else counted(self.shared, "step")) + 1
+        return (self.shared["step"] if torch.compiler.is_compiling() else int(self.shared["step"])) + 1
 
     @property
     def draws(self) -> Draws:

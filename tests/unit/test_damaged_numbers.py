@@ -1,0 +1,101 @@
+"""Shared numbers that were written by hand and do not fit: refused in words, before a step writes anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchclip
+from builders import draw_gradients, leaves, unchanged
+from torchclip.rules.soft_threshold import THRESHOLD_SCALE
+from torchclip.state.group_state import NAMES
+
+Recipe = tuple[type[torch.optim.Optimizer], dict[str, Any], tuple[str, ...]]
+DRAWS = [torchclip.GradientDropout(0.5)]
+RECIPES: dict[str, Recipe] = {
+    "draws": (torchclip.SGD, {"extensions": DRAWS}, ("step", "seed")),
+    "ada_loss": (torchclip.SGD, {"step_size": torchclip.AdaLossStep()}, ("b_squared",)),
+    "polyak": (torchclip.SGD, {"step_size": torchclip.PolyakStep(growth=2.0)}, ("polyak_step",)),
+    "auto_clip": (torchclip.SGD, {"clip": torchclip.AutoClip(window=4)}, ("norm_window", "norm_count")),
+    "z_clip": (torchclip.SGD, {"clip": torchclip.ZClip()}, ("norm_mean", "norm_variance", "norm_count")),
+    "ada_gc": (torchclip.SGD, {"clip": torchclip.AdaGC()}, ("norm_bounds", "norm_count")),
+    "skip_norms": (
+        torchclip.SGD,
+        {"skip": torchclip.SkipSpikes(window=4, on="grad_norm")},
+        ("skip_norms", "skip_norm_count"),
+    ),
+    "skip_losses": (
+        torchclip.SGD,
+        {"skip": torchclip.SkipSpikes(window=4, on="loss")},
+        ("skip_losses", "skip_loss_count"),
+    ),
+    "sums": (torchclip.AdaGradNorm, {}, ("sum",)),
+}
+
+Damage = tuple[Callable[[Tensor], Any], type[Exception], str]
+KINDS: dict[str, Damage] = {
+    "missing": (lambda held: None, RuntimeError, 'has no tensor "{name}"; it is state of the optimizer'),
+    "number": (lambda held: 1.0, RuntimeError, 'has no tensor "{name}"; it is state of the optimizer'),
+    "float32": (lambda held: held.float(), RuntimeError, 'number "{name}" is a tensor of torch.float32 of shape'),
+    "too_many": (
+        lambda held: torch.ones(7, dtype=held.dtype),
+        RuntimeError,
+        'number "{name}" is a tensor of {dtype} of shape [7] on cpu, where {count} of {dtype} on cpu are wanted',
+    ),
+    "nan": (
+        lambda held: held.fill_(math.nan),
+        ValueError,
+        'number "{name}" is nan, and a whole number from 0 to 2**53 is wanted',
+    ),
+    "negative": (
+        lambda held: held.fill_(-1.0),
+        ValueError,
+        'number "{name}" is -1.0, and a whole number from 0 to 2**53 is wanted',
+    ),
+}
+COUNTS = ("step", "norm_count", "skip_norm_count", "skip_loss_count")
+CASES = [
+    pytest.param(recipe, name, kind, id=f"{recipe}-{name}-{kind}")
+    for recipe, (_, _, names) in RECIPES.items()
+    for name in names
+    for kind in KINDS
+    if name in COUNTS or kind not in ("nan", "negative")  # of other numbers no step checks the value
+    if (name, kind) != ("norm_bounds", "too_many")  # they are made to fit the parameters
+]
+
+
+def test_every_number_is_damaged() -> None:
+    """But the factor on a threshold, which test_target_mistakes damages."""
+    assert {name for _, _, names in RECIPES.values() for name in names} == NAMES - {THRESHOLD_SCALE}
+
+
+@pytest.mark.parametrize("recipe, name, kind", CASES)
+@pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+def test_a_damaged_number_is_refused(recipe: str, name: str, kind: str, backend: str) -> None:
+    cls, options, _ = RECIPES[recipe]
+    if cls is torchclip.SGD:
+        options = {"momentum": 0.9, **options}
+    params = leaves()
+    optimizer = cls(params, lr=0.1, backend=backend, **options)
+    draw_gradients(0, params)
+    given = {"loss": 1.0} if optimizer._modifiers.takes_loss else {}
+    optimizer.step(**given)
+    damage, error, words = KINDS[kind]
+    shared = optimizer.param_groups[0]["shared"]
+    with unchanged(optimizer):
+        kept = shared.pop(name)
+        damaged = damage(kept.clone())
+        if damaged is not None:
+            shared[name] = damaged
+        with pytest.raises(error) as raised:
+            optimizer.step(**given)
+        shared[name] = kept
+    words = words.format(name=name, dtype=kept.dtype, count=kept.numel())
+    assert words in str(raised.value)
+    assert "do not assign to it" in str(raised.value)
+    optimizer.step(**given)  # as it was made it is taken
