@@ -262,10 +262,10 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
         made |= created_beside(spec, types, entry.owner, group, entry.held)
     kept, stored = {**entry.held, **made}, {}
     # Of the user's own entries none is looked at.
-    names = [each.name for each in (*spec.slots, *spec.scalars)]
-    if types is not None:
-        names += [*map(absmax_of, spec.used_slots(group)), REMAINDER, MASTER]
-    for name in names:
+    for each in (*spec.slots, *spec.scalars):
+        if each.name in kept:
+            stored[each.name] = local_view(kept[each.name])
+    for name in () if types is None else (*map(absmax_of, spec.used_slots(group)), REMAINDER, MASTER):
         if name in kept:
             stored[name] = local_view(kept[name])
     old: State = {}
