@@ -262,9 +262,11 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
         made |= created_beside(spec, types, entry.owner, group, entry.held)
     kept, stored = {**entry.held, **made}, {}
     # Of the user's own entries none is looked at.
-    for each in (*spec.slots, *spec.scalars):
-        if each.name in kept:
-            stored[each.name] = local_view(kept[each.name])
+    for slot in spec.slots:
+        if slot.name in kept:
+            stored[slot.name] = local_view(kept[slot.name])
+    for scalar in spec.scalars:
+        stored[scalar.name] = local_view(kept[scalar.name])
     for name in () if types is None else (*map(absmax_of, spec.used_slots(group)), REMAINDER, MASTER):
         if name in kept:
             stored[name] = local_view(kept[name])
