@@ -1,9 +1,10 @@
-// The loops of one functor's rules over operands in halves with AVX2, sixteen elements at a time: what is loaded is
+// The loops of one functor's rules over float32 and bfloat16 with AVX2, sixteen elements at a time: what is loaded is
 // widened, and what is stored is rounded, in registers. Compiled once for each functor: the build names it in
 // TORCHCLIP_FUNCTOR.
 //
 // A compiler that finds elements of 16 and of 32 bits in one loop spends half of the time on them. With 512-bit vectors
-// it does not, and its own loops are taken where it has them.
+// it does not, and its own loops are taken where it has them. Float32 alone would not need this: it has the same loop
+// so that a split parameter takes its steps to the bit.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

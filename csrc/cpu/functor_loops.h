@@ -9,7 +9,8 @@ namespace torchclip::cpu {
 template <class Functor>
 Loops functor_loops(const Bucket& bucket);
 
-// Those over operands in halves; null where there is none, or what functor.cpp has is as fast.
+// Those over float32 and bfloat16 with AVX2; null for other types and processors, and where functor.cpp has faster
+// ones.
 struct Avx2Loops {
   UpdateLoop update = nullptr;
   SplitLoop update_split = nullptr;  // whatever the type of the bucket's parameter

@@ -2,8 +2,8 @@
 // serves them. For files that compile everything for AVX2.
 //
 // Compilers fuse products with the sums that they stand in, and which of two products depends on what is around: on the
-// types of the operands, say. Here it is a rule. So every form of operands has the same results to the bit, and so have
-// elements by eight and one by one.
+// types of the operands, say. Here it is a rule. So every form of operands that is served here has the same results to
+// the bit, and so have elements by eight and one by one.
 #pragma once
 
 #include "../scalar_ops.h"

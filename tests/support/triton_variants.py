@@ -118,7 +118,7 @@ def kind_of_exchange(variant: Variant) -> Hashable:
     """What differs where other processes take part."""
     constants = dict(variant.constants)
     finish = constants.pop("finish", None)
-    ends = None if finish is None else (finish.shares, finish.looks_ahead)
+    ends = None if finish is None else finish.shares
     return variant.elements.get("in_parts"), ends, None if variant.elements else tuple(constants.items())
 
 

@@ -71,8 +71,8 @@ def _check(lines: Sequence[str], processes: Processes) -> None:
         hashes = gathered(hash_of(lines), processes)
     except RuntimeError as error:
         raise RuntimeError(
-            f"ranks {list(processes.ranks)} did not all take part in the first step of this optimizer, in which they "
-            "find out whether they agree: say norm_group= in each of them or in none, and call step() in each"
+            f"ranks {list(processes.ranks)} did not all take part in a step in which they find out whether they agree: "
+            "call step() in each of them, and give norm_group=, if to one, to all"
         ) from error
     if len(set(hashes)) == 1:
         return
