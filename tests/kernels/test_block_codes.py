@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from instruction_sets import FLAGS, runs_here
-from places import CSRC, TESTS
-
-COMPILER = shutil.which("g++")
+from instruction_sets import COMPILER, printed_by, runs_here
+from places import TESTS
 
 
 @pytest.mark.skipif(COMPILER is None or platform.machine() != "x86_64", reason="they are for x86-64, by g++")
 def test_every_vector_has_the_nearest_codes(tmp_path: Path) -> None:
     if not runs_here("x86-64-v3"):
         pytest.skip("this processor has no AVX2")
-    program = tmp_path / "block_codes"
-    source = TESTS / "kernels" / "block_codes.cpp"
-    build = subprocess.run(
-        [COMPILER, *FLAGS, f"-I{CSRC}", source, "-o", program], capture_output=True, text=True, check=False
-    )
-    assert build.returncode == 0, build.stderr
-    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "compared\n"
+    assert printed_by(TESTS / "kernels" / "block_codes.cpp", tmp_path) == "compared\n"

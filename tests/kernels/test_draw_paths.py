@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from instruction_sets import FLAGS, runs_here
-from places import CSRC, TESTS
+from instruction_sets import COMPILER, printed_by, runs_here
+from places import TESTS
 from torchclip.backends.reference.draws import normal_pair
-
-COMPILER = shutil.which("g++")
 
 # The sets that the library chooses between: without and with fused multiply-add, and with 512-bit vectors.
 ARCHITECTURES = ("x86-64", "x86-64-v3", "x86-64-v4") if platform.machine() == "x86_64" else ("native",)
@@ -25,13 +21,9 @@ ARCHITECTURES = ("x86-64", "x86-64-v3", "x86-64-v4") if platform.machine() == "x
 def test_every_path_draws_the_same_bits(architecture: str, tmp_path: Path) -> None:
     if not runs_here(architecture):
         pytest.skip(f"this processor is not {architecture}")
-    program = tmp_path / "draw_paths"
     # Without the clones, whose choice cannot be told from outside, the whole file is for one instruction set.
-    flags = [*FLAGS, f"-march={architecture}", "-DTORCHCLIP_CLONES=", f"-I{CSRC}"]
-    source = TESTS / "kernels" / "draw_paths.cpp"
-    build = subprocess.run([COMPILER, *flags, source, "-o", program], capture_output=True, text=True, check=False)
-    assert build.returncode == 0, build.stderr
-    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    flags = [f"-march={architecture}", "-DTORCHCLIP_CLONES="]
+    printed = printed_by(TESTS / "kernels" / "draw_paths.cpp", tmp_path, flags).split("\n")[:-1]
     assert not [line for line in printed if "differs" in line]
     words = torch.arange(len(printed)) * 0x9E3779B9 % 2**32
     expected = torch.stack(normal_pair(words[0::2], words[1::2]), dim=1).flatten().view(torch.int32)

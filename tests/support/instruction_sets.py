@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+
+from places import CSRC
+
+COMPILER = shutil.which("g++")
 
 FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall")
 
@@ -12,3 +19,12 @@ def runs_here(architecture: str) -> bool:
     needed = {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl", "avx512bw", "avx512dq"}}
     flags = Path("/proc/cpuinfo")
     return needed.get(architecture, set()) <= set(flags.read_text().split() if flags.exists() else [])
+
+
+def printed_by(source: Path, folder: Path, flags: Sequence[str] = ()) -> str:
+    """What a program prints that is compiled from a file of the tests, in a folder of its own."""
+    program = folder / source.stem
+    command = [str(COMPILER), *FLAGS, *flags, f"-I{CSRC}", str(source), "-o", str(program)]
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert build.returncode == 0, build.stderr
+    return subprocess.run([program], capture_output=True, text=True, check=True).stdout
