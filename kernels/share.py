@@ -15,7 +15,6 @@ from .tables import (
     COMMON_GRADIENTS,
     COMMON_LOSS,
     COMMON_LOST,
-    COMMON_NUMBERS,
     COMMON_OVERFLOWS,
     LONG_ROW_FIRST_PARTIAL,
     LONG_ROW_PARTIALS,
@@ -28,9 +27,9 @@ from .tables import (
     SHARE_CELLS,
     SHARE_GRADIENTS,
     SHARE_LOSS_SHARE,
-    SHARE_NUMBER_COUNT,
     SHARE_NUMBERS,
     SHARE_PARTIALS,
+    SHARE_PLACES,
     SHARE_RANGE_BEGINS,
     SHARE_RANGES,
     SHARE_TENSORS,
@@ -52,6 +51,12 @@ from .tables import (
 
 
 @triton.jit
+def first_place(share):
+    """Where the places of rows begin among the numbers of an exchange: behind its cells."""
+    return numbers_at(share, SHARE_NUMBERS) + tl.load(share + SHARE_CELLS) * SUM_WORDS
+
+
+@triton.jit
 def share_rows_kernel(share, places, numbers, by_clip: tl.constexpr):
     """The rows of which others have parts, to their places; and those of which none has, as at the end of a pass.
 
@@ -67,7 +72,7 @@ def share_rows_kernel(share, places, numbers, by_clip: tl.constexpr):
     finish_long_rows(places, skips, by_clip, True)
     partials = numbers_at(places, PLACE_ROW_PARTIALS)
     long_rows = integers_at(places, PLACE_LONG_ROWS)
-    sums = numbers_at(share, SHARE_NUMBERS) + int32_at(share, SHARE_CELLS) * SUM_WORDS
+    sums = first_place(share)
     lanes = tl.arange(0, ONE_UNIT_LANES)
     for index in range(int32_at(places, PLACE_LONG_ROW_COUNT)):
         place = place_of_row(places, index)
@@ -117,9 +122,11 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
         is_first: of the step: what all processes have goes out once.
     """
     numbers = numbers_at(share, SHARE_NUMBERS)
-    common = numbers + tl.load(share + SHARE_NUMBER_COUNT) - COMMON_NUMBERS
+    zero_cells = tl.load(share + SHARE_ZERO_CELLS)
+    zeros = first_place(share) + 2 * tl.load(share + SHARE_PLACES)
+    common = zeros + 2 * zero_cells
     cell = tl.program_id(0)
-    if cell < int32_at(share, SHARE_CELLS):
+    if cell < tl.load(share + SHARE_CELLS):
         begins = int32s_at(share, SHARE_RANGE_BEGINS)
         gradient = tl.full([], 0.0, tl.float64)
         direction = tl.full([], 0.0, tl.float64)
@@ -138,11 +145,9 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
             tl.store(common + COMMON_LOST, 1.0, is_finite(gradient) == 0)
     else:
         if is_first:
-            zero_cells = int32_at(share, SHARE_ZERO_CELLS)
             for of_zeros in range(zero_cells):
-                place = common - 2 * (zero_cells - of_zeros)
-                tl.store(place, zeros_of_cell(share, of_zeros))
-                tl.store(place + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
+                tl.store(zeros + 2 * of_zeros, zeros_of_cell(share, of_zeros))
+                tl.store(zeros + 2 * of_zeros + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
             if found_inf is not None:
                 tl.store(common + COMMON_OVERFLOWS, (tl.load(found_inf) != 0).to(tl.float64))
             tl.store(common + COMMON_GRADIENTS, tl.load(share.to(tl.pointer_type(tl.float64)) + SHARE_GRADIENTS))

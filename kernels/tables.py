@@ -184,7 +184,7 @@ PLACE_COUNTERS = tl.constexpr(14)  # [4]: steps that measured a factor, those wi
 PLACE_NUMBERS = tl.constexpr(15)  # of the step: written by the first finish
 PLACE_BLOCKS_DONE = tl.constexpr(16)  # int32, 0 before and after
 PLACE_BLOCKS = tl.constexpr(34)  # int32: of all launches of the pass together
-PLACE_COMMON = tl.constexpr(18)  # [COMMON_NUMBERS]: of all processes; 0 where these were not asked before
+PLACE_COMMON = tl.constexpr(18)  # COMMON_… of all processes; 0 where these were not asked before
 PLACE_POLICY = tl.constexpr(19)  # the Modifiers themselves
 PLACE_COEFFICIENTS_COUNT = tl.constexpr(107)  # int32: sets of them
 PLACE_SOURCES = tl.constexpr(54)
@@ -219,12 +219,11 @@ PLACE_DIRECTION_NORM = tl.constexpr(193)  # [units], written
 PLACE_RULE_SUMS = tl.constexpr(194)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
 PLACE_SUM_IS_DOUBLE = tl.constexpr(195)  # int32 [units]
 
-# What all processes have behind the cells of an exchange: CommonNumber of csrc/step/device_tables.h, float64.
+# What all processes have behind the cells of an exchange: CommonNumber of csrc/step/exchange_layout.h, float64.
 COMMON_OVERFLOWS = tl.constexpr(0)  # of AMP's scale
 COMMON_LOST = tl.constexpr(1)  # norms that are not finite
 COMMON_GRADIENTS = tl.constexpr(2)  # parameters that have one
 COMMON_LOSS = tl.constexpr(3)
-COMMON_NUMBERS = tl.constexpr(4)
 
 # SharedRow: a long row of which other processes have parts.
 SHARED_ROW_PLACE = tl.constexpr(0)  # among all that are sent; -1: no others have a part of it
@@ -238,20 +237,20 @@ SHARED_RANGE_SHARE = tl.constexpr(2)  # what part of their sum counts
 SHARED_RANGE_WORDS = tl.constexpr(3)
 
 # ShareArguments: what an exchange is filled from.
-SHARE_NUMBERS = tl.constexpr(0)  # written: cells, places of rows, cells of zeros, common numbers
-SHARE_NUMBER_COUNT = tl.constexpr(1)
-SHARE_CELLS = tl.constexpr(4)  # int32
-SHARE_ZERO_CELLS = tl.constexpr(5)  # int32
-SHARE_RANGES = tl.constexpr(3)  # of partial sums
-SHARE_RANGE_BEGINS = tl.constexpr(4)  # int32 [cells + 1]
-SHARE_TENSORS = tl.constexpr(5)  # int32 [cells]: how many count in each
-SHARE_PARTIALS = tl.constexpr(9)
-SHARE_ZEROS = tl.constexpr(15)
-SHARE_ZERO_RANGES = tl.constexpr(16)
-SHARE_ZERO_BEGINS = tl.constexpr(17)  # int32 [cells of zeros + 1]
-SHARE_ZERO_ELEMENTS = tl.constexpr(18)  # [cells of zeros]: among which they are
-SHARE_LOSS_SHARE = tl.constexpr(22)
-SHARE_GRADIENTS = tl.constexpr(23)
+SHARE_NUMBERS = tl.constexpr(0)  # written; where what lies: csrc/step/exchange_layout.h
+SHARE_CELLS = tl.constexpr(1)  # how many, as of the next two
+SHARE_PLACES = tl.constexpr(2)  # of rows
+SHARE_ZERO_CELLS = tl.constexpr(3)
+SHARE_RANGES = tl.constexpr(4)  # of partial sums
+SHARE_RANGE_BEGINS = tl.constexpr(5)  # int32 [cells + 1]
+SHARE_TENSORS = tl.constexpr(6)  # int32 [cells]: how many count in each
+SHARE_PARTIALS = tl.constexpr(10)
+SHARE_ZEROS = tl.constexpr(16)
+SHARE_ZERO_RANGES = tl.constexpr(17)
+SHARE_ZERO_BEGINS = tl.constexpr(18)  # int32 [cells of zeros + 1]
+SHARE_ZERO_ELEMENTS = tl.constexpr(19)  # [cells of zeros]: among which they are
+SHARE_LOSS_SHARE = tl.constexpr(23)
+SHARE_GRADIENTS = tl.constexpr(24)
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)

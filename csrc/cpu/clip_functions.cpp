@@ -94,10 +94,11 @@ double total_norm(const std::vector<Object>& gradients, double order) {
     const LongPass pass(gradients, plan.tables.elements);
     cpu::norm_pass(plan.tables, plan.loops, cpu::Measure::kRawGradient, false, partials);
   }
-  Partial total;
-  for (const Partial& partial : partials) total.add(partial);
-  if (std::isinf(order)) return total.maximum;
-  return order == 2 ? std::sqrt(total.gradient) : std::pow(total.gradient, 1 / order);
+  double total = 0;
+  for (const Partial& partial : partials)
+    total = std::isinf(order) ? larger(total, partial.gradient) : total + partial.gradient;
+  if (std::isinf(order)) return total;
+  return order == 2 ? std::sqrt(total) : std::pow(total, 1 / order);
 }
 
 void scale_gradients(const std::vector<Object>& gradients, double factor) {

@@ -145,7 +145,7 @@ Partial largest_loop(const Operands& operands, const Coefficients&) {
   const T* const gradient = static_cast<const T*>(operands.pointer[kGradient]);
   Partial total;
   for (int64_t i = 0; i < operands.count; ++i)
-    total.maximum = larger(total.maximum, std::fabs(static_cast<double>(load(gradient[i]))));
+    total.gradient = larger(total.gradient, std::fabs(static_cast<double>(load(gradient[i]))));
   return total;
 }
 

@@ -137,7 +137,7 @@ Outcome Plan::step(const StepInputs& inputs) {
     }
   } const let_go{held_, given_norm_};
   const Outcome outcome = try_step(inputs);
-  if (common_.gradients != 0 && outcome != Outcome::kNonFinite) {
+  if (common_[kGradients] != 0 && outcome != Outcome::kNonFinite) {
     ++tried_steps_;
     skipped_steps_ += outcome == Outcome::kSkipped;
   }
@@ -172,15 +172,15 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   const NonFinite nonfinite = modifiers_.measures() ? clip_gradients() : NonFinite::kPropagate;
   if (nonfinite != NonFinite::kPropagate)
     // When the loss scale has overflowed, such norms are expected: the scaler handles them.
-    return common_.overflows > 0 || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
+    return common_[kOverflows] > 0 || nonfinite == NonFinite::kSkip ? Outcome::kSkipped : Outcome::kNonFinite;
   if (modifiers_.step_size_kind() != StepSizeKind::kNone) report_.lr_scale = scale_gradients_by_step_size();
   if (rule_.clips_itself) clip_direction(!modifiers_.measures());
   const bool waits =
       inputs.has_found_inf || any_target(reader_.groups()) || (modifiers_.skip_loss != 0 && sharing_.loss_share != 0);
   if (sharing_ && waits && !has_asked_) exchange_common();
-  if (common_.overflows > 0) return Outcome::kSkipped;
-  if (common_.gradients == 0) return Outcome::kStepped;
-  if (modifiers_.finds_spikes() && find_spikes(common_.loss)) return Outcome::kSkipped;
+  if (common_[kOverflows] > 0) return Outcome::kSkipped;
+  if (common_[kGradients] == 0) return Outcome::kStepped;
+  if (modifiers_.finds_spikes() && find_spikes(common_[kLoss])) return Outcome::kSkipped;
   if (rule_.counts_zeros) scale_thresholds();
   {
     const auto released = release_gil();

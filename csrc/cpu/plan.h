@@ -169,7 +169,7 @@ class Plan {
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since
   Sharing sharing_;
-  SharedSums::Common common_;           // of this step, and of all processes once they have been asked
+  CommonNumbers common_{};              // of this step, and of all processes once they have been asked
   bool has_asked_ = false;              // they have been, in this step
   std::vector<double> zeros_of_cells_;  // as `common_`: zeros and elements of each cell of zeros
   std::optional<double> given_norm_;

@@ -114,7 +114,7 @@ NonFinite Plan::clip_by_norm() {
   for (size_t unit = 0; unit < own.size(); ++unit)
     shared_.clipped_square += square(report_.clip_factor[unit]) * own[unit];
   // Of a tensor that another process alone holds.
-  if (scope == Scope::kTensor && common_.lost > 0) nonfinite = std::max(nonfinite, modifiers_.on_nonfinite());
+  if (scope == Scope::kTensor && common_[kLost] > 0) nonfinite = std::max(nonfinite, modifiers_.on_nonfinite());
   for (size_t set = 0; set < tables_.coefficients.size(); ++set) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(origins_[set].tensor)];
     tables_.coefficients[set].pipeline.gradient_scale *=
@@ -188,7 +188,7 @@ void Plan::clip_direction(bool report) {
                   tables_.coefficients[set].rule);
     if (report) report_.clip_factor[unit] = rule_.direction_factor(hyperparameters_of(cohort), norms);
   }
-  if (report && report_.is_single && (!tables_.tensors.empty() || common_.gradients > 0))
+  if (report && report_.is_single && (!tables_.tensors.empty() || common_[kGradients] > 0))
     report_.clip_factor[0] =
         rule_.direction_factor(reader_.groups().front().hyperparameters.data(), norms_of(0, sums[0]));
 }

@@ -109,9 +109,9 @@ double Plan::scale_gradients_by_step_size() {
   if (takes_loss && sharing_ && sharing_.loss_share != 0 && !has_asked_) exchange_common();
   if (modifiers_.step_size_kind() == StepSizeKind::kPolyak) {
     const double before = modifiers_.growth > 0 ? *shared.numbers("polyak_step") : 0.0;
-    const double step = polyak_step(common_.loss, shared_.clipped_square, modifiers_.c, modifiers_.alpha,
+    const double step = polyak_step(common_[kLoss], shared_.clipped_square, modifiers_.c, modifiers_.alpha,
                                     modifiers_.step_eps, modifiers_.growth, before);
-    shared_.polyak = is_finite(step) && is_finite(common_.loss) ? step : before;
+    shared_.polyak = is_finite(step) && is_finite(common_[kLoss]) ? step : before;
     for (size_t set = 0; set < tables_.coefficients.size(); ++set) {
       const size_t group = static_cast<size_t>(tables_.tensors[static_cast<size_t>(origins_[set].tensor)].group);
       tables_.coefficients[set].pipeline.gradient_scale *= polyak_factor(step, reader_.groups()[group].pipeline[kLr]);
@@ -121,7 +121,7 @@ double Plan::scale_gradients_by_step_size() {
   double b_squared = square(modifiers_.b0) + modifiers_.alpha * shared_.step;
   if (modifiers_.step_size_kind() == StepSizeKind::kLoss) {
     b_squared = shared_.b_squared =
-        add_loss(*shared.numbers("b_squared"), common_.loss, modifiers_.alpha, modifiers_.c);
+        add_loss(*shared.numbers("b_squared"), common_[kLoss], modifiers_.alpha, modifiers_.c);
   }
   const double factor = 1.0 / std::sqrt(b_squared);
   for (Coefficients& coefficients : tables_.coefficients) {

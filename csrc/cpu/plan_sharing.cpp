@@ -9,17 +9,17 @@ namespace torchclip {
 // What adds them up lets go of the GIL, and other threads may replace gradients and state meanwhile.
 void Plan::exchange(SharedSums& sums) {
   if (held_.empty()) reader_.hold_memory(held_);
-  SharedSums::Common all = has_asked_ ? SharedSums::Common{} : common_;
+  CommonNumbers all = has_asked_ ? CommonNumbers{} : common_;
   std::vector<double> zeros = has_asked_ ? std::vector<double>(zeros_of_cells_.size()) : zeros_of_cells_;
   sums.exchange(all, zeros);
   if (std::exchange(has_asked_, true)) return;  // what all processes have is not added up again
   zeros_of_cells_ = zeros;
-  if (sharing_.loss_share == 0) all.loss = common_.loss;
+  if (sharing_.loss_share == 0) all[kLoss] = common_[kLoss];
   common_ = all;
 }
 
 void Plan::exchange_common() {
-  SharedSums sums(sharing_.common, zeros_of_cells_.size());
+  SharedSums sums(sharing_.common, sharing_.zeros);
   exchange(sums);
 }
 
@@ -38,18 +38,18 @@ void Plan::fill_zero_cells() {
 }
 
 void Plan::share_units(UnitSums& units, const Cells& cells) {
-  SharedSums shared(cells, zeros_of_cells_.size());
+  SharedSums shared(cells, sharing_.zeros);
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const Partial& partial = partials_[chunk];
     shared.add(tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)].parameter, partial.gradient,
                partial.direction);
-    if (!std::isfinite(partial.gradient) && !has_asked_) common_.lost += 1;
+    if (!std::isfinite(partial.gradient) && !has_asked_) common_[kLost] += 1;
   }
   for (const TensorEntry& tensor : tables_.tensors) shared.count(tensor.parameter);
   exchange(shared);
-  shared.for_each_cell([&](size_t unit, const double* cell) {
-    units.sums[unit].add({cell[0], cell[1]});
-    if (cell[2] > 0) units.seen[unit] = 1;
+  shared.for_each_cell([&](size_t unit, const Partial& sum) {
+    units.sums[unit].add(sum);
+    if (sum.count > 0) units.seen[unit] = 1;
   });
 }
 
@@ -57,7 +57,7 @@ void Plan::share_units(UnitSums& units, const Cells& cells) {
 // Rows that this process holds alone are clipped before the exchange, the others are known after it to all that hold
 // parts of them.
 void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
-  SharedSums shared(cells, zeros_of_cells_.size());
+  SharedSums shared(cells, sharing_.zeros);
   const auto left_of = [this](const Partial& row) {
     const double factor = unit_factor(row);
     return factor * factor * row.gradient;
@@ -87,7 +87,7 @@ void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
   });
   exchange(shared);
   sums.total = {};
-  shared.for_each_cell([&](size_t, const double* cell) { sums.total.add({cell[0], cell[1]}); });
+  shared.for_each_cell([&](size_t, const Partial& sum) { sums.total.add(sum); });
   for_each_split([&](int32_t, Partial& row, const double* place) {
     if (place != nullptr) row = {place[0], place[1]};
   });

@@ -11,10 +11,10 @@ __device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
   __shared__ int is_lost;
   if (threadIdx.x == 0) is_lost = 0;
   __syncthreads();
-  const bool is_one = share.cells == 1;
+  const bool is_one = share.layout.cells == 1;
   const int rank = is_one ? static_cast<int>(threadIdx.x) : lane_in_warp();
 #pragma unroll 1
-  for (int cell = is_one ? 0 : warp_in_block(); cell < share.cells; cell += is_one ? 1 : kWarps) {
+  for (int cell = is_one ? 0 : warp_in_block(); cell < share.layout.cells; cell += is_one ? 1 : kWarps) {
     double totals[2] = {};
     for (int32_t index = share.range_begins[cell]; index < share.range_begins[cell + 1]; ++index) {
       const SharedRange& range = share.ranges[index];
@@ -25,7 +25,7 @@ __device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
     }
     sum_over(is_one, totals);
     if (rank != 0) continue;
-    double* const numbers = share.numbers + 3 * static_cast<int64_t>(cell);
+    double* const numbers = share.numbers + ExchangeLayout::kOfCell * cell;
     numbers[0] = totals[0];
     numbers[1] = totals[1];
     numbers[2] = static_cast<double>(share.tensors[cell]);
@@ -38,7 +38,7 @@ __device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
 // The sums of the rows of which others have parts, by a warp for each.
 __device__ __forceinline__ void fill_rows(const ShareArguments& share) {
   const RowSums& rows = share.row_sums;
-  double* const sums_of_places = share.numbers + 3 * static_cast<int64_t>(share.cells);
+  double* const sums_of_places = share.numbers + share.layout.first_place();
 #pragma unroll 1
   for (int index = warp_in_block(); rows.shared_rows != nullptr && index < rows.long_row_count; index += kWarps) {
     const SharedRow& shared = rows.shared_rows[index];
@@ -57,9 +57,10 @@ __device__ __forceinline__ void fill_rows(const ShareArguments& share) {
 }
 
 // The zeros that the last step has left, and the elements among which they are.
-__device__ __forceinline__ void fill_zeros(const ShareArguments& share, double* cells) {
+__device__ __forceinline__ void fill_zeros(const ShareArguments& share) {
+  double* const cells = share.numbers + share.layout.first_zeros();
 #pragma unroll 1
-  for (int cell = 0; cell < share.zero_cells; ++cell) {
+  for (int cell = 0; cell < share.layout.zero_cells; ++cell) {
     double zeros[1] = {};
     for (int32_t index = share.zero_begins[cell]; index < share.zero_begins[cell + 1]; ++index) {
       const SharedRange& range = share.zero_ranges[index];
@@ -75,15 +76,15 @@ __device__ __forceinline__ void fill_zeros(const ShareArguments& share, double* 
 
 // This process's part of an exchange, by one block.
 __device__ __forceinline__ void fill_exchange(const ShareArguments& share) {
-  for (int64_t i = threadIdx.x; i < share.number_count; i += kThreads) share.numbers[i] = 0;
+  for (int64_t i = threadIdx.x; i < share.layout.count(); i += kThreads) share.numbers[i] = 0;
   __syncthreads();
   fill_rows(share);
   __syncthreads();
   const bool is_lost = fill_cells(share);
-  double* const common = share.numbers + share.number_count - kCommonNumbers;
   if (share.is_first == 0) return;
-  fill_zeros(share, common - 2 * static_cast<int64_t>(share.zero_cells));
+  fill_zeros(share);
   if (threadIdx.x != 0) return;
+  double* const common = share.numbers + share.layout.common();
   common[kOverflows] = share.found_inf != nullptr && *share.found_inf != 0 ? 1 : 0;
   common[kLost] = is_lost ? 1 : 0;
   common[kGradients] = share.gradients;

@@ -48,7 +48,7 @@ __device__ __forceinline__ bool is_without_tensors(const UnitSums& sums, const U
   if (sums.unit_chunks != nullptr) return range.count == 0;
   bool is_empty = true;
   for (int64_t set = 0; set < range.count; ++set)
-    is_empty = is_empty && sums.partials[range.first + set * range.stride].maximum == 0;
+    is_empty = is_empty && sums.partials[range.first + set * range.stride].count == 0;
   return is_empty;
 }
 

@@ -31,6 +31,7 @@ void DeviceExchange::build(const Cells& cells, const Cells& zeros, const HostTab
                            size_t units) {
   *this = DeviceExchange();
   cells_ = &cells;
+  layout_ = {static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())};
   units_ = static_cast<int32_t>(units);
   sets_ = units == 0 ? 0 : static_cast<int32_t>(cells.units.size() / units);
   if (units * static_cast<size_t>(sets_) != cells.units.size())
@@ -111,17 +112,12 @@ void DeviceExchange::set(DeviceImage& image) const {
   image.set(elements_, zero_elements_);
 }
 
-void DeviceExchange::allocate(const Device& device) {
-  const int64_t count = 3 * cell_count() + 2 * places() + 2 * static_cast<int64_t>(zero_elements_.size());
-  numbers_ = Buffer::zeros({count + kCommonNumbers}, "float64", device);
-}
+void DeviceExchange::allocate(const Device& device) { numbers_ = Buffer::zeros({layout_.count()}, "float64", device); }
 
 ShareArguments DeviceExchange::arguments(const DeviceImage& image) const {
   ShareArguments share{};
   share.numbers = numbers_.values<double>();
-  share.number_count = numbers_.numel();
-  share.cells = static_cast<int32_t>(cell_count());
-  share.zero_cells = zero_cells();
+  share.layout = layout_;
   share.ranges = image.at(ranges_);
   share.range_begins = image.at(begins_);
   share.tensors = image.at(tensors_);

@@ -28,17 +28,15 @@ class DeviceExchange {
 
   const Buffer& numbers() const { return numbers_; }
   // [kCommonNumbers]
-  Buffer common() const { return numbers_.narrow(numbers_.numel() - kCommonNumbers, kCommonNumbers); }
-  double* common_place() const { return numbers_.values<double>() + numbers_.numel() - kCommonNumbers; }
+  Buffer common() const { return numbers_.narrow(layout_.common(), kCommonNumbers); }
+  double* common_place() const { return numbers_.values<double>() + layout_.common(); }
   const Object& add() const { return cells_->add; }
-  int32_t cells() const { return static_cast<int32_t>(cell_count()); }
+  const ExchangeLayout& layout() const { return layout_; }
   int32_t units() const { return units_; }
   int32_t sets() const { return sets_; }
   UnitSums sums() const { return {numbers_.values<Partial>(), nullptr, units_, sets_, nullptr}; }
-  const double* place_sums() const { return numbers_.values<double>() + 3 * cell_count(); }
-  int64_t places() const { return cells_->row_count; }
-  const double* zeros() const { return common_place() - 2 * static_cast<int64_t>(zero_elements_.size()); }
-  int32_t zero_cells() const { return static_cast<int32_t>(zero_elements_.size()); }
+  const double* place_sums() const { return numbers_.values<double>() + layout_.first_place(); }
+  const double* zeros() const { return numbers_.values<double>() + layout_.first_zeros(); }
 
  private:
   // Ranges of partial sums, or of counts of zeros, by the cell that they count in.
@@ -50,9 +48,9 @@ class DeviceExchange {
   void add_partials(const HostTables& tables, bool by_rows);
   void add_rows(const HostTables& tables);
   void add_zeros(const Cells& zeros, const HostTables& tables);
-  int64_t cell_count() const { return static_cast<int64_t>(cells_->units.size()); }
 
   const Cells* cells_ = nullptr;
+  ExchangeLayout layout_;
   int32_t units_ = 0, sets_ = 0;
   Ranges partial_ranges_, zero_ranges_;
   std::vector<int32_t> tensors_in_cells_;

@@ -51,12 +51,13 @@ void DeviceStep::take_exchange(Asked asked, bool is_first) {
   if (!steers_behind_exchange()) return;
   CoefficientArguments& coefficients = finish_.coefficients;
   coefficients.shared_zeros = exchange.zeros();
-  coefficients.zero_sets = coefficients.group_count == 0 ? 0 : exchange.zero_cells() / coefficients.group_count;
+  const int32_t zero_cells = static_cast<int32_t>(exchange.layout().zero_cells);
+  coefficients.zero_sets = coefficients.group_count == 0 ? 0 : zero_cells / coefficients.group_count;
 }
 
 void DeviceStep::take_rows(const DeviceExchange& exchange, size_t long_rows, RowSums& rows) {
   rows.place_sums = exchange.place_sums();
-  rows.places = exchange.places();
+  rows.places = exchange.layout().places;
   rows.shared_row_count = rows.shared_rows == nullptr ? 0 : static_cast<int32_t>(long_rows);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../codecs.h"
+#include "exchange_layout.h"
 #include "modifiers.h"
 
 namespace torchclip {
@@ -243,26 +244,20 @@ struct SharedRange {
   double share;  // what part of their sum counts
 };
 
-// What all processes have behind the cells of an exchange, by its place: overflows of AMP's scale, norms that are not
-// finite, parameters with a gradient, and the loss.
-enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kCommonNumbers };
-
-// What an exchange with other processes is filled from. Its numbers lie as those of SharedSums in sharing.h.
+// What an exchange with other processes is filled from.
 struct ShareArguments {
-  double* numbers;  // [number_count], written: cells, places of rows, cells of zeros, common numbers
-  int64_t number_count;
-  int32_t cells;
-  int32_t zero_cells;
+  double* numbers;  // [layout.count()], written
+  ExchangeLayout layout;
   const SharedRange* ranges;    // of partial sums
-  const int32_t* range_begins;  // [cells + 1], the ranges of each follow one another
-  const int32_t* tensors;       // [cells], how many tensors count in each
+  const int32_t* range_begins;  // [layout.cells + 1], the ranges of each follow one another
+  const int32_t* tensors;       // [layout.cells], how many tensors count in each
   RowSums row_sums;
   int32_t changes_direction;  // not 0: what is left of a shared row is known after the exchange alone
   int32_t is_first;           // of the step: what all processes have goes out once
   const int64_t* zeros;       // see CoefficientArguments
   const SharedRange* zero_ranges;
-  const int32_t* zero_begins;   // [zero_cells + 1]
-  const double* zero_elements;  // [zero_cells], among which they are
+  const int32_t* zero_begins;   // [layout.zero_cells + 1]
+  const double* zero_elements;  // [layout.zero_cells], among which they are
   const float* found_inf;       // null without one
   const void* loss;             // null where no others are asked for theirs
   int32_t loss_dtype;

@@ -44,18 +44,16 @@ Sharing sharing_from(const std::vector<Object>& parts) {
   return sharing;
 }
 
-void SharedSums::exchange(Common& common, std::vector<double>& zeros) {
+void SharedSums::exchange(CommonNumbers& common, std::vector<double>& zeros) {
   constexpr int kWritable = 0x200;  // PyBUF_WRITE, which the limited API of Python 3.10 does not name
-  double* const last = &values_[values_.size() - kCommon - kAgreed];
-  std::copy(zeros.begin(), zeros.end(), last - zeros.size());
-  last[0] = common.overflows;
-  last[1] = common.lost;
-  last[2] = common.gradients;
-  last[3] = common.loss;
+  double* const shared_zeros = values_.data() + layout_.first_zeros();
+  double* const shared_common = values_.data() + layout_.common();
+  std::copy(zeros.begin(), zeros.end(), shared_zeros);
+  std::copy(common.begin(), common.end(), shared_common);
   const Py_ssize_t bytes = static_cast<Py_ssize_t>(values_.size() * sizeof(double));
   cells_.add(Object::take(PyMemoryView_FromMemory(reinterpret_cast<char*>(values_.data()), bytes, kWritable)));
-  common = {last[0], last[1], last[2], last[3]};
-  std::copy(last - zeros.size(), last, zeros.begin());
+  std::copy_n(shared_zeros, zeros.size(), zeros.begin());
+  std::copy_n(shared_common, common.size(), common.begin());
 }
 
 }  // namespace torchclip

@@ -2,11 +2,12 @@
 // whole tensors, and the one call that adds the sums up. torchclip/distributed says which processes those are.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "../python_access.h"
-#include "tables.h"
+#include "exchange_layout.h"
 
 namespace torchclip {
 
@@ -43,21 +44,15 @@ constexpr int kAsked = 3;
 // From (add, policy, rule, loss_share, places, zeros); None for `add`, that of no sums, asks nothing of others.
 Sharing sharing_from(const std::vector<Object>& parts);
 
-// The numbers of one exchange: three for each cell, two for each place of a row, and those that every exchange ends in,
-// of which two are for each cell of zeros. Behind them is room for what the processes know by that they still agree.
+using CommonNumbers = std::array<double, kCommonNumbers>;
+
+// The numbers of one exchange on the host. Behind them is room for what the processes know by that they still agree.
 class SharedSums {
  public:
-  // `zeros`: [2 * cells of zeros].
-  SharedSums(const Cells& cells, size_t zeros)
+  SharedSums(const Cells& cells, const Cells& zeros)
       : cells_(cells),
-        values_(3 * cells.units.size() + 2 * static_cast<size_t>(cells.row_count) + zeros + kCommon + kAgreed, 0.0) {}
-
-  struct Common {
-    double overflows = 0;  // of AMP's scale
-    double lost = 0;       // norms that are not finite
-    double gradients = 0;  // parameters that have one
-    double loss = 0;
-  };
+        layout_{static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())},
+        values_(static_cast<size_t>(layout_.count()) + kAgreed, 0.0) {}
 
   // `direction`: of the rule's pass; for a policy by rows the sum of squares after clipping.
   void add(int32_t parameter, double gradient, double direction) {
@@ -69,24 +64,27 @@ class SharedSums {
   void count(int32_t parameter) { cell_of(parameter)[2] += 1; }
   const std::vector<int64_t>& rows_of(int32_t parameter) const { return cells_.rows[static_cast<size_t>(parameter)]; }
   // gradient, direction
-  double* row(int64_t place) { return &values_[3 * cells_.units.size() + 2 * static_cast<size_t>(place)]; }
+  double* row(int64_t place) { return values_.data() + layout_.first_place() + 2 * place; }
 
-  // Adds everything up over processes. `zeros`: as many as the constructor was told. Throws what that raises.
-  void exchange(Common& common, std::vector<double>& zeros);
+  // Adds everything up over processes. `zeros`: [2 * cells of zeros]. Throws what that raises.
+  void exchange(CommonNumbers& common, std::vector<double>& zeros);
 
   // What the cells of a unit come to.
   template <class Visit>
   void for_each_cell(const Visit& visit) const {
-    for (size_t cell = 0; cell < cells_.units.size(); ++cell)
-      visit(static_cast<size_t>(cells_.units[cell]), &values_[3 * cell]);
+    for (size_t cell = 0; cell < cells_.units.size(); ++cell) {
+      const double* const numbers = &values_[ExchangeLayout::kOfCell * cell];
+      visit(static_cast<size_t>(cells_.units[cell]), Partial{numbers[0], numbers[1], numbers[2]});
+    }
   }
 
  private:
-  static constexpr size_t kCommon = 4, kAgreed = 3;
+  static constexpr size_t kAgreed = 3;
   double* cell_of(int32_t parameter) {
-    return &values_[3 * static_cast<size_t>(cells_.of[static_cast<size_t>(parameter)])];
+    return values_.data() + ExchangeLayout::kOfCell * cells_.of[static_cast<size_t>(parameter)];
   }
   const Cells& cells_;
+  ExchangeLayout layout_;
   std::vector<double> values_;
 };
 

@@ -105,18 +105,16 @@ struct Task {
   int32_t end;
 };
 
-// What is measured over one chunk.
+// What is measured over one chunk, or over all of a unit.
 struct Partial {
-  double gradient = 0;   // sum of squares, or of another power, of the gradient
+  double gradient = 0;   // sum of squares, or of another power, of the gradient, or its largest magnitude
   double direction = 0;  // sum of squares of the direction that the rule measures
-  // Largest magnitude in the gradient, for the infinity norm of the clip functions; in the sums of units that GPUs hand
-  // on, which take no such norm, of how many chunks each is.
-  double maximum = 0;
+  double count = 0;      // in sums of units that are handed on: of how many chunks, sets or tensors, 0 where of none
 
   void add(const Partial& other) {
     gradient += other.gradient;
     direction += other.direction;
-    maximum = larger(maximum, other.maximum);
+    count += other.count;
   }
 };
 
