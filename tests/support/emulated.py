@@ -114,11 +114,12 @@ def _rules() -> list[str]:
     rules = {
         "compile": compile_,
         "kernels": compile_.replace("-c $in", "-x c++ -c $in"),
-        # As torchclip._C is compiled: objects of both that know nothing of CUDA are then one in a cache.
+        # As torchclip._C is compiled, and where: objects of both that know nothing of CUDA are then one in a cache.
         "common": f"{shlex.join(build.command([build.LIMITED_API]))} $more -c $in -o $out -MMD -MF $out.d",
     }
     limited = f"{build.LIMITED_API} -isystem{sysconfig.get_path('include')}"
     lines = [
+        f"builddir = {_within(FOLDER)}",
         f"flags_plain = {' '.join(FLAGS)} {limited}",
         f"flags_sanitized = $flags_plain {' '.join(SANITIZERS)}",
     ]
@@ -135,7 +136,7 @@ def _build_file() -> str:
     lines = _rules()
 
     def compiled(rule: str, source: Path, variant: str, unit: str | None = None, more: Sequence[str] = ()) -> str:
-        result = f"{variant}/{(source.parent / (unit or source.name)).relative_to(ROOT)}.o"
+        result = _within(FOLDER / variant / (source.parent / (unit or source.name)).relative_to(ROOT)) + ".o"
         flags = " ".join([f"$flags_{variant}", *more])
         lines.extend([f"build {result}: {rule} {source}", f"  flags = {flags}", f"  more = {' '.join(more)}"])
         return result
@@ -160,14 +161,24 @@ def _build_file() -> str:
         emulator = [compiled("compile", source, variant) for source in sorted(EMULATOR.glob("*.cpp"))]
         sanitizers = " -fsanitize=address,undefined" if variant == "sanitized" else ""
         module = kernels + emulator + own + common
-        lines += [f"build {variant}/{MODULE}.so: link {' '.join(module)}", f"  flags ={sanitizers}"]
+        lines += [f"build {_within(_module(variant))}: link {' '.join(module)}", f"  flags ={sanitizers}"]
         for source in PROGRAMS:
             program = [compiled("kernels", source, variant), *kernels, *emulator]
-            lines += [f"build {variant}/{source.stem}: program {' '.join(program)}", f"  flags ={sanitizers}"]
+            target = _within(FOLDER / variant / source.stem)
+            lines += [f"build {target}: program {' '.join(program)}", f"  flags ={sanitizers}"]
     return "\n".join(lines) + "\n"
 
 
-def _build(targets: Sequence[str]) -> None:
+def _within(path: Path) -> str:
+    """A file as ninja names it, which runs where the repository lies."""
+    return str(path.relative_to(ROOT))
+
+
+def _module(variant: str) -> Path:
+    return FOLDER / variant / f"{MODULE}.so"
+
+
+def _build(targets: Sequence[Path]) -> None:
     """Brings files of the build folder up to date.
 
     Raises:
@@ -179,12 +190,13 @@ def _build(targets: Sequence[str]) -> None:
         path, text = FOLDER / "build.ninja", _build_file()
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
-        command = [str(_ninja()), "-C", str(FOLDER), "-j", str(len(os.sched_getaffinity(0))), *targets]
+        names = [_within(target) for target in targets]
+        command = [str(_ninja()), "-f", str(path), "-j", str(len(os.sched_getaffinity(0))), *names]
         # Without the sanitizers' runtime, which is for the tests and not for the compiler.
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
     if result.returncode != 0:
-        raise RuntimeError(f"{', '.join(targets)} could not be built:\n{result.stdout[-8000:]}{result.stderr}")
+        raise RuntimeError(f"{', '.join(names)} could not be built:\n{result.stdout[-8000:]}{result.stderr}")
 
 
 def built(variant: str) -> Path:
@@ -193,8 +205,8 @@ def built(variant: str) -> Path:
     Raises:
         RuntimeError: with the compiler's words.
     """
-    _build([f"{variant}/{MODULE}.so"])
-    return FOLDER / variant / f"{MODULE}.so"
+    _build([_module(variant)])
+    return _module(variant)
 
 
 def built_programs(variant: str) -> dict[str, Path]:
@@ -203,8 +215,9 @@ def built_programs(variant: str) -> dict[str, Path]:
     Raises:
         RuntimeError: with the compiler's words.
     """
-    _build([f"{variant}/{source.stem}" for source in PROGRAMS])
-    return {source.stem: FOLDER / variant / source.stem for source in PROGRAMS}
+    programs = {source.stem: FOLDER / variant / source.stem for source in PROGRAMS}
+    _build(list(programs.values()))
+    return programs
 
 
 @functools.cache
