@@ -48,7 +48,7 @@ void run(int bad, NonFinite nonfinite, bool skips, bool gathered) {
       const int32_t begin = chunks[static_cast<size_t>(group)], end = chunks[static_cast<size_t>(group) + 1];
       Partial& sum = sums[static_cast<size_t>(group)];
       for (int32_t i = begin; i < end; ++i) sum.add(partials[static_cast<size_t>(i)]);
-      sum.maximum = end - begin;
+      sum.count = end - begin;
     }
     finish.sums = {on_device(sums), nullptr, kGroups, 1, nullptr};
   }
