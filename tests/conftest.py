@@ -61,6 +61,16 @@ INTERPRETED = {
 TORCHCLIP_INTERPRET_ALL=1 in the environment lets all of them."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of ``--dist loadgroup``; None leaves the choice to pytest-xdist."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from scheduling import Chunks  # which needs pytest-xdist
+
+    return Chunks(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the cases that other cases stand for, before ``-m`` selects."""
