@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulated import build_script
+from kept import kept
 from places import CSRC, SUPPORT, nvcc
 
 EMULATOR = SUPPORT / "cuda_emulator"
@@ -216,7 +217,13 @@ def test_unknown_order_is_refused(selftest: Builds) -> None:
 @pytest.mark.skipif(nvcc() is None, reason="no nvcc on PATH or under CUDA_HOME")
 @pytest.mark.parametrize("architecture", ["sm_80", pytest.param("sm_90", marks=pytest.mark.thorough)])
 def test_selftest_is_real_cuda(architecture: str, tmp_path: Path) -> None:
-    command = [nvcc(), "-std=c++20", f"-arch={architecture}", "-Werror=all-warnings", f"-I{CSRC}"]
-    command += ["-c", str(EMULATOR / "selftest.cu"), "-o", str(tmp_path / "selftest.o")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
+    command = [str(nvcc()), "-std=c++20", f"-arch={architecture}", "-Werror=all-warnings", f"-I{CSRC}"]
+    command += ["-c", str(EMULATOR / "selftest.cu")]
+
+    def said() -> list[str]:
+        target = ["-o", str(tmp_path / "selftest.o")]
+        result = subprocess.run([*command, *target], capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        return [result.stderr]
+
+    kept(command, said)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kept import kept
 from places import CSRC, TESTS, nvcc
 
 
@@ -15,17 +16,24 @@ from places import CSRC, TESTS, nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", pytest.param("sm_90", marks=pytest.mark.thorough)])
 def test_nvcc_compiles_every_functor_without_spills(architecture: str, tmp_path: Path) -> None:
     command = [
-        nvcc(),
+        str(nvcc()),
         "-std=c++20",
         f"-arch={architecture}",
         "-Xptxas=-v",
         "-Werror=all-warnings",
         f"-I{CSRC}",
+        "-c",
+        str(TESTS / "kernels" / "cuda_headers.cu"),
     ]
-    command += ["-c", str(TESTS / "kernels" / "cuda_headers.cu"), "-o", str(tmp_path / "headers.o")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
-    kernels = result.stderr.count("Compiling entry function")
+
+    def said() -> list[str]:
+        target = ["-o", str(tmp_path / "headers.o")]
+        result = subprocess.run([*command, *target], capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        return [result.stderr]
+
+    (report,) = kept(command, said)
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    kernels = report.count("Compiling entry function")
     assert kernels == 45, "ten functors with their slots by four pairs of types, and the host-device functions"
     assert set(spills) == {("0", "0")}

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import emulated
+from kept import kept
 from places import CSRC, nvcc
 
 KERNELS = emulated.build_script("cuda", "build.py").units()
@@ -63,10 +64,16 @@ def compile_for(architecture: str, folder: Path, units: Sequence[Any]) -> list[t
     def build(unit: Any) -> tuple[str, str]:
         assembly = folder / f"{unit.name}.ptx"
         flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", "-Werror=all-warnings", *INCLUDES]
-        compiled(nvcc(), *flags, *unit.flags, "-ptx", unit.source, "-o", assembly)
-        report = run("ptxas", "-v", f"-arch=sm_{architecture}", assembly, "-o", assembly.with_suffix(".cubin"))
-        assert report.returncode == 0, report.stderr[-4000:]
-        return report.stderr, assembly.read_text()
+        command = [str(nvcc()), *flags, *unit.flags, "-ptx", str(unit.source)]
+
+        def said() -> list[str]:
+            compiled(*command, "-o", assembly)
+            report = run("ptxas", "-v", f"-arch=sm_{architecture}", assembly, "-o", assembly.with_suffix(".cubin"))
+            assert report.returncode == 0, report.stderr[-4000:]
+            return [report.stderr, assembly.read_text()]
+
+        report, text = kept(command, said)
+        return report, text
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # one after the other would take minutes; the largest come first
         return list(pool.map(build, sorted(units, key=lambda unit: unit.name not in LARGEST)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kept import kept
 from places import CSRC
 
 FUNCTORS = ("Momentum", "SecondMoment", "RootMeanSquare", "SoftThreshold", "Lion")
@@ -42,10 +43,13 @@ def test_loops_of_every_functor(types: str, tmp_path: Path) -> None:
     ]
     source = tmp_path / "loops.cpp"
     source.write_text("\n".join([*lines, "}", ""]))
-    flags = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", f"-I{CSRC}", "-fopt-info-vec-all"]
-    report = subprocess.run(
-        ["g++", *flags, "-c", str(source), "-o", str(tmp_path / "loops.o")], capture_output=True, text=True, check=True
-    ).stderr
+    command = ["g++", "-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", f"-I{CSRC}", "-fopt-info-vec-all"]
+
+    def said() -> list[str]:
+        files = ["-c", str(source), "-o", str(tmp_path / "loops.o")]
+        return [subprocess.run([*command, *files], capture_output=True, text=True, check=True).stderr]
+
+    (report,) = kept([*command, source.read_text()], said)
     text = (CSRC / "cpu" / "loops.h").read_text().splitlines()
     inner = {number for number, line in enumerate(text, 1) if INNER.match(line)}
 

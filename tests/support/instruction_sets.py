@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from places import CSRC
+from emulated import build_script
+from places import CSRC, ROOT
 
 COMPILER = shutil.which("g++")
 
@@ -24,7 +25,10 @@ def runs_here(architecture: str) -> bool:
 def printed_by(source: Path, folder: Path, flags: Sequence[str] = ()) -> str:
     """What a program prints that is compiled from a file of the tests, in a folder of its own."""
     program = folder / source.stem
-    command = [str(COMPILER), *FLAGS, *flags, f"-I{CSRC}", str(source), "-o", str(program)]
-    build = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert build.returncode == 0, build.stderr
+    part = program.with_suffix(".o")
+    compiler = [*build_script("build.py").launcher(), str(COMPILER), *FLAGS, *flags, f"-I{CSRC}"]
+    compile_ = [*compiler, "-MD", "-MF", str(part.with_suffix(".d")), "-c", str(source), "-o", str(part)]
+    for command in (compile_, [str(COMPILER), str(part), "-o", str(program)]):
+        build = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert build.returncode == 0, build.stderr
     return subprocess.run([program], capture_output=True, text=True, check=True).stdout
