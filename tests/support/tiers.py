@@ -6,8 +6,9 @@ their kernels are one value, and recipes with as many launches and policies of o
 each kernel and rule has its own tests, optimizers whose steps have as many passes are one value, and of interpreted
 tests of what stands before the kernels the first few cases stay. Of the conformance test, whose yardsticks take time on
 every backend, as many stay as reach every rule, policy, step size and extension, and each functor in every type, on the
-backends the same ones if possible, so that they share the yardsticks. Everything else stays whole. ``paths.py`` lists
-the kernels that thorough cases alone reach.
+backends the same ones if possible, so that they share the yardsticks. Of what stands around a step within a graph no
+case of the reference path stays, which is traced whole where others are one operator. Everything else stays whole.
+``paths.py`` lists the kernels that thorough cases alone reach.
 """
 
 from __future__ import annotations
@@ -30,6 +31,17 @@ CONFORMANCE = "test_step_matches_float64"
 
 TRACED = ("test_one_graph_for_every_optimizer", "test_one_graph_for_every_modifier")
 """Tests that take seconds for a case on any backend."""
+
+AROUND_A_TRACED_STEP = (
+    "test_a_schedule_compiles_nothing_anew",
+    "test_a_training_step_breaks_where_torchs_does",
+    "test_after_loading_and_another_group",
+    "test_complex_parameters_in_a_graph",
+    "test_copies_step_for_themselves",
+    "test_of_one_compiled_step_too",
+    "test_parameter_without_a_gradient_in_the_graph",
+)
+"""Tests of what is the same for every backend."""
 
 MANY = 12
 """Cases of a test on emulated kernels that all stay."""
@@ -128,6 +140,8 @@ def thorough_of(items: Iterable[Item]) -> list[Item]:
         if name == CONFORMANCE:
             stay = cover(cases, reached, among=yardsticks or None)
             yardsticks |= {case_of(item) for item in stay}
+        elif backend == "reference" and name in AROUND_A_TRACED_STEP:
+            stay = []
         elif backend == INTERPRETED or name in TRACED or (backend == EMULATED and len(cases) > MANY):
             stay = cover(cases, chosen_values)
             if backend == INTERPRETED and Path(path).parent.name in BEFORE_KERNELS:
