@@ -45,13 +45,15 @@ class CodedTensor {
         policy(policy),
         gradient_(gradient_of<void>(arguments, index)) {}
 
-  // Whether neighbours can be accessed together from element 0 on, and from every kTogether-th.
+  // Whether neighbours can be accessed together from element 0 on, and from every kTogether-th: of all but the
+  // gradient.
   template <unsigned Used>
   __device__ __forceinline__ bool is_aligned() const {
-    uintptr_t bits = reinterpret_cast<uintptr_t>(gradient_) | reinterpret_cast<uintptr_t>(beside.parameter);
+    uintptr_t bits = reinterpret_cast<uintptr_t>(beside.parameter);
 #pragma unroll
     for (int operand = 0; operand < kOperands; ++operand)
-      if ((Used & operand_bit(operand)) != 0) bits |= reinterpret_cast<uintptr_t>(tensor.pointer[operand]);
+      if ((Used & operand_bit(operand) & ~operand_bit(kGradient)) != 0)
+        bits |= reinterpret_cast<uintptr_t>(tensor.pointer[operand]);
     return tensor.dimensions == 0 && bits % kAccess == 0 && rounds_together(tensor.place);
   }
 
@@ -76,7 +78,10 @@ class CodedTensor {
 
   template <int kCount>
   __device__ __forceinline__ void read_gradient(const CodedPlace& place, Stored<kCount>& stored) const {
-    stored.read(gradient_, place.operands.of[kGradient], element_size(types.gradient), policy);
+    const int64_t element = place.operands.of[kGradient], size = element_size(types.gradient);
+    if (kCount > 1 && !on_boundary(static_cast<const char*>(gradient_)))
+      return stored.read_each(gradient_, element, size);
+    stored.read(gradient_, element, size, policy);
   }
   template <int kCount>
   __device__ __forceinline__ void decode_gradient(const Stored<kCount>& stored, Vector<float, kCount>& values) const {

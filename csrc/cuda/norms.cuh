@@ -113,16 +113,19 @@ struct DirectionMeter {
         coefficients(arguments, tensor, arguments.coefficients) {}
 
   __device__ __forceinline__ int64_t head(int64_t begin) const {
-    const int64_t head = elements_to_boundary(gradient + begin), first = begin + head;
-    const bool agree = tensor.dimensions == 0 && (!kReadsParameter || on_boundary(parameter + first)) &&
-                       (!kReadsState || on_boundary(state + first)) &&
+    const int64_t head = kReadsParameter ? elements_to_boundary(parameter + begin)
+                         : kReadsState   ? elements_to_boundary(state + begin)
+                                         : elements_to_boundary(gradient + begin);
+    const int64_t first = begin + head;
+    const bool agree = tensor.dimensions == 0 && (!kReadsState || on_boundary(state + first)) &&
                        (!kDraws<Stages> || draws_together<kWidth<T>>(tensor.place, first));
     return agree ? head : -1;
   }
 
+  // `whole_gradient`: see UpdateOperands.
   template <int kCount>
-  __device__ __forceinline__ void load_from(const Offsets& at, Vector<C, kCount> (&own)[3]) const {
-    own[0].load(gradient + at.of[kGradient], policy);
+  __device__ __forceinline__ void load_from(const Offsets& at, bool whole_gradient, Vector<C, kCount> (&own)[3]) const {
+    own[0].load(gradient + at.of[kGradient], policy, whole_gradient);
     if constexpr (kReadsParameter) own[1].load(parameter + at.of[kParameter], policy);
     if constexpr (kReadsState) own[2].load(state + at.of[kState0], policy);
   }
@@ -154,16 +157,17 @@ struct DirectionMeter {
     for (int64_t i = rank; i < split.alone(); i += lanes) {
       const int64_t element = places.element(split.element(i));
       Vector<C, 1> own[3];
-      load_from(offsets_of<kUsed>(tensor, element), own);
+      load_from(offsets_of<kUsed>(tensor, element), false, own);
       add(element, ThreadDraws<Stages, 1>(arguments, tensor.place, element), own, sums);
     }
     const int64_t stride = static_cast<int64_t>(lanes) * kWidth<T>;
+    const bool whole_gradient = on_boundary(gradient + split.first);
 #pragma unroll 1
     for (int64_t element = split.first + rank * kWidth<T>; element < split.last; element += stride * kVectors) {
       Vector<C, kWidth<T>> own[kVectors][3];
 #pragma unroll
       for (int i = 0; i < kVectors; ++i)
-        load_from(in_order(element + i * stride < split.last ? element + i * stride : element), own[i]);
+        load_from(in_order(element + i * stride < split.last ? element + i * stride : element), whole_gradient, own[i]);
       const ThreadDraws<Stages, kWidth<T>> draws(arguments, tensor.place, element);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {

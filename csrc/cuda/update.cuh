@@ -47,10 +47,10 @@ struct UpdateOperands {
   // Not kept in a register: it is looked at once in a few rounds.
   __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor.pointer[kSlow]); }
 
-  // See Split.
+  // See Split. Gradients may lie at another boundary: those of shards are views of one buffer of many.
   __device__ __forceinline__ int64_t head(int64_t begin) const {
-    const int64_t head = elements_to_boundary(gradient + begin), first = begin + head;
-    bool agree = tensor.dimensions == 0 && on_boundary(parameter + first);
+    const int64_t head = elements_to_boundary(parameter + begin), first = begin + head;
+    bool agree = tensor.dimensions == 0;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
       if (uses(slot)) agree = agree && on_boundary(state[slot] + first);
@@ -59,9 +59,10 @@ struct UpdateOperands {
     return agree ? head : -1;
   }
 
+  // `whole_gradient`: whether the gradient lies on the others' boundary.
   template <int kCount>
-  __device__ __forceinline__ void load(const Offsets& at, Elements<C, kSlots, kCount>& own) const {
-    own.gradient.load(gradient + at.of[kGradient], policy);
+  __device__ __forceinline__ void load(const Offsets& at, bool whole_gradient, Elements<C, kSlots, kCount>& own) const {
+    own.gradient.load(gradient + at.of[kGradient], policy, whole_gradient);
     if constexpr (kReadsParameter) own.parameter.load(parameter + at.of[kParameter], policy);
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
@@ -189,18 +190,20 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
       const int64_t element = split.element(i);
       const Offsets at = offsets_of<Operands::kUsed>(operands.tensor, element);
       Elements<C, kSlots, 1> own;
-      operands.load(at, own);
+      operands.load(at, false, own);
       const ThreadDraws<Stages, 1> draws(arguments, operands.tensor.place, element);
       zeros += take(element, draws, own);
       operands.store(at, own);
     }
+    const bool whole_gradient = on_boundary(operands.gradient + split.first);
     // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
 #pragma unroll 1
     for (int64_t element = split.first + threadIdx.x * kWidth<T>; element < split.last; element += kStride * kVectors) {
       Elements<C, kSlots, kWidth<T>> own[kVectors];
 #pragma unroll
       for (int i = 0; i < kVectors; ++i)
-        operands.load(in_order(element + i * kStride < split.last ? element + i * kStride : element), own[i]);
+        operands.load(in_order(element + i * kStride < split.last ? element + i * kStride : element), whole_gradient,
+                      own[i]);
       const ThreadDraws<Stages, kWidth<T>> draws(arguments, operands.tensor.place, element);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {

@@ -43,6 +43,14 @@ struct Vector {
     }
   }
 
+  // Of an operand that need not share the boundary: `is_on_boundary` says whether it does.
+  template <class T>
+  __device__ __forceinline__ void load(const T* from, CachePolicy policy, bool is_on_boundary) {
+    if (kCount == 1 || is_on_boundary) return load(from, policy);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = torchclip::load(from[i]);
+  }
+
   template <class T>
   __device__ __forceinline__ void store(T* to, CachePolicy policy) const {
     if constexpr (kCount == 1) {
@@ -78,7 +86,7 @@ __device__ __forceinline__ bool on_boundary(const T* element) {
 struct Split {
   int64_t begin, end, first, last;
 
-  // `head`: elements before the first boundary that all operands share; negative where there is none.
+  // `head`: elements before the first boundary that operands share; negative where there is none.
   __device__ __forceinline__ Split(int64_t begin, int64_t end, int64_t head, int64_t width) : begin(begin), end(end) {
     first = head < 0 || head > end - begin ? end : begin + head;
     last = first + (end - first) / width * width;

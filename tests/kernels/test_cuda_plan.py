@@ -20,6 +20,7 @@ from cuda_pairs import (
     counted,
 )
 from emulated import LAUNCH, ORDERS, SET_DEVICE, Emulator
+from memory_guard import same_bits
 from torchclip.backends.choice import unavailable_reason
 
 
@@ -299,3 +300,26 @@ def test_first_steps_at_odd_places(emulator: Emulator) -> None:
             optimizer.step()
         runs.append([param.detach() for param in params])
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gradient_reads", (1, 2), ids=("update", "direction and update"))
+@pytest.mark.parametrize("precision", (None, torchclip.SplitMaster()), ids=("float32", "split"))
+@pytest.mark.parametrize("shift", (1, 2, 3))
+def test_gradients_at_another_boundary(shift: int, precision: Any, gradient_reads: int, emulator: Emulator) -> None:
+    """Those of shards are views of one buffer: what else there is is read 16 bytes at a time all the same."""
+    dtype = torch.float32 if precision is None else torch.bfloat16
+    results, wide_reads = [], []
+    for offset in (0, shift):
+        param = torch.nn.Parameter(torch.linspace(-1, 1, 4096, dtype=dtype))
+        cls = torchclip.AdamW if gradient_reads == 1 else torchclip.NormalizedSGD
+        options: dict[str, Any] = {} if gradient_reads == 1 else {"momentum": 0.9}
+        optimizer = cls([param], lr=0.1, precision=precision, backend="cuda", **options)
+        for step in range(3):
+            param.grad = torch.empty(4096 + offset, dtype=dtype)[offset:].copy_(param.detach().cos() + step)
+            before = emulator.wide_reads()
+            optimizer.step()
+        wide_reads.append(emulator.wide_reads() - before)
+        results.append([param.detach(), *optimizer.state[param].values()])
+    assert all(same_bits(a, b) for a, b in zip(*results))
+    assert wide_reads[0] - wide_reads[1] == gradient_reads * param.nbytes // 16
+    assert wide_reads[1] >= (3 - gradient_reads) * 4096 * 4 // 16  # parameter and state

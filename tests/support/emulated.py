@@ -275,7 +275,7 @@ class Emulator:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        for name in ("launches", "allocations", "launches_on", "end_capture"):
+        for name in ("launches", "wide_reads", "allocations", "launches_on", "end_capture"):
             getattr(library, f"torchclip_emulator_{name}").restype = ctypes.c_int64
         library.torchclip_emulator_report.restype = ctypes.c_char_p
 

@@ -17,7 +17,6 @@ from places import CSRC, ROOT, TESTS
 SUFFIXES = (".h", ".cuh", ".cpp", ".cu")
 
 
-@functools.cache
 def _sources() -> str:
     """A hash of every file that a compiler may read."""
     files = [path for folder in (CSRC, TESTS) for path in folder.rglob("*.*") if path.suffix in SUFFIXES]
@@ -39,12 +38,15 @@ def kept(command: Sequence[str], make: Callable[[], Sequence[str]]) -> list[str]
     folder = os.environ.get("TORCHCLIP_OBJECTS")
     if not folder:
         return list(make())
-    words = shlex.join(command[1:]).replace(str(ROOT), ".")
-    key = hashlib.sha256("\0".join([_version(command[0]), words, _sources()]).encode()).hexdigest()
+    words, sources = shlex.join(command[1:]).replace(str(ROOT), "."), _sources()
+    key = hashlib.sha256("\0".join([_version(command[0]), words, sources]).encode()).hexdigest()
     path = Path(folder, "said", f"{key}.json.gz")
-    if not path.exists():
+    if path.exists():
+        return [str(text) for text in json.loads(gzip.decompress(path.read_bytes()))]
+    made = list(make())
+    if _sources() == sources:  # which someone may have written meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_bytes(gzip.compress(json.dumps(list(make())).encode(), 1))
+        unfinished.write_bytes(gzip.compress(json.dumps(made).encode(), 1))
         unfinished.replace(path)
-    return [str(text) for text in json.loads(gzip.decompress(path.read_bytes()))]
+    return made

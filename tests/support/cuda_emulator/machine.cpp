@@ -126,6 +126,7 @@ bool is_cooperative() { return grid->is_cooperative(); }
 int lane() { return grid->lane(); }
 void fence() { grid->fence(); }
 void wait_for_previous() { grid->wait_for_previous(); }
+void count_wide_read() { settings().wide_reads.fetch_add(1, std::memory_order_relaxed); }
 void fetch(const void* from) { [[maybe_unused]] const char byte = *static_cast<const volatile char*>(from); }
 void count_block(bool is_last, const Site& site) { grid->count_block(is_last, site); }
 void yield() { grid->yield(); }

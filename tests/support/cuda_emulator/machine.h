@@ -2,6 +2,7 @@
 // for.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -24,6 +25,7 @@ struct Settings {
   int driver_version = CUDART_VERSION;
   std::string report;
   int64_t launches = 0, early_launches = 0;
+  std::atomic<int64_t> wide_reads{0};
 };
 Settings& settings();
 

@@ -55,6 +55,7 @@ const char* torchclip_emulator_report();
 int64_t torchclip_emulator_launches();
 int64_t torchclip_emulator_launches_on(int device);
 int64_t torchclip_emulator_early_launches();  // those that might begin before the one in front of them had ended
+int64_t torchclip_emulator_wide_reads();      // of 16 bytes
 int64_t torchclip_emulator_allocations();
 }
 #pragma GCC visibility pop

@@ -37,6 +37,7 @@ void check_aligned(const T* pointer, const Site& site) {
 template <class T>
 T read(const T* pointer, const Site& site) {
   check_aligned(pointer, site);
+  if constexpr (sizeof(T) == 16) count_wide_read();
   T value;
   memcpy(&value, pointer, sizeof(T));
   return value;

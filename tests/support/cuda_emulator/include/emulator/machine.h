@@ -29,6 +29,7 @@ void fence();
 void wait_for_previous();
 // A byte that is wanted in the cache; it must be there to be read.
 void fetch(const void* from);
+void count_wide_read();
 // atomicInc is how a block says that it is done: the last one begins the count anew.
 void count_block(bool is_last, const Site& site);
 // After an atomic operation: other blocks may run before this thread goes on.
