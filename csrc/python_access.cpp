@@ -151,15 +151,31 @@ Object numbers_of(PyObject* tensor) { return Object::borrow(tensor).call("tolist
 
 int64_t numel_of(PyObject* tensor) { return to_int(Object::borrow(tensor).call("numel").get()); }
 
+// What a function of torchclip/rules/hyperparameters.py makes of a value; none where it finds no number there.
+template <class... Arguments>
+Object found_by(PyObject* function, const Arguments&... arguments) {
+  PyObject* const found = PyObject_CallFunctionObjArgs(function, arguments..., nullptr);
+  if (found == nullptr && has_refused()) return Object();
+  const Object object = Object::take(found);
+  return object.is_none() ? Object() : object;
+}
+
 }  // namespace
 
 bool append_number(PyObject* value, std::vector<double>& numbers) {
-  if (!is_python_number(value) && is_tensor(value)) {
-    if (numel_of(value) != 1) return false;
-    const Object number = Object::borrow(value).call("item");
-    if (PyComplex_Check(number.get())) return false;
-    numbers.push_back(to_double(number.get()));
-    return true;
+  Object converted;
+  if (!is_python_number(value) && !PyFloat_Check(value)) {
+    if (is_tensor(value)) {
+      if (numel_of(value) != 1) return false;
+      const Object number = Object::borrow(value).call("item");
+      if (PyComplex_Check(number.get())) return false;
+      numbers.push_back(to_double(number.get()));
+      return true;
+    }
+    static PyObject* const number_of = kept_attribute("torchclip.rules.hyperparameters", "number_of");
+    converted = found_by(number_of, value);
+    if (!converted) return false;
+    value = converted.get();
   }
   const double number = PyFloat_AsDouble(value);
   if (number == -1.0 && has_refused()) return false;
@@ -168,20 +184,20 @@ bool append_number(PyObject* value, std::vector<double>& numbers) {
 }
 
 bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers) {
-  Object items;
-  if (!PyTuple_CheckExact(value) && is_tensor(value)) {
-    if (to_int(Object::borrow(value).call("dim").get()) != 1) return false;
-    items = numbers_of(value);
-  } else if (PySequence_Check(value) == 0) {
-    return false;
+  Object items = Object::borrow(value);
+  if (!PyTuple_CheckExact(value) && !PyList_CheckExact(value)) {
+    if (is_tensor(value)) {
+      if (to_int(items.call("dim").get()) != 1) return false;
+      items = numbers_of(value);
+    } else {
+      static PyObject* const parts_of = kept_attribute("torchclip.rules.hyperparameters", "parts_of");
+      items = found_by(parts_of, value, to_python(count).get());
+      if (!items) return false;
+    }
   }
-  PyObject* const tuple = PySequence_Tuple(items ? items.get() : value);
-  if (tuple == nullptr) return has_refused() && false;
-  items = Object::take(tuple);
-  if (static_cast<size_t>(PyTuple_Size(tuple)) != count) return false;
-  for (size_t i = 0; i < count; ++i)
-    if (!append_number(PyTuple_GetItem(tuple, static_cast<Py_ssize_t>(i)), numbers)) return false;
-  return true;
+  const std::vector<Object> parts = items_of(items.get());
+  return parts.size() == count && std::all_of(parts.begin(), parts.end(),
+                                              [&](const Object& part) { return append_number(part.get(), numbers); });
 }
 
 }  // namespace torchclip

@@ -144,12 +144,12 @@ inline bool is_python_number(PyObject* value) {
   return PyFloat_CheckExact(value) || PyBool_Check(value) || PyLong_CheckExact(value);
 }
 
-// Appends the number that `value` is: a float, int, bool, one of numpy's, or a one-element tensor. False where it is
-// none of those, text included.
+// Appends the number that `value` is: a float, int, bool, a one-element tensor, or what else number_of() of
+// torchclip/rules/hyperparameters.py takes for one. False where it is none of those.
 bool append_number(PyObject* value, std::vector<double>& numbers);
 
-// Appends the numbers that `value` holds, in any sequence or a tensor of one dimension. False where they are not
-// `count` numbers.
+// Appends the numbers that `value` holds, in a tuple, a list, a tensor of one dimension, or what else parts_of() there
+// takes apart. False where they are not `count` numbers.
 bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers);
 
 }  // namespace torchclip

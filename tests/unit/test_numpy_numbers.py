@@ -17,6 +17,7 @@ import torch
 
 import torchclip
 from builders import fresh
+from records import BACKENDS
 from torchclip.policies.clip import POLICIES
 from torchclip.policies.extensions import EXTENSIONS
 from torchclip.rules.state_numbers import COUNT, exact_number
@@ -158,6 +159,45 @@ def test_dates_and_durations_are_no_numbers(value: Any) -> None:
         torchclip.Adam(fresh(), betas=(value, 0.5))
     with pytest.raises(TypeError, match="the loss of SGD.step.. must be"):
         with_adaloss().step(loss=value)
+
+
+class Text(str):
+    """Text that says to be a number."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+NO_NUMBERS = {
+    **{str(value.dtype): value for value in TIMES},
+    "text": Text("0.5"),
+    "array_of_text": np.array("0.5"),
+    "complex": np.complex64(0.5),
+    "array_of_complex": np.array(0.5 + 0j),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.usefixtures("forget_graphs")
+def test_what_the_constructor_refuses_every_step_does(value: Any, compiled: bool, backend: str) -> None:
+    if compiled and backend != "cpu":
+        pytest.skip("the others read their groups by the same function there, or by what torch's compiler has traced")
+    for key, given in (("lr", value), ("eps", value), ("amsgrad", value), ("betas", [0.5, value]), ("betas", b"\0\0")):
+        with pytest.raises(ValueError) as first:
+            torchclip.Adam(fresh(), **{key: given})
+        optimizer = torchclip.Adam(fresh(1), backend=backend)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        step()
+        (parameter,) = optimizer.param_groups[0]["params"]
+        before = parameter.detach().clone()
+        optimizer.param_groups[0][key] = given
+        for _ in range(2):
+            with pytest.raises(ValueError) as later:
+                step()
+            assert str(later.value) == str(first.value).replace("(Adam,", "(param group 0,")
+        assert torch.equal(parameter, before) and optimizer.state[parameter]["step"] == 1
 
 
 TOO_LARGE: dict[str, Callable[[int], object]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.plain_numbers import is_time
+from torchclip.rules.plain_numbers import is_not_real
 
 LARGEST = sys.float_info.max
 
@@ -109,8 +109,11 @@ def _plain_number(value: Any) -> float | Tensor | None:
 
 
 def number_of(value: Any) -> float | None:
-    """The number that a value is, one of numpy's say; None for what is none, text of a number and dates included."""
-    if isinstance(value, _TEXT) or is_time(value):
+    """The number that a value is, one of numpy's say; None for what is none: text of a number, dates, complex numbers.
+
+    The compiled plans ask it of what is neither Python's number nor a tensor (``csrc/python_access.h``).
+    """
+    if isinstance(value, _TEXT) or is_not_real(value):
         return None
     try:
         return float(value)

@@ -23,15 +23,16 @@ def is_array(value: Any) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "__setitem__")
 
 
-def is_time(value: Any) -> bool:
-    """Whether it is one of numpy's dates or durations, which convert to the number of their units."""
-    return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M")
+def is_not_real(value: Any) -> bool:
+    """Whether it is numpy's and no real number, yet converts to one: a date and a duration to that of their units, a
+    complex number to its real part, text to what it says."""
+    return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M", "c", "U", "S", "T")
 
 
 def plain_number(value: Any) -> int | float | None:
     """The number that a value is; None for what is none: text, a tensor, a truth value, a date and a duration."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Real) or is_time(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or is_not_real(value):
         return None
     return int(value) if isinstance(value, Integral) else float(value)
 
