@@ -180,8 +180,8 @@ Outcome Plan::try_step(const StepInputs& inputs) {
   if (sharing_ && waits && !has_asked_) exchange_common();
   if (common_[kOverflows] > 0) return Outcome::kSkipped;
   if (common_[kGradients] == 0) return Outcome::kStepped;
+  if (rule_.counts_zeros) scale_thresholds();  // which may refuse a factor, before spikes are written down
   if (modifiers_.finds_spikes() && find_spikes(common_[kLoss])) return Outcome::kSkipped;
-  if (rule_.counts_zeros) scale_thresholds();
   {
     const auto released = release_gil();
     cpu::update_pass(tables_, loops_, rule_.counts_zeros ? &chunk_zeros_ : nullptr);

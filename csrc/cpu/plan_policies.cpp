@@ -56,25 +56,35 @@ double Plan::factor_of(size_t unit, double norm) {
 // Whether SkipSpikes finds a value that stands out, or is not finite. The others are remembered, whatever becomes of
 // the step.
 bool Plan::find_spikes(double loss) {
-  const GroupState shared(reader_.groups().front().dict);
-  const auto stands_out = [&](double value, const char* name, const char* count_name) {
-    if (!is_finite(value)) return true;
-    const int64_t length = static_cast<int64_t>(modifiers_.skip_window);
-    double* const values = shared.numbers(name, length);
-    const double count = shared.count(count_name);
-    const int64_t held = std::min(whole_number(count), length);
-    const double mean = std::accumulate(values, values + held, 0.0) / static_cast<double>(held);
-    double squares = 0;
-    for (int64_t i = 0; i < held; ++i) squares += square(values[i] - mean);
-    const double deviation = std::sqrt(squares / static_cast<double>(held - 1));
-    values[whole_number(count) % length] = value;
-    *shared.numbers(count_name) = count + 1;
-    return !is_unjudged(static_cast<double>(held), modifiers_.skip_window) &&
-           value - mean > modifiers_.skip_sigma * deviation;
+  struct Memory {
+    double value;
+    double* values;  // [length]
+    double* count;
   };
+  const GroupState shared(reader_.groups().front().dict);
+  const int64_t length = static_cast<int64_t>(modifiers_.skip_window);
+  const auto memory_of = [&](double value, const char* name, const char* count_name) {
+    shared.count(count_name);  // which checks it
+    return Memory{value, shared.numbers(name, length), shared.numbers(count_name)};
+  };
+  const auto stands_out = [&](const Memory& memory) {
+    if (!is_finite(memory.value)) return true;
+    const int64_t count = whole_number(*memory.count), held = std::min(count, length);
+    const double mean = std::accumulate(memory.values, memory.values + held, 0.0) / static_cast<double>(held);
+    double squares = 0;
+    for (int64_t i = 0; i < held; ++i) squares += square(memory.values[i] - mean);
+    const double deviation = std::sqrt(squares / static_cast<double>(held - 1));
+    memory.values[count % length] = memory.value;
+    *memory.count += 1;
+    return !is_unjudged(static_cast<double>(held), modifiers_.skip_window) &&
+           memory.value - mean > modifiers_.skip_sigma * deviation;
+  };
+  std::vector<Memory> memories;  // of both, before one is written: the other may be refused
+  if (modifiers_.skip_norm != 0)
+    memories.push_back(memory_of(std::sqrt(shared_.joint_square), "skip_norms", "skip_norm_count"));
+  if (modifiers_.skip_loss != 0) memories.push_back(memory_of(loss, "skip_losses", "skip_loss_count"));
   bool found = false;
-  if (modifiers_.skip_norm != 0) found |= stands_out(std::sqrt(shared_.joint_square), "skip_norms", "skip_norm_count");
-  if (modifiers_.skip_loss != 0) found |= stands_out(loss, "skip_losses", "skip_loss_count");
+  for (const Memory& memory : memories) found |= stands_out(memory);
   return found;
 }
 
