@@ -164,8 +164,8 @@ GroupState DeviceStep::shared_of(const Group& group) const {
 
 void DeviceStep::read_shared(const ParameterReader& reader, const Inputs& inputs) {
   const GroupState shared = shared_of(reader.groups().front());
-  const auto number = [&](const char* name, int64_t count = 1) {
-    return beside(name, shared.tensor(name, count)).values<double>();
+  const auto number = [&](const char* name, int64_t length = GroupState::kOneNumber) {
+    return beside(name, shared.tensor(name, length)).values<double>();
   };
   const Modifiers& m = modifiers_;
   const bool draws = m.draws() || rounds_by_draws_;

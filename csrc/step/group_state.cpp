@@ -17,7 +17,7 @@ GroupState::GroupState(const Object& group, DeviceType type, int index) : type_(
   if (dict_ != nullptr && !PyDict_Check(dict_)) dict_ = nullptr;
 }
 
-PyObject* GroupState::find(const char* name, ElementType wanted, DeviceType type, int64_t count) const {
+PyObject* GroupState::find(const char* name, ElementType wanted, DeviceType type, int64_t length) const {
   PyObject* const found = dict_ == nullptr ? nullptr : PyDict_GetItemString(dict_, name);
   const std::string number = std::string("\"") + name + "\"";
   if (found == nullptr || !is_tensor(found))
@@ -25,16 +25,19 @@ PyObject* GroupState::find(const char* name, ElementType wanted, DeviceType type
   TensorInfo value;
   const bool is_there = reader().describe_object(found, /*writes=*/true, value) && value.device.type == type &&
                         (type == kCpu || index_ < 0 || value.device.index == index_);
-  if (!is_there || value.type != wanted || value.numel != count || !is_contiguous(value))
+  const bool is_vector = length != kOneNumber;
+  const std::string count = std::to_string(is_vector ? length : 1);
+  const bool has_shape = value.dim == (is_vector ? 1 : 0) && value.numel == (is_vector ? length : 1);
+  if (!is_there || value.type != wanted || !has_shape || !is_contiguous(value))
     throw std::runtime_error("param_groups' \"shared\" number " + number + " is " + description_of(found) + ", where " +
-                             std::to_string(count) + " of " + (wanted == kLongType ? "torch.int64" : "torch.float64") +
-                             " on " + name_of(type) + " are wanted" + kRemedy);
+                             count + " of " + (wanted == kLongType ? "torch.int64" : "torch.float64") + " on " +
+                             name_of(type) + " are wanted, of shape [" + (is_vector ? count : "") + "]" + kRemedy);
   return found;
 }
 
-double* GroupState::numbers(const char* name, int64_t count) const {
+double* GroupState::numbers(const char* name, int64_t length) const {
   TensorInfo value;
-  reader().describe_object(find(name, kDoubleType, type_, count), /*writes=*/true, value);
+  reader().describe_object(find(name, kDoubleType, type_, length), /*writes=*/true, value);
   return static_cast<double*>(value.data);
 }
 
@@ -56,7 +59,7 @@ double GroupState::count(const char* name) const {
 
 uint64_t GroupState::seed() const {
   TensorInfo value;
-  reader().describe_object(find("seed", kLongType, kCpu, 1), /*writes=*/false, value);
+  reader().describe_object(find("seed", kLongType, kCpu, kOneNumber), /*writes=*/false, value);
   return static_cast<uint64_t>(*static_cast<const int64_t*>(value.data));
 }
 

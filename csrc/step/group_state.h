@@ -12,12 +12,15 @@ class GroupState {
   // but for the seed, which is always on the host.
   explicit GroupState(const Object& group, DeviceType type = kCpu, int index = -1);
 
-  // The float64 numbers of that name: [count].
-  Buffer tensor(const char* name, int64_t count = 1) const {
-    return Buffer(Object::borrow(find(name, kDoubleType, type_, count)));
+  // What has no dimensions, in the place of a vector's length.
+  static constexpr int64_t kOneNumber = -1;
+
+  // The float64 number of that name, or a vector of that length.
+  Buffer tensor(const char* name, int64_t length = kOneNumber) const {
+    return Buffer(Object::borrow(find(name, kDoubleType, type_, length)));
   }
   // Where they lie.
-  double* numbers(const char* name, int64_t count = 1) const;
+  double* numbers(const char* name, int64_t length = kOneNumber) const;
   bool has(const char* name) const { return dict_ != nullptr && PyDict_GetItemString(dict_, name) != nullptr; }
   // The number of that name, on the host, which is finite and above 0.
   double positive(const char* name) const;
@@ -27,7 +30,7 @@ class GroupState {
 
  private:
   // Borrowed.
-  PyObject* find(const char* name, ElementType wanted, DeviceType type, int64_t count) const;
+  PyObject* find(const char* name, ElementType wanted, DeviceType type, int64_t length) const;
   DeviceType type_;
   int index_;
   PyObject* dict_ = nullptr;  // borrowed, for the length of a step

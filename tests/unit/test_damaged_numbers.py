@@ -12,6 +12,8 @@ from torch import Tensor
 
 import torchclip
 from builders import draw_gradients, leaves, unchanged
+from records import BACKENDS
+from torchclip.backends import choice
 from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.state.group_state import NAMES
 
@@ -57,6 +59,12 @@ KINDS: dict[str, Damage] = {
         RuntimeError,
         'number "{name}" is a tensor of {dtype} of shape [7] on cpu, where {count} of {dtype} on cpu are wanted',
     ),
+    "another_shape": (
+        lambda held: held[None],
+        RuntimeError,
+        'number "{name}" is a tensor of {dtype} of shape [1{also}] on cpu, where {count} of {dtype} on cpu are wanted, '
+        "of shape {shape}",
+    ),
     "nan": (
         lambda held: held.fill_(math.nan),
         ValueError,
@@ -69,8 +77,13 @@ KINDS: dict[str, Damage] = {
     ),
 }
 COUNTS = ("step", "norm_count", "skip_norm_count", "skip_loss_count")
-CASES = [
-    pytest.param(recipe, name, kind, id=f"{recipe}-{name}-{kind}")
+ON_DEVICE = [
+    (recipe, name, "another_shape")
+    for recipe, name in (("ada_loss", "b_squared"), ("skip_both", "skip_losses"), ("steered", THRESHOLD_SCALE))
+]
+"""What the backends of a GPU find out too, which read numbers and shapes in one place."""
+ON_HOST = [
+    (recipe, name, kind)
     for recipe, (_, _, names) in RECIPES.items()
     for name in names
     for kind in KINDS
@@ -78,14 +91,18 @@ CASES = [
     if (name, kind) != ("norm_bounds", "too_many")  # they are made to fit the parameters
     if (name, kind) != (THRESHOLD_SCALE, "missing")  # a group that was given its target since has none yet
 ]
+CASES = [
+    pytest.param(backend, *case, id=f"{backend}-{'-'.join(case)}")
+    for backend in BACKENDS
+    for case in (ON_DEVICE if backend in choice.ON_DEVICE else ON_HOST)
+]
 
 
 def test_every_number_is_damaged() -> None:
     assert {name for _, _, names in RECIPES.values() for name in names} == NAMES
 
 
-@pytest.mark.parametrize("recipe, name, kind", CASES)
-@pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+@pytest.mark.parametrize("backend, recipe, name, kind", CASES, indirect=["backend"])
 def test_a_damaged_number_is_refused(recipe: str, name: str, kind: str, backend: str) -> None:
     cls, options, _ = RECIPES[recipe]
     if cls is torchclip.SGD:
@@ -105,7 +122,9 @@ def test_a_damaged_number_is_refused(recipe: str, name: str, kind: str, backend:
         with pytest.raises(error) as raised:
             optimizer.step(**given)
         shared[name] = kept
-    words = words.format(name=name, dtype=kept.dtype, count=kept.numel())
+    shape = list(kept.shape)
+    also = "".join(f", {size}" for size in shape)
+    words = words.format(name=name, dtype=kept.dtype, count=kept.numel(), shape=shape, also=also)
     assert words in str(raised.value)
     assert "do not assign to it" in str(raised.value)
     optimizer.step(**given)  # as it was made it is taken
