@@ -171,7 +171,7 @@ std::vector<Plan::ZeroCount> Plan::count_zeros() const {
 }
 
 // By the factor of each group: where a target steers it, it moves by the zeros that are there, unless the group's
-// parameters cannot move.
+// parameters cannot move, or it has no threshold.
 void Plan::scale_thresholds() {
   const std::vector<Group>& groups = reader_.groups();
   const std::vector<ZeroCount> counts = any_target(groups) ? count_zeros() : std::vector<ZeroCount>(groups.size());
@@ -179,7 +179,7 @@ void Plan::scale_thresholds() {
     const GroupState own(groups[index].dict);
     const bool has_target = groups[index].has_target();
     double scale = has_target || own.has(kThresholdScale) ? own.positive(kThresholdScale) : 1.0;
-    if (has_target && counts[index].elements > 0 && groups[index].pipeline[kLr] != 0)
+    if (has_target && counts[index].elements > 0 && groups[index].pipeline[kLr] != 0 && groups[index].has_threshold())
       scale = steered_scale(scale, groups[index].target, counts[index].zeros / counts[index].elements);
     shared_.threshold_scales.push_back(scale);
   }

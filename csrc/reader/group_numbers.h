@@ -53,6 +53,8 @@ struct Group {
   bool is_constant = false;   // only another value can change what they were read as
 
   bool has_target() const { return target != kNoTarget; }
+  // Of a rule with a threshold: what makes it comes first among the rule's own hyperparameters.
+  bool has_threshold() const { return hyperparameters[1] != 0; }
 };
 
 inline bool any_target(const std::vector<Group>& groups) {

@@ -98,6 +98,7 @@ void DeviceStep::read_threshold(const Group& group, size_t index, GroupNumbers& 
   numbers.threshold_scale = beside(kThresholdScale + std::to_string(index), scale).values<double>();
   if (!group.has_target()) return;
   numbers.target = group.target;
+  if (!group.has_threshold()) return;
   // Those of all processes are known on the device alone: then it says no more than that there is a target.
   numbers.elements = *sharing_ ? 1.0 : tables_.group_elements[index];
 }

@@ -275,6 +275,20 @@ def test_a_group_that_cannot_move_keeps_its_scale(backend: str, as_tensor: bool)
     torch.testing.assert_close([parameter.detach() for parameter in params], values, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_group_without_a_threshold_keeps_its_scale(name: str, backend: str) -> None:
+    """Else it would grow unseen, and be there at once when a schedule gives the group a threshold."""
+    params = weights(2)
+    optimizer = RULES[name](params, target_sparsity=0.5, backend=backend)
+    key, scales = "c" if name == "grda" else "lam", []
+    for step, threshold in enumerate((0.1, 0.0, torch.zeros(1), 0.1)):
+        optimizer.param_groups[0][key] = threshold
+        give_gradients(params, step)
+        optimizer.step()
+        scales.append(float(scale_of(optimizer)))
+    assert 1.0 < scales[0] == scales[1] == scales[2] < scales[3]
+
+
 def test_parameters_without_a_gradient_do_not_count(backend: str) -> None:
     params = weights()
     params[1].requires_grad_(False)

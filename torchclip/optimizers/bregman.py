@@ -39,9 +39,8 @@ class LinBreg(SparseOptimizer):
         target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
             :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
             the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
-            have their own target, and each has its own :math:`s`, a number of state; one whose ``lr`` is 0 keeps it.
-            One whose ``lam`` is 0 has no threshold, and its :math:`s` grows while its zeros are too few: start at a
-            small ``lam``, and not at 0. None: :math:`s = 1`.
+            have their own target, and each has its own :math:`s`, a number of state; one whose ``lr`` or ``lam``
+            is 0 keeps it. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 
@@ -108,9 +107,8 @@ class AdaBreg(SparseOptimizer):
         target_sparsity: the share of zeros to end at, in [0, 1): the threshold is then :math:`s` times as high, and
             :math:`s`, 1 at first, is multiplied by :math:`e^d` in every step that finds a share :math:`z` of zeros in
             the parameters that it moves, :math:`d = 0.25\, (\text{target} - z)` but within ±0.01. Param groups may
-            have their own target, and each has its own :math:`s`, a number of state; one whose ``lr`` is 0 keeps it.
-            One whose ``lam`` is 0 has no threshold, and its :math:`s` grows while its zeros are too few: start at a
-            small ``lam``, and not at 0. None: :math:`s = 1`.
+            have their own target, and each has its own :math:`s`, a number of state; one whose ``lr`` or ``lam``
+            is 0 keeps it. None: :math:`s = 1`.
         weight_decay: must be 0: the rule draws parameters to zero by itself. Frameworks hand it to every optimizer.
         extensions: gradient noise and gradient dropout; those that change the step itself are refused.
 

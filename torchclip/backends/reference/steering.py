@@ -46,8 +46,10 @@ class Steering:
             held = numbers_of(group)[THRESHOLD_SCALE]
             with torch.no_grad():  # a target may be a tensor
                 moved = steered(held, group[TARGET], (own / count.clamp(min=1)).to(held))
-                lr = torch.as_tensor(group["lr"], device=held.device)
-                found.append(torch.where((count.to(held) > 0) & (lr.reshape(()) != 0), moved, held))
+                moves = count.to(held) > 0
+                for key in ("lr", self.run.spec.hyperparameters[0]):  # without a threshold there is nothing to steer
+                    moves &= torch.as_tensor(group[key], device=held.device).reshape(()) != 0
+                found.append(torch.where(moves, moved, held))
         return found
 
     def writes(self, scales: Sequence[Tensor | None]) -> Writes:
