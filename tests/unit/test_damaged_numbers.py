@@ -128,3 +128,27 @@ def test_a_damaged_number_is_refused(recipe: str, name: str, kind: str, backend:
     assert words in str(raised.value)
     assert "do not assign to it" in str(raised.value)
     optimizer.step(**given)  # as it was made it is taken
+
+
+@pytest.mark.usefixtures("forget_graphs")
+@pytest.mark.parametrize("name, value", [(THRESHOLD_SCALE, math.nan), ("step", -1.0)])
+@pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+def test_a_compiled_step_refuses_it_too(name: str, value: float, backend: str) -> None:
+    params = leaves(1)
+    options = {"lam": 0.1, "target_sparsity": 0.5} if name == THRESHOLD_SCALE else {"extensions": DRAWS}
+    cls = torchclip.LinBreg if name == THRESHOLD_SCALE else torchclip.SGD
+    optimizer = cls(params, lr=0.1, backend=backend, **options)
+    draw_gradients(0, params)
+    step = torch.compile(optimizer.step, backend="eager")
+    for _ in range(2):
+        step()
+    held = optimizer.param_groups[0]["shared"][name]
+    kept = held.clone()
+    with unchanged(optimizer):
+        held.fill_(value)
+        with pytest.raises(
+            (RuntimeError, ValueError), match=f'number "{name}" is .* (above 0|to 2..53).*; it is state'
+        ):
+            step()
+        held.copy_(kept)
+    step()

@@ -19,17 +19,17 @@ class Wanted:
 
     Args:
         words: what an error calls them.
-        holds: whether a number is one of them; False for NaN.
+        holds: whether a number, or each of a tensor, is one of them; False for NaN.
     """
 
     words: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], Any]
 
 
-COUNT = Wanted("a whole number from 0 to 2**53", lambda number: 0 <= number <= 2**53 and number == int(number))
-NON_NEGATIVE = Wanted("a finite number of at least 0", lambda number: 0 <= number < math.inf)
-POSITIVE = Wanted("a finite number above 0", lambda number: 0 < number < math.inf)
-FRACTION = Wanted("a number from 0 to 1", lambda number: 0 <= number <= 1)
+COUNT = Wanted("a whole number from 0 to 2**53", lambda one: (one >= 0) & (one <= 2**53) & (one == one // 1))
+NON_NEGATIVE = Wanted("a finite number of at least 0", lambda one: (one >= 0) & (one < math.inf))
+POSITIVE = Wanted("a finite number above 0", lambda one: (one > 0) & (one < math.inf))
+FRACTION = Wanted("a number from 0 to 1", lambda one: (one >= 0) & (one <= 1))
 
 DTYPES = (torch.float32, torch.float64)
 """Those in which a number of state is kept."""

@@ -25,18 +25,23 @@ _READ = frozenset((THRESHOLD_SCALE, *(name for name, wanted in NUMBERS.items() i
 def check_shared(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers, spec: RuleSpec, scope: Scope) -> None:
     """Raises for a shared number that a step cannot take, before it writes anything.
 
-    Neither the range of a number on a GPU, which is not waited for, nor anything in a compiled graph is checked, since
-    no number can be read while it is traced.
+    The range of a number on a GPU is not checked, since it is not waited for. In a compiled graph, for which no number
+    is read, ranges are assertions, and nothing else is checked.
 
     Args:
         param_groups: as in ``optimizer.param_groups``.
         modifiers, spec, scope: as :func:`torchclip.state.group_state.complete_shared` takes them.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range; a RuntimeError of a compiled graph.
         RuntimeError: for what is missing, or not as the optimizer makes it.
     """
     if torch.compiler.is_compiling():
+        for group in param_groups:
+            for name, held in numbers_of(group).items():
+                if name in _READ and held.device.type == "cpu":
+                    words = f'param_groups\' "shared" number "{name}" is another one than {NUMBERS[name].words}'
+                    torch._assert_async(NUMBERS[name].holds(held).all(), words + _REMEDY)
         return
     for index, group in enumerate(param_groups):
         for name, shape in shapes_of(index, param_groups, modifiers, spec, scope).items():
