@@ -40,6 +40,27 @@ def test_a_norm_is_that_of_one_step_whatever_comes_of_it(backend: str) -> None:
         assert float(optimizer.clip_factor) == pytest.approx(0.2)
 
 
+def test_a_step_that_a_hook_does_not_let_begin_has_used_it_up(backend: str) -> None:
+    """As it has a loss: the next step takes neither."""
+    optimizer, _ = made(backend)
+
+    def refuse(*_: Any) -> None:
+        raise ArithmeticError
+
+    hook = optimizer.register_step_pre_hook(refuse)
+    optimizer.set_grad_norm(torch.tensor(100.0))
+    optimizer.loss = 3.0
+    with pytest.raises(ArithmeticError):
+        optimizer.step()
+    assert optimizer.loss is None
+    hook.remove()
+    optimizer.step()
+    assert float(optimizer.clip_factor) == pytest.approx(0.2)
+    hook = optimizer.register_step_pre_hook(lambda *_: optimizer.set_grad_norm(torch.tensor(100.0)))
+    optimizer.step()  # what a hook gives is taken
+    assert float(optimizer.clip_factor) == pytest.approx(0.01)
+
+
 def test_of_one_compiled_step_too(backend: str) -> None:
     optimizer, parameter = made(backend)
     step = torch.compile(optimizer.step, backend="eager")

@@ -113,9 +113,9 @@ def give_norm(optimizer: FusedOptimizer, plan: Plan) -> None:
         cast("_C.Plan | ShardedPlan", plan).set_norm(given)  # no other is given one
 
 
-def drop_norm(optimizer: FusedOptimizer) -> None:
-    """A norm that was handed over is that of one step, whatever comes of it."""
-    optimizer._last.given_norm = None
+def drop_handed(optimizer: FusedOptimizer) -> None:
+    """A norm and a loss that were handed over are those of one step, whatever comes of it."""
+    optimizer._last.given_norm = optimizer._last.given_loss = None
     if optimizer._backend == "cpu" and optimizer._plan is not None:
         cast("_C.Plan | ShardedPlan", optimizer._plan).set_norm(None)
 

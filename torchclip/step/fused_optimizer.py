@@ -32,7 +32,7 @@ from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
 from torchclip.step.checkpoint_precision import with_bits_to_send
-from torchclip.step.first_step import Pending, drop_norm, first_step, give_norm, recorded, settle_when_idle
+from torchclip.step.first_step import Pending, drop_handed, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import NO_BACKWARD, check_in_backward
@@ -184,7 +184,7 @@ class FusedOptimizer(ConvertedOptimizer):
             try:
                 self._run(scaled_by, grad_scale, found_inf)
             except BaseException:
-                drop_norm(self)
+                drop_handed(self)
                 raise
         return result
 

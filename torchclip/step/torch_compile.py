@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchclip.state.group_state import numbers_of
-from torchclip.step.first_step import drop_norm
+from torchclip.step.first_step import drop_handed
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -77,7 +77,7 @@ def _step(
     own = [everyone[position] for position in positions]
     gradients = dict(zip(positions, grads, strict=True))
     with ExitStack() as afterwards:
-        afterwards.callback(drop_norm, optimizer)
+        afterwards.callback(drop_handed, optimizer)
         for position, parameter in enumerate(everyone):
             _lend_gradient(parameter, gradients.get(position), afterwards)
         for mine, given in zip((*own, *_held(optimizer, own)), (*params, *held), strict=True):
