@@ -146,3 +146,27 @@ def test_sgd_keeps_a_step_that_is_not_its_own(backend: str) -> None:
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.step()
     assert optimizer.state[params[0]]["step"] == "mine"
+
+
+@each_backend
+@pytest.mark.parametrize("scope", ["tensor", "row"])
+def test_sums_of_ada_grad_norm(scope: str, backend: str) -> None:
+    """One that is negative is refused. One that is not finite spoils its tensor or row alone, and loads."""
+    params = leaves()
+    optimizer = torchclip.AdaGradNorm(params, lr=0.1, scope=scope, backend=backend)
+    draw_gradients(0, params)
+    assert params[0].grad is not None
+    params[0].grad.view(-1)[0] = math.inf
+    optimizer.step()
+    sums = [optimizer.state[param]["sum"].clone() for param in params]
+    assert sums[0].isinf().any() and sums[1].isfinite().all()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][1]["sum"].neg_()
+    with pytest.raises(ValueError, match="^state 'sum' of parameter 1 .* is negative in the checkpoint"):
+        optimizer.load_state_dict(saved)
+    saved["state"][1]["sum"].neg_()
+    saved["state"][2]["sum"].fill_(math.nan)
+    optimizer.load_state_dict(saved)
+    for param, before in zip(params[:2], sums):
+        assert torch.equal(optimizer.state[param]["sum"], before)
+    assert optimizer.state[params[2]]["sum"].isnan().all()

@@ -18,10 +18,11 @@ from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.policies.precision import Precision
 from torchclip.rules.hyperparameters import RUN_FLAGS
 from torchclip.rules.norms import Scope
-from torchclip.rules.rule_spec import RuleSpec, StateSlot
+from torchclip.rules.rule_spec import Extent, RuleSpec, StateSlot
 from torchclip.rules.state_numbers import exact_number
 from torchclip.state.group_state import checked_shared, numbers_of
 from torchclip.state.parameter_state import check_entries, check_held_state, foreign_entries
+from torchclip.state.sharded import local_of
 from torchclip.state.tensor_checks import describe_parameter
 from torchclip.step.checkpoint_precision import held_otherwise, warn_of_conversion
 from torchclip.step.foreign_state import translated
@@ -211,6 +212,9 @@ def _own_slot(slot: StateSlot, name: str, parameter: Tensor, value: Tensor) -> T
             f"state {slot.name!r} of {name} is {value.dtype} of layout {value.layout} in the checkpoint, and the "
             f"parameter is {parameter.dtype}: load a checkpoint made for this model and this optimizer"
         )
+    # One number that is not finite spoils its tensor or row alone, and such a run can be saved.
+    if slot.extent is not Extent.ELEMENT and bool((local_of(value.detach()) < 0).any()):
+        raise ValueError(f"state {slot.name!r} of {name} is negative in the checkpoint, and sums of squares are wanted")
     keeps = value.dtype is torch.float32 or value.is_complex() or slot.at_least_float32
     dtype = torch.promote_types(parameter.dtype, torch.float32) if keeps else parameter.dtype
     return value.detach().resolve_conj().resolve_neg().to(parameter.device, dtype, copy=True)
