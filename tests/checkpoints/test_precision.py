@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 import torchclip
@@ -94,6 +96,37 @@ def test_remainders_load_by_their_bits_in_either_type(backend: str) -> None:
         again.load_state_dict(through_a_file(saved))
         for mine, held in zip(again.state.values(), whole.state.values()):
             assert mine["remainder"].dtype is torch.int16 and torch.equal(mine["remainder"], held["remainder"])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_remainders_that_were_loaded_by_their_numbers_are_refused(backend: str, tmp_path: Path) -> None:
+    """As torch.distributed.checkpoint takes int16 for bfloat16; a state dict of int16 has it load the bits."""
+
+    def made() -> torchclip.AdamW:
+        params = parameters(bfloat16_values(0), torch.bfloat16)
+        return torchclip.AdamW(params, **OPTIONS, precision=SplitMaster(), backend=backend)
+
+    def with_integers(saved: dict[str, Any]) -> dict[str, Any]:
+        state = {
+            key: {**held, "remainder": held["remainder"].view(torch.int16)} for key, held in saved["state"].items()
+        }
+        return {**saved, "state": state}
+
+    optimizer, again = made(), made()
+    for each in (optimizer, again):
+        take_steps(each, 0, 3)
+    dcp.save(with_integers(optimizer.state_dict()), checkpoint_id=tmp_path, no_dist=True)
+    take_steps(again, 4, 5)
+    saved = again.state_dict()
+    wrong = copy.deepcopy(saved)
+    dcp.load(wrong, checkpoint_id=tmp_path, no_dist=True)
+    with pytest.raises(RuntimeError, match="'remainder' are whole numbers up to 3.*, and bits are wanted: torch.distr"):
+        again.load_state_dict(wrong)
+    right = with_integers(copy.deepcopy(saved))
+    dcp.load(right, checkpoint_id=tmp_path, no_dist=True)
+    again.load_state_dict(right)
+    for mine, held in zip(again.state.values(), optimizer.state.values()):
+        assert torch.equal(mine["remainder"], held["remainder"]) and held["remainder"].any()
 
 
 @pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])

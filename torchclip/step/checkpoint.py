@@ -24,7 +24,7 @@ from torchclip.state.group_state import checked_shared, numbers_of
 from torchclip.state.parameter_state import check_entries, check_held_state, foreign_entries
 from torchclip.state.sharded import local_of
 from torchclip.state.tensor_checks import describe_parameter
-from torchclip.step.checkpoint_precision import held_otherwise, warn_of_conversion
+from torchclip.step.checkpoint_precision import check_remainders, held_otherwise, warn_of_conversion
 from torchclip.step.foreign_state import translated
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
             f"the checkpoint's state lacks {sorted(restarted)}, which its hyperparameters ask for: that starts anew",
             stacklevel=5,
         )
+    check_remainders(states.values())
     warn_of_conversion(converted, optimizer._modifiers.precision)
     return {**saved, "param_groups": new_groups, "state": new_states}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -104,6 +104,31 @@ def with_bits_to_send(state: Mapping[Any, Any]) -> dict[Any, Any]:
         else held
         for key, held in state.items()
     }
+
+
+def check_remainders(states: Iterable[Any]) -> None:
+    """Raises RuntimeError for remainders that are numbers in the place of bits.
+
+    ``torch.distributed.checkpoint`` makes such of int16, as which those of plain tensors were saved once: all are whole
+    and most are large. Of sixteen that are bits, all are such numbers once in 10^23 times.
+    """
+    count, largest = 0, 0.0
+    for held in states:
+        remainder = held.get(REMAINDER) if isinstance(held, Mapping) else None
+        if not isinstance(remainder, Tensor) or remainder.dtype is not torch.bfloat16:
+            continue
+        numbers = local_of(remainder.detach()).float()
+        sizes = numbers[numbers != 0].abs()
+        if not bool(((sizes == sizes.trunc()) & (sizes <= 2**15)).all()):
+            return
+        count += len(sizes)
+        largest = max(largest, float(sizes.max())) if len(sizes) > 0 else largest
+    if count >= 16 and largest > 2**8:
+        raise RuntimeError(
+            f"the checkpoint's {REMAINDER!r} are whole numbers up to {largest:g}, and bits are wanted: "
+            "torch.distributed.checkpoint has taken int16, as earlier versions saved them, for bfloat16 by their "
+            f"numbers. Give its load a state dict whose {REMAINDER!r} are .view(torch.int16) of what they are"
+        )
 
 
 def _viewed(value: Tensor, dtype: torch.dtype) -> Tensor:
