@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -106,6 +109,30 @@ def experts() -> None:
         assert optimizer.param_groups[1]["norm_group"] is dist.group.WORLD
 
 
+def copies() -> None:
+    """A copy shares the groups, and goes on alike; a pickle would hold groups of this process."""
+    mine = [torch.nn.Parameter(value) for value in values(((3, 2), (4,)), 1 + dist.get_rank())]
+    rest = [{"params": mine[:1]}, {"params": mine[1:], "norm_group": dist.group.WORLD}]
+    for groups, options in (([{"params": mine}], {"norm_group": dist.group.WORLD}), (rest, {})):
+        optimizer = torchclip.SGD(groups, lr=1.0, momentum=0.5, clip=0.5, **options)
+        for parameter in mine:
+            parameter.grad = parameter.detach().clone()
+        optimizer.step()
+        other = copy.deepcopy(optimizer)
+        assert [group.get("norm_group") for group in other.param_groups] == [
+            group.get("norm_group") for group in optimizer.param_groups
+        ]
+        others = [parameter for group in other.param_groups for parameter in group["params"]]
+        for parameter, copied in zip(mine, others):
+            assert copied is not parameter
+            copied.grad = parameter.grad.clone()
+        for each in (optimizer, other):
+            each.step()
+        assert all(map(torch.equal, mine, others)) and torch.equal(optimizer.grad_norm, other.grad_norm)
+        with pytest.raises(RuntimeError, match=r"cannot be pickled: save its state_dict\(\), and load that"):
+            pickle.dumps(optimizer)
+
+
 def what_is_no_group() -> None:
     plain = [torch.nn.Parameter(torch.ones(2))]
     for name in ("norm_group", "loss_group"):
@@ -133,6 +160,7 @@ CASES = (
     "stages",
     "stages_without_norms",
     "experts",
+    "copies",
     "what_is_no_group",
 )
 """Every one by its name."""

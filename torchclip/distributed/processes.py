@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,14 @@ class Processes:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
+        return self
+
+    def __reduce__(self) -> Any:
+        if self.group is not None:
+            refuse_pickle()
+        return type(self), (self.ranks, None, self.root)
+
     def __hash__(self) -> int:
         # Of a few: each parameter's are looked up, and there may be thousands.
         return hash((len(self.ranks), *self.ranks[:2], *self.ranks[-1:]))
@@ -48,6 +56,14 @@ class Processes:
     def holds(self, other: Processes) -> bool:
         """Whether all of the others are among these."""
         return set(other.ranks) <= set(self.ranks)
+
+
+def refuse_pickle() -> NoReturn:
+    """Raises RuntimeError: no other process could use a process group of this one."""
+    raise RuntimeError(
+        "an optimizer with a process group, by norm_group= or loss_group=, cannot be pickled: save its state_dict(), "
+        "and load that into one made with the group of the process that loads it"
+    )
 
 
 def is_running() -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchclip.distributed.layout import KEY as NORM_GROUP
+from torchclip.distributed.processes import refuse_pickle
 from torchclip.policies.group_clip import KEY as CLIP
 from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.policies.precision import Precision
@@ -49,6 +50,9 @@ class Live:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Live:
         return self
+
+    def __reduce__(self) -> Any:
+        refuse_pickle()
 
 
 def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,6 +109,17 @@ def prepared(optimizer: FusedOptimizer, saved: Mapping[str, Any]) -> dict[str, A
     check_remainders(states.values())
     warn_of_conversion(converted, optimizer._modifiers.precision)
     return {**saved, "param_groups": new_groups, "state": new_states}
+
+
+def packed(state: dict[str, Any]) -> dict[str, Any]:
+    """What ``__getstate__`` gives, with process groups that can be copied: :func:`unpacked` undoes it."""
+    groups = state["param_groups"]
+    if all(group.get(NORM_GROUP) is None for group in groups):
+        return state
+    held = [
+        group if group.get(NORM_GROUP) is None else {**group, NORM_GROUP: Live(group[NORM_GROUP])} for group in groups
+    ]
+    return {**state, "param_groups": held}
 
 
 def unpacked(state: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from torchclip.state.steppable import leading_device
 from torchclip.step import torch_compile
 from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
-from torchclip.step.checkpoint import all_or_nothing, unpacked, without_live
+from torchclip.step.checkpoint import all_or_nothing, packed, unpacked, without_live
 from torchclip.step.checkpoint_precision import with_bits_to_send
 from torchclip.step.first_step import Pending, drop_handed, first_step, give_norm, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
@@ -297,7 +297,7 @@ class FusedOptimizer(ConvertedOptimizer):
         settle_when_idle(self)
         started = without_unstarted(self.spec, self.state, [parameter for parameter, _ in self._all_unstarted()])
         own = {name: vars(self)[name] for name in kept if name in vars(self)}
-        return {**super().__getstate__(), "state": defaultdict(dict, started), **own}
+        return {**packed(super().__getstate__()), "state": defaultdict(dict, started), **own}
 
 
 _STEP = FusedOptimizer.step
