@@ -6,13 +6,14 @@ import triton
 import triton.language as tl
 
 from .finish_coefficients import COEFFICIENTS_LANES, coefficients_at, hyperparameters, write_pipeline, write_rule
-from .finish_step import count_clips, is_idle
+from .finish_step import count_clips, disagrees, is_idle
 from .operands import int32_at, int32_of, only_if, read_number, write_number
 from .rules import direction_factor
 from .sums import UNIT_LANES, finish_long_rows, finish_shared_rows, int32s_at, integers_at, numbers_at, sum_units
 from .tables import (
     PLACE_CLIP_FACTOR,
     PLACE_COEFFICIENTS_COUNT,
+    PLACE_DECIDED,
     PLACE_DIRECTION_NORM,
     PLACE_GRAD_NORM,
     PLACE_RULE_SUMS,
@@ -68,8 +69,12 @@ def finish_rule(places, numbers, by_rows: tl.constexpr, finish: tl.constexpr):
     skips = tl.full([], 0, tl.int32)
     if numbers is not None:
         skips = (int32_at(numbers, STEP_SKIPS) != 0).to(tl.int32)
-    if finish.shares and numbers is None:
-        skips = tl.maximum(skips, is_idle(places))
+    elif finish.shares:
+        skips = is_idle(places)
+    if finish.shares:
+        skips = tl.maximum(skips, disagrees(places))
+        tl.debug_barrier()  # all have read what is written now
+        tl.store(int32s_at(places, PLACE_DECIDED) + STEP_SKIPS, skips)
     if by_rows:
         if finish.shares:
             finish_shared_rows(places, skips, False)

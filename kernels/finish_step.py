@@ -47,8 +47,10 @@ from .sums import (
 )
 from .tables import (
     BOUND_CLIP,
+    COMMON_AGREED,
     COMMON_GRADIENTS,
     COMMON_LOST,
+    DISAGREED,
     LOSS_STEP_SIZE,
     NO_CLIP,
     PERCENTILE_CLIP,
@@ -101,6 +103,21 @@ def is_idle(places):
     """Not 0 where no process has a gradient, int32; 0 where others were not asked by this exchange."""
     asked = tl.load(places + PLACE_COMMON) != 0
     return (tl.load(numbers_at(places, PLACE_COMMON) + COMMON_GRADIENTS, asked, 1.0) == 0).to(tl.int32)
+
+
+@triton.jit
+def disagrees(places):
+    """Not 0 where the processes go by different things, or have in a step of which the hosts have not heard yet, int32;
+    0 as of ``is_idle``. It is kept, so that the next steps know it, too."""
+    asked = tl.load(places + PLACE_COMMON) != 0
+    agreed = numbers_at(places, PLACE_COMMON) + COMMON_AGREED
+    count = tl.load(agreed, asked, 0.0)
+    total = tl.load(agreed + 1, asked, 0.0)
+    squares = tl.load(agreed + 2, asked, 0.0)
+    kept = numbers_at(places, PLACE_COUNTERS) + DISAGREED
+    found = (tl.load(kept, asked, 0.0) != 0) | (count * squares != total * total)
+    tl.store(kept, 1.0, found)
+    return found.to(tl.int32)
 
 
 @triton.jit
@@ -201,7 +218,7 @@ def finish_step(places, grad_scale, found_inf, loss, finish: tl.constexpr):
     idle = tl.full([], 0, tl.int32)
     if finish.shares:
         idle = is_idle(places)
-        skips = tl.maximum(skips, idle)
+        skips = tl.maximum(tl.maximum(skips, idle), disagrees(places))
     clips = tl.full([], 0, tl.int32)
     square = tl.full([], 0.0, tl.float64)
     own = tl.full([], 0.0, tl.float64)

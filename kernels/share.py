@@ -12,6 +12,7 @@ from .operands import int32_at
 from .policies import is_finite
 from .sums import ONE_UNIT_LANES, finish_long_rows, int32s_at, integers_at, numbers_at, place_of_row, sum_range
 from .tables import (
+    COMMON_AGREED,
     COMMON_GRADIENTS,
     COMMON_LOSS,
     COMMON_LOST,
@@ -27,6 +28,7 @@ from .tables import (
     SHARE_CELLS,
     SHARE_GRADIENTS,
     SHARE_LOSS_SHARE,
+    SHARE_NUMBER,
     SHARE_NUMBERS,
     SHARE_PARTIALS,
     SHARE_PLACES,
@@ -150,9 +152,13 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
                 tl.store(zeros + 2 * of_zeros + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
             if found_inf is not None:
                 tl.store(common + COMMON_OVERFLOWS, (tl.load(found_inf) != 0).to(tl.float64))
-            tl.store(common + COMMON_GRADIENTS, tl.load(share.to(tl.pointer_type(tl.float64)) + SHARE_GRADIENTS))
+            given = share.to(tl.pointer_type(tl.float64))
+            tl.store(common + COMMON_GRADIENTS, tl.load(given + SHARE_GRADIENTS))
             if loss is not None:
-                part = tl.load(share.to(tl.pointer_type(tl.float64)) + SHARE_LOSS_SHARE)
-                tl.store(common + COMMON_LOSS, part * tl.load(loss).to(tl.float64))
+                tl.store(common + COMMON_LOSS, tl.load(given + SHARE_LOSS_SHARE) * tl.load(loss).to(tl.float64))
+            number = tl.load(given + SHARE_NUMBER)
+            tl.store(common + COMMON_AGREED, 1.0)
+            tl.store(common + COMMON_AGREED + 1, number)
+            tl.store(common + COMMON_AGREED + 2, number * number)
         if places is not None:
             tl.store(int32s_at(places, PLACE_BLOCKS_DONE), 0)

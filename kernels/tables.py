@@ -180,7 +180,8 @@ PLACE_PLACE_SUMS = tl.constexpr(10)  # [places, 2]: of the rows of all processes
 PLACE_PLACES = tl.constexpr(11)
 PLACE_GRAD_NORM = tl.constexpr(12)  # [units], written, as the one below
 PLACE_CLIP_FACTOR = tl.constexpr(13)
-PLACE_COUNTERS = tl.constexpr(14)  # [4]: steps that measured a factor, those with one below 1; steps, those not taken
+PLACE_COUNTERS = tl.constexpr(14)  # steps that measured a factor, those with one below 1; steps, those not taken; ...
+DISAGREED = tl.constexpr(4)  # ... and at this place not 0 once the processes have disagreed, until the hosts have heard
 PLACE_NUMBERS = tl.constexpr(15)  # of the step: written by the first finish
 PLACE_BLOCKS_DONE = tl.constexpr(16)  # int32, 0 before and after
 PLACE_BLOCKS = tl.constexpr(34)  # int32: of all launches of the pass together
@@ -218,12 +219,15 @@ PLACE_SKIPPED = tl.constexpr(211)  # written: 1 where the step is not taken
 PLACE_DIRECTION_NORM = tl.constexpr(193)  # [units], written
 PLACE_RULE_SUMS = tl.constexpr(194)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
 PLACE_SUM_IS_DOUBLE = tl.constexpr(195)  # int32 [units]
+PLACE_DECIDED = tl.constexpr(196)  # of the step: whether it is skipped is written behind an exchange
 
 # What all processes have behind the cells of an exchange: CommonNumber of csrc/step/exchange_layout.h, float64.
 COMMON_OVERFLOWS = tl.constexpr(0)  # of AMP's scale
 COMMON_LOST = tl.constexpr(1)  # norms that are not finite
 COMMON_GRADIENTS = tl.constexpr(2)  # parameters that have one
 COMMON_LOSS = tl.constexpr(3)
+COMMON_AGREED = tl.constexpr(4)  # three that they agree by
+COMMON_NUMBERS = tl.constexpr(7)
 
 # SharedRow: a long row of which other processes have parts.
 SHARED_ROW_PLACE = tl.constexpr(0)  # among all that are sent; -1: no others have a part of it
@@ -251,6 +255,7 @@ SHARE_ZERO_BEGINS = tl.constexpr(18)  # int32 [cells of zeros + 1]
 SHARE_ZERO_ELEMENTS = tl.constexpr(19)  # [cells of zeros]: among which they are
 SHARE_LOSS_SHARE = tl.constexpr(23)
 SHARE_GRADIENTS = tl.constexpr(24)
+SHARE_NUMBER = tl.constexpr(25)  # what this process goes by
 
 # Stages of the pipeline, as bits: csrc/pipeline.h.
 VALUE_CLIP = tl.constexpr(1)

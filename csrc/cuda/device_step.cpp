@@ -166,6 +166,7 @@ void DeviceStep::finish_rule() {
   if (!*sharing_) finish_rule_.sums = gathered(shape_.rule_rows ? 1 : static_cast<int32_t>(rule_units_.count) - 1);
   finish_rule_.row_sums.long_row_count = 0;
   launch_finish_rule(finish_rule_, stream_);
+  if (*sharing_) pass_.numbers = finish_rule_.decided;
   follows_own_pass_ = true;
   finish_rule_.row_sums.long_row_count = static_cast<int32_t>(tables_.long_rows.size());
   pass_.coefficients = scratch(coefficients_);

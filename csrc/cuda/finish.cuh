@@ -105,6 +105,18 @@ __device__ __forceinline__ bool is_idle(const FinishTables& finish) {
   return finish.common != nullptr && finish.common[kGradients] == 0;
 }
 
+// The processes go by different things, or have in a step of which the hosts have not heard yet: n q is not s², of
+// whole numbers in float64.
+__device__ __forceinline__ bool disagrees(const FinishTables& finish) {
+  if (finish.common == nullptr) return false;
+  const double* const agreed = finish.common + kAgreed;
+  return finish.counters[kDisagreed] != 0 || agreed[0] * agreed[2] != square(agreed[1]);
+}
+// So that the next steps know it, too. By one thread.
+__device__ __forceinline__ void keep_disagreement(const FinishTables& finish) {
+  if (disagrees(finish)) finish.counters[kDisagreed] = 1;
+}
+
 // Norms of tensors that another process alone holds are not finite.
 __device__ __forceinline__ bool lacks_norms(const FinishArguments& finish) {
   return finish.common != nullptr && finish.common[kLost] != 0 && finish.modifiers.scope() == Scope::kTensor;
@@ -247,7 +259,8 @@ TORCHCLIP_NOINLINE __device__ void finish_step(const FinishArguments& finish) {
   if (threadIdx.x == 0) {
     const bool is_nonfinite = decision.is_nonfinite != 0 || lacks_norms(finish);
     const bool refuses = is_nonfinite && m.on_nonfinite() != NonFinite::kPropagate;
-    decision.skips = overflows(finish) || refuses || is_idle(finish) ? 1 : 0;
+    decision.skips = overflows(finish) || refuses || is_idle(finish) || disagrees(finish) ? 1 : 0;
+    keep_disagreement(finish);
   }
   __syncthreads();
   if (m.finds_spikes() && decision.skips == 0) find_spikes(finish, decision);

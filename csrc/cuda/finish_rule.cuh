@@ -84,11 +84,15 @@ __device__ __forceinline__ void count_step(const FinishRuleArguments& finish) {
 // All threads of one block. Not inlined: see finish_step.
 template <bool kByRows>
 TORCHCLIP_NOINLINE __device__ void finish_rule(const FinishRuleArguments& finish) {
-  const bool skips = (finish.numbers != nullptr && finish.numbers->skip != 0) || is_idle(finish);
+  const bool skips = (finish.numbers != nullptr && finish.numbers->skip != 0) || is_idle(finish) || disagrees(finish);
   if (kByRows && finish.row_sums.long_row_count > 0) finish_long_rows(finish.row_sums, RowStep{skips});
   const bool decides =
       sum_units(finish.sums, [&](int unit, const Partial& sum, bool) { take_norms(finish, unit, sum, skips); });
   if (!decides) return;
+  if (threadIdx.x == 0 && finish.decided != nullptr) {
+    finish.decided->skip = skips ? 1 : 0;
+    keep_disagreement(finish);
+  }
   __syncthreads();
   fill_rule_coefficients(finish);
   __syncthreads();

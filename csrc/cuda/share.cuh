@@ -88,6 +88,9 @@ __device__ __forceinline__ void fill_exchange(const ShareArguments& share) {
   common[kOverflows] = share.found_inf != nullptr && *share.found_inf != 0 ? 1 : 0;
   common[kLost] = is_lost ? 1 : 0;
   common[kGradients] = share.gradients;
+  common[kAgreed] = 1;
+  common[kAgreed + 1] = share.number;
+  common[kAgreed + 2] = square(share.number);
   common[kLoss] = share.loss == nullptr ? 0.0 : share.loss_share * read_loss(share.loss, share.loss_dtype);
 }
 

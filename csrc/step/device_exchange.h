@@ -21,8 +21,10 @@ class DeviceExchange {
   ShareArguments arguments(const DeviceImage& image) const;
   // [long rows]; null where no others have parts of rows.
   const SharedRow* rows(const DeviceImage& image) const { return rows_.count == 0 ? nullptr : image.at(rows_); }
-  // Adds the numbers up over processes, on the current stream. Throws what that raises.
-  void add_up() const { cells_->add(numbers_.tensor()); }
+  // Adds the numbers up over processes, on the current stream. `counters`: see FinishTables. Throws what that raises.
+  void add_up(const Buffer& counters) const { cells_->add(numbers_.tensor(), counters.tensor()); }
+  // What this process goes by: see torchclip/distributed/agreed.py.
+  double number() const { return to_double(cells_->add.attribute("number").get()); }
   // Whether a graph that is being captured can.
   bool is_capturable() const { return to_bool(cells_->add.attribute("is_capturable").get()); }
 

@@ -66,7 +66,7 @@ class DeviceStep {
 
   const DeviceId& id() const { return id_; }
   const Measured& measured() const { return measured_; }
-  const Buffer& counters() const { return counters_; }  // [4], see FinishArguments
+  const Buffer& counters() const { return counters_; }  // [kCounters], see FinishTables
   const Buffer& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
   const Buffer& zeros() const { return zeros_; }        // [pieces], those counted in each
   // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them

@@ -29,7 +29,7 @@ void DeviceStep::forget_exchanges() {
 
 void DeviceStep::exchange(Asked asked, bool is_first) {
   share(share_arguments(asked, is_first));
-  exchange_of(asked).add_up();
+  exchange_of(asked).add_up(counters_);
   take_exchange(asked, is_first);
   if (asked == Asked::kOfRule || sharing_->loss_share == 0 || !given_.loss) return;
   finish_.loss = exchange_of(asked).common_place() + kLoss;
@@ -74,6 +74,7 @@ ShareArguments DeviceStep::share_arguments(Asked asked, bool is_first) const {
   share.loss_dtype = finish_.loss_dtype;
   share.loss_share = sharing_->loss_share;
   share.gradients = tables_.tensors.empty() ? 0 : 1;
+  share.number = exchange_of(asked).number();
   return share;
 }
 

@@ -13,7 +13,7 @@ int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule -
 }  // namespace
 
 DeviceStep::DeviceStep(DeviceId id, const RuleEntry& rule, size_t parameters) : id_(id), rule_(rule) {
-  counters_ = Buffer::zeros({4}, "float64", id_.device);
+  counters_ = Buffer::zeros({kCounters}, "float64", id_.device);
   fresh_ = Buffer::zeros({static_cast<int64_t>(parameters)}, "int32", id_.device);
 }
 
@@ -209,6 +209,7 @@ void DeviceStep::set_static_arguments() {
   finish_rule_.counters = shape_.clips_norms || shape_.clips_rows ? nullptr : numbers(counters_);
   finish_rule_.rule_sums = rule_sums_.count > 0 ? image_.at(rule_sums_) : nullptr;
   finish_rule_.sum_is_double = sum_is_double_.count > 0 ? image_.at(sum_is_double_) : nullptr;
+  finish_rule_.decided = *sharing_ ? scratch(numbers_) : nullptr;
   finish_rule_.blocks_done = scratch(blocks_done_) + 1;
   finish_rule_.blocks = direction_blocks();
   finish_rule_.coefficients = coefficients;

@@ -188,6 +188,8 @@ struct RowSums {
   int64_t places;
 };
 
+constexpr int kCounters = 5, kDisagreed = 4;
+
 // What the ends of both norm passes need. Triton's kernels read it in device memory, CUDA's in their parameters.
 struct FinishTables {
   UnitSums sums;
@@ -195,8 +197,9 @@ struct FinishTables {
   double* grad_norm;      // [units], written
   double* clip_factor;    // [units], written; a rule's: that of the unit's first set of coefficients, of group 0 where
                           // there is one unit
-  double* counters;       // [4]: steps taken that measured a factor, those of them in which one was below 1; steps, and
-                          // those that were not taken; null for a rule where the policy counts
+  double* counters;       // [kCounters]: steps taken that measured a factor, those of them in which one was below 1;
+                          // steps, and those that were not taken; and not 0 once the processes have disagreed, until
+                          // the hosts have heard of it. Null for a rule where the policy counts
   StepNumbers* numbers;   // of the first finish, which writes them; null for a rule where there was none, which makes
                           // the coefficients then
   uint32_t* blocks_done;  // of the pass; 0 before and after
@@ -235,6 +238,7 @@ struct FinishRuleArguments : FinishTables {
   double* direction_norm;        // [units], written
   void* const* rule_sums;        // AdaGradNorm's: [units], where each lies, null where a unit has none; null over rows
   const int32_t* sum_is_double;  // [units]
+  StepNumbers* decided;          // of the step: whether it is skipped is written; null where no others were asked
 };
 
 // Partial sums, or counts of zeros, that follow one another and count in one cell: see Cells in sharing.h.
@@ -263,6 +267,7 @@ struct ShareArguments {
   int32_t loss_dtype;
   double loss_share;
   double gradients;
+  double number;  // what this process goes by
 };
 
 }  // namespace torchclip

@@ -8,8 +8,8 @@
 namespace torchclip {
 
 // What every exchange ends in, by its place there: overflows of AMP's scale, norms that are not finite, parameters with
-// a gradient, and the loss.
-enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kCommonNumbers };
+// a gradient, the loss, and the three that they agree by: see torchclip/distributed/agreed.py.
+enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kAgreed, kCommonNumbers = kAgreed + 3 };
 
 // A Partial for each cell; two sums for each place of a row; for each cell of zeros how many they are, and among how
 // many elements; and the common numbers.

@@ -92,9 +92,9 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
   const auto has_tensors = [](const auto& device) { return !device->tables().tensors.empty(); };
   waits_ = waits_for_others(inputs);
   has_asked_ = has_decided_ = false;
-  const bool asks = sharing_ && (modifiers_.measures() || rule_.clips_itself || waits_);
-  if (asks) check_exchanges();
-  updates_ = asks || std::any_of(devices_.begin(), devices_.end(), has_tensors);
+  asks_ = sharing_ && (modifiers_.measures() || rule_.clips_itself || waits_);
+  if (asks_) check_exchanges();
+  updates_ = asks_ || std::any_of(devices_.begin(), devices_.end(), has_tensors);
   if (updates_) {
     measure_and_update(inputs);
   } else {
@@ -148,11 +148,13 @@ void GpuPlan::measure_and_update(const Inputs& inputs) {
   if (!is_proven) proven_.push_back(kind);
 }
 
-// Whether a step that measures nothing goes by what other processes know.
+// Whether a step that measures nothing goes by what other processes know: that they agree, too, where state is written
+// before the exchange of a rule's own pass.
 bool GpuPlan::waits_for_others(const Inputs& inputs) const {
   if (!sharing_) return false;
   const bool takes_loss = modifiers_.takes_loss() && sharing_.loss_share != 0;
-  return takes_loss || static_cast<bool>(inputs.found_inf) || any_target(reader_.groups());
+  const bool writes_early = rule_.clips_itself && (shape_.rule_rows || moves_numbers());
+  return takes_loss || writes_early || static_cast<bool>(inputs.found_inf) || any_target(reader_.groups());
 }
 
 void GpuPlan::check_exchanges() const {
@@ -175,12 +177,16 @@ void GpuPlan::told_of_fresh() {
     for (ParameterRecord& record : reader_.records()) record.fresh = false;
 }
 
+// Whether the first finish of a step writes numbers of state, whatever is measured.
+bool GpuPlan::moves_numbers() const {
+  return modifiers_.counts_steps() || reader_.holding().draws() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
+         modifiers_.finds_spikes() || shape_.threshold_scales;
+}
+
 // Whether numbers on the device decide about the coefficients before anything is measured.
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->coefficients_fit(); };
-  const bool decides = modifiers_.counts_steps() || reader_.holding().draws() ||
-                       modifiers_.step_size_kind() != StepSizeKind::kNone || modifiers_.finds_spikes() ||
-                       shape_.threshold_scales || static_cast<bool>(inputs.grad_scale) ||
+  const bool decides = moves_numbers() || (sharing_ && shape_.rule_rows) || static_cast<bool>(inputs.grad_scale) ||
                        static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr

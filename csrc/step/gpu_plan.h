@@ -92,6 +92,7 @@ class GpuPlan {
   void told_of_fresh();
   void* current_stream(const DeviceId& id) const;
   bool capturing() const;
+  bool moves_numbers() const;
   bool finishes_first(const Inputs& inputs) const;
   bool waits_for_others(const Inputs& inputs) const;
   void check_exchanges() const;
@@ -108,6 +109,7 @@ class GpuPlan {
 
   DeviceType device_;
   bool waits_ = false;        // see waits()
+  bool asks_ = false;         // other processes, in the last step
   bool has_asked_ = false;    // in this step
   bool has_decided_ = false;  // the last one, on the device, whether it is taken
   Modifiers modifiers_;

@@ -42,7 +42,11 @@ Object GpuPlan::report() const {
 }
 
 Object GpuPlan::skipped() const {
-  return reports_ && has_decided_ ? main_device().measured().skipped.tensor() : none();
+  if (!reports_ || !(has_decided_ || asks_)) return none();
+  const Object skipped = main_device().measured().skipped.tensor();
+  if (!asks_) return skipped;
+  const Object disagreed = main_device().counters()[kDisagreed].tensor();
+  return has_decided_ ? skipped.call("maximum", disagreed) : disagreed;
 }
 
 // Where a rule keeps a sum for each tensor, its factor is known on the tensor's own device.

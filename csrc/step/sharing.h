@@ -46,13 +46,13 @@ Sharing sharing_from(const std::vector<Object>& parts);
 
 using CommonNumbers = std::array<double, kCommonNumbers>;
 
-// The numbers of one exchange on the host. Behind them is room for what the processes know by that they still agree.
+// The numbers of one exchange on the host. Those that the processes agree by are written by what adds them up.
 class SharedSums {
  public:
   SharedSums(const Cells& cells, const Cells& zeros)
       : cells_(cells),
         layout_{static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())},
-        values_(static_cast<size_t>(layout_.count()) + kAgreed, 0.0) {}
+        values_(static_cast<size_t>(layout_.count()), 0.0) {}
 
   // `direction`: of the rule's pass; for a policy by rows the sum of squares after clipping.
   void add(int32_t parameter, double gradient, double direction) {
@@ -79,7 +79,6 @@ class SharedSums {
   }
 
  private:
-  static constexpr size_t kAgreed = 3;
   double* cell_of(int32_t parameter) {
     return values_.data() + ExchangeLayout::kOfCell * cells_.of[static_cast<size_t>(parameter)];
   }

@@ -191,6 +191,7 @@ Layout finishes() {
       {"PLACE_DIRECTION_NORM", place(rule, rule.direction_norm)},
       {"PLACE_RULE_SUMS", place(rule, rule.rule_sums)},
       {"PLACE_SUM_IS_DOUBLE", place(rule, rule.sum_is_double)},
+      {"PLACE_DECIDED", place(rule, rule.decided)},
   };
 }
 
@@ -220,6 +221,7 @@ Layout exchanges() {
       {"SHARE_ZERO_ELEMENTS", place(share, share.zero_elements)},
       {"SHARE_LOSS_SHARE", place(share, share.loss_share)},
       {"SHARE_GRADIENTS", place(share, share.gradients)},
+      {"SHARE_NUMBER", place(share, share.number)},
   };
 }
 

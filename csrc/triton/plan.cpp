@@ -138,7 +138,8 @@ Object DeviceStep::exchanges() const {
       continue;
     }
     all.push_back(make_tuple(exchange.add(), exchange.numbers().tensor(), table(share_tables_[asked], "int64"),
-                             unit_sums_.tensor(), exchange.layout().cells, exchange.sets(), exchange.units()));
+                             unit_sums_.tensor(), counters_.tensor(), exchange.layout().cells, exchange.sets(),
+                             exchange.units()));
   }
   return to_python(all);
 }

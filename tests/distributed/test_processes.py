@@ -56,7 +56,8 @@ THOROUGH = (
 
 EMULATED = (
     *("rules_cuda", "zeros_cuda", "draws_cuda", "steps_that_are_not_taken_cuda", "any_layout_cuda"),
-    *("rules_triton", "any_layout_triton"),
+    *("changed_numbers_cuda", "changed_kinds_cuda", "changed_for_one_step_cuda", "heard_when_promised_cuda"),
+    *("rules_triton", "any_layout_triton", "changed_for_one_step_triton"),
 )
 """Of the cases on emulated and interpreted kernels those in the fast tier."""
 

@@ -14,6 +14,7 @@ import torchclip
 from builders import LOSS, OPTIMIZERS
 from cuda_pairs import assert_close, counted
 from emulated import Emulator
+from torchclip.distributed import agreed, device_flag
 from torchclip.distributed.cells import Addition
 
 SHAPES = ((300, 7), (5,), (), (0, 3), (1000,), (2, 3))
@@ -87,7 +88,7 @@ def test_step_is_that_of_one_process(name: str, options: dict[str, Any], emulato
 def test_launches_and_sums_of_a_step(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the norm pass and the update: what fills the numbers, one sum over processes, and what reads them."""
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(Addition, "__call__", lambda self, numbers: seen.append(numbers))
+    monkeypatch.setattr(Addition, "__call__", lambda self, numbers, counters: seen.append(numbers))
     params = parameters()
     optimizer = made("adamw", params, clip=0.5, norm_group=dist.group.WORLD)
     for step in range(2):
@@ -98,9 +99,10 @@ def test_launches_and_sums_of_a_step(emulator: Emulator, monkeypatch: pytest.Mon
     assert counted(emulator, optimizer.step) == 4
     (numbers,) = seen
     square = sum(float(param.grad.double().square().sum()) for param in params)
-    assert numbers.dtype == torch.float64 and numbers.shape == (7,)
+    assert numbers.dtype == torch.float64 and numbers.shape == (10,)
     torch.testing.assert_close(numbers[0].item(), square, rtol=1e-6, atol=0)
-    assert numbers[2:].tolist() == [len(SHAPES), 0, 0, 1, 0]
+    number = optimizer._processes.known.agreed.numbers[1]
+    assert numbers[2:].tolist() == [len(SHAPES), 0, 0, 1, 0, 1, number, number**2]
 
 
 @pytest.mark.usefixtures("others")
@@ -108,7 +110,7 @@ def test_what_others_have_counts(emulator: Emulator, monkeypatch: pytest.MonkeyP
     """Three times as many squares as here, as if two processes more had the same gradients; and the last numbers."""
     add: dict[int, float] = {}
 
-    def added(self: Addition, numbers: torch.Tensor) -> None:
+    def added(self: Addition, numbers: torch.Tensor, counters: torch.Tensor) -> None:
         numbers[:3].mul_(4)
         for place, value in add.items():
             numbers[place] += value
@@ -122,7 +124,7 @@ def test_what_others_have_counts(emulator: Emulator, monkeypatch: pytest.MonkeyP
     whole = torch.cat([param.grad.flatten() for param in params]).double().norm()
     torch.testing.assert_close(optimizer.grad_norm.double(), 2 * whole, rtol=1e-6, atol=0)
     optimizer = made("sgd", params, clip=clip, norm_group=dist.group.WORLD)
-    for place, skips in ((None, False), (-4, True), (-3, True)):
+    for place, skips in ((None, False), (-7, True), (-6, True)):
         add.clear()
         if place is not None:
             add[place] = 1.0
@@ -171,6 +173,36 @@ def test_graph_that_the_group_cannot_be_in(emulator: Emulator, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("others")
+def test_replays_are_left_out(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the processes have disagreed; and the first step outside of the graph says so, however few there were."""
+    monkeypatch.setattr(Addition, "is_capturable", True)
+    monkeypatch.setattr(agreed, "disagreement", lambda *of: None)  # which asks all, and nobody answers here
+    params = parameters()
+    optimizer = made("adamw", params, clip=0.5, norm_group=dist.group.WORLD)
+    for step in range(2):
+        give(params, step)
+        optimizer.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(device_flag, "_is_capturing", lambda tensor: True)
+        emulator.begin_capture()
+        optimizer.step()
+        emulator.end_capture()
+    before = values(params)
+    assert emulator.replay() == 0
+    assert not all(map(torch.equal, before.values(), values(params).values()))
+    optimizer._processes.known.agreed._flag._counters[-1] = 1
+    before = values(params)
+    assert emulator.replay() == 0
+    assert optimizer.step_was_skipped
+    assert all(map(torch.equal, before.values(), values(params).values()))
+    with pytest.raises(RuntimeError, match="disagree in a step before this one"):
+        optimizer.step()
+    optimizer.step()
+    assert not optimizer.step_was_skipped
+    assert not all(map(torch.equal, before.values(), values(params).values()))
+
+
+@pytest.mark.usefixtures("others")
 def test_sum_that_fails_writes_nothing(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the number of the step, where the second of two sums does."""
     params = parameters()
@@ -182,7 +214,7 @@ def test_sum_that_fails_writes_nothing(emulator: Emulator, monkeypatch: pytest.M
     step_before = optimizer.param_groups[0]["shared"]["step"].clone()
     calls: list[None] = []
 
-    def failing(self: Addition, numbers: torch.Tensor) -> None:
+    def failing(self: Addition, numbers: torch.Tensor, counters: torch.Tensor) -> None:
         calls.append(None)
         if len(calls) == 2:
             raise RuntimeError("a process has left")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torchclip
 from builders import LOSS
 from sharded_cases import build, fsdp, spreads, steps, two_roots
-from sharded_twins import Twins, counted, local_part, on_both, spread
+from sharded_twins import Twins, counted, local_part, mesh_of, on_both, spread
 
 
 def a_rank_that_leaves() -> None:
@@ -107,11 +107,13 @@ def changes() -> None:
 
     tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
     loss, itself = {"step_size": torchclip.AdaLossStep()}, {"clip": None}
+    own = {**loss, "loss_group": mesh_of(2, 2)["inner"]} if dist.get_world_size() == 4 else loss
     rules = {id(target): "lin_breg", id(itself): "mix_clip"}
     for options, change, undo, said, extra in (
         ({}, clip(2.0), clip(1.0), r"max_norm=\d.0", 0),
         ({}, clip(tensor), clip(1.0), "ClipByTensorNorm", 1),
         (loss, clip(None), clip(1.0), "clip None", 1),
+        (own, clip(None), clip(1.0), "clip None", 1),  # with a sum over others
         (itself, clip(1.0), clip(None), "clip None", 1),
         ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),

@@ -1,21 +1,23 @@
 """What the processes of an optimizer have agreed on, and changes of it: found out in the exchange of a step.
 
-Behind its sums every process sends 1, d and d², where d is 0 unless it has changed something since all agreed, and else
-a number of what it has now. Of their sums n, s and q,
+Behind its sums every process sends 1, d and d², where d is a number of what it goes by. Of their sums n, s and q,
 
 .. math:: n q = s^2
 
 holds if and only if all have the same d (Cauchy and Schwarz). So all come to the same answer in the same step, before
-anything is written. They are integers that float64 adds up exactly.
+anything is written. They are integers that float64 adds up exactly. On a GPU the device leaves the step out, and the
+hosts hear of it later, all in the same step: see :mod:`torchclip.distributed.device_flag`.
 
 A process alone cannot call a collective. Where what it has changed makes its exchange another one, or none, it takes
 part in that of the step before once more, with zeros for its sums, and in its own only if the others have changed, too.
+On a GPU it goes on so until all hear of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from torchclip.distributed.device_flag import DeviceFlag, LeftOut
 from torchclip.distributed.exchange import Over, added, takes_sums
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
@@ -33,6 +36,9 @@ from torchclip.rules.soft_threshold import TARGET
 
 ROOM = 53
 """Bits of the integers that float64 holds."""
+
+Again = Callable[[], list[float]]
+"""Takes part in an exchange once more, with nothing for its sums. Returns the sums n, s and q."""
 
 
 class Agreed:
@@ -59,10 +65,12 @@ class Agreed:
         self._sums, self._apart, self._spec, self._scope = sums, apart, spec, scope
         everyone = prod(len(processes) for over in sums for processes in over)
         self._bits = max((ROOM - everyone.bit_length()) // 2, 1)
-        self._own = 0
-        self._last: list[tuple[Over, int]] = []  # of the first exchange of the last step
+        self._last: list[Again] = []  # the first exchange of the last step, or all from a device
         self._is_first = True
+        self._is_on_device = False  # it was sent from one
+        self._flag = DeviceFlag()
         self._now: tuple[list[str], tuple[Any, ...]] = ([], ())  # as what was agreed on: lines, and of what kind
+        self._own = 0
         self._read(modifiers, param_groups)
         self._agreed = self._now
 
@@ -74,21 +82,23 @@ class Agreed:
     @property
     def is_open(self) -> bool:
         """Whether this process has changed something, and has not heard of the others yet."""
-        return self._own != 0
+        return self._now is not self._agreed
 
     def look(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
         """At the beginning of a step: whether this process has changed anything.
 
         Raises:
-            RuntimeError: in every process, where not all have changed the same.
+            RuntimeError: in every process, where not all have changed the same, or had not in an earlier step.
+            LeftOut: on a GPU, where this process alone has changed what it sends, and the others will hear of it.
         """
         self._is_first = True
+        if self._flag.is_heard():
+            raise self._disagreement("in a step before this one")
         targets = None if self._targets is None else _targets(param_groups)
-        if self._own == 0 and modifiers is self._modifiers and targets == self._targets:
+        if not self.is_open and modifiers is self._modifiers and targets == self._targets:
             return
         self._read(modifiers, param_groups)
-        self._own = 0 if self._now == self._agreed else self._number()
-        if self._own != 0 and self._now[1] != self._agreed[1]:
+        if self._now[1] != self._agreed[1]:
             self._repeat()
 
     def replaced(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> bool:
@@ -98,59 +108,63 @@ class Agreed:
             Whether they were told: not where nothing was ever added up.
 
         Raises:
-            RuntimeError: in every process, where not all have.
+            RuntimeError, LeftOut: as of :meth:`look`, where not all have.
         """
         self._read(modifiers, param_groups)
-        self._now = ([*self._now[0], "other parameters than before"], self._now[1])
-        self._own = self._number()
+        self._take([*self._now[0], "other parameters than before"], self._now[1])
         return self._repeat()
 
     def carried(self) -> Carried:
         """What goes with the sums of one exchange."""
         return Carried(self)
 
-    def settle(self, numbers: Sequence[float], shape: list[tuple[Over, int]]) -> None:
-        """After an exchange, of which ``numbers`` are the sums of all processes' and ``shape`` are the other sums.
+    def settle(self, numbers: Sequence[float], again: Again) -> None:
+        """After an exchange on the host, of which ``numbers`` are the sums n, s and q.
 
         Raises:
             RuntimeError: in every process, where what they have is not the same any more.
         """
-        count, total, squares = map(int, numbers)
-        if count * squares != total**2:
-            raise self._disagreement()
-        if total != 0:
-            self._agreed, self._own = self._now, 0
+        if not _are_alike(numbers):
+            raise self._disagreement("since this step")
+        self._agreed = self._now
         if self._is_first:
-            self._last, self._is_first = shape, False
+            self._last, self._is_first, self._is_on_device = [again], False, False
+
+    def sent(self, counters: Tensor, again: Again) -> None:
+        """After an exchange on a device, which compares the sums itself, and keeps in ``counters`` what it finds."""
+        if self._is_first:
+            self._agreed, self._last, self._is_first, self._is_on_device = self._now, [], False, True
+            self._flag.count(counters)
+        self._last.append(again)
 
     def _repeat(self) -> bool:
         if not self._last or not dist.is_initialized():
             return False
-        carried = self.carried()
-        for over, length in self._last:
-            carried.added(torch.zeros(length, dtype=torch.float64, device="cpu"), over)
-        carried.close()
-        self._last, self._is_first = [], True
+        is_alike = all([_are_alike(again()) for again in self._last])  # noqa: C419  the others ask for every one
+        if self._is_on_device and self._flag.leaves_out(is_alike):
+            raise LeftOut
+        if not is_alike:
+            raise self._disagreement("since this step")
+        self._agreed, self._last = self._now, []
         return True
 
     def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
         self._modifiers = modifiers
         self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
         lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
-        self._now = (lines, _kind(modifiers, self._targets))
+        self._take(lines, _kind(modifiers, self._targets))
 
-    def _number(self) -> int:
-        most: int = 2**self._bits - 1
-        return 1 + hash_of(self._now[0]) % most
+    def _take(self, lines: list[str], kind: tuple[Any, ...]) -> None:
+        self._now, self._own = (lines, kind), hash_of(lines) % 2**self._bits
 
-    def _disagreement(self) -> RuntimeError:
+    def _disagreement(self, when: str) -> RuntimeError:
         remedy = "Change policies, targets and parameters in each process alike, between the same steps"
         over = {processes for each in self._sums for processes in each}
         if len(over) == 1:  # all of whom are here
             found = disagreement(self._now[0], next(iter(over)), remedy)
             if found is not None:
                 return found
-        return RuntimeError(f"the processes of this optimizer disagree since this step: {remedy}")
+        return RuntimeError(f"the processes of this optimizer disagree {when}: {remedy}")
 
 
 class Carried:
@@ -175,7 +189,20 @@ class Carried:
     def close(self) -> None:
         """Raises RuntimeError, in every process, where what they have is not the same any more."""
         if self._shape:
-            self._agreed.settle(self._numbers.tolist(), self._shape)
+            self._agreed.settle(self._numbers.tolist(), partial(_again, self._agreed, self._shape))
+
+
+def _again(agreed: Agreed, shape: Sequence[tuple[Over, int]]) -> list[float]:
+    carried = agreed.carried()
+    for over, length in shape:
+        carried.added(torch.zeros(length, dtype=torch.float64, device="cpu"), over)
+    return carried._numbers.tolist()
+
+
+def _are_alike(numbers: Sequence[float]) -> bool:
+    """Whether all processes go by the same, by the sums n, s and q."""
+    count, total, squares = map(int, numbers)
+    return count * squares == total**2
 
 
 def _targets(param_groups: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
 are split have places behind the cells. Every exchange ends in the zeros that thresholds go by, in cells of their own,
-and in four numbers that all processes have; behind them is room for the three that the processes agree by. See
+and in four numbers that all processes have; behind them are the three that the processes agree by. See
 ``csrc/step/sharing.h``, which has the same layout.
 """
 
@@ -19,7 +19,7 @@ from torchclip.distributed.exchange import Over, added, is_capturable
 from torchclip.distributed.layout import Layout
 from torchclip.rules.norms import Scope
 
-IN_CELL, IN_ROW, IN_ZEROS, COMMON = 3, 2, 2, 4
+IN_CELL, IN_ROW, IN_ZEROS, COMMON, AGREED = 3, 2, 2, 4, 3
 
 
 class Segment(NamedTuple):
@@ -53,6 +53,7 @@ class Addition:
         self._segments = [each for each in segments if each.end > each.begin]
         is_one = len(self._sums) == 1 and all(each.over == self._sums[0] for each in self._segments)
         self._is_one = is_one and loss_over in ((), self._sums[0])
+        self._device: torch.device | None = None  # where the numbers lie; None: the host adds them up
 
     @property
     def is_capturable(self) -> bool:
@@ -60,29 +61,54 @@ class Addition:
         over = {processes for each in (*self._sums, self._loss_over) for processes in each}
         return all(map(is_capturable, over))
 
-    def __call__(self, numbers: Any) -> None:
+    @property
+    def number(self) -> int:
+        """What this process goes by, of the three that a device sends."""
+        return 0 if self._agreed is None else self._agreed.numbers[1]
+
+    def __call__(self, numbers: Any, counters: Tensor | None = None) -> None:
         """Takes float64 numbers: a writable buffer, with room behind them for what the processes agree by, or a tensor
-        on a device, of which nothing is waited for, and which has none.
+        on a device, which has that, and of which nothing is waited for.
+
+        Args:
+            numbers: become those of all processes.
+            counters: of the device, see ``FinishTables``.
 
         Raises:
-            RuntimeError: in every process, where they do not agree any more.
+            RuntimeError: in every process, where they do not agree any more, and the host adds up.
         """
         if isinstance(numbers, Tensor):
-            self._add_up(numbers)
+            self._device = numbers.device
+            loss = self._add_sums(numbers)
+            if self._agreed is not None and counters is not None:
+                self._agreed.sent(counters, self._again)
+            self._add_loss(numbers, loss)
             return
         doubles, count = memoryview(numbers).cast("B").cast("d"), self._count + COMMON
         if self._agreed is not None:
             doubles[count], doubles[count + 1], doubles[count + 2] = self._agreed.numbers
-        shape = self._add_up(torch.frombuffer(numbers, dtype=torch.float64))
+        values = torch.frombuffer(numbers, dtype=torch.float64)
+        loss = self._add_sums(values)
         if self._agreed is not None:
-            self._agreed.settle(doubles[count:].tolist(), shape)
+            self._agreed.settle(doubles[count:].tolist(), self._again)
+        self._add_loss(values, loss)
 
-    def _add_up(self, values: Tensor) -> list[tuple[Over, int]]:
-        """Returns over whom how many numbers went."""
+    def _again(self) -> list[float]:
+        """See :data:`torchclip.distributed.agreed.Again`."""
+        assert self._agreed is not None, "nobody else says that an exchange is to be repeated"
+        own = torch.tensor(self._agreed.numbers, dtype=torch.float64, device="cpu")
+        values = torch.cat([torch.zeros(self._count + COMMON, dtype=torch.float64, device="cpu"), own])
+        values = values.to(self._device or "cpu")
+        loss = self._add_sums(values)
+        if self._device is not None:  # the host of the others knows before
+            self._add_loss(values, loss)
+        return values[-AGREED:].tolist()
+
+    def _add_sums(self, values: Tensor) -> Tensor | None:
+        """Returns this process's loss, or the mean, where it is not with the other numbers already."""
         if self._is_one:
             _write(values, added(values, self._sums[0]))
-            return [(self._sums[0], self._count + COMMON)]
-        shape: list[tuple[Over, int]] = []
+            return None
         loss_at = self._count + COMMON - 1
         own_loss = loss = values[loss_at].clone()
         for over in self._sums:
@@ -90,13 +116,16 @@ class Addition:
             # once, too.
             values[loss_at] = own_loss
             ranges = [(each.begin, each.end) for each in self._segments if each.over == over]
-            shape.append((over, sum(end - begin for begin, end in ranges) + COMMON))
             self._add(values, [*ranges, (self._count, len(values))], over)
             loss = values[loss_at].clone() if over == self._loss_over else loss
+        return loss
+
+    def _add_loss(self, values: Tensor, loss: Tensor | None) -> None:
+        if loss is None:
+            return
         if self._loss_over not in (*self._sums, ()):
-            loss = added(own_loss.reshape(1), self._loss_over)[0]
-        values[loss_at] = loss
-        return shape
+            loss = added(loss.reshape(1), self._loss_over)[0]
+        values[self._count + COMMON - 1] = loss
 
     def _add(self, values: Tensor, ranges: Sequence[tuple[int, int]], over: Over) -> None:
         joined = added(torch.cat([values[begin:end] for begin, end in ranges]), over)

@@ -99,10 +99,12 @@ class Exchange:
         """Sends what was added since the last time: one all-reduce for each set of processes; none for nothing."""
         waiting, self._waiting = self._waiting, []
         carried = None if self._carries is None else self._carries()
-        for over in dict.fromkeys((*self._keys, *(each.over for each in waiting))):
-            _add_up([each for each in waiting if each.over == over], over, carried if over in self._keys else None)
+        for over in self._keys:
+            _add_up([each for each in waiting if each.over == over], over, carried)
         if carried is not None:
-            carried.close()
+            carried.close()  # before anything that a process which has changed something takes no part in
+        for over in dict.fromkeys(each.over for each in waiting if each.over not in self._keys):
+            _add_up([each for each in waiting if each.over == over], over, None)
 
 
 def _add_up(sums: Sequence[Sum], over: Over, carried: Carries | None) -> None:

@@ -16,8 +16,9 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from typing_extensions import Unpack
 
 from torchclip.backends import choice
-from torchclip.backends.codes import NON_FINITE, UNREADY
+from torchclip.backends.codes import NON_FINITE, SKIPPED, STEPPED, UNREADY
 from torchclip.backends.step_lock import claimed
+from torchclip.distributed.device_flag import LeftOut
 from torchclip.distributed.zero import drop_options
 from torchclip.policies.adaptive_clip import AdaGC
 from torchclip.policies.modifiers import Modifiers
@@ -183,6 +184,9 @@ class FusedOptimizer(ConvertedOptimizer):
         else:
             try:
                 self._run(scaled_by, grad_scale, found_inf)
+            except LeftOut:
+                drop_norm(self)
+                self._last.outcome = SKIPPED
             except BaseException:
                 drop_handed(self)
                 raise
@@ -192,6 +196,7 @@ class FusedOptimizer(ConvertedOptimizer):
         backend = self._choose_backend() if self._backend is None else self._backend
         if backend == "reference":
             choice.say_what_is_missing(self._requested, self.param_groups)
+            self._last.outcome = STEPPED
             with claimed(self._lock), recorded(self, None) as ledger:
                 return reference_step(self, loss, grad_scale, found_inf, ledger)
         plan, outcome, norm = self._plan, UNREADY, self._last.given_norm

@@ -14,7 +14,7 @@ class LastStep:
 
     Attributes:
         report: of the reference path.
-        outcome: of a compiled plan.
+        outcome: of a compiled plan; STEPPED on the reference path, whose report says more.
         found_inf: AMP's, which a GPU looks at without the host.
         given_norm: what the next step takes for its norm.
         given_loss: what the next step takes for its loss.
@@ -28,9 +28,11 @@ class LastStep:
 
     def was_skipped(self, plan: Plan | None) -> bool:
         """Whether it has written nothing; a GPU is waited for."""
+        if self.outcome == SKIPPED:
+            return True
         if plan is None:
             return self.report is not None and bool(self.report.skipped)
-        if self.outcome == SKIPPED or (self.found_inf is not None and bool((self.found_inf != 0).any())):
+        if self.found_inf is not None and bool((self.found_inf != 0).any()):
             return True
         flag = plan.skipped  # by what other processes have found, too
         return flag is not None and bool(flag)

@@ -226,8 +226,8 @@ class Launcher:
         """Behind an exchange, by what all processes have."""
         grad_scale, found_inf, loss = given
         shared = loss if self._takes_loss else None
-        numbers = self._ask(asked, found_inf, shared, self._tables.finish, None)
-        overflows, mean = numbers[-4:-3], numbers[-1:]
+        common = self._ask(asked, found_inf, shared, self._tables.finish, None)
+        overflows, mean = (common[place : place + 1] for place in (columns.COMMON_OVERFLOWS, columns.COMMON_LOSS))
         given = (grad_scale, overflows, loss if shared is None else mean)
         self._finish_alone(given, self._finish._replace(shares=True))
 
@@ -241,7 +241,7 @@ class Launcher:
         *,
         is_first: bool = True,
     ) -> Tensor:
-        """The numbers of an exchange, of all processes.
+        """The common numbers of an exchange, of all processes.
 
         Args:
             asked: whose sums.
@@ -264,7 +264,7 @@ class Launcher:
             exchange.table, None if asked == NOTHING else places, found_inf, loss, is_first,
         )  # fmt: skip
         exchange.add_up()
-        return exchange.numbers
+        return exchange.numbers[-columns.COMMON_NUMBERS :]
 
     def _norm_pass(self, given: Given, kind: tuple[Any, ...]) -> None:
         tables = self._tables
@@ -308,12 +308,13 @@ class Launcher:
         tables = self._tables
         made = finished or self._spec.clips_itself
         coefficients = tables.coefficients if made else tables.host_coefficients
-        numbers = tables.numbers if finished else None
+        is_decided = finished or self._exchanges[RULE] is not None
+        numbers = tables.numbers if is_decided else None
         for run, programs, pieces, chunks, zeros in self._updates:
             before, self.has_updated = self.has_updated, True  # before: Ctrl-C may come between any two lines
             try:
                 launch(
-                    self._compiled, ("update", run, pieces, finished), update.update_kernel, programs,
+                    self._compiled, ("update", run, pieces, is_decided), update.update_kernel, programs,
                     self._block.warps, tables.tensors, tables.gradients, chunks, coefficients, numbers,
                     tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros,
                     *self._held_of(run), pieces, run,

@@ -61,17 +61,18 @@ class Tables(NamedTuple):
 class DeviceExchange(NamedTuple):
     """What other processes are asked for: that of csrc/step/device_exchange.h."""
 
-    add: Callable[[Tensor], None]  # adds the numbers up over processes
+    add: Callable[[Tensor, Tensor], None]  # adds the numbers up over processes
     numbers: Tensor  # float64
     table: Tensor  # ShareArguments
     unit_sums: Tensor  # float64, where there are several sets of sums
+    counters: Tensor  # float64
     cells: int
     sets: int
     units: int
 
     def add_up(self) -> None:
         """What is in the numbers becomes what all processes have, and the sums of each unit one."""
-        self.add(self.numbers)
+        self.add(self.numbers, self.counters)
         if self.sets > 1:
             cells = self.numbers[: 3 * self.cells].view(self.sets, self.units, 3)
             torch.sum(cells, 0, out=self.unit_sums[: 3 * self.units].view(self.units, 3))
