@@ -185,11 +185,8 @@ class FusedOptimizer(ConvertedOptimizer):
             try:
                 self._run(scaled_by, grad_scale, found_inf)
             except LeftOut:
-                drop_norm(self)
-                self._last.outcome = SKIPPED
-            except BaseException:
                 drop_handed(self)
-                raise
+                self._last.outcome = SKIPPED
         return result
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:

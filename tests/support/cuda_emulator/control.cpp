@@ -76,5 +76,5 @@ void torchclip_emulator_set_driver_version(int version) { settings().driver_vers
 const char* torchclip_emulator_report() { return settings().report.c_str(); }
 int64_t torchclip_emulator_launches() { return settings().launches; }
 int64_t torchclip_emulator_early_launches() { return settings().early_launches; }
-int64_t torchclip_emulator_wide_reads() { return settings().wide_reads; }
+int64_t torchclip_emulator_wide_reads() { return emulator::wide_reads(); }
 int64_t torchclip_emulator_allocations() { return emulator::live_allocations(); }

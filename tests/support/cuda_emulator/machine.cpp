@@ -1,6 +1,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -22,6 +23,7 @@ constexpr unsigned kThreadsOfBlock = 1024;
 constexpr int kThreadsOfMultiprocessor = 2048;
 
 std::unique_ptr<Grid> grid;  // of the launch in progress
+std::atomic<int64_t> reads_of_16_bytes = 0;
 
 std::map<const void*, size_t>& allowed_shared() {
   static std::map<const void*, size_t> bytes;
@@ -126,7 +128,8 @@ bool is_cooperative() { return grid->is_cooperative(); }
 int lane() { return grid->lane(); }
 void fence() { grid->fence(); }
 void wait_for_previous() { grid->wait_for_previous(); }
-void count_wide_read() { settings().wide_reads.fetch_add(1, std::memory_order_relaxed); }
+void count_wide_read() { reads_of_16_bytes.fetch_add(1, std::memory_order_relaxed); }
+int64_t wide_reads() { return reads_of_16_bytes; }
 void fetch(const void* from) { [[maybe_unused]] const char byte = *static_cast<const volatile char*>(from); }
 void count_block(bool is_last, const Site& site) { grid->count_block(is_last, site); }
 void yield() { grid->yield(); }

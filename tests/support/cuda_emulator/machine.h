@@ -2,7 +2,6 @@
 // for.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -25,7 +24,6 @@ struct Settings {
   int driver_version = CUDART_VERSION;
   std::string report;
   int64_t launches = 0, early_launches = 0;
-  std::atomic<int64_t> wide_reads{0};
 };
 Settings& settings();
 
@@ -40,6 +38,7 @@ int current_device();
 void make_current(int device);
 // On the device that is current.
 void count_launch();
+int64_t wide_reads();
 // cudaSuccess when a launch of this shape can run on the device of the settings.
 cudaError_t admissible(const Configuration& configuration, const void* kernel);
 
