@@ -171,9 +171,12 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forget_graphs() -> Iterator[None]:
-    """For a test that compiles: the graphs of a line of code count towards one limit, whichever test they are of."""
+    """For a test that compiles: the graphs of a line of code count towards one limit, whichever test they are of.
+
+    A graph of the compiler "eager" that raises leaves autograd as it was within."""
     torch._dynamo.reset()
-    yield
+    with torch.enable_grad():
+        yield
     torch._dynamo.reset()
 
 
