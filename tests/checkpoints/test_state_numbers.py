@@ -170,3 +170,20 @@ def test_sums_of_ada_grad_norm(scope: str, backend: str) -> None:
     for param, before in zip(params[:2], sums):
         assert torch.equal(optimizer.state[param]["sum"], before)
     assert optimizer.state[params[2]]["sum"].isnan().all()
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["step", "l1"])
+def test_a_number_without_a_value_is_refused_before_anything_is_written(name: str, backend: str) -> None:
+    params = leaves()
+    optimizer = torchclip.GRDA(params, lr=0.1, c=0.1, backend=backend)
+    optimizer.step()
+    draw_gradients(0, params)
+    before = [param.detach().clone() for param in params]
+    held = optimizer.state[params[1]]
+    kept, held[name] = held[name], held[name].to("meta")
+    with pytest.raises(TypeError, match=f"^state '{name}' of parameter 1 .* is on the meta device, and a "):
+        optimizer.step()
+    assert all(map(torch.equal, params, before)) and optimizer.state[params[0]]["step"] == 1
+    held[name] = kept
+    optimizer.step()

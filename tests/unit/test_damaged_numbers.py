@@ -59,6 +59,11 @@ KINDS: dict[str, Damage] = {
         RuntimeError,
         'number "{name}" is a tensor of {dtype} of shape [7] on cpu, where {count} of {dtype} on cpu are wanted',
     ),
+    "meta": (
+        lambda held: held.to("meta"),
+        RuntimeError,
+        'number "{name}" is a tensor of {dtype} of shape {shape} on meta, where {count} of {dtype} on cpu are wanted',
+    ),
     "another_shape": (
         lambda held: held[None],
         RuntimeError,

@@ -37,7 +37,9 @@ DTYPES = (torch.float32, torch.float64)
 
 def is_kept_number(value: Any) -> bool:
     """Whether a step takes it as it is: one number, of a type in which numbers of state are kept."""
-    return isinstance(value, Tensor) and value.numel() == 1 and value.dtype in DTYPES and value.layout is torch.strided
+    if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.is_meta:
+        return False
+    return value.numel() == 1 and value.layout is torch.strided
 
 
 def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> Tensor:
@@ -59,8 +61,9 @@ def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> T
     if not isinstance(number, Tensor):
         check_size(name, number)
     else:
-        if number.layout is not torch.strided or number.is_complex():
-            raise TypeError(f"{name} is {number.dtype} of layout {number.layout}, and {wanted.words} is wanted")
+        if number.layout is not torch.strided or number.is_complex() or number.is_meta:
+            what = "on the meta device" if number.is_meta else f"{number.dtype} of layout {number.layout}"
+            raise TypeError(f"{name} is {what}, and {wanted.words} is wanted")
         if number.numel() != 1:
             raise ValueError(f"{name} has shape {tuple(number.shape)}, and {wanted.words} is wanted")
         number = number.detach().reshape(())

@@ -53,10 +53,11 @@ def _check(held: Any, name: str, shape: tuple[int, ...]) -> None:
         raise RuntimeError(f'param_groups\' "shared" has no tensor "{name}"{_REMEDY}')
     what = f'param_groups\' "shared" number "{name}" is'
     dtype = torch.int64 if name == "seed" else norm_dtype(held.device)
-    if held.shape != shape or held.dtype is not dtype or held.layout is not torch.strided:
+    if held.shape != shape or held.dtype is not dtype or held.layout is not torch.strided or held.is_meta:
+        place = "cpu" if held.is_meta else held.device.type
         raise RuntimeError(
             f"{what} a tensor of {held.dtype} of shape {list(held.shape)} on {held.device}, where {math.prod(shape)} "
-            f"of {dtype} on {held.device.type} are wanted, of shape {list(shape)}{_REMEDY}"
+            f"of {dtype} on {place} are wanted, of shape {list(shape)}{_REMEDY}"
         )
     if name in _READ and held.device.type == "cpu" and not NUMBERS[name].holds(number := held.item()):
         raise ValueError(f"{what} {number}, and {NUMBERS[name].words} is wanted{_REMEDY}")
