@@ -130,10 +130,10 @@ bool ParameterReader::describe_extras(ParameterRecord& record, Described& all) c
   }
   if (sums_apart(record)) {
     TensorInfo sums;
-    const int64_t wanted = sums_ == Sums::kTensor ? 1 : parameter.sizes[0];
-    if (!describe_state(record.extra->sums, parameter, sums) || sums.numel != wanted || !is_contiguous(sums))
-      return false;
-    if (!holds_floats(sums)) return false;
+    if (!describe_state(record.extra->sums, parameter, sums) || !is_contiguous(sums)) return false;
+    const bool is_number = sums_ == Sums::kTensor;  // else of shape [rows, 1, ...]
+    if (sums.dim != (is_number ? 0 : parameter.dim) || sums.numel != (is_number ? 1 : parameter.sizes[0])) return false;
+    if ((!is_number && sums.sizes[0] != sums.numel) || !holds_floats(sums)) return false;
     record.extra->sum_is_double = sums.type == kDoubleType;
   }
   return true;

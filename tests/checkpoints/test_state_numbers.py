@@ -187,3 +187,19 @@ def test_a_number_without_a_value_is_refused_before_anything_is_written(name: st
     assert all(map(torch.equal, params, before)) and optimizer.state[params[0]]["step"] == 1
     held[name] = kept
     optimizer.step()
+
+
+@each_backend
+@pytest.mark.parametrize("scope", ["tensor", "row"])
+def test_sums_of_another_shape_are_refused(scope: str, backend: str) -> None:
+    params = leaves()
+    optimizer = torchclip.AdaGradNorm(params, lr=0.1, scope=scope, backend=backend)
+    optimizer.step()
+    held = optimizer.state[params[0]]
+    kept = held["sum"]
+    for shape in ([1], [1, 1]) if scope == "tensor" else ([4], [1, 4], [4, 1, 1]):
+        held["sum"] = kept.reshape(shape)
+        with pytest.raises(RuntimeError, match=r"^state 'sum' of parameter 0 .* is of shape .* where \(.*\) is wanted"):
+            optimizer.step()
+    held["sum"] = kept
+    optimizer.step()
