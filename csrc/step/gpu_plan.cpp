@@ -235,6 +235,9 @@ bool GpuPlan::refuses_norm(const Inputs& inputs) const {
     const auto is_zero = [&](CommonNumber number) { return common[number].tensor().call("eq", to_python(0)); };
     if (modifiers_.scope() == Scope::kTensor) refused = refused.call("logical_or", is_zero(kLost).call("logical_not"));
     refused = refused.call("logical_and", is_zero(kOverflows));
+    // Of a step in which the processes disagree all hear later, in the same step.
+    const Object disagreed = main_device().counters()[kDisagreed].tensor();
+    refused = refused.call("logical_and", disagreed.call("eq", to_python(0)));
   } else if (inputs.found_inf) {
     const Object found = inputs.found_inf.tensor().call("to", torch_device(main_device().id().device));
     refused = refused.call("logical_and", found.call("eq", to_python(0)).call("all"));

@@ -94,7 +94,9 @@ def test_launches_and_sums_of_a_step(emulator: Emulator, monkeypatch: pytest.Mon
     for step in range(2):
         give(params, step)
         optimizer.step()
+        optimizer.clip = 0.25  # of which a number goes out
     give(params, 2)
+    optimizer.step()
     seen.clear()
     assert counted(emulator, optimizer.step) == 4
     (numbers,) = seen
@@ -102,6 +104,7 @@ def test_launches_and_sums_of_a_step(emulator: Emulator, monkeypatch: pytest.Mon
     assert numbers.dtype == torch.float64 and numbers.shape == (10,)
     torch.testing.assert_close(numbers[0].item(), square, rtol=1e-6, atol=0)
     number = optimizer._processes.known.agreed.numbers[1]
+    assert number > 0
     assert numbers[2:].tolist() == [len(SHAPES), 0, 0, 1, 0, 1, number, number**2]
 
 

@@ -53,16 +53,23 @@ def _written(optimizer: Any) -> list[Tensor]:
 
 
 def _steps_until_all_raise(
-    twins: Twins, change: Change, *, undo: Change | None = None, most: int = 2, said: str = ": rank 0 has .* and rank"
+    twins: Twins,
+    change: Change,
+    *,
+    undo: Change | None = None,
+    most: int = 2,
+    scale: float = 1.0,
+    said: str = ": rank 0 has .* and rank",
 ) -> None:
-    """The last process changes something, and undoes it before anyone has heard of it where ``undo`` is given."""
+    """The last process changes something, and undoes it before anyone has heard of it where ``undo`` is given.
+    ``scale``: of gradients."""
     optimizer, is_last = twins.optimizer, dist.get_rank() == dist.get_world_size() - 1
     written = _written(optimizer)
     before = [local_part(tensor).clone() for tensor in written]
     if is_last:
         change(optimizer)
     for number in range(most + 1):
-        twins.give(10 + number)
+        twins.give(10 + number, scale=scale)
         try:
             optimizer.step(loss=LOSS)
         except RuntimeError as error:
@@ -166,12 +173,12 @@ def _go_on(twins: Twins, change: Change) -> None:
         assert not twins.optimizer.step_was_skipped
 
 
-def _all_hear(cases: Mapping[str, Case]) -> None:
+def _all_hear(cases: Mapping[str, Case], scale: float = 1.0) -> None:
     for name, (rule, options, change, undo) in cases.items():
         try:
             with _heard_every(1):
                 twins = _twins(rule, options)
-                _steps_until_all_raise(twins, change)
+                _steps_until_all_raise(twins, change, scale=scale)
                 if dist.get_rank() == dist.get_world_size() - 1:
                     undo(twins.optimizer)
                 _go_on(twins, change)
@@ -187,6 +194,8 @@ def changed_numbers() -> None:
 def changed_kinds() -> None:
     """The same where it changes what is sent: it goes on with what the others send."""
     _all_hear(KINDS)
+    error, other = torchclip.ClipByGlobalNorm(1.0, nonfinite="error"), TENSORS(1.0, nonfinite="error")
+    _all_hear({"infinite": _policies("adamw", error, other)}, scale=torch.inf)  # of which those would raise alone
 
 
 def changed_for_one_step() -> None:

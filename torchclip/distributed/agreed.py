@@ -1,6 +1,7 @@
 """What the processes of an optimizer have agreed on, and changes of it: found out in the exchange of a step.
 
-Behind its sums every process sends 1, d and d², where d is a number of what it goes by. Of their sums n, s and q,
+Behind its sums every process sends 1, d and d², where d is 0 where it goes by what all had at first, and else a number
+of what it has now. Of their sums n, s and q,
 
 .. math:: n q = s^2
 
@@ -71,8 +72,9 @@ class Agreed:
         self._flag = DeviceFlag()
         self._now: tuple[list[str], tuple[Any, ...]] = ([], ())  # as what was agreed on: lines, and of what kind
         self._own = 0
+        self._first: list[str] | None = None
         self._read(modifiers, param_groups)
-        self._agreed = self._now
+        self._first, self._agreed = self._now[0], self._now
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -155,7 +157,8 @@ class Agreed:
         self._take(lines, _kind(modifiers, self._targets))
 
     def _take(self, lines: list[str], kind: tuple[Any, ...]) -> None:
-        self._now, self._own = (lines, kind), hash_of(lines) % 2**self._bits
+        most: int = 2**self._bits - 1
+        self._now, self._own = (lines, kind), 0 if self._first in (None, lines) else 1 + hash_of(lines) % most
 
     def _disagreement(self, when: str) -> RuntimeError:
         remedy = "Change policies, targets and parameters in each process alike, between the same steps"

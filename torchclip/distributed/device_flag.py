@@ -53,8 +53,7 @@ class DeviceFlag:
         """Counts a step that sends something. ``counters`` are others where the parameters have moved."""
         if counters is not self._counters:
             before, self._counters, self._flag = self._flag, counters, counters[-1]
-            if before is not None:
-                self._flag.copy_(before)
+            self._flag.zero_() if before is None else self._flag.copy_(before)
         self._steps += 1
         self._is_in_graph |= _is_capturing(counters)
 
