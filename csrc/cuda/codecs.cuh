@@ -70,17 +70,6 @@ struct Stored {
       if (size == 4) put<4>(policy.read(reinterpret_cast<const uint4*>(from) + 1));
     }
   }
-  // The same of 2 or 4 bytes each, wherever they lie.
-  __device__ __forceinline__ void read_each(const void* memory, int64_t element, int64_t size) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (size == 4) {
-        words[i] = static_cast<const uint32_t*>(memory)[element + i];
-      } else {
-        put_half(i, static_cast<const uint16_t*>(memory)[element + i]);
-      }
-    }
-  }
   // Remainders, into the upper half of what the halves that they belong to leave free.
   __device__ __forceinline__ void read_behind(const void* memory, int64_t element, CachePolicy policy) {
     const char* const from = static_cast<const char*>(memory) + element * 2;

@@ -45,15 +45,13 @@ class CodedTensor {
         policy(policy),
         gradient_(gradient_of<void>(arguments, index)) {}
 
-  // Whether neighbours can be accessed together from element 0 on, and from every kTogether-th: of all but the
-  // gradient.
+  // Whether neighbours can be accessed together from element 0 on, and from every kTogether-th.
   template <unsigned Used>
   __device__ __forceinline__ bool is_aligned() const {
-    uintptr_t bits = reinterpret_cast<uintptr_t>(beside.parameter);
+    uintptr_t bits = reinterpret_cast<uintptr_t>(gradient_) | reinterpret_cast<uintptr_t>(beside.parameter);
 #pragma unroll
     for (int operand = 0; operand < kOperands; ++operand)
-      if ((Used & operand_bit(operand) & ~operand_bit(kGradient)) != 0)
-        bits |= reinterpret_cast<uintptr_t>(tensor.pointer[operand]);
+      if ((Used & operand_bit(operand)) != 0) bits |= reinterpret_cast<uintptr_t>(tensor.pointer[operand]);
     return tensor.dimensions == 0 && bits % kAccess == 0 && rounds_together(tensor.place);
   }
 
@@ -78,10 +76,7 @@ class CodedTensor {
 
   template <int kCount>
   __device__ __forceinline__ void read_gradient(const CodedPlace& place, Stored<kCount>& stored) const {
-    const int64_t element = place.operands.of[kGradient], size = element_size(types.gradient);
-    if (kCount > 1 && !on_boundary(static_cast<const char*>(gradient_)))
-      return stored.read_each(gradient_, element, size);
-    stored.read(gradient_, element, size, policy);
+    stored.read(gradient_, place.operands.of[kGradient], element_size(types.gradient), policy);
   }
   template <int kCount>
   __device__ __forceinline__ void decode_gradient(const Stored<kCount>& stored, Vector<float, kCount>& values) const {

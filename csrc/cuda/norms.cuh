@@ -117,7 +117,8 @@ struct DirectionMeter {
                          : kReadsState   ? elements_to_boundary(state + begin)
                                          : elements_to_boundary(gradient + begin);
     const int64_t first = begin + head;
-    const bool agree = tensor.dimensions == 0 && (!kReadsState || on_boundary(state + first)) &&
+    const bool agree = tensor.dimensions == 0 && (kGradientAnywhere<Stages, T> || on_boundary(gradient + first)) &&
+                       (!kReadsState || on_boundary(state + first)) &&
                        (!kDraws<Stages> || draws_together<kWidth<T>>(tensor.place, first));
     return agree ? head : -1;
   }
@@ -161,7 +162,7 @@ struct DirectionMeter {
       add(element, ThreadDraws<Stages, 1>(arguments, tensor.place, element), own, sums);
     }
     const int64_t stride = static_cast<int64_t>(lanes) * kWidth<T>;
-    const bool whole_gradient = on_boundary(gradient + split.first);
+    const bool whole_gradient = !kGradientAnywhere<Stages, T> || on_boundary(gradient + split.first);
 #pragma unroll 1
     for (int64_t element = split.first + rank * kWidth<T>; element < split.last; element += stride * kVectors) {
       Vector<C, kWidth<T>> own[kVectors][3];

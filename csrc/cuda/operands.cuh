@@ -1,6 +1,8 @@
 // Where the elements of a tensor lie, and what they are multiplied with.
 #pragma once
 
+#include <type_traits>
+
 #include "../step/coefficients.h"
 #include "../step/device_tables.h"
 #include "vector.cuh"
@@ -19,6 +21,11 @@ __device__ __forceinline__ const Coefficients& coefficients_of(const PassArgumen
 }
 
 TORCHCLIP_HD constexpr unsigned operand_bit(int operand) { return 1u << operand; }
+
+// Whether a gradient need not share the boundary of the other operands: those of shards are views of one buffer of
+// many, at any place in it. Kernels of every stage, and those of float16, have no registers for that.
+template <unsigned Stages, class T>
+constexpr bool kGradientAnywhere = Stages != kEveryStage && !std::is_same_v<T, Float16>;
 
 // Of one element, from the first of each operand.
 struct Offsets {

@@ -47,10 +47,10 @@ struct UpdateOperands {
   // Not kept in a register: it is looked at once in a few rounds.
   __device__ __forceinline__ C* slow() const { return static_cast<C*>(tensor.pointer[kSlow]); }
 
-  // See Split. Gradients may lie at another boundary: those of shards are views of one buffer of many.
+  // See Split.
   __device__ __forceinline__ int64_t head(int64_t begin) const {
     const int64_t head = elements_to_boundary(parameter + begin), first = begin + head;
-    bool agree = tensor.dimensions == 0;
+    bool agree = tensor.dimensions == 0 && (kGradientAnywhere<Stages, T> || on_boundary(gradient + first));
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
       if (uses(slot)) agree = agree && on_boundary(state[slot] + first);
@@ -195,7 +195,7 @@ __device__ __forceinline__ void update_chunks(const PassArguments& arguments, co
       zeros += take(element, draws, own);
       operands.store(at, own);
     }
-    const bool whole_gradient = on_boundary(operands.gradient + split.first);
+    const bool whole_gradient = !kGradientAnywhere<Stages, T> || on_boundary(operands.gradient + split.first);
     // Behind the end the first vector is read once more, so that no load waits for a branch, and nothing is written.
 #pragma unroll 1
     for (int64_t element = split.first + threadIdx.x * kWidth<T>; element < split.last; element += kStride * kVectors) {

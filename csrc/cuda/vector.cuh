@@ -17,6 +17,17 @@ constexpr int kWidth = static_cast<int>(kAccess / sizeof(T));
 // `accesses`: of 16 bytes, to read one vector of every operand.
 TORCHCLIP_HD constexpr int vectors_in_flight(int accesses) { return accesses == 1 ? 4 : accesses <= 4 ? 2 : 1; }
 
+// What an access would read from elements that lie on no boundary.
+template <class T>
+__device__ __forceinline__ uint4 put_together(const T* first) {
+  T elements[kWidth<T>];
+#pragma unroll
+  for (int i = 0; i < kWidth<T>; ++i) elements[i] = first[i];
+  uint4 bits;
+  memcpy(&bits, elements, sizeof(bits));
+  return bits;
+}
+
 // `kCount` elements that follow one another in memory, in registers as the compute type: one of them anywhere, or whole
 // accesses from a 16-byte boundary on.
 template <class C, int kCount>
@@ -25,8 +36,9 @@ struct Vector {
 
   __device__ __forceinline__ C& operator[](int i) { return values[i]; }
 
+  // `is_on_boundary`: whether whole accesses are; else they are put together.
   template <class T>
-  __device__ __forceinline__ void load(const T* from, CachePolicy policy) {
+  __device__ __forceinline__ void load(const T* from, CachePolicy policy, bool is_on_boundary = true) {
     if constexpr (kCount == 1) {
       values[0] = torchclip::load(*from);
     } else {
@@ -34,21 +46,14 @@ struct Vector {
       static_assert(kCount % kPerAccess == 0);
 #pragma unroll
       for (int access = 0; access < kCount / kPerAccess; ++access) {
-        const uint4 bits = policy.read(reinterpret_cast<const uint4*>(from) + access);
+        const T* const first = from + access * kPerAccess;
+        const uint4 bits = is_on_boundary ? policy.read(reinterpret_cast<const uint4*>(first)) : put_together(first);
         T elements[kPerAccess];
         memcpy(elements, &bits, sizeof(bits));
 #pragma unroll
         for (int i = 0; i < kPerAccess; ++i) values[access * kPerAccess + i] = torchclip::load(elements[i]);
       }
     }
-  }
-
-  // Of an operand that need not share the boundary: `is_on_boundary` says whether it does.
-  template <class T>
-  __device__ __forceinline__ void load(const T* from, CachePolicy policy, bool is_on_boundary) {
-    if (kCount == 1 || is_on_boundary) return load(from, policy);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] = torchclip::load(from[i]);
   }
 
   template <class T>
