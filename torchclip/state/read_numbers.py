@@ -16,6 +16,7 @@ from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.rules.state_numbers import COUNT
 from torchclip.state.group_state import NUMBERS, numbers_of, shapes_of
+from torchclip.state.steppable import leading_device
 
 _REMEDY = "; it is state of the optimizer: load a state_dict, or make the optimizer anew, and do not assign to it"
 _READ = frozenset((THRESHOLD_SCALE, *(name for name, wanted in NUMBERS.items() if wanted is COUNT)))
@@ -45,16 +46,18 @@ def check_shared(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers
         return
     for index, group in enumerate(param_groups):
         for name, shape in shapes_of(index, param_groups, modifiers, spec, scope).items():
-            _check(numbers_of(group).get(name), name, shape)
+            held = numbers_of(group).get(name)
+            lacks_value = isinstance(held, Tensor) and held.is_meta and leading_device(param_groups).type != "meta"
+            _check(held, name, shape, lacks_value=lacks_value)
 
 
-def _check(held: Any, name: str, shape: tuple[int, ...]) -> None:
+def _check(held: Any, name: str, shape: tuple[int, ...], *, lacks_value: bool) -> None:
     if not isinstance(held, Tensor):
         raise RuntimeError(f'param_groups\' "shared" has no tensor "{name}"{_REMEDY}')
     what = f'param_groups\' "shared" number "{name}" is'
     dtype = torch.int64 if name == "seed" else norm_dtype(held.device)
-    if held.shape != shape or held.dtype is not dtype or held.layout is not torch.strided or held.is_meta:
-        place = "cpu" if held.is_meta else held.device.type
+    if held.shape != shape or held.dtype is not dtype or held.layout is not torch.strided or lacks_value:
+        place = "cpu" if lacks_value else held.device.type
         raise RuntimeError(
             f"{what} a tensor of {held.dtype} of shape {list(held.shape)} on {held.device}, where {math.prod(shape)} "
             f"of {dtype} on {place} are wanted, of shape {list(shape)}{_REMEDY}"
