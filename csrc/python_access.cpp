@@ -195,9 +195,11 @@ bool append_numbers(PyObject* value, size_t count, std::vector<double>& numbers)
       if (!items) return false;
     }
   }
-  const std::vector<Object> parts = items_of(items.get());
-  return parts.size() == count && std::all_of(parts.begin(), parts.end(),
-                                              [&](const Object& part) { return append_number(part.get(), numbers); });
+  const Object tuple = Object::take(PySequence_Tuple(items.get()));
+  if (static_cast<size_t>(PyTuple_Size(tuple.get())) != count) return false;
+  for (size_t i = 0; i < count; ++i)
+    if (!append_number(PyTuple_GetItem(tuple.get(), static_cast<Py_ssize_t>(i)), numbers)) return false;
+  return true;
 }
 
 }  // namespace torchclip
