@@ -89,7 +89,7 @@ class Addition:
             doubles[count], doubles[count + 1], doubles[count + 2] = self._agreed.numbers
         values = torch.frombuffer(numbers, dtype=torch.float64)
         loss = self._add_sums(values)
-        if self._agreed is not None:
+        if self._agreed is not None:  # before the losses, of which a process that has changed something adds up none
             self._agreed.settle(doubles[count:].tolist(), self._again)
         self._add_loss(values, loss)
 
