@@ -212,7 +212,7 @@ void DeviceStep::set_exchanges() {
     if (!exchange.numbers()) continue;
     const bool is_first = asked == Asked::kOfPolicy || !measures;
     const ShareArguments share = share_arguments(asked, /*is_first=*/true);
-    image_.set(share_tables_[index], &share);
+    image_.set(share_tables_[index], &share, /*changes_by_step=*/true);
     std::vector<int32_t> begins;
     for (int32_t unit = 0; unit <= exchange.units(); ++unit) begins.push_back(unit);
     image_.set(unit_begins_[index], begins);

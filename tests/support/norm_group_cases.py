@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 import torchclip
 from sharded_cases import NOISE, build, fsdp
@@ -133,6 +134,38 @@ def copies() -> None:
             pickle.dumps(optimizer)
 
 
+def unlike_stages() -> None:
+    """Pipeline stages that hold their parameters otherwise and in another order: what all change is no disagreement,
+    and sums over several sets of processes are taken in one order."""
+    if dist.get_world_size() != 4:
+        return
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "tp"))
+    rank, stages = dist.get_rank(), mesh["pp"]
+    stage = rank // 2
+
+    def split(value: torch.Tensor) -> torch.Tensor:
+        return distribute_tensor(value, mesh["tp"], [Shard(0)])
+
+    for backend in ("reference", compiled()):
+        own = torch.ones(4, 2) if stage == 1 else split(torch.ones(4, 2))
+        parameter = torch.nn.Parameter(own)
+        optimizer = torchclip.SGD([{"params": [parameter], "norm_group": stages}], lr=0.1, clip=1.0, backend=backend)
+        for clip in (1.0, 2.0, 2.0):
+            optimizer.clip = clip
+            parameter.grad = torch.ones(4, 2) if stage == 1 else split(torch.ones(4, 2))
+            optimizer.step()
+            assert_near(optimizer.grad_norm, torch.tensor(4.0), TOLERANCE, "norm")
+
+        both = [torch.nn.Parameter(split(torch.ones(4, 2))), torch.nn.Parameter(torch.ones(3))]
+        both[0].grad, both[1].grad = split(torch.full((4, 2), 1.0 + stage)), torch.full((3,), 3.0 + stage)
+        options = {"clip": 1e9, "step_size": torchclip.AdaLossStep(b0=1.0), "backend": backend}
+        optimizer = torchclip.SGD(both[:: 1 - 2 * stage], lr=0.1, norm_group=stages, loss_group=stages, **options)
+        optimizer.step(loss=1.0 + rank)
+        assert_near(optimizer.grad_norm, torch.tensor(115.0**0.5), TOLERANCE, "norm")
+        mean = 1.0 + rank % 2 + 1  # of ranks 0 and 2, and of 1 and 3
+        assert_near(optimizer.metrics()["lr_scale"], torch.tensor((1.0 + mean) ** -0.5), TOLERANCE, "lr_scale")
+
+
 def what_is_no_group() -> None:
     plain = [torch.nn.Parameter(torch.ones(2))]
     for name in ("norm_group", "loss_group"):
@@ -161,6 +194,7 @@ CASES = (
     "stages_without_norms",
     "experts",
     "copies",
+    "unlike_stages",
     "what_is_no_group",
 )
 """Every one by its name."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -48,6 +47,7 @@ class Agreed:
     Args:
         sums: over which processes there are sums.
         apart: whether some of them hold other parameters in the place of this process's.
+        together: whether all who add anything up are one set of processes, and each of them knows that.
         spec: the rule.
         scope: over which elements that takes its norms, if any.
         modifiers: its policies.
@@ -58,14 +58,15 @@ class Agreed:
         self,
         sums: Sequence[Over],
         apart: bool,
+        together: bool,
         spec: RuleSpec,
         scope: Scope,
         modifiers: Modifiers,
         param_groups: Sequence[Mapping[str, Any]],
     ) -> None:
-        self._sums, self._apart, self._spec, self._scope = sums, apart, spec, scope
-        everyone = prod(len(processes) for over in sums for processes in over)
-        self._bits = max((ROOM - everyone.bit_length()) // 2, 1)
+        self._sums, self._apart, self._together, self._spec, self._scope = sums, apart, together, spec, scope
+        # Of all processes alike, though each has sums of its own: added up over two sets of them at the most.
+        self._bits = max((ROOM - (dist.get_world_size() ** 2).bit_length()) // 2, 1)
         self._last: list[Again] = []  # the first exchange of the last step, or all from a device
         self._is_first = True
         self._is_on_device = False  # it was sent from one
@@ -162,9 +163,8 @@ class Agreed:
 
     def _disagreement(self, when: str) -> RuntimeError:
         remedy = "Change policies, targets and parameters in each process alike, between the same steps"
-        over = {processes for each in self._sums for processes in each}
-        if len(over) == 1:  # all of whom are here
-            found = disagreement(self._now[0], next(iter(over)), remedy)
+        if self._together:  # all of whom are here
+            found = disagreement(self._now[0], self._sums[0][0], remedy)
             if found is not None:
                 return found
         return RuntimeError(f"the processes of this optimizer disagree {when}: {remedy}")
@@ -209,7 +209,9 @@ def _are_alike(numbers: Sequence[float]) -> bool:
 
 
 def _targets(param_groups: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [group.get(TARGET) for group in param_groups]
+    """By their values, of tensors too, which may be written in place; those on a GPU as they are, which is no wait."""
+    given = [group.get(TARGET) for group in param_groups]
+    return [each if isinstance(each, Tensor) and each.device.type != "cpu" else number_of(each) for each in given]
 
 
 def _kind(modifiers: Modifiers, targets: Sequence[Any] | None) -> tuple[Any, ...]:

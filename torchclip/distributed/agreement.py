@@ -20,7 +20,7 @@ from torchclip.state.sharded import is_sharded
 
 def agree(
     layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]
-) -> None:
+) -> bool:
     """Raises in every process where one has other policies, targets or parameters than the rest.
 
     Whether a step takes sums is a matter of those, too: what only some of the processes wait for is found out before.
@@ -32,9 +32,14 @@ def agree(
         modifiers: its policies.
         param_groups: as in ``optimizer.param_groups``.
 
+    Returns:
+        Whether all who add anything up are one set of processes, in each of which it is the only one.
+
     Raises:
         RuntimeError: with what differs, and where some take no part within the time-out of the process group.
     """
+    is_one = len({processes for over in layout.sums for processes in over}) == 1
+    together = is_one
     for over in layout.sums:
         common = lines_of(spec, scope, modifiers, param_groups, apart=over in layout.apart)
         # What other processes hold in its place may be of any kind.
@@ -44,17 +49,23 @@ def agree(
             if owner.tensor == over
         ]
         for processes in over:
-            _check([*common, *own], processes)
+            together &= _check([*common, *own], processes, is_one)
+    return together
 
 
 def agreed_on(
-    layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]
+    layout: Layout,
+    together: bool,
+    spec: RuleSpec,
+    scope: Scope,
+    modifiers: Modifiers,
+    param_groups: Sequence[Mapping[str, Any]],
 ) -> Agreed | None:
     """What later steps compare with; None where this process knows every norm by itself. The arguments are those of
-    :func:`agree`."""
+    :func:`agree`, and what it returns."""
     if not layout.sums:
         return None
-    return Agreed(layout.sums, bool(layout.apart), spec, scope, modifiers, param_groups)
+    return Agreed(layout.sums, bool(layout.apart), together, spec, scope, modifiers, param_groups)
 
 
 def _shape(parameter: Tensor) -> str:
@@ -66,23 +77,24 @@ def _placements(parameter: Tensor) -> str:
     return str(tuple(sharded.placements)) if is_sharded(parameter) else "plain"
 
 
-def _check(lines: Sequence[str], processes: Processes) -> None:
+def _check(lines: Sequence[str], processes: Processes, is_one: bool) -> bool:
+    """Returns whether all of the processes say that ``is_one``, in the last bit of what they send."""
     try:
-        hashes = gathered(hash_of(lines), processes)
+        found = gathered(hash_of(lines) // 2 * 2 + is_one, processes)
     except RuntimeError as error:
         raise RuntimeError(
             f"ranks {list(processes.ranks)} did not all take part in a step in which they find out whether they agree: "
             "call step() in each of them, and give norm_group=, if to one, to all"
         ) from error
-    if len(set(hashes)) == 1:
-        return
-    found = disagreement(
+    if len({number // 2 for number in found}) == 1:
+        return all(number % 2 for number in found)
+    differ = disagreement(
         lines,
         processes,
         "Make it with the same arguments and the same parameters in each, or say norm_group= where each holds others",
     )
-    assert found is not None
-    raise found
+    assert differ is not None
+    raise differ
 
 
 def one_seed(shared: Mapping[str, Tensor], everyone: Over) -> None:

@@ -53,7 +53,8 @@ class DeviceFlag:
         """Counts a step that sends something. ``counters`` are others where the parameters have moved."""
         if counters is not self._counters:
             before, self._counters, self._flag = self._flag, counters, counters[-1]
-            self._flag.zero_() if before is None else self._flag.copy_(before)
+            with torch.inference_mode():  # in which they may have been made
+                self._flag.zero_() if before is None else self._flag.copy_(before)
         self._steps += 1
         self._is_in_graph |= _is_capturing(counters)
 
@@ -69,7 +70,8 @@ class DeviceFlag:
             found = self._arrival is not None and self._arrival.wait() != 0
             self._arrival, self._steps = Arrival(self._flag), 0
         if found:
-            self._flag.zero_()
+            with torch.inference_mode():
+                self._flag.zero_()
             self._arrival, self._steps = None, 0
         return found
 
@@ -78,7 +80,8 @@ class DeviceFlag:
         ``is_alike``: the processes agree."""
         assert self._flag is not None, "an exchange is repeated that no device has sent"
         if not is_alike:
-            self._flag.fill_(1)
+            with torch.inference_mode():
+                self._flag.fill_(1)
         self._steps += 1
         return bool(self._flag)
 

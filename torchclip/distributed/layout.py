@@ -125,14 +125,21 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
         owners = [_over(together, owner, over) for owner, over in zip(owners, declared, strict=True)]
         given = [(together,)] if given else []
     sums = dict.fromkeys(over for owner in owners for over in (owner.norm, owner.tensor) if over)
+    sums = dict.fromkeys((*sums, *given))
     apart = dict.fromkeys(owner.norm for owner in owners if owner.norm != owner.tensor)
     return Layout(
         parameters,
         tuple(owners),
-        tuple(dict.fromkeys((*sums, *given))),
+        tuple(sorted(sums, key=_order)),
         tuple(dict.fromkeys((*apart, *given))),
         _everyone(parameters, declared, norm_group, processes_of),
     )
+
+
+def _order(over: tuple[Processes, ...]) -> list[Any]:
+    """Of sets of processes, the same in all of them however their parameters are ordered: by how far apart the ranks
+    of one lie, as they do along one dimension of a mesh."""
+    return [([rank - processes.ranks[0] for rank in processes.ranks], processes.ranks) for processes in over]
 
 
 def _declared(group: Mapping[str, Any], norm_group: Processes | None) -> Processes | None:

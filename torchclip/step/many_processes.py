@@ -186,9 +186,9 @@ class ManyProcesses:
         layout = layout_of(groups, self.norm_group)
         rule = (optimizer.spec, optimizer.clips_by, modifiers, groups)
         # Where this one takes no sums, too: it has to learn of the others' before they wait for its own.
-        if knows or takes_sums(optimizer.spec, groups, measures=modifiers.measures):
-            agree(layout, *rule)
-        layout = replace(layout, agreed=agreed_on(layout, *rule))
+        asks = knows or takes_sums(optimizer.spec, groups, measures=modifiers.measures)
+        together = asks and agree(layout, *rule)
+        layout = replace(layout, agreed=agreed_on(layout, together, *rule))
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()

@@ -97,7 +97,8 @@ class MeasuredOptimizer(Optimizer):
             if clip != before.clip:
                 forget_norms(self.param_groups)
             self._complete_shared()
-            if self._backend is not None and self._processes.compiled_reason(self, self._backend) is not None:
+            refused = self._backend is not None and self._processes.compiled_reason(self, self._backend) is not None
+            if refused or self._backend == "reference":  # which a policy of before may have asked for
                 self._still_served()
         except BaseException:
             self._modifiers = before
