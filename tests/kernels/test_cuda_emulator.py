@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulated import build_script
-from kept import kept
+from kept import said
 from places import CSRC, SUPPORT, nvcc
 
 EMULATOR = SUPPORT / "cuda_emulator"
@@ -220,10 +220,10 @@ def test_selftest_is_real_cuda(architecture: str, tmp_path: Path) -> None:
     command = [str(nvcc()), "-std=c++20", f"-arch={architecture}", "-Werror=all-warnings", f"-I{CSRC}"]
     command += ["-c", str(EMULATOR / "selftest.cu")]
 
-    def said() -> list[str]:
+    def report() -> list[str]:
         target = ["-o", str(tmp_path / "selftest.o")]
         result = subprocess.run([*command, *target], capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         return [result.stderr]
 
-    kept(command, said)
+    said(command, report)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kept import kept
+from kept import said
 from places import CSRC, TESTS, nvcc
 
 
@@ -26,13 +26,13 @@ def test_nvcc_compiles_every_functor_without_spills(architecture: str, tmp_path:
         str(TESTS / "kernels" / "cuda_headers.cu"),
     ]
 
-    def said() -> list[str]:
+    def made() -> list[str]:
         target = ["-o", str(tmp_path / "headers.o")]
         result = subprocess.run([*command, *target], capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         return [result.stderr]
 
-    (report,) = kept(command, said)
+    (report,) = said(command, made)
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     kernels = report.count("Compiling entry function")
     assert kernels == 45, "ten functors with their slots by four pairs of types, and the host-device functions"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import emulated
-from kept import kept
+from kept import said
 from places import CSRC, nvcc
 
 KERNELS = emulated.build_script("cuda", "build.py").units()
@@ -66,13 +66,13 @@ def compile_for(architecture: str, folder: Path, units: Sequence[Any]) -> list[t
         flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", "-Werror=all-warnings", *INCLUDES]
         command = [str(nvcc()), *flags, *unit.flags, "-ptx", str(unit.source)]
 
-        def said() -> list[str]:
+        def made() -> list[str]:
             compiled(*command, "-o", assembly)
             report = run("ptxas", "-v", f"-arch=sm_{architecture}", assembly, "-o", assembly.with_suffix(".cubin"))
             assert report.returncode == 0, report.stderr[-4000:]
             return [report.stderr, assembly.read_text()]
 
-        report, text = kept(command, said)
+        report, text = said(command, made, "ptxas")
         return report, text
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # one after the other would take minutes; the largest come first

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kept import kept
+from kept import said
 from places import CSRC
 
 FUNCTORS = ("Momentum", "SecondMoment", "RootMeanSquare", "SoftThreshold", "Lion")
@@ -45,11 +45,11 @@ def test_loops_of_every_functor(types: str, tmp_path: Path) -> None:
     source.write_text("\n".join([*lines, "}", ""]))
     command = ["g++", "-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", f"-I{CSRC}", "-fopt-info-vec-all"]
 
-    def said() -> list[str]:
+    def made() -> list[str]:
         files = ["-c", str(source), "-o", str(tmp_path / "loops.o")]
         return [subprocess.run([*command, *files], capture_output=True, text=True, check=True).stderr]
 
-    (report,) = kept([*command, source.read_text()], said)
+    (report,) = said([*command, source.read_text()], made)
     text = (CSRC / "cpu" / "loops.h").read_text().splitlines()
     inner = {number for number, line in enumerate(text, 1) if INNER.match(line)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -13,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 import emulated
 import torchclip
+from kept import kept
 from places import ROOT
 from torchclip import optimizers
 from torchclip.backends import native
@@ -218,27 +219,37 @@ optimizer = torchclip.SGD(parameters)
 ERROR = re.compile(r"^(?P<file>[^:]+):(?P<line>\d+): error: .*\[(?P<code>[a-z-]+)\]$")
 
 
+def sources_of_types() -> list[Path]:
+    """What mypy reads of the repository."""
+    return [ROOT / "pyproject.toml", *(ROOT / "torchclip").rglob("*.py"), *(ROOT / "torchclip").rglob("*.pyi")]
+
+
 def test_mypy_accepts_the_package_and_the_program_and_refuses_every_mistake(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="mypy is of the extra 'dev': pip install -e '.[dev]'")
+    mypy = pytest.importorskip("mypy.version", reason="mypy is of the extra 'dev': pip install -e '.[dev]'")
     program, mistakes = tmp_path / "program.py", tmp_path / "mistakes.py"
     program.write_text(PROGRAM)
     mistakes.write_text(PREAMBLE + "\n".join(mistake.line for mistake in MISTAKES) + "\n")
     # Not mypy.api, which leaves its memory and its settings of the garbage collector to the tests that follow.
-    command = [sys.executable, "-m", "mypy", "--strict", "torchclip", str(program), str(mistakes)]
-    if folder := os.environ.get("TORCHCLIP_OBJECTS"):  # mypy goes by what files hold, wherever they lie
-        command += ["--cache-dir", str(Path(folder, "mypy"))]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode in (0, 1), finished.stdout + finished.stderr
+    command = [sys.executable, "-m", "mypy", "--strict", "torchclip"]
+
+    def report() -> list[str]:
+        files = [str(program), str(mistakes)]
+        finished = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert finished.returncode in (0, 1), finished.stdout + finished.stderr
+        return [finished.stdout]
+
+    tools = [sys.version, mypy.__version__, torch.__version__]
+    (printed,) = kept([*tools, *command[1:], PROGRAM, mistakes.read_text()], sources_of_types, report)
     found: dict[int, str] = {}
-    for line in finished.stdout.splitlines():
+    for line in printed.splitlines():
         match = ERROR.match(line)
         if match is not None:
             assert match["file"].endswith(mistakes.name), line
             found[int(match["line"])] = match["code"]
     first = PREAMBLE.count("\n") + 1
     refused = {mistake.name: found.pop(first + index, "") for index, mistake in enumerate(MISTAKES)}
-    assert refused == {mistake.name: mistake.code for mistake in MISTAKES}, finished.stdout
-    assert not found, finished.stdout
+    assert refused == {mistake.name: mistake.code for mistake in MISTAKES}, printed
+    assert not found, printed
 
 
 def test_the_program_runs_and_uses_every_public_name() -> None:

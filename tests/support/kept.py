@@ -1,4 +1,4 @@
-"""What compilers say of our sources, kept beside the objects of builds: another clone asks them nothing anew."""
+"""What a tool says of our sources, kept beside the objects of builds: another clone asks it nothing anew."""
 
 from __future__ import annotations
 
@@ -7,46 +7,79 @@ import gzip
 import hashlib
 import json
 import os
-import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from places import CSRC, ROOT, TESTS
 
-SUFFIXES = (".h", ".cuh", ".cpp", ".cu")
+# What changes what a compiler does, and stands in no command.
+SETTINGS = (
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CPLUS_INCLUDE_PATH",
+    "GCC_EXEC_PREFIX",
+    "NVCC_APPEND_FLAGS",
+    "NVCC_PREPEND_FLAGS",
+)
+SETTINGS += ("NVCC_CCBIN", "CUDA_HOME")
 
 
-def _sources() -> str:
-    """A hash of every file that a compiler may read."""
-    files = [path for folder in (CSRC, TESTS) for path in folder.rglob("*.*") if path.suffix in SUFFIXES]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
+def sources() -> list[Path]:
+    """Every file that a compiler may read, and the tests that ask it."""
+    kinds = {CSRC: (".h", ".cuh", ".cpp", ".cu"), TESTS: (".h", ".cuh", ".cpp", ".cu", ".py")}
+    return [path for folder, kind in kinds.items() for path in folder.rglob("*.*") if path.suffix in kind]
 
 
-@functools.cache
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-
-
-def kept(command: Sequence[str], make: Callable[[], Sequence[str]]) -> list[str]:
-    """What ``make`` returned for this command of a compiler, made again where the compiler or any source has changed.
+def kept(words: Sequence[str], files: Callable[[], Iterable[Path]], make: Callable[[], Sequence[str]]) -> list[str]:
+    """What ``make`` returned for these words, made again where they or a file have changed.
 
     Args:
-        command: the compiler first, without files that are of one clone or one run.
+        words: the command with its tools' versions; without files that are of one clone or one run.
+        files: what goes into it.
         make: the texts to keep; what it raises is kept by nobody.
     """
     folder = os.environ.get("TORCHCLIP_OBJECTS")
     if not folder:
         return list(make())
-    words, sources = shlex.join(command[1:]).replace(str(ROOT), "."), _sources()
-    key = hashlib.sha256("\0".join([_version(command[0]), words, sources]).encode()).hexdigest()
+    key = _key(words, files())
     path = Path(folder, "said", f"{key}.json.gz")
     if path.exists():
         return [str(text) for text in json.loads(gzip.decompress(path.read_bytes()))]
     made = list(make())
-    if _sources() == sources:  # which someone may have written meanwhile
+    if _key(words, files()) == key:  # which someone may have written meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
         unfinished.write_bytes(gzip.compress(json.dumps(made).encode(), 1))
         unfinished.replace(path)
     return made
+
+
+def said(command: Sequence[str], make: Callable[[], Sequence[str]], *tools: str) -> list[str]:
+    """The same of compilers: the first word, those that it may start, and ``tools``."""
+    versions = [version_of(tool) for tool in (command[0], "g++", *tools)]
+    words = [word.replace(str(ROOT), ".") for word in command]
+    return kept([*versions, *(f"{name}={os.environ.get(name)}" for name in SETTINGS), *words], sources, make)
+
+
+@functools.cache
+def version_of(tool: str) -> str:
+    """What it says of itself; nothing where it is not there."""
+    try:
+        return subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
+    except OSError:
+        return ""
+
+
+def _key(words: Sequence[str], files: Iterable[Path]) -> str:
+    found = hashlib.sha256()
+    for part in _parts(words, files):
+        found.update(b"%d\0" % len(part) + part)
+    return found.hexdigest()
+
+
+def _parts(words: Sequence[str], files: Iterable[Path]) -> Iterator[bytes]:
+    yield from (word.encode() for word in words)
+    for path in sorted(files):
+        yield str(path.relative_to(ROOT)).encode()
+        yield path.read_bytes()
