@@ -129,6 +129,18 @@ def test_remainders_that_were_loaded_by_their_numbers_are_refused(backend: str, 
         assert torch.equal(mine["remainder"], held["remainder"]) and held["remainder"].any()
 
 
+@pytest.mark.parametrize("cls", [torchclip.AdamW, torchclip.Lion])
+def test_equal_remainders_are_bits(cls: type[torchclip.FusedOptimizer], backend: str) -> None:
+    """Those of parameters that began with zeros: at these learning rates they are whole numbers by chance."""
+    for lr in (5e-6, 1e-5, 2e-5):
+        params = parameters([torch.zeros(40)], torch.bfloat16)
+        optimizer = cls(params, lr=lr, precision=SplitMaster(), backend=backend)
+        for _ in range(2):
+            params[0].grad = torch.ones_like(params[0])
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+
+
 @pytest.mark.parametrize("policy", [SplitMaster(), MasterWeights()], ids=["split_master", "master_weights"])
 def test_float32_to_the_policy_and_back_exactly(backend: str, policy: Precision) -> None:
     """torch.optim's run goes on in bfloat16, and then in float32 again, as our own float32 steps would have."""

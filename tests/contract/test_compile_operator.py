@@ -11,6 +11,7 @@ from torch import Tensor
 import torchclip
 from builders import build, copies_of, draw_gradients, leaves
 from memory_guard import same_bits
+from torchclip.distributed.device_flag import LeftOut
 from torchclip.step import torch_compile as compiled
 
 pytestmark = pytest.mark.usefixtures("forget_graphs")
@@ -135,6 +136,22 @@ def test_complex_parameters_in_a_graph(backend: str) -> None:
         plain.step()
         step()
     torch.testing.assert_close(copies, params, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_left_out_within_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where this process alone has changed what it sends, and the others will hear of it."""
+
+    def leaves_out(*given: object) -> None:
+        raise LeftOut
+
+    params = leaves(1)
+    optimizer = torchclip.SGD(params, lr=0.1, clip=1.0, backend="cpu")
+    step = torch.compile(optimizer.step, backend="eager")
+    step()
+    before = params[0].detach().clone()
+    monkeypatch.setattr(optimizer, "_run", leaves_out)
+    step()
+    assert optimizer.step_was_skipped and torch.equal(params[0], before)
 
 
 def test_no_gradient_at_all(backend: str) -> None:

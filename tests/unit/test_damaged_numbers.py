@@ -151,9 +151,10 @@ def test_a_compiled_step_refuses_it_too(name: str, value: float, backend: str) -
     kept = held.clone()
     with unchanged(optimizer):
         held.fill_(value)
-        with pytest.raises(
-            (RuntimeError, ValueError), match=f'number "{name}" is .* (above 0|to 2..53).*; it is state'
-        ):
+        words = f'number "?{name}"? .* (above 0|to 2..53).*; it is state'
+        with pytest.raises((RuntimeError, ValueError), match=words) as refused:
             step()
+        # torch's default compiler writes it into C++ as it is.
+        assert backend != "reference" or not set('"\\') & set(str(refused.value))
         held.copy_(kept)
     step()

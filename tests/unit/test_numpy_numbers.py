@@ -172,6 +172,7 @@ NO_NUMBERS = {
     **{str(value.dtype): value for value in TIMES},
     "text": Text("0.5"),
     "array_of_text": np.array("0.5"),
+    "object_of_text": np.array("0.5", dtype=object),
     "complex": np.complex64(0.5),
     "array_of_complex": np.array(0.5 + 0j),
 }

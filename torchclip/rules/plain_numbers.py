@@ -26,7 +26,11 @@ def is_array(value: Any) -> bool:
 def is_not_real(value: Any) -> bool:
     """Whether it is numpy's and no real number, yet converts to one: a date and a duration to that of their units, a
     complex number to its real part, text to what it says."""
-    return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M", "c", "U", "S", "T")
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind == "O" and getattr(value, "shape", None) == ():  # of any object
+        value = value.item()
+        return not isinstance(value, Real) or is_not_real(value)
+    return kind in ("m", "M", "c", "U", "S", "T")
 
 
 def plain_number(value: Any) -> int | float | None:

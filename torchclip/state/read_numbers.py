@@ -41,8 +41,9 @@ def check_shared(param_groups: Sequence[Mapping[str, Any]], modifiers: Modifiers
         for group in param_groups:
             for name, held in numbers_of(group).items():
                 if name in _READ and held.device.type == "cpu":
-                    words = f'param_groups\' "shared" number "{name}" is another one than {NUMBERS[name].words}'
-                    torch._assert_async(NUMBERS[name].holds(held).all(), words + _REMEDY)
+                    # Without quotes, which torch's compiler would write into C++ as they are.
+                    words = f"the shared number {name} of param_groups must be {NUMBERS[name].words}{_REMEDY}"
+                    torch._assert_async(NUMBERS[name].holds(held).all(), words.replace('"', ""))
         return
     for index, group in enumerate(param_groups):
         for name, shape in shapes_of(index, param_groups, modifiers, spec, scope).items():

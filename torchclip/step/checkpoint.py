@@ -223,13 +223,16 @@ def _own_slot(slot: StateSlot, name: str, parameter: Tensor, value: Tensor) -> T
     """A copy beside the parameter. It has the parameter's type, or float32 beside a half-precision one where it is
     float32 already or must not be rounded."""
     is_number = value.is_floating_point() or value.is_complex()
-    if value.layout is not torch.strided or not is_number or value.is_complex() != parameter.is_complex():
+    has_values = value.layout is torch.strided and (parameter.is_meta or not value.is_meta)
+    if not has_values or not is_number or value.is_complex() != parameter.is_complex():
         raise RuntimeError(
-            f"state {slot.name!r} of {name} is {value.dtype} of layout {value.layout} in the checkpoint, and the "
-            f"parameter is {parameter.dtype}: load a checkpoint made for this model and this optimizer"
+            f"state {slot.name!r} of {name} is {value.dtype} of layout {value.layout} on {value.device.type} in the "
+            f"checkpoint, and the parameter is {parameter.dtype} on {parameter.device.type}: load a checkpoint made "
+            "for this model and this optimizer"
         )
     # One number that is not finite spoils its tensor or row alone, and such a run can be saved.
-    if slot.extent is not Extent.ELEMENT and bool((local_of(value.detach()) < 0).any()):
+    sums = slot.extent is not Extent.ELEMENT and not value.is_meta
+    if sums and bool((local_of(value.detach()).double() < 0).any()):
         raise ValueError(f"state {slot.name!r} of {name} is negative in the checkpoint, and sums of squares are wanted")
     keeps = value.dtype is torch.float32 or value.is_complex() or slot.at_least_float32
     dtype = torch.promote_types(parameter.dtype, torch.float32) if keeps else parameter.dtype

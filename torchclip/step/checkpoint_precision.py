@@ -106,13 +106,18 @@ def with_bits_to_send(state: Mapping[Any, Any]) -> dict[Any, Any]:
     }
 
 
+DIFFERENT = 16
+"""Numbers that show what they are."""
+
+
 def check_remainders(states: Iterable[Any]) -> None:
     """Raises RuntimeError for remainders that are numbers in the place of bits.
 
     ``torch.distributed.checkpoint`` makes such of int16, as which those of plain tensors were saved once: all are whole
-    and most are large. Of sixteen that are bits, all are such numbers once in 10^23 times.
+    and most are large. Of sixteen different ones that are bits, all are such numbers once in 10^23 times; equal ones
+    there are many, of parameters that began alike.
     """
-    count, largest = 0, 0.0
+    different: set[float] = set()
     for held in states:
         remainder = held.get(REMAINDER) if isinstance(held, Mapping) else None
         if not isinstance(remainder, Tensor) or remainder.dtype is not torch.bfloat16:
@@ -121,13 +126,14 @@ def check_remainders(states: Iterable[Any]) -> None:
         sizes = numbers[numbers != 0].abs()
         if not bool(((sizes == sizes.trunc()) & (sizes <= 2**15)).all()):
             return
-        count += len(sizes)
-        largest = max(largest, float(sizes.max())) if len(sizes) > 0 else largest
-    if count >= 16 and largest > 2**8:
+        if len(different) < DIFFERENT:
+            different |= set(sizes.unique()[-DIFFERENT:].tolist())
+    if len(different) >= DIFFERENT and max(different) > 2**8:
         raise RuntimeError(
-            f"the checkpoint's {REMAINDER!r} are whole numbers up to {largest:g}, and bits are wanted: "
+            f"the checkpoint's {REMAINDER!r} are whole numbers up to {max(different):g}, and bits are wanted: "
             "torch.distributed.checkpoint has taken int16, as earlier versions saved them, for bfloat16 by their "
-            f"numbers. Give its load a state dict whose {REMAINDER!r} are .view(torch.int16) of what they are"
+            f"numbers. Before its load, replace each {REMAINDER!r} in the state dict that it fills by "
+            ".view(torch.int16) of it, which is the same memory"
         )
 
 

@@ -182,12 +182,15 @@ class FusedOptimizer(ConvertedOptimizer):
         if is_compiled:
             self._run_compiled(scaled_by, grad_scale, found_inf)
         else:
-            try:
-                self._run(scaled_by, grad_scale, found_inf)
-            except LeftOut:
-                drop_handed(self)
-                self._last.outcome = SKIPPED
+            self._run_or_leave_out(scaled_by, grad_scale, found_inf)
         return result
+
+    def _run_or_leave_out(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        try:
+            self._run(loss, grad_scale, found_inf)
+        except LeftOut:
+            drop_handed(self)
+            self._last.outcome = SKIPPED
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend

@@ -82,7 +82,7 @@ def _step(
             _lend_gradient(parameter, gradients.get(position), afterwards)
         for mine, given in zip((*own, *_held(optimizer, own)), (*params, *held), strict=True):
             _lend_values(mine, given, afterwards)
-        optimizer._run(loss, grad_scale, found_inf)
+        optimizer._run_or_leave_out(loss, grad_scale, found_inf)
 
 
 @_step.register_fake

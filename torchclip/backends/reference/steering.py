@@ -48,7 +48,7 @@ class Steering:
                 moved = steered(held, group[TARGET], (own / count.clamp(min=1)).to(held))
                 moves = count.to(held) > 0
                 for key in ("lr", self.run.spec.hyperparameters[0]):  # without a threshold there is nothing to steer
-                    moves &= torch.as_tensor(group[key], device=held.device).reshape(()) != 0
+                    moves &= torch.as_tensor(group[key], dtype=torch.float64, device=held.device).reshape(()) != 0
                 found.append(torch.where(moves, moved, held))
         return found
 
