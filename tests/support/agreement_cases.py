@@ -97,6 +97,9 @@ def changes() -> None:
 
         return load
 
+    def written(target: float) -> Callable[[Any], None]:
+        return lambda optimizer: optimizer.param_groups[0]["target_sparsity"].fill_(target)
+
     def another(optimizer: Any) -> None:
         added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
         added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
@@ -108,7 +111,8 @@ def changes() -> None:
     tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
     loss, itself = {"step_size": torchclip.AdaLossStep()}, {"clip": None}
     own = {**loss, "loss_group": mesh_of(2, 2)["inner"]} if dist.get_world_size() == 4 else loss
-    rules = {id(target): "lin_breg", id(itself): "mix_clip"}
+    tensors = {"target_sparsity": torch.tensor(0.05)}
+    rules = {id(target): "lin_breg", id(tensors): "lin_breg", id(itself): "mix_clip"}
     for options, change, undo, said, extra in (
         ({}, clip(2.0), clip(1.0), r"max_norm=\d.0", 0),
         ({}, clip(tensor), clip(1.0), "ClipByTensorNorm", 1),
@@ -118,6 +122,7 @@ def changes() -> None:
         ({}, of_group(0.5), lambda optimizer: optimizer.param_groups[0].pop("clip"), "max_norm=0.5", 1),
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
         (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
+        (tensors, written(0.1), written(0.05), "target_sparsity", 0),
         ({}, another, back, "parameters|param groups", 2),
     ):
         twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
@@ -132,6 +137,7 @@ def changes() -> None:
         assert all(map(torch.equal, map(local_part, twins.shared), before))
         if last:
             undo(twins.optimizer)
+        twins.optimizer.metrics()  # which asks the others for their zeros, and compares nothing
         steps(twins, 2)
         change(twins.optimizer)
         with counted() as seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import inspect
 import json
 import os
 import subprocess
@@ -26,9 +27,9 @@ SETTINGS += ("NVCC_CCBIN", "CUDA_HOME")
 
 
 def sources() -> list[Path]:
-    """Every file that a compiler may read, and the tests that ask it."""
-    kinds = {CSRC: (".h", ".cuh", ".cpp", ".cu"), TESTS: (".h", ".cuh", ".cpp", ".cu", ".py")}
-    return [path for folder, kind in kinds.items() for path in folder.rglob("*.*") if path.suffix in kind]
+    """Every file that a compiler may read."""
+    kinds = (".h", ".cuh", ".cpp", ".cu")
+    return [path for folder in (CSRC, TESTS) for path in folder.rglob("*.*") if path.suffix in kinds]
 
 
 def kept(words: Sequence[str], files: Callable[[], Iterable[Path]], make: Callable[[], Sequence[str]]) -> list[str]:
@@ -56,10 +57,11 @@ def kept(words: Sequence[str], files: Callable[[], Iterable[Path]], make: Callab
 
 
 def said(command: Sequence[str], make: Callable[[], Sequence[str]], *tools: str) -> list[str]:
-    """The same of compilers: the first word, those that it may start, and ``tools``."""
+    """The same of compilers: the first word, those that it may start, and ``tools``. What ``make`` does counts, too."""
     versions = [version_of(tool) for tool in (command[0], "g++", *tools)]
     words = [word.replace(str(ROOT), ".") for word in command]
-    return kept([*versions, *(f"{name}={os.environ.get(name)}" for name in SETTINGS), *words], sources, make)
+    settings = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
+    return kept([*versions, *settings, *words, inspect.getsource(make)], sources, make)
 
 
 @functools.cache

@@ -56,6 +56,12 @@ def stages() -> None:
             assert_near(optimizer.grad_norm, expected.grad_norm, TOLERANCE, "norm")
     optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=1.0)
     assert optimizer.backend == compiled(), optimizer.backend_reason
+    for policy, backend in ((torchclip.AdaGC(), "reference"), (1.0, compiled())):  # which does not stay behind
+        optimizer.clip = policy
+        for parameter in mine:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert optimizer.backend == backend, optimizer.backend_reason
     one = torchclip.ClipByTensorNorm(1.0, nonfinite="skip")
     optimizer = torchclip.SGD([{"params": mine}], lr=0.1, norm_group=dist.group.WORLD, clip=one)
     for parameter in mine:

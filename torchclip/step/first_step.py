@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from torch import Tensor
 
 from torchclip.backends import choice
-from torchclip.backends.codes import GROUPS_CHANGED, UNREADY
+from torchclip.backends.codes import GROUPS_CHANGED, SKIPPED, UNREADY
 from torchclip.backends.plan import Plan, make_plan
 from torchclip.backends.sharded_plan import ShardedPlan
 from torchclip.distributed.shards import laid_out
@@ -118,6 +118,12 @@ def drop_handed(optimizer: FusedOptimizer) -> None:
     optimizer._last.given_norm = optimizer._last.given_loss = None
     if optimizer._backend == "cpu" and optimizer._plan is not None:
         cast("_C.Plan | ShardedPlan", optimizer._plan).set_norm(None)
+
+
+def leave_out(optimizer: FusedOptimizer) -> None:
+    """Of a step that is not taken, since the processes may disagree."""
+    drop_handed(optimizer)
+    optimizer._last.outcome = SKIPPED
 
 
 def _explained(optimizer: FusedOptimizer, read: Callable[[], Read]) -> Read:

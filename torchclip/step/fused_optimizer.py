@@ -16,7 +16,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from typing_extensions import Unpack
 
 from torchclip.backends import choice
-from torchclip.backends.codes import NON_FINITE, SKIPPED, STEPPED, UNREADY
+from torchclip.backends.codes import NON_FINITE, STEPPED, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.device_flag import LeftOut
 from torchclip.distributed.zero import drop_options
@@ -33,7 +33,7 @@ from torchclip.step.add_param_group import check_params, checked_group
 from torchclip.step.amp import asks_for_scaling_step, scaling_tensor
 from torchclip.step.checkpoint import all_or_nothing, packed, unpacked, without_live
 from torchclip.step.checkpoint_precision import with_bits_to_send
-from torchclip.step.first_step import Pending, drop_handed, first_step, give_norm, recorded, settle_when_idle
+from torchclip.step.first_step import Pending, first_step, give_norm, leave_out, recorded, settle_when_idle
 from torchclip.step.float32_values import ConvertedOptimizer
 from torchclip.step.hooks import hook_step
 from torchclip.step.in_backward import NO_BACKWARD, check_in_backward
@@ -182,15 +182,11 @@ class FusedOptimizer(ConvertedOptimizer):
         if is_compiled:
             self._run_compiled(scaled_by, grad_scale, found_inf)
         else:
-            self._run_or_leave_out(scaled_by, grad_scale, found_inf)
+            try:
+                self._run(scaled_by, grad_scale, found_inf)
+            except LeftOut:
+                leave_out(self)
         return result
-
-    def _run_or_leave_out(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        try:
-            self._run(loss, grad_scale, found_inf)
-        except LeftOut:
-            drop_handed(self)
-            self._last.outcome = SKIPPED
 
     def _run(self, loss: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         backend = self._choose_backend() if self._backend is None else self._backend

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.choice import holds_numbers
+from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
 from torchclip.policies.modifiers import Modifiers
 from torchclip.state.group_state import numbers_of
@@ -50,7 +51,7 @@ def sparsity(
 
 
 def _sparsity_of_all(layout: Layout, counted: Sequence[bool], device: torch.device) -> Tensor:
-    exchange, sums = layout.exchange(), []
+    exchange, sums = Exchange(layout.sums), []  # with which nothing is compared: it is no step
     for over in dict.fromkeys((*(owner.norm for owner in layout.owners), *layout.sums)):
         own = torch.zeros(2, dtype=torch.float64)
         for parameter, owner, counts in zip(layout.parameters, layout.owners, counted, strict=True):

@@ -15,8 +15,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from torchclip.distributed.device_flag import LeftOut
 from torchclip.state.group_state import numbers_of
-from torchclip.step.first_step import drop_handed
+from torchclip.step.first_step import drop_handed, leave_out
 
 if TYPE_CHECKING:
     from torchclip.step.fused_optimizer import FusedOptimizer
@@ -82,7 +83,10 @@ def _step(
             _lend_gradient(parameter, gradients.get(position), afterwards)
         for mine, given in zip((*own, *_held(optimizer, own)), (*params, *held), strict=True):
             _lend_values(mine, given, afterwards)
-        optimizer._run_or_leave_out(loss, grad_scale, found_inf)
+        try:
+            optimizer._run(loss, grad_scale, found_inf)
+        except LeftOut:
+            leave_out(optimizer)
 
 
 @_step.register_fake
