@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import json
 import os
 import re
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from places import SUPPORT
+from kept import kept
+from places import ROOT, SUPPORT
 
 triton = pytest.importorskip("triton", reason="Triton is an optional dependency of the package")
 
@@ -101,18 +104,33 @@ def compile_everything() -> tuple[str, list[Record]]:
 
 
 def compile_here() -> tuple[str, list[Record]]:
-    """In one process, which shares its cores among the variants."""
+    """In one process, which shares its cores among the variants; or what it said before."""
+    targets = [FAST] if _few else [target for target in BACKENDS if missing_reason(target) is None]
+    words = ["triton", triton.__version__, sys.version, torch.__version__, *targets, inspect.getsource(made)]
+    try:
+        (records,) = kept(words, python_files, lambda: made(targets))
+    except RuntimeError as error:
+        return str(error), []
+    return "", json.loads(records)
+
+
+def python_files() -> list[Path]:
+    """What the kernels, and the choice of variants, are made of."""
+    return [path for folder in ("kernels", "torchclip", "tests/support") for path in (ROOT / folder).rglob("*.py")]
+
+
+def made(targets: list[str]) -> list[str]:
+    """The records; a RuntimeError with what went wrong."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         # An empty cache, or ptxas would have nothing to tell.
         environment |= {"TRITON_CACHE_DIR": str(Path(folder, "cache")), "TRITON_DUMP_PTXAS_LOG": "1"}
         path = Path(folder, "records.json")
-        targets = [FAST] if _few else [target for target in BACKENDS if missing_reason(target) is None]
         command = [sys.executable, str(VARIANTS), str(path), *targets]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode != 0:
-            return result.stderr, []
-        return "", json.loads(path.read_text())
+            raise RuntimeError(result.stderr)
+        return [path.read_text()]
 
 
 def all_records() -> list[Record]:

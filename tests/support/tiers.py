@@ -40,6 +40,7 @@ AROUND_A_TRACED_STEP = (
     "test_copies_step_for_themselves",
     "test_of_one_compiled_step_too",
     "test_parameter_without_a_gradient_in_the_graph",
+    "test_within_a_compiled_step",
 )
 """Tests of what is the same for every backend."""
 
