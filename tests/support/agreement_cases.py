@@ -76,6 +76,18 @@ def disagreements() -> None:
         twins.optimizer.step()
 
 
+def add_group(optimizer: Any) -> None:
+    """One more than the two of a twin."""
+    added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
+    added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
+    optimizer.add_param_group({"params": [added]})
+
+
+def drop_group(optimizer: Any) -> None:
+    """That one again."""
+    del optimizer.param_groups[2]
+
+
 @on_both
 def changes() -> None:
     """What all of them change is taken. What one of them changes by itself is an error in every process, at the next
@@ -100,14 +112,6 @@ def changes() -> None:
     def written(target: float) -> Callable[[Any], None]:
         return lambda optimizer: optimizer.param_groups[0]["target_sparsity"].fill_(target)
 
-    def another(optimizer: Any) -> None:
-        added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
-        added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
-        optimizer.add_param_group({"params": [added]})
-
-    def back(optimizer: Any) -> None:
-        del optimizer.param_groups[2]
-
     tensor, target = torchclip.ClipByTensorNorm(0.5), {"target_sparsity": 0.05}
     loss, itself = {"step_size": torchclip.AdaLossStep()}, {"clip": None}
     own = {**loss, "loss_group": mesh_of(2, 2)["inner"]} if dist.get_world_size() == 4 else loss
@@ -123,7 +127,7 @@ def changes() -> None:
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
         (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
         (tensors, written(0.1), written(0.05), "target_sparsity", 0),
-        ({}, another, back, "parameters|param groups", 2),
+        ({}, add_group, drop_group, "parameters|param groups", 2),
     ):
         twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
         steps(twins, 2)

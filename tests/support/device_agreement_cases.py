@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 import torchclip
+from agreement_cases import add_group, drop_group
 from builders import LOSS
-from sharded_cases import build, fsdp, spreads, two_roots
-from sharded_twins import Twins, local_part, mesh_of, spread
+from sharded_cases import build, spreads, two_roots
+from sharded_twins import Twins, local_part, mesh_of
 from torchclip.distributed import device_flag
 
 Change = Callable[[Any], None]
@@ -99,16 +100,6 @@ def _target(value: float) -> Change:
     return lambda optimizer: optimizer.param_groups[0].update(target_sparsity=value)
 
 
-def _add_group(optimizer: Any) -> None:
-    added = torch.nn.Parameter(spread(torch.ones(4, 2), fsdp(0, (4, 2))))
-    added.grad = spread(torch.ones(4, 2), fsdp(0, (4, 2)))
-    optimizer.add_param_group({"params": [added]})
-
-
-def _drop_group(optimizer: Any) -> None:
-    del optimizer.param_groups[2]
-
-
 ONE, TWO = torchclip.ClipByValue(1.0), torchclip.ClipByValue(2.0)  # which send nothing
 TENSORS, OF_LOSS = torchclip.ClipByTensorNorm, torchclip.AdaLossStep()
 
@@ -136,7 +127,7 @@ KINDS: Mapping[str, Case] = {
     "rule": _policies("mix_clip", ONE, 1.0),
     "both": _policies("mix_clip", 1.0, None),
     "loss": _policies("adamw", 1.0, None, step_size=OF_LOSS),
-    "parameters": ("adamw", {"clip": 1.0}, _add_group, _drop_group),
+    "parameters": ("adamw", {"clip": 1.0}, add_group, drop_group),
 }
 """What changes what is sent."""
 
