@@ -256,9 +256,9 @@ def excess_narrow(record: Record) -> str:
         for width in (1, 2, 4):
             allowed = sizes[width]
             if BACKENDS[record["target"]] == "amd":
-                # There, of some integers in tables, half is read: as many as in the twin, and one more for the tail.
+                # There half of some integers in tables is read: as often as in the twin, by the main part and the tail.
                 shared = found(twin_of(record), access)[width] - sizes[width] * elements_of_thread(record)
-                allowed += shared + (1 if access == "load" and shared else 0)
+                allowed += 2 * shared
             elif width == 4 and (access == "load" or record["kernel"] != "update_kernel"):
                 continue  # tables have int32 numbers, the end of a norm pass float32; a lost operand is missing above
             if has[width] > allowed:
@@ -272,10 +272,10 @@ ptxas takes them so that one more program fits on a multiprocessor; nothing in a
 
 
 def local_memory(record: Record) -> str:
-    """What of it a variant uses."""
+    """What of it a variant uses. AMD's scalars that find no register of their own take lanes of vector registers."""
     faults = [f"{count} {name}" for name, count in record["accesses"].items() if re.search("local|scratch", name)]
     faults += ["declares .local"] if record["declares_local"] else []
-    counts = {name: count for name, count in record["numbers"].items() if name != "registers"}
+    counts = {name: count for name, count in record["numbers"].items() if name not in ("registers", "scalar spills")}
     run = record["elements"]
     # AdaBreg beside a bfloat16 parameter, three float32 states: ptxas stops at 64 registers and keeps one word outside.
     is_ada_bregs = run.get("family") == "soft_threshold" and run["slots"] == 7 and ELEMENT_BYTES[run["dtype"]] == 2
