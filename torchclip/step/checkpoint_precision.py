@@ -11,10 +11,11 @@ from torch import Tensor
 
 from torchclip.backends.reference import codecs
 from torchclip.policies.precision import Precision
-from torchclip.policies.precision.codec import BLOCK, MASTER, REMAINDER, Kind, Types, absmax_of
+from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import RuleSpec, StateSlot
 from torchclip.state.precision_state import check_precision
 from torchclip.state.sharded import held_part, is_sharded, local_of, shard_like
+from torchclip.step.checkpoint_codes import decoded, in_order_of_blocks
 
 HELD_BY = {REMAINDER: "SplitMaster", MASTER: "MasterWeights"}
 
@@ -66,6 +67,8 @@ def held_otherwise(
         if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
             continue  # refused, where it is, as without a policy
         if value.dtype is torch.uint8 and types is not None and codec is not None and codec.kind is Kind.BLOCKS:
+            if isinstance(absmax, Tensor):
+                value = in_order_of_blocks(slot, name, value.detach(), absmax.detach(), parameter)
             ready |= {
                 slot.name: _copied(value, parameter),
                 absmax_of(slot.name): _absmax(types, slot, absmax, parameter),
@@ -73,7 +76,7 @@ def held_otherwise(
             del rest[slot.name]
             continue
         if value.dtype is torch.uint8:
-            rest[slot.name] = value = _decoded(slot, name, value, absmax)
+            rest[slot.name] = value = decoded(slot, name, value, absmax, parameter)
             converted.add(slot.name)
         if types is not None and codec is not None and value.is_floating_point():
             if codec.kind is Kind.BLOCKS or value.dtype is not codec.dtype:
@@ -169,20 +172,6 @@ def _absmax(types: Types, slot: StateSlot, value: Any, parameter: Tensor) -> Any
         if copied.numel() == shape.numel():
             return copied.reshape(shape)
     return copied
-
-
-def _decoded(slot: StateSlot, name: str, codes: Tensor, absmax: Any) -> Tensor:
-    own = local_of(codes.detach())
-    blocks = -(-own.numel() // BLOCK)
-    scale = local_of(absmax.detach()) if isinstance(absmax, Tensor) else None
-    if scale is None or scale.numel() != blocks or not scale.is_floating_point():
-        came = f"of shape {tuple(absmax.shape)}" if isinstance(absmax, Tensor) else type(absmax).__name__
-        raise RuntimeError(
-            f"state {slot.name!r} of {name} is torch.uint8 in the checkpoint, and {absmax_of(slot.name)!r} is {came}: "
-            f"codes need a float32 absmax for each 256 elements, of shape ({blocks},)"
-        )
-    value = codecs.from_blocks(own, scale.to(own.device, torch.float32), is_signed=not slot.non_negative)
-    return shard_like(codes, value.view(own.shape))
 
 
 def _held(types: Types, slot: StateSlot, value: Tensor, parameter: Tensor) -> dict[str, Any]:

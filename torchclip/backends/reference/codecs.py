@@ -105,8 +105,7 @@ def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, 
         uint8 in the shape of ``like``, and float32 [blocks].
     """
     _, middles = tables(is_signed, value.device)
-    flat = _memory_ordered(value, like)
-    blocks = pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
+    blocks = blocks_of(value, like)
     absmax = blocks.abs().amax(dim=1) if blocks.numel() else blocks.new_zeros(0)
     scaled = blocks / torch.where(absmax > 0, absmax, 1.0).unsqueeze(1)
     codes = torch.bucketize(scaled, middles)
@@ -139,6 +138,12 @@ def decoded(codes: Tensor, absmax: Tensor, values: Tensor, block: int) -> Tensor
     flat = values[_memory_ordered(codes, codes).long()]
     scale = absmax.flatten().repeat_interleave(block)[: flat.numel()]
     return in_memory_order(flat * scale, codes)
+
+
+def blocks_of(value: Tensor, like: Tensor) -> Tensor:
+    """[blocks, 256]: ``value``, shaped as ``like``, in the order in which that lies in memory; zeros behind it."""
+    flat = _memory_ordered(value, like)
+    return pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
 
 
 def _memory_ordered(value: Tensor, like: Tensor) -> Tensor:
