@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -50,6 +51,15 @@ def test_averages_by_its_equation(warmup: bool, every: int, dtype: torch.dtype, 
     average = optimizer.state[param]["ema"]
     assert average.dtype is torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(average.double(), expected, rtol=0, atol=1e-12 if dtype is torch.float64 else 1e-6)
+
+
+def test_an_infinite_parameter_is_averaged_alike(backend: str) -> None:
+    """e + (1 − d)(p − e): infinite in one step, and then a difference of infinities."""
+    param = torch.nn.Parameter(torch.tensor([1.0, math.inf]))
+    optimizer = torchclip.SGD([param], lr=0.5, extensions=(WeightEMA(decay=0.5),), backend=backend)
+    param.grad = torch.zeros(2)
+    optimizer.step()
+    assert optimizer.state[param]["ema"][0] == 1.0 and optimizer.state[param]["ema"][1].isnan()
 
 
 def test_the_average_goes_with_the_state(backend: str) -> None:

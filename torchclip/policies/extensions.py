@@ -159,7 +159,7 @@ class WeightEMA:
     r"""Keeps an exponential moving average of the parameters, in the pass that writes them.
 
     .. math::
-        e \leftarrow d_t\, e + (1 - d_t)\, p \quad \text{after steps } k, 2k, \ldots, \qquad
+        e \leftarrow e + (1 - d_t)(p - e) \quad \text{after steps } k, 2k, \ldots, \qquad
         d_t = d \;\text{ or, during the warm-up, }\; \min\left(d, \frac{1 + t}{10 + t}\right)
 
     with :math:`t = 1, 2, \ldots` the number of the step. The average :math:`e` starts as a copy of the parameters and

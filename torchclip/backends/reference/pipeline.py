@@ -82,13 +82,11 @@ def decay(parameter: Tensor, group: Group) -> Tensor:
     return parameter
 
 
-def look_ahead(slow: Tensor, parameter: Tensor, alpha: float) -> Tensor:
+def look_ahead(slow: Tensor, parameter: Tensor, alpha: float | Tensor) -> Tensor:
     """The new slow weights, which are also the new parameter, from the parameter as it was rounded to its type."""
     return slow + alpha * (parameter - slow)
 
 
 def average(ema: Tensor, parameter: Tensor, weight: float | Tensor) -> Tensor:
     """The new average; ``weight`` is that of the parameter, 1 − d."""
-    moved = weight.to(ema) if isinstance(weight, Tensor) else weight
-    averaged: Tensor = (1 - moved) * ema + moved * parameter
-    return averaged
+    return look_ahead(ema, parameter, weight.to(ema) if isinstance(weight, Tensor) else weight)
