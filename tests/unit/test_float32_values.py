@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchclip
-from torchclip import Lookahead, MasterWeights, SplitMaster, StateDtype, WeightEMA
+from torchclip import Blockwise8bit, Lookahead, MasterWeights, SplitMaster, StateDtype, WeightEMA
 
 SPARSE: dict[str, tuple[type[torchclip.FusedOptimizer], dict[str, Any]]] = {
     "grda": (torchclip.GRDA, {"c": 0.02}),
@@ -46,6 +46,23 @@ def test_an_accumulator_goes_with_the_values(rule: str, policy: torchclip.Precis
     torch.testing.assert_close(
         optimizer.float32_parameters()[0], values, rtol=1e-6, atol=2e-2 * ("target" in str(arguments))
     )
+
+
+@pytest.mark.parametrize(
+    "policy", [SplitMaster(), MasterWeights(), Blockwise8bit(min_elements=0)], ids=["split", "master", "blocks"]
+)
+def test_a_model_that_was_cast_after_a_step_is_refused(policy: torchclip.Precision) -> None:
+    """Its parameters are rounded, and the state is beside others."""
+    module = torch.nn.Linear(3, 3).bfloat16()
+    optimizer = torchclip.AdamW(module.parameters(), precision=policy)
+    stepped(optimizer)
+    module.zero_grad()
+    module.double()
+    for convert in (optimizer.float32_parameters, optimizer.float32_state_dict):
+        with pytest.raises(TypeError, match=r"parameter 0 .* is torch.float64, and precision=.* cast the model before"):
+            convert()
+    module.bfloat16()
+    assert "exp_avg_absmax" not in optimizer.float32_state_dict()["state"][0]
 
 
 def test_slow_weights_go_with_the_values() -> None:

@@ -28,6 +28,9 @@ class ConvertedOptimizer(BackedOptimizer):
         Under :class:`~torchclip.SplitMaster` and :class:`~torchclip.MasterWeights` they are what steps start from,
         exactly; within :meth:`averaged` they are the averages. float64 and complex parameters stay so.
 
+        Raises:
+            TypeError: for a parameter with state that was cast to a type that the precision policy does not serve.
+
         Example:
             >>> import torch, torchclip
             >>> weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
@@ -38,7 +41,7 @@ class ConvertedOptimizer(BackedOptimizer):
         """
         own = self._own
         values = []
-        for _, parameter, _ in own._named_parameters():
+        for name, parameter, _ in own._named_parameters():
             local = local_of(parameter)
             if not parameter.is_floating_point():
                 values.append(local.detach().clone())
@@ -47,7 +50,7 @@ class ConvertedOptimizer(BackedOptimizer):
             if own._shows_averages and held.get(EMA.name) is not None:
                 value = working(local_of(held[EMA.name]), dtype)
             else:
-                value = parameter_value(local, own._types(parameter), held, dtype)
+                value = parameter_value(local, own._types(name, parameter), held, dtype)
             values.append(value.view(local.shape).clone())
         return values
 
@@ -84,11 +87,11 @@ class ConvertedOptimizer(BackedOptimizer):
             _check_value(value, name, parameter)
             if precision is not None and can_step(parameter):
                 check_precision(name, parameter, group, precision)
-        for value, (_, parameter, group) in zip(given, named, strict=True):
-            own._load_value(value, parameter, group)
+        for value, (name, parameter, group) in zip(given, named, strict=True):
+            own._load_value(name, value, parameter, group)
 
-    def _load_value(self, value: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> None:
-        types, local, held = self._types(parameter), real_view(local_of(parameter)), self.state.get(parameter, {})
+    def _load_value(self, name: str, value: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        types, local, held = self._types(name, parameter), real_view(local_of(parameter)), self.state.get(parameter, {})
         value = real_view(value.to(local.device, torch.promote_types(parameter.dtype, torch.float32)))
         if types is None or types.parameter.kind in (Kind.NEAREST, Kind.STOCHASTIC):
             local.copy_(value)
@@ -117,20 +120,29 @@ class ConvertedOptimizer(BackedOptimizer):
         ``torch.optim``'s class of the same name loads it, and an optimizer without ``precision``, beside a model that
         has :meth:`float32_parameters`. What is in 8 bits or bfloat16 has been rounded; nothing else loses anything. The
         tensors are copies, so that both optimizers can go on.
+
+        Raises:
+            TypeError: as in :meth:`float32_parameters`.
         """
         own = self._own
         saved = own.state_dict()
         keys = [key for group in saved["param_groups"] for key in group["params"]]
         types = {
-            key: own._types(parameter) for key, (_, parameter, _) in zip(keys, own._named_parameters(), strict=True)
+            key: own._types(name, parameter)
+            for key, (name, parameter, _) in zip(keys, own._named_parameters(), strict=True)
         }
         state = {key: _wide(held, types.get(key)) for key, held in saved["state"].items()}
         return {**saved, "state": {key: held for key, held in state.items() if held}}
 
-    def _types(self, parameter: Tensor) -> Types | None:
+    def _types(self, name: str, parameter: Tensor) -> Types | None:
         """How the operands of a parameter are held; None without a policy, or for one that cannot step."""
         precision = self._modifiers.precision
-        if precision is None or precision.reason_against_parameter(parameter) is not None:
+        if precision is None:
+            return None
+        reason = precision.reason_against_parameter(parameter)
+        if reason is not None and self.state.get(parameter):  # of what it was before it was cast
+            raise TypeError(f"{name} {reason}")
+        if reason is not None:
             return None
         return precision.types(self.spec, parameter)
 
