@@ -27,9 +27,9 @@ class StateDtype(StatePolicy):
         |\operatorname{round}(s) - s| \le 2^{-8}\, |s| \text{ to nearest, and } < 2^{-7}\, |s|,\;
         \mathrm{E}[\operatorname{round}(s)] = s \text{ if stochastic}
 
-    Rounded to nearest, an average stands still once a step changes it by less than half a unit in its last place: with
-    :math:`\beta_2 = 0.999` a second moment in bfloat16 follows gradients that grow, but not ones that shrink.
-    ``stochastic=True`` has no such threshold.
+    Rounded to nearest, an average stands still while a step changes it by less than half a unit in its last place: with
+    :math:`\beta_2 = 0.999` a second moment :math:`v` in bfloat16 does under gradients that shrink, and under ones that
+    grow until :math:`g^2` is 3 to 5 times :math:`v`. ``stochastic=True`` has no such threshold.
 
     Per parameter, float32 with AdamW and a float32 gradient: 8 bytes held (parameter 4, moments 2 each) for 12, and 5
     words (of 4 bytes) moved for 7; SGD with momentum: 6 bytes for 8, 4 words for 5.
