@@ -28,8 +28,8 @@ class Blockwise8bit(StatePolicy):
     A linear map is more exact near the absmax and loses that; docs/precision.md has both, measured.
 
     Codes are rounded to nearest, so that an average stands still while a step changes it by less than that, upwards as
-    downwards: with :math:`\beta_2 = 0.999` a second moment of a tenth of the absmax does until :math:`g^2` is 36 times as
-    large.
+    downwards: with :math:`\beta_2 = 0.999` a second moment of a tenth of the absmax does until :math:`g^2` is 36 times
+    as large.
 
     Elements are in blocks as they lie in memory. An element that is not finite makes its block so. Tensors that stay
     wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes, where it is split
