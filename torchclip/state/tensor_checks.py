@@ -147,8 +147,10 @@ def check_gradient(name: str, parameter: Tensor, dtypes: Sequence[torch.dtype] =
         ("dtype", gradient.dtype, gradient.dtype if gradient.dtype in dtypes else parameter.dtype),
     ):
         if came != wanted:
+            others = [str(dtype) for dtype in dtypes if dtype is not parameter.dtype] if what == "dtype" else []
+            also = f", and {' or '.join(others)} would be taken" if others else ""
             raise RuntimeError(
-                f"{name} has a gradient of {what} {came} where its own {what} is {wanted}: clear it with "
+                f"{name} has a gradient of {what} {came} where its own {what} is {wanted}{also}: clear it with "
                 "zero_grad() and run backward again after moving or casting the model"
             )
     reason = lazy_reason(gradient)
