@@ -182,3 +182,14 @@ def test_sparsity_before_the_first_step_and_after_others_wrote(backend: str) -> 
     with torch.no_grad():
         params[0].zero_()  # a checkpoint of the model, say
     assert float(optimizer.sparsity()) == 1.0
+
+
+def test_a_step_that_raised_was_left_out(backend: str) -> None:
+    params = leaves(1)
+    optimizer = torchclip.SGD(params, lr=0.1, clip=torchclip.ClipByGlobalNorm(1.0, nonfinite="error"), backend=backend)
+    optimizer.step()
+    assert not optimizer.step_was_skipped
+    params[0].grad[0, 0] = math.nan
+    with pytest.raises(RuntimeError, match="the gradient norm is not finite"):
+        optimizer.step()
+    assert optimizer.step_was_skipped

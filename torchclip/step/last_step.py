@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from torchclip.backends import reference
-from torchclip.backends.codes import SKIPPED, STEPPED
+from torchclip.backends.codes import NON_FINITE, SKIPPED, STEPPED
 from torchclip.backends.plan import Plan
 
 
@@ -28,7 +28,7 @@ class LastStep:
 
     def was_skipped(self, plan: Plan | None) -> bool:
         """Whether it has written nothing; a GPU is waited for."""
-        if self.outcome == SKIPPED:
+        if self.outcome in (SKIPPED, NON_FINITE):
             return True
         if plan is None:
             return self.report is not None and bool(self.report.skipped)

@@ -213,9 +213,9 @@ class MeasuredOptimizer(Optimizer):
     def step_was_skipped(self) -> bool:
         """Whether the last step was left out, with parameters and state as they were.
 
-        For a norm that is not finite under ``nonfinite="skip"``, for what ``skip=`` has found, or for the scale of a
-        GradScaler that has overflowed. On a GPU this waits for the device, which alone knows. False before the first
-        step.
+        For a norm that is not finite under ``nonfinite="skip"`` or ``"error"``, for what ``skip=`` has found, or for
+        the scale of a GradScaler that has overflowed. On a GPU this waits for the device, which alone knows. False
+        before the first step.
         """
         own = self._own
         return own._last.was_skipped(own._plan)
