@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.optim import lr_scheduler as schedulers
-from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
 
 import torchclip
 from builders import (
@@ -27,11 +26,10 @@ from builders import (
     leaves,
 )
 from memory_guard import same_bits
+from torchs_optimizers import info_of
 
 LR = 0.5
 """With which a kernel that writes nothing is noticed in every type."""
-
-BY_NAME: dict[str, OptimizerInfo] = {info.optim_cls.__name__: info for info in optim_db}
 
 STEADY: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.01}, "sgdw": {"lr": 0.01}, "grda": {"lr": 0.01}}
 """The rates at which the rules whose step is as large as the gradient go down without leaping over the minimum."""
@@ -41,7 +39,7 @@ Schedules = list[Callable[[torch.optim.Optimizer], Any]]
 
 def schedules_of(cls: type[torch.optim.Optimizer]) -> list[Schedules]:
     """The schedulers that torch runs with the class of this name, or else with those that it has no other ones for."""
-    return [[], *BY_NAME.get(cls.__name__, BY_NAME["RMSprop"]).scheduler_inputs]
+    return [[], *info_of(cls.__name__, otherwise="RMSprop").scheduler_inputs]
 
 
 def linear_problem(contiguous: bool) -> tuple[list[torch.nn.Parameter], Callable[[], Tensor]]:
@@ -61,6 +59,7 @@ def linear_problem(contiguous: bool) -> tuple[list[torch.nn.Parameter], Callable
     return params, closure
 
 
+@pytest.mark.xdist_group("torchs_optimizers")
 @pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
 @each_optimizer
 def test_goes_in_the_right_direction_under_schedulers(name: str, contiguous: bool, backend: str) -> None:

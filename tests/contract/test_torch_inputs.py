@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, optim_db
 
 import torchclip
 from of_every_type import LR, starts, write_gradients
 from records import DTYPES, dtype_name
+from torchs_optimizers import info_of
 
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad")
-INFOS: dict[str, OptimizerInfo] = {
-    info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES
-}
 CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.xdist_group("torchs_optimizers")  # which take seconds to import
+
+each_name = pytest.mark.parametrize("name", NAMES)
 
 NOT_OURS = {
     "a param group cannot have duplicate parameters": "torch warns that it will be an error; here it is one",
@@ -37,28 +38,25 @@ def options_of(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**copy.deepcopy(kwargs), "lr": lr}
 
 
-def inputs() -> Iterator[Any]:
-    for name, info in INFOS.items():
-        for index, given in enumerate(info.optim_inputs_func(device=CPU)):
-            yield pytest.param(name, given.kwargs, id=f"{name}-{index}-{given.desc.replace(' ', '_')}")
+def inputs(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each input is called, and its arguments."""
+    for index, given in enumerate(info_of(name).optim_inputs_func(device=CPU)):
+        yield f"{index} {given.desc}", given.kwargs
 
 
-def error_inputs() -> Iterator[Any]:
-    for name, info in INFOS.items():
-        for index, given in enumerate(info.optim_error_inputs_func(device=CPU, dtype=torch.float32)):
-            description = given.optimizer_error_input.desc
-            reason = NOT_OURS.get(description)
-            marks = [pytest.mark.skip(reason=reason)] if reason else []
-            yield pytest.param(name, given, id=f"{name}-{index}-{description.replace(' ', '_')}", marks=marks)
-
-
-def test_every_namesake_is_here() -> None:
-    assert INFOS.keys() == set(NAMES)
+def error_inputs(name: str) -> list[Any]:
+    return list(info_of(name).optim_error_inputs_func(device=CPU, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("name, kwargs", [*inputs()])
-def test_agrees_with_torchs_loop(name: str, kwargs: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
+@each_name
+def test_agrees_with_torchs_loop(name: str, dtype: torch.dtype, backend: str, subtests: pytest.Subtests) -> None:
+    for called, kwargs in inputs(name):
+        with subtests.test(called):
+            assert_agrees_with_torchs_loop(name, kwargs, dtype, backend)
+
+
+def assert_agrees_with_torchs_loop(name: str, kwargs: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
     params, copies = starts(dtype), starts(dtype)
     ours = getattr(torchclip, name)(params, **options_of(kwargs), backend=backend)
     theirs = getattr(torch.optim, name)(copies, **{**options_of(kwargs), "foreach": False})
@@ -75,32 +73,34 @@ def test_agrees_with_torchs_loop(name: str, kwargs: dict[str, Any], dtype: torch
         assert not torch.equal(param, start)
 
 
-@pytest.mark.parametrize("name, given", [*error_inputs()])
-def test_errors_are_torchs(name: str, given: Any) -> None:
-    wrong = given.optimizer_error_input
+@each_name
+def test_errors_are_torchs(name: str, subtests: pytest.Subtests) -> None:
     cls = getattr(torchclip, name)
-    if given.error_on == OptimizerErrorEnum.STEP_ERROR:
-        optimizer = cls(wrong.params, **wrong.kwargs)
-        with pytest.raises(given.error_type, match=given.error_regex):
+    for given in error_inputs(name):
+        wrong = given.optimizer_error_input
+        if wrong.desc in NOT_OURS:
+            continue
+        with subtests.test(wrong.desc), pytest.raises(given.error_type, match=given.error_regex):
+            optimizer = cls(wrong.params, **wrong.kwargs)
+            assert given.error_on.name == "STEP_ERROR"
             optimizer.step()
-    else:
-        with pytest.raises(given.error_type, match=given.error_regex):
-            cls(wrong.params, **wrong.kwargs)
 
 
 def test_what_is_skipped_is_torchs_still() -> None:
     """A reason that no longer applies is found."""
-    described = {
-        given.optimizer_error_input.desc
-        for info in INFOS.values()
-        for given in info.optim_error_inputs_func(device=CPU, dtype=torch.float32)
-    }
+    described = {given.optimizer_error_input.desc for name in NAMES for given in error_inputs(name)}
     assert NOT_OURS.keys() <= described
     assert all(re.search(r"\w", reason) for reason in NOT_OURS.values())
 
 
-@pytest.mark.parametrize("name, kwargs", [*inputs()])
-def test_state_dict_goes_through_a_file(name: str, kwargs: dict[str, Any], backend: str) -> None:
+@each_name
+def test_state_dict_goes_through_a_file(name: str, backend: str, subtests: pytest.Subtests) -> None:
+    for called, kwargs in inputs(name):
+        with subtests.test(called):
+            assert_state_dict_goes_through_a_file(name, kwargs, backend)
+
+
+def assert_state_dict_goes_through_a_file(name: str, kwargs: dict[str, Any], backend: str) -> None:
     params, copies = starts(torch.float32), starts(torch.float32)
     cls = getattr(torchclip, name)
     first = cls(params, **options_of(kwargs), backend=backend)
