@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -69,6 +68,8 @@ class Digits(NamedTuple):
 
     @classmethod
     def load(cls, dtype: torch.dtype = torch.float32) -> "Digits":
+        from sklearn.datasets import load_digits  # which takes as long to import as all the rest
+
         digits = load_digits()
         order = torch.randperm(len(digits.images), generator=torch.Generator().manual_seed(0))
         images = torch.tensor(digits.images, dtype=dtype)[order].unsqueeze(1) / 16

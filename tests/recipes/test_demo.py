@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install -e '.[demo]'")
-
 from recipes import demo
 from recipes.demo import BATCH_SIZE, Digits
+
+pytestmark = pytest.mark.skipif(
+    find_spec("sklearn") is None, reason="the digits come with scikit-learn: pip install -e '.[demo]'"
+)
 
 STEPS = 5
 
