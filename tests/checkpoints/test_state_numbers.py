@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import torchclip
-from builders import assert_same_params, build, copies_of, draw_gradients, leaves
+from builders import REQUIRED, assert_same_params, build, copies_of, draw_gradients, leaves
 from records import BACKENDS
+from torchclip import Precision
 from torchclip.rules.state_numbers import COUNT, exact_number
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
@@ -75,6 +76,35 @@ def test_the_other_numbers(backend: str) -> None:
         optimizer.step()
         twin.step()
         assert_same_params(params, copies)
+
+
+COUNTING = [cls for cls in REQUIRED if cls([torch.ones(1)], **REQUIRED[cls]).spec.scalars]
+HELD: list[tuple[type[torch.optim.Optimizer], Precision | None]] = [
+    *((cls, None) for cls in COUNTING),
+    (torchclip.AdamW, torchclip.SplitMaster()),
+    (torchclip.AdamW, torchclip.StochasticRounding()),
+]
+
+
+@pytest.mark.parametrize("cls, precision", HELD, ids=lambda value: getattr(value, "__name__", type(value).__name__))
+def test_numbers_of_one_dimension_step_alike(
+    cls: type[torch.optim.Optimizer], precision: Precision | None, backend: str
+) -> None:
+    """Those of shape [1] stay as they are, and promote nothing to their type."""
+    dtype = torch.float32 if precision is None else torch.bfloat16
+    params = [torch.nn.Parameter(param.detach().to(dtype)) for param in leaves()]
+    copies = copies_of(params)
+    options = {**REQUIRED[cls], "precision": precision, "backend": backend, "seed": 1}
+    optimizer, twin = cls(params, **options), cls(copies, **options)
+    for step in range(3):
+        draw_gradients(step, params, copies)
+        optimizer.step()
+        twin.step()
+        assert_same_params(params, copies)
+        for param in params:
+            held = optimizer.state[param]
+            assert step == 0 or all(held[scalar.name].shape == (1,) for scalar in optimizer.spec.scalars)
+            held |= {scalar.name: held[scalar.name].reshape(1) for scalar in optimizer.spec.scalars}
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

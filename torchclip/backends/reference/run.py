@@ -277,7 +277,7 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
         elif name not in BESIDE_RULE:
             old[name] = working(stored[name], entry.dtype)
     for scalar in spec.scalars:  # in float64: 1 - beta2**step has no digits to spare
-        number = stored[scalar.name]
+        number = stored[scalar.name].reshape(())  # one of shape [1] would make float64 of what it meets
         old[scalar.name] = number.to(norm_dtype(number.device), copy=True)
     return old, stored, made, is_first
 
