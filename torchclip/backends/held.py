@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -49,15 +51,15 @@ def held(precision: Precision, spec: RuleSpec) -> Held:
     blocks = blocks_of(precision)
     min_elements = 0 if blocks is None else blocks.min_elements
     rows = None if blocks is None else blocks.embedding_rows
-    # One that does not stay wide, of the one type that a policy gives no slot by itself.
-    parameter = torch.empty(max(min_elements, 1), dtype=torch.float16, device="meta")
-    types = precision.types(spec, parameter)
+    # Of the one type that a policy gives no slot by itself.
+    parameter = torch.empty(1, dtype=torch.float16, device="meta")
+    types = _narrowing(precision).types(spec, parameter)
     names = [slot.name for slot in spec.slots if slot.name not in BESIDE_RULE]
     return Held(
         FORMS.index(kind),
         [_form(types.slots.get(name)) for name in names],
-        min_elements,
-        NO_ROWS if rows is None else rows,
+        min(min_elements, sys.maxsize),
+        NO_ROWS if rows is None else min(rows, sys.maxsize),
         MASTER if kind is Kind.MASTER else REMAINDER,
         [absmax_of(name) for name in names],
     )
@@ -67,6 +69,14 @@ def blocks_of(precision: Precision) -> Blockwise8bit | None:
     """The policy of the state, where that is in blocks."""
     state = precision.state if isinstance(precision, ParameterPolicy) else precision
     return state if isinstance(state, Blockwise8bit) else None
+
+
+def _narrowing(precision: Precision) -> Precision:
+    """The policy without what keeps parameters wide."""
+    if blocks_of(precision) is None:
+        return precision
+    everywhere = Blockwise8bit(min_elements=0, embedding_rows=None)
+    return replace(precision, state=everywhere) if isinstance(precision, ParameterPolicy) else everywhere
 
 
 def _form(codec: Codec | None) -> int:
