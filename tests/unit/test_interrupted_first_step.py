@@ -96,6 +96,35 @@ def test_wherever_it_comes(error: type[BaseException], backend: str) -> None:
     assert at > 60, "the step has few lines: nothing was traced"
 
 
+def check_stopped_while_moved(backend: str, at: int) -> bool:
+    """A step that puts codes in another order, stopped. Returns whether there was such a line."""
+    weight = torch.nn.Parameter(torch.zeros(4, 8, 5, 6))
+    precision = torchclip.Blockwise8bit(min_elements=0)
+    optimizer = torchclip.SGD([weight], lr=1.0, momentum=1.0, precision=precision, backend=backend)
+    weight.grad = torch.arange(weight.numel()).view(weight.shape) / 7
+    optimizer.step()
+    before = optimizer.float32_state_dict()["state"][0]["momentum_buffer"]
+    old, start = optimizer.state[weight]["momentum_buffer"], weight.detach().clone()
+    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    weight.grad = torch.zeros_like(weight)
+    with Stopped(at, KeyboardInterrupt) as stopped:
+        optimizer.step()
+    is_taken = not torch.equal(weight, start)
+    after = optimizer.float32_state_dict()["state"][0]["momentum_buffer"]
+    assert is_taken or (torch.equal(after, before) and optimizer.state[weight]["momentum_buffer"] is old)
+    assert ((after - before).abs() <= 0.02 * before.abs().max()).all(), "codes and absmax of two orders"
+    return stopped.has_raised
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"], indirect=True)
+def test_codes_are_moved_with_their_absmax(backend: str) -> None:
+    """Or not at all, wherever Ctrl-C comes."""
+    at = 0
+    while check_stopped_while_moved(backend, at):
+        at += 1
+    assert at > 60, "the step has few lines: nothing was traced"
+
+
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_state_that_cannot_be_made(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory runs out at the second parameter, the first has no buffer that counts as begun."""

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import torchclip
-from torchclip import Blockwise8bit, Precision, SplitMaster
+from torchclip import Blockwise8bit, ClipByGlobalNorm, Precision, SplitMaster
+
+BLOCKS = Blockwise8bit(min_elements=0)
 
 THRESHOLDS: dict[str, tuple[Precision, torch.dtype]] = {
     "largest_integer": (Blockwise8bit(min_elements=sys.maxsize), torch.float32),
@@ -26,3 +28,64 @@ def test_thresholds_beyond_every_tensor(policy: Precision, held: torch.dtype, ba
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert optimizer.state[weight]["exp_avg"].dtype is held
+
+
+def moments_of(optimizer: torchclip.FusedOptimizer) -> list[torch.Tensor]:
+    return [held["momentum_buffer"] for held in optimizer.float32_state_dict()["state"].values()]
+
+
+def with_codes_in_another_order(backend: str, **options: object) -> tuple[torchclip.SGD, list[torch.nn.Parameter]]:
+    """Two parameters after a step, which alone is not damped; the first lies in another order since."""
+    params = [torch.nn.Parameter(torch.randn(4, 8, 5, 6)) for _ in range(2)]
+    optimizer = torchclip.SGD(params, lr=0.1, momentum=0.9, dampening=0.5, precision=BLOCKS, backend=backend, **options)
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer.step()
+    params[0].data = params[0].data.contiguous(memory_format=torch.channels_last)
+    params[0].grad = torch.randn_like(params[0])
+    return optimizer, params
+
+
+def test_codes_follow_their_parameter(backend: str) -> None:
+    """On every backend into the same blocks, from which the step is taken: no first one."""
+    both = []
+    for each in (backend, "reference"):
+        torch.manual_seed(1)
+        optimizer, params = with_codes_in_another_order(each)
+        optimizer.step()
+        assert optimizer.state[params[0]]["momentum_buffer"].stride() == params[0].stride()
+        both.append([*params, *moments_of(optimizer)])
+    for ours, theirs in zip(*both):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_raises_leaves_codes_as_they_are(backend: str) -> None:
+    optimizer, params = with_codes_in_another_order(backend, clip=ClipByGlobalNorm(1.0, nonfinite="error"))
+    before, held = moments_of(optimizer), dict(optimizer.state[params[0]])
+    good = params[1].grad
+    without_memory = torch.ones_like(params[1])
+    without_memory.untyped_storage().resize_(0)
+    for wrong in (torch.full_like(params[1], torch.inf), torch.ones_like(params[1]).to_sparse(), without_memory):
+        if backend == "reference" and wrong is without_memory:
+            continue  # torch itself would read it
+        params[1].grad = wrong
+        with pytest.raises(RuntimeError, match="not finite|sparse gradient|no memory"):
+            optimizer.step()
+        assert all(map(torch.equal, moments_of(optimizer), before))
+        assert all(optimizer.state[params[0]][name] is value for name, value in held.items())
+    params[1].grad = good
+    optimizer.step()
+
+
+def test_sizes_of_one_are_in_no_order(backend: str) -> None:
+    """Codes of a convolution over single points stay as they are when it becomes channels_last."""
+    weight = torch.nn.Parameter(torch.randn(64, 32, 1, 1))
+    optimizer = torchclip.AdamW([weight], precision=BLOCKS, backend=backend)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    codes, strides = optimizer.state[weight]["exp_avg"], weight.stride()
+    weight.data = weight.data.to(memory_format=torch.channels_last)
+    assert weight.stride() != strides
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight]["exp_avg"] is codes

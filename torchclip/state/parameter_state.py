@@ -40,12 +40,14 @@ class Made(NamedTuple):
         parameter: whose state it is.
         tensors: state tensors by their names.
         version: autograd's, of the parameter before it is written.
+        replaced: what there was in the place of some of them.
     """
 
     position: int
     parameter: Tensor
     tensors: dict[str, Tensor]
     version: int
+    replaced: Mapping[str, Any] = {}
 
 
 @dataclass
@@ -60,29 +62,34 @@ class Ledger:
 
     def give(self, state: MutableMapping[Tensor, dict[str, Any]], made: Made) -> None:
         """Puts what was made into ``state``, all at once."""
-        self.made.append(made)
         held = state.get(made.parameter)
+        before = {} if held is None else held
+        replaced = {name: before[name] for name in made.tensors if before.get(name) is not None}
+        self.made.append(made._replace(replaced=replaced))
         if held is None:
             state[made.parameter] = dict(made.tensors)
         else:
             held.update(made.tensors)
 
     def drop(self, state: MutableMapping[Tensor, dict[str, Any]], *, written: bool = True) -> None:
-        """Takes it out again, so that the next step is a first step; not what the user has put in its place since.
+        """Takes it out again, so that the next step is a first step, and puts back what it replaced; not where the user
+        has put something else in its place since.
 
         Args:
             state: as in ``optimizer.state``.
             written: that of parameters, too, that have been written since.
         """
-        for _, parameter, tensors, version in self.made:
-            if not written and parameter._version != version:
+        for made in self.made:
+            if not written and made.parameter._version != made.version:
                 continue
-            held = state.get(parameter, {})
-            for name, tensor in tensors.items():
-                if held.get(name) is tensor:
+            held = state.get(made.parameter, {})
+            own = [name for name, tensor in made.tensors.items() if held.get(name) is tensor]
+            held.update({name: made.replaced[name] for name in own if name in made.replaced})
+            for name in own:
+                if name not in made.replaced:
                     del held[name]
             if not held:
-                state.pop(parameter, None)
+                state.pop(made.parameter, None)
 
 
 def create_state(
@@ -94,7 +101,7 @@ def create_state(
     lay_out: Callable[[RuleSpec, str, Tensor, Any], Any] | None = None,
     *,
     precision: Precision | None = None,
-    make: Callable[[Tensor, Mapping[str, Any], dict[str, Any], torch.device | str], dict[str, Tensor]] | None = None,
+    make: Callable[[Tensor, Mapping[str, Any], Mapping[str, Any], torch.device | str], dict[str, Tensor]] | None = None,
     on_device: bool,
 ) -> None:
     """Checks the parameters at ``positions`` and makes the state they lack.
@@ -108,7 +115,8 @@ def create_state(
         lay_out: gives what is made of the rule, by its name, for a parameter the layout of that, where processes share
             it.
         precision: the precision policy.
-        make: ``(parameter, group, its state, the device of numbers) -> what the state lacks``, under one.
+        make: ``(parameter, group, its state, the device of numbers) -> what the state lacks, and what takes the place
+            of codes in another order``, under one.
         on_device: whether numbers of state lie on their parameter's device, or on the host.
     """
     ledger = Ledger() if ledger is None else ledger

@@ -95,10 +95,10 @@ def first_step(
             if attention:
                 raise AssertionError("a parameter still cannot step after its state was made")
         # Slow weights that are made later, after loading say, make no first step of the rule; nor does what a
-        # precision policy keeps.
+        # precision policy keeps, or puts in another order.
         spec = optimizer.spec
         of_rule = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars)} - BESIDE_RULE
-        fresh = {made.position for made in ledger.made if made.tensors.keys() & of_rule}
+        fresh = {made.position for made in ledger.made if (made.tensors.keys() - made.replaced.keys()) & of_rule}
         fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchclip.backends.reference import codecs
 from torchclip.policies.precision.codec import MASTER, REMAINDER, ROUNDING_STREAM, Codec, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import State
-from torchclip.state.sharded import PLAIN_TENSORS, local_of
+from torchclip.state.sharded import PLAIN_TENSORS, is_sharded, local_of
 
 Words = Callable[[int], Tensor]
 """The words of a stream of draws, one for each element: int64 in [0, 2**32), in the parameter's shape."""
@@ -64,6 +64,36 @@ def slot_value(name: str, types: Types, stored: Mapping[str, Any], dtype: torch.
         return working(local_view(stored[name]), dtype)
     codes, absmax = local_view(stored[name]), local_view(stored[absmax_of(name)])
     return working(codecs.from_blocks(codes, absmax, is_signed=codec.is_signed), dtype)
+
+
+def codes_in_order(types: Types, parameter: Tensor, held: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Codes that lie in another order than their parameter, those of a checkpoint say, in the parameter's, which the
+    passes walk, with the absmax of each: in blocks of other elements, so that they are rounded once more.
+
+    Args:
+        types: how operands are held.
+        parameter: whose state it is.
+        held: its state, which is left as it is.
+    """
+    moved: dict[str, Tensor] = {}
+    for name, codec in types.slots.items():
+        codes = held.get(name)
+        if codec.kind is not Kind.BLOCKS or not isinstance(codes, Tensor) or is_sharded(codes):
+            continue
+        if codes.stride() == parameter.stride() or torch.compiler.is_compiling():
+            continue  # a graph would move those of a step that is not taken
+        like = torch.empty_like(parameter, dtype=torch.uint8, requires_grad=False)
+        if _steps_of(codes) == _steps_of(like):
+            continue
+        value = codecs.from_blocks(codes, held[absmax_of(name)], is_signed=codec.is_signed)
+        coded, moved[absmax_of(name)] = codecs.to_blocks(value.view(codes.shape), like, is_signed=codec.is_signed)
+        moved[name] = like.copy_(coded)
+    return moved
+
+
+def _steps_of(tensor: Tensor) -> list[int]:
+    """The strides of dimensions with more than one element."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def as_stored(parameter: Tensor, types: Types | None, value: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from torchclip.backends.reference import pipeline
 from torchclip.backends.reference.draws import Draws
-from torchclip.backends.reference.operands import Words, local_view, parameter_value, slot_value, working
+from torchclip.backends.reference.operands import (
+    Words,
+    codes_in_order,
+    local_view,
+    parameter_value,
+    slot_value,
+    working,
+)
 from torchclip.distributed import shards
 from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
@@ -260,6 +267,7 @@ def state_of(run: Run, entry: Entry) -> tuple[State, State, State, bool]:
     is_first = not made.keys() <= BESIDE_RULE
     if types is not None:
         made |= created_beside(spec, types, entry.owner, group, entry.held)
+        made |= codes_in_order(types, entry.owner, entry.held)
     kept, stored = {**entry.held, **made}, {}
     # Of the user's own entries none is looked at.
     for slot in spec.slots:
