@@ -93,6 +93,8 @@ bool ParameterReader::describe_held(ParameterRecord& record, Described& all) con
     if (!is_dense(all.slots[slot]) || !same_order(all.slots[slot], parameter)) return false;
     TensorInfo absmax;
     if (!describe_state(codecs.beside[1 + slot], parameter, absmax) || absmax.type != kFloatType) return false;
+    const bool has_rows = !holding_.wide.empty() && absmax.dim == 2;  // those of a part, whose blocks are in rows
+    if (has_rows ? absmax.sizes[0] != parameter.sizes[0] : absmax.dim != 1) return false;
     if (absmax.numel != (parameter.numel + kBlock - 1) / kBlock || !is_contiguous(absmax)) return false;
   }
   const Form form = types.parameter.form;

@@ -27,6 +27,7 @@ TAKEN: dict[str, Callable[[float], Any]] = {
     "float16_of_one": lambda number: torch.tensor([number], dtype=torch.float16),
     "float64": lambda number: torch.tensor(number, dtype=torch.float64),
     "matrix": lambda number: torch.full((1, 1), int(number)),
+    "negated": lambda number: torch._neg_view(torch.tensor(-float(number))),
 }
 each_taken = pytest.mark.parametrize("change", TAKEN.values(), ids=TAKEN)
 
@@ -117,6 +118,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "none": (torch.tensor([], dtype=torch.int64), r"has shape \(0,\), and a whole number from 0"),
     "complex": (torch.tensor(2j), "is torch.complex64"),
     "text": ("2", "is str, and a whole number from 0"),
+    "negated": (torch._neg_view(torch.tensor(2.0)), "is -2.0; it must be a whole number from 0"),
     "list": ([2], "is list, and a whole number from 0"),
     "bool": (True, "is bool, and a whole number from 0"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -89,3 +90,26 @@ def test_sizes_of_one_are_in_no_order(backend: str) -> None:
     weight.grad = torch.randn_like(weight)
     optimizer.step()
     assert optimizer.state[weight]["exp_avg"] is codes
+
+
+ASSIGNED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "negated": (torch._neg_view, "is lazily negated"),
+    "in_a_row": (lambda absmax: absmax.reshape(1, -1), r"is torch.float32 of shape \(1, 3\) on cpu, and 'exp_avg' in"),
+}
+
+
+@pytest.mark.parametrize("change, words", ASSIGNED.values(), ids=ASSIGNED)
+def test_an_absmax_that_is_assigned(change: Callable[[torch.Tensor], torch.Tensor], words: str, backend: str) -> None:
+    """It is refused by its name before anything is written."""
+    params = [torch.nn.Parameter(torch.ones(20, 30)) for _ in range(2)]
+    optimizer = torchclip.AdamW(params, precision=BLOCKS, backend=backend)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    held, before = optimizer.state[params[1]], params[0].detach().clone()
+    kept, held["exp_avg_absmax"] = held["exp_avg_absmax"], change(held["exp_avg_absmax"])
+    with pytest.raises(RuntimeError, match=f"^state 'exp_avg_absmax' of parameter 1 .* {words}"):
+        optimizer.step()
+    assert torch.equal(params[0], before)
+    held["exp_avg_absmax"] = kept
+    optimizer.step()

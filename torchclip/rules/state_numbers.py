@@ -66,7 +66,7 @@ def exact_number(name: str, value: Any, wanted: Wanted, dtype: torch.dtype) -> T
             raise TypeError(f"{name} is {what}, and {wanted.words} is wanted")
         if number.numel() != 1:
             raise ValueError(f"{name} has shape {tuple(number.shape)}, and {wanted.words} is wanted")
-        number = number.detach().reshape(())
+        number = number.detach().resolve_neg().reshape(())
     plain = number.item() if isinstance(number, Tensor) else number
     if not wanted.holds(plain):
         raise ValueError(f"{name} is {plain}; it must be {wanted.words}")

@@ -54,7 +54,7 @@ def are_ordinary(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]], stat
                 number = held.get(scalar.name)
                 if not isinstance(number, Tensor) or number.dtype not in DTYPES:
                     return False
-                if number.layout is not torch.strided or number.numel() != 1 or number.is_meta:
+                if number.layout is not torch.strided or number.numel() != 1 or number.is_meta or number.is_neg():
                     return False
             for value in (parameter, *held.values()):
                 if isinstance(value, Tensor) and value.is_inference():

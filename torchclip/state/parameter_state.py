@@ -19,7 +19,7 @@ from torchclip.rules.table import RULES
 from torchclip.state.precision_state import check_precise_state, check_precision
 from torchclip.state.reachable import check_reachable, check_writable
 from torchclip.state.sharded import is_sharded, local_of
-from torchclip.state.tensor_checks import check_gradient, check_parameter, check_state
+from torchclip.state.tensor_checks import check_gradient, check_parameter, check_state, lazy_reason
 
 OF_SOME_RULE = frozenset(
     [slot.name for spec in RULES.values() for slot in spec.slots]
@@ -214,7 +214,7 @@ def check_all(
 def _convert_numbers(spec: RuleSpec, name: str, held: dict[str, Any]) -> None:
     for scalar in spec.scalars:
         value = held.get(scalar.name)
-        if value is not None and not is_kept_number(value):
+        if value is not None and (not is_kept_number(value) or lazy_reason(value) is not None):
             held[scalar.name] = exact_number(f"state {scalar.name!r} of {name}", value, scalar.wanted, scalar.dtype)
 
 

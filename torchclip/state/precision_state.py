@@ -12,7 +12,7 @@ from torchclip.policies.precision import Precision
 from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
 from torchclip.state.sharded import held_part, is_sharded, is_wrapper, shard_like
-from torchclip.state.tensor_checks import check_state
+from torchclip.state.tensor_checks import check_state, lazy_reason
 
 ONE = 255
 """The code of 1, the absmax itself."""
@@ -123,6 +123,9 @@ def check_precise_state(
         device = value.device if isinstance(value, Tensor) else parameter.device
         if isinstance(value, Tensor) and not held_part(value).is_contiguous():
             came += f" and strides {tuple(value.stride())}"
+        reason = lazy_reason(value) if isinstance(value, Tensor) else None
+        if reason is not None:
+            raise RuntimeError(f"state {entry!r} of {name} {reason}; assign value.resolve_neg()")
         if came != f"{dtype} of shape {tuple(shape)}" or device != parameter.device:
             raise RuntimeError(
                 f"state {entry!r} of {name} is {came} on {device}, and {slot!r} in blocks needs {dtype} of shape "
