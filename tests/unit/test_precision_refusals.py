@@ -186,16 +186,47 @@ def test_an_absmax_with_gaps_is_refused() -> None:
         optimizer.step()
 
 
-MASTERS = {"integers": torch.ones(8, dtype=torch.int64), "complex": torch.ones(8, dtype=torch.complex64),
-           "sparse": torch.ones(8).to_sparse()}  # fmt: skip
+MASTERS = {"integers": torch.ones(8, dtype=torch.int64), "complex": torch.ones(8, dtype=torch.complex64)}
 
 
 @pytest.mark.parametrize("master", MASTERS.values(), ids=MASTERS)
 def test_a_master_of_another_kind_does_not_load(master: torch.Tensor) -> None:
     optimizer = torchclip.SGD([weight()], lr=0.1, precision=MasterWeights())
     saved = {"state": {0: {"master": master}}, "param_groups": optimizer.state_dict()["param_groups"]}
-    with pytest.raises(RuntimeError, match="'master' of parameter 0 .* a dense tensor of torch.float32 is wanted"):
+    with pytest.raises(RuntimeError, match="'master' of parameter 0 .* and torch.float32 is wanted"):
         optimizer.load_state_dict(saved)
+
+
+WITHOUT_VALUES: dict[str, tuple[Any, Any]] = {
+    "unchanged": (StateDtype("bfloat16"), StateDtype("bfloat16")),
+    "rounded": (StateDtype("float32"), StateDtype("bfloat16")),
+    "in_blocks": (SplitMaster(state=Blockwise8bit(min_elements=0)), SplitMaster(state=Blockwise8bit(min_elements=0))),
+    "out_of_blocks": (Blockwise8bit(min_elements=0), None),
+    "into_blocks": (None, Blockwise8bit(min_elements=0)),
+    "master": (MasterWeights(), MasterWeights()),
+    "no_policy": (None, None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint holds .* in other types")
+@pytest.mark.parametrize("saving, loading", WITHOUT_VALUES.values(), ids=WITHOUT_VALUES)
+def test_state_without_values_does_not_load(saving: Any, loading: Any) -> None:
+    """From ``torch.load(..., map_location="meta")``, or sparse: each tensor is named."""
+    parameter = weight()
+    optimizers = [torchclip.AdamW([parameter], precision=policy) for policy in (saving, loading)]
+    parameter.grad = torch.ones_like(parameter)
+    optimizers[0].step()
+    saved = optimizers[0].state_dict()
+    for key, value in saved["state"][0].items():
+        for lost, what in ((value.to("meta"), "strided on meta"), (value.to_sparse(), "sparse_coo on cpu")):
+            if key == "step":
+                continue  # test_state_numbers.py has it
+            damaged = copy.deepcopy(saved)
+            damaged["state"][0][key] = lost
+            words = f"^state '{key}' of parameter 0 .* of layout torch.{what} in the checkpoint, and the parameter is "
+            with pytest.raises(RuntimeError, match=words):
+                optimizers[1].load_state_dict(damaged)
+    optimizers[1].load_state_dict(saved)
 
 
 def test_a_copy_and_a_pickle_keep_the_policy() -> None:

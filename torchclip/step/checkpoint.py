@@ -25,7 +25,13 @@ from torchclip.state.group_state import checked_shared, numbers_of
 from torchclip.state.parameter_state import check_entries, check_held_state, foreign_entries
 from torchclip.state.sharded import local_of
 from torchclip.state.tensor_checks import describe_parameter
-from torchclip.step.checkpoint_precision import check_remainders, held_otherwise, warn_of_conversion
+from torchclip.step.checkpoint_precision import (
+    check_remainders,
+    has_values,
+    held_otherwise,
+    of_another_kind,
+    warn_of_conversion,
+)
 from torchclip.step.foreign_state import translated
 
 if TYPE_CHECKING:
@@ -223,13 +229,8 @@ def _own_slot(slot: StateSlot, name: str, parameter: Tensor, value: Tensor) -> T
     """A copy beside the parameter. It has the parameter's type, or float32 beside a half-precision one where it is
     float32 already or must not be rounded."""
     is_number = value.is_floating_point() or value.is_complex()
-    has_values = value.layout is torch.strided and (parameter.is_meta or not value.is_meta)
-    if not has_values or not is_number or value.is_complex() != parameter.is_complex():
-        raise RuntimeError(
-            f"state {slot.name!r} of {name} is {value.dtype} of layout {value.layout} on {value.device.type} in the "
-            f"checkpoint, and the parameter is {parameter.dtype} on {parameter.device.type}: load a checkpoint made "
-            "for this model and this optimizer"
-        )
+    if not has_values(value, parameter) or not is_number or value.is_complex() != parameter.is_complex():
+        raise of_another_kind(slot.name, name, value, parameter)
     # One number that is not finite spoils its tensor or row alone, and such a run can be saved.
     sums = slot.extent is not Extent.ELEMENT and not value.is_meta
     if sums and bool((local_of(value.detach()).double() < 0).any()):

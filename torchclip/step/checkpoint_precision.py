@@ -64,8 +64,10 @@ def held_otherwise(
     for slot in spec.slots:
         value, absmax = rest.get(slot.name), rest.pop(absmax_of(slot.name), None)
         codec = None if types is None else types.slots.get(slot.name)
-        if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
+        if not isinstance(value, Tensor) or value.is_complex() or not has_values(value, parameter):
             continue  # refused, where it is, as without a policy
+        if value.dtype is torch.uint8 and isinstance(absmax, Tensor) and not has_values(absmax, parameter):
+            raise of_another_kind(absmax_of(slot.name), name, absmax, parameter)
         if value.dtype is torch.uint8 and types is not None and codec is not None and codec.kind is Kind.BLOCKS:
             if isinstance(absmax, Tensor):
                 value = in_order_of_blocks(slot, name, value.detach(), absmax.detach(), parameter)
@@ -86,15 +88,31 @@ def held_otherwise(
     for key, dtype in beside.items():
         if key in HELD_BY and rest.get(key) is not None:
             value = rest.pop(key)
+            if isinstance(value, Tensor) and not has_values(value, parameter):
+                raise of_another_kind(key, name, value, parameter)
             if isinstance(value, Tensor) and not _is_beside(key, value):
                 raise RuntimeError(
-                    f"state {key!r} of {name} is {value.dtype}, {value.layout} in the checkpoint, and a dense tensor "
-                    f"of {dtype} is wanted: load one that was saved with precision={HELD_BY[key]}()"
+                    f"state {key!r} of {name} is {value.dtype} in the checkpoint, and {dtype} is wanted: load one that "
+                    f"was saved with precision={HELD_BY[key]}()"
                 )
             ready[key] = _copied(value, parameter)
             if isinstance(ready[key], Tensor):
                 ready[key] = ready[key].to(dtype) if key == MASTER else _viewed(ready[key], dtype)
     return rest, ready, converted
+
+
+def has_values(value: Tensor, parameter: Tensor) -> bool:
+    """Whether there are elements in memory to make the state of a parameter of."""
+    return value.layout is torch.strided and (parameter.is_meta or not value.is_meta)
+
+
+def of_another_kind(key: str, name: str, value: Tensor, parameter: Tensor) -> RuntimeError:
+    """The error of a state tensor that no state of its parameter can be made of; ``name`` is the parameter's."""
+    return RuntimeError(
+        f"state {key!r} of {name} is {value.dtype} of layout {value.layout} on {value.device.type} in the checkpoint, "
+        f"and the parameter is {parameter.dtype} on {parameter.device.type}: load a checkpoint made for this model and "
+        "this optimizer"
+    )
 
 
 def with_bits_to_send(state: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -156,8 +174,7 @@ def warn_of_conversion(names: set[str], precision: Precision | None) -> None:
 
 def _is_beside(key: str, value: Tensor) -> bool:
     """Whether it is a tensor of the kind that is kept under the key beside a parameter."""
-    has_type = value.is_floating_point() if key == MASTER else value.dtype in (torch.int16, torch.bfloat16)
-    return has_type and value.layout is torch.strided
+    return value.is_floating_point() if key == MASTER else value.dtype in (torch.int16, torch.bfloat16)
 
 
 def _copied(value: Any, parameter: Tensor) -> Any:
