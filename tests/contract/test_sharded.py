@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,34 +10,18 @@ import torch
 import torch.distributed
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.placement_types import _StridedShard
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torchclip
 from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
+from shards import as_one_of_two, parameter, sharded, start
 from torchclip.distributed.places import place_of
 from torchclip.distributed.shards import positions
 
 MEASURING = ("normalized_sgd", "sgd_clip", "mom_clip", "mix_clip", "ada_grad_norm", "ada_grad_norm_row", "ada_loss")
 ELEMENTWISE = sorted(OPTIMIZERS.keys() - set(MEASURING))
 
-
-@pytest.fixture(autouse=True)
-def _two_ranks() -> Iterator[None]:
-    """Of which this process is one, and the other one is not there: nothing is sent."""
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def sharded(value: torch.Tensor) -> DTensor:
-    return distribute_tensor(value, init_device_mesh("cpu", (2,)), [Shard(0)])
-
-
-def parameter() -> torch.nn.Parameter:
-    made = torch.nn.Parameter(sharded(torch.arange(12.0).reshape(4, 3)))
-    made.grad = sharded(torch.ones(4, 3))
-    return made
+_two_ranks = pytest.fixture(autouse=True)(as_one_of_two)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -110,7 +94,7 @@ def test_processes_that_are_gone(backend: str) -> None:
             optimizer.step()
         assert same_bits(p.to_local(), before)
     finally:
-        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        start()
 
 
 PLACEMENTS = (

@@ -55,6 +55,6 @@ def make_plan(
         plan.hold(*held(modifiers.precision, spec))
     taken: Plan = plan
     if sharing is not None:
-        taken = ShardedPlan(plan, scope, sharing, spec.family == "soft_threshold", modifiers.precision)
+        taken = ShardedPlan(plan, spec, scope, sharing, modifiers.precision)
     taken.configure(configuration(modifiers), group_numbers(modifiers))
     return taken

@@ -17,6 +17,7 @@ from torchclip.distributed.places import WHOLE, place_of
 from torchclip.distributed.processes import is_running
 from torchclip.policies.precision import Precision
 from torchclip.rules.norms import Scope
+from torchclip.rules.rule_spec import Extent, RuleSpec
 
 if TYPE_CHECKING:
     from torchclip import _C
@@ -39,26 +40,28 @@ class ShardedPlan:
 
     Args:
         plan: what takes the steps.
+        spec: the rule, whose thresholds may go by zeros.
         scope: that of a rule that clips itself.
         sharing: what it asks.
-        counts_zeros: whether thresholds of the rule may go by zeros.
         precision: the precision policy.
     """
 
     def __init__(
         self,
         plan: _C.Plan | _C.CudaPlan | _C.TritonPlan,
+        spec: RuleSpec,
         scope: Scope,
         sharing: Sharing,
-        counts_zeros: bool,
         precision: Precision | None = None,
     ) -> None:
         self._plan = cast("_C.Plan", plan)  # of whose methods the others' are, but for the types of numbers
-        self._scope, self._sharing, self._counts_zeros = scope, sharing, counts_zeros
+        self._scope, self._sharing, self._counts_zeros = scope, sharing, spec.family == "soft_threshold"
         self._rounds = precision is not None and precision.draws
         self._blocks = None if precision is None else blocks_of(precision)
         self._of: Any = None  # of which groups the plan was told what stays wide
-        self._view = LocalView()
+        self._view = LocalView(
+            [slot.name for slot in spec.slots if slot.extent is Extent.ELEMENT and not slot.optional]
+        )
         self._numbers: Mapping[str, float] = {}
         self._sizes: list[int] | None = None  # of the groups that the plan was told of
 
@@ -76,7 +79,7 @@ class ShardedPlan:
         """As the plan's."""
         try:
             self._read(param_groups, state)
-            return self._plan.refresh(self._view.groups, self._view.state)
+            return self._plan.refresh(self._view.groups, self._view.state) or self._view.astray
         finally:
             self._view.take_gradients_back()
 
@@ -94,6 +97,8 @@ class ShardedPlan:
             return UNREADY  # to whoever says what is wrong
         try:
             self._read(param_groups, state)
+            if self._view.astray:
+                return UNREADY
             outcome = self._plan.step(self._view.groups, self._view.state, grad_scale, found_inf, loss)
         finally:
             self._view.take_gradients_back()

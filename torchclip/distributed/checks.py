@@ -13,12 +13,11 @@ from torchclip.distributed.layout import KEY, layout_of
 from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.places import place_of
 from torchclip.distributed.processes import Processes, is_running, of
-from torchclip.distributed.shards import sharded_dimension
 from torchclip.policies.clip import AdaGC, AdaptiveGradientClip, ClipByTensorNorm, measures
 from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.state.sharded import held_part, is_sharded
+from torchclip.state.sharded import held_part, is_sharded, sharded_dimension
 from torchclip.state.steppable import can_step
 from torchclip.state.tensor_checks import describe_parameter
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchclip.distributed.shards import aligned
-from torchclip.state.sharded import held_part, is_sharded, waited_part
+from torchclip.state.sharded import held_part, is_sharded, layout_reason, waited_part
 
 _LOCAL = attrgetter("_local_tensor")
 
@@ -24,11 +24,16 @@ class LocalView:
     Attributes:
         groups: the param groups.
         state: by the parameters of those groups.
+
+    Args:
+        of_elements: the names of state that every parameter has, of one number for each element.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_elements: Collection[str]) -> None:
+        self._of_elements = of_elements
         self.groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, Any] = {}
+        self._astray: list[int] = []
         self._parameters: list[Tensor] = []
         self._locals: list[Tensor] = []
         self._sharded: list[Tensor] = []  # those of the parameters that are DTensors
@@ -51,6 +56,11 @@ class LocalView:
         for parameter, part in zip(self._sharded, self._parts, strict=True):
             gradient = parameter.grad
             part.grad = None if gradient is None else _part_of_gradient(gradient, parameter)
+
+    @property
+    def astray(self) -> list[int]:
+        """The positions of parameters with a gradient, and with state that is spread in another way than they are."""
+        return [position for position in self._astray if self._parameters[position].grad is not None]
 
     def take_gradients_back(self) -> None:
         """After a step."""
@@ -112,14 +122,16 @@ class LocalView:
         self._dicts, self._values = dicts, values
         self._sharded_values = [value for value in values if isinstance(value, Tensor) and is_sharded(value)]
         self._parts_of_values = [held_part(value) for value in self._sharded_values]
-        self.state, self._held = {}, {}
-        for parameter, part in zip(self._parameters, self._locals, strict=True):
+        self.state, self._held, self._astray = {}, {}, []
+        for position, (parameter, part) in enumerate(zip(self._parameters, self._locals, strict=True)):
             held = state.get(parameter)
             if held is None:
                 continue
             self._held[id(part)] = held
             is_whole = part is parameter or not isinstance(held, dict)
             self.state[part] = held if is_whole else {name: _part(value) for name, value in held.items()}
+            if not is_whole and any(_is_astray(held.get(name), parameter) for name in self._of_elements):
+                self._astray.append(position)
 
 
 def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
@@ -128,6 +140,13 @@ def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
 
 def _part(value: Any) -> Any:
     return held_part(value) if isinstance(value, Tensor) else value
+
+
+def _is_astray(value: Any, parameter: Any) -> bool:
+    """Whether it is a DTensor that is spread in another way than the parameter; a plain one does not fit."""
+    if not isinstance(value, Tensor) or not is_sharded(value):
+        return False
+    return layout_reason(value, parameter, parameter.placements) is not None
 
 
 def _allow_gradient(parameter: Any, part: Any) -> None:

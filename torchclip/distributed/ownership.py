@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from torchclip.distributed.processes import Processes, of_mesh
-from torchclip.distributed.shards import sharded_dimension
-from torchclip.state.sharded import is_sharded
+from torchclip.state.sharded import is_sharded, sharded_dimension
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,10 @@ import torch
 from torch import Tensor
 
 from torchclip.rules.rule_spec import Extent, RuleSpec
-from torchclip.state.sharded import is_sharded
+from torchclip.state.sharded import is_sharded, placements_of_rows, sharded_dimension
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
-
-
-def sharded_dimension(placement: Any) -> int | None:
-    """The tensor's dimension that a placement splits; None where it splits none.
-
-    A ``_StridedShard``, which FSDP2 over tensor parallelism makes, says False to ``is_shard()``.
-    """
-    if placement.is_replicate() or placement.is_partial():
-        return None
-    dimension: int | None = getattr(placement, "dim", None)
-    return dimension
 
 
 def coordinates(parameter: DTensor) -> list[Tensor]:
@@ -103,10 +92,10 @@ def _one_for_each_row(parameter: Tensor, value: Tensor) -> Tensor:
         parameter: a DTensor of two dimensions at least.
         value: [rows, 1, …], the same number everywhere.
     """
-    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor import DTensor
 
     sharded: Any = parameter
-    placements = [one if sharded_dimension(one) == 0 else Replicate() for one in sharded.placements]
+    placements = placements_of_rows(parameter)
     local = value[: len(row_indices(parameter))].clone()
     made: Tensor = DTensor.from_local(
         local, sharded.device_mesh, placements, run_check=False, shape=value.shape, stride=value.stride()

@@ -12,7 +12,7 @@ from torchclip.policies.precision import Precision
 from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
 from torchclip.state.sharded import held_part, is_sharded, is_wrapper, shard_like
-from torchclip.state.tensor_checks import check_state, lazy_reason
+from torchclip.state.tensor_checks import check_layout, check_state, lazy_reason
 
 ONE = 255
 """The code of 1, the absmax itself."""
@@ -132,3 +132,5 @@ def check_precise_state(
                 f"{tuple(shape)} on {parameter.device}, a number for each 256 elements: load a checkpoint made for "
                 "this model, or give the parameter no state at all, with which it starts anew"
             )
+        assert isinstance(value, Tensor)
+        check_layout(name, entry, value, parameter)

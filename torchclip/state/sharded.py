@@ -41,6 +41,50 @@ def local_of(tensor: Tensor) -> Tensor:
     return waited_part(tensor)
 
 
+def sharded_dimension(placement: Any) -> int | None:
+    """The tensor's dimension that a placement splits; None where it splits none.
+
+    A ``_StridedShard``, which FSDP2 over tensor parallelism makes, says False to ``is_shard()``.
+    """
+    if placement.is_replicate() or placement.is_partial():
+        return None
+    dimension: int | None = getattr(placement, "dim", None)
+    return dimension
+
+
+def placements_of_rows(parameter: Any) -> tuple[Any, ...]:
+    """Those of a DTensor of one number for each row of a DTensor."""
+    from torch.distributed.tensor import Replicate
+
+    return tuple(one if sharded_dimension(one) == 0 else Replicate() for one in parameter.placements)
+
+
+def layout_reason(tensor: Tensor, parameter: Tensor, placements: tuple[Any, ...] | None) -> str | None:
+    """What is wrong with the layout of a state tensor over processes; None for nothing.
+
+    Args:
+        tensor: of the state.
+        parameter: whose it is.
+        placements: over the parameter's mesh that it is to have; None for a plain tensor.
+    """
+    if placements is None and not is_sharded(tensor):
+        return None
+    own: Any = tensor
+    mesh = None if placements is None else parameter.device_mesh  # type: ignore[attr-defined]
+    if mesh is not None and is_sharded(tensor) and own.placements == placements:
+        found = own.device_mesh
+        # Meshes that are called otherwise, or were loaded, are others to torch.
+        if found is mesh or found == mesh or torch.equal(found.mesh, mesh.mesh):
+            return None
+    came = _layout(own.device_mesh, own.placements) if is_sharded(tensor) else "a plain tensor"
+    wanted = "a plain tensor" if mesh is None else _layout(mesh, placements)
+    return f"is {came} where {wanted} is wanted"
+
+
+def _layout(mesh: Any, placements: Any) -> str:
+    return f"a DTensor of placements {tuple(placements)} over ranks {mesh.mesh.tolist()}"
+
+
 def shard_like(like: Tensor, part: Tensor, shape: torch.Size | None = None) -> Tensor:
     """A tensor that is laid out over processes as ``like``, of which this one holds ``part``.
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.rules.rule_spec import StateSlot
+from torchclip.rules.rule_spec import Extent, StateSlot
+from torchclip.state.sharded import is_sharded, layout_reason, placements_of_rows
 from torchclip.state.steppable import can_step
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -205,6 +206,7 @@ def check_state(
                 f"state {slot.name!r} of {name} {' and '.join(different)}: move and cast the state together with the "
                 "parameter, or load a checkpoint made for this model and this optimizer"
             )
+        check_layout(name, slot.name, value, parameter, slot.extent)
         if may_overlap(value):
             raise RuntimeError(
                 f"state {slot.name!r} of {name} has strides {tuple(value.stride())}, as an expanded tensor has, and "
@@ -215,3 +217,25 @@ def check_state(
             raise RuntimeError(f"state {slot.name!r} of {name} {reason}; assign value.resolve_conj().resolve_neg()")
     if len(set(dtypes.values())) > 1:
         raise RuntimeError(f"the state of {name} is of several types, {dtypes}; cast it to one of them")
+
+
+def check_layout(name: str, entry: str, value: Tensor, parameter: Tensor, extent: Extent = Extent.ELEMENT) -> None:
+    """Raises when a state tensor is not laid out over processes as its parameter is.
+
+    Args:
+        name: what errors call the parameter.
+        entry: the state tensor's name.
+        value: the state tensor.
+        parameter: whose state it is.
+        extent: how many numbers it holds.
+    """
+    sharded: Any = parameter
+    placements = sharded.placements if is_sharded(parameter) else None
+    if placements is not None and extent.shape(parameter) != parameter.shape:
+        placements = placements_of_rows(parameter) if extent is Extent.ROW else None
+    reason = layout_reason(value, parameter, placements)
+    if reason is not None:
+        raise RuntimeError(
+            f"state {entry!r} of {name} {reason}: load it with "
+            "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which lays state out as parameters are"
+        )
