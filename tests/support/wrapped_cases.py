@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -189,10 +190,81 @@ def zero() -> None:
         assert "clip" not in optimizer.optim.state_dict()["param_groups"][0]
 
 
+ZERO_OPTIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (torchclip.AdamW, {"lr": 0.05, "clip": torchclip.AutoClip(50.0, window=3)}),
+    (torchclip.AdamW, {"lr": 0.05, "clip": 0.5, "extensions": [torchclip.Lookahead(k=2)]}),
+    (torchclip.SGD, {"lr": 0.05, "clip": 0.5, "skip": torchclip.SkipSpikes(window=4, sigma=0.5, on=("grad_norm",))}),
+    (torchclip.SGD, {"lr": 0.05, "clip": torchclip.ClipByValue(0.1), "step_size": torchclip.SqrtDecay()}),
+    (torchclip.AdaGradNorm, {"lr": 0.1, "scope": "row"}),
+    (torchclip.MixClip, {"lr": 0.1, "gamma": 1.0, "scope": "tensor"}),
+)
+
+
+def steps(model: nn.Module, optimizer: Any, numbers: range) -> None:
+    for number in numbers:
+        optimizer.zero_grad()
+        model(batch(number)).square().mean().backward()
+        optimizer.step()
+
+
+def zero_goes_on() -> None:
+    """With every argument that is no hyperparameter: after a param group was added, and from a checkpoint."""
+
+    for cls, options in ZERO_OPTIONS:
+        single, model, again = net(), net(), net()
+        expected = cls(list(single.parameters())[:3], norm_group=alone(), backend="reference", **options)
+        optimizer, resumed = (
+            ZeroRedundancyOptimizer(
+                list(each.parameters())[:3], optimizer_class=cls, norm_group=dist.group.WORLD, **options
+            )
+            for each in (model, again)
+        )
+        for one, trained in ((expected, single), (optimizer, model)):
+            steps(trained, one, range(2))
+            one.add_param_group({"params": list(trained.parameters())[3:], "lr": 0.02})
+            steps(trained, one, range(2, 4))
+        optimizer.consolidate_state_dict(0)
+        saved = [None]
+        if dist.get_rank() == 0:
+            buffer = io.BytesIO()
+            torch.save(optimizer.state_dict(), buffer)
+            saved = [buffer.getvalue()]
+        dist.broadcast_object_list(saved, 0)
+        resumed.add_param_group({"params": list(again.parameters())[3:]})
+        again.load_state_dict(model.state_dict())
+        resumed.load_state_dict(torch.load(io.BytesIO(saved[0]), weights_only=True))
+        for one, trained in ((expected, single), (optimizer, model), (resumed, again)):
+            steps(trained, one, range(4, 6))
+        for name, value in single.state_dict().items():
+            assert_near(model.state_dict()[name], value, CLOSE, f"{cls.__name__} {options} {name}")
+            assert torch.equal(model.state_dict()[name], again.state_dict()[name]), (cls, options, name)
+
+
+def groups_of_zero_keep_their_own_clip() -> None:
+    model = net()
+    first, second = _two_groups(model)
+    groups = [{**first, "clip": 0.1}, second]
+    optimizer = ZeroRedundancyOptimizer(
+        groups, optimizer_class=torchclip.SGD, norm_group=dist.group.WORLD, lr=0.1, clip=0.5
+    )
+    steps(model, optimizer, range(2))
+    assert [group.get("clip") for group in optimizer.optim.param_groups] == [0.1, None]
+    assert optimizer.optim.grad_norm.shape == (2,)
+
+
 def _two_groups(model: nn.Module) -> list[dict[str, Any]]:
     params = list(model.parameters())
     return [{"params": params[:2]}, {"params": params[2:]}]
 
 
-CASES = ("ddp", "fsdp2", "tensor_parallel", "fsdp_by_tp", "fsdp1", "zero")
+CASES = (
+    "ddp",
+    "fsdp2",
+    "tensor_parallel",
+    "fsdp_by_tp",
+    "fsdp1",
+    "zero",
+    "zero_goes_on",
+    "groups_of_zero_keep_their_own_clip",
+)
 """Every one by its name."""

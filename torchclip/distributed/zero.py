@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from torchclip.distributed.processes import is_running
@@ -11,28 +11,42 @@ from torchclip.distributed.processes import is_running
 MODULE, FUNCTION = "torch.distributed.optim.zero_redundancy_optimizer", "_init_local_optimizer"
 
 
-def is_made_by_zero() -> bool:
-    """Whether the optimizer that is being made is one of those: nothing but the calls that lead here tells."""
+def zero_that_asks() -> Any | None:
+    """The ZeroRedundancyOptimizer that an optimizer is being made for: nothing but the calls that lead here tells."""
     if not is_running() or MODULE not in sys.modules:
-        return False
+        return None
     frame = sys._getframe(1)
     while frame.f_back is not None:
         if frame.f_code.co_name == FUNCTION and frame.f_globals.get("__name__") == MODULE:
-            return True
+            return frame.f_locals["self"]
         frame = frame.f_back
-    return False
+    return None
 
 
-def drop_options(param_groups: Sequence[MutableMapping[str, Any]], options: Mapping[str, Any]) -> None:
-    """Takes out of the param groups what is an argument of the constructor.
+def take_arguments_out(zero: Any, params: Iterable[Any], hyperparameters: Collection[str]) -> list[Any]:
+    """Takes out of param groups the arguments of the constructor that are no hyperparameters.
 
-    The wrapper's own groups have every argument as a default, and it copies their keys into ours at every step, where a
-    group's ``"clip"`` is another thing than the optimizer's.
+    The wrapper has every argument as a default of its own groups. It copies their keys into ours in every step, where a
+    group's ``"clip"`` is another thing than the optimizer's, and saves them, policies and process groups among them.
+    Once it has made its optimizer, nothing asks for them any more.
+
+    Args:
+        zero: the wrapper; its groups and defaults are changed.
+        params: what it hands on.
+        hyperparameters: the keys that stay.
+
+    Returns:
+        ``params`` without them.
     """
-    for group in param_groups:
-        for name, value in options.items():
-            if name in group and group[name] is value:
+    arguments = {name: value for name, value in zero.defaults.items() if name not in hyperparameters}
+    copies = [dict(one) if isinstance(one, dict) else one for one in params]
+    for group in (*zero.param_groups, *(one for one in copies if isinstance(one, dict))):
+        for name, value in arguments.items():
+            if name in group and group[name] is value:  # and no setting of the group's own
                 del group[name]
+    for name in arguments:
+        del zero.defaults[name]
+    return copies
 
 
 def reason_without_group(has_sums: bool) -> str | None:

@@ -19,7 +19,6 @@ from torchclip.backends import choice
 from torchclip.backends.codes import NON_FINITE, STEPPED, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.device_flag import LeftOut
-from torchclip.distributed.zero import drop_options
 from torchclip.policies.adaptive_clip import AdaGC
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.step_size import check_closure, checked_loss
@@ -97,7 +96,7 @@ class FusedOptimizer(ConvertedOptimizer):
         )
         self._compose()
         self._forget_plan()
-        super().__init__(self._processes.params(params, options), defaults)
+        super().__init__(self._processes.params(params, defaults), defaults)
         self._modifiers = self._modifiers.with_clips(self._modifiers.clip, self.param_groups)
         self._choose_backend()  # so that one that cannot run is an error of the constructor
 
@@ -161,8 +160,6 @@ class FusedOptimizer(ConvertedOptimizer):
                 result = closure()
         # What breaks a graph may have left this one to be traced by itself, whoever has called it.
         is_compiled = is_compiled or is_dynamo_compiling()
-        if self._processes.lent_options is not None:
-            drop_options(self.param_groups, self._processes.lent_options)
         # A graph is never compiled within backward(); only the hooks of one step eagerly are.
         if not is_compiled and _current_graph_task_id() != NO_BACKWARD:
             check_in_backward(type(self).__name__, self._modifiers, self.spec, self.clips_by, self.param_groups)

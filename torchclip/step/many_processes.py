@@ -15,7 +15,7 @@ from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
 from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
-from torchclip.distributed.zero import drop_options, is_made_by_zero, reason_without_group
+from torchclip.distributed.zero import reason_without_group, take_arguments_out, zero_that_asks
 from torchclip.policies.group_clip import clips_of
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.precision import SplitMaster
@@ -38,8 +38,7 @@ class ManyProcesses:
 
     Attributes:
         known: who holds what, since a step first asked; None before that.
-        lent_options: those that ZeroRedundancyOptimizer puts into param groups before every step, to be taken out
-            again; None where it has not made the optimizer.
+        made_by_zero: whether ZeroRedundancyOptimizer has made the optimizer.
 
     Args:
         norm_group: the argument of its constructor: over which processes its parameters are distinct.
@@ -49,26 +48,26 @@ class ManyProcesses:
         TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
     """
 
-    lent_options: Mapping[str, Any] | None = None
+    made_by_zero: bool = False
 
     def __init__(self, norm_group: GroupOrMesh | None, loss_group: GroupOrMesh | None) -> None:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
         self.known: Layout | None = None
 
-    def params(self, params: Any, options: Mapping[str, Any]) -> Any:
-        """The constructor's ``params``, without the ``options`` that ZeroRedundancyOptimizer has put into them."""
-        if not is_made_by_zero():
+    def params(self, params: Any, defaults: Mapping[str, Any]) -> Any:
+        """The constructor's ``params``, without what ZeroRedundancyOptimizer has put into them beside hyperparameters,
+        which are those of ``defaults``."""
+        zero = zero_that_asks()
+        if zero is None:
             return params
-        self.lent_options = dict(options)
-        copies = [dict(one) if isinstance(one, dict) else one for one in params]
-        drop_options([one for one in copies if isinstance(one, dict)], self.lent_options)
-        return copies
+        self.made_by_zero = True
+        return take_arguments_out(zero, params, defaults)
 
     def check(self, optimizer: MeasuredOptimizer, modifiers: Any = None) -> None:
         """Raises ValueError for what would be measured or drawn wrongly; ``modifiers`` are to be the optimizer's."""
         policies = optimizer._modifiers if modifiers is None else modifiers
-        if self.lent_options is not None and self.norm_group is None:
+        if self.made_by_zero and self.norm_group is None:
             has_sums = takes_sums(optimizer.spec, optimizer.param_groups, measures=policies.measures)
             reason = reason_without_group(has_sums)
             if reason is not None:
@@ -209,4 +208,4 @@ class ManyProcesses:
         return mean.total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "known": None, "lent_options": None}
+        return {**vars(self), "known": None}
