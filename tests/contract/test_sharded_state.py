@@ -1,4 +1,4 @@
-"""State of DTensors that is loaded, or put there by hand: it has to be laid out over processes as they are."""
+"""State of DTensors, loaded or put there by hand, and what torch.distributed.checkpoint makes of one process's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.tensor import DeviceMesh, Replicate, Shard, distribute_tensor, init_device_mesh
 
 import torchclip
@@ -85,3 +90,23 @@ def test_numbers_of_rows_and_blocks_lie_as_rows_do(backend: str) -> None:
         saved["state"][0][name] = torch.ones(held.shape)
         with pytest.raises(RuntimeError, match=f"'{name}' of parameter 0 .* is a plain tensor where .*{wanted}"):
             optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("key", ["clip", "norm_group", "none"])
+def test_flattened_state_of_a_group_with_settings_of_its_own(key: str) -> None:
+    """torch asks the state for every key of the group that loads it."""
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    own = {"clip": 0.25, "norm_group": torch.distributed.new_group([0]), "none": None}[key]
+    key = "clip" if key == "none" else key
+    saved: dict[str, Any] = {}
+    for number in range(2):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        groups = [{"params": model[0].parameters()}, {"params": model[1].parameters(), key: own}]
+        optimizer = torchclip.SGD(groups, lr=0.1 + number, momentum=0.9, clip=1.0)
+        if number == 0:
+            saved = get_optimizer_state_dict(model, optimizer, options=options)
+            assert saved[f"param_groups.1.weight.{key}"] is None
+        else:
+            set_optimizer_state_dict(model, optimizer, saved, options=options)
+            assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+            assert optimizer.param_groups[1][key] is own and key not in optimizer.param_groups[0]

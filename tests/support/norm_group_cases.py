@@ -111,7 +111,7 @@ def experts() -> None:
         for parameter, value, norm in zip(params, (*dense, *own), norms):
             assert_near(parameter.detach(), value * (1 - 0.5 / norm), 1e-6, "parameter")
         saved = optimizer.state_dict()
-        assert "norm_group" not in saved["param_groups"][1]
+        assert saved["param_groups"][1]["norm_group"] is None
         optimizer.load_state_dict(saved)
         assert optimizer.param_groups[1]["norm_group"] is dist.group.WORLD
 

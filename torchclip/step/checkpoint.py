@@ -254,5 +254,6 @@ def _own(key: Any, value: Any, parameter: Tensor) -> Any:
 
 
 def without_live(group: dict[str, Any]) -> dict[str, Any]:
-    """A param group without what is no state: its clip policy and its process group."""
-    return {key: value for key, value in group.items() if key not in (CLIP, NORM_GROUP)}
+    """A param group with None for what is no state, its clip policy and its process group: loading does not look at it,
+    and ``torch.distributed.checkpoint`` asks flattened state for every key that a group has."""
+    return {key: None if key in (CLIP, NORM_GROUP) else value for key, value in group.items()}

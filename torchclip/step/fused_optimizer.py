@@ -259,7 +259,7 @@ class FusedOptimizer(ConvertedOptimizer):
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`torch.optim.Optimizer.state_dict`, of steps that were taken: what skipped ones made is left out.
 
-        So are clip policies and process groups: they are no state, neither the optimizer's nor those of param groups.
+        So are clip policies and process groups, which are no state; those of param groups leave None in their place.
         """
         settle_when_idle(self)
         saved = self._keys.saved(super().state_dict())
