@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import torchclip
@@ -238,3 +238,20 @@ def test_clipping_by_a_function() -> None:
     norm = torchclip.clip_grad_norm_([p], 0.5)
     optimizer.step()
     assert float(norm) > 0.5 and float(p.grad.to_local()[0, 0]) < 1.0
+
+
+def test_mesh_of_others() -> None:
+    """This process is rank 0."""
+    others = DeviceMesh("cpu", [1])
+    part = DTensor.from_local(torch.ones(0, 3), others, [Shard(0)], run_check=False, shape=(4, 3), stride=(3, 1))
+    for params, options in (
+        ([torch.nn.Parameter(torch.ones(2))], {"norm_group": others}),
+        ([torch.nn.Parameter(torch.ones(2))], {"loss_group": others}),
+        ([{"params": [torch.nn.Parameter(torch.ones(2))], "norm_group": others}], {}),
+    ):
+        with pytest.raises(ValueError, match=r"_group is one of ranks \[1\], and this is rank 0: give each process"):
+            torchclip.SGD(params, lr=0.1, **options)
+    with pytest.raises(ValueError, match=r"^parameter 0 .* over ranks \[1\], and this is rank 0, which holds nothing"):
+        torchclip.SGD([torch.nn.Parameter(part)], lr=0.1)
+    with pytest.raises(ValueError, match=r"^the mesh of a DTensor is one of ranks \[1\], and this is rank 0"):
+        torchclip.get_total_norm([part])

@@ -81,6 +81,11 @@ def _reason_of_sharded(parameter: Tensor, *, has_sums: bool) -> str | None:
             f"is a DTensor of placements {tuple(sharded.placements)}, of which no process holds the elements: "
             "redistribute it to Replicate() or Shard(…) before the optimizer is made"
         )
+    if is_running() and sharded.device_mesh.get_coordinate() is None:
+        return (
+            f"is a DTensor over ranks {sharded.device_mesh.mesh.tolist()}, and this is rank "
+            f"{torch.distributed.get_rank()}, which holds nothing of it: leave it out of this process's optimizer"
+        )
     known = all(one.is_replicate() or sharded_dimension(one) is not None for one in sharded.placements)
     if not known:
         return f"is a DTensor of placements {tuple(sharded.placements)}, which are none that a step knows"

@@ -76,9 +76,14 @@ def world() -> Processes:
     return Processes(tuple(range(dist.get_world_size())), dist.group.WORLD)
 
 
-def of_mesh(mesh: DeviceMesh) -> Processes:
-    """Those of a device mesh that this process is in."""
+def of_mesh(mesh: DeviceMesh, name: str = "the mesh of a DTensor") -> Processes:
+    """Those of a device mesh; raises ValueError, by its ``name``, for one that this process is not in."""
     ranks = tuple(sorted(mesh.mesh.flatten().tolist()))
+    if mesh.get_coordinate() is None:
+        raise ValueError(
+            f"{name} is one of ranks {list(ranks)}, and this is rank {dist.get_rank()}: give each process the mesh "
+            "that it is in, and leave out of it what is none of its own"
+        )
     root = mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else None
     return Processes(ranks, mesh.get_group() if mesh.ndim == 1 else None, root)
 
@@ -101,7 +106,7 @@ def of(given: Any, name: str) -> Processes:
     from torch.distributed.device_mesh import DeviceMesh
 
     if isinstance(given, DeviceMesh):
-        return of_mesh(given)
+        return of_mesh(given, name)
     if given is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(f"{name} is a group that this process is not in: give each process the group that it is in")
     if not isinstance(given, dist.ProcessGroup):
