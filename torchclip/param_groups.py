@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from torchclip.distributed.ownership import is_flat
 from torchclip.rules import hyperparameters
 
 NamedParameter = tuple[str, nn.Parameter]
@@ -32,7 +33,8 @@ def param_groups_per_layer(model: nn.Module) -> list[dict[str, Any]]:
 
     Raises:
         TypeError: when ``model`` is no module.
-        ValueError: when nothing in it can be trained, or a lazy module in it has not yet seen its input.
+        ValueError: when nothing in it can be trained, a lazy module in it has not yet seen its input, or FSDP1 has made
+            one parameter of several layers.
 
     Example:
         >>> import torch
@@ -45,7 +47,15 @@ def param_groups_per_layer(model: nn.Module) -> list[dict[str, Any]]:
     Source: Zhang, Jin, Fang, Wang, Improved Analysis of Clipping Algorithms for Non-convex Optimization, NeurIPS 2020,
     arXiv 2010.02519; the ``layer`` option of their code, as it is described there.
     """
-    return [{"params": params} for _, params in _trainable_layers(model)]
+    layers = _trainable_layers(model)
+    for _, params in layers:
+        for name, parameter in params:
+            if getattr(parameter, "_is_flat_param", False):
+                raise ValueError(
+                    f"parameter {name!r} is FSDP1's, and is one of all layers of what it wraps: wrap the model with "
+                    "use_orig_params=True, or shard it with fully_shard"
+                )
+    return [{"params": params} for _, params in layers]
 
 
 def param_groups_weight_decay(
@@ -69,8 +79,8 @@ def param_groups_weight_decay(
 
     Raises:
         TypeError: when ``model`` is no module.
-        ValueError: when ``weight_decay`` is negative or not finite, nothing in the model can be trained, or a lazy
-            module in it has not yet seen its input.
+        ValueError: when ``weight_decay`` is negative or not finite, nothing in the model can be trained, a lazy module
+            in it has not yet seen its input, or FSDP1 has flattened its parameters.
 
     Example:
         >>> import torch
@@ -90,6 +100,12 @@ def param_groups_weight_decay(
     others: list[NamedParameter] = []
     for module, params in _trainable_layers(model):
         for name, parameter in params:
+            if is_flat(parameter):
+                raise ValueError(
+                    f"parameter {name!r} is a piece that FSDP1 has flattened, with no dimensions to tell weights from "
+                    "biases by: make the groups before the model is wrapped with use_orig_params=True, or shard it "
+                    "with fully_shard"
+                )
             is_bias = name.rpartition(".")[2] == "bias"
             is_exempt = parameter.ndim <= 1 or is_bias or isinstance(module, _NORMS) or name in no_weight_decay
             (others if is_exempt else decaying).append((name, parameter))

@@ -159,6 +159,13 @@ def fsdp1() -> None:
             found = train(model, made(name, model.parameters(), norm_group=group), own_part)
             with FullyShardedDataParallel.summon_full_params(model):
                 assert_alike(whole(model.module), single, found, norms)
+        with pytest.raises(ValueError, match=r"^parameter .* that FSDP1 has flattened.* before the model is wrapped"):
+            torchclip.param_groups_weight_decay(model, 0.1)
+        if original:
+            assert len(torchclip.param_groups_per_layer(model)) == 3
+        else:
+            with pytest.raises(ValueError, match=r"^parameter .*_flat_param' is FSDP1's.*use_orig_params=True"):
+                torchclip.param_groups_per_layer(model)
         params = list(model.parameters())
         for refused in (
             {"clip": torchclip.AdaptiveGradientClip()},
@@ -172,6 +179,20 @@ def fsdp1() -> None:
         train(model, optimizer, own_part)
         kinds = {optimizer.state[one]["exp_avg"].dtype for one in params if one.numel() > 0 and one in optimizer.state}
         assert kinds == {torch.uint8} and optimizer.backend == "cpu", optimizer.backend_reason
+
+
+def groups_made_before_fsdp1() -> None:
+    """Which have the same parameters when they are pieces."""
+    single, model = net(), net()
+    expected = torchclip.SGD(torchclip.param_groups_weight_decay(single, 0.5), lr=0.1)
+    groups = torchclip.param_groups_weight_decay(model, 0.5)
+    wrapped = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+    optimizer = torchclip.SGD(groups, lr=0.1)
+    steps(single, expected, range(2))
+    steps(wrapped, optimizer, range(2))
+    with FullyShardedDataParallel.summon_full_params(wrapped):
+        for name, value in single.state_dict().items():
+            assert_near(whole(wrapped.module)[name], value, CLOSE, name)
 
 
 def zero() -> None:
@@ -263,6 +284,7 @@ CASES = (
     "tensor_parallel",
     "fsdp_by_tp",
     "fsdp1",
+    "groups_made_before_fsdp1",
     "zero",
     "zero_goes_on",
     "groups_of_zero_keep_their_own_clip",
