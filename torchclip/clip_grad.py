@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
-from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
+from torchclip.distributed.processes import GroupOrMesh, is_running, of
 from torchclip.distributed.total_norm import total_norm
 from torchclip.policies.numbers import checked_bound
 from torchclip.rules.norms import HARD_EPS
@@ -81,7 +81,7 @@ def get_total_norm(
     tensors = _as_list(tensors)
     norm_type = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
     if _is_distributed(tensors, norm_group):
-        return _distributed_norm(tensors, norm_type, error_if_nonfinite, _processes(norm_group))
+        return _distributed_norm(tensors, norm_type, error_if_nonfinite, norm_group)
     if not _is_fused(tensors, norm_type):
         # torch has no infinity norm of an empty tensor, and overflows in half precision.
         filled = [tensor for tensor in tensors if tensor.numel() > 0]
@@ -114,16 +114,18 @@ def _is_distributed(tensors: list[Tensor], norm_group: GroupOrMesh | None) -> bo
     return norm_group is not None or any(map(is_sharded, tensors))
 
 
-def _processes(norm_group: GroupOrMesh | None) -> Processes | None:
-    return None if norm_group is None else of(norm_group, "norm_group")
-
-
 def _distributed_norm(
-    tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool, norm_group: Processes | None
+    tensors: Sequence[Tensor | None],
+    norm_type: float,
+    error_if_nonfinite: bool,
+    norm_group: GroupOrMesh | None,
+    parameters: list[Tensor] | None = None,
 ) -> Tensor:
-    norm = total_norm(tensors, norm_type, norm_group if is_running() else None)
+    """As :func:`total_norm`, whose arguments these are."""
+    given = None if norm_group is None else of(norm_group, "norm_group")
+    norm = total_norm(tensors, norm_type, given if is_running() else None, parameters)
     _check_finite(norm, norm_type, error_if_nonfinite)
-    return norm.to(_norm_dtype(tensors))
+    return norm.to(_norm_dtype([tensor for tensor in tensors if tensor is not None] or parameters or []))
 
 
 @torch.no_grad()
@@ -144,7 +146,8 @@ def clip_grad_norm_(
     optimizer with ``clip=`` does without this function and never writes the gradients.
 
     Args:
-        parameters: tensors whose ``.grad`` is clipped; those without one are passed over.
+        parameters: tensors whose ``.grad`` is clipped; those without one are passed over. Every process that has a
+            part of DTensors takes part, without a gradient too.
         max_norm: the bound.
         norm_type: the order p of the norm.
         error_if_nonfinite: raise, with the gradients untouched, when the norm is infinite or NaN.
@@ -176,12 +179,16 @@ def clip_grad_norm_(
     if is_generator and len(parameters) == 0:
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach, norm_group=norm_group)
-    if _is_distributed(gradients, norm_group):
+    if _is_distributed([*parameters, *gradients], norm_group):
+        order = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
+        taking_part = [parameter for parameter in parameters if parameter.requires_grad or parameter.grad is not None]
+        each = [parameter.grad for parameter in taking_part]
+        norm = _distributed_norm(each, order, error_if_nonfinite, norm_group, taking_part)
         factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
         for gradient in map(local_of, gradients):
             gradient.mul_(factor.to(gradient.device))
         return norm
+    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach, norm_group=norm_group)
     if not _is_fused(gradients, float(norm_type)):
         if all(lazy_reason(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)

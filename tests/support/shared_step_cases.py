@@ -142,6 +142,22 @@ def clip_functions() -> None:
     assert_near(torchclip.get_total_norm(partial), 3**0.5 * torch.tensor(float(dist.get_world_size())), 1e-6, "norm")
 
 
+def clip_functions_without_gradients() -> None:
+    """The last process has none of some parameters, or of all, and takes part all the same."""
+    world, last = dist.get_world_size(), dist.get_rank() == dist.get_world_size() - 1
+    for missing in (1, 2):
+        params = [torch.nn.Parameter(spread(torch.ones(8, 2), fsdp(0, (8, 2)))) for _ in range(2)]
+        for index, parameter in enumerate(params):
+            if not last or index >= missing:
+                parameter.grad = spread(torch.ones(8, 2), fsdp(0, (8, 2)))
+        norm = (32 - missing * 16 / world) ** 0.5
+        assert_near(torchclip.clip_grad_norm_(params, 1.0), torch.tensor(norm), TOLERANCE, "norm")
+        for parameter in params:
+            if parameter.grad is not None:
+                gradient = local_part(parameter.grad)
+                assert_near(gradient, torch.ones_like(gradient) / norm, 2e-6, "gradient")
+
+
 @on_both
 def one_norm_for_two() -> None:
     """Optimizers with half of the parameters each."""
@@ -186,6 +202,7 @@ CASES = (
     "parameters_replaced",
     "copied",
     "clip_functions",
+    "clip_functions_without_gradients",
     "one_norm_for_two",
     "partial_gradients",
 )

@@ -13,31 +13,41 @@ from torch import Tensor
 from torchclip.distributed.exchange import all_reduced
 from torchclip.distributed.layout import layout_of
 from torchclip.distributed.processes import Processes
+from torchclip.distributed.shards import aligned
 from torchclip.rules.norms import norm_dtype
 from torchclip.state.sharded import is_sharded, local_of
 
 
 @torch.no_grad()
-def total_norm(tensors: Sequence[Tensor], order: float, norm_group: Processes | None) -> Tensor:
+def total_norm(
+    tensors: Sequence[Tensor | None],
+    order: float,
+    norm_group: Processes | None,
+    parameters: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Of all their elements together, each counted once: 0-dim, the same in every process.
 
     Args:
         tensors: DTensors on any meshes, and tensors of which every process has a copy.
         order: of the norm, infinity included.
         norm_group: the processes over which all of them are distinct.
+        parameters: whose gradients they are. A process takes part for a parameter that has none, too, which is None.
     """
-    whole = [_summed_up(tensor) for tensor in tensors]
-    layout = layout_of([{"params": whole}], norm_group)
-    device = local_of(whole[0]).device if whole else torch.device("cpu")
+    whole = list(tensors)
+    for index, tensor in enumerate(tensors):
+        if tensor is not None:
+            whole[index] = _summed_up(tensor) if parameters is None else aligned(tensor, parameters[index])
+    held = [_laid_out_as(index, whole, parameters) for index in range(len(whole))]
+    layout = layout_of([{"params": held}], norm_group)
+    device = local_of(held[0]).device if held else torch.device("cpu")
     operation = {math.inf: dist.ReduceOp.MAX, -math.inf: dist.ReduceOp.MIN}.get(order, dist.ReduceOp.SUM)
     none = {math.inf: 0.0, -math.inf: math.inf}.get(order, 0.0)
     found = []
     for over in layout.norms:
         total = torch.full((), none, dtype=norm_dtype(device), device=device)
         for tensor, owner in zip(whole, layout.owners, strict=True):
-            local = local_of(tensor)
-            if owner.norm == over and local.numel() > 0:
-                total = _joined(total, _power(local, order).to(total), owner.norm_share, order)
+            if tensor is not None and owner.norm == over and local_of(tensor).numel() > 0:
+                total = _joined(total, _power(local_of(tensor), order).to(total), owner.norm_share, order)
         for processes in over:
             total = all_reduced(total, processes, operation)
         found.append(total)
@@ -45,6 +55,15 @@ def total_norm(tensors: Sequence[Tensor], order: float, norm_group: Processes | 
     for other in found[1:]:
         total = _joined(total, other, 1.0, order)
     return total if order == 0 or math.isinf(order) else total ** (1 / order)
+
+
+def _laid_out_as(index: int, tensors: Sequence[Tensor | None], parameters: Sequence[Tensor] | None) -> Tensor:
+    """What says over which processes a tensor is spread: where it may be missing, its parameter."""
+    tensor = tensors[index]
+    if parameters is not None and (tensor is None or is_sharded(tensor)):
+        return parameters[index]
+    assert tensor is not None
+    return tensor
 
 
 def _summed_up(tensor: Tensor) -> Tensor:
