@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 import torchclip
@@ -88,6 +89,25 @@ def stages_without_norms() -> None:
         moved = 0 if rank == 1 else 2
         for parameter, value in zip(mine, before):
             torch.testing.assert_close(parameter.detach(), value - moved)
+
+
+def scales_of_stages() -> None:
+    """A gradient that overflows in one stage: all leave out the step, and their scales stay the same with one found_inf
+    for all of them."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torchclip.SGD([parameter], lr=0.1, clip=1.0, norm_group=dist.group.WORLD)
+    scaler = ShardedGradScaler("cpu", init_scale=4.0, process_group=dist.group.WORLD)
+    for number in range(3):
+        scaler.scale(torch.ones(()))
+        parameter.grad = torch.full((3,), torch.inf if number == 1 and dist.get_rank() == 0 else scaler.get_scale())
+        before = parameter.detach().clone()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(before, parameter) is optimizer.step_was_skipped is (number == 1)
+        assert scaler.get_scale() == (4.0 if number == 0 else 2.0)
+        if number != 1:
+            assert_near(optimizer.grad_norm, torch.tensor(3.0 * dist.get_world_size()).sqrt(), TOLERANCE, "norm")
 
 
 def experts() -> None:
@@ -198,6 +218,7 @@ def what_is_no_group() -> None:
 CASES = (
     "stages",
     "stages_without_norms",
+    "scales_of_stages",
     "experts",
     "copies",
     "unlike_stages",
