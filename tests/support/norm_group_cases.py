@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import torchclip
 from sharded_cases import NOISE, build, fsdp
@@ -20,7 +20,9 @@ from sharded_twins import (
     assert_near,
     compiled,
     counted,
+    local_part,
     mesh_of,
+    part_of,
     spread,
     values,
 )
@@ -136,6 +138,42 @@ def experts() -> None:
         assert optimizer.param_groups[1]["norm_group"] is dist.group.WORLD
 
 
+def draws_of_distinct_tensors() -> None:
+    """Each tensor has one number, however many processes have parts or copies of it, and no two have the same."""
+    mesh = mesh_of(2, dist.get_world_size() // 2)
+    stages, parts, everyone = mesh["outer"], mesh["inner"], dist.group.WORLD
+    stage, shape = stages.get_local_rank(), (4, 2)
+    shards, copies = (parts, [Shard(0)]), (parts, [Replicate()])
+    # Where the tensors lie that are distinct over a group of processes, and those that are none, one place in a list.
+    for placements, group, common, at in (
+        (shards, stages, None, None),
+        (shards, everyone, None, None),
+        (copies, everyone, None, None),
+        (shards, stages, None, 0),
+        (None, stages, shards, 0),
+        (shards, stages, None, 1),
+    ):
+        for backend in ("reference", compiled()):
+            mine = [torch.nn.Parameter(spread(torch.zeros(shape), placements)) for _ in range(2 if at is None else 1)]
+            groups, own = [{"params": [*mine], "norm_group": group}], [len(mine) * stage + index for index in range(2)]
+            if at is not None:
+                copy = torch.nn.Parameter(spread(torch.zeros(shape), common))
+                groups.insert(at, {"params": [copy]})
+                mine.insert(at, copy)
+                own = [[0, 1 + stage], [2 * stage, 1]][at]
+            whole = [torch.nn.Parameter(torch.zeros(shape)) for _ in range(4 if at is None else 3)]
+            make = build("sgd", extensions=NOISE["noise"], seed=3, backend=backend)
+            expected, optimizer = make([{"params": whole}], norm_group=alone()), make(groups)
+            for _ in range(2):
+                for parameter in (*whole, *mine):
+                    parameter.grad = torch.ones_like(parameter)
+                expected.step()
+                optimizer.step()
+            for parameter, index in zip(mine, own, strict=True):
+                wanted = part_of(whole[index].detach(), parameter)
+                assert_near(local_part(parameter), wanted, 0.0, f"{placements}, {group}, number {index}")
+
+
 def copies() -> None:
     """A copy shares the groups, and goes on alike; a pickle would hold groups of this process."""
     mine = [torch.nn.Parameter(value) for value in values(((3, 2), (4,)), 1 + dist.get_rank())]
@@ -220,6 +258,7 @@ CASES = (
     "stages_without_norms",
     "scales_of_stages",
     "experts",
+    "draws_of_distinct_tensors",
     "copies",
     "unlike_stages",
     "what_is_no_group",

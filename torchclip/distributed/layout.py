@@ -32,6 +32,8 @@ class Layout:
         sums: over which processes sums are added; none where this process knows every norm by itself.
         apart: those of them that hold other parameters in the place of this process's.
         everyone: those that take the step together, who have one seed and average their losses.
+        distinct: the sets of processes that hold other parameters in the place of one another's, in an order that is
+            the same in all of them.
         agreed: what they have agreed on; None where nothing is asked of others.
     """
 
@@ -40,6 +42,7 @@ class Layout:
     sums: tuple[tuple[Processes, ...], ...]
     apart: tuple[tuple[Processes, ...], ...]
     everyone: tuple[Processes, ...]
+    distinct: tuple[Processes, ...] = ()
     agreed: Agreed | None = None
 
     def places(self, index: int) -> Tensor | None:
@@ -73,17 +76,24 @@ class Layout:
         return parameter.shape[0] if parameter.ndim >= 2 else 1
 
     def numbered(self) -> Layout:
-        """With numbers for draws: parameters that other processes hold come after one another. All take part."""
+        """With numbers for draws: parameters that other processes hold come after one another, each once, however many
+        have parts or copies of it. All take part."""
         owners = list(self.owners)
-        for over in self.apart:
-            mine = [index for index, owner in enumerate(owners) if owner.norm == over and owner.tensor != over]
-            before = 0
-            for processes in over:
-                counts = gathered(len(mine), processes)
-                before += sum(counts[: processes.ranks.index(dist.get_rank())])
-            for index in mine:
-                owners[index] = replace(owners[index], number=before)
+        apart = [index for index, owner in enumerate(owners) if owner.distinct is not None]
+        for processes in self.distinct:
+            first = {index: self._first_of(index, processes) for index in apart if owners[index].distinct == processes}
+            # From the first to the end: those in between keep the numbers that they have in every process.
+            own = len(owners) - apart[0] if dist.get_rank() in first.values() else 0
+            counts = gathered(own, processes)
+            for index, rank in first.items():
+                owners[index] = replace(owners[index], number=sum(counts[: processes.ranks.index(rank)]))
         return replace(self, owners=tuple(owners))
+
+    def _first_of(self, index: int, processes: Processes) -> int:
+        """The first rank of those that has a part or a copy of this very parameter."""
+        parameter: Any = self.parameters[index]
+        holders = of_mesh(parameter.device_mesh).ranks if is_sharded(parameter) else (dist.get_rank(),)
+        return min(set(holders) & set(processes.ranks))
 
     def exchange(self) -> Exchange:
         """That of one step."""
@@ -127,12 +137,17 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
     sums = dict.fromkeys(over for owner in owners for over in (owner.norm, owner.tensor) if over)
     sums = dict.fromkeys((*sums, *given))
     apart = dict.fromkeys(owner.norm for owner in owners if owner.norm != owner.tensor)
+    distinct = {owner.distinct for owner in owners if owner.distinct is not None}
+    if given:
+        assert norm_group is not None
+        distinct.add(norm_group)
     return Layout(
         parameters,
         tuple(owners),
         tuple(sorted(sums, key=_order)),
         tuple(dict.fromkeys((*apart, *given))),
         _everyone(parameters, declared, norm_group, processes_of),
+        tuple(sorted(distinct, key=lambda processes: _order((processes,)))),
     )
 
 

@@ -24,6 +24,7 @@ class Ownership:
             hold other parameters of the same model.
         tensor_share, norm_share: what part of this process's sum counts in each, since others hold copies: above 0, at
             most 1.
+        distinct: those that hold other parameters in its place, this process among them; None where nobody does.
         number: what is added to the parameter's index in draws, for the parameters that other processes hold.
     """
 
@@ -31,6 +32,7 @@ class Ownership:
     norm: tuple[Processes, ...] = ()
     tensor_share: float = 1.0
     norm_share: float = 1.0
+    distinct: Processes | None = None
     number: int = 0
 
 
@@ -49,7 +51,9 @@ def ownership_of(
     if not is_sharded(parameter):
         if declared is None:
             return Ownership()
-        return Ownership((declared,) if is_flat(parameter) else (), (declared,))
+        if is_flat(parameter):
+            return Ownership((declared,), (declared,))
+        return Ownership((), (declared,), distinct=declared)
     sharded: Any = parameter
     mesh = processes_of(sharded.device_mesh)
     split = [sharded_dimension(placement) is not None for placement in sharded.placements]
@@ -60,7 +64,8 @@ def ownership_of(
         return Ownership(of_tensor, of_tensor, share if of_tensor else 1.0, share if of_tensor else 1.0)
     norm = (declared,) if declared.holds(mesh) else (*of_tensor, declared)
     share_of_norm = share if of_tensor or declared.holds(mesh) else 1.0
-    return Ownership(of_tensor, norm, share if of_tensor else 1.0, share_of_norm)
+    distinct = None if norm == of_tensor else declared
+    return Ownership(of_tensor, norm, share if of_tensor else 1.0, share_of_norm, distinct)
 
 
 def is_flat(parameter: Tensor) -> bool:
