@@ -230,6 +230,32 @@ def unlike_stages() -> None:
         assert_near(optimizer.metrics()["lr_scale"], torch.tensor((1.0 + mean) ** -0.5), TOLERANCE, "lr_scale")
 
 
+def rows_of_unlike_stages() -> None:
+    """Stages in which other numbers of parameters have rows that are split."""
+    mesh = mesh_of(2, dist.get_world_size() // 2)
+    stages, placements = mesh["outer"], (mesh["inner"], [Shard(0)])
+    stage = stages.get_local_rank()
+    for shapes in (((5, 3), (4,), (7,), (6, 2)), ((4, 3), (3, 3), (7,), (4, 2))):
+        for group in (stages, dist.group.WORLD):
+            whole = [torch.nn.Parameter(value) for value in values(shapes, 1)]
+            mine = [torch.nn.Parameter(spread(value, placements)) for value in values(shapes, 1)]
+            mine = mine[3:] if stage else mine[:3]
+            make = build("sgd", clip=torchclip.AdaptiveGradientClip(0.1), backend="reference")
+            optimizer, expected = make(mine, norm_group=group), make(whole, norm_group=alone())
+            for number in range(2):
+                given = values(shapes, 100 + number)
+                for parameter, gradient in zip(whole, given, strict=True):
+                    parameter.grad = gradient
+                for parameter, gradient in zip(mine, given[3:] if stage else given[:3], strict=True):
+                    parameter.grad = spread(gradient, placements)
+                expected.step()
+                optimizer.step()
+                for name in ("grad_norm", "clip_factor"):
+                    assert_near(getattr(optimizer, name), getattr(expected, name), TOLERANCE, name)
+            for parameter, single in zip(mine, whole[3:] if stage else whole[:3], strict=True):
+                assert_near(local_part(parameter), part_of(single.detach(), parameter), TOLERANCE, "parameter")
+
+
 def what_is_no_group() -> None:
     plain = [torch.nn.Parameter(torch.ones(2))]
     for name in ("norm_group", "loss_group"):
@@ -261,6 +287,7 @@ CASES = (
     "draws_of_distinct_tensors",
     "copies",
     "unlike_stages",
+    "rows_of_unlike_stages",
     "what_is_no_group",
 )
 """Every one by its name."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchclip.backends.reference import adaptive, pipeline
 from torchclip.backends.reference.rows import SplitRows
 from torchclip.backends.reference.run import Run
-from torchclip.distributed.exchange import Over, Sum
+from torchclip.distributed.exchange import Over, processes_in
 from torchclip.policies.clip import AdaptiveGradientClip
 
 
@@ -30,9 +30,7 @@ def split_units(run: Run, clip: AdaptiveGradientClip) -> tuple[Tensor, Tensor, S
     one = torch.ones((), dtype=torch.float64)
     clips: list[Tensor] = [one] * sum(run.group_sizes)
     rows = SplitRows(run, least_dimensions=0)
-    joint: dict[Over, Tensor] = {
-        over: torch.zeros(2, dtype=torch.float64) for over in (*(owner.norm for owner in layout.owners), *layout.sums)
-    }
+    joint: dict[Over, Tensor] = {over: torch.zeros(2, dtype=torch.float64) for over in layout.norms}
     for entry in run.entries:
         raw = pipeline.raw_gradient(entry.gradient, entry.group, run.inv_scale).view_as(entry.parameter)
         weight = entry.value.view_as(entry.parameter)
@@ -47,18 +45,21 @@ def split_units(run: Run, clip: AdaptiveGradientClip) -> tuple[Tensor, Tensor, S
     rows.add(tensors=2)
     run.run_exchange()
     total = torch.stack([each.total for each in sums]).sum(dim=0)
-    later: list[Sum] = []
+    # Whoever holds other parameters knows nothing of these rows, and may have no split ones of its own.
+    elsewhere = {over: torch.zeros_like(total) for over in layout.apart}
     for index, owner in enumerate(layout.owners):
         if index in rows:
             gradients, weights = rows.whole(index).sqrt()
             factors = adaptive.unit_factors(clip, weights, gradients)
-            clips[index] = rows.local(index, factors)
-            known = len(owner.tensor) if owner.norm[: len(owner.tensor)] == owner.tensor else 0
-            copies = 1 if known else len(owner.tensor[0])
-            later.append(exchange.add(_squares(gradients, factors), owner.norm[known:], 1 / copies))
+            clips[index], squares = rows.local(index, factors), _squares(gradients, factors).to(total)
+            if owner.norm in elsewhere:
+                elsewhere[owner.norm] += squares / processes_in(owner.tensor)
+            else:
+                total = total + squares
+    sums = [exchange.add(own, over) for over, own in elsewhere.items()]
     run.run_exchange()
-    for each in later:
-        total = total + each.total.to(total)
+    for each in sums:
+        total = total + each.total
     norm, left = total.sqrt()
     return norm, torch.where(norm == 0, 1.0, left / torch.where(norm == 0, 1.0, norm)), clips
 
