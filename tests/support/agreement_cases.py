@@ -9,11 +9,24 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import Shard
 
 import torchclip
 from builders import LOSS
 from sharded_cases import build, fsdp, spreads, steps, two_roots
-from sharded_twins import Twins, counted, local_part, mesh_of, on_both, spread
+from sharded_twins import (
+    TOLERANCE,
+    Twins,
+    alone,
+    assert_near,
+    compiled,
+    counted,
+    local_part,
+    mesh_of,
+    on_both,
+    part_of,
+    spread,
+)
 
 
 def a_rank_that_leaves() -> None:
@@ -167,6 +180,61 @@ def changes_on_two_meshes() -> None:
         twins.optimizer.step()
 
 
+def one_path_for_all() -> None:
+    """Where one process is left to the reference path, whose sums are no plan's, the others go along, or all raise."""
+    mesh = mesh_of(2, dist.get_world_size() // 2)
+    stages, shards = mesh["outer"], (mesh["inner"], [Shard(0)])
+    stage = stages.get_local_rank()
+
+    def make(backend: str | None = None, **options: Any) -> Any:
+        shapes = ((4, 3), (6,))[: 1 + stage]  # rows are split in the last stage alone
+        mine = [torch.nn.Parameter(spread(torch.ones(shape), shards)) for shape in shapes]
+        for parameter in mine:
+            parameter.grad = torch.ones_like(parameter)
+        return torchclip.AdaGradNorm(mine, lr=0.1, norm_group=stages, backend=backend, **options)
+
+    def step_alike(optimizer: Any, expected: Any) -> None:
+        for each in (optimizer, expected):
+            each.step()
+        own = expected.param_groups[0]["params"][stage : 2 * stage + 1]
+        for parameter, single in zip(optimizer.param_groups[0]["params"], own, strict=True):
+            assert_near(local_part(parameter), part_of(single.detach(), parameter), TOLERANCE, "parameter")
+
+    adaptive, plain = torchclip.AdaptiveGradientClip(0.1), {"clip": 0.5}
+    whole = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 3), (4, 3), (6,))]
+    for parameter in whole:
+        parameter.grad = torch.ones_like(parameter)
+    expected = torchclip.AdaGradNorm(whole, lr=0.1, scope="tensor", **plain, norm_group=alone())
+    optimizer = make(scope="tensor", **plain)
+    step_alike(optimizer, expected)
+    assert optimizer.backend == compiled(), optimizer.backend_reason
+    optimizer.clip = adaptive  # later they do not go along, but hear of it
+    before = [local_part(parameter).clone() for parameter in optimizer.param_groups[0]["params"]]
+    with pytest.raises(RuntimeError, match="disagree: .*the reference path's steps|disagree since this step"):
+        optimizer.step()
+    assert all(map(torch.equal, map(local_part, optimizer.param_groups[0]["params"]), before))
+    optimizer.clip = 0.5
+    step_alike(optimizer, expected)
+
+    optimizer = make(clip=adaptive)
+    optimizer.step()
+    reason = "rows of a parameter are split" if stage else "the reference path takes the steps of other processes"
+    assert optimizer.backend == "reference" and reason in optimizer.backend_reason, optimizer.backend_reason
+    for clip in (0.5, adaptive):
+        optimizer.clip = clip
+        optimizer.step()
+    optimizer = make(None if stage else compiled(), clip=adaptive)
+    said = "disagree: rank . has backend='cpu', and rank . has backend='reference'. Make it with the same backend="
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=said if dist.get_world_size() == 2 else "disagree"):
+            optimizer.step()
+    alike = torch.nn.Parameter(torch.ones(3))
+    alike.grad = torch.ones(3)
+    optimizer = torchclip.SGD([alike], lr=0.1, backend=(None, "reference")[stage], norm_group=dist.group.WORLD)
+    optimizer.step()  # which sends nothing
+    assert optimizer.backend == (compiled(), "reference")[stage], optimizer.backend_reason
+
+
 def _exchanges(twins: Twins) -> list[str]:
     """Those of another step."""
     with counted() as seen:
@@ -174,5 +242,12 @@ def _exchanges(twins: Twins) -> list[str]:
     return seen
 
 
-CASES = ("disagreements", "declared_by_some", "changes", "changes_on_two_meshes", "a_rank_that_leaves")
+CASES = (
+    "disagreements",
+    "declared_by_some",
+    "changes",
+    "changes_on_two_meshes",
+    "one_path_for_all",
+    "a_rank_that_leaves",
+)
 """Every one by its name."""

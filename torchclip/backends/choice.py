@@ -267,6 +267,11 @@ def choose_for_groups(
     return chosen
 
 
+def demands_compiled(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the reference path cannot be chosen."""
+    return requested in FUSED_BACKENDS or any(group.get("fused") or group.get("capturable") for group in param_groups)
+
+
 def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
     """Raises when a group's flags, or a flag and the backend asked for, contradict one another."""
     if group.get("fused") and group.get("foreach"):

@@ -52,6 +52,7 @@ class Agreed:
         scope: over which elements that takes its norms, if any.
         modifiers: its policies.
         param_groups: as in ``optimizer.param_groups``.
+        by_reference: whether the reference path takes its steps.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Agreed:
         scope: Scope,
         modifiers: Modifiers,
         param_groups: Sequence[Mapping[str, Any]],
+        *,
+        by_reference: bool,
     ) -> None:
         self._sums, self._apart, self._together, self._spec, self._scope = sums, apart, together, spec, scope
         # Of all processes alike, though each has sums of its own: added up over two sets of them at the most.
@@ -74,7 +77,7 @@ class Agreed:
         self._now: tuple[list[str], tuple[Any, ...]] = ([], ())  # as what was agreed on: lines, and of what kind
         self._own = 0
         self._first: list[str] | None = None
-        self._read(modifiers, param_groups)
+        self._read(modifiers, param_groups, by_reference)
         self._first, self._agreed = self._now[0], self._now
 
     @property
@@ -87,7 +90,7 @@ class Agreed:
         """Whether this process has changed something, and has not heard of the others yet."""
         return self._now is not self._agreed
 
-    def look(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
+    def look(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]], by_reference: bool) -> None:
         """At the beginning of a step: whether this process has changed anything.
 
         Raises:
@@ -98,9 +101,10 @@ class Agreed:
         if self._flag.is_heard():
             raise self._disagreement("in a step before this one")
         targets = None if self._targets is None else _targets(param_groups)
-        if not self.is_open and modifiers is self._modifiers and targets == self._targets:
+        is_same = modifiers is self._modifiers and targets == self._targets and by_reference is self._by_reference
+        if is_same and not self.is_open:
             return
-        self._read(modifiers, param_groups)
+        self._read(modifiers, param_groups, by_reference)
         if self._now[1] != self._agreed[1]:
             self._repeat()
 
@@ -113,7 +117,7 @@ class Agreed:
         Raises:
             RuntimeError, LeftOut: as of :meth:`look`, where not all have.
         """
-        self._read(modifiers, param_groups)
+        self._read(modifiers, param_groups, self._by_reference)
         self._take([*self._now[0], "other parameters than before"], self._now[1])
         return self._repeat()
 
@@ -151,11 +155,12 @@ class Agreed:
         self._agreed, self._last = self._now, []
         return True
 
-    def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> None:
-        self._modifiers = modifiers
+    def _read(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]], by_reference: bool) -> None:
+        self._modifiers, self._by_reference = modifiers, by_reference
         self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
         lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
-        self._take(lines, _kind(modifiers, self._targets))
+        lines.append("the reference path's steps" if by_reference else "a compiled backend's steps")
+        self._take(lines, (by_reference, *_kind(modifiers, self._targets)))
 
     def _take(self, lines: list[str], kind: tuple[Any, ...]) -> None:
         most: int = 2**self._bits - 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import IntFlag
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from torch import Tensor
@@ -18,9 +21,28 @@ from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.sharded import is_sharded
 
 
+class Paths(IntFlag):
+    """What takes the steps of some processes. What the reference path sends is no plan's."""
+
+    REFERENCE = 1
+    COMPILED = 2
+    DEMANDED = 4
+    """A compiled backend was asked for."""
+
+    @property
+    def are_unlike(self) -> bool:
+        """Whether the processes send sums of different lengths."""
+        return bool(self & Paths.REFERENCE and self & Paths.COMPILED)
+
+
 def agree(
-    layout: Layout, spec: RuleSpec, scope: Scope, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]
-) -> bool:
+    layout: Layout,
+    spec: RuleSpec,
+    scope: Scope,
+    modifiers: Modifiers,
+    param_groups: Sequence[Mapping[str, Any]],
+    path: Paths,
+) -> tuple[bool, Paths]:
     """Raises in every process where one has other policies, targets or parameters than the rest.
 
     Whether a step takes sums is a matter of those, too: what only some of the processes wait for is found out before.
@@ -31,9 +53,11 @@ def agree(
         scope: over which elements that takes its norms, if any.
         modifiers: its policies.
         param_groups: as in ``optimizer.param_groups``.
+        path: what takes this process's steps.
 
     Returns:
-        Whether all who add anything up are one set of processes, in each of which it is the only one.
+        Whether all who add anything up are one set of processes, in each of which it is the only one; and what takes
+        the steps of all.
 
     Raises:
         RuntimeError: with what differs, and where some take no part within the time-out of the process group.
@@ -49,8 +73,17 @@ def agree(
             if owner.tensor == over
         ]
         for processes in over:
-            together &= _check([*common, *own], processes, is_one)
-    return together
+            of_each = _check([*common, *own], processes, path << 1 | is_one)
+            together &= all(number & 1 for number in of_each)
+            path = Paths(reduce(or_, of_each) >> 1)  # which those of the next set are told
+    return together, path
+
+
+def conflict(layout: Layout, backend: str) -> RuntimeError:
+    """The error of all of the processes, which all call this, where paths are unlike, and one is demanded."""
+    remedy = "Make it with the same backend= and fused= in each, or leave both out"
+    found = [disagreement([f"{backend=}"], processes, remedy) for processes in layout.across]
+    return next((error for error in found if error is not None), RuntimeError(f"others have another {backend=}"))
 
 
 def agreed_on(
@@ -60,12 +93,15 @@ def agreed_on(
     scope: Scope,
     modifiers: Modifiers,
     param_groups: Sequence[Mapping[str, Any]],
+    *,
+    by_reference: bool,
 ) -> Agreed | None:
     """What later steps compare with; None where this process knows every norm by itself. The arguments are those of
-    :func:`agree`, and what it returns."""
+    :func:`agree`, what it returns, and whether the reference path takes the steps."""
     if not layout.sums:
         return None
-    return Agreed(layout.sums, bool(layout.apart), together, spec, scope, modifiers, param_groups)
+    rule = (spec, scope, modifiers, param_groups)
+    return Agreed(layout.sums, bool(layout.apart), together, *rule, by_reference=by_reference)
 
 
 def _shape(parameter: Tensor) -> str:
@@ -77,17 +113,20 @@ def _placements(parameter: Tensor) -> str:
     return str(tuple(sharded.placements)) if is_sharded(parameter) else "plain"
 
 
-def _check(lines: Sequence[str], processes: Processes, is_one: bool) -> bool:
-    """Returns whether all of the processes say that ``is_one``, in the last bit of what they send."""
+_BITS = 4
+
+
+def _check(lines: Sequence[str], processes: Processes, bits: int) -> list[int]:
+    """Returns the ``bits`` of each of the processes, the last ones of what they send."""
     try:
-        found = gathered(hash_of(lines) // 2 * 2 + is_one, processes)
+        found = gathered(hash_of(lines) >> _BITS << _BITS | bits, processes)
     except RuntimeError as error:
         raise RuntimeError(
             f"ranks {list(processes.ranks)} did not all take part in a step in which they find out whether they agree: "
             "call step() in each of them, and give norm_group=, if to one, to all"
         ) from error
-    if len({number // 2 for number in found}) == 1:
-        return all(number % 2 for number in found)
+    if len({number >> _BITS for number in found}) == 1:
+        return [number & (1 << _BITS) - 1 for number in found]
     differ = disagreement(
         lines,
         processes,

@@ -46,6 +46,10 @@ class BackedOptimizer(MeasuredOptimizer):
         return self._processes.compiled_reason(self, backend)
 
     @property
+    def _demands_compiled(self) -> bool:
+        return choice.demands_compiled(self._requested, self.param_groups)
+
+    @property
     def backend_reason(self) -> str:
         """Why :attr:`backend` is what it is, and why each one that is preferred is not."""
         own = self._own

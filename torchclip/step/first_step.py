@@ -55,6 +55,8 @@ def first_step(
     """
     refuse_transform()
     sharing = _explained(optimizer, lambda: optimizer._processes.sharing(optimizer))
+    if optimizer._processes.follows and not optimizer._still_served():
+        return UNREADY
     groups, state = optimizer.param_groups, optimizer.state
     plan = optimizer._plan
     if plan is not None and isinstance(plan, ShardedPlan) is not (sharing is not None):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.sharded_plan import Sharing
-from torchclip.distributed.agreement import agree, agreed_on, one_seed
+from torchclip.distributed.agreement import Paths, agree, agreed_on, conflict, one_seed
 from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
@@ -38,6 +38,7 @@ class ManyProcesses:
 
     Attributes:
         known: who holds what, since a step first asked; None before that.
+        follows: whether this process takes the reference path's steps because another one does.
         made_by_zero: whether ZeroRedundancyOptimizer has made the optimizer.
 
     Args:
@@ -48,6 +49,7 @@ class ManyProcesses:
         TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
     """
 
+    follows: bool = False
     made_by_zero: bool = False
 
     def __init__(self, norm_group: GroupOrMesh | None, loss_group: GroupOrMesh | None) -> None:
@@ -80,7 +82,10 @@ class ManyProcesses:
         if not is_running() and not self.has_shards(groups):
             return None
         rule = (optimizer._modifiers, optimizer.spec, optimizer.clips_by)
-        return compiled_reason(backend, groups, *rule, self.norm_group)
+        reason = compiled_reason(backend, groups, *rule, self.norm_group)
+        if reason is None and self.follows:
+            return "the reference path takes the steps of other processes, and no plan adds up its sums"
+        return reason
 
     def sharing(self, optimizer: MeasuredOptimizer) -> Sharing | None:
         """What the plan of a fused step is told of other processes; None where that of a single one takes it."""
@@ -163,7 +168,7 @@ class ManyProcesses:
         clip, groups = optimizer._modifiers.clip, optimizer.param_groups
         if agreed.is_open and clips_of(groups, clip) != optimizer._modifiers.group_clips:
             optimizer._set_clips(clip)  # a plan sees what is put back only once it is asked for a step
-        agreed.look(optimizer._modifiers, groups)
+        agreed.look(optimizer._modifiers, groups, optimizer._backend == "reference")
 
     def check_compiled(self, optimizer: MeasuredOptimizer) -> None:
         """Raises RuntimeError where a compiled graph would take the bits of DTensors for those of other numbers."""
@@ -186,13 +191,26 @@ class ManyProcesses:
         rule = (optimizer.spec, optimizer.clips_by, modifiers, groups)
         # Where this one takes no sums, too: it has to learn of the others' before they wait for its own.
         asks = knows or takes_sums(optimizer.spec, groups, measures=modifiers.measures)
-        together = asks and agree(layout, *rule)
-        layout = replace(layout, agreed=agreed_on(layout, together, *rule))
+        together, paths = agree(layout, *rule, self._path(optimizer)) if asks else (False, Paths(0))
+        if paths.are_unlike and paths & Paths.DEMANDED:
+            raise conflict(layout, optimizer.backend)
+        self.follows |= paths.are_unlike
+        by_reference = self.follows or optimizer.backend == "reference"
+        layout = replace(layout, agreed=agreed_on(layout, together, *rule, by_reference=by_reference))
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
         self.known = layout
         return layout
+
+    def _path(self, optimizer: MeasuredOptimizer) -> Paths:
+        """What takes the steps of this process; nothing where they send nothing, and others need not know it."""
+        groups, modifiers = optimizer.param_groups, optimizer._modifiers
+        if not (takes_sums(optimizer.spec, groups, measures=modifiers.measures) or modifiers.averages_loss):
+            return Paths(0)
+        if optimizer.backend == "reference":
+            return Paths.REFERENCE
+        return Paths.COMPILED | (Paths.DEMANDED if optimizer._demands_compiled else Paths(0))
 
     def mean_loss(self, optimizer: MeasuredOptimizer, loss: Tensor) -> Tensor:
         """The loss of the whole batch, for a backend whose step adds up nothing itself; else this process's."""

@@ -67,6 +67,11 @@ class MeasuredOptimizer(Optimizer):
         """What runs the step."""
         raise NotImplementedError
 
+    @property
+    def _demands_compiled(self) -> bool:
+        """Whether a compiled backend was asked for, by its name or a flag."""
+        raise NotImplementedError
+
     def _all_unstarted(self) -> Unstarted:
         """The parameters whose next step is the first that is taken with the state they have."""
         told = [] if self._plan is None else self._plan.unstarted()
