@@ -233,16 +233,16 @@ def zero_goes_on() -> None:
 
     for cls, options in ZERO_OPTIONS:
         single, model, again = net(), net(), net()
-        expected = cls(list(single.parameters())[:3], norm_group=alone(), backend="reference", **options)
+        expected = cls(list(single.parameters())[:4], norm_group=alone(), backend="reference", **options)
         optimizer, resumed = (
             ZeroRedundancyOptimizer(
-                list(each.parameters())[:3], optimizer_class=cls, norm_group=dist.group.WORLD, **options
+                list(each.parameters())[:4], optimizer_class=cls, norm_group=dist.group.WORLD, **options
             )
             for each in (model, again)
         )
         for one, trained in ((expected, single), (optimizer, model)):
             steps(trained, one, range(2))
-            one.add_param_group({"params": list(trained.parameters())[3:], "lr": 0.02})
+            one.add_param_group({"params": list(trained.parameters())[4:], "lr": 0.02})
             steps(trained, one, range(2, 4))
         optimizer.consolidate_state_dict(0)
         saved = [None]
@@ -251,7 +251,7 @@ def zero_goes_on() -> None:
             torch.save(optimizer.state_dict(), buffer)
             saved = [buffer.getvalue()]
         dist.broadcast_object_list(saved, 0)
-        resumed.add_param_group({"params": list(again.parameters())[3:]})
+        resumed.add_param_group({"params": list(again.parameters())[4:]})
         again.load_state_dict(model.state_dict())
         resumed.load_state_dict(torch.load(io.BytesIO(saved[0]), weights_only=True))
         for one, trained in ((expected, single), (optimizer, model), (resumed, again)):

@@ -28,6 +28,7 @@ class Layout:
 
     Args:
         parameters: those of all groups, in order.
+        sizes: of the groups. One that is added is a change where this process holds nothing of it, too.
         owners: [parameters].
         sums: over which processes sums are added; none where this process knows every norm by itself.
         apart: those of them that hold other parameters in the place of this process's.
@@ -38,6 +39,7 @@ class Layout:
     """
 
     parameters: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
     owners: tuple[Ownership, ...]
     sums: tuple[tuple[Processes, ...], ...]
     apart: tuple[tuple[Processes, ...], ...]
@@ -101,12 +103,18 @@ class Layout:
 
     def is_of(self, param_groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the param groups still hold these parameters."""
+        if _sizes(param_groups) != self.sizes:
+            return False
         now = [parameter for group in param_groups for parameter in group["params"]]
-        return len(now) == len(self.parameters) and all(map(_is, now, self.parameters))
+        return all(map(_is, now, self.parameters))
 
 
 def _is(one: Any, other: Any) -> bool:
     return one is other
+
+
+def _sizes(param_groups: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    return tuple([len(group["params"]) for group in param_groups])
 
 
 def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes | None) -> Layout:
@@ -118,7 +126,7 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
     """
     parameters = tuple(parameter for group in param_groups for parameter in group["params"])
     if not is_running():
-        return Layout(parameters, (Ownership(),) * len(parameters), (), (), ())
+        return Layout(parameters, _sizes(param_groups), (Ownership(),) * len(parameters), (), (), ())
     declared = [_declared(group, norm_group) for group in param_groups for _ in group["params"]]
     seen: dict[int, Processes] = {}
 
@@ -143,6 +151,7 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
         distinct.add(norm_group)
     return Layout(
         parameters,
+        _sizes(param_groups),
         tuple(owners),
         tuple(sorted(sums, key=_order)),
         tuple(dict.fromkeys((*apart, *given))),
