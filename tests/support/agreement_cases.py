@@ -76,6 +76,9 @@ def disagreements() -> None:
         ("adamw", {}, {"clip": 1.0}, "clip None"),
         ("sgd", {"skip": torchclip.SkipSpikes(window=6)}, {}, "skip None"),
         ("adamw", {"precision": torchclip.StateDtype("bfloat16")}, {}, "precision None"),
+        ("adamw", {"clip": 1.0}, {"clip": 1.0, "lr": 0.5}, r"has lr=0.5 in param group 0"),
+        ("adamw", {}, {"betas": (0.5, torch.tensor(0.25))}, r"has betas=\[0.5, 0.25\] in param group 0"),
+        ("mix_clip", {"gamma": 0.1}, {"gamma": 10.0}, r"has gamma=10.0 in param group 0"),
     ):
         twins = Twins(build(name, **(options if first else other)), fsdp, compiles="precision" not in options)
         twins.give(0)

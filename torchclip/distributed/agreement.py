@@ -16,8 +16,10 @@ from torchclip.distributed.layout import Layout
 from torchclip.distributed.ownership import is_flat
 from torchclip.distributed.processes import Processes
 from torchclip.policies.modifiers import Modifiers
+from torchclip.rules.hyperparameters import number_of
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.group_values import PIPELINE_KEYS
 from torchclip.state.sharded import is_sharded
 
 
@@ -66,6 +68,8 @@ def agree(
     together = is_one
     for over in layout.sums:
         common = lines_of(spec, scope, modifiers, param_groups, apart=over in layout.apart)
+        if over not in layout.apart:
+            common += _hyperparameters(spec, param_groups)
         # What other processes hold in its place may be of any kind.
         own = [
             f"{index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
@@ -102,6 +106,25 @@ def agreed_on(
         return None
     rule = (spec, scope, modifiers, param_groups)
     return Agreed(layout.sums, bool(layout.apart), together, *rule, by_reference=by_reference)
+
+
+def _hyperparameters(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of each group. Later steps may have others, as schedulers do, and nothing compares them."""
+    return [
+        f"{name}={_said(group[name])} in param group {index}"
+        for index, group in enumerate(param_groups)
+        for name in dict.fromkeys((*PIPELINE_KEYS, *spec.hyperparameters))
+        if name in group
+    ]
+
+
+def _said(value: Any) -> Any:
+    """The numbers of one key. What lies on a device is not waited for."""
+    if isinstance(value, (tuple, list)):
+        return [_said(one) for one in value]
+    if isinstance(value, Tensor):
+        return value.tolist() if value.device.type == "cpu" and not is_sharded(value) else "a tensor"
+    return number_of(value)
 
 
 def _shape(parameter: Tensor) -> str:
