@@ -104,6 +104,12 @@ def drop_group(optimizer: Any) -> None:
     del optimizer.param_groups[2]
 
 
+def swap(optimizer: Any) -> None:
+    """Two parameters change places."""
+    group = optimizer.param_groups[0]
+    group["params"] = [group["params"][at] for at in (1, 0, *range(2, len(group["params"])))]
+
+
 @on_both
 def changes() -> None:
     """What all of them change is taken. What one of them changes by itself is an error in every process, at the next
@@ -143,7 +149,8 @@ def changes() -> None:
         (target, of_group(0.1, "target_sparsity"), of_group(0.05, "target_sparsity"), "target_sparsity", 0),
         (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
         (tensors, written(0.1), written(0.05), "target_sparsity", 0),
-        ({}, add_group, drop_group, "parameters|param groups", 2),
+        ({}, add_group, drop_group, "param groups", 2),
+        ({}, swap, swap, "has the parameters that it had before, and rank . has other parameters than before", 2),
     ):
         twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
         steps(twins, 2)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -118,7 +119,8 @@ class Agreed:
             RuntimeError, LeftOut: as of :meth:`look`, where not all have.
         """
         self._read(modifiers, param_groups, self._by_reference)
-        self._take([*self._now[0], "other parameters than before"], self._now[1])
+        lines, kind = self._now
+        self._take([*lines[:-1], "other parameters than before"], kind)
         return self._repeat()
 
     def carried(self) -> Carried:
@@ -160,6 +162,7 @@ class Agreed:
         self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
         lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
         lines.append("the reference path's steps" if by_reference else "a compiled backend's steps")
+        lines.append("the parameters that it had before")
         self._take(lines, (by_reference, *_kind(modifiers, self._targets)))
 
     def _take(self, lines: list[str], kind: tuple[Any, ...]) -> None:
@@ -272,10 +275,8 @@ def disagreement(lines: Sequence[str], processes: Processes, remedy: str) -> Run
     rank = next((index for index, own in enumerate(said) if own != first), None)
     if rank is None:
         return None
-    mine, other = next(
-        (pair for pair in zip(first, said[rank]) if pair[0] != pair[1]),  # noqa: B905  one may have more
-        (f"{len(first) - 2} parameters", f"{len(said[rank]) - 2}"),
-    )
+    pairs = zip_longest(first, said[rank], fillvalue="no such parameter")
+    mine, other = next(pair for pair in pairs if pair[0] != pair[1])
     return RuntimeError(
         f"the processes of this optimizer disagree: rank {processes.ranks[0]} has {mine}, and rank "
         f"{processes.ranks[rank]} has {other}. {remedy}"

@@ -72,7 +72,7 @@ def agree(
             common += _hyperparameters(spec, param_groups)
         # What other processes hold in its place may be of any kind.
         own = [
-            f"{index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
+            f"parameter {index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
             for index, (parameter, owner) in enumerate(zip(layout.parameters, layout.owners, strict=True))
             if owner.tensor == over
         ]
