@@ -42,7 +42,7 @@ def a_rank_that_leaves() -> None:
         before = parameter.detach().clone()
         dist.barrier()
         if rank != world - 1:
-            with pytest.raises(RuntimeError, match="(?i)time|closed|reset|abort|connection"):
+            with pytest.raises(RuntimeError, match=r"ranks \[0, .*\] did not all take part in an all-reduce"):
                 optimizer.step()
             assert torch.equal(parameter, before)
         dist.barrier()

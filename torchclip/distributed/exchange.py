@@ -143,10 +143,19 @@ def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.R
         values: contiguous; may be written.
         processes: this process among them.
         operation: what is done in place of a sum.
+
+    Raises:
+        RuntimeError: where one of them does not take part within the time-out of its group.
     """
     group = processes.process_group
     sent = values.to(reached_device(values.device, processes))
-    dist.all_reduce(sent, operation, group=group)
+    try:
+        dist.all_reduce(sent, operation, group=group)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"ranks {list(processes.ranks)} did not all take part in an all-reduce: one of them has ended, has raised "
+            "before it, or has not made this call; what it printed may say why. Nothing was written"
+        ) from error
     return sent.to(values.device)
 
 
