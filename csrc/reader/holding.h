@@ -45,6 +45,8 @@ class Holding {
   bool is_given() const { return is_given_; }
   // Whether something of a parameter's shape is kept beside it.
   bool keeps_beside() const { return parameter_ == Form::kSplit || parameter_ == Form::kMaster; }
+  // Whether that is the value that a step starts from.
+  bool has_masters() const { return parameter_ == Form::kMaster; }
   bool has_blocks(size_t slot) const { return slots_[slot] == kBlocks || slots_[slot] == kUnsignedBlocks; }
   bool draws() const;
   // How a parameter is held, of which the slots of the mask are in use; false where the policy does not serve its type.

@@ -62,7 +62,7 @@ class ParameterReader {
   // parameter, its gradient or its state is of a kind that the fused passes do not serve. Nothing is written.
   std::vector<int64_t> refresh(const Object& param_groups, const Object& state);
 
-  // Pairs of a parameter and its slots by name, for those that `unstarted` says no step has been taken with.
+  // Pairs of a parameter and its slots and master by name, for those that `unstarted` says no step has been taken with.
   template <class Unstarted>
   std::vector<Object> list_unstarted(const Unstarted& unstarted) const {
     std::vector<Object> result;

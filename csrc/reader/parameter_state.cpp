@@ -37,11 +37,13 @@ bool ParameterReader::bind_state(ParameterRecord& record) {
 
 Object ParameterReader::slots_of(const ParameterRecord& record) const {
   const Object slots = make_dict();
-  for (size_t i = 0; i < slot_keys_.size(); ++i) {
-    if (!record.slots[i]) continue;
-    const Object slot = Object::take(reader().object_of(record.slots[i].get()));
-    if (PyDict_SetItem(slots.get(), slot_keys_[i].get(), slot.get()) != 0) throw PythonError();
-  }
+  const auto put = [&](const Object& key, const Tensor& tensor) {
+    if (!tensor) return;
+    const Object slot = Object::take(reader().object_of(tensor.get()));
+    if (PyDict_SetItem(slots.get(), key.get(), slot.get()) != 0) throw PythonError();
+  };
+  for (size_t i = 0; i < slot_keys_.size(); ++i) put(slot_keys_[i], record.slots[i]);
+  if (record.extra != nullptr && holding_.has_masters()) put(beside_keys_[0], record.extra->codecs.beside[0]);
   return slots;
 }
 

@@ -110,6 +110,7 @@ Outcome GpuPlan::try_step(const Inputs& inputs) {
 
 // Tables and numbers as this step needs them.
 void GpuPlan::bring_up_to_date(const Inputs& inputs) {
+  may_skip_ |= modifiers_.may_skip() || static_cast<bool>(inputs.found_inf);
   const Shape wanted = shape();
   const auto is_aligned = [this](const auto& device) { return device->is_aligned_as_built(reader_); };
   if (reader_.take_changed() || rebuild_ || wanted != shape_ ||
@@ -119,6 +120,7 @@ void GpuPlan::bring_up_to_date(const Inputs& inputs) {
     rebuild(wanted);
   }
   if (any_target(reader_.groups())) find_zeros();
+  if (shape_.fresh && reader_.holding().has_masters()) renew_masters();
   on_each_device([&](DeviceStep& device) {
     void* const stream = current_stream(device.id());
     device.begin(reader_, modifiers_, inputs, any_fresh_, &device == &main_device(), stream,
@@ -177,6 +179,23 @@ void GpuPlan::told_of_fresh() {
     for (ParameterRecord& record : reader_.records()) record.fresh = false;
 }
 
+// Masters that skipped steps alone have seen follow what is written to their parameters meanwhile, as those that are
+// made anew. One that stands for its parameter stays, with the bits that this has not.
+void GpuPlan::renew_masters() {
+  for (const auto& device : devices_) {
+    const DeviceGuard guard(device->id());
+    for (const size_t position : device->tables().positions) {
+      const ParameterRecord& record = reader_.records()[position];
+      if (record.fresh || is_as_left(record)) continue;
+      const Object master = Object::take(reader().object_of(record.extra->codecs.beside[0].get()));
+      const Object value = record.object.call("detach");
+      const Object differs = master.call("type_as", value).call("ne", value);
+      const Object unstarted = device->fresh()[static_cast<int64_t>(position)].tensor();
+      master.call("copy_", torch_function("where")(differs.call("logical_and", unstarted), value, master));
+    }
+  }
+}
+
 // Whether the first finish of a step writes numbers of state, whatever is measured.
 bool GpuPlan::moves_numbers() const {
   return modifiers_.counts_steps() || reader_.holding().draws() || modifiers_.step_size_kind() != StepSizeKind::kNone ||
@@ -186,13 +205,13 @@ bool GpuPlan::moves_numbers() const {
 // Whether numbers on the device decide about the coefficients before anything is measured.
 bool GpuPlan::finishes_first(const Inputs& inputs) const {
   const auto fits = [](const auto& device) { return device->coefficients_fit(); };
-  const bool decides = moves_numbers() || (sharing_ && shape_.rule_rows) || static_cast<bool>(inputs.grad_scale) ||
-                       static_cast<bool>(inputs.found_inf);
+  const bool decides = shape_.fresh || moves_numbers() || (sharing_ && shape_.rule_rows) ||
+                       static_cast<bool>(inputs.grad_scale) || static_cast<bool>(inputs.found_inf);
   if (decides || !std::all_of(devices_.begin(), devices_.end(), fits)) return true;
   if (rule_.clips_itself) return false;  // its own pass comes first, which needs no lr
   const auto has_lr = [](const Group& group) { return static_cast<bool>(group.lr); };
   const std::vector<Group>& groups = reader_.groups();
-  return !rule_.scalars.empty() || shape_.fresh || std::any_of(groups.begin(), groups.end(), has_lr);
+  return !rule_.scalars.empty() || std::any_of(groups.begin(), groups.end(), has_lr);
 }
 
 // What the end of a norm pass writes, with a copy of each.

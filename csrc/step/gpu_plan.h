@@ -25,8 +25,8 @@ class GpuPlan {
   int traverse(visitproc visit, void* arg) const { return reader_.traverse(visit, arg); }
   void clear() { reader_.clear(); }
   void mark_fresh(const std::vector<int64_t>& positions);
-  // Of rules whose first step differs from later ones; the device may have skipped all steps that there were. Waits for
-  // the device.
+  // Of rules whose first step differs from later ones, and of parameters with masters; the device may have skipped all
+  // steps that there were. Waits for the device.
   std::vector<Object> unstarted() const;
   int64_t steps() const { return steps_; }
 
@@ -90,6 +90,7 @@ class GpuPlan {
   std::vector<std::pair<Buffer, Buffer>> counted_numbers() const;
   void move_fresh_flags();
   void told_of_fresh();
+  void renew_masters();
   void* current_stream(const DeviceId& id) const;
   bool capturing() const;
   bool moves_numbers() const;
@@ -97,6 +98,7 @@ class GpuPlan {
   bool waits_for_others(const Inputs& inputs) const;
   void check_exchanges() const;
   bool has_threshold_scales() const;
+  bool is_as_left(const ParameterRecord& record) const;
   bool are_as_left() const;
   bool leaves_counts(const Inputs& inputs) const;
   void remember_memory();
@@ -119,6 +121,7 @@ class GpuPlan {
   HeldMemory held_;                                     // gradients of this step
   std::vector<uint64_t> proven_;                        // kinds of steps of which every kernel has run on these tables
   bool any_fresh_ = false;                              // some parameter is, of which the device has not been told
+  bool may_skip_ = false;                               // a step may have been one that the device skips
   int64_t steps_ = 0;
   bool reports_ = false;            // a step has been taken since the last change of the modifiers
   bool counted_ = false;            // the devices hold the zeros of the parameters that are as left

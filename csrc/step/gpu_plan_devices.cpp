@@ -15,6 +15,7 @@ Shape GpuPlan::shape() const {
   shape.clip_scope = shape.clips_norms ? modifiers_.scope() : Scope::kOptimizer;
   shape.group_clips = group_clips_;
   shape.stages = stages_of(modifiers_, reader_.groups());
+  shape.fresh = may_skip_ && reader_.holding().has_masters();
   for (const Group& group : reader_.groups()) shape.fresh |= rule_.first_differs(group.hyperparameters.data());
   shape.coefficients_per_tensor = !rule_.scalars.empty() || shape.fresh || shape.clip_scope == Scope::kTensor ||
                                   (rule_.clips_itself && scope_ == Scope::kTensor);

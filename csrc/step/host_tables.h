@@ -21,7 +21,7 @@ struct Shape {
   std::vector<GroupClip> group_clips;    // [groups], or empty where no group has a policy of its own
   std::vector<unsigned> stages;          // [groups]
   bool coefficients_per_tensor = false;  // every tensor has coefficients of its own
-  bool fresh = false;                    // the first step with a state differs from later ones
+  bool fresh = false;                    // of each parameter it is known whether a step was taken with its state
   bool lookahead = false;                // or WeightEMA
   bool joint_norm = false;               // all gradients are measured, whatever the policies of groups
   bool threshold_scales = false;         // thresholds have factors

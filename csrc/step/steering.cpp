@@ -16,15 +16,19 @@ bool GpuPlan::has_threshold_scales() const {
   return std::any_of(groups.begin(), groups.end(), has_scale);
 }
 
-// Whether no parameter of this step was written since versions_ and memory_ were remembered. What writes into the same
-// memory through `.data` goes unnoticed.
+// Whether a parameter was not written since versions_ and memory_ were remembered. What writes into the same memory
+// through `.data` goes unnoticed.
+bool GpuPlan::is_as_left(const ParameterRecord& record) const {
+  const size_t position = static_cast<size_t>(&record - reader_.records().data());
+  return reader().version_of(record.object.get()) == versions_[position] &&
+         record.operands.pointer[kParameter] == memory_[position];
+}
+
+// None of this step was.
 bool GpuPlan::are_as_left() const {
   const std::vector<ParameterRecord>& records = reader_.records();
-  return std::all_of(records.begin(), records.end(), [&](const ParameterRecord& record) {
-    const size_t position = static_cast<size_t>(&record - records.data());
-    return !record.active || (reader().version_of(record.object.get()) == versions_[position] &&
-                              record.operands.pointer[kParameter] == memory_[position]);
-  });
+  return std::all_of(records.begin(), records.end(),
+                     [&](const ParameterRecord& record) { return !record.active || is_as_left(record); });
 }
 
 // Whether the devices hold the zeros of the parameters when the step that was launched is over. One that the device may
@@ -37,7 +41,7 @@ bool GpuPlan::leaves_counts(const Inputs& inputs) const {
 }
 
 void GpuPlan::remember_memory() {
-  if (!rule_.counts_zeros) return;
+  if (!rule_.counts_zeros && !reader_.holding().has_masters()) return;
   const std::vector<ParameterRecord>& records = reader_.records();
   for (size_t position = 0; position < records.size(); ++position)
     memory_[position] = records[position].operands.pointer[kParameter];

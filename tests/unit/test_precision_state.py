@@ -113,3 +113,13 @@ def test_an_absmax_that_is_assigned(change: Callable[[torch.Tensor], torch.Tenso
     assert torch.equal(params[0], before)
     held["exp_avg_absmax"] = kept
     optimizer.step()
+
+
+def test_a_skipped_first_step_saves_no_absmax(backend: str) -> None:
+    """That of a buffer which is left out, since the next step is a first one."""
+    weight = torch.nn.Parameter(torch.ones(20, 30))
+    clip = ClipByGlobalNorm(1e9, nonfinite="skip")
+    optimizer = torchclip.SGD([weight], momentum=0.9, dampening=0.5, precision=BLOCKS, clip=clip, backend=backend)
+    weight.grad = torch.full_like(weight, torch.inf)
+    optimizer.step()
+    assert optimizer.state_dict()["state"] == {}

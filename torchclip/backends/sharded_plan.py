@@ -15,7 +15,7 @@ from torchclip.distributed.layout import Layout
 from torchclip.distributed.local_view import LocalView
 from torchclip.distributed.places import WHOLE, place_of
 from torchclip.distributed.processes import is_running
-from torchclip.policies.precision import Precision
+from torchclip.policies.precision import MasterWeights, Precision
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import Extent, RuleSpec
 
@@ -56,6 +56,7 @@ class ShardedPlan:
     ) -> None:
         self._plan = cast("_C.Plan", plan)  # of whose methods the others' are, but for the types of numbers
         self._scope, self._sharing, self._counts_zeros = scope, sharing, spec.family == "soft_threshold"
+        self._looks_at_writes = self._counts_zeros or isinstance(precision, MasterWeights)
         self._rounds = precision is not None and precision.draws
         self._blocks = None if precision is None else blocks_of(precision)
         self._of: Any = None  # of which groups the plan was told what stays wide
@@ -139,7 +140,7 @@ class ShardedPlan:
 
     def _read(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> None:
         self._view.refresh(param_groups, state)
-        if self._counts_zeros:
+        if self._looks_at_writes:
             self._view.count_writes()
         if self._blocks is not None and self._of is not self._view.groups:
             everyone = (parameter for group in param_groups for parameter in group["params"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchclip.policies.clip import ClipPolicy
 from torchclip.policies.modifiers import BESIDE_RULE
 from torchclip.policies.precision import Precision
+from torchclip.policies.precision.codec import absmax_of
 from torchclip.policies.precision.policy import HALF_AND_FLOAT32
 from torchclip.rules.rule_spec import RuleSpec, ScalarSlot, StateSlot
 from torchclip.rules.state_numbers import exact_number, is_kept_number
@@ -238,7 +239,8 @@ def without_unstarted(
     spec: RuleSpec, state: Mapping[Any, dict[str, Any]], keys: Sequence[Any]
 ) -> dict[Any, dict[str, Any]]:
     """The state without that of the rule under ``keys``, with which no step has been taken: the next one is a first."""
-    rule = {slot.name for slot in spec.slots} - BESIDE_RULE
+    numbers = {scalar.name for scalar in spec.scalars}
+    rule = {name for slot in spec.slots for name in (slot.name, absmax_of(slot.name))} - BESIDE_RULE | numbers
     result = dict(state)
     for key in keys:
         result[key] = {name: value for name, value in state.get(key, {}).items() if name not in rule}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchclip.policies.precision import Precision
+from torchclip.policies.precision import MasterWeights, Precision
 from torchclip.policies.precision.codec import MASTER, REMAINDER, Kind, Types, absmax_of
 from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
-from torchclip.state.sharded import held_part, is_sharded, is_wrapper, shard_like
+from torchclip.state.sharded import held_part, is_sharded, is_wrapper, local_of, shard_like
 from torchclip.state.tensor_checks import check_layout, check_state, lazy_reason
 
 ONE = 255
@@ -72,6 +72,27 @@ def _full(parameter: Tensor, shape: torch.Size, value: float, dtype: torch.dtype
 def _needed(spec: RuleSpec, types: Types, group: Group) -> list[str]:
     used = {absmax_of(name) for name in spec.used_slots(group)}
     return [name for name in types.beside if name in (REMAINDER, MASTER) or name in used]
+
+
+@torch.no_grad()
+def renew_masters(
+    precision: Precision | None, parameters: Iterable[Tensor], state: Mapping[Tensor, Mapping[str, Any]]
+) -> None:
+    """Has masters follow what was written to their parameters, as the plans of GPUs do. One that stands for its
+    parameter stays, with the bits that this has not.
+
+    Args:
+        precision: the policy.
+        parameters: with whose state no step has been taken.
+        state: as in ``optimizer.state``.
+    """
+    if not isinstance(precision, MasterWeights):
+        return
+    for parameter in parameters:
+        master = state.get(parameter, {}).get(MASTER)
+        if isinstance(master, Tensor):
+            own, value = local_of(master), local_of(parameter)
+            own.copy_(torch.where(own.to(value.dtype) != value, value, own))
 
 
 def check_precision(name: str, parameter: Tensor, group: Mapping[str, Any], precision: Precision) -> None:

@@ -8,9 +8,9 @@ parameters of the reference path, and between two kernels of Triton's, a step th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
@@ -20,7 +20,10 @@ from torchclip.backends.plan import Plan, make_plan
 from torchclip.backends.sharded_plan import ShardedPlan
 from torchclip.distributed.shards import laid_out
 from torchclip.policies.modifiers import BESIDE_RULE
-from torchclip.state.parameter_state import Ledger, create_state, positions_of, still_unstarted
+from torchclip.policies.precision.codec import MASTER
+from torchclip.rules.rule_spec import RuleSpec
+from torchclip.state.parameter_state import Ledger, Made, create_state, positions_of, still_unstarted
+from torchclip.state.precision_state import renew_masters
 from torchclip.state.reachable import refuse_transform
 from torchclip.step.held_state import maker
 
@@ -96,16 +99,25 @@ def first_step(
                 return UNREADY  # by another thread
             if attention:
                 raise AssertionError("a parameter still cannot step after its state was made")
-        # Slow weights that are made later, after loading say, make no first step of the rule; nor does what a
-        # precision policy keeps, or puts in another order.
-        spec = optimizer.spec
-        of_rule = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars)} - BESIDE_RULE
-        fresh = {made.position for made in ledger.made if (made.tensors.keys() - made.replaced.keys()) & of_rule}
-        fresh |= positions_of(still_unstarted(optimizer._unstarted, state), groups)
+        fresh = {made.position for made in ledger.made if _begins(optimizer.spec, made, state[made.parameter])}
+        unstarted = still_unstarted(optimizer._unstarted, state)
+        renew_masters(optimizer._modifiers.precision, (parameter for parameter, _ in unstarted), state)
+        fresh |= positions_of(unstarted, groups)
         plan.mark_fresh(sorted(fresh))
         optimizer._unstarted = []
         give_norm(optimizer, plan)
         return plan.step(groups, state, grad_scale, found_inf, loss)
+
+
+def _begins(spec: RuleSpec, made: Made, held: Mapping[str, Any]) -> bool:
+    """Whether the next step of a parameter that was given state is the first that is taken with it.
+
+    Slow weights that are made later, after loading say, make no first step of the rule; nor does what a precision
+    policy keeps, or puts in another order, but for a master beside which there is nothing else.
+    """
+    of_rule = {*(slot.name for slot in spec.slots), *(scalar.name for scalar in spec.scalars)} - BESIDE_RULE
+    names = made.tensors.keys() - made.replaced.keys()
+    return bool(names & of_rule) or (MASTER in names and not held.keys() & of_rule)
 
 
 def give_norm(optimizer: FusedOptimizer, plan: Plan) -> None:

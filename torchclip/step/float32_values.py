@@ -40,6 +40,7 @@ class ConvertedOptimizer(BackedOptimizer):
             (tensor([0.1001, 0.2002], dtype=torch.bfloat16), [tensor([0.1000, 0.2000])])
         """
         own = self._own
+        own._all_unstarted()  # whose masters follow what was written
         values = []
         for name, parameter, _ in own._named_parameters():
             local = local_of(parameter)

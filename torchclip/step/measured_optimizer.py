@@ -25,6 +25,7 @@ from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_state import forget_norms, numbers_of
 from torchclip.state.parameter_state import Unstarted, still_unstarted
+from torchclip.state.precision_state import renew_masters
 from torchclip.state.real_view import real_dtype
 from torchclip.state.steppable import leading_parameter
 from torchclip.state.tensor_checks import describe_parameter
@@ -73,10 +74,14 @@ class MeasuredOptimizer(Optimizer):
         raise NotImplementedError
 
     def _all_unstarted(self) -> Unstarted:
-        """The parameters whose next step is the first that is taken with the state they have."""
+        """The parameters whose next step is the first that is taken with the state they have, in which masters are
+        what they would be made as then."""
         told = [] if self._plan is None else self._plan.unstarted()
         found = [*self._unstarted, *told]
-        return still_unstarted(found, self.state) if found else []
+        unstarted = still_unstarted(found, self.state) if found else []
+        if unstarted:
+            renew_masters(self._modifiers.precision, (parameter for parameter, _ in unstarted), self.state)
+        return unstarted
 
     @property
     def clip(self) -> ClipPolicy | None:
