@@ -14,6 +14,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 import torchclip
 from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
+from records import BACKENDS
 from shards import as_one_of_two, parameter, sharded, start
 from torchclip.distributed.places import place_of
 from torchclip.distributed.shards import positions
@@ -80,6 +81,21 @@ def test_unstarted_state_is_that_of_the_parameter() -> None:
     optimizer.found_inf = torch.ones(1)
     optimizer.step()
     assert optimizer.step_was_skipped and not optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_weights_that_are_loaded_behind_a_skipped_first_step(backend: str) -> None:
+    """Into the DTensors, whose parts count no version of it: the next step starts from them."""
+    p = torch.nn.Parameter(sharded(torch.ones(4, 3, dtype=torch.bfloat16)))
+    optimizer = torchclip.SGD([p], lr=0.5, precision=torchclip.MasterWeights(), backend=backend)
+    p.grad = sharded(torch.ones(4, 3, dtype=torch.bfloat16))
+    optimizer.found_inf = torch.ones(1)
+    optimizer.step()
+    optimizer.found_inf = None
+    with torch.no_grad():
+        p.copy_(sharded(torch.full((4, 3), 5.0, dtype=torch.bfloat16)))
+    optimizer.step()
+    assert torch.equal(p.to_local(), torch.full((2, 3), 4.5, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
