@@ -16,6 +16,7 @@ from builders import LOSS, OPTIMIZERS, build
 from memory_guard import same_bits
 from records import BACKENDS
 from shards import as_one_of_two, parameter, sharded, start
+from torchclip.distributed import agreement
 from torchclip.distributed.places import place_of
 from torchclip.distributed.shards import positions
 
@@ -234,18 +235,18 @@ def test_state_of_eight_bits_out_and_in(backend: str) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [BLOCKS, torchclip.SplitMaster(), torchclip.StochasticRounding()],
-    ids=lambda policy: type(policy).__name__,
-)
-def test_bits_are_not_compiled(precision: Any) -> None:
-    p = torch.nn.Parameter(sharded(torch.ones(4, 512, dtype=torch.bfloat16)))
-    p.grad = sharded(torch.ones(4, 512, dtype=torch.bfloat16))
-    optimizer = torchclip.SGD([p], lr=0.1, precision=precision)
-    with pytest.raises(Exception, match="leave optimizer.step.. out of torch.compile"):
-        torch.compile(optimizer.step, backend="eager")()
-    assert bool((p.to_local() == 1).all())
+@pytest.mark.parametrize("error", [RuntimeError, torch.distributed.DistBackendError, NotImplementedError])
+def test_only_what_communication_raises_accuses_others(
+    error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(number: int, processes: Any) -> list[int]:
+        raise error("said so")
+
+    monkeypatch.setattr(agreement, "gathered", raising)
+    optimizer = torchclip.SGD([parameter()], lr=0.1, clip=1.0, backend="cpu")
+    wanted = "^said so" if error is NotImplementedError else "did not all take part"
+    with pytest.raises(RuntimeError, match=wanted):
+        optimizer.step()
 
 
 def test_clipping_by_a_function() -> None:

@@ -8,6 +8,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from torchclip.distributed.agreed import Agreed, disagreement, hash_of, lines_of
@@ -144,6 +145,8 @@ def _check(lines: Sequence[str], processes: Processes, bits: int) -> list[int]:
     try:
         found = gathered(hash_of(lines) >> _BITS << _BITS | bits, processes)
     except RuntimeError as error:
+        if type(error) is not RuntimeError and not isinstance(error, dist.DistError):  # gloo's are plain ones
+            raise
         raise RuntimeError(
             f"ranks {list(processes.ranks)} did not all take part in a step in which they find out whether they agree: "
             "call step() in each of them, and give norm_group=, if to one, to all"

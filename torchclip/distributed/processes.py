@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     GroupOrMesh: TypeAlias = ProcessGroup | DeviceMesh
 else:
     GroupOrMesh = Any  # a torch may have no torch.distributed
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ def refuse_pickle() -> NoReturn:
         "an optimizer with a process group, by norm_group= or loss_group=, cannot be pickled: save its state_dict(), "
         "and load that into one made with the group of the process that loads it"
     )
+
+
+def outside_graphs(function: Function) -> Function:
+    """The function, which a graph of ``torch.compile`` breaks for: what is sent is no part of one."""
+
+    @wraps(function)
+    def called(*arguments: Any) -> Any:
+        if not torch.compiler.is_compiling():  # so that nobody else imports what compiles, for a second
+            return function(*arguments)
+        return torch.compiler.disable(function)(*arguments)
+
+    return cast(Function, called)
 
 
 def is_running() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torchclip.distributed.agreement import Paths, agree, agreed_on, conflict, o
 from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
-from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of
+from torchclip.distributed.processes import GroupOrMesh, Processes, is_running, of, outside_graphs
 from torchclip.distributed.zero import reason_without_group, take_arguments_out, zero_that_asks
 from torchclip.policies.group_clip import clips_of
 from torchclip.policies.modifiers import Modifiers
@@ -31,6 +31,12 @@ _GONE = (
     "initialised any more. Take the last step before destroy_process_group(), or make model and optimizer anew after "
     "init_process_group()"
 )
+
+
+@outside_graphs
+def _refuse_graph(reason: str) -> NoReturn:
+    """Raises RuntimeError, outside of the graph: what is raised within one makes torch take the step without it."""
+    raise RuntimeError(f"{reason}: leave optimizer.step() out of torch.compile")
 
 
 class ManyProcesses:
@@ -123,10 +129,7 @@ class ManyProcesses:
         asks = modifiers.draws or modifiers.takes_loss
         if torch.compiler.is_compiling():
             if asks or (has_sums and self.has_parts(groups)):
-                raise RuntimeError(
-                    "a step that other processes take part in cannot be compiled: leave optimizer.step() out of "
-                    "torch.compile"
-                )
+                _refuse_graph("a step that other processes take part in cannot be compiled")
             return None
         layout = self.known
         if layout is None or not layout.is_of(groups):
@@ -176,9 +179,8 @@ class ManyProcesses:
         if precision is None:
             return
         if precision.draws or precision.has_blocks or isinstance(precision, SplitMaster):
-            raise RuntimeError(
-                f"precision={precision!r} works on bits, and torch.compile has no such operators for DTensors: leave "
-                "optimizer.step() out of torch.compile"
+            _refuse_graph(
+                f"precision={precision!r} works on bits, and torch.compile has no such operators for DTensors"
             )
 
     def _new_layout(self, optimizer: MeasuredOptimizer) -> Layout:
