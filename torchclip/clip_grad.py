@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
-from torchclip.distributed.processes import GroupOrMesh, is_running, of
+from torchclip.distributed.processes import GroupOrMesh, is_running, of, outside_graphs
 from torchclip.distributed.total_norm import total_norm
 from torchclip.policies.numbers import checked_bound
 from torchclip.rules.norms import HARD_EPS
-from torchclip.state.sharded import is_sharded, local_of
+from torchclip.state.sharded import is_sharded, waited_part
 from torchclip.state.tensor_checks import lazy_reason
 
 
@@ -109,11 +109,13 @@ def _check_finite(norm: float | Tensor, norm_type: float, error_if_nonfinite: bo
 
 def _is_distributed(tensors: list[Tensor], norm_group: GroupOrMesh | None) -> bool:
     """Whether other processes may hold parts of the tensors, or others in their place."""
-    if torch.compiler.is_compiling():
-        return False  # torch's own goes through DTensor
-    return norm_group is not None or any(map(is_sharded, tensors))
+    if norm_group is not None:
+        return True
+    # In a graph torch's own goes through DTensor.
+    return not torch.compiler.is_compiling() and any(map(is_sharded, tensors))
 
 
+@outside_graphs
 def _distributed_norm(
     tensors: Sequence[Tensor | None],
     norm_type: float,
@@ -126,6 +128,11 @@ def _distributed_norm(
     norm = total_norm(tensors, norm_type, given if is_running() else None, parameters)
     _check_finite(norm, norm_type, error_if_nonfinite)
     return norm.to(_norm_dtype([tensor for tensor in tensors if tensor is not None] or parameters or []))
+
+
+def _scale(gradients: list[Tensor], factor: Tensor) -> None:
+    for gradient in map(waited_part, gradients):
+        gradient.mul_(factor.to(gradient.device))
 
 
 @torch.no_grad()
@@ -184,18 +191,14 @@ def clip_grad_norm_(
         taking_part = [parameter for parameter in parameters if parameter.requires_grad or parameter.grad is not None]
         each = [parameter.grad for parameter in taking_part]
         norm = _distributed_norm(each, order, error_if_nonfinite, norm_group, taking_part)
-        factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
-        for gradient in map(local_of, gradients):
-            gradient.mul_(factor.to(gradient.device))
+        _scale(gradients, torch.clamp(max_norm / (norm + HARD_EPS), max=1.0))
         return norm
     norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach, norm_group=norm_group)
     if not _is_fused(gradients, float(norm_type)):
         if all(lazy_reason(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)
             return norm
-        factor = torch.clamp(max_norm / (norm + HARD_EPS), max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor.to(gradient.device))
+        _scale(gradients, torch.clamp(max_norm / (norm + HARD_EPS), max=1.0))
         return norm
     assert native.NATIVE is not None
     scale = max_norm / (float(norm) + HARD_EPS)

@@ -158,6 +158,25 @@ def clip_functions_without_gradients() -> None:
                 assert_near(gradient, torch.ones_like(gradient) / norm, 2e-6, "gradient")
 
 
+def measured_in_graphs() -> None:
+    """What is sent breaks a graph, and is what it is without one."""
+    own = torch.nn.Parameter(torch.full((2,), 1.0 + dist.get_rank()))
+    optimizer = torchclip.GRDA([own], lr=0.1, norm_group=dist.group.WORLD)
+    own.grad = own.detach().clone()
+    whole = sum(2.0 * (1 + rank) ** 2 for rank in range(dist.get_world_size())) ** 0.5
+
+    def measured() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        norm = torchclip.get_total_norm([own.grad], norm_group=dist.group.WORLD)
+        return norm, torchclip.clip_grad_norm_([own], whole / 2, norm_group=dist.group.WORLD), optimizer.sparsity()
+
+    with torch.no_grad():
+        own[0] = float(dist.get_rank() > 0)
+    found = torch.compile(measured, backend="eager")()
+    for value, wanted in zip(found, (whole, whole, 0.5 / dist.get_world_size())):
+        assert_near(value, torch.tensor(wanted), TOLERANCE, "measured")
+    assert_near(own.grad, torch.full((2,), 0.5 * (1 + dist.get_rank())), 1e-6, "gradient")
+
+
 @on_both
 def one_norm_for_two() -> None:
     """Optimizers with half of the parameters each."""
@@ -203,6 +222,7 @@ CASES = (
     "copied",
     "clip_functions",
     "clip_functions_without_gradients",
+    "measured_in_graphs",
     "one_norm_for_two",
     "partial_gradients",
 )

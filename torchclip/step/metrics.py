@@ -11,6 +11,7 @@ from torch import Tensor
 from torchclip.backends.choice import holds_numbers
 from torchclip.distributed.exchange import Exchange
 from torchclip.distributed.layout import Layout
+from torchclip.distributed.processes import outside_graphs
 from torchclip.policies.modifiers import Modifiers
 from torchclip.state.group_state import numbers_of
 from torchclip.state.sharded import local_of
@@ -50,6 +51,7 @@ def sparsity(
     return zeros.to(torch.float32) / total
 
 
+@outside_graphs
 def _sparsity_of_all(layout: Layout, counted: Sequence[bool], device: torch.device) -> Tensor:
     exchange, sums = Exchange(layout.sums), []  # with which nothing is compared: it is no step
     for over in dict.fromkeys((*(owner.norm for owner in layout.owners), *layout.sums)):
