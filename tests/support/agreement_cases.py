@@ -150,7 +150,7 @@ def changes() -> None:
         (target, loaded(0.1), loaded(0.05), "target_sparsity", 0),
         (tensors, written(0.1), written(0.05), "target_sparsity", 0),
         ({}, add_group, drop_group, "param groups", 2),
-        ({}, swap, swap, "has the parameters that it had before, and rank . has other parameters than before", 2),
+        ({}, swap, swap, "has parameters and state as before, and rank . has other parameters than before", 2),
     ):
         twins = Twins(build(rules.get(id(options), "adamw"), **{"clip": 1.0, **options}), spreads()[0])
         steps(twins, 2)

@@ -1,11 +1,14 @@
-"""Cases of tests/distributed with ``torch.distributed.checkpoint``: saved by some processes, and loaded by others."""
+"""Cases of tests/distributed about what is loaded: saved by some processes and loaded by others with
+``torch.distributed.checkpoint``, and other state than that of the rest."""
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -16,7 +19,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import torchclip
-from sharded_twins import alone, assert_near
+from builders import LOSS
+from sharded_cases import NOISE, build, spreads
+from sharded_cases import steps as steps_of
+from sharded_twins import Twins, alone, assert_near, counted, local_part, on_both
 
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adamw": (
@@ -114,5 +120,69 @@ def _saved_by_two_and_loaded_by_others(names: list[str], flattened: list[bool]) 
             dist.barrier()
 
 
-CASES = ("loaded_by_other_numbers", "loaded_by_other_numbers_for_every_state")
+@on_both
+def loaded_by_some() -> None:
+    """Numbers of state that one process alone has loaded, or other ones than the rest, are an error in every process,
+    and once all have loaded the same they go on. So they are at the first step."""
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    kinds: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"clip": torchclip.AutoClip(50.0, window=3)}, "norm_window"),
+        ({"clip": torchclip.ZClip(warmup_steps=2)}, "norm_mean"),
+        ({"clip": 1.0, "extensions": NOISE["noise"], "seed": 3}, "step"),
+        ({"step_size": torchclip.AdaLossStep()}, "b_squared"),
+    )
+
+    def fails(twins: Twins, said: str) -> None:
+        before = [local_part(shared).clone() for shared in twins.shared]
+        for number in (3, 4):
+            twins.give(number)
+            with pytest.raises(RuntimeError, match=f"the processes of this optimizer disagree: .*{said}"):
+                twins.optimizer.step(loss=LOSS)
+        assert all(map(torch.equal, map(local_part, twins.shared), before))
+
+    for options, name in kinds:
+        twins = Twins(build("adamw", **options), spreads()[0])
+        steps_of(twins, 2)
+        old, old_expected = (copy.deepcopy(one.state_dict()) for one in (twins.optimizer, twins.expected))
+        changed = copy.deepcopy(old)
+        changed["param_groups"][0]["shared"][name] += 2.0
+        twins.step(2)
+        if is_last:
+            twins.optimizer.load_state_dict(old)
+        fails(twins, "has parameters and state as before, and rank . has loaded another state")
+        twins.optimizer.load_state_dict(changed if is_last else old)
+        fails(twins, f"has {name}=.* in the state of param group 0")
+        twins.optimizer.load_state_dict(old)
+        twins.expected.load_state_dict(old_expected)
+        steps_of(twins, 2)
+        if is_last:  # by itself, which has changed nothing
+            twins.optimizer.load_state_dict(copy.deepcopy(twins.optimizer.state_dict()))
+        with counted() as seen:
+            twins.optimizer.step(loss=LOSS)
+            once = list(seen)
+            twins.optimizer.step(loss=LOSS)
+        assert seen == once * 2, seen
+        fresh = Twins(build("adamw", **options), spreads()[0])
+        fresh.optimizer.load_state_dict(changed if is_last else old)
+        fails(fresh, f"has {name}=.* in the state of param group 0")
+
+
+@on_both
+def seeds_that_are_loaded() -> None:
+    """That of the first process is everyone's again."""
+    twins = Twins(build("adamw", clip=1.0, extensions=NOISE["noise"], seed=1), spreads()[0])
+    steps_of(twins, 2)
+    for optimizer, seed in ((twins.optimizer, 5 + dist.get_rank()), (twins.expected, 5)):
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["param_groups"][0]["shared"]["seed"].fill_(seed)
+        optimizer.load_state_dict(saved)
+    steps_of(twins, 2)
+
+
+CASES = (
+    "loaded_by_other_numbers",
+    "loaded_by_other_numbers_for_every_state",
+    "loaded_by_some",
+    "seeds_that_are_loaded",
+)
 """Every one by its name."""

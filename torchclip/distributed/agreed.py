@@ -87,6 +87,11 @@ class Agreed:
         return 1, self._own, self._own**2
 
     @property
+    def has_sent(self) -> bool:
+        """Whether the last step has added anything up."""
+        return bool(self._last)
+
+    @property
     def is_open(self) -> bool:
         """Whether this process has changed something, and has not heard of the others yet."""
         return self._now is not self._agreed
@@ -109,8 +114,12 @@ class Agreed:
         if self._now[1] != self._agreed[1]:
             self._repeat()
 
-    def replaced(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]]) -> bool:
-        """Says to the others that this process has other parameters, before it asks what they have.
+    def replaced(self, modifiers: Modifiers, param_groups: Sequence[Mapping[str, Any]], said: str) -> bool:
+        """Says to the others that this process has something else than before, before it asks what they have.
+
+        Args:
+            modifiers, param_groups: as of :meth:`look`.
+            said: what it has, for an error.
 
         Returns:
             Whether they were told: not where nothing was ever added up.
@@ -120,7 +129,7 @@ class Agreed:
         """
         self._read(modifiers, param_groups, self._by_reference)
         lines, kind = self._now
-        self._take([*lines[:-1], "other parameters than before"], kind)
+        self._take([*lines[:-1], said], kind)
         return self._repeat()
 
     def carried(self) -> Carried:
@@ -162,7 +171,7 @@ class Agreed:
         self._targets = _targets(param_groups) if self._spec.family == "soft_threshold" else None
         lines = lines_of(self._spec, self._scope, modifiers, param_groups, apart=self._apart)
         lines.append("the reference path's steps" if by_reference else "a compiled backend's steps")
-        lines.append("the parameters that it had before")
+        lines.append("parameters and state as before")
         self._take(lines, (by_reference, *_kind(modifiers, self._targets)))
 
     def _take(self, lines: list[str], kind: tuple[Any, ...]) -> None:
@@ -170,7 +179,7 @@ class Agreed:
         self._now, self._own = (lines, kind), 0 if self._first in (None, lines) else 1 + hash_of(lines) % most
 
     def _disagreement(self, when: str) -> RuntimeError:
-        remedy = "Change policies, targets and parameters in each process alike, between the same steps"
+        remedy = "Change policies, targets, parameters and state in each process alike, between the same steps"
         if self._together:  # all of whom are here
             found = disagreement(self._now[0], self._sums[0][0], remedy)
             if found is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntFlag
 from functools import reduce
 from operator import or_
@@ -20,6 +20,8 @@ from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.hyperparameters import number_of
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
+from torchclip.rules.soft_threshold import THRESHOLD_SCALE
+from torchclip.state.group_state import VECTORS, numbers_of
 from torchclip.state.group_values import PIPELINE_KEYS
 from torchclip.state.sharded import is_sharded
 
@@ -56,7 +58,7 @@ def agree(
         scope: over which elements that takes its norms, if any.
         modifiers: its policies.
         param_groups: as in ``optimizer.param_groups``.
-        path: what takes this process's steps.
+        path: what takes this process's steps; nothing where they add nothing up.
 
     Returns:
         Whether all who add anything up are one set of processes, in each of which it is the only one; and what takes
@@ -69,8 +71,12 @@ def agree(
     together = is_one
     for over in layout.sums:
         common = lines_of(spec, scope, modifiers, param_groups, apart=over in layout.apart)
-        if over not in layout.apart:
+        is_apart = over in layout.apart
+        if not is_apart:
             common += _hyperparameters(spec, param_groups)
+        if path:
+            # Another seed is replaced, and some numbers are those of the parameters.
+            common += shared_lines(param_groups, {"seed"} | (_OF_PARAMETERS if is_apart else set()))
         # What other processes hold in its place may be of any kind.
         own = [
             f"parameter {index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
@@ -119,6 +125,18 @@ def _hyperparameters(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]]) 
     ]
 
 
+def shared_lines(param_groups: Sequence[Mapping[str, Any]], without: Collection[str] = ()) -> list[str]:
+    """The numbers of state that belong to no single parameter, but for some; waits for those on a device."""
+    lines = []
+    for index, group in enumerate(param_groups):
+        for name, value in sorted(numbers_of(group).items()):
+            if name not in without:
+                numbers = str(value.tolist() if isinstance(value, Tensor) else number_of(value))
+                said = f"numbers of hash {hash_of([numbers]):x}" if name in VECTORS else numbers
+                lines.append(f"{name}={said} in the state of param group {index}")
+    return lines
+
+
 def _said(value: Any) -> Any:
     """The numbers of one key. What lies on a device is not waited for."""
     if isinstance(value, (tuple, list)):
@@ -138,6 +156,7 @@ def _placements(parameter: Tensor) -> str:
 
 
 _BITS = 4
+_OF_PARAMETERS = {"norm_bounds", "sum", THRESHOLD_SCALE}
 
 
 def _check(lines: Sequence[str], processes: Processes, bits: int) -> list[int]:

@@ -198,7 +198,7 @@ class FusedOptimizer(ConvertedOptimizer):
         mean = None if loss is None else self._processes.mean_loss(self, loss)
         if isinstance(self._modifiers.clip, AdaGC):
             fit_bounds(self.param_groups)
-        if plan is not None and not self._unstarted and self._pending is None:
+        if plan is not None and not self._unstarted and self._pending is None and not self._processes.has_told:
             try:
                 if norm is not None:
                     give_norm(self, plan)
@@ -253,7 +253,7 @@ class FusedOptimizer(ConvertedOptimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class, of the ``torch.optim`` class of the same name, or of gRDA's authors."""
-        with all_or_nothing(self):
+        with self._processes.loading(self), all_or_nothing(self):
             super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends.sharded_plan import Sharing
-from torchclip.distributed.agreement import Paths, agree, agreed_on, conflict, one_seed
+from torchclip.distributed.agreement import Paths, agree, agreed_on, conflict, one_seed, shared_lines
 from torchclip.distributed.checks import check_distributed, compiled_reason
 from torchclip.distributed.exchange import Exchange, Over, processes_in, takes_sums
 from torchclip.distributed.layout import KEY, Layout, layout_of
@@ -44,6 +45,9 @@ class ManyProcesses:
 
     Attributes:
         known: who holds what, since a step first asked; None before that.
+        before_load: the numbers of state that were there before others were loaded, of which the others are not told
+            yet; None where there are none.
+        has_told: whether the others know that this process asks them anew at its next step.
         follows: whether this process takes the reference path's steps because another one does.
         made_by_zero: whether ZeroRedundancyOptimizer has made the optimizer.
 
@@ -55,6 +59,7 @@ class ManyProcesses:
         TypeError, ValueError, RuntimeError: for what is no group, or no group of this process.
     """
 
+    has_told: bool = False
     follows: bool = False
     made_by_zero: bool = False
 
@@ -62,6 +67,7 @@ class ManyProcesses:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
         self.known: Layout | None = None
+        self.before_load: list[str] | None = None
 
     def params(self, params: Any, defaults: Mapping[str, Any]) -> Any:
         """The constructor's ``params``, without what ZeroRedundancyOptimizer has put into them beside hyperparameters,
@@ -132,8 +138,9 @@ class ManyProcesses:
                 _refuse_graph("a step that other processes take part in cannot be compiled")
             return None
         layout = self.known
-        if layout is None or not layout.is_of(groups):
+        if layout is None or self.has_told or not layout.is_of(groups) or self._tells_of_load(layout):
             layout = self._new_layout(optimizer)
+        self.before_load = None
         if not asks and not layout.sums:
             return None
         differentiable = any(group.get("differentiable", False) for group in groups)
@@ -145,6 +152,20 @@ class ManyProcesses:
                 "leave it out"
             )
         return layout
+
+    def _tells_of_load(self, layout: Layout) -> bool:
+        """Not where steps send nothing: one that has loaded by itself would wait for the others."""
+        return self.before_load is not None and layout.agreed is not None and layout.agreed.has_sent
+
+    @contextmanager
+    def loading(self, optimizer: MeasuredOptimizer) -> Iterator[None]:
+        """While the optimizer loads a state dict: whether the others are to hear of it."""
+        if self.known is None or self.known.agreed is None:
+            yield
+            return
+        before = shared_lines(optimizer.param_groups) if self.before_load is None else self.before_load
+        yield
+        self.before_load = None if shared_lines(optimizer.param_groups) == before else before
 
     def parts(self, optimizer: MeasuredOptimizer) -> Layout | None:
         """Who holds what; None where this process holds everything."""
@@ -187,8 +208,9 @@ class ManyProcesses:
         groups, modifiers, before = optimizer.param_groups, optimizer._modifiers, self.known
         self.check(optimizer)
         knows = True  # the others that this process is about to ask them
-        if before is not None and before.agreed is not None:
-            knows = before.agreed.replaced(modifiers, groups)
+        if before is not None and before.agreed is not None and not self.has_told:
+            said = "loaded another state" if before.is_of(groups) else "other parameters than before"
+            knows = self.has_told = before.agreed.replaced(modifiers, groups, said)
         layout = layout_of(groups, self.norm_group)
         rule = (optimizer.spec, optimizer.clips_by, modifiers, groups)
         # Where this one takes no sums, too: it has to learn of the others' before they wait for its own.
@@ -202,7 +224,7 @@ class ManyProcesses:
         if modifiers.draws:
             one_seed(numbers_of(groups[0]) if groups else {}, layout.everyone)
             layout = layout.numbered()
-        self.known = layout
+        self.known, self.has_told = layout, False
         return layout
 
     def _path(self, optimizer: MeasuredOptimizer) -> Paths:
@@ -228,4 +250,4 @@ class ManyProcesses:
         return mean.total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "known": None}
+        return {**vars(self), "known": None, "before_load": None, "has_told": False}
