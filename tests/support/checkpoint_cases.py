@@ -167,6 +167,25 @@ def loaded_by_some() -> None:
         fails(fresh, f"has {name}=.* in the state of param group 0")
 
 
+def loaded_by_stages() -> None:
+    """Each has the bounds of its own parameters, and all the same counts."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.full((2,), 1.0 + rank)
+    make = build("sgd", clip=torchclip.AdaGC(warmup_steps=1), norm_group=dist.group.WORLD)
+    optimizer = make([parameter])
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.step()
+    for each in (optimizer, make([parameter])):
+        each.load_state_dict(saved)
+        each.step()
+    if rank == world - 1:
+        optimizer.load_state_dict(saved)
+    with pytest.raises(RuntimeError, match=f"disagree: rank 0 has .* as before, and rank {world - 1} has loaded"):
+        optimizer.step()
+
+
 @on_both
 def seeds_that_are_loaded() -> None:
     """That of the first process is everyone's again."""
@@ -183,6 +202,7 @@ CASES = (
     "loaded_by_other_numbers",
     "loaded_by_other_numbers_for_every_state",
     "loaded_by_some",
+    "loaded_by_stages",
     "seeds_that_are_loaded",
 )
 """Every one by its name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntFlag
 from functools import reduce
 from operator import or_
@@ -20,7 +20,6 @@ from torchclip.policies.modifiers import Modifiers
 from torchclip.rules.hyperparameters import number_of
 from torchclip.rules.norms import Scope
 from torchclip.rules.rule_spec import RuleSpec
-from torchclip.rules.soft_threshold import THRESHOLD_SCALE
 from torchclip.state.group_state import VECTORS, numbers_of
 from torchclip.state.group_values import PIPELINE_KEYS
 from torchclip.state.sharded import is_sharded
@@ -75,8 +74,8 @@ def agree(
         if not is_apart:
             common += _hyperparameters(spec, param_groups)
         if path:
-            # Another seed is replaced, and some numbers are those of the parameters.
-            common += shared_lines(param_groups, {"seed"} | (_OF_PARAMETERS if is_apart else set()))
+            # Another seed is replaced.
+            common += [line for name, line in shared_lines(param_groups, apart=is_apart) if name != "seed"]
         # What other processes hold in its place may be of any kind.
         own = [
             f"parameter {index}: {_shape(parameter)} {parameter.dtype} {_placements(parameter)}"
@@ -125,15 +124,22 @@ def _hyperparameters(spec: RuleSpec, param_groups: Sequence[Mapping[str, Any]]) 
     ]
 
 
-def shared_lines(param_groups: Sequence[Mapping[str, Any]], without: Collection[str] = ()) -> list[str]:
-    """The numbers of state that belong to no single parameter, but for some; waits for those on a device."""
+def shared_lines(param_groups: Sequence[Mapping[str, Any]], *, apart: bool) -> list[tuple[str, str]]:
+    """The numbers of state that belong to no single parameter, and of which all have the same, with their names.
+
+    What lies on a device is waited for.
+
+    Args:
+        param_groups: as in ``optimizer.param_groups``.
+        apart: whether other processes hold other parameters.
+    """
     lines = []
     for index, group in enumerate(param_groups):
         for name, value in sorted(numbers_of(group).items()):
-            if name not in without:
+            if not (apart and name == "norm_bounds"):  # of each parameter
                 numbers = str(value.tolist() if isinstance(value, Tensor) else number_of(value))
                 said = f"numbers of hash {hash_of([numbers]):x}" if name in VECTORS else numbers
-                lines.append(f"{name}={said} in the state of param group {index}")
+                lines.append((name, f"{name}={said} in the state of param group {index}"))
     return lines
 
 
@@ -156,7 +162,6 @@ def _placements(parameter: Tensor) -> str:
 
 
 _BITS = 4
-_OF_PARAMETERS = {"norm_bounds", "sum", THRESHOLD_SCALE}
 
 
 def _check(lines: Sequence[str], processes: Processes, bits: int) -> list[int]:

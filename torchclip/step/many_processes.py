@@ -67,7 +67,7 @@ class ManyProcesses:
         self.norm_group: Processes | None = None if norm_group is None else of(norm_group, "norm_group")
         self.loss_group: Processes | None = None if loss_group is None else of(loss_group, "loss_group")
         self.known: Layout | None = None
-        self.before_load: list[str] | None = None
+        self.before_load: list[tuple[str, str]] | None = None
 
     def params(self, params: Any, defaults: Mapping[str, Any]) -> Any:
         """The constructor's ``params``, without what ZeroRedundancyOptimizer has put into them beside hyperparameters,
@@ -163,9 +163,10 @@ class ManyProcesses:
         if self.known is None or self.known.agreed is None:
             yield
             return
-        before = shared_lines(optimizer.param_groups) if self.before_load is None else self.before_load
+        apart = bool(self.known.apart)
+        before = shared_lines(optimizer.param_groups, apart=apart) if self.before_load is None else self.before_load
         yield
-        self.before_load = None if shared_lines(optimizer.param_groups) == before else before
+        self.before_load = None if shared_lines(optimizer.param_groups, apart=apart) == before else before
 
     def parts(self, optimizer: MeasuredOptimizer) -> Layout | None:
         """Who holds what; None where this process holds everything."""
