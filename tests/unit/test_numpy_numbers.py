@@ -218,6 +218,23 @@ def test_an_integer_beyond_all_floats_is_named(name: str, call: Callable[[int], 
         call(10**400)
 
 
+LARGE: list[tuple[str, dict[str, Any]]] = [
+    ("clip", {"clip": torchclip.ZClip(z_threshold=10**30)}),
+    ("step_size", {"step_size": torchclip.AdaLossStep(b0=10**30)}),
+    ("rows", {"clip": torchclip.AdaptiveGradientClip(eps=10**30)}),
+]
+
+
+@pytest.mark.parametrize("name, options", LARGE, ids=[name for name, _ in LARGE])
+def test_an_integer_beyond_64_bits_is_a_float(name: str, options: dict[str, Any], backend: str) -> None:
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = torchclip.SGD([param], lr=0.5, **options, backend=backend)
+    for _ in range(2):
+        param.grad = torch.ones(3)
+        optimizer.step(loss=1.0)
+    assert param.isfinite().all()
+
+
 def test_numbers_of_state_in_a_checkpoint(backend: str) -> None:
     optimizer = torchclip.Adam(fresh(), lr=0.5, extensions=(torchclip.GradientDropout(),), backend=backend)
     optimizer.step()

@@ -41,7 +41,8 @@ def checked_number(
     if not (math.isfinite(number) and least <= number <= most and above < number < below):
         wanted = bounds if math.isfinite(number) or not bounds else ["finite", *bounds]
         raise ValueError(f"Invalid {name}: {number}; it must be {' and '.join(wanted) or 'a finite number'}")
-    return number
+    # Tensors take no integers beyond 64 bits.
+    return number if whole or isinstance(number, float) or abs(number) <= 2**53 else float(number)
 
 
 def checked_bound(name: str, value: Any, *, zero: bool) -> float:
