@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -230,6 +231,32 @@ def unlike_stages() -> None:
         assert_near(optimizer.metrics()["lr_scale"], torch.tensor((1.0 + mean) ** -0.5), TOLERANCE, "lr_scale")
 
 
+def stages_beside_plain_ones() -> None:
+    """Each adds up over the others once, whether it has tensors on a mesh, plain ones, both or none."""
+    if dist.get_world_size() != 4:
+        return
+    mesh = mesh_of(2, 2)
+    shards, copies = (mesh["inner"], [Shard(0)]), (mesh["inner"], [Replicate()])
+    stage, parts = mesh.get_local_rank("outer"), (None, shards, copies, (mesh["inner"], [Shard(1)]))
+    policies = (torchclip.ClipByGlobalNorm(0.5), torchclip.AdaptiveGradientClip(0.1))
+    for kinds in (((0,), (1,)), ((1,), ()), ((1, 0), (0,)), ((0, 1, 2, 3), (2,)), ((3, 1), (0, 1, 0))):
+        for backend, clip in itertools.product(("reference", None), policies):
+            whole = [torch.nn.Parameter(value) for value in values([(4, 2)] * sum(map(len, kinds)), 1)]
+            own = whole[len(kinds[0]) :] if stage else whole[: len(kinds[0])]
+            held = [spread(value.detach(), parts[kind]) for value, kind in zip(own, kinds[stage], strict=True)]
+            mine = [torch.nn.Parameter(value) for value in held]
+            make = build("sgd", clip=clip, backend=backend)
+            optimizer = make([{"params": mine}], norm_group=mesh["outer"])
+            expected = make([{"params": whole}], norm_group=alone())
+            for parameter in (*mine, *whole):
+                parameter.grad = torch.ones_like(parameter)
+            for each in (optimizer, expected):
+                each.step()
+            assert_near(optimizer.grad_norm, expected.grad_norm, TOLERANCE, f"norm of {kinds}")
+            for parameter, single in zip(mine, own, strict=True):
+                assert_near(local_part(parameter), part_of(single.detach(), parameter), TOLERANCE, f"{kinds}")
+
+
 def rows_of_unlike_stages() -> None:
     """Stages in which other numbers of parameters have rows that are split."""
     mesh = mesh_of(2, dist.get_world_size() // 2)
@@ -287,6 +314,7 @@ CASES = (
     "draws_of_distinct_tensors",
     "copies",
     "unlike_stages",
+    "stages_beside_plain_ones",
     "rows_of_unlike_stages",
     "what_is_no_group",
 )

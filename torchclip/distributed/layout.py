@@ -137,18 +137,23 @@ def layout_of(param_groups: Sequence[Mapping[str, Any]], norm_group: Processes |
 
     owners = [ownership_of(parameter, over, processes_of) for parameter, over in zip(parameters, declared, strict=True)]
     # A process may hold no parameter at all, and takes part all the same.
-    given = [(norm_group,)] if norm_group is not None and len(norm_group) > 1 else []
+    given: list[tuple[Processes, ...]] = [(norm_group,)] if norm_group is not None and len(norm_group) > 1 else []
     together = merged([*(owner.norm for owner in owners), *given])
     if together is not None:
         owners = [_over(together, owner, over) for owner, over in zip(owners, declared, strict=True)]
         given = [(together,)] if given else []
-    sums = dict.fromkeys(over for owner in owners for over in (owner.norm, owner.tensor) if over)
-    sums = dict.fromkeys((*sums, *given))
-    apart = dict.fromkeys(owner.norm for owner in owners if owner.norm != owner.tensor)
     distinct = {owner.distinct for owner in owners if owner.distinct is not None}
     if given:
         assert norm_group is not None
         distinct.add(norm_group)
+    for processes in distinct if together is None else ():
+        within = spanning({owner.norm[0] for owner in owners if owner.distinct == processes and len(owner.norm) > 1})
+        if within is not None:
+            owners = [_within(within, owner) if owner.distinct == processes else owner for owner in owners]
+            given = [(within, processes) if over == (processes,) else over for over in given]
+    sums = dict.fromkeys(over for owner in owners for over in (owner.norm, owner.tensor) if over)
+    sums = dict.fromkeys((*sums, *given))
+    apart = dict.fromkeys(owner.norm for owner in owners if owner.norm != owner.tensor)
     return Layout(
         parameters,
         _sizes(param_groups),
@@ -182,6 +187,13 @@ def _over(together: Processes, owner: Ownership, declared: Processes | None) -> 
     if owner.tensor != owner.norm:  # other processes hold other tensors in its place
         return replace(owner, norm=(together,), norm_share=of_norm)
     return Ownership((together,), (together,), of_norm, of_norm)
+
+
+def _within(mesh: Processes, owner: Ownership) -> Ownership:
+    """The same with the sum over others behind one over a mesh, which has copies of it: once for all parameters, since
+    the others may have none on a mesh, or none at all."""
+    copies = len(mesh) if len(owner.norm) == 1 else len(mesh) / len(owner.norm[0])
+    return replace(owner, norm=(mesh, owner.norm[-1]), norm_share=owner.norm_share / copies)
 
 
 def _everyone(

@@ -53,7 +53,8 @@ def split_units(run: Run, clip: AdaptiveGradientClip) -> tuple[Tensor, Tensor, S
             factors = adaptive.unit_factors(clip, weights, gradients)
             clips[index], squares = rows.local(index, factors), _squares(gradients, factors).to(total)
             if owner.norm in elsewhere:
-                elsewhere[owner.norm] += squares / processes_in(owner.tensor)
+                holders = processes_in(owner.tensor) * owner.tensor_share / owner.norm_share
+                elsewhere[owner.norm] += squares / holders
             else:
                 total = total + squares
     sums = [exchange.add(own, over) for over, own in elsewhere.items()]
