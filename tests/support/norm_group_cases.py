@@ -257,6 +257,24 @@ def stages_beside_plain_ones() -> None:
                 assert_near(local_part(parameter), part_of(single.detach(), parameter), TOLERANCE, f"{kinds}")
 
 
+def draws_and_losses_beside_plain_stages() -> None:
+    """A stage of plain tensors, of which the others along its mesh have copies, beside one of shards: one seed for all,
+    and the mean of all losses."""
+    if dist.get_world_size() != 4:
+        return
+    mesh, rank = mesh_of(2, 2), dist.get_rank()
+    is_plain = mesh.get_local_rank("outer") == 0
+    for backend in ("reference", None):
+        value = torch.arange(8.0).reshape(4, 2)
+        mine = torch.nn.Parameter(value if is_plain else spread(value, (mesh["inner"], [Shard(0)])))
+        options = {"lr": 0.1, "extensions": (torchclip.GradientNoise(0.5),), "norm_group": mesh["outer"]}
+        optimizer = torchclip.AdaLoss([mine], **options, backend=backend, seed=rank)
+        mine.grad = torch.ones_like(mine)
+        optimizer.step(loss=float(rank))
+        kept = optimizer.param_groups[0]["shared"]
+        assert kept["seed"] == 0 and kept["b_squared"] == 1.0 + (0 + 1 + 2 + 3) / 4
+
+
 def rows_of_unlike_stages() -> None:
     """Stages in which other numbers of parameters have rows that are split."""
     mesh = mesh_of(2, dist.get_world_size() // 2)
@@ -315,6 +333,7 @@ CASES = (
     "copies",
     "unlike_stages",
     "stages_beside_plain_ones",
+    "draws_and_losses_beside_plain_stages",
     "rows_of_unlike_stages",
     "what_is_no_group",
 )

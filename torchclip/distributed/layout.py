@@ -202,13 +202,18 @@ def _everyone(
     norm_group: Processes | None,
     processes_of: Callable[[Any], Processes],
 ) -> tuple[Processes, ...]:
-    each: dict[Processes, None] = {} if norm_group is None else {norm_group: None}
+    each: dict[Processes, None] = {}
+
+    def add(over: Processes | None) -> None:
+        if over is not None:  # all of a mesh, of which others may hold parts
+            each[over if over.root is None else processes_of(over.root)] = None
+
+    add(norm_group)
     for parameter, over in zip(parameters, declared, strict=True):
         if is_sharded(parameter):
             mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
             each[processes_of(mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh)] = None
-        if over is not None:
-            each[over] = None
+        add(over)
     if not each:
         return (world(),)
     whole = spanning(each)
