@@ -35,21 +35,27 @@ def _work(rank: int, folder: str, rounds: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     for name, (shape, count) in SETS.items():
         steps = {kind: _step(kind, shape, count) for kind in ("ours", "fused", "foreach")}
-        seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+        seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in steps}
         for _ in range(rounds):
             for kind, step in steps.items():
                 dist.barrier()
-                began = time.perf_counter()
+                began, busy_before = time.perf_counter(), time.thread_time()
                 step()
-                seconds[kind].append(time.perf_counter() - began)
-        for kind, taken in seconds.items() if rank == 0 else ():
-            ours = median(taken) / median(seconds["ours"])
-            print(f"{name}, AdamW + clip, {kind}: {1e3 * median(taken):.3f} ms, {ours:.2f} x ours", flush=True)
+                seconds[kind].append((time.perf_counter() - began, time.thread_time() - busy_before))
+        medians = {kind: [median(each) for each in zip(*taken, strict=True)] for kind, taken in seconds.items()}
+        for kind, (taken, busy) in medians.items() if rank == 0 else ():
+            of_ours = [theirs / own for theirs, own in zip((taken, busy), medians["ours"], strict=True)]
+            print(
+                f"{name}, AdamW + clip, {kind}: {1e3 * taken:.3f} ms, {of_ours[0]:.2f} x ours; "
+                f"busy {1e3 * busy:.3f} ms, {of_ours[1]:.2f} x ours",
+                flush=True,
+            )
     dist.destroy_process_group()
 
 
 def measure_sharded(rounds: int = 40) -> int:
-    """Prints the median seconds of a step in the first process."""
+    """Prints the medians of a step in the first process: how long it takes, and how long it keeps the calling thread
+    busy, which is less by what the others are waited for."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(partial(_work, folder=folder, rounds=rounds), nprocs=PROCESSES)
     return 0
