@@ -52,7 +52,7 @@ def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
     """Where interruptions are ignored too, as nohup and a shell's & leave it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        late = run(stage(TELLS_WHEN_INTERRUPTED, limit=5), tmp_path)
+        late = run(stage(TELLS_WHEN_INTERRUPTED, limit=2), tmp_path)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (late.verdict, late.output) == ("TIME OUT", "started\none test failed\n")
@@ -60,7 +60,7 @@ def test_a_stage_past_its_limit_says_what_it_knows(tmp_path: Path) -> None:
 
 def test_a_stage_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "GRACE", 0.5)
-    late = run(stage(NEVER_ENDS, limit=5), tmp_path)
+    late = run(stage(NEVER_ENDS, limit=2), tmp_path)
     assert (late.verdict, late.output) == ("TIME OUT", "deaf\n")
     assert late.seconds < 20
 

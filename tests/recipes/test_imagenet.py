@@ -159,8 +159,10 @@ def test_a_batch_that_cannot_be_shared(pictures: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_broken_image_is_named(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: str
 ) -> None:
+    # For how long torch waits for a process that reads ahead to end by itself.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
     broken = pictures / "train" / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:200])
     arguments = [*arguments_for(pictures), "--workers", workers]

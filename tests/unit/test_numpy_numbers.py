@@ -178,8 +178,23 @@ NO_NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+COMPILED = ("text", "array_of_complex")
+"""Those that stand for all where the step is compiled, which takes a second of each."""
+
+
+@pytest.mark.parametrize(
+    "value, compiled",
+    [
+        pytest.param(
+            value,
+            compiled,
+            id=f"{name}-{'compiled' if compiled else 'eager'}",
+            marks=[pytest.mark.thorough] if compiled and name not in COMPILED else [],
+        )
+        for name, value in NO_NUMBERS.items()
+        for compiled in (False, True)
+    ],
+)
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.usefixtures("forget_graphs")
 def test_what_the_constructor_refuses_every_step_does(value: Any, compiled: bool, backend: str) -> None:
