@@ -46,14 +46,7 @@ def in_order_of_blocks(slot: StateSlot, name: str, codes: Tensor, absmax: Tensor
     Blocks follow the memory, and whoever copies values alone, as ``contiguous()`` and ``torch.distributed.checkpoint``
     do, loses the order of codes that lay in another. The largest element of a block has the outermost code: where one
     is missing, the order is not that of the blocks, and that of the parameter is tried. Of a few blocks, each may have
-    one by chance.
-
-    Args:
-        slot: what they are.
-        name: what errors call the parameter.
-        codes: uint8.
-        absmax: of their blocks.
-        parameter: whose state it is.
+    one by chance. The arguments are those of :func:`decoded`.
 
     Raises:
         RuntimeError: where neither order is that of the blocks.
