@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import torchclip
 from builders import Pair
 
 # Above 64 chunks of the largest size, and above the 8 million elements from which gRDA stores past the cache, with ends
@@ -22,6 +23,16 @@ def test_chunks_of_the_largest_size(name: str, dtype: torch.dtype) -> None:
     pair = Pair(name, "cpu", [torch.nn.Parameter(torch.randn(size, dtype=dtype)) for size in LARGE])
     for without in ((), (1,), ()):
         pair.step(without)
+
+
+def test_stores_past_the_cache_end_with_their_tensor() -> None:
+    """Of gRDA in bfloat16, whose accumulators are twice as wide as what it stores."""
+    count = 8_000_000 + 2_047
+    held = torch.full((count + 4_096,), 7.0, dtype=torch.bfloat16)
+    param = torch.nn.Parameter(held[:count])
+    param.grad = torch.ones_like(param)
+    torchclip.GRDA([param], lr=0.5, c=0.0, backend="cpu").step()
+    assert bool((param == 6.5).all()) and bool((held[count:] == 7.0).all())
 
 
 @pytest.mark.parametrize("name, backend", [("sgd", "cpu"), ("adamw", "cpu"), ("adamw", "cuda")], indirect=["backend"])
