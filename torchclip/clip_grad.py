@@ -82,6 +82,11 @@ def get_total_norm(
     norm_type = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
     if _is_distributed(tensors, norm_group):
         return _distributed_norm(tensors, norm_type, error_if_nonfinite, norm_group)
+    return _local_norm(tensors, norm_type, error_if_nonfinite, foreach)
+
+
+def _local_norm(tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> Tensor:
+    """As :func:`get_total_norm`, of tensors that this process holds whole."""
     if not _is_fused(tensors, norm_type):
         # torch has no infinity norm of an empty tensor, and overflows in half precision.
         filled = [tensor for tensor in tensors if tensor.numel() > 0]
@@ -186,15 +191,15 @@ def clip_grad_norm_(
     if is_generator and len(parameters) == 0:
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm_type = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
     if _is_distributed([*parameters, *gradients], norm_group):
-        order = _number("norm_type", norm_type, "2.0 is the Euclidean norm")
         taking_part = [parameter for parameter in parameters if parameter.requires_grad or parameter.grad is not None]
         each = [parameter.grad for parameter in taking_part]
-        norm = _distributed_norm(each, order, error_if_nonfinite, norm_group, taking_part)
+        norm = _distributed_norm(each, norm_type, error_if_nonfinite, norm_group, taking_part)
         _scale(gradients, torch.clamp(max_norm / (norm + HARD_EPS), max=1.0))
         return norm
-    norm = get_total_norm(gradients, norm_type, error_if_nonfinite, foreach, norm_group=norm_group)
-    if not _is_fused(gradients, float(norm_type)):
+    norm = _local_norm(gradients, norm_type, error_if_nonfinite, foreach)
+    if not _is_fused(gradients, norm_type):
         if all(lazy_reason(gradient) is None for gradient in gradients):  # a lazy one foreach cannot write
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach)
             return norm
