@@ -69,8 +69,8 @@ def agree(
     is_one = len({processes for over in layout.sums for processes in over}) == 1
     together = is_one
     for over in layout.sums:
-        common = lines_of(spec, scope, modifiers, param_groups, apart=over in layout.apart)
         is_apart = over in layout.apart
+        common = lines_of(spec, scope, modifiers, param_groups, apart=is_apart)
         if not is_apart:
             common += _hyperparameters(spec, param_groups)
         if path:

@@ -211,8 +211,7 @@ def _everyone(
     add(norm_group)
     for parameter, over in zip(parameters, declared, strict=True):
         if is_sharded(parameter):
-            mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
-            each[processes_of(mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh)] = None
+            add(processes_of(parameter.device_mesh))  # type: ignore[attr-defined]
         add(over)
     if not each:
         return (world(),)
