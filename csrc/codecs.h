@@ -2,6 +2,8 @@
 // arithmetic of one element. torchclip/policies/precision/codec.py has the policies' side.
 #pragma once
 
+#include <limits>
+
 #include "step/tables.h"
 
 namespace torchclip {
@@ -83,5 +85,57 @@ TORCHCLIP_HD BFloat16 stochastic(float value, uint32_t bits) {  // bits: in [0, 
 // Draws of two operands share a word: operands 2 i and 2 i + 1, the parameter 0 and the slots from 1 on, have the lower
 // and the upper 16 bits of the words of stream kRoundingStream + i.
 constexpr uint32_t kRoundingStream = 3;
+
+// The map of codes: torchclip.Blockwise8bit has the equations. The bits of a float are its piecewise linear logarithm,
+// with an offset; shifted they are that of a root. Codes are whole steps of roots, in two's complement.
+template <bool is_signed>
+struct RootMap {
+  static constexpr int kHalvings = is_signed ? 1 : 2, kStepBits = is_signed ? 7 : 8;
+  static constexpr float kStep = is_signed ? 0x1p-7f : 0x1p-8f;
+  static constexpr uint32_t kOne = 0x3f800000u, kOffset = kOne - (kOne >> kHalvings);  // kOne: the bits of 1
+  // Where a float's last place is a step: what is added to it is rounded to the nearest, ties to even, and the number
+  // of the step is the sum's last bits.
+  static constexpr float kRounder = 0x1.8p23f * kStep;
+};
+constexpr float kLastStep = 63.0f / 64;  // the power of the last step, of either map
+constexpr float kInfinite = std::numeric_limits<float>::infinity();
+
+// What 1 on the map stands for in a block, in 17 bits: powers have the other 7, so that products are exact, and the
+// scale of the absmax that codes stand for is the one that they were made by. Not so small that it has no inverse; 0 of
+// 0, and not finite where the absmax is not.
+TORCHCLIP_HD float scale_of(float absmax) {
+  constexpr float kLeast = 0x1p-120f;
+  const float exact = (absmax > 0.0f && absmax < kLeast ? kLeast : absmax) * (1 / kLastStep);
+  const float rounded = bit_cast<float>((bit_cast<uint32_t>(exact) + 0x40u) & ~0x7fu);
+  return exact < kInfinite ? rounded : exact;
+}
+// 0 where all codes are 0.
+TORCHCLIP_HD float inverse_of(float scale) { return scale > 0.0f && scale < kInfinite ? 1.0f / scale : 0.0f; }
+
+// inverse: of the scale, not 0. What is above zero divides where it has no sign, and stays above.
+template <bool is_signed>
+TORCHCLIP_HD uint8_t encode(float value, float inverse) {
+  using Map = RootMap<is_signed>;
+  const uint32_t bits = bit_cast<uint32_t>(magnitude(value * inverse));
+  float root = bit_cast<float>((bits >> Map::kHalvings) + Map::kOffset);
+  if constexpr (is_signed) {
+    root = with_sign_of(root, value);
+  } else {  // by bits: of a choice of floats g++ makes a branch
+    root = root > Map::kStep ? root : Map::kStep;
+    root = bit_cast<float>(bit_cast<uint32_t>(root) & (value > 0.0f ? ~0u : 0u));
+  }
+  return static_cast<uint8_t>(bit_cast<uint32_t>(root + Map::kRounder));
+}
+
+template <bool is_signed>
+TORCHCLIP_HD float decode(uint8_t code, float scale) {
+  using Map = RootMap<is_signed>;
+  const auto step = static_cast<float>(is_signed ? static_cast<int32_t>(static_cast<int8_t>(code)) : int32_t{code});
+  constexpr auto kOffset = static_cast<int32_t>(Map::kOffset + (static_cast<uint32_t>(Map::kStepBits) << 23));
+  const int32_t bits = bit_cast<int32_t>(magnitude(step)) - kOffset;
+  const uint32_t power = static_cast<uint32_t>(bits > 0 ? bits : 0) << Map::kHalvings;  // of 0, 0
+  const float size = bit_cast<float>(power) * scale;
+  return is_signed ? with_sign_of(size, step) : size;
+}
 
 }  // namespace torchclip

@@ -30,7 +30,11 @@ HALF = tl.constexpr(0x8000)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 INFINITE = tl.constexpr(0x7F800000)
 ROUNDING_STREAM = tl.constexpr(3)  # operands 2 i and 2 i + 1 have the halves of the words of this one and i more
-CODES = tl.constexpr(256)
+ONE = tl.constexpr(0x3F800000)  # the bits of 1
+LEAST_ABSMAX = tl.constexpr(2.0**-120)
+LAST_STEP, BY_LAST_STEP = tl.constexpr(63 / 64), tl.constexpr(64 / 63)
+UNSIGNED_STEP = tl.constexpr(2.0**-8)
+SIGNED_ROUNDER, UNSIGNED_ROUNDER = tl.constexpr(1.5 * 2**16), tl.constexpr(1.5 * 2**15)  # their last place is a step
 
 
 @triton.jit
@@ -84,37 +88,52 @@ def rounding_bits(
 
 
 @triton.jit
-def values_of(maps, is_signed: tl.constexpr):
-    """Where the values of codes stand: float32 [256], ascending; behind them what lies between neighbours."""
-    return maps + (2 * CODES if is_signed else 0)
+def scale_of(absmax):
+    """What 1 on the map of codes stands for in a block. See ``csrc/codecs.h``."""
+    exact = tl.where((absmax > 0) & (absmax < LEAST_ABSMAX), LEAST_ABSMAX, absmax) * BY_LAST_STEP
+    rounded = ((exact.to(tl.int32, bitcast=True) + 0x40) & ~0x7F).to(tl.float32, bitcast=True)
+    return tl.where(exact < float("inf"), rounded, exact)
 
 
 @triton.jit
-def nearest_code(maps, value, absmax, is_signed: tl.constexpr):
-    """The code, uint8, of the nearest value, of two equally near ones the lower; the last one for what is NaN by the
-    absmax, as in torch.bucketize."""
-    scaled = quotient(value, tl.where(absmax > 0, absmax, 1.0))
-    middles = values_of(maps, is_signed) + CODES
-    code = tl.zeros(value.shape, tl.int32)
-    for bit in tl.static_range(8):  # of how many lie below
-        code += tl.where(tl.load(middles + code + ((128 >> bit) - 1)) < scaled, 128 >> bit, 0)
-    if not is_signed:  # what is above zero divides, and stays above
-        code = tl.where((code == 0) & (value > 0), 1, code)
-    return tl.where(scaled == scaled, code, CODES - 1).to(tl.uint8)
+def encode(value, scale, is_signed: tl.constexpr):
+    """The code, uint8, of a value."""
+    halvings: tl.constexpr = 1 if is_signed else 2
+    has_inverse = (scale > 0) & (scale < float("inf"))
+    inverse = quotient(tl.where(has_inverse, 1.0, 0.0), tl.where(has_inverse, scale, 1.0))
+    bits = tl.abs(value * inverse).to(tl.int32, bitcast=True)
+    root = ((bits >> halvings) + (ONE - (ONE >> halvings))).to(tl.float32, bitcast=True)
+    if is_signed:
+        step = tl.where(value < 0, -root, root) + SIGNED_ROUNDER
+    else:  # what is above zero divides, and stays above
+        step = tl.where(value > 0, tl.maximum(root, UNSIGNED_STEP), 0.0) + UNSIGNED_ROUNDER
+    return tl.where(has_inverse, step.to(tl.int32, bitcast=True), 0).to(tl.uint8)
 
 
 @triton.jit
-def largest_of_blocks(value, mask, count: tl.constexpr):
-    """The largest magnitude of each block of ``count`` elements, [count / BLOCK]: NaN where there is one, whose bits
-    are larger than those of any number."""
+def decode(code, scale, is_signed: tl.constexpr):
+    """The value of a code, uint8."""
+    halvings: tl.constexpr = 1 if is_signed else 2
+    steps: tl.constexpr = 7 if is_signed else 8  # their logarithm
+    step = code.to(tl.int8, bitcast=True).to(tl.float32) if is_signed else code.to(tl.float32)
+    bits = tl.abs(step).to(tl.int32, bitcast=True) - (ONE - (ONE >> halvings) + (steps << 23))
+    size = (tl.where(bits > 0, bits, 0) << halvings).to(tl.float32, bitcast=True) * scale  # of 0, 0
+    return tl.where(step < 0, -size, size) if is_signed else size
+
+
+@triton.jit
+def scale_of_blocks(value, mask, count: tl.constexpr):
+    """The scale of each block of ``count`` elements, [count / BLOCK]: not finite where there is a NaN, whose bits are
+    larger than those of any number."""
     bits = tl.where(mask, value.to(tl.int32, bitcast=True) & MAGNITUDE, 0)
-    return tl.max(tl.reshape(bits, [count // BLOCK, BLOCK]), 1).to(tl.float32, bitcast=True)
+    largest = tl.max(tl.reshape(bits, [count // BLOCK, BLOCK]), 1)
+    return scale_of(largest.to(tl.float32, bitcast=True))
 
 
 @triton.jit
-def of_each_element(absmax, count: tl.constexpr):
+def of_each_element(scale, count: tl.constexpr):
     """[count] from [count / BLOCK]."""
-    return tl.reshape(tl.broadcast_to(tl.expand_dims(absmax, 1), [count // BLOCK, BLOCK]), [count])
+    return tl.reshape(tl.broadcast_to(tl.expand_dims(scale, 1), [count // BLOCK, BLOCK]), [count])
 
 
 @triton.jit
@@ -144,7 +163,6 @@ def read_parameter(tensor, beside, begin, offsets, mask, run: tl.constexpr, acce
 def read_slot(
     tensor,
     beside,
-    maps,
     slot: tl.constexpr,
     begin,
     offsets,
@@ -156,7 +174,6 @@ def read_slot(
     """Elements of a state slot in the compute type; see ``read_parameter``.
 
     Args:
-        maps: see ``values_of``.
         form, dtype: the slot's.
     """
     address = tl.load(tensor + STATE + slot)
@@ -164,7 +181,7 @@ def read_slot(
         codes = tl.load(places_of(address, tensor, STATE + slot, begin, offsets, BYTE, access), mask, 0)
         absmax = tl.load(beside + BESIDE_ABSMAX + slot).to(tl.pointer_type(tl.float32))
         scale = tl.load(absmax + (begin + offsets) // BLOCK, mask, 0.0)
-        return tl.load(values_of(maps, form == BLOCKS) + codes.to(tl.int32)) * scale
+        return decode(codes, scale_of(scale), form == BLOCKS)
     return read(address, tensor, STATE + slot, begin, offsets, mask, dtype, access)
 
 
@@ -194,7 +211,6 @@ def write_slot(
     value,
     tensor,
     beside,
-    maps,
     slot: tl.constexpr,
     begin,
     offsets,
@@ -218,12 +234,12 @@ def write_slot(
         BYTE if form >= BLOCKS else dtype, access,
     )  # fmt: skip
     if form >= BLOCKS:
-        absmax = largest_of_blocks(value, mask, count)
-        tl.store(places, nearest_code(maps, value, of_each_element(absmax, count), form == BLOCKS), mask)
+        scale = scale_of_blocks(value, mask, count)
+        tl.store(places, encode(value, of_each_element(scale, count), form == BLOCKS), mask)
         block = (begin + first) // BLOCK + tl.arange(0, count // BLOCK)
         kept = tl.load(beside + BESIDE_ABSMAX + slot).to(tl.pointer_type(tl.float32))
         first_of_each = tl.min(tl.reshape(tl.where(mask, 0, 1), [count // BLOCK, BLOCK]), 1)
-        tl.store(kept + block, absmax, first_of_each == 0)
+        tl.store(kept + block, scale * LAST_STEP, first_of_each == 0)
     elif form == STOCHASTIC:
         draws, numbers = key
         bits = rounding_bits(draws, numbers, tensor, begin + first, slot + 1, count, in_parts)

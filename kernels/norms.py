@@ -128,7 +128,7 @@ def direction_squares(
     numbers,
     draws,
     row_gradient_factors,
-    held,
+    beside,
     index,
     begin,
     offsets,
@@ -143,14 +143,13 @@ def direction_squares(
     if row_gradient_factors is not None:
         factor = row_factor(row_gradient_factors, tensor, begin + offsets)
         scale = compute(tl.load(coefficients + COEFFICIENTS_GRADIENT_SCALE) * factor, run.dtype)
-    beside, maps = held
     gradient = read(tl.load(gradients + index), tensor, GRADIENT, begin, offsets, mask, run.gradient_dtype, access)
     parameter = gradient
     if COUPLED_DECAY & run.stages != 0:
         parameter = read_parameter(tensor, beside, begin, offsets, mask, run, access)
     buffer = gradient
     if run.slots & 1 != 0:
-        buffer = read_slot(tensor, beside, maps, 0, begin, offsets, mask, run.form0, run.dtype0, access)
+        buffer = read_slot(tensor, beside, 0, begin, offsets, mask, run.form0, run.dtype0, access)
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages, run.in_parts)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
     # Noise and decay are not 0 where there is no element.
@@ -171,7 +170,6 @@ def direction_norm_kernel(
     partials,
     places,
     beside,
-    maps,
     run: tl.constexpr,
     finish: tl.constexpr,
 ):
@@ -183,7 +181,7 @@ def direction_norm_kernel(
         numbers: StepNumbers; None where there was no first finish.
         draws: int64, the draws' numbers.
         row_gradient_factors: float64 [rows of all tensors]; None where there are none.
-        beside, maps: see ``update_kernel``.
+        beside: see ``update_kernel``.
         run: ``Run``.
         finish: ``Finish``.
     """
@@ -196,14 +194,13 @@ def direction_norm_kernel(
     own = coefficients + int32_at(tensor, TENSOR_COEFFICIENTS) * COEFFICIENTS_WORDS
     if beside is not None:
         beside += index * BESIDE_WORDS
-    held = (beside, maps)
     main = main_part(total, run.access)
     seen = tl.zeros([block], tl.float64 if run.dtype == FLOAT64 else tl.float32)
     taken = tl.zeros_like(seen)
     for first in range(0, main, block):
         offsets = first + tl.arange(0, block)
         gradient, direction = direction_squares(
-            tensor, gradients, own, numbers, draws, row_gradient_factors, held, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, beside, index, begin,
             offsets, first, offsets < main, run, run.access, block,
         )  # fmt: skip
         seen += gradient
@@ -213,7 +210,7 @@ def direction_norm_kernel(
     if run.access == ALIGNED:
         offsets = main + tl.arange(0, GROUP)
         gradient, direction = direction_squares(
-            tensor, gradients, own, numbers, draws, row_gradient_factors, held, index, begin,
+            tensor, gradients, own, numbers, draws, row_gradient_factors, beside, index, begin,
             offsets, main, offsets < total, run, ANYHOW, GROUP,
         )  # fmt: skip
         gradient_sum += tl.sum(gradient.to(tl.float64), 0)

@@ -141,7 +141,6 @@ def row_direction_norm_kernel(
     row_factors,
     places,
     beside,
-    maps,
     run: tl.constexpr,
     finish: tl.constexpr,
 ):
@@ -151,7 +150,7 @@ def row_direction_norm_kernel(
         chunks: int64 [programs, ROW_CHUNK_WORDS].
         coefficients: float64 [sets, COEFFICIENTS_WORDS], as they are before the norms are known.
         row_factors: float64 [rows of all tensors], written.
-        tensors, gradients, numbers, draws, row_gradient_factors, partials, places, beside, maps, run, finish: see
+        tensors, gradients, numbers, draws, row_gradient_factors, partials, places, beside, run, finish: see
             ``direction_norm_kernel``.
     """
     chunk = chunks + tl.program_id(0) * ROW_CHUNK_WORDS
@@ -186,7 +185,7 @@ def row_direction_norm_kernel(
                 parameter = read_parameter(tensor, beside, zero, element, mask, run, access)
             buffer = gradient
             if run.slots & 1 != 0:
-                buffer = read_slot(tensor, beside, maps, 0, zero, element, mask, run.form0, run.dtype0, access)
+                buffer = read_slot(tensor, beside, 0, zero, element, mask, run.form0, run.dtype0, access)
             element_scale = scale
             if row_gradient_factors is not None:
                 factor = row_factor(row_gradient_factors, tensor, element)

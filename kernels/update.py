@@ -76,42 +76,40 @@ def write_at(where, operand: tl.constexpr, address, stored, dtype: tl.constexpr,
 
 
 @triton.jit
-def read_state(where, held, unused, run: tl.constexpr, access: tl.constexpr):
-    """The state in use, and ``unused`` in the place of what is not: a tuple of three. For ``held`` see
+def read_state(where, beside, unused, run: tl.constexpr, access: tl.constexpr):
+    """The state in use, and ``unused`` in the place of what is not: a tuple of three. For ``beside`` see
     ``update_block``."""
     tensor, begin, offsets, mask = where
-    beside, maps = held
     state0 = unused
     state1 = unused
     state2 = unused
     if run.slots & 1 != 0:
-        state0 = read_slot(tensor, beside, maps, 0, begin, offsets, mask, run.form0, run.dtype0, access)
+        state0 = read_slot(tensor, beside, 0, begin, offsets, mask, run.form0, run.dtype0, access)
     if run.slots & 2 != 0:
-        state1 = read_slot(tensor, beside, maps, 1, begin, offsets, mask, run.form1, run.dtype1, access)
+        state1 = read_slot(tensor, beside, 1, begin, offsets, mask, run.form1, run.dtype1, access)
     if run.slots & 4 != 0:
-        state2 = read_slot(tensor, beside, maps, 2, begin, offsets, mask, run.form2, run.dtype2, access)
+        state2 = read_slot(tensor, beside, 2, begin, offsets, mask, run.form2, run.dtype2, access)
     return state0, state1, state2
 
 
 @triton.jit
-def write_state(where, held, state, key, first, run: tl.constexpr, access: tl.constexpr, count: tl.constexpr):
+def write_state(where, beside, state, key, first, run: tl.constexpr, access: tl.constexpr, count: tl.constexpr):
     """The counterpart."""
     tensor, begin, offsets, mask = where
-    beside, maps = held
     state0, state1, state2 = state
     if run.slots & 1 != 0:
         write_slot(
-            state0, tensor, beside, maps, 0, begin, offsets, mask, key, first, run.form0, run.dtype0, access, count,
+            state0, tensor, beside, 0, begin, offsets, mask, key, first, run.form0, run.dtype0, access, count,
             run.in_parts,
         )  # fmt: skip
     if run.slots & 2 != 0:
         write_slot(
-            state1, tensor, beside, maps, 1, begin, offsets, mask, key, first, run.form1, run.dtype1, access, count,
+            state1, tensor, beside, 1, begin, offsets, mask, key, first, run.form1, run.dtype1, access, count,
             run.in_parts,
         )  # fmt: skip
     if run.slots & 4 != 0:
         write_slot(
-            state2, tensor, beside, maps, 2, begin, offsets, mask, key, first, run.form2, run.dtype2, access, count,
+            state2, tensor, beside, 2, begin, offsets, mask, key, first, run.form2, run.dtype2, access, count,
             run.in_parts,
         )  # fmt: skip
 
@@ -169,7 +167,7 @@ def scaled_coefficients(where, coefficients, factors, run: tl.constexpr):
 @triton.jit
 def update_block(
     where,
-    held,
+    beside,
     gradient_address,
     coefficients,
     step,
@@ -183,8 +181,8 @@ def update_block(
 
     Args:
         where: see ``read_at``.
-        held: the tensor's row in the table of what is kept beside operands, and the maps of codes; each is looked at
-            under a precision policy alone.
+        beside: the tensor's row in the table of what is kept beside operands; looked at under a precision policy
+            alone.
         gradient_address: of the gradient's first element.
         coefficients: pointer to those of the tensor.
         step: the numbers of the step and of the draws, and, int32, not 0 where Lookahead ends a round or WeightEMA
@@ -196,7 +194,6 @@ def update_block(
         count: a power of two.
     """
     tensor, begin, offsets, mask = where
-    beside, _ = held
     numbers, draws, synchronises = step
     around, rule = scaled_coefficients(where, coefficients, factors, run)
     scale, limit, noise_scale, weight_decay, shrink = around
@@ -205,7 +202,7 @@ def update_block(
     parameter = gradient
     if run.family != "soft_threshold" or COUPLED_DECAY & run.stages != 0:
         parameter = read_parameter(tensor, beside, begin, offsets, mask, run, access)
-    state = read_state(where, held, gradient, run, access)
+    state = read_state(where, beside, gradient, run, access)
 
     keep, normal = gradient_draws(draws, numbers, tensor, begin + first, count, run.stages, run.in_parts)
     gradient = pipeline.prepare(gradient, parameter, keep, normal, scale, limit, noise_scale, weight_decay, run.stages)
@@ -225,7 +222,7 @@ def update_block(
         zeros = tl.sum(((widen(stored, run.parameter_dtype) == 0) & mask).to(tl.int32), 0)
     write_at(where, PARAMETER, tl.load(tensor + PARAMETER), stored, run.parameter_dtype, access)
     write_beside(parameter, tensor, beside, begin, offsets, mask, run, access)
-    write_state(where, held, state, (draws, numbers), first, run, access, count)
+    write_state(where, beside, state, (draws, numbers), first, run, access, count)
     return zeros
 
 
@@ -242,7 +239,6 @@ def update_kernel(
     row_step_factors,
     zeros,
     beside,
-    maps,
     pieces,
     run: tl.constexpr,
 ):
@@ -259,7 +255,6 @@ def update_kernel(
         row_step_factors: the same on the step.
         zeros: int64 [programs], written where the run counts zeros.
         beside: int64 [tensors, BESIDE_WORDS], what a precision policy keeps beside operands; None without one.
-        maps: float32, see ``values_of``; None where nothing is in blocks.
         pieces: int32, of the largest chunk. A smaller one may have fewer, and programs beyond its end do nothing.
         run: what the kernel is compiled for, ``Run``.
     """
@@ -282,7 +277,6 @@ def update_kernel(
     gradient = tl.load(gradients + index)
     if beside is not None:
         beside += index * BESIDE_WORDS
-    held = (beside, maps)
     step = (numbers, draws, synchronises)
     factors = (row_gradient_factors, row_step_factors)
     main = main_part(total, run.access, run.group)
@@ -291,10 +285,10 @@ def update_kernel(
     if run.access == ALIGNED and (main < total) & (behind < total):
         offsets = main + tl.arange(0, run.group)
         where = (tensor, begin, offsets, offsets < total)
-        count += update_block(where, held, gradient, own, step, factors, main, run, ANYHOW, run.group)
+        count += update_block(where, beside, gradient, own, step, factors, main, run, ANYHOW, run.group)
     for first in range(behind, main, block):
         offsets = first + tl.arange(0, block)
         where = (tensor, begin, offsets, offsets < main)
-        count += update_block(where, held, gradient, own, step, factors, first, run, run.access, block)
+        count += update_block(where, beside, gradient, own, step, factors, first, run, run.access, block)
     if run.counts_zeros and behind < total:
         tl.store(zeros + number, count.to(tl.int64))

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "../codecs.h"
-#include "../dynamic_map.h"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -12,42 +11,6 @@ namespace torchclip::cuda {
 
 constexpr int kTogether = 8;
 static_assert(kBlock == kWarp * kTogether);
-
-static __device__ constexpr DynamicMap kDeviceMaps[2] = {kMap<false>, kMap<true>};
-
-// The values of codes and what lies between them, in the memory that a block shares: each thread of a warp may look at
-// another place. `kBlocks`: there are codes.
-template <bool kBlocks>
-class Maps {
- public:
-  // All `kLanes` threads of the block must call it.
-  template <int kLanes>
-  static __device__ __forceinline__ Maps shared() {
-    if constexpr (kBlocks) {
-      __shared__ Tables tables;
-#pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < DynamicMap::kCodes; i += kLanes)
-        for (int is_signed = 0; is_signed < 2; ++is_signed) {
-          tables.values[is_signed][i] = kDeviceMaps[is_signed].values[i];
-          tables.middles[is_signed][i] = kDeviceMaps[is_signed].middles[i];
-        }
-      __syncthreads();
-      return Maps{&tables};
-    }
-    return Maps{};
-  }
-  // Each [256].
-  __device__ __forceinline__ const float* values(bool is_signed) const { return tables_->values[is_signed ? 1 : 0]; }
-  __device__ __forceinline__ const float* middles(bool is_signed) const { return tables_->middles[is_signed ? 1 : 0]; }
-
- private:
-  struct Tables {
-    float values[2][DynamicMap::kCodes], middles[2][DynamicMap::kCodes];
-  };
-  __device__ __forceinline__ explicit Maps(const Tables* tables = nullptr) : tables_(tables) {}
-
-  const Tables* tables_;
-};
 
 // Neighbours as they lie in memory: each in a word of its own where there is one, else side by side, in as many words
 // as they need.
@@ -163,12 +126,15 @@ __device__ __forceinline__ void decode_split(const Stored<kCount>& stored, Vecto
                      static_cast<int16_t>(static_cast<uint16_t>(stored.half_behind(i))));
 }
 
-// table: [256], see Maps.
 template <int kCount>
-__device__ __forceinline__ void decode_codes(const float* table, float absmax, const Stored<kCount>& stored,
+__device__ __forceinline__ void decode_codes(bool is_signed, float absmax, const Stored<kCount>& stored,
                                              Vector<float, kCount>& values) {
+  const float scale = scale_of(absmax);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = table[stored.byte(i)] * absmax;
+  for (int i = 0; i < kCount; ++i) {
+    const auto code = static_cast<uint8_t>(stored.byte(i));
+    values[i] = is_signed ? torchclip::decode<true>(code, scale) : torchclip::decode<false>(code, scale);
+  }
 }
 
 template <int kCount>
@@ -205,14 +171,17 @@ __device__ __forceinline__ void encode_stochastic(const Vector<float, kCount>& v
     stored.put_half(i, bits_of(stochastic(values.values[i], bits[i] >> shift & 0xffffu)));
 }
 
-template <int kCount, bool kBlocks>
-__device__ __forceinline__ void encode_codes(bool is_signed, const Maps<kBlocks>& maps,
-                                             const Vector<float, kCount>& values, float absmax,
+template <int kCount>
+__device__ __forceinline__ void encode_codes(bool is_signed, const Vector<float, kCount>& values, float scale,
                                              Stored<kCount>& stored) {
+  const float inverse = inverse_of(scale);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i)
-    stored.put_byte(i, is_signed ? nearest_code<true>(maps.middles(true), values.values[i], absmax)
-                                 : nearest_code<false>(maps.middles(false), values.values[i], absmax));
+  for (int i = 0; i < kCount; ++i) {
+    const float value = values.values[i];
+    const uint32_t code =
+        is_signed ? torchclip::encode<true>(value, inverse) : torchclip::encode<false>(value, inverse);
+    stored.put_byte(i, inverse > 0.0f ? code : 0u);
+  }
 }
 
 // The bits of the largest magnitude: of a NaN where there is one, whose bits are larger than those of any number.
@@ -227,14 +196,14 @@ __device__ __forceinline__ uint32_t largest(const Vector<float, kCount>& values)
   return bits;
 }
 
-// That of a warp's, in all its threads, which must all call it.
-__device__ __forceinline__ float largest_of_warp(uint32_t bits) {
+// The scale of a warp's, in all its threads, which must all call it.
+__device__ __forceinline__ float scale_of_warp(uint32_t bits) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     const uint32_t other = __shfl_xor_sync(kWholeWarp, bits, distance);
     bits = other > bits ? other : bits;
   }
-  return bit_cast<float>(bits);
+  return scale_of(bit_cast<float>(bits));
 }
 
 }  // namespace torchclip::cuda

@@ -28,7 +28,7 @@ struct CodedWeightMeter : CodedTensor<false> {
 
   __device__ __forceinline__ CodedWeightMeter(const PassArguments& arguments, int32_t index, CachePolicy policy,
                                               float scale)
-      : CodedTensor(arguments, index, Maps<false>::shared<kThreads>(), policy), scale(scale) {}
+      : CodedTensor(arguments, index, policy), scale(scale) {}
 
   template <int kCount>
   __device__ __forceinline__ void add(const CodedPlace& place, float (&sums)[2]) const {
@@ -65,9 +65,8 @@ struct CodedDirectionMeter : DirectionMeter<Functor, Slots, kEveryStage, float, 
 
   CodedTensor<true> coded;
 
-  __device__ __forceinline__ CodedDirectionMeter(const PassArguments& arguments, int32_t index, const Maps<true>& maps,
-                                                 CachePolicy policy)
-      : Meter(arguments, index, policy), coded(arguments, index, maps, policy) {}
+  __device__ __forceinline__ CodedDirectionMeter(const PassArguments& arguments, int32_t index, CachePolicy policy)
+      : Meter(arguments, index, policy), coded(arguments, index, policy) {}
 
   template <int kCount>
   __device__ __forceinline__ void add_at(const CodedPlace& place, float (&sums)[2]) {
@@ -103,9 +102,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     coded_direction_norm_kernel(const __grid_constant__ PassArguments arguments,
                                 const __grid_constant__ FinishRuleArguments finish) {
   let_next_begin();
-  const Maps<true> maps = Maps<true>::shared<kThreads>();
   measure_chunks(arguments, gridDim.x, [&](int32_t tensor, CachePolicy policy) {
-    return CodedDirectionMeter<Functor, Slots>(arguments, tensor, maps, policy);
+    return CodedDirectionMeter<Functor, Slots>(arguments, tensor, policy);
   });
   if (is_last_block(finish.blocks_done, finish.blocks)) finish_rule<false>(finish);
 }
@@ -116,12 +114,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     coded_row_direction_norm_kernel(const __grid_constant__ PassArguments arguments,
                                     const __grid_constant__ FinishRuleArguments finish) {
   let_next_begin();
-  const Maps<true> maps = Maps<true>::shared<kThreads>();
   const bool skips = arguments.numbers != nullptr && arguments.numbers->skip != 0;
   measure_row_chunks(
       arguments, gridDim.x,
       [&](int32_t tensor, CachePolicy policy) {
-        return CodedDirectionMeter<Functor, Slots>(arguments, tensor, maps, policy);
+        return CodedDirectionMeter<Functor, Slots>(arguments, tensor, policy);
       },
       RowStep{skips});
   if (is_last_block(finish.blocks_done, finish.blocks)) finish_rule<true>(finish);

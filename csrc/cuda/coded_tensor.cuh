@@ -33,15 +33,12 @@ class CodedTensor {
   const DeviceTensor& tensor;
   const DeviceBeside& beside;
   const Types& types;
-  const Maps<kBlocks> maps;
   CachePolicy policy;
 
-  __device__ __forceinline__ CodedTensor(const PassArguments& arguments, int32_t index, const Maps<kBlocks>& maps,
-                                         CachePolicy policy)
+  __device__ __forceinline__ CodedTensor(const PassArguments& arguments, int32_t index, CachePolicy policy)
       : tensor(arguments.tensors[index]),
         beside(arguments.beside[index]),
         types(arguments.types),
-        maps(maps),
         policy(policy),
         gradient_(gradient_of<void>(arguments, index)) {}
 
@@ -108,7 +105,7 @@ class CodedTensor {
                                               Vector<float, kCount>& values) const {
     const Codec codec = types.slots[slot];
     if (kBlocks && is_blocks(codec.form))
-      return decode_codes(maps.values(codec.form == Form::kBlocks), stored.absmax, stored.own, values);
+      return decode_codes(codec.form == Form::kBlocks, stored.absmax, stored.own, values);
     decode(codec.dtype, stored.own, values);
   }
 

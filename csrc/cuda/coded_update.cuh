@@ -12,7 +12,7 @@ template <class Functor, unsigned Slots, unsigned Stages, bool kBlocks>
 class CodedOperands : public CodedTensor<kBlocks> {
  public:
   using Tensor = CodedTensor<kBlocks>;
-  using Tensor::beside, Tensor::maps, Tensor::policy, Tensor::slow, Tensor::tensor, Tensor::types;
+  using Tensor::beside, Tensor::policy, Tensor::slow, Tensor::tensor, Tensor::types;
   static constexpr int kSlots = Functor::kSlots;
   static constexpr bool kReadsParameter = kNeedsParameter<Functor, Stages>;
   static constexpr unsigned kDense = operand_bit(kParameter) | Slots << kState0;
@@ -20,9 +20,8 @@ class CodedOperands : public CodedTensor<kBlocks> {
 
   const bool synchronises;
 
-  __device__ __forceinline__ CodedOperands(const PassArguments& arguments, int32_t index, const Maps<kBlocks>& maps,
-                                           bool synchronises)
-      : CodedTensor<kBlocks>(arguments, index, maps,
+  __device__ __forceinline__ CodedOperands(const PassArguments& arguments, int32_t index, bool synchronises)
+      : CodedTensor<kBlocks>(arguments, index,
                              arguments.overflows_cache != 0 ? CachePolicy::let_go() : CachePolicy::as_usual()),
         synchronises(synchronises) {}
 
@@ -63,20 +62,19 @@ class CodedOperands : public CodedTensor<kBlocks> {
     own.store(slow() + place.operands.of[kSlow], policy);
   }
 
-  // absmax: of the block, of slots in blocks. Returns the exact zeros in what is written.
+  // scale: of the block, of slots in blocks. Returns the exact zeros in what is written.
   template <int kCount>
   __device__ __forceinline__ int store(const PassArguments& arguments, const CodedPlace& place,
-                                       const float (&absmax)[kSlots],
-                                       const Elements<float, kSlots, kCount>& own) const {
+                                       const float (&scale)[kSlots], const Elements<float, kSlots, kCount>& own) const {
     uint32_t words[kCount] = {};
     if (draws(0)) draw_rounding(arguments, tensor.place, place.element, 0, words);
     const int zeros = store_parameter(place, words, own.parameter);
-    if constexpr (uses(0)) store_slot(0, place, absmax[0], words, own.state[0]);
+    if constexpr (uses(0)) store_slot(0, place, scale[0], words, own.state[0]);
     if constexpr ((Slots & 0b110u) != 0) {
       if (draws(1)) draw_rounding(arguments, tensor.place, place.element, 1, words);
 #pragma unroll
       for (int slot = 1; slot < kSlots; ++slot)
-        if (uses(slot)) store_slot(slot, place, absmax[slot], words, own.state[slot]);
+        if (uses(slot)) store_slot(slot, place, scale[slot], words, own.state[slot]);
     }
     return zeros;
   }
@@ -124,13 +122,13 @@ class CodedOperands : public CodedTensor<kBlocks> {
   }
 
   template <int kCount>
-  __device__ __forceinline__ void store_slot(int slot, const CodedPlace& place, float absmax,
+  __device__ __forceinline__ void store_slot(int slot, const CodedPlace& place, float scale,
                                              const uint32_t (&words)[kCount],
                                              const Vector<float, kCount>& values) const {
     const Codec codec = types.slots[slot];
     Stored<kCount> stored;
     if (kBlocks && is_blocks(codec.form)) {
-      encode_codes(codec.form == Form::kBlocks, maps, values, absmax, stored);
+      encode_codes(codec.form == Form::kBlocks, values, scale, stored);
     } else if (codec.form == Form::kStochastic) {
       encode_stochastic(values, words, 16 * ((slot + 1) % 2), stored);
     } else {
@@ -164,15 +162,16 @@ struct CodedBlock {
 
   // Returns the exact zeros in what is written.
   template <int kCount>
-  __device__ __forceinline__ int store(const CodedPlace& place, const float (&absmax)[kSlots], Own<kCount>& own) const {
+  __device__ __forceinline__ int store(const CodedPlace& place, const float (&scale)[kSlots], Own<kCount>& own) const {
     if (operands.synchronises) operands.average_into_slow(arguments, numbers, place, own.parameter);
-    return operands.store(arguments, place, absmax, own);
+    return operands.store(arguments, place, scale, own);
   }
 
-  __device__ __forceinline__ void store_absmax(int64_t begin, const float (&absmax)[kSlots]) const {
+  __device__ __forceinline__ void store_absmax(int64_t begin, const float (&scale)[kSlots]) const {
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
-      if (operands.has_blocks(slot) && lane_in_warp() == 0) operands.beside.absmax[slot][begin / kBlock] = absmax[slot];
+      if (operands.has_blocks(slot) && lane_in_warp() == 0)
+        operands.beside.absmax[slot][begin / kBlock] = scale[slot] * kLastStep;
   }
 
   // All of it. Returns the zeros that the thread has written.
@@ -180,12 +179,12 @@ struct CodedBlock {
     const CodedPlace place = Operands::in_order(begin + lane_in_warp() * kTogether);
     Own<kTogether> own;
     load_new(place, own);
-    float absmax[kSlots] = {};
+    float scale[kSlots] = {};
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot)
-      if (operands.has_blocks(slot)) absmax[slot] = largest_of_warp(largest(own.state[slot]));
-    store_absmax(begin, absmax);
-    return store(place, absmax, own);
+      if (operands.has_blocks(slot)) scale[slot] = scale_of_warp(largest(own.state[slot]));
+    store_absmax(begin, scale);
+    return store(place, scale, own);
   }
 
   // One by one, as they lie: twice where there are codes, first for the largest magnitude.
@@ -194,7 +193,7 @@ struct CodedBlock {
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) has_codes = has_codes || operands.has_blocks(slot);
     uint32_t bits[kSlots] = {};
-    float absmax[kSlots] = {};
+    float scale[kSlots] = {};
     int zeros = 0;
 #pragma unroll 1
     for (int pass = has_codes ? 0 : 1; pass < 2; ++pass) {
@@ -208,14 +207,14 @@ struct CodedBlock {
           const uint32_t own_bits = largest(own.state[slot]);
           bits[slot] = own_bits > bits[slot] ? own_bits : bits[slot];
         }
-        if (pass == 1) zeros += store(place, absmax, own);
+        if (pass == 1) zeros += store(place, scale, own);
       }
       if (pass == 1) continue;
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) absmax[slot] = largest_of_warp(bits[slot]);
+      for (int slot = 0; slot < kSlots; ++slot) scale[slot] = scale_of_warp(bits[slot]);
     }
     __syncwarp();  // all threads have read the one before
-    store_absmax(begin, absmax);
+    store_absmax(begin, scale);
     return zeros;
   }
 };
@@ -227,13 +226,12 @@ __device__ __forceinline__ void update_coded_chunks(const PassArguments& argumen
   StepNumbers numbers{};
   if (arguments.numbers != nullptr) numbers = *arguments.numbers;  // at once: one load waits for no other
   if (numbers.skip != 0) return;
-  const Maps<kBlocks> maps = Maps<kBlocks>::template shared<kUpdateThreads>();
   const auto count = static_cast<uint32_t>(arguments.chunk_count * arguments.pieces);
 #pragma unroll 1
   for (uint32_t index = blockIdx.x; index < count; index += gridDim.x) {
     const PieceOfChunk<float> piece(arguments, count - 1 - index);
     if (piece.begin >= piece.end) continue;
-    const typename Block::Operands operands(arguments, piece.tensor, maps, numbers.synchronises != 0);
+    const typename Block::Operands operands(arguments, piece.tensor, numbers.synchronises != 0);
     ElementCoefficients<Functor, Stages, float> coefficients(arguments, operands.tensor, arguments.coefficients);
     const Block block{arguments, numbers, operands, coefficients};
     const int64_t first = piece.begin + warp_in_block() * kBlock, last = piece.end - piece.end % kBlock;

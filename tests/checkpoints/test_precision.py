@@ -192,7 +192,7 @@ def test_torchs_float32_state_loads_into_every_policy(backend: str, policy: Prec
             wanted, value = held[name], came[index][name]
             assert value.dtype is torch.float32 and value.shape == wanted.shape
             bound = (
-                0.0 if is_exact else 0.0071 * wanted.abs().max() if "8bit" in repr(policy) else 2.0**-8 * wanted.abs()
+                0.0 if is_exact else 0.0080 * wanted.abs().max() if "8bit" in repr(policy) else 2.0**-8 * wanted.abs()
             )
             assert ((value - wanted).abs() <= bound).all()
     take_steps(optimizer, 5, 6)
@@ -284,6 +284,16 @@ def test_a_channels_last_parameter_keeps_its_blocks(loads: Any, backend: str) ->
     (expected,) = channels_last_run(backend, 4).param_groups[0]["params"]
     (weight,) = channels_last_run(backend, 4, loads).param_groups[0]["params"]
     assert torch.equal(weight, expected)
+
+
+def test_codes_of_another_map_do_not_load(backend: str) -> None:
+    first = channels_last_run(backend, 2)
+    saved = first.state_dict()
+    saved["state"][0]["exp_avg"][0, 7, 5, 3] = 128
+    second = torchclip.AdamW([torch.zeros(2, 16, 9, 11)], **OPTIONS, precision=BLOCKS, backend=backend)
+    with pytest.raises(RuntimeError, match="'exp_avg' of parameter 0 .* of another map .* no code 128"):
+        second.load_state_dict(saved)
+    assert not second.state
 
 
 @pytest.mark.parametrize("precision", [BLOCKS, None], ids=["blockwise", "float32"])

@@ -77,11 +77,10 @@ def rounding(codec: Codec, wanted: Tensor, absmax: Tensor | None) -> Tensor | fl
     """The most by which a codec changes a value; of 8 bits the distance of the two codes around it."""
     if codec.kind is Kind.BLOCKS:
         assert absmax is not None
-        table = torch.tensor(codecs.dynamic_map(codec.is_signed), dtype=torch.float64)
-        scale = absmax.double().repeat_interleave(BLOCK)[: wanted.numel()].view(wanted.shape)
+        table = codecs.root_map(codec.is_signed, torch.device("cpu")).double().sort().values
+        scale = codecs.scale_of(absmax).double().repeat_interleave(BLOCK)[: wanted.numel()].view(wanted.shape)
         place = torch.bucketize((wanted / scale.clamp(min=1e-300)).contiguous(), table).clamp(1, 255)
-        gap = table[place] - table[place - 1]
-        return torch.where(wanted < table[0] * scale, 0.0071 * scale, gap * scale)  # no code is −1
+        return (table[place] - table[place - 1]) * scale
     if codec.kind in (Kind.SPLIT, Kind.MASTER) or codec.dtype is torch.float32:
         return 2.0**-23 * wanted.abs()
     return (2.0**-7 if codec.kind is Kind.STOCHASTIC else 2.0**-8) * wanted.abs()

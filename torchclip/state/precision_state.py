@@ -14,8 +14,8 @@ from torchclip.rules.rule_spec import Group, RuleSpec, StateSlot
 from torchclip.state.sharded import held_part, is_sharded, is_wrapper, local_of, shard_like
 from torchclip.state.tensor_checks import check_layout, check_state, lazy_reason
 
-ONE = 255
-"""The code of 1, the absmax itself."""
+LAST_CODE = {True: 127, False: 255}
+"""The code of the absmax itself, by whether values may be negative."""
 
 
 def created_slot(spec: RuleSpec, name: str, types: Types, parameter: Tensor, group: Group, value: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def created_slot(spec: RuleSpec, name: str, types: Types, parameter: Tensor, gro
             part = made if torch.compiler.is_compiling() else held_part(made)
             part.copy_(value.view(part.shape))
             return slot.of_parameter(made, group)
-        first = ONE if codec.kind is Kind.BLOCKS else slot.initial(group)
+        first = LAST_CODE[codec.is_signed] if codec.kind is Kind.BLOCKS else slot.initial(group)
         return torch.full_like(
             parameter, first, dtype=codec.dtype, memory_format=torch.preserve_format, requires_grad=False
         )

@@ -10,7 +10,11 @@ from torch import Tensor
 from torchclip.backends.reference import codecs
 from torchclip.policies.precision.codec import BLOCK, absmax_of
 from torchclip.rules.rule_spec import StateSlot
+from torchclip.state.precision_state import LAST_CODE
 from torchclip.state.sharded import is_sharded, local_of, shard_like
+
+NO_CODE = 128
+"""Of what may be negative, no value has it."""
 
 
 def decoded(slot: StateSlot, name: str, codes: Tensor, absmax: Any, parameter: Tensor) -> Tensor:
@@ -52,6 +56,11 @@ def in_order_of_blocks(slot: StateSlot, name: str, codes: Tensor, absmax: Tensor
         RuntimeError: where neither order is that of the blocks.
     """
     is_signed = not slot.non_negative
+    if is_signed and bool((local_of(codes) == NO_CODE).any()):
+        raise RuntimeError(
+            f"state {slot.name!r} of {name} is codes of 8 bits of another map than Blockwise8bit's, which has no code "
+            f"{NO_CODE}: convert them to float32 by their own map"
+        )
     if any(map(is_sharded, (codes, absmax, parameter))) or codes.shape != parameter.shape:
         return codes  # shards have blocks of whole rows; what does not fit is refused
     if codes.ndim < 2 or absmax.numel() != -(-codes.numel() // BLOCK) or _are_in_order(codes, absmax, is_signed):
@@ -69,9 +78,9 @@ def in_order_of_blocks(slot: StateSlot, name: str, codes: Tensor, absmax: Tensor
 
 def _are_in_order(codes: Tensor, absmax: Tensor, is_signed: bool) -> bool:
     """Whether every block of more than zeros has a code of its largest element."""
-    outermost = codes == 255
+    outermost = codes == LAST_CODE[is_signed]
     if is_signed:
-        outermost |= codes == 0
+        outermost |= codes == 256 - LAST_CODE[is_signed]
     found = codecs.blocks_of(outermost, codes).any(dim=1)
     scale = absmax.flatten().to(codes.device)
     needs_none = ~(scale.isfinite() & (scale >= torch.finfo(torch.float32).tiny))

@@ -7,8 +7,6 @@ nearest, ties away from zero. The equations are in the docstrings of the policie
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -18,7 +16,13 @@ from torchclip.policies.precision.codec import BLOCK
 
 HALF = 0x8000
 INFINITE, NAN = 0x7F80, 0x7FC0  # of bfloat16
-DECADES = 7
+ONE = 0x3F800000
+"""The bits of 1 in float32."""
+HALVINGS = {True: 1, False: 2}
+"""Of the logarithm, from values to their roots, by whether they may be negative."""
+STEP = {True: 2.0**-7, False: 2.0**-8}
+"""Of roots, from one code to the next."""
+LAST_STEP, LEAST_ABSMAX = 63 / 64, 2.0**-120
 
 
 def _from_bits(high: Tensor, is_nan: Tensor) -> Tensor:
@@ -58,39 +62,20 @@ def join(parameter: Tensor, remainder: Tensor) -> Tensor:
     return ((high << 16) + torch.where(is_stray, 0, low)).view(torch.float32)
 
 
-def dynamic_map(is_signed: bool) -> tuple[float, ...]:
-    """The 256 values of an 8-bit code, in [-1, 1] or [0, 1], ascending.
-
-    0, 1, and in each of seven decades the middles of equal parts: twice as many as in the decade below.
-    """
-    values = [0.0, 1.0]
-    for decade in range(DECADES):
-        parts = 2 ** (decade if is_signed else decade + 1)
-        scale = 10.0 ** (decade - DECADES + 1)
-        middles = [scale * (0.1 + 0.9 * (part + 0.5) / parts) for part in range(parts)]
-        values += [*middles, *(-middle for middle in middles)] if is_signed else middles
-    return tuple(sorted(values))
+def root_map(is_signed: bool, device: torch.device) -> Tensor:
+    """What the 256 codes stand for in a block of scale 1, float32: of signed ones those below zero come last."""
+    step = torch.arange(256, dtype=torch.float32, device=device)
+    step = torch.where(step < 128, step, step - 256) if is_signed else step
+    root = step.abs() * STEP[is_signed]
+    bits = root.view(torch.int32) - (ONE - (ONE >> HALVINGS[is_signed]))
+    return (bits.clamp(min=0) << HALVINGS[is_signed]).view(torch.float32).copysign(step)
 
 
-MAPS = {is_signed: dynamic_map(is_signed) for is_signed in (True, False)}
-
-
-def _made_tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    values = torch.tensor(MAPS[is_signed], dtype=torch.float64, device="cpu")
-    middles = (values[1:] + values[:-1]) / 2
-    return values.float().to(device), middles.float().to(device)
-
-
-@functools.cache
-def _kept_tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        return _made_tables(is_signed, device)
-
-
-def tables(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The map, [256], and the middles between its values, [255]: float32, not to be written to."""
-    # A graph that is being compiled makes its own: no step outside it could read those.
-    return (_made_tables if torch.compiler.is_compiling() else _kept_tables)(is_signed, device)
+def scale_of(absmax: Tensor) -> Tensor:
+    """What 1 on the map stands for in a block of this absmax, rounded to 17 bits; 0 of 0."""
+    exact = torch.where((absmax > 0) & (absmax < LEAST_ABSMAX), LEAST_ABSMAX, absmax) * (1 / LAST_STEP)
+    rounded = ((exact.view(torch.int32) + 0x40) & ~0x7F).view(torch.float32)
+    return torch.where(exact < torch.inf, rounded, exact)
 
 
 def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, Tensor]:
@@ -104,14 +89,15 @@ def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, 
     Returns:
         uint8 in the shape of ``like``, and float32 [blocks].
     """
-    _, middles = tables(is_signed, value.device)
     blocks = blocks_of(value, like)
-    absmax = blocks.abs().amax(dim=1) if blocks.numel() else blocks.new_zeros(0)
-    scaled = blocks / torch.where(absmax > 0, absmax, 1.0).unsqueeze(1)
-    codes = torch.bucketize(scaled, middles)
-    if not is_signed:
-        codes = torch.where((codes == 0) & (blocks > 0), 1, codes)
-    return in_memory_order(codes.flatten().to(torch.uint8), like), absmax
+    scale = scale_of(blocks.abs().amax(dim=1) if blocks.numel() else blocks.new_zeros(0))
+    inverse = torch.where((scale > 0) & scale.isfinite(), 1 / scale, 0.0).unsqueeze(1)
+    bits = (blocks * inverse).abs().view(torch.int32)
+    root = ((bits >> HALVINGS[is_signed]) + (ONE - (ONE >> HALVINGS[is_signed]))).view(torch.float32)
+    step = (root / STEP[is_signed]).round()
+    step = torch.where(blocks < 0, -step, step) if is_signed else torch.where(blocks > 0, step.clamp(min=1), 0.0)
+    codes = torch.where(inverse > 0, step, 0.0).to(torch.int16)
+    return in_memory_order((codes & 0xFF).flatten().to(torch.uint8), like), scale * LAST_STEP
 
 
 def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
@@ -122,8 +108,7 @@ def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
         absmax: float32, in any shape the blocks in their order.
         is_signed: as in :func:`to_blocks`.
     """
-    values, _ = tables(is_signed, codes.device)
-    return decoded(codes, absmax, values, BLOCK)
+    return decoded(codes, scale_of(absmax), root_map(is_signed, codes.device), BLOCK)
 
 
 def decoded(codes: Tensor, absmax: Tensor, values: Tensor, block: int) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference import codecs
 from torchclip.backends.triton import columns
 from torchclip.backends.triton.blocks import block_for
 from torchclip.backends.triton.launches import Compiled, FirstUse, launch
@@ -36,15 +33,6 @@ DRAWS = columns.GRADIENT_DROPOUT | columns.GRADIENT_NOISE | columns.LR_DROPOUT
 
 Given = tuple[Tensor | None, Tensor | None, Tensor | None]
 """grad_scale, found_inf and loss of a step, on the device: read there, and not by the host."""
-
-
-@functools.cache
-def maps_on(device: torch.device) -> Tensor:
-    """The values of 8-bit codes and what lies between them, float32 [is_signed, 2, 256]; behind the last it is
-    infinite."""
-    both = [codecs.tables(is_signed, torch.device("cpu")) for is_signed in (False, True)]
-    padded = [(values, torch.nn.functional.pad(middles, (0, 1), value=math.inf)) for values, middles in both]
-    return torch.stack([torch.stack(each) for each in padded]).to(device)
 
 
 class Launcher:
@@ -207,10 +195,6 @@ class Launcher:
         """What is kept beside operands, where the run looks at it: without it Triton sees that it need not."""
         return self._tables.beside if run.form in (columns.SPLIT, columns.MASTER) or run.group != GROUP else None
 
-    def _held_of(self, run: Run) -> tuple[Tensor | None, Tensor | None]:
-        """The same, and the maps of codes."""
-        return self._beside_of(run), maps_on(self._device) if run.group != GROUP else None
-
     def _first_use(self, kind: tuple[Any, ...]) -> FirstUse:
         runs = tuple(run for run, *_ in self._updates)
         return FirstUse((runs, self._finish, self._finish_rule, kind))
@@ -293,7 +277,7 @@ class Launcher:
             launch(
                 self._compiled, ("direction", run, finished), kernel, programs, self._block.warps, tables.tensors,
                 tables.gradients, chunks, coefficients, numbers, tables.draws, tables.row_gradient_factors,
-                tables.partials, *factors, tables.finish_rule, *self._held_of(run), run, self._finish_rule,
+                tables.partials, *factors, tables.finish_rule, self._beside_of(run), run, self._finish_rule,
             )  # fmt: skip
         shares = self._exchanges[RULE] is not None
         if shares:
@@ -317,7 +301,7 @@ class Launcher:
                     self._compiled, ("update", run, pieces, is_decided), update.update_kernel, programs,
                     self._block.warps, tables.tensors, tables.gradients, chunks, coefficients, numbers,
                     tables.draws, tables.row_gradient_factors, tables.row_step_factors, zeros,
-                    *self._held_of(run), pieces, run,
+                    self._beside_of(run), pieces, run,
                 )  # fmt: skip
             except Exception:  # it was refused
                 self.has_updated = before

@@ -15,23 +15,28 @@ from torchclip.rules.rule_spec import StateSlot
 
 @dataclass(frozen=True)
 class Blockwise8bit(StatePolicy):
-    r"""Holds the state in 8-bit codes of a dynamic map, scaled by the absmax of blocks of 256 elements.
+    r"""Holds the state in 8-bit codes of its roots, scaled by the absmax of blocks of 256 elements.
 
     .. math::
-        a_b = \max_{i \in b} |s_i|, \qquad
-        q_i = \arg\min_j |Q_j - s_i / a_b|, \qquad s_i \leftarrow Q_{q_i}\, a_b
+        S_b &= \tfrac{64}{63} \max_{i \in b} |s_i| \text{ in 17 bits}, \qquad
+        q_i = \mathrm{round}\big(128\, \ell^{-1}(\tfrac12 \ell(|s_i| / S_b))\big), \qquad
+        s_i \leftarrow \mathrm{sign}(s_i)\, \ell^{-1}(2\, \ell(q_i / 128))\, S_b \\
+        \ell(x) &= e + f \text{ for } x = 2^e (1 + f),\ 0 \le f < 1
 
-    :math:`Q` has seven decades below 1, with :math:`2^k` steps in the k-th from the bottom and a sign, or
-    :math:`2^{k+1}` steps and none for state that is never negative. The error is at most 0.7 % of the absmax (without a
-    sign 0.35 %), and of the value at most 7 % in the decade below the absmax (3.5 %), twice that in each below it. A
-    value halfway between two goes to the lower one. What is never negative divides: above zero it does not become zero.
-    A linear map is more exact near the absmax and loses that; docs/precision.md has both, measured.
+    :math:`\ell` is the logarithm but for at most 0.09, so that codes are whole steps of a square root; of state that is
+    never negative, steps of :math:`1/256` of a fourth root. Both take shifts of a float's bits in place of roots. The
+    absmax that is kept is :math:`\tfrac{63}{64} S_b`, the value of the last step.
 
-    Codes are rounded to nearest, so that an average stands still while a step changes it by less than that, upwards as
-    downwards: with :math:`\beta_2 = 0.999` a second moment of a tenth of the absmax does until :math:`g^2` is 36 times
-    as large.
+    The error is at most 0.8 % of the absmax. It is at most 1.6 % of a value from a quarter of the absmax on (of what is
+    never negative: from a sixteenth on), and twice that for each factor of 4 (16) below. The smallest step is
+    :math:`2^{-14}` of :math:`S_b` (:math:`2^{-32}`). What is never negative divides: above zero it does not become
+    zero. docs/precision.md has other maps beside this one, measured.
 
-    Elements are in blocks as they lie in memory. An element that is not finite makes its block so. Tensors that stay
+    Codes are rounded to nearest, so that an average stands still while a step changes it by less than half a code,
+    upwards as downwards, and moves with its block's absmax then: with :math:`\beta_2 = 0.999` a second moment of a
+    tenth of the absmax stands still until :math:`g^2` is 11 times as large.
+
+    Elements are in blocks as they lie in memory. An element that is not finite makes its block NaN. Tensors that stay
     wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes, where it is split
     along its first dimension alone and what lies behind one index of that is a multiple of 256 elements. Others stay
     wide.
@@ -57,9 +62,9 @@ class Blockwise8bit(StatePolicy):
         >>> optimizer.state[weight]["exp_avg"].dtype, optimizer.state[weight]["exp_avg_absmax"].shape
         (torch.uint8, torch.Size([16]))
 
-    Source: Dettmers, Lewis, Shleifer, Zettlemoyer, 8-bit Optimizers via Block-wise Quantization, ICLR 2022, arXiv
-    2110.02861, sections 2.1 and 2.2; the map is that of Dettmers, 8-Bit Approximations for Parallelism in Deep
-    Learning, ICLR 2016, arXiv 1511.04561.
+    Source: blocks are those of Dettmers, Lewis, Shleifer, Zettlemoyer, 8-bit Optimizers via Block-wise Quantization,
+    ICLR 2022, arXiv 2110.02861, section 2.1; the logarithm is that of Mitchell, Computer Multiplication and Division
+    Using Binary Logarithms, IRE Transactions on Electronic Computers EC-11, 1962. The map itself is this library's.
     """
 
     min_elements: int = 4096
