@@ -179,16 +179,30 @@ void average_rounded(void* average, int64_t count, double alpha, void* parameter
     held[i] = synchronise(held[i], as_stored<T>(values[i]), static_cast<float>(alpha));
 }
 
+// Returns how many elements that were.
+int64_t update_blocks(const Work& work, const Run& run) {
+  Operands whole = run.operands;
+  whole.count = run.operands.count / kBlock * kBlock;
+  float* absmax[kMaxSlots] = {};
+  for (int slot = 0; slot < kMaxSlots; ++slot)
+    if (run.absmax[slot] != nullptr) absmax[slot] = run.absmax[slot] + run.begin / kBlock;
+  work.loops.update_blocks(whole, run.beside, absmax, work.coefficients);
+  return whole.count;
+}
+
 }  // namespace
 
 int64_t update_coded(const Work& work, const Run& run, bool counts_zeros) {
-  if (work.loops.update_split != nullptr && !work.in_pieces() && !work.has_row_factors())
+  const bool is_plain = !work.in_pieces() && !work.has_row_factors();
+  if (is_plain && work.loops.update_split != nullptr)
     return work.loops.update_split(run.operands, run.beside, work.coefficients);
+  const bool has_blocks = is_plain && work.loops.update_blocks != nullptr && run.operands.count >= kBlock;
+  const int64_t in_blocks = has_blocks ? update_blocks(work, run) : 0;
   alignas(64) float buffers[kOperands][kCodedPiece];
   RoundingWords words(work, work.loops.types);
   const DrawPlace place = work.place();
   int64_t zeros = 0;
-  for (int64_t offset = 0; offset < run.operands.count; offset += kCodedPiece) {
+  for (int64_t offset = in_blocks; offset < run.operands.count; offset += kCodedPiece) {
     Operands values;
     values.count = std::min(kCodedPiece, run.operands.count - offset);
     const Piece piece(work, run, offset, values.count);
@@ -232,6 +246,7 @@ Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& type
   loops.is_coded = true;
   loops.types = types;
   loops.update_split = split_loop(rule, bucket, types);
+  loops.update_blocks = find_block_loop(rule, bucket, types);
   // Lookahead and WeightEMA begin with what a later step will find, where that is known before bits are drawn.
   if (types.parameter.form != Form::kNearest || types.parameter.dtype == DType::kFloat32) return loops;
   const bool is_bfloat16 = types.parameter.dtype == DType::kBFloat16;

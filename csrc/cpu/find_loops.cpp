@@ -66,6 +66,15 @@ SplitLoop find_split_loop(const char* rule, const Bucket& bucket) {
   return loop;
 }
 
+BlockLoop find_block_loop(const char* rule, const Bucket& bucket, const Types& types) {
+  BlockLoop loop = nullptr;
+  for_each_rule(Rules{}, [&](auto each, int32_t) {
+    using Rule = typename decltype(each)::type;
+    if (std::strcmp(rule, Rule::kName) == 0) loop = avx2_block_loop<typename Rule::Functor>(bucket, types);
+  });
+  return loop;
+}
+
 Loops find_gradient_loops(DType dtype, double order) {
   Loops loops;
   visit_dtypes(dtype, dtype, [&](auto gradient, auto) {

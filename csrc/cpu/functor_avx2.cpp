@@ -34,12 +34,10 @@
 
 #include "../rules/registry.h"
 #include "../step/coefficients.h"
-#include "half_vectors.h"
+#include "block_loop.h"
 
 namespace torchclip::cpu {
 namespace {
-
-struct Split {};  // a parameter in bfloat16 with its remainder beside it
 
 template <class Functor, unsigned Slots, unsigned Stages, class P, class S>
 class GroupLoop {
@@ -178,6 +176,32 @@ Avx2Loops loops_of(const Bucket& bucket) {
       update_split<Functor, Slots, Stages, float>};
 }
 
+template <class Functor, unsigned Slots, unsigned Stages, class P>
+void update_blocks(const Operands& operands, void* remainder, float* const* absmax, const Coefficients& coefficients) {
+  GroupsOfBlocks<Functor, Slots, Stages, P>(operands, remainder, absmax, coefficients).run(operands.count / kBlock);
+}
+
+template <class Functor, unsigned Slots, unsigned Stages>
+BlockLoop block_loop_of(bool is_split) {
+  if constexpr (Slots == 0) return nullptr;
+  return is_split ? update_blocks<Functor, Slots, Stages, Split> : update_blocks<Functor, Slots, Stages, float>;
+}
+
+// Calls `visit` with the slots and the stages of a bucket.
+template <class Functor, class Visit>
+void visit_bucket(const Bucket& bucket, const Visit& visit) {
+  const auto visit_stages = [&](auto slots) {
+    if ((bucket.stages & kCoupledDecay) != 0) return visit(slots, std::integral_constant<unsigned, kCoupledDecay>{});
+    visit(slots, std::integral_constant<unsigned, 0>{});
+  };
+  [&]<size_t... Index>(std::index_sequence<Index...>) {
+    ((bucket.slots != Functor::kSlotMasks[Index]
+          ? void()
+          : visit_stages(std::integral_constant<unsigned, Functor::kSlotMasks[Index]>{})),
+     ...);
+  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
+}
+
 }  // namespace
 
 template <class Functor>
@@ -186,17 +210,31 @@ Avx2Loops avx2_loops(const Bucket& bucket) {
   const auto is_served = [](DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kBFloat16; };
   if (!is_served(bucket.parameter_dtype) || !is_served(bucket.state_dtype)) return loops;
   if (!runs_avx2() || runs_avx512()) return loops;
-  [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots != Functor::kSlotMasks[Index] ? void()
-      : (bucket.stages & kCoupledDecay) != 0
-          ? void(loops = loops_of<Functor, Functor::kSlotMasks[Index], kCoupledDecay>(bucket))
-          : void(loops = loops_of<Functor, Functor::kSlotMasks[Index], 0>(bucket))),
-     ...);
-  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
+  visit_bucket<Functor>(bucket, [&](auto slots, auto stages) { loops = loops_of<Functor, slots(), stages()>(bucket); });
   return loops;
 }
 
+template <class Functor>
+BlockLoop avx2_block_loop(const Bucket& bucket, const Types& types) {
+  const bool is_split = types.parameter.form == Form::kSplit && types.gradient == DType::kBFloat16;
+  const bool is_float32 = types.parameter == Codec{} && types.gradient == DType::kFloat32;
+  BlockLoop loop = nullptr;
+  if constexpr (!Functor::kCountsZeros) {
+    bool is_served = runs_avx2() && (is_split || is_float32);
+    for (int slot = 0; slot < Functor::kSlots; ++slot) {
+      const bool is_signed = (Functor::kNonNegativeSlots >> slot & 1u) == 0;
+      const Form wanted = is_signed ? Form::kBlocks : Form::kUnsignedBlocks;
+      is_served = is_served && ((bucket.slots >> slot & 1u) == 0 || types.slots[slot].form == wanted);
+    }
+    if (is_served)
+      visit_bucket<Functor>(
+          bucket, [&](auto slots, auto stages) { loop = block_loop_of<Functor, slots(), stages()>(is_split); });
+  }
+  return loop;
+}
+
 template Avx2Loops avx2_loops<TORCHCLIP_FUNCTOR>(const Bucket&);
+template BlockLoop avx2_block_loop<TORCHCLIP_FUNCTOR>(const Bucket&, const Types&);
 
 }  // namespace torchclip::cpu
 
@@ -211,6 +249,12 @@ Avx2Loops avx2_loops(const Bucket&) {
   return {};
 }
 template Avx2Loops avx2_loops<TORCHCLIP_FUNCTOR>(const Bucket&);
+
+template <class Functor>
+BlockLoop avx2_block_loop(const Bucket&, const Types&) {
+  return nullptr;
+}
+template BlockLoop avx2_block_loop<TORCHCLIP_FUNCTOR>(const Bucket&, const Types&);
 
 }  // namespace torchclip::cpu
 

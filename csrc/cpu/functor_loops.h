@@ -18,5 +18,8 @@ struct Avx2Loops {
 // In functor_avx2.cpp.
 template <class Functor>
 Avx2Loops avx2_loops(const Bucket& bucket);
+// Likewise, over state in blocks; null where a slot is held otherwise.
+template <class Functor>
+BlockLoop avx2_block_loop(const Bucket& bucket, const Types& types);
 
 }  // namespace torchclip::cpu

@@ -26,6 +26,10 @@ constexpr int64_t kPiece = 128;
 // The same of a split parameter and its gradient in bfloat16, in place. remainder: [count], of int16.
 using SplitLoop = int64_t (*)(const Operands&, void* remainder, const Coefficients&);
 
+// Over whole blocks of codes, beside a parameter and a gradient of float32, or a split one and its gradient in
+// bfloat16, in place. absmax: [kMaxSlots], of the first block on. No rule that counts zeros has any.
+using BlockLoop = void (*)(const Operands&, void* remainder, float* const* absmax, const Coefficients&);
+
 // What is done around the rule, a piece at a time.
 class Extensions;
 using PiecesLoop = int64_t (*)(const Operands&, const Coefficients&, const Extensions&);  // as UpdateLoop
@@ -41,6 +45,7 @@ struct Loops {
   bool writes_only = false;  // the update loop writes the parameter without reading it
   PiecesLoop update_pieces = nullptr;
   SplitLoop update_split = nullptr;       // of coded operands that have one
+  BlockLoop update_blocks = nullptr;      // likewise
   NormLoop norm[kMeasures] = {};          // by Measure
   NormLoop direction_prepared = nullptr;  // Measure::kDirection over gradients in a buffer of the compute type
   PerturbLoop perturb = nullptr;
@@ -56,6 +61,8 @@ Loops find_loops(const char* rule, const Bucket& bucket);
 Loops find_coded_loops(const char* rule, const Bucket& bucket, const Types& types);
 // Of a split parameter beside state of the bucket's type; null where there is none.
 SplitLoop find_split_loop(const char* rule, const Bucket& bucket);
+// Of a bucket whose state is in blocks of codes; null where there is none.
+BlockLoop find_block_loop(const char* rule, const Bucket& bucket, const Types& types);
 
 // For tensors that are gradients and nothing else, given as kGradient to be measured and as kParameter to be multiplied
 // by the coefficients' gradient_scale. The norm loop sums |x|^order, or with an infinite order finds the largest |x|.

@@ -12,7 +12,7 @@ struct Lion {
   static constexpr const char* kName = "lion";
   using Functor = Lion;
   static constexpr int kSlots = 1, kScalars = 0;
-  static constexpr unsigned kSlotMasks[] = {0b1};
+  static constexpr unsigned kSlotMasks[] = {0b1}, kNonNegativeSlots = 0;
   static constexpr bool kReadsParameter = true, kCountsZeros = false, kMeasuresDirection = false;
   static constexpr bool kClipsItself = false, kSumsNorms = false;
 

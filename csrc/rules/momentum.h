@@ -15,7 +15,7 @@ namespace torchclip {
 
 struct Momentum {
   static constexpr int kSlots = 2;
-  static constexpr unsigned kSlotMasks[] = {0b00, 0b01, 0b10, 0b11};
+  static constexpr unsigned kSlotMasks[] = {0b00, 0b01, 0b10, 0b11}, kNonNegativeSlots = 0;
   static constexpr bool kReadsParameter = true;
   static constexpr bool kCountsZeros = false;
   static constexpr bool kMeasuresDirection = true;

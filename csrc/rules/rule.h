@@ -1,8 +1,8 @@
 // What every rule header shares. A functor is the arithmetic of one element, which several rules may have in common and
 // which the passes are compiled for, with
 //
-//     kSlots, kSlotMasks (of slots in use, those that it is compiled for), kReadsParameter, kCountsZeros,
-//     kMeasuresDirection (then with what Momentum has besides), Coefficients<C>
+//     kSlots, kSlotMasks (of slots in use, those that it is compiled for), kNonNegativeSlots (a mask), kReadsParameter,
+//     kCountsZeros, kMeasuresDirection (then with what Momentum has besides), Coefficients<C>
 //     step<Slots>(coefficients, parameter, gradient, state) -> the new parameter, with the new state in `state`, which
 //         held the old one
 //

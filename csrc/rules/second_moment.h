@@ -14,7 +14,7 @@ namespace torchclip {
 
 struct SecondMoment {
   static constexpr int kSlots = 3;
-  static constexpr unsigned kSlotMasks[] = {0b011, 0b111};
+  static constexpr unsigned kSlotMasks[] = {0b011, 0b111}, kNonNegativeSlots = 0b110;
   static constexpr bool kReadsParameter = true;
   static constexpr bool kCountsZeros = false;
   static constexpr bool kMeasuresDirection = false;

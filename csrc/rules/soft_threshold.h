@@ -14,7 +14,7 @@ namespace torchclip {
 
 struct SoftThreshold {
   static constexpr int kSlots = 3;
-  static constexpr unsigned kSlotMasks[] = {0b001, 0b011, 0b111};
+  static constexpr unsigned kSlotMasks[] = {0b001, 0b011, 0b111}, kNonNegativeSlots = 0;
   static constexpr bool kReadsParameter = false;
   static constexpr bool kCountsZeros = true;
   static constexpr bool kMeasuresDirection = false;

@@ -1,6 +1,7 @@
 // Run by test_half_loops.py: the loops of functor_avx2.cpp over operands in halves beside the one over float32 with the
-// scalar codecs around it, bit for bit, for the functor that TORCHCLIP_FUNCTOR names; and that one beside itself an
-// element at a time, and, but for rounding, beside what the compiler makes of the rule. Prints what differs.
+// scalar codecs around it, and over blocks of codes, bit for bit, for the functor that TORCHCLIP_FUNCTOR names; and
+// that one beside itself an element at a time, and, but for rounding, beside what the compiler makes of the rule.
+// Prints what differs.
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -145,6 +146,74 @@ void compare(const Case& own, const Coefficients& coefficients, Random& random) 
   if (Functor::kCountsZeros && zeros != wanted_zeros) std::printf("%s counts zeros\n", own.name.c_str());
 }
 
+// Codes of one slot, and the values that the loop of float32 has in their place.
+template <bool is_signed>
+struct Codes {
+  std::vector<uint8_t> codes;
+  std::vector<float> absmax, values;
+  Codes(int64_t count, Random& random, unsigned special) : codes(count), absmax(count / kBlock), values(count) {
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
+    for (float& each : absmax) each = bit_cast<float>(drawn(random, special, true));
+    for (int64_t i = 0; i < count; ++i) values[i] = decode<is_signed>(codes[i], scale_of(absmax[i / kBlock]));
+  }
+  bool agrees(int64_t block) const {
+    uint32_t bits = 0;
+    const int64_t begin = block * kBlock;
+    for (int64_t i = begin; i < begin + kBlock; ++i) bits = std::max(bits, bit_cast<uint32_t>(magnitude(values[i])));
+    const float scale = scale_of(bit_cast<float>(bits)), inverse = inverse_of(scale);
+    bool agrees = is_same(absmax[block], scale * kLastStep);
+    for (int64_t i = begin; i < begin + kBlock; ++i)
+      agrees &= codes[i] == (inverse == 0.0f ? 0 : encode<is_signed>(values[i], inverse));
+    return agrees;
+  }
+};
+
+template <unsigned Slots, unsigned Stages, class P>
+void compare_blocks(const char* name, unsigned special, const Coefficients& coefficients) {
+  if constexpr (Slots != 0 && !Functor::kCountsZeros) {
+    using T = std::conditional_t<std::is_same_v<P, Split>, BFloat16, P>;
+    Random random(2);
+    for (const int64_t blocks : {1, 2, 5}) {
+      const int64_t count = blocks * kBlock;
+      Operand<T> parameter(count, random, special, false), gradient(count, random, special, false);
+      std::vector<int16_t> remainder(count, 0);
+      Codes<true> with_sign[] = {{count, random, special}, {count, random, special}, {count, random, special}};
+      Codes<false> without[] = {{count, random, special}, {count, random, special}, {count, random, special}};
+      Operands held, wide;
+      held.count = wide.count = count;
+      held.pointer[kParameter] = parameter.stored.data(), wide.pointer[kParameter] = parameter.values.data();
+      held.pointer[kGradient] = gradient.stored.data(), wide.pointer[kGradient] = gradient.values.data();
+      float* absmax[kMaxSlots] = {};
+      for (int slot = 0; slot < Functor::kSlots; ++slot) {
+        if ((Slots >> slot & 1u) == 0) continue;
+        const auto point = [&](auto& own) {
+          held.pointer[kState0 + slot] = own.codes.data(), wide.pointer[kState0 + slot] = own.values.data();
+          absmax[slot] = own.absmax.data();
+        };
+        (Functor::kNonNegativeSlots >> slot & 1u) != 0 ? point(without[slot]) : point(with_sign[slot]);
+      }
+      update_blocks<Functor, Slots, Stages, P>(held, remainder.data(), absmax, coefficients);
+      GroupLoop<Functor, Slots, Stages, float, float>(wide, nullptr, coefficients).run(count);
+      bool agrees = true;
+      for (int64_t i = 0; i < count; ++i)
+        if constexpr (std::is_same_v<P, Split>) {
+          agrees &=
+              parameter.stored[i] == upper_part(parameter.values[i]) && remainder[i] == lower_part(parameter.values[i]);
+        } else {
+          agrees &= parameter.agrees(i);
+        }
+      if (!agrees) std::printf("%s: slots %u, stages %u: the parameter\n", name, Slots, Stages);
+      for (int slot = 0; slot < Functor::kSlots; ++slot)
+        for (int64_t block = 0; block < blocks && (Slots >> slot & 1u) != 0; ++block) {
+          const bool is_signed = (Functor::kNonNegativeSlots >> slot & 1u) == 0;
+          if (is_signed ? with_sign[slot].agrees(block) : without[slot].agrees(block)) continue;
+          std::printf("%s: slots %u, stages %u, slot %d, block %d\n", name, Slots, Stages, slot,
+                      static_cast<int>(block));
+        }
+    }
+  }
+}
+
 template <unsigned Slots, unsigned Stages>
 void compare_forms(Random& random) {
   for (const double last : {0.0, 1.0})  // of terms that a weight of 0 leaves out
@@ -161,6 +230,8 @@ void compare_forms(Random& random) {
         compare<Slots, Stages, BFloat16, BFloat16>(own("bfloat16"), coefficients, random);
         compare<Slots, Stages, Split, float>(own("split, state in float32"), coefficients, random);
         compare<Slots, Stages, Split, BFloat16>(own("split, state in bfloat16"), coefficients, random);
+        compare_blocks<Slots, Stages, float>("blocks", special, coefficients);
+        compare_blocks<Slots, Stages, Split>("split, blocks", special, coefficients);
       }
 }
 

@@ -95,6 +95,17 @@ def test_used_slots_are_slots(rule: RuleSpec) -> None:
         assert list(used) == [slot.name for slot in rule.slots if slot.name in used]
 
 
+@each_rule
+def test_slots_that_are_never_negative_are_so_in_functors(rule: RuleSpec) -> None:
+    """Those of the rule: a functor's others serve other rules."""
+    headers = [path.read_text() for path in (ROOT / "csrc/rules").glob("*.h")]
+    own = next(text for text in headers if f'kName = "{rule.name}"' in text)
+    functor = re.findall(r"using Functor = (\w+);", own)[own[: own.index(f'kName = "{rule.name}"')].count("kName")]
+    text = next(text for text in headers if f"struct {functor} {{" in text)
+    mask = int(re.findall(r"kNonNegativeSlots = (\w+);", text)[0], 0)
+    assert [bool(mask >> number & 1) for number in range(len(rule.slots))] == [s.non_negative for s in rule.slots]
+
+
 def rule_places(name: str) -> dict[str, bool]:
     """Whether the rule is in each place where every rule must be."""
     registry = (ROOT / "csrc/rules/registry.h").read_text()

@@ -1,0 +1,131 @@
+// The loop of a functor's rules over state in blocks of 8-bit codes with AVX2, thirty-two elements at a time. The codes
+// of a block are made while the next one is updated, once its largest magnitude is known: the processor divides and
+// takes roots in the one while it works on bits in the other.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "code_vectors.h"
+
+namespace torchclip::cpu {
+
+struct Split {};  // a parameter in bfloat16 with its remainder beside it
+
+// P: float, or Split. The arguments are those of a BlockLoop.
+template <class Functor, unsigned Slots, unsigned Stages, class P>
+class GroupsOfBlocks {
+ public:
+  GroupsOfBlocks(const Operands& operands, void* remainder, float* const* absmax, const Coefficients& coefficients)
+      : pipeline_(narrow<float>(coefficients.pipeline)),
+        rule_(narrow_rule<Functor, float>(coefficients)),
+        parameter_(static_cast<T*>(operands.pointer[kParameter])),
+        remainder_(static_cast<int16_t*>(remainder)),
+        gradient_(static_cast<const T*>(operands.pointer[kGradient])) {
+    for (int slot = 0; slot < Functor::kSlots; ++slot) {
+      codes_[slot] = static_cast<uint8_t*>(operands.pointer[kState0 + slot]);
+      absmax_[slot] = absmax[slot];
+    }
+  }
+
+  // blocks: at least one.
+  TORCHCLIP_HD void run(int64_t blocks) const {
+    Block first, second;
+    Block *now = &first, *before = &second;
+    for (int64_t block = 0; block <= blocks; ++block, std::swap(now, before)) {
+      if (block == 0) {
+        turn<true, false>(block, *now, *before);
+      } else if (block < blocks) {
+        turn<true, true>(block, *now, *before);
+      } else {
+        turn<false, true>(block, *now, *before);
+      }
+    }
+  }
+
+ private:
+  static constexpr bool kIsSplit = std::is_same_v<P, Split>;
+  using T = std::conditional_t<kIsSplit, BFloat16, float>;
+
+  // New state.
+  struct Block {
+    alignas(64) float values[Functor::kSlots][kBlock];
+    float inverse[Functor::kSlots];
+  };
+  static constexpr bool is_signed(int slot) { return (Functor::kNonNegativeSlots >> slot & 1u) == 0; }
+
+  template <class Visit>
+  TORCHCLIP_HD static void for_each_slot(const Visit& visit) {
+    if constexpr ((Slots & 1u) != 0) visit(std::integral_constant<int, 0>{});
+    if constexpr ((Slots & 2u) != 0) visit(std::integral_constant<int, 1>{});
+    if constexpr ((Slots & 4u) != 0) visit(std::integral_constant<int, 2>{});
+  }
+
+  // Updates a block, and encodes the one before.
+  template <bool kUpdates, bool kEncodes>
+  TORCHCLIP_HD void turn(int64_t block, Block& now, const Block& before) const {
+    FloatVector scale[Functor::kSlots] = {}, inverse[Functor::kSlots] = {};
+    __m256i largest[Functor::kSlots] = {};
+    for_each_slot([&](auto slot) {
+      if constexpr (kUpdates) scale[slot()] = scale_of(absmax_[slot()][block]);
+      if constexpr (kEncodes) inverse[slot()] = before.inverse[slot()];
+    });
+    for (int64_t i = 0; i < kBlock; i += kCodesTogether) {
+      if constexpr (kUpdates)
+        for (int64_t own = i; own < i + kCodesTogether; own += kGroup)
+          update_group(block * kBlock, own, scale, now, largest);
+      if constexpr (kEncodes)
+        for_each_slot([&](auto slot) {
+          encode_codes<is_signed(slot())>(before.values[slot()] + i, inverse[slot()],
+                                          codes_[slot()] + (block - 1) * kBlock + i);
+        });
+    }
+    if constexpr (kUpdates)
+      for_each_slot([&](auto slot) {
+        const float own = scale_of(largest_of(largest[slot()]));
+        absmax_[slot()][block] = own * kLastStep;
+        now.inverse[slot()] = inverse_of(own);
+      });
+  }
+
+  TORCHCLIP_HD void update_group(int64_t begin, int64_t i, const FloatVector (&scale)[Functor::kSlots], Block& now,
+                                 __m256i (&largest)[Functor::kSlots]) const {
+    constexpr Order kOrder = Order::kInTurn;
+    Group parameter = {0.0f, 0.0f}, gradient;
+    const int64_t first = begin + i;
+    if constexpr (kIsSplit) {
+      join_group<kOrder, true>(parameter_ + first, remainder_ + first, parameter);
+    } else if constexpr (kNeedsParameter<Functor, Stages>) {
+      load_group<kOrder>(parameter_ + first, parameter);
+    }
+    load_group<kOrder>(gradient_ + first, gradient);
+    for (int half = 0; half < 2; ++half) {
+      const int64_t eight = i + half * kVector;
+      FloatVector state[Functor::kSlots] = {};
+      for_each_slot([&](auto slot) {
+        state[slot()] = decode_codes<is_signed(slot())>(codes_[slot()] + begin + eight, scale[slot()]);
+      });
+      parameter[half] =
+          update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
+      for_each_slot([&](auto slot) {
+        _mm256_store_ps(now.values[slot()] + eight, state[slot()].lanes);
+        largest[slot()] = larger_bits<is_signed(slot())>(largest[slot()], state[slot()]);
+      });
+    }
+    if constexpr (kIsSplit) {
+      split_group<kOrder, true>(parameter, parameter_ + first, remainder_ + first);
+    } else {
+      store_group<kOrder, true>(parameter, parameter_ + first);
+    }
+  }
+
+  const PipelineCoefficients<float> pipeline_;
+  const typename Functor::template Coefficients<float> rule_;
+  T* parameter_;
+  int16_t* remainder_;
+  const T* gradient_;
+  uint8_t* codes_[Functor::kSlots];
+  float* absmax_[Functor::kSlots];
+};
+
+}  // namespace torchclip::cpu
