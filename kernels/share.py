@@ -49,13 +49,17 @@ from .tables import (
     STEP_SKIPS,
     SUM_DIRECTION,
     SUM_WORDS,
+    UNIT_SUM_COUNT,
+    UNIT_SUM_WORDS,
+    ZERO_COUNT_ELEMENTS,
+    ZERO_COUNT_WORDS,
 )
 
 
 @triton.jit
 def first_place(share):
     """Where the places of rows begin among the numbers of an exchange: behind its cells."""
-    return numbers_at(share, SHARE_NUMBERS) + tl.load(share + SHARE_CELLS) * SUM_WORDS
+    return numbers_at(share, SHARE_NUMBERS) + tl.load(share + SHARE_CELLS) * UNIT_SUM_WORDS
 
 
 @triton.jit
@@ -83,8 +87,8 @@ def share_rows_kernel(share, places, numbers, by_clip: tl.constexpr):
             first = int32_at(long_rows + index * LONG_ROW_WORDS, LONG_ROW_FIRST_PARTIAL)
             count = int32_at(long_rows + index * LONG_ROW_WORDS, LONG_ROW_PARTIALS)
             gradient, other = sum_range(partials, first, count)
-            tl.store(sums + 2 * place, part * gradient)
-            tl.store(sums + 2 * place + 1, part * other)
+            tl.store(sums + place * SUM_WORDS, part * gradient)
+            tl.store(sums + place * SUM_WORDS + SUM_DIRECTION, part * other)
             if by_clip:  # what is left of the row is known after the exchange
                 tl.debug_barrier()  # all have read
                 for behind in range(0, count, ONE_UNIT_LANES):
@@ -125,8 +129,8 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
     """
     numbers = numbers_at(share, SHARE_NUMBERS)
     zero_cells = tl.load(share + SHARE_ZERO_CELLS)
-    zeros = first_place(share) + 2 * tl.load(share + SHARE_PLACES)
-    common = zeros + 2 * zero_cells
+    zeros = first_place(share) + tl.load(share + SHARE_PLACES) * SUM_WORDS
+    common = zeros + zero_cells * ZERO_COUNT_WORDS
     cell = tl.program_id(0)
     if cell < tl.load(share + SHARE_CELLS):
         begins = int32s_at(share, SHARE_RANGE_BEGINS)
@@ -140,16 +144,17 @@ def share_kernel(share, places, found_inf, loss, is_first: tl.constexpr):
             gradient += part * own
             direction += part * other
         tensors = tl.load(int32s_at(share, SHARE_TENSORS) + cell)
-        tl.store(numbers + cell * SUM_WORDS, gradient)
-        tl.store(numbers + cell * SUM_WORDS + SUM_DIRECTION, direction)
-        tl.store(numbers + cell * SUM_WORDS + 2, tensors.to(tl.float64))
+        tl.store(numbers + cell * UNIT_SUM_WORDS, gradient)
+        tl.store(numbers + cell * UNIT_SUM_WORDS + SUM_DIRECTION, direction)
+        tl.store(numbers + cell * UNIT_SUM_WORDS + UNIT_SUM_COUNT, tensors.to(tl.float64))
         if is_first:  # every cell that finds one writes the same
             tl.store(common + COMMON_LOST, 1.0, is_finite(gradient) == 0)
     else:
         if is_first:
             for of_zeros in range(zero_cells):
-                tl.store(zeros + 2 * of_zeros, zeros_of_cell(share, of_zeros))
-                tl.store(zeros + 2 * of_zeros + 1, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
+                at = zeros + of_zeros * ZERO_COUNT_WORDS
+                tl.store(at, zeros_of_cell(share, of_zeros))
+                tl.store(at + ZERO_COUNT_ELEMENTS, tl.load(numbers_at(share, SHARE_ZERO_ELEMENTS) + of_zeros))
             if found_inf is not None:
                 tl.store(common + COMMON_OVERFLOWS, (tl.load(found_inf) != 0).to(tl.float64))
             given = share.to(tl.pointer_type(tl.float64))

@@ -23,6 +23,8 @@ from .tables import (
     PLACE_ZERO_RANGES,
     PLACE_ZERO_SETS,
     PLACE_ZEROS,
+    ZERO_COUNT_ELEMENTS,
+    ZERO_COUNT_WORDS,
     ZERO_RANGE_COUNT,
     ZERO_RANGE_FIRST,
     ZERO_RANGE_WORDS,
@@ -73,9 +75,10 @@ def shared_zeros(places, group):
     zeros = tl.full([], 0.0, tl.float64)
     elements = tl.full([], 0.0, tl.float64)
     for behind in range(int32_at(places, PLACE_ZERO_SETS)):
-        at = numbers_at(places, PLACE_SHARED_ZEROS) + 2 * (behind * int32_at(places, PLACE_GROUP_COUNT) + group)
+        cell = behind * int32_at(places, PLACE_GROUP_COUNT) + group
+        at = numbers_at(places, PLACE_SHARED_ZEROS) + cell * ZERO_COUNT_WORDS
         zeros += tl.load(at)
-        elements += tl.load(at + 1)
+        elements += tl.load(at + ZERO_COUNT_ELEMENTS)
     return zeros, elements
 
 

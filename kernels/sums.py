@@ -16,6 +16,7 @@ from .tables import (
     LONG_ROW_WORDS,
     PLACE_LONG_ROW_COUNT,
     PLACE_LONG_ROWS,
+    PLACE_OF_SETS,
     PLACE_PARTIALS,
     PLACE_PLACE_SUMS,
     PLACE_PLACES,
@@ -37,6 +38,8 @@ from .tables import (
     TENSOR_SUM_IS_DOUBLE,
     TENSOR_SUMS,
     TENSOR_WORDS,
+    UNIT_SUM_COUNT,
+    UNIT_SUM_WORDS,
 )
 
 UNIT_LANES = tl.constexpr(32)  # units at a time
@@ -83,15 +86,10 @@ def sum_range(partials, first, count):
 
 
 @triton.jit
-def sum_units(places, first_unit, is_single: tl.constexpr, shares: tl.constexpr):
-    """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty.
-
-    ``shares``: see ``Finish``.
-    """
+def sum_chunks(places, unit, exists, is_single: tl.constexpr):
+    """The two sums of units over their chunks, and whether one has none."""
     partials = numbers_at(places, PLACE_PARTIALS)
     begins = int32s_at(places, PLACE_UNIT_CHUNKS)
-    unit = first_unit + tl.arange(0, 1 if is_single else UNIT_LANES)
-    exists = unit < int32_at(places, PLACE_UNITS)
     first = tl.load(begins + unit, exists, 0).to(tl.int64)
     count = tl.load(begins + unit + 1, exists, 0) - first
     if is_single:
@@ -110,9 +108,24 @@ def sum_units(places, first_unit, is_single: tl.constexpr, shares: tl.constexpr)
             directions += tl.load(place + SUM_DIRECTION, inside, 0.0)
         gradient = tl.sum(gradients, 1)
         direction = tl.sum(directions, 1)
-    is_empty = count == 0
+    return gradient, direction, count == 0
+
+
+@triton.jit
+def sum_units(places, first_unit, is_single: tl.constexpr, shares: tl.constexpr):
+    """The units from ``first_unit`` on, as a block: which there are, their two sums, and whether one is empty.
+
+    ``shares``: see ``Finish``.
+    """
+    unit = first_unit + tl.arange(0, 1 if is_single else UNIT_LANES)
+    exists = unit < int32_at(places, PLACE_UNITS)
     if shares:
-        is_empty = tl.load(partials + unit * SUM_WORDS + 2, exists, 0.0) == 0
+        sums = numbers_at(places, PLACE_OF_SETS) + unit * UNIT_SUM_WORDS
+        gradient = tl.load(sums, exists, 0.0)
+        direction = tl.load(sums + SUM_DIRECTION, exists, 0.0)
+        is_empty = tl.load(sums + UNIT_SUM_COUNT, exists, 0.0) == 0
+    else:
+        gradient, direction, is_empty = sum_chunks(places, unit, exists, is_single)
     return unit, exists, gradient, direction, is_empty
 
 
@@ -201,9 +214,10 @@ def finish_shared_rows(places, skips, by_clip: tl.constexpr):
             long_row = integers_at(places, PLACE_LONG_ROWS) + index * LONG_ROW_WORDS
             tensor = integers_at(places, PLACE_TENSORS) + int32_at(long_row, LONG_ROW_TENSOR) * TENSOR_WORDS
             row = tl.load(long_row + LONG_ROW_ROW)
-            gradient = tl.load(sums + 2 * at)
+            gradient = tl.load(sums + at * SUM_WORDS)
             if by_clip:
-                factor, _ = clip_row(policy_at(places), gradient, tl.load(sums + 2 * at + 1))
+                weight = tl.load(sums + at * SUM_WORDS + SUM_DIRECTION)
+                factor, _ = clip_row(policy_at(places), gradient, weight)
             else:
                 factor = step_row(tensor, row, gradient, skips)
             tl.store(numbers_at(places, PLACE_ROW_FACTORS) + tl.load(tensor + TENSOR_FIRST_ROW) + row, factor)
@@ -212,11 +226,11 @@ def finish_shared_rows(places, skips, by_clip: tl.constexpr):
         count = tl.load(places + PLACE_PLACES)
         for behind in range(0, count, ONE_UNIT_LANES):
             inside = behind + lanes < count
-            gradient = tl.load(sums + 2 * (behind + lanes), inside, 0.0)
-            weight = tl.load(sums + 2 * (behind + lanes) + 1, inside, 0.0)
+            gradient = tl.load(sums + (behind + lanes) * SUM_WORDS, inside, 0.0)
+            weight = tl.load(sums + (behind + lanes) * SUM_WORDS + SUM_DIRECTION, inside, 0.0)
             _, direction = clip_row(policy_at(places), gradient, weight)
             left += tl.where(inside, direction, 0.0)
-        cell = numbers_at(places, PLACE_PARTIALS) + SUM_DIRECTION
+        cell = numbers_at(places, PLACE_OF_SETS) + SUM_DIRECTION
         total = tl.load(cell) + tl.sum(left, 0)
         tl.debug_barrier()  # all have read
         tl.store(cell, total)

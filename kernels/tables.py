@@ -160,66 +160,69 @@ GROUP_CLIP_SMOOTH = tl.constexpr(3)  # int32: 0 or 1
 GROUP_CLIP_NONFINITE = tl.constexpr(4)  # int32: not 0: no step where the norm is not finite
 GROUP_CLIP_WORDS = tl.constexpr(3)
 
-# Partial: two sums over a chunk or a unit, and a third that no kernel here keeps.
+# Partial: two sums over a chunk or a row. UnitSum: the same over a unit, of which a device has a part.
 SUM_GRADIENT = tl.constexpr(0)
 SUM_DIRECTION = tl.constexpr(1)
-SUM_WORDS = tl.constexpr(3)
+SUM_WORDS = tl.constexpr(2)
+UNIT_SUM_COUNT = tl.constexpr(2)  # of how many tensors; 0 where the unit has none
+UNIT_SUM_WORDS = tl.constexpr(3)
 
 # FinishArguments and FinishRuleArguments: where the end of a norm pass finds what it needs. First what both have, ...
 PLACE_PARTIALS = tl.constexpr(0)
 PLACE_UNIT_CHUNKS = tl.constexpr(1)  # int32 [units + 1]: the partial sums of each unit follow one another
 PLACE_UNITS = tl.constexpr(4)  # int32: how many
-PLACE_TENSORS = tl.constexpr(4)
-PLACE_LONG_ROWS = tl.constexpr(5)
-PLACE_LONG_ROW_COUNT = tl.constexpr(12)  # int32
-PLACE_SHARED_ROW_COUNT = tl.constexpr(13)  # int32: of them, to look at behind an exchange
-PLACE_ROW_PARTIALS = tl.constexpr(7)  # the pass's own
-PLACE_ROW_FACTORS = tl.constexpr(8)
-PLACE_SHARED_ROWS = tl.constexpr(9)  # SharedRow [long rows]; 0 where no others have parts of rows
-PLACE_PLACE_SUMS = tl.constexpr(10)  # [places, 2]: of the rows of all processes
-PLACE_PLACES = tl.constexpr(11)
-PLACE_GRAD_NORM = tl.constexpr(12)  # [units], written, as the one below
-PLACE_CLIP_FACTOR = tl.constexpr(13)
-PLACE_COUNTERS = tl.constexpr(14)  # steps that measured a factor, those with one below 1; steps, those not taken; ...
+PLACE_OF_SETS = tl.constexpr(3)  # UnitSum [units]: of all processes, behind an exchange
+PLACE_TENSORS = tl.constexpr(5)
+PLACE_LONG_ROWS = tl.constexpr(6)
+PLACE_LONG_ROW_COUNT = tl.constexpr(14)  # int32
+PLACE_SHARED_ROW_COUNT = tl.constexpr(15)  # int32: of them, to look at behind an exchange
+PLACE_ROW_PARTIALS = tl.constexpr(8)  # the pass's own
+PLACE_ROW_FACTORS = tl.constexpr(9)
+PLACE_SHARED_ROWS = tl.constexpr(10)  # SharedRow [long rows]; 0 where no others have parts of rows
+PLACE_PLACE_SUMS = tl.constexpr(11)  # [places, 2]: of the rows of all processes
+PLACE_PLACES = tl.constexpr(12)
+PLACE_GRAD_NORM = tl.constexpr(13)  # [units], written, as the one below
+PLACE_CLIP_FACTOR = tl.constexpr(14)
+PLACE_COUNTERS = tl.constexpr(15)  # steps that measured a factor, those with one below 1; steps, those not taken; ...
 DISAGREED = tl.constexpr(4)  # ... and at this place not 0 once the processes have disagreed, until the hosts have heard
-PLACE_NUMBERS = tl.constexpr(15)  # of the step: written by the first finish
-PLACE_BLOCKS_DONE = tl.constexpr(16)  # int32, 0 before and after
-PLACE_BLOCKS = tl.constexpr(34)  # int32: of all launches of the pass together
-PLACE_COMMON = tl.constexpr(18)  # COMMON_… of all processes; 0 where these were not asked before
-PLACE_POLICY = tl.constexpr(19)  # the Modifiers themselves
-PLACE_COEFFICIENTS_COUNT = tl.constexpr(107)  # int32: sets of them
-PLACE_SOURCES = tl.constexpr(54)
-PLACE_COEFFICIENTS = tl.constexpr(55)  # written
-PLACE_FRESH = tl.constexpr(57)  # int32 [parameters]: 1 until a step has been taken with the state
-PLACE_GROUPS = tl.constexpr(58)
-PLACE_ZEROS = tl.constexpr(59)  # that the last step has counted
-PLACE_ZERO_RANGES = tl.constexpr(60)
-PLACE_ZERO_BEGINS = tl.constexpr(61)  # int32 [param groups + 1]: the ranges of each follow one another
-PLACE_SHARED_ZEROS = tl.constexpr(62)  # [sets, param groups, 2]: zeros of all processes, and the elements
-PLACE_ZERO_SETS = tl.constexpr(126)  # int32
-PLACE_NEXT_SCALES = tl.constexpr(64)  # [param groups], written: factors on thresholds
-PLACE_GROUP_COUNT = tl.constexpr(127)  # int32
+PLACE_NUMBERS = tl.constexpr(16)  # of the step: written by the first finish
+PLACE_BLOCKS_DONE = tl.constexpr(17)  # int32, 0 before and after
+PLACE_BLOCKS = tl.constexpr(36)  # int32: of all launches of the pass together
+PLACE_COMMON = tl.constexpr(19)  # COMMON_… of all processes; 0 where these were not asked before
+PLACE_POLICY = tl.constexpr(20)  # the Modifiers themselves
+PLACE_COEFFICIENTS_COUNT = tl.constexpr(109)  # int32: sets of them
+PLACE_SOURCES = tl.constexpr(55)
+PLACE_COEFFICIENTS = tl.constexpr(56)  # written
+PLACE_FRESH = tl.constexpr(58)  # int32 [parameters]: 1 until a step has been taken with the state
+PLACE_GROUPS = tl.constexpr(59)
+PLACE_ZEROS = tl.constexpr(60)  # that the last step has counted
+PLACE_ZERO_RANGES = tl.constexpr(61)
+PLACE_ZERO_BEGINS = tl.constexpr(62)  # int32 [param groups + 1]: the ranges of each follow one another
+PLACE_SHARED_ZEROS = tl.constexpr(63)  # [sets, param groups, 2]: zeros of all processes, and the elements
+PLACE_ZERO_SETS = tl.constexpr(128)  # int32
+PLACE_NEXT_SCALES = tl.constexpr(65)  # [param groups], written: factors on thresholds
+PLACE_GROUP_COUNT = tl.constexpr(129)  # int32
 # ... then what the end of the pass for a clip policy needs, ...
-PLACE_GROUP_CLIPS = tl.constexpr(193)  # where groups have policies of their own
-PLACE_NORM_COUNT = tl.constexpr(194)  # of the policies that remember norms, as the three below
-PLACE_NORM_MEAN = tl.constexpr(195)
-PLACE_NORM_VARIANCE = tl.constexpr(196)
-PLACE_NORM_WINDOW = tl.constexpr(197)
-PLACE_B_SQUARED = tl.constexpr(200)
-PLACE_STEP = tl.constexpr(201)
-PLACE_LR_SCALE = tl.constexpr(202)
-PLACE_NORM_BOUNDS = tl.constexpr(205)  # AdaGC's: [parameters]
-PLACE_POLYAK_STEP = tl.constexpr(206)
-PLACE_SKIP_NORMS = tl.constexpr(207)  # SkipSpikes': [window]
-PLACE_SKIP_NORM_COUNT = tl.constexpr(208)
-PLACE_SKIP_LOSSES = tl.constexpr(209)
-PLACE_SKIP_LOSS_COUNT = tl.constexpr(210)
-PLACE_SKIPPED = tl.constexpr(211)  # written: 1 where the step is not taken
+PLACE_GROUP_CLIPS = tl.constexpr(194)  # where groups have policies of their own
+PLACE_NORM_COUNT = tl.constexpr(195)  # of the policies that remember norms, as the three below
+PLACE_NORM_MEAN = tl.constexpr(196)
+PLACE_NORM_VARIANCE = tl.constexpr(197)
+PLACE_NORM_WINDOW = tl.constexpr(198)
+PLACE_B_SQUARED = tl.constexpr(201)
+PLACE_STEP = tl.constexpr(202)
+PLACE_LR_SCALE = tl.constexpr(203)
+PLACE_NORM_BOUNDS = tl.constexpr(206)  # AdaGC's: [parameters]
+PLACE_POLYAK_STEP = tl.constexpr(207)
+PLACE_SKIP_NORMS = tl.constexpr(208)  # SkipSpikes': [window]
+PLACE_SKIP_NORM_COUNT = tl.constexpr(209)
+PLACE_SKIP_LOSSES = tl.constexpr(210)
+PLACE_SKIP_LOSS_COUNT = tl.constexpr(211)
+PLACE_SKIPPED = tl.constexpr(212)  # written: 1 where the step is not taken
 # ... and what the end of a rule's own needs.
-PLACE_DIRECTION_NORM = tl.constexpr(193)  # [units], written
-PLACE_RULE_SUMS = tl.constexpr(194)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
-PLACE_SUM_IS_DOUBLE = tl.constexpr(195)  # int32 [units]
-PLACE_DECIDED = tl.constexpr(196)  # of the step: whether it is skipped is written behind an exchange
+PLACE_DIRECTION_NORM = tl.constexpr(194)  # [units], written
+PLACE_RULE_SUMS = tl.constexpr(195)  # [units]: addresses of AdaGradNorm's sums, 0 where a unit has none
+PLACE_SUM_IS_DOUBLE = tl.constexpr(196)  # int32 [units]
+PLACE_DECIDED = tl.constexpr(197)  # of the step: whether it is skipped is written behind an exchange
 
 # What all processes have behind the cells of an exchange: CommonNumber of csrc/step/exchange_layout.h, float64.
 COMMON_OVERFLOWS = tl.constexpr(0)  # of AMP's scale
@@ -239,6 +242,10 @@ SHARED_RANGE_FIRST = tl.constexpr(0)
 SHARED_RANGE_COUNT = tl.constexpr(1)
 SHARED_RANGE_SHARE = tl.constexpr(2)  # what part of their sum counts
 SHARED_RANGE_WORDS = tl.constexpr(3)
+
+# ZeroCount: how many zeros there are, and among how many elements.
+ZERO_COUNT_ELEMENTS = tl.constexpr(1)
+ZERO_COUNT_WORDS = tl.constexpr(2)
 
 # ShareArguments: what an exchange is filled from.
 SHARE_NUMBERS = tl.constexpr(0)  # written; where what lies: csrc/step/exchange_layout.h

@@ -97,20 +97,15 @@ class Plan {
   NonFinite clip_by_norm();
   NonFinite clip_by_rows();
   GroupClip clip_of(size_t unit) const;
-  // Sums of the units of a scope; `seen`: whether one has a gradient, in any process.
-  struct UnitSums {
-    std::vector<Partial> sums;
-    std::vector<char> seen;
-  };
-  void join_groups(UnitSums& units) const;
+  void join_groups(std::vector<UnitSum>& units) const;
   double factor_of(size_t unit, double norm);
   double adaptive_factor(double norm);
   bool find_spikes(double loss);
   void clip_direction(bool report);
   void clip_row_steps(bool report);
   DirectionNorms norms_of(size_t unit, const Partial& sum);
-  UnitSums sum_units(cpu::Measure measure, Scope scope, const Cells& cells);
-  void share_units(UnitSums& units, const Cells& cells);
+  std::vector<UnitSum> sum_units(cpu::Measure measure, Scope scope, const Cells& cells);
+  void share_units(std::vector<UnitSum>& units, const Cells& cells);
   void exchange(SharedSums& sums);
   void exchange_common();
   void fill_zero_cells();
@@ -124,10 +119,7 @@ class Plan {
   void share_rows(RowSums& sums, const Cells& cells, bool of_policy);
   double unit_factor(const Partial& row) const;
   double scale_gradients_by_step_size();
-  // Of one param group, those of its parameters that have a gradient.
-  struct ZeroCount {
-    double zeros = 0, elements = 0;
-  };
+  // [groups], among the elements of those parameters that have a gradient.
   std::vector<ZeroCount> count_zeros() const;
   int64_t count_zeros_in(size_t position) const;
   int64_t zeros_in(size_t position, const void* memory) const;
@@ -169,9 +161,9 @@ class Plan {
   std::vector<unsigned> stages_;  // [groups], that the tables were built for
   bool rebuild_ = false;          // the modifiers have changed since
   Sharing sharing_;
-  CommonNumbers common_{};              // of this step, and of all processes once they have been asked
-  bool has_asked_ = false;              // they have been, in this step
-  std::vector<double> zeros_of_cells_;  // as `common_`: zeros and elements of each cell of zeros
+  CommonNumbers common_{};                 // of this step, and of all processes once they have been asked
+  bool has_asked_ = false;                 // they have been, in this step
+  std::vector<ZeroCount> zeros_of_cells_;  // [cells of zeros], as `common_`
   std::optional<double> given_norm_;
   Tables tables_;
   std::vector<cpu::Loops> loops_;    // [buckets]

@@ -11,26 +11,26 @@
 namespace torchclip {
 
 // One norm pass; the partial sums of each unit of the scope are added in the order of the chunks.
-Plan::UnitSums Plan::sum_units(cpu::Measure measure, Scope scope, const Cells& cells) {
+std::vector<UnitSum> Plan::sum_units(cpu::Measure measure, Scope scope, const Cells& cells) {
   {
     const auto released = release_gil();
     cpu::norm_pass(tables_, loops_, measure, false, partials_);
   }
-  UnitSums units{std::vector<Partial>(unit_count(scope, reader_)), std::vector<char>(unit_count(scope, reader_), 0)};
+  std::vector<UnitSum> units(unit_count(scope, reader_));
   if (sharing_) {
     share_units(units, cells);
     return units;
   }
   if (scope == Scope::kOptimizer) {  // without a look at the tensors
-    for (const Partial& partial : partials_) units.sums[0].add(partial);
-    units.seen[0] = tables_.tensors.empty() ? 0 : 1;
+    for (const Partial& partial : partials_) units[0].Partial::add(partial);
+    units[0].count = static_cast<double>(tables_.tensors.size());
     return units;
   }
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const TensorEntry& tensor = tables_.tensors[static_cast<size_t>(tables_.chunks[chunk].tensor)];
-    units.sums[unit_of(scope, tensor.group, tensor.parameter)].add(partials_[chunk]);
+    units[unit_of(scope, tensor.group, tensor.parameter)].Partial::add(partials_[chunk]);
   }
-  for (const TensorEntry& tensor : tables_.tensors) units.seen[unit_of(scope, tensor.group, tensor.parameter)] = 1;
+  for (const TensorEntry& tensor : tables_.tensors) units[unit_of(scope, tensor.group, tensor.parameter)].count += 1;
   return units;
 }
 
@@ -70,44 +70,38 @@ GroupClip Plan::clip_of(size_t unit) const {
   return {modifiers_.limit, 0, modifiers_.smooth != 0 ? 1 : 0, static_cast<int32_t>(modifiers_.nonfinite)};
 }
 
-// The sums of groups that are in one norm are added, in their order, and each of them gets the whole. `seen` is then
-// where one has a norm.
-void Plan::join_groups(UnitSums& units) const {
-  auto& [sums, seen] = units;
-  for (size_t group = 0; group < sums.size(); ++group) {
+// The sums of groups that are in one norm are added, in their order, and each of them gets the whole. A group of which
+// no norm is taken then counts no tensors.
+void Plan::join_groups(std::vector<UnitSum>& units) const {
+  for (size_t group = 0; group < units.size(); ++group) {
     const int32_t unit = group_clips_[group].unit;
     if (unit < 0) {
-      seen[group] = 0;
+      units[group].count = 0;
       continue;
     }
     const size_t first = static_cast<size_t>(unit);
-    for (size_t other = group + 1; group == first && other < sums.size(); ++other) {
-      if (group_clips_[other].unit != unit) continue;
-      sums[group].add(sums[other]);
-      seen[group] |= seen[other];
-    }
-    sums[group] = sums[first];
-    seen[group] = seen[first];
+    for (size_t other = group + 1; group == first && other < units.size(); ++other)
+      if (group_clips_[other].unit == unit) units[group].add(units[other]);
+    units[group] = units[first];
   }
 }
 
 NonFinite Plan::clip_by_norm() {
   const Scope scope = modifiers_.scope();
-  UnitSums units = given_norm_.has_value() ? UnitSums{{Partial{square(*given_norm_)}}, {1}}
-                                           : sum_units(cpu::Measure::kRawGradient, scope, sharing_.policy);
+  std::vector<UnitSum> units = given_norm_.has_value() ? std::vector<UnitSum>{{{square(*given_norm_), 0}, 1}}
+                                                       : sum_units(cpu::Measure::kRawGradient, scope, sharing_.policy);
   std::vector<double> own;  // of each unit, before groups are joined
-  for (const Partial& sum : units.sums) own.push_back(sum.gradient);
+  for (const UnitSum& sum : units) own.push_back(sum.gradient);
   shared_.joint_square = std::accumulate(own.begin(), own.end(), 0.0);
   if (!group_clips_.empty()) join_groups(units);
-  const auto& [sums, seen] = units;
   report_.is_single = scope == Scope::kOptimizer;
-  report_.grad_norm.assign(sums.size(), 0.0);
-  report_.clip_factor.assign(sums.size(), 1.0);  // where no gradient is, nothing is clipped
+  report_.grad_norm.assign(units.size(), 0.0);
+  report_.clip_factor.assign(units.size(), 1.0);  // where no gradient is, nothing is clipped
   NonFinite nonfinite = NonFinite::kPropagate;
-  for (size_t unit = 0; unit < sums.size(); ++unit) {
-    if (seen[unit] == 0) continue;
+  for (size_t unit = 0; unit < units.size(); ++unit) {
+    if (units[unit].count == 0) continue;
     const GroupClip clip = clip_of(unit);
-    const double norm = report_.grad_norm[unit] = given_norm_.value_or(std::sqrt(sums[unit].gradient));
+    const double norm = report_.grad_norm[unit] = given_norm_.value_or(std::sqrt(units[unit].gradient));
     report_.clip_factor[unit] = factor_of(unit, norm);
     if (!std::isfinite(norm)) nonfinite = std::max(nonfinite, static_cast<NonFinite>(clip.nonfinite));
   }
@@ -156,7 +150,7 @@ DirectionNorms Plan::norms_of(size_t unit, const Partial& sum) {
 // groups share a norm and differ in their hyperparameters, the factor is the first group's.
 void Plan::clip_direction(bool report) {
   if (scope_ == Scope::kRow) return clip_row_steps(report);
-  const std::vector<Partial> sums = sum_units(cpu::Measure::kDirection, scope_, sharing_.rule).sums;
+  const std::vector<UnitSum> sums = sum_units(cpu::Measure::kDirection, scope_, sharing_.rule);
   if (rule_.sums_norms) {
     shared_.sums.resize(sums.size());
     for (size_t unit = 0; unit < sums.size(); ++unit) {
@@ -171,10 +165,10 @@ void Plan::clip_direction(bool report) {
     }
   }
   report_.is_single_direction = scope_ == Scope::kOptimizer;
-  for (const Partial& sum : sums) report_.direction_norm.push_back(std::sqrt(sum.direction));
+  for (const UnitSum& sum : sums) report_.direction_norm.push_back(std::sqrt(sum.direction));
   if (report) {
     report_.is_single = scope_ == Scope::kOptimizer;
-    for (const Partial& sum : sums) report_.grad_norm.push_back(std::sqrt(sum.gradient));
+    for (const UnitSum& sum : sums) report_.grad_norm.push_back(std::sqrt(sum.gradient));
     report_.clip_factor.assign(sums.size(), 1.0);
   }
   for (size_t set = tables_.coefficients.size(); set-- > 0;) {

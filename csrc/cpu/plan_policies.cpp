@@ -150,13 +150,13 @@ int64_t Plan::count_zeros_in(size_t position) const {
 }
 
 // In all processes, where these have been asked.
-std::vector<Plan::ZeroCount> Plan::count_zeros() const {
+std::vector<ZeroCount> Plan::count_zeros() const {
   std::vector<ZeroCount> counts(reader_.groups().size());
   if (sharing_) {
     for (size_t cell = 0; cell < sharing_.zeros.units.size(); ++cell) {
       ZeroCount& count = counts[static_cast<size_t>(sharing_.zeros.units[cell])];
-      count.zeros += zeros_of_cells_[2 * cell];
-      count.elements += zeros_of_cells_[2 * cell + 1];
+      count.zeros += zeros_of_cells_[cell].zeros;
+      count.elements += zeros_of_cells_[cell].elements;
     }
     return counts;
   }

@@ -10,7 +10,7 @@ namespace torchclip {
 void Plan::exchange(SharedSums& sums) {
   if (held_.empty()) reader_.hold_memory(held_);
   CommonNumbers all = has_asked_ ? CommonNumbers{} : common_;
-  std::vector<double> zeros = has_asked_ ? std::vector<double>(zeros_of_cells_.size()) : zeros_of_cells_;
+  std::vector<ZeroCount> zeros = has_asked_ ? std::vector<ZeroCount>(zeros_of_cells_.size()) : zeros_of_cells_;
   sums.exchange(all, zeros);
   if (std::exchange(has_asked_, true)) return;  // what all processes have is not added up again
   zeros_of_cells_ = zeros;
@@ -26,18 +26,18 @@ void Plan::exchange_common() {
 // This process's zeros, and how many elements they are among, for the first exchange of the step.
 void Plan::fill_zero_cells() {
   const Cells& cells = sharing_.zeros;
-  zeros_of_cells_.assign(2 * cells.units.size(), 0.0);
+  zeros_of_cells_.assign(cells.units.size(), {});
   if (!any_target(reader_.groups())) return;
   for (const TensorEntry& tensor : tables_.tensors) {
     const size_t position = static_cast<size_t>(tensor.parameter);
     if (!reader_.groups()[static_cast<size_t>(tensor.group)].has_target()) continue;
-    double* const cell = &zeros_of_cells_[2 * static_cast<size_t>(cells.of[position])];
-    cell[0] += cells.share[position] * static_cast<double>(count_zeros_in(position));
-    cell[1] += cells.share[position] * static_cast<double>(reader_.records()[position].operands.count);
+    ZeroCount& cell = zeros_of_cells_[static_cast<size_t>(cells.of[position])];
+    cell.zeros += cells.share[position] * static_cast<double>(count_zeros_in(position));
+    cell.elements += cells.share[position] * static_cast<double>(reader_.records()[position].operands.count);
   }
 }
 
-void Plan::share_units(UnitSums& units, const Cells& cells) {
+void Plan::share_units(std::vector<UnitSum>& units, const Cells& cells) {
   SharedSums shared(cells, sharing_.zeros);
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
     const Partial& partial = partials_[chunk];
@@ -47,10 +47,7 @@ void Plan::share_units(UnitSums& units, const Cells& cells) {
   }
   for (const TensorEntry& tensor : tables_.tensors) shared.count(tensor.parameter);
   exchange(shared);
-  shared.for_each_cell([&](size_t unit, const Partial& sum) {
-    units.sums[unit].add(sum);
-    if (sum.count > 0) units.seen[unit] = 1;
-  });
+  shared.for_each_cell([&](size_t unit, const UnitSum& sum) { units[unit].add(sum); });
 }
 
 // `of_policy`: the second sum of a row is that of the weights, and that of the total what is left of it by clipping.
@@ -69,7 +66,7 @@ void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
       const RowMap& map = tables_.row_maps[tensor];
       for (size_t row = 0; row < static_cast<size_t>(map.rows.count); ++row)
         visit(parameter, sums.rows[static_cast<size_t>(map.first) + row],
-              places.empty() ? nullptr : shared.row(places[row]));
+              places.empty() ? nullptr : &shared.row(places[row]));
     }
   };
   for (size_t tensor = 0; tensor < tables_.tensors.size(); ++tensor) {
@@ -77,24 +74,21 @@ void Plan::share_rows(RowSums& sums, const Cells& cells, bool of_policy) {
     shared.count(parameter);
     shared.add(parameter, sums.rest[tensor].gradient, sums.rest[tensor].direction);
   }
-  for_each_split([&](int32_t parameter, const Partial& row, double* place) {
+  for_each_split([&](int32_t parameter, const Partial& row, Partial* place) {
     const double second = !of_policy ? row.direction : place == nullptr ? left_of(row) : 0;
     shared.add(parameter, row.gradient, second);
     if (place == nullptr) return;
     const double share = cells.share[static_cast<size_t>(parameter)];
-    place[0] += share * row.gradient;
-    place[1] += share * row.direction;
+    place->add({share * row.gradient, share * row.direction});
   });
   exchange(shared);
   sums.total = {};
-  shared.for_each_cell([&](size_t, const Partial& sum) { sums.total.add(sum); });
-  for_each_split([&](int32_t, Partial& row, const double* place) {
-    if (place != nullptr) row = {place[0], place[1]};
+  shared.for_each_cell([&](size_t, const UnitSum& sum) { sums.total.add(sum); });
+  for_each_split([&](int32_t, Partial& row, const Partial* place) {
+    if (place != nullptr) row = *place;
   });
-  for (int64_t place = 0; of_policy && place < cells.row_count; ++place) {
-    const double* const row = shared.row(place);
-    sums.total.direction += left_of({row[0], row[1]});
-  }
+  for (int64_t place = 0; of_policy && place < cells.row_count; ++place)
+    sums.total.direction += left_of(shared.row(place));
 }
 
 }  // namespace torchclip

@@ -130,7 +130,7 @@ void DeviceStep::launch_finish_alone() {
 }
 
 UnitSums DeviceStep::gathered(int32_t units) const {
-  return {gathered_sums_.values<Partial>(), nullptr, units, devices_, nullptr};
+  return {nullptr, nullptr, units, devices_, gathered_sums_.values<UnitSum>()};
 }
 
 // From here on the coefficients and the numbers of the step are on the device.

@@ -206,7 +206,7 @@ __device__ __forceinline__ void measure_chunks(const PassArguments& arguments, u
     double sums[2];
     meter.measure(chunk.begin, chunk.begin + chunk.count, static_cast<int>(threadIdx.x), kThreads, InOrder{}, sums);
     sum_over_block(sums);
-    if (threadIdx.x == 0) arguments.partials[chunk.partial] = Partial{sums[0], sums[1], 0.0};
+    if (threadIdx.x == 0) arguments.partials[chunk.partial] = Partial{sums[0], sums[1]};
   }
 }
 

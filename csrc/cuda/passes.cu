@@ -14,17 +14,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   fill_exchange(share);
 }
 
-__device__ __forceinline__ Partial* cells_of(const FinishTables& finish) {
-  return const_cast<Partial*>(finish.sums.partials);
-}
-
 // Alone where nothing is measured and yet a number on the device decides, and behind sums from several devices or
 // processes.
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_step_kernel(const __grid_constant__ FinishArguments finish) {
   if (finish.fills_coefficients != 0) fill_coefficients<void>(finish);
   if (finish.row_sums.shared_row_count > 0 || finish.row_sums.places > 0)
-    finish_shared_rows(finish.row_sums, cells_of(finish), RowClip{finish.modifiers.limit, finish.modifiers.unit_eps});
+    finish_shared_rows(finish.row_sums, finish.sums.of_sets,
+                       RowClip{finish.modifiers.limit, finish.modifiers.unit_eps});
   finish_step<true>(finish);
 }
 
@@ -32,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     finish_rule_kernel(const __grid_constant__ FinishRuleArguments finish) {
   const bool skips = finish.numbers != nullptr && finish.numbers->skip != 0;
-  if (finish.row_sums.shared_row_count > 0) finish_shared_rows(finish.row_sums, cells_of(finish), RowStep{skips});
+  if (finish.row_sums.shared_row_count > 0) finish_shared_rows(finish.row_sums, finish.sums.of_sets, RowStep{skips});
   finish_rule<true>(finish);
 }
 

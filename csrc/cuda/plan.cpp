@@ -40,7 +40,7 @@ void Plan::measure_directions() {
 
 // Every device gets the sums of all, in the same order, so that they decide alike. `scope`: over which they are taken.
 void Plan::gather(Scope scope) {
-  const int64_t numbers = static_cast<int64_t>(unit_count(scope, reader_) * sizeof(Partial) / sizeof(double));
+  const int64_t numbers = static_cast<int64_t>(unit_count(scope, reader_)) * ExchangeLayout::kIn<UnitSum>;
   for (const auto& device : devices_)
     for (size_t from = 0; from < devices_.size(); ++from)
       device->gathered_sums()

@@ -68,7 +68,7 @@ __device__ __forceinline__ void measure_row_chunks(const PassArguments& argument
     double totals[2] = {};
     measure_row_chunk(arguments, chunk, meter, rule, totals);
     sum_over_block(totals);
-    if (threadIdx.x == 0) arguments.partials[chunk.partial] = Partial{totals[0], totals[1], 0.0};
+    if (threadIdx.x == 0) arguments.partials[chunk.partial] = Partial{totals[0], totals[1]};
   }
 }
 

@@ -25,10 +25,7 @@ __device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
     }
     sum_over(is_one, totals);
     if (rank != 0) continue;
-    double* const numbers = share.numbers + ExchangeLayout::kOfCell * cell;
-    numbers[0] = totals[0];
-    numbers[1] = totals[1];
-    numbers[2] = static_cast<double>(share.tensors[cell]);
+    share.layout.sums(share.numbers)[cell] = {{totals[0], totals[1]}, static_cast<double>(share.tensors[cell])};
     if (!is_finite(totals[0])) atomicOr(&is_lost, 1);
   }
   __syncthreads();
@@ -38,7 +35,7 @@ __device__ __forceinline__ bool fill_cells(const ShareArguments& share) {
 // The sums of the rows of which others have parts, by a warp for each.
 __device__ __forceinline__ void fill_rows(const ShareArguments& share) {
   const RowSums& rows = share.row_sums;
-  double* const sums_of_places = share.numbers + share.layout.first_place();
+  Partial* const sums_of_places = share.layout.rows(share.numbers);
 #pragma unroll 1
   for (int index = warp_in_block(); rows.shared_rows != nullptr && index < rows.long_row_count; index += kWarps) {
     const SharedRow& shared = rows.shared_rows[index];
@@ -47,10 +44,7 @@ __device__ __forceinline__ void fill_rows(const ShareArguments& share) {
     double sums[2];
     add_range(rows.partials, {row.first_partial, row.partials, 1}, lane_in_warp(), kWarp, sums);
     sum_over_warp(sums);
-    if (lane_in_warp() == 0) {
-      sums_of_places[2 * shared.place] = shared.share * sums[0];
-      sums_of_places[2 * shared.place + 1] = shared.share * sums[1];
-    }
+    if (lane_in_warp() == 0) sums_of_places[shared.place] = {shared.share * sums[0], shared.share * sums[1]};
     for (int64_t i = lane_in_warp(); share.changes_direction != 0 && i < row.partials; i += kWarp)
       rows.partials[row.first_partial + i].direction = 0;
   }
@@ -58,7 +52,7 @@ __device__ __forceinline__ void fill_rows(const ShareArguments& share) {
 
 // The zeros that the last step has left, and the elements among which they are.
 __device__ __forceinline__ void fill_zeros(const ShareArguments& share) {
-  double* const cells = share.numbers + share.layout.first_zeros();
+  ZeroCount* const cells = share.layout.zeros(share.numbers);
 #pragma unroll 1
   for (int cell = 0; cell < share.layout.zero_cells; ++cell) {
     double zeros[1] = {};
@@ -68,9 +62,7 @@ __device__ __forceinline__ void fill_zeros(const ShareArguments& share) {
         zeros[0] += range.share * static_cast<double>(share.zeros[range.first + i]);
     }
     sum_over_block(zeros);
-    if (threadIdx.x != 0) continue;
-    cells[2 * cell] = zeros[0];
-    cells[2 * cell + 1] = share.zero_elements[cell];
+    if (threadIdx.x == 0) cells[cell] = {zeros[0], share.zero_elements[cell]};
   }
 }
 
@@ -84,7 +76,7 @@ __device__ __forceinline__ void fill_exchange(const ShareArguments& share) {
   if (share.is_first == 0) return;
   fill_zeros(share);
   if (threadIdx.x != 0) return;
-  double* const common = share.numbers + share.layout.common();
+  double* const common = share.layout.common(share.numbers);
   common[kOverflows] = share.found_inf != nullptr && *share.found_inf != 0 ? 1 : 0;
   common[kLost] = is_lost ? 1 : 0;
   common[kGradients] = share.gradients;
@@ -97,19 +89,19 @@ __device__ __forceinline__ void fill_exchange(const ShareArguments& share) {
 // The factors of these rows by the sums of all processes. `cells`: of the exchange, the first of which has everything
 // but what is left of them. All threads must call it.
 template <class RowRule>
-__device__ __forceinline__ void finish_shared_rows(const RowSums& rows, Partial* cells, const RowRule& rule) {
-  const auto sums_of = [&](int64_t place) { return rows.place_sums + 2 * place; };
+__device__ __forceinline__ void finish_shared_rows(const RowSums& rows, UnitSum* cells, const RowRule& rule) {
   for (int index = static_cast<int>(threadIdx.x); index < rows.shared_row_count; index += kThreads) {
     const int64_t place = rows.shared_rows[index].place;
     if (place < 0) continue;
     const DeviceLongRow& row = rows.long_rows[index];
     const DeviceTensor& tensor = rows.tensors[row.tensor];
-    rows.row_factors[tensor.first_row + row.row] = rule.factor(tensor, row.row, sums_of(place)[0], sums_of(place)[1]);
+    const Partial& sum = rows.place_sums[place];
+    rows.row_factors[tensor.first_row + row.row] = rule.factor(tensor, row.row, sum.gradient, sum.direction);
   }
   if constexpr (RowRule::kChangesDirection) {
     double left[1] = {};
     for (int64_t place = threadIdx.x; place < rows.places; place += kThreads) {
-      const double gradient = sums_of(place)[0], weight = sums_of(place)[1];
+      const auto [gradient, weight] = rows.place_sums[place];
       left[0] += rule.direction(rule.factor(*rows.tensors, 0, gradient, weight), gradient, weight);
     }
     sum_over_block(left);

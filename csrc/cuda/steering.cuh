@@ -26,8 +26,8 @@ __device__ __forceinline__ double add_shared_zeros(const CoefficientArguments& c
 #pragma unroll 1
   for (int set = 0; set < coefficients.zero_sets; ++set) {
     const int64_t cell = static_cast<int64_t>(set) * coefficients.group_count + group;
-    zeros += coefficients.shared_zeros[2 * cell];
-    elements += coefficients.shared_zeros[2 * cell + 1];
+    zeros += coefficients.shared_zeros[cell].zeros;
+    elements += coefficients.shared_zeros[cell].elements;
   }
   return elements;
 }

@@ -19,36 +19,37 @@ __device__ __forceinline__ void write_number(void* values, bool is_double, int64
   }
 }
 
-// The partial sums of one unit: `count` of them, each `stride` behind the last.
-struct UnitRange {
+// Sums of one unit or row: `count` of them, each `stride` behind the last.
+struct SumRange {
   int64_t first;
   int64_t count;
   int64_t stride;
 };
 
-__device__ __forceinline__ UnitRange range_of(const UnitSums& sums, int unit) {
-  if (sums.unit_chunks == nullptr) return {unit, sums.sets, sums.units};
+__device__ __forceinline__ SumRange range_of(const UnitSums& sums, int unit) {
+  if (sums.of_sets != nullptr) return {unit, sums.sets, sums.units};
   return {sums.unit_chunks[unit], sums.unit_chunks[unit + 1] - sums.unit_chunks[unit], 1};
 }
 
-// The part of a unit's sum that one of `lanes` threads adds up.
-__device__ __forceinline__ void add_range(const Partial* partials, const UnitRange& range, int lane, int lanes,
+// The part of a sum that one of `lanes` threads adds up.
+template <class Sum>
+__device__ __forceinline__ void add_range(const Sum* all, const SumRange& range, int lane, int lanes,
                                           double (&sums)[2]) {
   sums[0] = sums[1] = 0;
 #pragma unroll 4
   for (int64_t i = lane; i < range.count; i += lanes) {
-    const Partial& partial = partials[range.first + i * range.stride];
-    sums[0] += partial.gradient;
-    sums[1] += partial.direction;
+    const Partial& sum = all[range.first + i * range.stride];
+    sums[0] += sum.gradient;
+    sums[1] += sum.direction;
   }
 }
 
 // Whether a unit has no tensor: of several sets, in none of them.
-__device__ __forceinline__ bool is_without_tensors(const UnitSums& sums, const UnitRange& range) {
-  if (sums.unit_chunks != nullptr) return range.count == 0;
+__device__ __forceinline__ bool is_without_tensors(const UnitSums& sums, const SumRange& range) {
+  if (sums.of_sets == nullptr) return range.count == 0;
   bool is_empty = true;
   for (int64_t set = 0; set < range.count; ++set)
-    is_empty = is_empty && sums.partials[range.first + set * range.stride].count == 0;
+    is_empty = is_empty && sums.of_sets[range.first + set * range.stride].count == 0;
   return is_empty;
 }
 
@@ -62,14 +63,19 @@ __device__ __forceinline__ bool sum_units(const UnitSums& units, const Take& tak
   const int rank = is_one ? static_cast<int>(threadIdx.x) : lane_in_warp();
 #pragma unroll 1
   for (int unit = is_one ? 0 : warp_in_block(); unit < units.units; unit += is_one ? 1 : kWarps) {
-    const UnitRange range = range_of(units, unit);
+    const SumRange range = range_of(units, unit);
+    const int lanes = is_one ? kThreads : kWarp;
     double sums[2];
-    add_range(units.partials, range, rank, is_one ? kThreads : kWarp, sums);
+    if (units.of_sets != nullptr) {
+      add_range(units.of_sets, range, rank, lanes, sums);
+    } else {
+      add_range(units.partials, range, rank, lanes, sums);
+    }
     sum_over(is_one, sums);
     if (rank != 0) continue;
-    const Partial sum{sums[0], sums[1], static_cast<double>(range.count)};
+    const Partial sum{sums[0], sums[1]};
     if (units.write_to != nullptr) {
-      units.write_to[unit] = sum;
+      units.write_to[unit] = {sum, static_cast<double>(range.count)};
     } else {
       take(unit, sum, is_without_tensors(units, range));
     }
@@ -115,7 +121,7 @@ __device__ __forceinline__ void finish_long_rows(const RowSums& rows, const RowR
     if (rows.shared_rows != nullptr && rows.shared_rows[index].place >= 0) continue;
     const DeviceLongRow& row = rows.long_rows[index];
     const DeviceTensor& tensor = rows.tensors[row.tensor];
-    const UnitRange range{row.first_partial, row.partials, 1};
+    const SumRange range{row.first_partial, row.partials, 1};
     double sums[2];
     add_range(rows.partials, range, lane_in_warp(), kWarp, sums);
     sum_over_warp(sums);

@@ -31,7 +31,7 @@ void DeviceExchange::build(const Cells& cells, const Cells& zeros, const HostTab
                            size_t units) {
   *this = DeviceExchange();
   cells_ = &cells;
-  layout_ = {static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())};
+  layout_ = layout_of(cells, zeros);
   units_ = static_cast<int32_t>(units);
   sets_ = units == 0 ? 0 : static_cast<int32_t>(cells.units.size() / units);
   if (units * static_cast<size_t>(sets_) != cells.units.size())

@@ -30,15 +30,15 @@ class DeviceExchange {
 
   const Buffer& numbers() const { return numbers_; }
   // [kCommonNumbers]
-  Buffer common() const { return numbers_.narrow(layout_.common(), kCommonNumbers); }
-  double* common_place() const { return numbers_.values<double>() + layout_.common(); }
+  Buffer common() const { return numbers_.narrow(layout_.count() - kCommonNumbers, kCommonNumbers); }
+  double* common_place() const { return layout_.common(numbers_.values<double>()); }
   const Object& add() const { return cells_->add; }
   const ExchangeLayout& layout() const { return layout_; }
   int32_t units() const { return units_; }
   int32_t sets() const { return sets_; }
-  UnitSums sums() const { return {numbers_.values<Partial>(), nullptr, units_, sets_, nullptr}; }
-  const double* place_sums() const { return numbers_.values<double>() + layout_.first_place(); }
-  const double* zeros() const { return numbers_.values<double>() + layout_.first_zeros(); }
+  UnitSums sums() const { return {nullptr, nullptr, units_, sets_, layout_.sums(numbers_.values<double>())}; }
+  const Partial* place_sums() const { return layout_.rows(numbers_.values<double>()); }
+  const ZeroCount* zeros() const { return layout_.zeros(numbers_.values<double>()); }
 
  private:
   // Ranges of partial sums, or of counts of zeros, by the cell that they count in.

@@ -224,9 +224,9 @@ void DeviceStep::fill_coefficients(const ParameterReader& reader) {
 
 // This pass's own partial sums, or what all devices have gathered. Other processes are asked by a launch of its own.
 UnitSums DeviceStep::sums_of(Section<int32_t> units, bool alone) const {
-  if (*sharing_) return {nullptr, nullptr, 0, 0, scratch(partials_)};
-  UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1, 0, nullptr};
-  if (!alone) sums.write_to = unit_sums_.values<Partial>();
+  if (*sharing_) return {nullptr, nullptr, 0, 0, nullptr, unit_sums_.values<UnitSum>()};
+  UnitSums sums{scratch(partials_), image_.at(units), static_cast<int32_t>(units.count) - 1};
+  if (!alone) sums.write_to = unit_sums_.values<UnitSum>();
   return sums;
 }
 

@@ -69,8 +69,7 @@ class DeviceStep {
   const Buffer& counters() const { return counters_; }  // [kCounters], see FinishTables
   const Buffer& fresh() const { return fresh_; }        // [parameters], 1: no step has been taken with the state
   const Buffer& zeros() const { return zeros_; }        // [pieces], those counted in each
-  // [units, sizeof(Partial) / 8] in one dimension: sums of the last norm pass over what lies here; and before them
-  // [devices], those of all.
+  // UnitSum [units] as float64 numbers: of the last norm pass over what lies here; and [devices, units], those of all.
   const Buffer& unit_sums() const { return unit_sums_; }
   Buffer gathered_sums() const { return gathered_sums_; }
   const HostTables& tables() const { return tables_; }

@@ -6,8 +6,6 @@
 namespace torchclip {
 namespace {
 
-constexpr int64_t kPartialNumbers = sizeof(Partial) / sizeof(double);
-
 int32_t rule_number(const RuleEntry& rule) { return static_cast<int32_t>(&rule - rule_table().data()); }
 
 }  // namespace
@@ -155,7 +153,8 @@ void DeviceStep::reserve_scratch(const ParameterReader& reader) {
   const auto number = [&] { return Buffer::zeros({}, "float64", id_.device); };
   measured_ = {zeros(clip_units), zeros(clip_units), zeros(rule_units), zeros(rule_units),
                zeros(rule_units), number(),          number()};
-  const int64_t shared = devices_ > 1 || *sharing_ ? std::max(clip_units, rule_units) * kPartialNumbers : 0;
+  const int64_t shared =
+      devices_ > 1 || *sharing_ ? std::max(clip_units, rule_units) * ExchangeLayout::kIn<UnitSum> : 0;
   unit_sums_ = zeros(shared);
   gathered_sums_ = zeros(devices_ * shared);
 }

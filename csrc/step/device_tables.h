@@ -150,23 +150,23 @@ struct CoefficientArguments {
   const GroupNumbers* groups;        // [param groups]; null: inline_groups
   const int64_t* zeros;  // that the last step has counted, see PassArguments; null where no threshold has a factor
   const ZeroRange* zero_ranges;
-  const int32_t* zero_begins;  // [param groups + 1], the ranges of each follow one another
-  const double* shared_zeros;  // [zero_sets, param groups, 2], those of all processes and the elements among which they
-                               // are, in the place of `zeros`; null where no others have some
+  const int32_t* zero_begins;     // [param groups + 1], the ranges of each follow one another
+  const ZeroCount* shared_zeros;  // [zero_sets, param groups], those of all processes, in the place of `zeros`; null
+                                  // where no others have some
   int32_t zero_sets;
   int32_t group_count;
   double* next_scales;  // [param groups], factors on thresholds behind the step, should it be taken
   GroupNumbers inline_groups[kInlineGroups];
 };
 
-// Sums over units from partial sums.
+// Sums over units, from the partial sums of a pass, or from those that several devices or processes have.
 struct UnitSums {
   const Partial* partials;     // of all launches of the pass together
-  const int32_t* unit_chunks;  // [units + 1], the partial sums of each unit follow one another; null: `sets` says
+  const int32_t* unit_chunks;  // [units + 1], the partial sums of each unit follow one another
   int32_t units;               // 0: nothing is measured
-  int32_t sets;       // without unit_chunks: partials is [sets, units], from as many devices or processes; their
-                      // third number is 0 where a unit has no tensor
-  Partial* write_to;  // [units]: write the sums here and decide nothing, since other devices have some too
+  int32_t sets;
+  UnitSum* of_sets;   // [sets, units], from as many devices or processes, in place of `partials`; null: of the pass
+  UnitSum* write_to;  // [units]: write the sums here and decide nothing, since other devices have some too
 };
 
 // A long row of which other processes hold parts.
@@ -184,7 +184,7 @@ struct RowSums {
   Partial* partials;             // the pass's own
   double* row_factors;           // null: the pass keeps no rows apart
   const SharedRow* shared_rows;  // [long_rows]; null: no others have parts of rows
-  const double* place_sums;      // [places, 2], of the rows of all processes
+  const Partial* place_sums;     // [places], of the rows of all processes
   int64_t places;
 };
 

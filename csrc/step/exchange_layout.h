@@ -11,19 +11,29 @@ namespace torchclip {
 // a gradient, the loss, and the three that they agree by: see torchclip/distributed/agreed.py.
 enum CommonNumber : int { kOverflows, kLost, kGradients, kLoss, kAgreed, kCommonNumbers = kAgreed + 3 };
 
-// A Partial for each cell; two sums for each place of a row; for each cell of zeros how many they are, and among how
-// many elements; and the common numbers.
+// The zeros that thresholds go by.
+struct ZeroCount {
+  double zeros = 0;
+  double elements = 0;  // among which they are
+};
+
+// The sums of each cell, those of each place of a row, the zeros of each cell of them, and the common numbers.
 struct ExchangeLayout {
   int64_t cells = 0;
   int64_t places = 0;
   int64_t zero_cells = 0;
 
-  TORCHCLIP_HD constexpr int64_t first_place() const { return kOfCell * cells; }
-  TORCHCLIP_HD constexpr int64_t first_zeros() const { return first_place() + 2 * places; }
-  TORCHCLIP_HD constexpr int64_t common() const { return first_zeros() + 2 * zero_cells; }
-  TORCHCLIP_HD constexpr int64_t count() const { return common() + kCommonNumbers; }
+  // Where they begin among the numbers.
+  TORCHCLIP_HD UnitSum* sums(double* numbers) const { return reinterpret_cast<UnitSum*>(numbers); }
+  TORCHCLIP_HD Partial* rows(double* numbers) const { return reinterpret_cast<Partial*>(sums(numbers) + cells); }
+  TORCHCLIP_HD ZeroCount* zeros(double* numbers) const { return reinterpret_cast<ZeroCount*>(rows(numbers) + places); }
+  TORCHCLIP_HD double* common(double* numbers) const { return reinterpret_cast<double*>(zeros(numbers) + zero_cells); }
 
-  static constexpr int64_t kOfCell = sizeof(Partial) / sizeof(double);
+  TORCHCLIP_HD constexpr int64_t count() const {
+    return kIn<UnitSum> * cells + kIn<Partial> * places + kIn<ZeroCount> * zero_cells + kCommonNumbers;
+  }
+  template <class T>
+  static constexpr int64_t kIn = sizeof(T) / sizeof(double);
 };
 
 }  // namespace torchclip

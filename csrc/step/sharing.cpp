@@ -44,10 +44,10 @@ Sharing sharing_from(const std::vector<Object>& parts) {
   return sharing;
 }
 
-void SharedSums::exchange(CommonNumbers& common, std::vector<double>& zeros) {
+void SharedSums::exchange(CommonNumbers& common, std::vector<ZeroCount>& zeros) {
   constexpr int kWritable = 0x200;  // PyBUF_WRITE, which the limited API of Python 3.10 does not name
-  double* const shared_zeros = values_.data() + layout_.first_zeros();
-  double* const shared_common = values_.data() + layout_.common();
+  ZeroCount* const shared_zeros = layout_.zeros(values_.data());
+  double* const shared_common = layout_.common(values_.data());
   std::copy(zeros.begin(), zeros.end(), shared_zeros);
   std::copy(common.begin(), common.end(), shared_common);
   const Py_ssize_t bytes = static_cast<Py_ssize_t>(values_.size() * sizeof(double));

@@ -46,41 +46,39 @@ Sharing sharing_from(const std::vector<Object>& parts);
 
 using CommonNumbers = std::array<double, kCommonNumbers>;
 
+// Of an exchange whose sums go by `cells`.
+inline ExchangeLayout layout_of(const Cells& cells, const Cells& zeros) {
+  return {static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())};
+}
+
 // The numbers of one exchange on the host. Those that the processes agree by are written by what adds them up.
 class SharedSums {
  public:
   SharedSums(const Cells& cells, const Cells& zeros)
-      : cells_(cells),
-        layout_{static_cast<int64_t>(cells.units.size()), cells.row_count, static_cast<int64_t>(zeros.units.size())},
-        values_(static_cast<size_t>(layout_.count()), 0.0) {}
+      : cells_(cells), layout_(layout_of(cells, zeros)), values_(static_cast<size_t>(layout_.count()), 0.0) {}
 
   // `direction`: of the rule's pass; for a policy by rows the sum of squares after clipping.
   void add(int32_t parameter, double gradient, double direction) {
     const double share = cells_.share[static_cast<size_t>(parameter)];
-    double* const cell = cell_of(parameter);
-    cell[0] += share * gradient;
-    cell[1] += share * direction;
+    cell_of(parameter).add({share * gradient, share * direction});
   }
-  void count(int32_t parameter) { cell_of(parameter)[2] += 1; }
+  void count(int32_t parameter) { cell_of(parameter).count += 1; }
   const std::vector<int64_t>& rows_of(int32_t parameter) const { return cells_.rows[static_cast<size_t>(parameter)]; }
-  // gradient, direction
-  double* row(int64_t place) { return values_.data() + layout_.first_place() + 2 * place; }
+  Partial& row(int64_t place) { return layout_.rows(values_.data())[place]; }
 
-  // Adds everything up over processes. `zeros`: [2 * cells of zeros]. Throws what that raises.
-  void exchange(CommonNumbers& common, std::vector<double>& zeros);
+  // Adds everything up over processes. `zeros`: [cells of zeros]. Throws what that raises.
+  void exchange(CommonNumbers& common, std::vector<ZeroCount>& zeros);
 
   // What the cells of a unit come to.
   template <class Visit>
-  void for_each_cell(const Visit& visit) const {
-    for (size_t cell = 0; cell < cells_.units.size(); ++cell) {
-      const double* const numbers = &values_[ExchangeLayout::kOfCell * cell];
-      visit(static_cast<size_t>(cells_.units[cell]), Partial{numbers[0], numbers[1], numbers[2]});
-    }
+  void for_each_cell(const Visit& visit) {
+    for (size_t cell = 0; cell < cells_.units.size(); ++cell)
+      visit(static_cast<size_t>(cells_.units[cell]), layout_.sums(values_.data())[cell]);
   }
 
  private:
-  double* cell_of(int32_t parameter) {
-    return values_.data() + ExchangeLayout::kOfCell * cells_.of[static_cast<size_t>(parameter)];
+  UnitSum& cell_of(int32_t parameter) {
+    return layout_.sums(values_.data())[cells_.of[static_cast<size_t>(parameter)]];
   }
   const Cells& cells_;
   ExchangeLayout layout_;

@@ -25,6 +25,7 @@ Layout elements() {
   const DeviceRowChunk row_chunk{};
   const DeviceLongRow long_row{};
   const Partial partial{};
+  const UnitSum unit_sum{};
   return {
       {"TENSOR_NUMEL", place(tensor, tensor.numel)},
       {"TENSOR_COEFFICIENTS", place(tensor, tensor.coefficients)},
@@ -64,6 +65,8 @@ Layout elements() {
       {"SUM_GRADIENT", place(partial, partial.gradient)},
       {"SUM_DIRECTION", place(partial, partial.direction)},
       {"SUM_WORDS", whole<Partial>()},
+      {"UNIT_SUM_COUNT", place(unit_sum, unit_sum.count)},
+      {"UNIT_SUM_WORDS", whole<UnitSum>()},
   };
 }
 
@@ -144,6 +147,7 @@ Layout finishes() {
       {"PLACE_PARTIALS", place(both, both.sums.partials)},
       {"PLACE_UNIT_CHUNKS", place(both, both.sums.unit_chunks)},
       {"PLACE_UNITS", place(both, both.sums.units)},
+      {"PLACE_OF_SETS", place(both, both.sums.of_sets)},
       {"PLACE_TENSORS", place(both, both.row_sums.tensors)},
       {"PLACE_LONG_ROWS", place(both, both.row_sums.long_rows)},
       {"PLACE_LONG_ROW_COUNT", place(both, both.row_sums.long_row_count)},
@@ -199,6 +203,7 @@ Layout exchanges() {
   const SharedRow row{};
   const SharedRange range{};
   const ShareArguments share{};
+  const ZeroCount zeros{};
   return {
       {"SHARED_ROW_PLACE", place(row, row.place)},
       {"SHARED_ROW_SHARE", place(row, row.share)},
@@ -207,6 +212,8 @@ Layout exchanges() {
       {"SHARED_RANGE_COUNT", place(range, range.count)},
       {"SHARED_RANGE_SHARE", place(range, range.share)},
       {"SHARED_RANGE_WORDS", whole<SharedRange>()},
+      {"ZERO_COUNT_ELEMENTS", place(zeros, zeros.elements)},
+      {"ZERO_COUNT_WORDS", whole<ZeroCount>()},
       {"SHARE_NUMBERS", place(share, share.numbers)},
       {"SHARE_CELLS", place(share, share.layout.cells)},
       {"SHARE_PLACES", place(share, share.layout.places)},

@@ -105,15 +105,23 @@ struct Task {
   int32_t end;
 };
 
-// What is measured over one chunk, or over all of a unit.
+// What is measured over one chunk, or one row.
 struct Partial {
   double gradient = 0;   // sum of squares, or of another power, of the gradient, or its largest magnitude
   double direction = 0;  // sum of squares of the direction that the rule measures
-  double count = 0;      // in sums of units that are handed on: of how many chunks, sets or tensors, 0 where of none
 
   void add(const Partial& other) {
     gradient += other.gradient;
     direction += other.direction;
+  }
+};
+
+// What is measured over a unit of a scope, by one device or process, or by all.
+struct UnitSum : Partial {
+  double count = 0;  // of how many tensors or chunks; 0 where the unit has none
+
+  void add(const UnitSum& other) {
+    Partial::add(other);
     count += other.count;
   }
 };

@@ -51,11 +51,8 @@ void DeviceStep::reserve_own() {
   finish_table_ = image_.reserve<FinishArguments>(1);
   finish_rule_table_ = image_.reserve<FinishRuleArguments>(rule_.clips_itself ? 1 : 0);
   draws_ = image_.reserve<int64_t>(4);
-  for (int asked = 0; asked < kAsked; ++asked) {
-    const bool is_used = static_cast<bool>(exchanges_[asked].numbers());
-    share_tables_[asked] = image_.reserve<ShareArguments>(is_used ? 1 : 0);
-    unit_begins_[asked] = image_.reserve<int32_t>(is_used ? static_cast<size_t>(exchanges_[asked].units()) + 1 : 0);
-  }
+  for (int asked = 0; asked < kAsked; ++asked)
+    share_tables_[asked] = image_.reserve<ShareArguments>(exchanges_[asked].numbers() ? 1 : 0);
   spares_.clear();  // of another size; what graphs read stays
 }
 
@@ -213,14 +210,10 @@ void DeviceStep::set_exchanges() {
     const bool is_first = asked == Asked::kOfPolicy || !measures;
     const ShareArguments share = share_arguments(asked, /*is_first=*/true);
     image_.set(share_tables_[index], &share, /*changes_by_step=*/true);
-    std::vector<int32_t> begins;
-    for (int32_t unit = 0; unit <= exchange.units(); ++unit) begins.push_back(unit);
-    image_.set(unit_begins_[index], begins);
     if (asked == Asked::kOfNothing && measures) continue;
     take_exchange(asked, is_first);
     UnitSums& sums = asked == Asked::kOfRule ? finish_rule_.sums : finish_.sums;
-    if (exchange.sets() > 1) sums.partials = unit_sums_.values<Partial>();
-    sums.unit_chunks = image_.at(unit_begins_[index]);
+    if (exchange.sets() > 1) sums.of_sets = unit_sums_.values<UnitSum>();
   }
 }
 

@@ -41,7 +41,6 @@ class DeviceStep final : public torchclip::DeviceStep {
   Section<FinishRuleArguments> finish_rule_table_;
   Section<int64_t> draws_;
   Section<ShareArguments> share_tables_[kAsked];
-  Section<int32_t> unit_begins_[kAsked];  // of units that have one sum each
   // Page-locked memory that no upload has used, for captures, in which none should be allocated; and what graphs read.
   std::vector<Buffer> spares_, in_graphs_;
 };

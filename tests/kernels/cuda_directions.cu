@@ -59,7 +59,7 @@ template <class Rule>
 FinishRuleArguments finish_of(const Workload& work, typename Rule::Hyperparameters hyperparameters,
                               const Coefficients& coefficients) {
   FinishRuleArguments finish{};
-  finish.sums = {on_device(std::vector<Partial>(work.chunks.size())), on_device(work.unit_chunks), 3, 0, nullptr};
+  finish.sums = {on_device(std::vector<Partial>(work.chunks.size())), on_device(work.unit_chunks), 3};
   finish.grad_norm = numbers_on_device(3);
   finish.direction_norm = numbers_on_device(3);
   finish.clip_factor = numbers_on_device(3);
@@ -147,13 +147,13 @@ void run(DType dtype, DType state, typename Rule::Hyperparameters hyperparameter
     const int32_t skip = test.around == Around::kSkipped ? 1 : 0;
     arguments.numbers = finish.numbers = on_device(std::vector<StepNumbers>{{1, skip, 0}});
   }
-  Partial* const sets = on_device(std::vector<Partial>(6));
+  UnitSum* const sets = on_device(std::vector<UnitSum>(6));
   if (test.around == Around::kTwoDevices) finish.sums.write_to = sets;
   const auto [launch, blocks] = find_launchers(Rule::kName, {0, dtype, state, slots, stages}).direction_norm;
   finish.blocks = blocks(arguments.chunk_count);
   launch(arguments, finish, finish.blocks, nullptr);
   if (test.around == Around::kTwoDevices) {
-    finish.sums = {sets, nullptr, 3, 2, nullptr};
+    finish.sums = {nullptr, nullptr, 3, 2, sets};
     launch_finish_rule(finish, nullptr);
   }
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

@@ -48,7 +48,7 @@ inline FinishArguments finish_with(const Modifiers& modifiers, const Numbers& nu
 inline void measure_units(FinishArguments& finish, const std::vector<int32_t>& unit_chunks) {
   const size_t units = unit_chunks.size() - 1;
   finish.sums = {on_device(std::vector<Partial>(static_cast<size_t>(unit_chunks.back()))), on_device(unit_chunks),
-                 static_cast<int32_t>(units), 0, nullptr};
+                 static_cast<int32_t>(units)};
   finish.grad_norm = numbers_on_device(units);
   finish.clip_factor = numbers_on_device(units);
 }

@@ -35,22 +35,21 @@ void run(int bad, NonFinite nonfinite, bool skips, bool gathered) {
   double shared = 0;
   for (int group = 0; group < kGroups; ++group) {
     clips.push_back(clip_of(group, nonfinite));
-    for (int i = 0; i < 2 && has_gradient(group); ++i)
-      partials.push_back({group == bad ? INFINITY : group * 1.0, 0, 0});
+    for (int i = 0; i < 2 && has_gradient(group); ++i) partials.push_back({group == bad ? INFINITY : group * 1.0, 0});
     chunks.push_back(static_cast<int32_t>(partials.size()));
     if (clips.back().unit == 0 && has_gradient(group)) shared += 2.0 * group;
   }
   measure_units(finish, chunks);
   finish.sums.partials = on_device(partials);
   if (gathered) {  // one device's: a sum for each group, and how many chunks it is of
-    std::vector<Partial> sums(kGroups);
+    std::vector<UnitSum> sums(kGroups);
     for (int group = 0; group < kGroups; ++group) {
       const int32_t begin = chunks[static_cast<size_t>(group)], end = chunks[static_cast<size_t>(group) + 1];
-      Partial& sum = sums[static_cast<size_t>(group)];
-      for (int32_t i = begin; i < end; ++i) sum.add(partials[static_cast<size_t>(i)]);
+      UnitSum& sum = sums[static_cast<size_t>(group)];
+      for (int32_t i = begin; i < end; ++i) sum.Partial::add(partials[static_cast<size_t>(i)]);
       sum.count = end - begin;
     }
-    finish.sums = {on_device(sums), nullptr, kGroups, 1, nullptr};
+    finish.sums = {nullptr, nullptr, kGroups, 1, on_device(sums)};
   }
   finish.group_clips = on_device(clips);
   launch_finish(finish, nullptr);

@@ -77,7 +77,7 @@ Result measure(const Workload& work, const Modifiers& modifiers, bool per_tensor
                Devices devices = Devices::kOne) {
   FinishArguments finish = finish_of(work, modifiers, per_tensor, numbers);
   const size_t units = static_cast<size_t>(finish.sums.units);
-  Partial* const sets = on_device(std::vector<Partial>(2 * units));
+  UnitSum* const sets = on_device(std::vector<UnitSum>(2 * units));
   if (devices == Devices::kTwo) finish.sums.write_to = sets + units;
   PassArguments arguments{};
   arguments.tensors = on_device(work.tensors);
@@ -98,7 +98,7 @@ Result measure(const Workload& work, const Modifiers& modifiers, bool per_tensor
     launchers[launch].raw_norm.launch(arguments, finish, blocks[launch], nullptr);
   }
   if (devices == Devices::kTwo) {
-    finish.sums = {sets, nullptr, static_cast<int32_t>(units), 2, nullptr};
+    finish.sums = {nullptr, nullptr, static_cast<int32_t>(units), 2, sets};
     launch_finish(finish, nullptr);
   }
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

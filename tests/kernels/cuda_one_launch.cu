@@ -113,7 +113,7 @@ auto directed_step(DType dtype, DType state, typename Rule::Hyperparameters hype
                    Launched launched) {
   Step<Momentum, T, S> step(Slots, test);
   FinishRuleArguments finish{};
-  finish.sums = {step.arguments.partials, on_device(step.units), 1, 0, nullptr};
+  finish.sums = {step.arguments.partials, on_device(step.units), 1};
   finish.grad_norm = numbers_on_device(1);
   finish.direction_norm = numbers_on_device(1);
   finish.clip_factor = numbers_on_device(1);

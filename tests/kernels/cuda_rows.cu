@@ -177,7 +177,7 @@ void test_steps(DType dtype, DType state, double momentum, bool has_factors, boo
   const Workload work = make_workload<T, S>(coefficients, momentum != 0);
   FinishRuleArguments finish{};
   finish.sums = {on_device(std::vector<Partial>(work.chunks.size())),
-                 on_device(std::vector<int32_t>{0, static_cast<int32_t>(work.chunks.size())}), 1, 0, nullptr};
+                 on_device(std::vector<int32_t>{0, static_cast<int32_t>(work.chunks.size())}), 1};
   PassArguments arguments = pass_of(work, const_cast<Partial*>(finish.sums.partials));
   std::vector<double> gradient_factors;
   for (int64_t index = 0; has_factors && index < work.rows; ++index) gradient_factors.push_back(1.0 / (1 + index % 3));

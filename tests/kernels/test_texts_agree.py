@@ -17,6 +17,7 @@ from places import ROOT
 from rule_coefficients import COEFFICIENTS
 from torchclip.backends.choice import unavailable_reason
 from torchclip.backends.codes import CODES
+from torchclip.distributed import cells
 from torchclip.matrix import KINDS
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.rules.table import RULES
@@ -154,7 +155,7 @@ def test_kernels_read_where_the_host_writes() -> None:
     tables = pytest.importorskip("torchclip.kernels.tables", reason="Triton is an optional dependency of the package")
     layout = torchclip._C.table_layout()
     prefixes = ("TENSOR_", "CHUNK_", "ROW_CHUNK_", "LONG_ROW_", "COEFFICIENTS_", "SOURCE_", "GROUP_", "STEP_")
-    prefixes += ("POLICY_", "SUM_", "PLACE_", "ZERO_", "BESIDE_", "SHARE_", "SHARED_")
+    prefixes += ("POLICY_", "SUM_", "UNIT_SUM_", "PLACE_", "ZERO_", "BESIDE_", "SHARE_", "SHARED_")
     others = {"CHUNK_GRAIN"}
     named = {name for name in vars(tables) if name.startswith(prefixes)} - others
     assert named == set(layout)
@@ -163,3 +164,11 @@ def test_kernels_read_where_the_host_writes() -> None:
             assert size == 8 * getattr(tables, name).value, name
         else:
             assert size in (4, 8) and offset == size * getattr(tables, name).value, name
+
+
+@needs_extension
+def test_processes_add_up_what_the_host_hands_over() -> None:
+    """The numbers in torchclip/distributed/cells.py are those of the structs in csrc/step/exchange_layout.h."""
+    layout = torchclip._C.table_layout()
+    sizes = [layout[name][1] for name in ("UNIT_SUM_WORDS", "SUM_WORDS", "ZERO_COUNT_WORDS")]
+    assert sizes == [8 * words for words in (cells.IN_CELL, cells.IN_ROW, cells.IN_ZEROS)]

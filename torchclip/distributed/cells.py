@@ -3,7 +3,7 @@
 A plan sums into cells: one for each unit of a scope and each set of processes that its parameters go over. Rows that
 are split have places behind the cells. Every exchange ends in the zeros that thresholds go by, in cells of their own,
 and in four numbers that all processes have; behind them are the three that the processes agree by. See
-``csrc/step/sharing.h``, which has the same layout.
+``csrc/step/exchange_layout.h``, which has the same layout.
 """
 
 from __future__ import annotations
