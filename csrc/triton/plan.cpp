@@ -153,7 +153,7 @@ Object DeviceStep::runs() const {
   return to_python(all);
 }
 
-// As `Finish` of kernels/tables.py.
+// As `Finish` of kernels/constants.py.
 Object DeviceStep::constants() const {
   const Modifiers& m = modifiers_;
   const Object all = make_dict();

@@ -20,7 +20,7 @@ from rule_coefficients import COEFFICIENTS
 from torchclip.backends.reference.draws import Draws, normal_pair
 from torchclip.backends.reference.philox import WORD, key_of_seed, philox4x32
 from torchclip.kernels import numbers, philox, pipeline, rules
-from torchclip.kernels.tables import Finish, Run
+from torchclip.kernels.constants import Finish, Run
 from torchclip.optimizers.sparse import SparseOptimizer
 from torchclip.policies.extensions import GRADIENT_DROPOUT_STREAM, LR_DROPOUT_STREAM, NOISE_STREAM, drop_threshold
 from torchclip.rules.table import RULES

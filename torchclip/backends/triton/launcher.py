@@ -22,7 +22,7 @@ from torchclip.backends.triton.plan_tables import (
     Types,
 )
 from torchclip.kernels import finish_rule, finish_step, norms, operands, row_norms, share, update
-from torchclip.kernels.tables import Finish, Run
+from torchclip.kernels.constants import Finish, Run
 from torchclip.rules.rule_spec import RuleSpec
 
 FINISH_WARPS = 4
