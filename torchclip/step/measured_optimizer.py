@@ -11,17 +11,15 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from typing_extensions import Self
 
-from torchclip.backends import choice
 from torchclip.backends.codes import configuration, group_numbers
 from torchclip.backends.plan import Plan
-from torchclip.policies.clip import AutoClip, ClipByGlobalNorm, ClipPolicy, Scope, ZClip, as_clip_policy
+from torchclip.policies.clip import ClipPolicy, Scope, as_clip_policy
 from torchclip.policies.extensions import Extension
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.modifiers import Modifiers
 from torchclip.policies.precision import Precision
 from torchclip.policies.skip import SkipSpikes
 from torchclip.policies.step_size import StepSize
-from torchclip.rules.norms import norm_dtype
 from torchclip.rules.rule_spec import RuleSpec
 from torchclip.state.group_state import forget_norms, numbers_of
 from torchclip.state.parameter_state import Unstarted, still_unstarted
@@ -30,6 +28,7 @@ from torchclip.state.real_view import real_dtype
 from torchclip.state.steppable import leading_parameter
 from torchclip.state.tensor_checks import describe_parameter
 from torchclip.step.given import given
+from torchclip.step.given_norm import checked_norm
 from torchclip.step.last_step import LastStep
 from torchclip.step.log_metrics import log, on_host
 from torchclip.step.many_processes import ManyProcesses
@@ -196,28 +195,8 @@ class MeasuredOptimizer(Optimizer):
             >>> weight.detach()
             tensor([-0.3000, -0.4000])
         """
-        if not isinstance(norm, Tensor) or not norm.is_floating_point():
-            remedy = "norm.float()" if isinstance(norm, Tensor) else "torch.tensor(float(norm))"
-            raise TypeError(f"set_grad_norm takes a floating-point tensor, got {torch.typename(norm)}: {remedy}")
-        if norm.numel() != 1:
-            raise ValueError(
-                f"set_grad_norm takes one number, got shape {tuple(norm.shape)}: one norm of all parameters"
-            )
         own = self._own
-        clip = own._modifiers.clip
-        takes_one = isinstance(clip, (ClipByGlobalNorm, AutoClip, ZClip)) and clip.scope is Scope.OPTIMIZER
-        if not takes_one or own._modifiers.group_clips:
-            raise RuntimeError(
-                f"clip={clip} takes no single norm of all parameters: use ClipByGlobalNorm, AutoClip or ZClip, without "
-                "policies of param groups"
-            )
-        if own.backend in choice.ON_DEVICE:
-            raise RuntimeError(
-                f"the {own.backend} backend measures its norm in the step: make the optimizer with backend='reference'"
-            )
-        if norm.device.type == "cpu" and norm < 0:  # another is not waited for
-            raise ValueError(f"set_grad_norm got {float(norm)}: a norm is at least 0")
-        own._last.given_norm = norm.detach().reshape(()).to(norm_dtype(norm.device)).abs()
+        own._last.given_norm = checked_norm(norm, own._modifiers, own.backend)
 
     @property
     def step_was_skipped(self) -> bool:
