@@ -279,11 +279,9 @@ class FusedOptimizer(ConvertedOptimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self._itself = ref(self)
-        if "_lock" not in vars(self):
-            self._lock = Lock()
-        if "_processes" not in vars(self):
-            self._processes = ManyProcesses(None, None)
-        for name, default in (("_requested", None), ("_seed", None), ("_modifiers", Modifiers())):
+        missing: dict[str, Any] = {"_requested": None, "_seed": None, "_modifiers": Modifiers()}
+        missing |= {"_lock": Lock(), "_processes": ManyProcesses(None, None)}
+        for name, default in missing.items():
             self.__dict__.setdefault(name, default)
         self._keys = self._keys_of(self.defaults)
         self._compose()
