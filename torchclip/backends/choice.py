@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchclip.backends import native
+from torchclip.backends.flags import FUSED_BACKENDS, reference_flag
 from torchclip.distributed.checks import Refusal, alone
 from torchclip.state.reachable import stands_for_another, unreachable_reason
 from torchclip.state.sharded import held_part, is_wrapper
@@ -23,8 +24,6 @@ Backend = Literal["cuda", "triton", "cpu", "reference"]
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """Every backend, in the order in which they are preferred."""
-
-FUSED_BACKENDS = ("cuda", "triton", "cpu")
 
 ON_DEVICE = ("cuda", "triton")
 """The backends that keep every number of state on the parameters' device, where it is read without waiting."""
@@ -193,7 +192,7 @@ def explain(requested: str | None, param_groups: Sequence[Mapping[str, Any]], di
     """Why the backend runs that :func:`choose_for_groups` chose."""
     if requested is not None:
         return f"backend={requested!r} was asked for"
-    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    flags = [flag for flag in map(reference_flag, param_groups) if flag is not None]
     if flags:
         return f"{flags[0]} chooses the reference path"
     return explain_choice(_tensors_at(param_groups, _deciding(param_groups)), distributed)
@@ -215,7 +214,7 @@ def say_what_is_missing(requested: str | None, param_groups: Sequence[Mapping[st
     global _has_said
     if _has_said or native.NATIVE is not None or requested is not None:
         return
-    if any(_reference_flag(group) is not None for group in param_groups):
+    if any(reference_flag(group) is not None for group in param_groups):
         return
     _has_said = True
     print(
@@ -239,7 +238,7 @@ def choose_for_groups(
     Raises:
         ValueError, RuntimeError: as :func:`choose`, and when ``fused=True`` cannot be had.
     """
-    flags = [flag for flag in map(_reference_flag, param_groups) if flag is not None]
+    flags = [flag for flag in map(reference_flag, param_groups) if flag is not None]
     if flags:
         if any(group.get("capturable") for group in param_groups):
             raise RuntimeError(f"capturable=True contradicts {flags[0]}, which chooses the reference path; drop one")
@@ -265,37 +264,3 @@ def choose_for_groups(
         )
         raise RuntimeError(f"fused=True demands a fused backend, and none can run here ({reasons})")
     return chosen
-
-
-def demands_compiled(requested: str | None, param_groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the reference path cannot be chosen."""
-    return requested in FUSED_BACKENDS or any(group.get("fused") or group.get("capturable") for group in param_groups)
-
-
-def check_flags(group: Mapping[str, Any], requested: str | None) -> None:
-    """Raises when a group's flags, or a flag and the backend asked for, contradict one another."""
-    if group.get("fused") and group.get("foreach"):
-        raise RuntimeError(
-            "`fused` and `foreach` cannot be `True` together. A fused backend serves both; where there is none, "
-            "foreach=True runs on the reference path and fused=True raises: drop one of them"
-        )
-    if group.get("fused") and group.get("differentiable"):
-        raise RuntimeError(
-            "`fused` does not support `differentiable`: a differentiable step runs on the reference path; "
-            "drop fused=True"
-        )
-    flag = _reference_flag(group)
-    if requested in FUSED_BACKENDS and flag is not None:
-        raise ValueError(
-            f"backend={requested!r} contradicts {flag}, which chooses the reference path; drop one of them"
-        )
-    if requested == "reference" and group.get("fused"):
-        raise ValueError("backend='reference' contradicts fused=True, which demands a fused backend; drop one of them")
-
-
-def _reference_flag(group: Mapping[str, Any]) -> str | None:
-    """The flag of a group that chooses the reference path, if there is one."""
-    for name, value in (("fused", False), ("differentiable", True)):
-        if group.get(name) is value:
-            return f"{name}={value}"
-    return None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchclip.backends import choice
+from torchclip.backends import flags
 from torchclip.policies.group_clip import check_keys
 from torchclip.policies.precision import Precision
 from torchclip.state.group_values import GroupKeys
@@ -60,7 +60,7 @@ def checked_group(
     check_keys(param_group, len(param_groups), clips_itself=keys.spec.clips_itself)
     completed = {**keys.defaults, **param_group}
     keys.check(completed, f"param group {len(param_groups)}")
-    choice.check_flags(completed, requested)
+    flags.check_flags(completed, requested)
     params = param_group["params"]
     check_params(params, keys.optimizer)
     params = [params] if isinstance(params, Tensor) else list(params)

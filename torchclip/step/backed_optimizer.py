@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import Tensor
 
-from torchclip.backends import choice
+from torchclip.backends import choice, flags
 from torchclip.state.group_state import complete_shared
 from torchclip.step.averaged import averages_shown
 from torchclip.step.given import given
@@ -47,7 +47,7 @@ class BackedOptimizer(MeasuredOptimizer):
 
     @property
     def _demands_compiled(self) -> bool:
-        return choice.demands_compiled(self._requested, self.param_groups)
+        return flags.demands_compiled(self._requested, self.param_groups)
 
     @property
     def backend_reason(self) -> str:

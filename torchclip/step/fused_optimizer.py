@@ -15,7 +15,7 @@ from torch._C import _current_graph_task_id
 from torch.compiler import is_compiling, is_dynamo_compiling
 from typing_extensions import Unpack
 
-from torchclip.backends import choice
+from torchclip.backends import choice, flags
 from torchclip.backends.codes import NON_FINITE, STEPPED, UNREADY
 from torchclip.backends.step_lock import claimed
 from torchclip.distributed.device_flag import LeftOut
@@ -80,7 +80,7 @@ class FusedOptimizer(ConvertedOptimizer):
         check_params(params, type(self).__name__)
         self._keys = self._keys_of(defaults)
         self._keys.check(defaults, type(self).__name__)
-        choice.check_flags(defaults, backend)
+        flags.check_flags(defaults, backend)
         if backend is not None:
             choice.unavailable_reason(backend)  # an unknown name, before anything else
         self._requested = backend
