@@ -14,7 +14,8 @@ from torch import Tensor
 from torchclip.backends.reference import policies
 from torchclip.backends.reference.joint import Measurement
 from torchclip.backends.reference.rows import SplitRows
-from torchclip.backends.reference.run import Run, Writes, on_device, prepared_gradient, state_of
+from torchclip.backends.reference.run import Run, on_device, prepared_gradient, state_of
+from torchclip.backends.reference.writes import Writes
 from torchclip.policies.clip import Scope
 from torchclip.rules.norms import Norms
 

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from torchclip.backends.reference import adaptive, pipeline, policies
 from torchclip.backends.reference.joint import JointNorms, Measurement
-from torchclip.backends.reference.run import (
-    Run,
-    Writes,
-)
+from torchclip.backends.reference.run import Run
 from torchclip.backends.reference.split_units import split_units
+from torchclip.backends.reference.writes import Writes
 from torchclip.policies.clip import (
     AdaGC,
     AdaptiveGradientClip,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.run import Run, Writes
+from torchclip.backends.reference.run import Run
+from torchclip.backends.reference.writes import Writes
 from torchclip.rules.norms import norm_dtype
 
 

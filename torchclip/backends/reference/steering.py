@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchclip.backends.reference.run import Run, Writes
+from torchclip.backends.reference.run import Run
+from torchclip.backends.reference.writes import Writes
 from torchclip.distributed.exchange import Over, Sum
 from torchclip.rules.norms import norm_dtype
 from torchclip.rules.soft_threshold import TARGET, THRESHOLD_SCALE, steered, steers

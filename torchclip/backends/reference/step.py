@@ -29,20 +29,17 @@ from torchclip.backends.reference.operands import as_stored, encoded, working
 from torchclip.backends.reference.report import StepReport, report_of
 from torchclip.backends.reference.run import (
     Entry,
-    Flag,
     Run,
-    chosen,
     entries_of,
     kept_step,
     on_device,
     prepared_gradient,
     rounding_words,
     state_of,
-    write,
-    write_together,
 )
 from torchclip.backends.reference.spikes import find_spikes
 from torchclip.backends.reference.steering import Steering
+from torchclip.backends.reference.writes import Flag, chosen, write, write_together
 from torchclip.distributed.exchange import Over
 from torchclip.distributed.layout import Layout
 from torchclip.policies.clip import ClipByValue, NonFinite, Scope
