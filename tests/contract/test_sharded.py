@@ -64,6 +64,19 @@ def test_parts_that_are_moved_are_seen() -> None:
     assert same_bits(p.to_local(), other.to_local())
 
 
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_parameter_that_is_moved_to_the_next_group(backend: str) -> None:
+    """All stay in the same order."""
+    made = [parameter() for _ in range(3)]
+    groups = [{"params": made[:2], "lr": 0.5}, {"params": made[2:], "lr": 0.125}]
+    optimizer = torchclip.SGD(groups, backend=backend)
+    optimizer.step()
+    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())
+    optimizer.step()
+    steps = [(parameter() - one).to_local()[0, 0].item() for one in made]
+    assert steps == [1.0, 0.625, 0.25]
+
+
 def test_gradient_that_does_not_fit() -> None:
     p = parameter()
     optimizer = build("adamw", [p], backend="cpu")

@@ -34,6 +34,7 @@ class LocalView:
         self.groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, Any] = {}
         self._astray: list[int] = []
+        self._sizes: list[int] = []  # of the param groups
         self._parameters: list[Tensor] = []
         self._locals: list[Tensor] = []
         self._sharded: list[Tensor] = []  # those of the parameters that are DTensors
@@ -91,9 +92,11 @@ class LocalView:
 
     def _read_parameters(self, param_groups: Sequence[dict[str, Any]]) -> None:
         now = [parameter for group in param_groups for parameter in group["params"]]
-        same = len(now) == len(self._parameters) and all(map(is_, now, self._parameters))
+        sizes = [len(group["params"]) for group in param_groups]
+        same = sizes == self._sizes and all(map(is_, now, self._parameters))
         same = same and all(map(is_, map(_LOCAL, self._sharded), self._parts))
-        if not same or len(self.groups) != len(param_groups):
+        if not same:
+            self._sizes = sizes
             self._parameters = now
             self._locals = [held_part(parameter) for parameter in now]
             self._sharded = [parameter for parameter in now if is_sharded(parameter)]
