@@ -4,6 +4,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include "dtensors.h"
 #include "torch_tensors.h"
 
 namespace torchclip {
@@ -109,16 +110,9 @@ bool refresh_unchanged(ParameterRecord& record, const RefreshContext& context) {
 
 // A thousand small tensors are ten thousand objects scattered over the heap, and after a pass over their elements each
 // of them is a cache miss. They are asked for some tensors ahead: first those whose addresses the record knows, then
-// those that these point to, then those behind them. Counting up a version is an atomic addition, which nothing behind
-// it overtakes: its line, too, had better be there.
+// those that these point to, then those behind them.
 constexpr int64_t kFar = 24, kMiddle = 16, kNear = 8;
 
-void prefetch(const void* address) { __builtin_prefetch(address); }
-void prefetch_tensor(const void* impl) {  // what is read of a TensorImpl reaches over three cache lines
-  prefetch(impl);
-  prefetch(static_cast<const char*>(impl) + 64);
-  prefetch(static_cast<const char*>(impl) + sizeof(at::TensorImpl) - 1);
-}
 void prefetch_storage(const at::TensorImpl* impl) { prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
 
 void prefetch_far(const ParameterRecord& record, const RefreshContext& context) {
@@ -152,8 +146,7 @@ void prefetch_near(const ParameterRecord& record) {
   const at::TensorImpl* const parameter = parameter_of(record);
   if (const auto* const meta = autograd_of(parameter); meta != nullptr) prefetch(&meta->grad_);
   prefetch_storage(parameter);
-  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // a pointer to the number
-  __builtin_prefetch(*reinterpret_cast<const void* const*>(&parameter->version_counter()), /*write=*/1);
+  prefetch_version(parameter);
 }
 
 // Flattened: of what it calls some is too large for the compiler to inline by itself.
@@ -254,7 +247,7 @@ PyMODINIT_FUNC PyInit__torch() {
                                    "torchclip._torch",
                                    "How torchclip._C reads the tensors of the torch that this was built for.",
                                    -1,
-                                   nullptr,
+                                   torchclip::dtensors::functions,
                                    nullptr,
                                    nullptr,
                                    nullptr,

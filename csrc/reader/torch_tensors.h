@@ -125,4 +125,16 @@ __attribute__((always_inline)) inline void add(Fingerprint& fingerprint, const a
   for (const int64_t stride : impl->strides()) fingerprint.add(static_cast<uint64_t>(stride));
 }
 
+inline void prefetch(const void* address) { __builtin_prefetch(address); }
+inline void prefetch_tensor(const void* impl) {  // what is read of a TensorImpl reaches over three cache lines
+  prefetch(impl);
+  prefetch(static_cast<const char*>(impl) + 64);
+  prefetch(static_cast<const char*>(impl) + sizeof(at::TensorImpl) - 1);
+}
+// Counting up a version is an atomic addition, which nothing behind it overtakes: its line, too, had better be there.
+inline void prefetch_version(const at::TensorImpl* impl) {
+  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // a pointer to the number
+  __builtin_prefetch(*reinterpret_cast<const void* const*>(&impl->version_counter()), /*write=*/1);
+}
+
 }  // namespace torchclip

@@ -17,6 +17,8 @@ from types import ModuleType
 
 import torch
 
+from torchclip.distributed import parts
+
 NAME = "torchclip._C"
 READER = "torchclip._torch"
 MARK = b"torchclip._torch for torch "
@@ -110,3 +112,6 @@ def _release(version: str) -> str:
 
 NATIVE, UNLOADED_REASON = load()
 """The compiled passes, or None where there are none that can be used; and why."""
+
+PART_LOOPS: ModuleType = parts if NATIVE is None or NATIVE.reader() != "torch" else import_module(READER)
+"""What goes over the DTensors of a step: :mod:`torchclip.distributed.parts`, or what has the same functions."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchclip.backends.codes import SCOPES, STEPPED, UNIT_CLIP, UNREADY, GroupNumbers
 from torchclip.backends.held import blocks_of
+from torchclip.backends.native import PART_LOOPS
 from torchclip.distributed.cells import NO_ZEROS, cells_of, common_of, zero_cells_of
 from torchclip.distributed.exchange import Over, processes_in
 from torchclip.distributed.layout import Layout
@@ -56,13 +57,15 @@ class ShardedPlan:
     ) -> None:
         self._plan = cast("_C.Plan", plan)  # of whose methods the others' are, but for the types of numbers
         self._scope, self._sharing, self._counts_zeros = scope, sharing, spec.family == "soft_threshold"
-        self._looks_at_writes = self._counts_zeros or isinstance(precision, MasterWeights)
         self._rounds = precision is not None and precision.draws
         self._blocks = None if precision is None else blocks_of(precision)
         self._of: Any = None  # of which groups the plan was told what stays wide
         self._view = LocalView(
-            [slot.name for slot in spec.slots if slot.extent is Extent.ELEMENT and not slot.optional]
+            [slot.name for slot in spec.slots if slot.extent is Extent.ELEMENT and not slot.optional],
+            looks_at_writes=self._counts_zeros or isinstance(precision, MasterWeights),
+            loops=PART_LOOPS,
         )
+        self._layout: Layout | None = None  # that of what the view was last read of
         self._numbers: Mapping[str, float] = {}
         self._sizes: list[int] | None = None  # of the groups that the plan was told of
 
@@ -78,6 +81,7 @@ class ShardedPlan:
 
     def refresh(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> list[int]:
         """As the plan's."""
+        self._layout = None
         try:
             self._read(param_groups, state)
             return self._plan.refresh(self._view.groups, self._view.state) or self._view.astray
@@ -94,10 +98,11 @@ class ShardedPlan:
     ) -> int:
         """As the plan's."""
         layout = self._sharing.layout
-        if layout is not None and not (is_running() and layout.is_of(param_groups)):
+        if layout is not None and not (is_running() and self._is_of(layout, param_groups)):
             return UNREADY  # to whoever says what is wrong
         try:
             self._read(param_groups, state)
+            self._layout = layout
             if self._view.astray:
                 return UNREADY
             outcome = self._plan.step(self._view.groups, self._view.state, grad_scale, found_inf, loss)
@@ -138,10 +143,15 @@ class ShardedPlan:
         """None: what is written to a DTensor counts no version of its parts, so that nothing tells of it."""
         return []
 
+    def _is_of(self, layout: Layout, param_groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether a layout is that of the param groups: looked up anew only for what is not as in the last step."""
+        if self._layout is layout and self._view.is_of(param_groups):
+            return True
+        self._layout = None
+        return layout.is_of(param_groups)
+
     def _read(self, param_groups: Sequence[dict[str, Any]], state: dict[Tensor, Any]) -> None:
         self._view.refresh(param_groups, state)
-        if self._looks_at_writes:
-            self._view.count_writes()
         if self._blocks is not None and self._of is not self._view.groups:
             everyone = (parameter for group in param_groups for parameter in group["params"])
             self._plan.keep_wide([self._blocks.stays_wide(parameter) for parameter in everyone])

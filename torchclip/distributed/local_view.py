@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchclip.distributed import parts as in_python
 from torchclip.distributed.shards import aligned
 from torchclip.state.sharded import held_part, is_sharded, layout_reason, waited_part
-
-_LOCAL = attrgetter("_local_tensor")
 
 
 class LocalView:
@@ -27,18 +25,21 @@ class LocalView:
 
     Args:
         of_elements: the names of state that every parameter has, of one number for each element.
+        looks_at_writes: whether the versions of parts tell of what was written to their DTensors.
+        loops: of which module; ``torchclip._torch`` has faster ones.
     """
 
-    def __init__(self, of_elements: Collection[str]) -> None:
-        self._of_elements = of_elements
+    def __init__(self, of_elements: Collection[str], *, looks_at_writes: bool, loops: Any = in_python) -> None:
+        self._of_elements, self._looks_at_writes, self._loops = of_elements, looks_at_writes, loops
         self.groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, Any] = {}
         self._astray: list[int] = []
-        self._sizes: list[int] = []  # of the param groups
-        self._parameters: list[Tensor] = []
+        self._of_groups: list[list[Tensor]] = []
+        self._parameters: list[Tensor] = []  # of all of them
         self._locals: list[Tensor] = []
         self._sharded: list[Tensor] = []  # those of the parameters that are DTensors
         self._parts: list[Tensor] = []  # of those
+        self._specs: list[Any] = []  # of those and their gradients, where they were last found alike
         self._versions: list[int] = []  # of those DTensors after the last step
         self._dicts: list[Any] = []  # the values of the optimizer's state
         self._values: list[Any] = []  # all that they hold
@@ -54,9 +55,17 @@ class LocalView:
         """
         self._read_parameters(param_groups)
         self._read_state(state)
-        for parameter, part in zip(self._sharded, self._parts, strict=True):
+        if self._looks_at_writes:
+            self._count_writes()
+        for position in self._loops.lend_gradients(self._sharded, self._parts, self._specs):
+            parameter = self._sharded[position]
             gradient = parameter.grad
-            part.grad = None if gradient is None else _part_of_gradient(gradient, parameter)
+            self._parts[position].grad = None if gradient is None else _part_of_gradient(gradient, parameter)
+
+    def is_of(self, param_groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether the param groups still hold the parameters that were last read."""
+        same: bool = self._loops.hold_parameters(param_groups, self._of_groups)
+        return same
 
     @property
     def astray(self) -> list[int]:
@@ -65,20 +74,13 @@ class LocalView:
 
     def take_gradients_back(self) -> None:
         """After a step."""
-        for part in self._parts:
-            part.grad = None
+        self._loops.take_gradients_back(self._parts)
 
     def count_versions(self) -> None:
         """Tells autograd of DTensors that they were written, where those of their parts alone were counted."""
-        written = [one for one in self._sharded if one.grad is not None]
-        torch.autograd.graph.increment_version([*written, *self._sharded_values])
-        self._versions = [one._version for one in self._sharded]
-
-    def count_writes(self) -> None:
-        """Tells autograd of parts that they were written, where their DTensors have been since the last step."""
-        known = self._versions if len(self._versions) == len(self._sharded) else [-1] * len(self._sharded)
-        each = zip(self._sharded, self._parts, known, strict=True)
-        torch.autograd.graph.increment_version([part for one, part, version in each if one._version != version])
+        self._loops.count_versions(self._sharded, self._sharded_values)
+        if self._looks_at_writes:
+            self._versions = [one._version for one in self._sharded]
 
     def original(self, part: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """The parameter that a part is one of, and its state of these names where ``tensors`` are parts of that."""
@@ -90,17 +92,21 @@ class LocalView:
             found[name] = whole if isinstance(whole, Tensor) and held_part(whole) is tensor else tensor
         return owner, found
 
+    def _count_writes(self) -> None:
+        """Tells autograd of parts that they were written, where their DTensors have been since the last step."""
+        known = self._versions if len(self._versions) == len(self._sharded) else [-1] * len(self._sharded)
+        each = zip(self._sharded, self._parts, known, strict=True)
+        torch.autograd.graph.increment_version([part for one, part, version in each if one._version != version])
+
     def _read_parameters(self, param_groups: Sequence[dict[str, Any]]) -> None:
-        now = [parameter for group in param_groups for parameter in group["params"]]
-        sizes = [len(group["params"]) for group in param_groups]
-        same = sizes == self._sizes and all(map(is_, now, self._parameters))
-        same = same and all(map(is_, map(_LOCAL, self._sharded), self._parts))
+        same = self.is_of(param_groups) and self._loops.hold_parts(self._sharded, self._parts)
         if not same:
-            self._sizes = sizes
-            self._parameters = now
-            self._locals = [held_part(parameter) for parameter in now]
-            self._sharded = [parameter for parameter in now if is_sharded(parameter)]
+            self._of_groups = [list(group["params"]) for group in param_groups]
+            self._parameters = [parameter for params in self._of_groups for parameter in params]
+            self._locals = [held_part(parameter) for parameter in self._parameters]
+            self._sharded = [parameter for parameter in self._parameters if is_sharded(parameter)]
             self._parts = [held_part(parameter) for parameter in self._sharded]
+            self._specs = [None] * (2 * len(self._parts))
             for parameter, part in zip(self._sharded, self._parts, strict=True):
                 _allow_gradient(parameter, part)
             self.groups = [{} for _ in param_groups]
@@ -117,13 +123,12 @@ class LocalView:
             begin += count
 
     def _read_state(self, state: Mapping[Tensor, Any]) -> None:
-        dicts = list(state.values())
-        values = [value for held in dicts if isinstance(held, dict) for value in held.values()]
-        same = _same(dicts, self._dicts) and _same(values, self._values)
-        if same and all(map(is_, map(_LOCAL, self._sharded_values), self._parts_of_values)):
+        same = self._loops.hold_values(state, self._dicts, self._values)
+        if same and self._loops.hold_parts(self._sharded_values, self._parts_of_values):
             return
-        self._dicts, self._values = dicts, values
-        self._sharded_values = [value for value in values if isinstance(value, Tensor) and is_sharded(value)]
+        self._dicts = list(state.values())
+        self._values = in_python.values_of(self._dicts)
+        self._sharded_values = [value for value in self._values if isinstance(value, Tensor) and is_sharded(value)]
         self._parts_of_values = [held_part(value) for value in self._sharded_values]
         self.state, self._held, self._astray = {}, {}, []
         for position, (parameter, part) in enumerate(zip(self._parameters, self._locals, strict=True)):
@@ -135,10 +140,6 @@ class LocalView:
             self.state[part] = held if is_whole else {name: _part(value) for name, value in held.items()}
             if not is_whole and any(_is_astray(held.get(name), parameter) for name in self._of_elements):
                 self._astray.append(position)
-
-
-def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    return len(now) == len(before) and all(map(is_, now, before))
 
 
 def _part(value: Any) -> Any:
