@@ -176,6 +176,7 @@ def gathered(number: int, processes: Processes) -> list[int]:
 def reached_device(device: torch.device, processes: Processes) -> torch.device:
     """Where what is sent has to lie: here, unless the group has a backend for other devices alone, as NCCL's has."""
     kinds: list[torch.device] = list(getattr(processes.process_group, "_device_types", []))
-    if not kinds or any(kind.type == device.type for kind in kinds):
+    # What is asked first is all that it takes on a CPU, where each step asks.
+    if not kinds or device in kinds or any(kind.type == device.type for kind in kinds):
         return device
     return torch.device(kinds[0].type, torch.accelerator.current_device_index())
