@@ -148,7 +148,8 @@ def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.R
         RuntimeError: where one of them does not take part within the time-out of its group.
     """
     group = processes.process_group
-    sent = values.to(reached_device(values.device, processes))
+    reached = reached_device(values.device, processes)
+    sent = values if reached == values.device else values.to(reached)
     try:
         dist.all_reduce(sent, operation, group=group)
     except RuntimeError as error:
@@ -156,7 +157,7 @@ def all_reduced(values: Tensor, processes: Processes, operation: dist.ReduceOp.R
             f"ranks {list(processes.ranks)} did not all take part in an all-reduce: one of them has ended, has raised "
             "before it, or has not made this call; what it printed may say why. Nothing was written"
         ) from error
-    return sent.to(values.device)
+    return sent if sent is values else sent.to(values.device)
 
 
 def is_capturable(processes: Processes) -> bool:
