@@ -31,8 +31,23 @@ inline void take_back(at::TensorImpl* part) {
   if (part->autograd_meta() != nullptr) part->mutable_grad().reset();
 }
 
-// 1, 0 where Python has to look, or -1 with its error set. `specs`: [2], of parameter and gradient when they were last
-// found alike, which is what takes longest; torch expects no spec to change.
+// Whether a gradient lies as its parameter: 1, 0, or -1 with Python's error set. `specs`: [2], of parameter and
+// gradient when they were last found alike. Those are not looked into again, which takes longer than all the rest:
+// torch expects no spec to change.
+inline int lies_as(PyObject* gradient, PyObject* parameter, PyObject** specs, const Layout& layout) {
+  const PyObject *const now = layout.held(gradient, layout.spec), *const own = layout.held(parameter, layout.spec);
+  if (now != nullptr && (now == own || (now == specs[1] && own == specs[0]))) return 1;
+  Owned spec(layout.of(gradient, layout.spec)), wanted(layout.of(parameter, layout.spec));
+  if (spec == nullptr || wanted == nullptr) return -1;
+  const int alike = are_alike(spec.get(), wanted.get(), layout);
+  if (alike == 1) {
+    replace(specs[0], wanted);
+    replace(specs[1], spec);
+  }
+  return alike;
+}
+
+// 1, 0 where Python has to look, or -1 with its error set.
 inline int lend(PyObject* parameter, PyObject* part, PyObject** specs, const Layout& layout) {
   if (Py_TYPE(parameter) != layout.type || !is_plain(part)) return 0;
   at::TensorImpl* const gradient = gradient_of(impl_of(parameter));
@@ -43,13 +58,7 @@ inline int lend(PyObject* parameter, PyObject* part, PyObject** specs, const Lay
   const Owned object(THPVariable_Wrap(tensor_at(gradient)));
   if (object == nullptr) return -1;
   if (Py_TYPE(object.get()) != layout.type) return 0;
-  Owned spec(layout.of(object.get(), layout.spec)), wanted(layout.of(parameter, layout.spec));
-  if (spec == nullptr || wanted == nullptr) return -1;
-  if (spec.get() != wanted.get() && (wanted.get() != specs[0] || spec.get() != specs[1])) {
-    if (const int alike = are_alike(spec.get(), wanted.get(), layout); alike != 1) return alike;
-    replace(specs[0], wanted);
-    replace(specs[1], spec);
-  }
+  if (const int alike = lies_as(object.get(), parameter, specs, layout); alike != 1) return alike;
   const Owned held(layout.of(object.get(), layout.part));
   if (held == nullptr) return -1;
   if (!is_plain(held.get()) || !fits(impl_of(held.get()), impl_of(part))) return 0;
