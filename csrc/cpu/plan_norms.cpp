@@ -22,8 +22,9 @@ std::vector<UnitSum> Plan::sum_units(cpu::Measure measure, Scope scope, const Ce
     return units;
   }
   if (scope == Scope::kOptimizer) {  // without a look at the tensors
-    for (const Partial& partial : partials_) units[0].Partial::add(partial);
-    units[0].count = static_cast<double>(tables_.tensors.size());
+    Partial total;
+    for (const Partial& partial : partials_) total.add(partial);
+    units[0] = {total, static_cast<double>(tables_.tensors.size())};
     return units;
   }
   for (size_t chunk = 0; chunk < partials_.size(); ++chunk) {
