@@ -286,14 +286,54 @@ def test_a_channels_last_parameter_keeps_its_blocks(loads: Any, backend: str) ->
     assert torch.equal(weight, expected)
 
 
-def test_codes_of_another_map_do_not_load(backend: str) -> None:
-    first = channels_last_run(backend, 2)
+@pytest.mark.parametrize("shape", [(4096,), (64, 64)], ids=str)
+@pytest.mark.parametrize("cls", [torchclip.RMSprop, torchclip.AdamW])
+@pytest.mark.parametrize("precision", [BLOCKS, None], ids=["blockwise", "float32"])
+def test_codes_of_another_map_do_not_load(
+    precision: Precision | None, cls: Any, shape: tuple[int, ...], backend: str
+) -> None:
+    """Their absmax is the largest magnitude itself, in 24 bits."""
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    first = cls([weight], precision=BLOCKS, backend=backend)
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    first.step()
     saved = first.state_dict()
-    saved["state"][0]["exp_avg"][0, 7, 5, 3] = 128
-    second = torchclip.AdamW([torch.zeros(2, 16, 9, 11)], **OPTIONS, precision=BLOCKS, backend=backend)
-    with pytest.raises(RuntimeError, match="'exp_avg' of parameter 0 .* of another map .* no code 128"):
+    key = "square_avg" if cls is torchclip.RMSprop else "exp_avg"
+    blocks = torch.Generator().manual_seed(2)
+    saved["state"][0][f"{key}_absmax"] = torch.rand(16, generator=blocks)
+    second = cls([torch.zeros(shape)], precision=precision, backend=backend)
+    with pytest.raises(RuntimeError, match=f"'{key}' of parameter 0 .* '{key}_absmax' is none of Blockwise8bit's"):
         second.load_state_dict(saved)
     assert not second.state
+
+
+def test_state_that_no_step_has_encoded_loads(backend: str) -> None:
+    """As a skipped first step on a GPU leaves it: its absmax is what the rule begins with, in 24 bits."""
+    weight = torch.nn.Parameter(torch.zeros(4096))
+    optimizer = torchclip.Adagrad([weight], initial_accumulator_value=0.1, precision=BLOCKS, backend=backend)
+    saved = optimizer.state_dict()
+    codes, absmax = torch.full((4096,), 255, dtype=torch.uint8), torch.full((16,), 0.1)
+    saved["state"] = {0: {"step": torch.tensor(0.0), "sum": codes, "sum_absmax": absmax}}
+    optimizer.load_state_dict(saved)
+    (loaded,) = (held["sum"] for held in optimizer.float32_state_dict()["state"].values())
+    assert loaded.numpy() == pytest.approx(0.1, rel=2.0**-17)
+
+
+@pytest.mark.parametrize("precision", [BLOCKS, None], ids=["blockwise", "float32"])
+def test_blocks_of_small_numbers_load(precision: Precision | None, backend: str) -> None:
+    """Those that have no code of their largest value: their scale is the smallest that there is."""
+    weight = torch.nn.Parameter(torch.ones(64, 256))
+    first = torchclip.AdamW([weight], precision=BLOCKS, backend=backend)
+    for step in range(3):
+        weight.grad = torch.full_like(weight, 1e-18 if step == 0 else 0.0)
+        first.step()
+    second = torchclip.AdamW([weight.detach().clone()], precision=precision, backend=backend)
+    with warnings.catch_warnings():  # of the conversion
+        warnings.simplefilter("ignore")
+        second.load_state_dict(first.state_dict())
+    expected, loaded = first.float32_state_dict()["state"][0], second.float32_state_dict()["state"][0]
+    assert all(torch.equal(loaded[key], expected[key]) for key in ("exp_avg", "exp_avg_sq"))
+    assert int((first.state[weight]["exp_avg_sq"] == 255).sum()) == 0
 
 
 @pytest.mark.parametrize("precision", [BLOCKS, None], ids=["blockwise", "float32"])

@@ -13,9 +13,6 @@ from torchclip.rules.rule_spec import StateSlot
 from torchclip.state.precision_state import LAST_CODE
 from torchclip.state.sharded import is_sharded, local_of, shard_like
 
-NO_CODE = 128
-"""Of what may be negative, no value has it."""
-
 
 def decoded(slot: StateSlot, name: str, codes: Tensor, absmax: Any, parameter: Tensor) -> Tensor:
     """The float32 state of codes.
@@ -56,10 +53,13 @@ def in_order_of_blocks(slot: StateSlot, name: str, codes: Tensor, absmax: Tensor
         RuntimeError: where neither order is that of the blocks.
     """
     is_signed = not slot.non_negative
-    if is_signed and bool((local_of(codes) == NO_CODE).any()):
+    if codes.is_meta or absmax.is_meta:
+        return codes
+    if not _are_of_the_map(local_of(codes), local_of(absmax), is_signed):
         raise RuntimeError(
-            f"state {slot.name!r} of {name} is codes of 8 bits of another map than Blockwise8bit's, which has no code "
-            f"{NO_CODE}: convert them to float32 by their own map"
+            f"state {slot.name!r} of {name} is codes of 8 bits whose {absmax_of(slot.name)!r} is none of "
+            "Blockwise8bit's: they are of another map, that of an earlier torchclip say, or it was rounded since; load "
+            "them by what saved them, and save float32_state_dict()"
         )
     if any(map(is_sharded, (codes, absmax, parameter))) or codes.shape != parameter.shape:
         return codes  # shards have blocks of whole rows; what does not fit is refused
@@ -76,6 +76,13 @@ def in_order_of_blocks(slot: StateSlot, name: str, codes: Tensor, absmax: Tensor
     )
 
 
+def _are_of_the_map(codes: Tensor, absmax: Tensor, is_signed: bool) -> bool:
+    """Whether every absmax is one that encoding leaves, or none has been encoded yet."""
+    scale = absmax.float()
+    fits = (codecs.scale_of(scale) * codecs.LAST_STEP == scale) | ~scale.isfinite()
+    return bool(fits.all()) or bool((codes == LAST_CODE[is_signed]).all())
+
+
 def _are_in_order(codes: Tensor, absmax: Tensor, is_signed: bool) -> bool:
     """Whether every block of more than zeros has a code of its largest element."""
     outermost = codes == LAST_CODE[is_signed]
@@ -83,5 +90,6 @@ def _are_in_order(codes: Tensor, absmax: Tensor, is_signed: bool) -> bool:
         outermost |= codes == 256 - LAST_CODE[is_signed]
     found = codecs.blocks_of(outermost, codes).any(dim=1)
     scale = absmax.flatten().to(codes.device)
-    needs_none = ~(scale.isfinite() & (scale >= torch.finfo(torch.float32).tiny))
+    least = codecs.scale_of(torch.tensor(codecs.LEAST_ABSMAX)) * codecs.LAST_STEP  # of smaller ones as well
+    needs_none = ~(scale.isfinite() & (scale > least.to(scale.device)))
     return bool((found | needs_none).all())
