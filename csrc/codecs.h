@@ -101,13 +101,13 @@ constexpr float kLastStep = 63.0f / 64;  // the power of the last step, of eithe
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
 
 // What 1 on the map stands for in a block, in 17 bits: powers have the other 7, so that products are exact, and the
-// scale of the absmax that codes stand for is the one that they were made by. Not so small that it has no inverse; 0 of
-// 0, and not finite where the absmax is not.
+// scale of the absmax that codes stand for is the one that they were made by. 0 of 0; else not so small or large that
+// its inverse is no normal number, and infinite, or NaN, from there on.
 TORCHCLIP_HD float scale_of(float absmax) {
-  constexpr float kLeast = 0x1p-120f;
+  constexpr float kLeast = 0x1p-120f, kBehindMost = 0x1p126f;
   const float exact = (absmax > 0.0f && absmax < kLeast ? kLeast : absmax) * (1 / kLastStep);
   const float rounded = bit_cast<float>((bit_cast<uint32_t>(exact) + 0x40u) & ~0x7fu);
-  return exact < kInfinite ? rounded : exact;
+  return exact < kBehindMost ? rounded : exact + kInfinite;
 }
 // 0 where all codes are 0.
 TORCHCLIP_HD float inverse_of(float scale) { return scale > 0.0f && scale < kInfinite ? 1.0f / scale : 0.0f; }

@@ -31,7 +31,7 @@ MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 INFINITE = tl.constexpr(0x7F800000)
 ROUNDING_STREAM = tl.constexpr(3)  # operands 2 i and 2 i + 1 have the halves of the words of this one and i more
 ONE = tl.constexpr(0x3F800000)  # the bits of 1
-LEAST_ABSMAX = tl.constexpr(2.0**-120)
+LEAST_ABSMAX, BEHIND_MOST_SCALE = tl.constexpr(2.0**-120), tl.constexpr(2.0**126)
 LAST_STEP, BY_LAST_STEP = tl.constexpr(63 / 64), tl.constexpr(64 / 63)
 UNSIGNED_STEP = tl.constexpr(2.0**-8)
 SIGNED_ROUNDER, UNSIGNED_ROUNDER = tl.constexpr(1.5 * 2**16), tl.constexpr(1.5 * 2**15)  # their last place is a step
@@ -92,7 +92,7 @@ def scale_of(absmax):
     """What 1 on the map of codes stands for in a block. See ``csrc/codecs.h``."""
     exact = tl.where((absmax > 0) & (absmax < LEAST_ABSMAX), LEAST_ABSMAX, absmax) * BY_LAST_STEP
     rounded = ((exact.to(tl.int32, bitcast=True) + 0x40) & ~0x7F).to(tl.float32, bitcast=True)
-    return tl.where(exact < float("inf"), rounded, exact)
+    return tl.where(exact < BEHIND_MOST_SCALE, rounded, exact + float("inf"))
 
 
 @triton.jit

@@ -109,7 +109,7 @@ class GroupsOfBlocks {
           update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
       for_each_slot([&](auto slot) {
         _mm256_store_ps(now.values[slot()] + eight, state[slot()].lanes);
-        largest[slot()] = larger_bits<is_signed(slot())>(largest[slot()], state[slot()]);
+        largest[slot()] = larger_bits(largest[slot()], state[slot()]);
       });
     }
     if constexpr (kIsSplit) {

@@ -61,17 +61,16 @@ TORCHCLIP_HD void encode_codes(const float* values, FloatVector inverse, uint8_t
   store_bits(codes, _mm256_and_si256(together, _mm256_castps_si256(has_inverse)));
 }
 
-// The largest magnitude of a block so far, by its bits; of values that are never negative their bits do.
-template <bool is_signed>
+// The largest magnitude of a block so far, by its bits.
 TORCHCLIP_HD __m256i larger_bits(__m256i largest, FloatVector value) {
-  return _mm256_max_epu32(largest, bits_of(is_signed ? magnitude(value) : value));
+  return _mm256_max_epu32(largest, bits_of(magnitude(value)));
 }
 TORCHCLIP_HD float largest_of(__m256i bits) {
   alignas(32) uint32_t each[kVector];
   _mm256_store_si256(reinterpret_cast<__m256i*>(each), bits);
   uint32_t largest = 0;
   for (const uint32_t own : each) largest = own > largest ? own : largest;
-  return magnitude(bit_cast<float>(largest));
+  return bit_cast<float>(largest);
 }
 
 }  // namespace torchclip::cpu

@@ -112,7 +112,7 @@ def around_every_middle(is_signed: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "unsigned"])
-@pytest.mark.parametrize("scale", [1.0, 0.7, 3.7e-9, 1e-15, 2.5e15])
+@pytest.mark.parametrize("scale", [1.0, 0.7, 3.7e-9, 1e-15, 2.5e15, 1e-21, 3e18])
 def test_a_value_takes_the_references_code(backend: str, is_signed: bool, scale: float) -> None:
     """All codes, and the floats around every border between two; and random ones."""
     random = torch.randn(100 * BLOCK, generator=torch.Generator().manual_seed(1))

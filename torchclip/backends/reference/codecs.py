@@ -22,7 +22,7 @@ HALVINGS = {True: 1, False: 2}
 """Of the logarithm, from values to their roots, by whether they may be negative."""
 STEP = {True: 2.0**-7, False: 2.0**-8}
 """Of roots, from one code to the next."""
-LAST_STEP, LEAST_ABSMAX = 63 / 64, 2.0**-120
+LAST_STEP, LEAST_ABSMAX, BEHIND_MOST_SCALE = 63 / 64, 2.0**-120, 2.0**126
 
 
 def _from_bits(high: Tensor, is_nan: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ def root_map(is_signed: bool, device: torch.device) -> Tensor:
 
 
 def scale_of(absmax: Tensor) -> Tensor:
-    """What 1 on the map stands for in a block of this absmax, rounded to 17 bits; 0 of 0."""
+    """What 1 on the map stands for in a block of this absmax, rounded to 17 bits; 0 of 0. From 2**126 on, infinite."""
     exact = torch.where((absmax > 0) & (absmax < LEAST_ABSMAX), LEAST_ABSMAX, absmax) * (1 / LAST_STEP)
     rounded = ((exact.view(torch.int32) + 0x40) & ~0x7F).view(torch.float32)
-    return torch.where(exact < torch.inf, rounded, exact)
+    return torch.where(exact < BEHIND_MOST_SCALE, rounded, exact + torch.inf)
 
 
 def to_blocks(value: Tensor, like: Tensor, *, is_signed: bool) -> tuple[Tensor, Tensor]:
@@ -111,18 +111,17 @@ def from_blocks(codes: Tensor, absmax: Tensor, *, is_signed: bool) -> Tensor:
     return decoded(codes, scale_of(absmax), root_map(is_signed, codes.device), BLOCK)
 
 
-def decoded(codes: Tensor, absmax: Tensor, values: Tensor, block: int) -> Tensor:
-    """float32, of codes: the value of each times the absmax of its block.
+def decoded(codes: Tensor, scale: Tensor, values: Tensor, block: int) -> Tensor:
+    """float32, of codes: the value of each times the scale of its block.
 
     Args:
         codes: uint8; blocks follow its memory.
-        absmax: float32, in any shape the blocks in their order.
+        scale: float32, in any shape the blocks in their order.
         values: float32 [256].
         block: elements of one.
     """
     flat = values[_memory_ordered(codes, codes).long()]
-    scale = absmax.flatten().repeat_interleave(block)[: flat.numel()]
-    return in_memory_order(flat * scale, codes)
+    return in_memory_order(flat * scale.flatten().repeat_interleave(block)[: flat.numel()], codes)
 
 
 def blocks_of(value: Tensor, like: Tensor) -> Tensor:
