@@ -34,12 +34,13 @@ class Blockwise8bit(StatePolicy):
 
     Codes are rounded to nearest, so that an average stands still while a step changes it by less than half a code,
     upwards as downwards, and moves with its block's absmax then: with :math:`\beta_2 = 0.999` a second moment of a
-    tenth of the absmax stands still until :math:`g^2` is 11 times as large.
+    tenth of the absmax stands still until :math:`g^2` is 11 times as large; with :math:`\beta_1 = 0.9` up to 0.5 % of
+    it is left of a first moment whose gradients end.
 
-    Elements are in blocks as they lie in memory. An element that is not finite makes its block NaN. Tensors that stay
-    wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes, where it is split
-    along its first dimension alone and what lies behind one index of that is a multiple of 256 elements. Others stay
-    wide.
+    Elements are in blocks as they lie in memory. An element that is not finite, or beyond 8.3e37, makes its block NaN.
+    Tensors that stay wide are held in float32. A DTensor is in blocks of the whole tensor, for any number of processes,
+    where it is split along its first dimension alone and what lies behind one index of that is a multiple of 256
+    elements. Others stay wide.
 
     Per parameter, float32 with AdamW and a float32 gradient: 6.03 bytes held (parameter 4, codes 2, absmax 2 × 4 / 256)
     for 12, and 4.02 words (of 4 bytes) moved for 7; SGD with momentum: 5.02 bytes for 8, 3.51 words for 5.
