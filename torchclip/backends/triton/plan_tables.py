@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchclip.distributed.cells import IN_CELL
+
 
 class Types(NamedTuple):
     """How the operands of a run lie in memory: types and forms by their numbers in csrc/step/tables.h and
@@ -74,8 +76,8 @@ class DeviceExchange(NamedTuple):
         """What is in the numbers becomes what all processes have, and the sums of each unit one."""
         self.add(self.numbers, self.counters)
         if self.sets > 1:
-            cells = self.numbers[: 3 * self.cells].view(self.sets, self.units, 3)
-            torch.sum(cells, 0, out=self.unit_sums[: 3 * self.units].view(self.units, 3))
+            cells = self.numbers[: IN_CELL * self.cells].view(self.sets, self.units, IN_CELL)
+            torch.sum(cells, 0, out=self.unit_sums[: IN_CELL * self.units].view(self.units, IN_CELL))
 
 
 POLICY, RULE, NOTHING = range(3)
