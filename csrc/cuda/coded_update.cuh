@@ -271,10 +271,10 @@ __device__ __forceinline__ void fetch_coded_ahead(const PassArguments& arguments
     if ((Slots >> slot & 1u) != 0) fetch(tensor.pointer[kState0 + slot], types.slots[slot].element_size());
 }
 
-// `kBlocks`: some slot is in blocks; where there are none, the kernel has no room for them. Draws, and three slots,
-// take more registers than four blocks per multiprocessor leave.
+// `kBlocks`: some slot is in blocks; where there are none, the kernel has no room for them. Draws, three slots, and
+// codes take more registers than four blocks per multiprocessor leave.
 template <class Functor, unsigned Slots, unsigned Stages, bool kBlocks>
-__global__ void __launch_bounds__(kUpdateThreads, (Stages == kEveryStage ? 2 : (Slots == 7 ? 3 : 4)))
+__global__ void __launch_bounds__(kUpdateThreads, (Stages == kEveryStage ? 2 : (Slots == 7 || kBlocks ? 3 : 4)))
     coded_update_kernel(const __grid_constant__ PassArguments arguments) {
   if (blockIdx.x < arguments.early_blocks) fetch_coded_ahead<Functor, Slots, Stages>(arguments);
   wait_for_previous();
