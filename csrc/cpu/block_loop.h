@@ -54,19 +54,12 @@ class GroupsOfBlocks {
   };
   static constexpr bool is_signed(int slot) { return (Functor::kNonNegativeSlots >> slot & 1u) == 0; }
 
-  template <class Visit>
-  TORCHCLIP_HD static void for_each_slot(const Visit& visit) {
-    if constexpr ((Slots & 1u) != 0) visit(std::integral_constant<int, 0>{});
-    if constexpr ((Slots & 2u) != 0) visit(std::integral_constant<int, 1>{});
-    if constexpr ((Slots & 4u) != 0) visit(std::integral_constant<int, 2>{});
-  }
-
   // Updates a block, and encodes the one before.
   template <bool kUpdates, bool kEncodes>
   TORCHCLIP_HD void turn(int64_t block, Block& now, const Block& before) const {
     FloatVector scale[Functor::kSlots] = {}, inverse[Functor::kSlots] = {};
     __m256i largest[Functor::kSlots] = {};
-    for_each_slot([&](auto slot) {
+    for_each_slot<Slots>([&](auto slot) {
       if constexpr (kUpdates) scale[slot()] = scale_of(absmax_[slot()][block]);
       if constexpr (kEncodes) inverse[slot()] = before.inverse[slot()];
     });
@@ -75,13 +68,13 @@ class GroupsOfBlocks {
         for (int64_t own = i; own < i + kCodesTogether; own += kGroup)
           update_group(block * kBlock, own, scale, now, largest);
       if constexpr (kEncodes)
-        for_each_slot([&](auto slot) {
+        for_each_slot<Slots>([&](auto slot) {
           encode_codes<is_signed(slot())>(before.values[slot()] + i, inverse[slot()],
                                           codes_[slot()] + (block - 1) * kBlock + i);
         });
     }
     if constexpr (kUpdates)
-      for_each_slot([&](auto slot) {
+      for_each_slot<Slots>([&](auto slot) {
         const float own = scale_of(largest_of(largest[slot()]));
         absmax_[slot()][block] = own * kLastStep;
         now.inverse[slot()] = inverse_of(own);
@@ -102,12 +95,12 @@ class GroupsOfBlocks {
     for (int half = 0; half < 2; ++half) {
       const int64_t eight = i + half * kVector;
       FloatVector state[Functor::kSlots] = {};
-      for_each_slot([&](auto slot) {
+      for_each_slot<Slots>([&](auto slot) {
         state[slot()] = decode_codes<is_signed(slot())>(codes_[slot()] + begin + eight, scale[slot()]);
       });
       parameter[half] =
           update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
-      for_each_slot([&](auto slot) {
+      for_each_slot<Slots>([&](auto slot) {
         _mm256_store_ps(now.values[slot()] + eight, state[slot()].lanes);
         largest[slot()] = larger_bits(largest[slot()], state[slot()]);
       });

@@ -35,15 +35,23 @@ PerturbLoop perturb_for_stages(unsigned stages) {
   return loop;
 }
 
+// Calls `visit` with the type of a rule's functor, in a constant.
+template <class Visit>
+void visit_functor(const char* rule, const Visit& visit) {
+  for_each_rule(Rules{}, [&](auto each, int32_t) {
+    using Rule = typename decltype(each)::type;
+    if (std::strcmp(rule, Rule::kName) == 0) visit(Type<typename Rule::Functor>{});
+  });
+}
+
 }  // namespace
 
 Loops find_loops(const char* rule, const Bucket& bucket) {
   Loops loops;
-  for_each_rule(Rules{}, [&](auto each, int32_t) {
-    using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) != 0) return;
-    loops = functor_loops<typename Rule::Functor>(bucket);
-    const Avx2Loops fused = avx2_loops<typename Rule::Functor>(bucket);
+  visit_functor(rule, [&](auto functor) {
+    using Functor = typename decltype(functor)::type;
+    loops = functor_loops<Functor>(bucket);
+    const Avx2Loops fused = avx2_loops<Functor>(bucket);
     if (fused.update != nullptr) loops.update = fused.update;
   });
   visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto parameter, auto) {
@@ -59,19 +67,13 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
 
 SplitLoop find_split_loop(const char* rule, const Bucket& bucket) {
   SplitLoop loop = nullptr;
-  for_each_rule(Rules{}, [&](auto each, int32_t) {
-    using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) == 0) loop = avx2_loops<typename Rule::Functor>(bucket).update_split;
-  });
+  visit_functor(rule, [&](auto each) { loop = avx2_loops<typename decltype(each)::type>(bucket).update_split; });
   return loop;
 }
 
 BlockLoop find_block_loop(const char* rule, const Bucket& bucket, const Types& types) {
   BlockLoop loop = nullptr;
-  for_each_rule(Rules{}, [&](auto each, int32_t) {
-    using Rule = typename decltype(each)::type;
-    if (std::strcmp(rule, Rule::kName) == 0) loop = avx2_block_loop<typename Rule::Functor>(bucket, types);
-  });
+  visit_functor(rule, [&](auto each) { loop = avx2_block_loop<typename decltype(each)::type>(bucket, types); });
   return loop;
 }
 

@@ -1,7 +1,4 @@
 // The loops of one functor's rules, compiled once for each functor: the build names it in TORCHCLIP_FUNCTOR.
-#include <iterator>
-#include <utility>
-
 #include "../dtypes.h"
 #include "functor_loops.h"
 #include "loops.h"
@@ -43,13 +40,8 @@ Loops loops_for_dtypes(const Bucket& bucket) {
 template <class Functor>
 Loops functor_loops(const Bucket& bucket) {
   Loops loops;
-  [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots != Functor::kSlotMasks[Index] ? void()
-      : (bucket.stages & kCoupledDecay) != 0
-          ? void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], kCoupledDecay>(bucket))
-          : void(loops = loops_for_dtypes<Functor, Functor::kSlotMasks[Index], 0>(bucket))),
-     ...);
-  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
+  visit_bucket<Functor>(bucket,
+                        [&](auto slots, auto stages) { loops = loops_for_dtypes<Functor, slots(), stages()>(bucket); });
   return loops;
 }
 

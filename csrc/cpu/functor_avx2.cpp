@@ -65,7 +65,6 @@ class GroupLoop {
   static constexpr bool kRoundsState = std::is_same_v<S, BFloat16>;
   static constexpr Order kOrder = kRounds && (kRoundsState || Slots == 0) ? Order::kEvenOdd : Order::kInTurn;
   static constexpr bool kReads = kNeedsParameter<Functor, Stages>;
-  static constexpr bool has(int slot) { return (Slots >> slot & 1u) != 0; }
 
   // Returns the zeros written.
   TORCHCLIP_HD int update_group(int64_t begin) const {
@@ -90,21 +89,21 @@ class GroupLoop {
       load_group<kOrder>(parameter_ + begin, parameter);
     }
     load_group<kOrder>(gradient_ + begin, gradient);
-    for_each_slot([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, state[slot()]); });
+    for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, state[slot()]); });
     for (int half = 0; half < 2; ++half) {
       FloatVector own[Functor::kSlots] = {};
-      for_each_slot([&](auto slot) { own[slot()] = state[slot()][half]; });
+      for_each_slot<Slots>([&](auto slot) { own[slot()] = state[slot()][half]; });
       parameter[half] = update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, own);
-      for_each_slot([&](auto slot) { state[slot()][half] = own[slot()]; });
+      for_each_slot<Slots>([&](auto slot) { state[slot()][half] = own[slot()]; });
     }
     if constexpr (!kHasNaN && (kRounds || (kRoundsState && Slots != 0))) {
       VectorMask found = {_mm256_setzero_ps()};
       if constexpr (kRounds) found = are_unordered(parameter[0], parameter[1]);
       if constexpr (kRoundsState)
-        for_each_slot([&](auto slot) { found = found | are_unordered(state[slot()][0], state[slot()][1]); });
+        for_each_slot<Slots>([&](auto slot) { found = found | are_unordered(state[slot()][0], state[slot()][1]); });
       if (_mm256_movemask_ps(found.lanes) != 0) return false;
     }
-    for_each_slot([&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], state_[slot()] + begin); });
+    for_each_slot<Slots>([&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], state_[slot()] + begin); });
     if constexpr (!kRounds) {
       store_group<kOrder, kHasNaN>(parameter, parameter_ + begin);
       if constexpr (Functor::kCountsZeros) zeros += zeros_of(parameter);
@@ -116,18 +115,11 @@ class GroupLoop {
     return true;
   }
 
-  template <class Visit>
-  TORCHCLIP_HD static void for_each_slot(const Visit& visit) {
-    if constexpr (has(0)) visit(std::integral_constant<int, 0>{});
-    if constexpr (has(1)) visit(std::integral_constant<int, 1>{});
-    if constexpr (has(2)) visit(std::integral_constant<int, 2>{});
-  }
-
   // One element behind the last group. Returns whether it wrote zero.
   TORCHCLIP_HD int update_element(int64_t i) const {
     using C = Fused<float>;
     C state[Functor::kSlots] = {};
-    for_each_slot([&](auto slot) { state[slot()] = load(state_[slot()][i]); });
+    for_each_slot<Slots>([&](auto slot) { state[slot()] = load(state_[slot()][i]); });
     float before = 0.0f;
     if constexpr (kReads && kIsSplit) {
       before = join(parameter_[i], remainder_[i]);
@@ -136,7 +128,7 @@ class GroupLoop {
     }
     const float after =
         update<Functor, Slots, Stages>(pipeline_, rule_, C(before), C(load(gradient_[i])), Draws{}, state).lanes;
-    for_each_slot([&](auto slot) { state_[slot()][i] = store<S>(state[slot()].lanes); });
+    for_each_slot<Slots>([&](auto slot) { state_[slot()][i] = store<S>(state[slot()].lanes); });
     if constexpr (kIsSplit) {
       parameter_[i] = upper_part(after);
       remainder_[i] = lower_part(after);
@@ -185,21 +177,6 @@ template <class Functor, unsigned Slots, unsigned Stages>
 BlockLoop block_loop_of(bool is_split) {
   if constexpr (Slots == 0) return nullptr;
   return is_split ? update_blocks<Functor, Slots, Stages, Split> : update_blocks<Functor, Slots, Stages, float>;
-}
-
-// Calls `visit` with the slots and the stages of a bucket.
-template <class Functor, class Visit>
-void visit_bucket(const Bucket& bucket, const Visit& visit) {
-  const auto visit_stages = [&](auto slots) {
-    if ((bucket.stages & kCoupledDecay) != 0) return visit(slots, std::integral_constant<unsigned, kCoupledDecay>{});
-    visit(slots, std::integral_constant<unsigned, 0>{});
-  };
-  [&]<size_t... Index>(std::index_sequence<Index...>) {
-    ((bucket.slots != Functor::kSlotMasks[Index]
-          ? void()
-          : visit_stages(std::integral_constant<unsigned, Functor::kSlotMasks[Index]>{})),
-     ...);
-  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
 }
 
 }  // namespace

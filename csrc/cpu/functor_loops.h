@@ -1,9 +1,29 @@
 // The loops that a functor has of its own.
 #pragma once
 
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+#include "../pipeline.h"
 #include "passes.h"
 
 namespace torchclip::cpu {
+
+// Calls `visit` with the slots of a bucket, and with the stage that the rule's loop is compiled for, as constants.
+template <class Functor, class Visit>
+void visit_bucket(const Bucket& bucket, const Visit& visit) {
+  const auto visit_stages = [&](auto slots) {
+    if ((bucket.stages & kCoupledDecay) != 0) return visit(slots, std::integral_constant<unsigned, kCoupledDecay>{});
+    visit(slots, std::integral_constant<unsigned, 0>{});
+  };
+  [&]<size_t... Index>(std::index_sequence<Index...>) {
+    ((bucket.slots != Functor::kSlotMasks[Index]
+          ? void()
+          : visit_stages(std::integral_constant<unsigned, Functor::kSlotMasks[Index]>{})),
+     ...);
+  }(std::make_index_sequence<std::size(Functor::kSlotMasks)>{});
+}
 
 // In functor.cpp.
 template <class Functor>

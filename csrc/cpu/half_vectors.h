@@ -4,6 +4,8 @@
 // be one. So may remainders that make no pair with their parameter, which give a NaN where that is not looked for.
 #pragma once
 
+#include <type_traits>
+
 #include "../codecs.h"
 #include "fused.h"
 
@@ -16,6 +18,14 @@ constexpr int kVector = 8, kGroup = 2 * kVector;
 enum class Order { kInTurn, kEvenOdd };
 
 using Group = FloatVector[2];
+
+// Calls `visit` with the number of each slot in use.
+template <unsigned Slots, class Visit>
+TORCHCLIP_HD void for_each_slot(const Visit& visit) {
+  if constexpr ((Slots & 1u) != 0) visit(std::integral_constant<int, 0>{});
+  if constexpr ((Slots & 2u) != 0) visit(std::integral_constant<int, 1>{});
+  if constexpr ((Slots & 4u) != 0) visit(std::integral_constant<int, 2>{});
+}
 
 TORCHCLIP_HD __m256i load_bits(const void* memory) { return _mm256_loadu_si256(static_cast<const __m256i*>(memory)); }
 TORCHCLIP_HD void store_bits(void* memory, __m256i bits) { _mm256_storeu_si256(static_cast<__m256i*>(memory), bits); }
