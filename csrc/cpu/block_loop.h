@@ -6,11 +6,11 @@
 #include <type_traits>
 #include <utility>
 
+#include "../pipeline.h"
+#include "../step/coefficients.h"
 #include "code_vectors.h"
 
-namespace torchclip::cpu {
-
-struct Split {};  // a parameter in bfloat16 with its remainder beside it
+namespace torchclip::cpu::TORCHCLIP_VECTORS {
 
 // P: float, or Split. The arguments are those of a BlockLoop.
 template <class Functor, unsigned Slots, unsigned Stages, class P>
@@ -44,6 +44,13 @@ class GroupsOfBlocks {
   }
 
  private:
+  // Elements that are updated, and encoded, by turns.
+  static constexpr int64_t kTogether = 32;
+  static_assert(kTogether % kGroup == 0 && kTogether % kCodesTogether == 0 && kBlock % kTogether == 0);
+  // In elements. So much work for a byte keeps the processor from reading ahead far enough by itself.
+  static constexpr int64_t kFetchedAhead = 3 * kBlock;
+  static constexpr int64_t kLine = 64;  // bytes
+
   static constexpr bool kIsSplit = std::is_same_v<P, Split>;
   using T = std::conditional_t<kIsSplit, BFloat16, float>;
 
@@ -58,21 +65,28 @@ class GroupsOfBlocks {
   template <bool kUpdates, bool kEncodes>
   TORCHCLIP_HD void turn(int64_t block, Block& now, const Block& before) const {
     FloatVector scale[Functor::kSlots] = {}, inverse[Functor::kSlots] = {};
-    __m256i largest[Functor::kSlots] = {};
+    Words largest[Functor::kSlots] = {};
     for_each_slot<Slots>([&](auto slot) {
       if constexpr (kUpdates) scale[slot()] = scale_of(absmax_[slot()][block]);
       if constexpr (kEncodes) inverse[slot()] = before.inverse[slot()];
     });
-    for (int64_t i = 0; i < kBlock; i += kCodesTogether) {
-      if constexpr (kUpdates)
-        for (int64_t own = i; own < i + kCodesTogether; own += kGroup)
+    for (int64_t i = 0; i < kBlock; i += kTogether) {
+      if constexpr (kUpdates) {
+        prefetch(block * kBlock + i + kFetchedAhead);
+        for (int64_t own = i; own < i + kTogether; own += kGroup)
           update_group(block * kBlock, own, scale, now, largest);
+      }
       if constexpr (kEncodes)
         for_each_slot<Slots>([&](auto slot) {
-          encode_codes<is_signed(slot())>(before.values[slot()] + i, inverse[slot()],
-                                          codes_[slot()] + (block - 1) * kBlock + i);
+          for (int64_t own = i; own < i + kTogether; own += kCodesTogether)
+            encode_codes<is_signed(slot())>(before.values[slot()] + own, inverse[slot()],
+                                            codes_[slot()] + (block - 1) * kBlock + own);
         });
     }
+    if constexpr (kEncodes)
+      for_each_slot<Slots>([&](auto slot) {
+        if (before.inverse[slot()] == 0.0f) memset(codes_[slot()] + (block - 1) * kBlock, 0, kBlock);
+      });
     if constexpr (kUpdates)
       for_each_slot<Slots>([&](auto slot) {
         const float own = scale_of(largest_of(largest[slot()]));
@@ -81,8 +95,19 @@ class GroupsOfBlocks {
       });
   }
 
+  // Reads what kTogether elements from there on have to the first-level cache. There may be none.
+  TORCHCLIP_HD void prefetch(int64_t element) const {
+    const auto fetch = [&](const void* first, int64_t bytes) __attribute__((always_inline)) {
+      for (int64_t line = 0; line < bytes; line += kLine) __builtin_prefetch(static_cast<const char*>(first) + line);
+    };
+    fetch(parameter_ + element, kTogether * sizeof(T));
+    fetch(gradient_ + element, kTogether * sizeof(T));
+    if constexpr (kIsSplit) fetch(remainder_ + element, kTogether * sizeof(int16_t));
+    for_each_slot<Slots>([&](auto slot) { fetch(codes_[slot()] + element, kTogether); });
+  }
+
   TORCHCLIP_HD void update_group(int64_t begin, int64_t i, const FloatVector (&scale)[Functor::kSlots], Block& now,
-                                 __m256i (&largest)[Functor::kSlots]) const {
+                                 Words (&largest)[Functor::kSlots]) const {
     constexpr Order kOrder = Order::kInTurn;
     Group parameter = {0.0f, 0.0f}, gradient;
     const int64_t first = begin + i;
@@ -93,16 +118,16 @@ class GroupsOfBlocks {
     }
     load_group<kOrder>(gradient_ + first, gradient);
     for (int half = 0; half < 2; ++half) {
-      const int64_t eight = i + half * kVector;
+      const int64_t own = i + half * kVector;
       FloatVector state[Functor::kSlots] = {};
       for_each_slot<Slots>([&](auto slot) {
-        state[slot()] = decode_codes<is_signed(slot())>(codes_[slot()] + begin + eight, scale[slot()]);
+        state[slot()] = decode_codes<is_signed(slot())>(codes_[slot()] + begin + own, scale[slot()]);
       });
       parameter[half] =
           update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
       for_each_slot<Slots>([&](auto slot) {
-        _mm256_store_ps(now.values[slot()] + eight, state[slot()].lanes);
-        largest[slot()] = larger_bits(largest[slot()], state[slot()]);
+        store_vector(now.values[slot()] + own, state[slot()].lanes);
+        largest[slot()] = larger_bits<is_signed(slot())>(largest[slot()], state[slot()]);
       });
     }
     if constexpr (kIsSplit) {
@@ -121,4 +146,4 @@ class GroupsOfBlocks {
   float* absmax_[Functor::kSlots];
 };
 
-}  // namespace torchclip::cpu
+}  // namespace torchclip::cpu::TORCHCLIP_VECTORS

@@ -5,6 +5,7 @@
 #include "../dtypes.h"
 #include "functor_loops.h"
 #include "loops.h"
+#include "x86.h"
 
 namespace torchclip::cpu {
 namespace {
@@ -44,6 +45,15 @@ void visit_functor(const char* rule, const Visit& visit) {
   });
 }
 
+// Calls `visit` with the widest set of instructions that this processor and this build have loops for, if any.
+template <class Visit>
+void visit_set(const Visit& visit) {
+#if defined(TORCHCLIP_X86)
+  if (runs_avx512()) return visit(Type<Avx512>{});
+  if (runs_avx2()) return visit(Type<Avx2>{});
+#endif
+}
+
 }  // namespace
 
 Loops find_loops(const char* rule, const Bucket& bucket) {
@@ -51,8 +61,10 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
   visit_functor(rule, [&](auto functor) {
     using Functor = typename decltype(functor)::type;
     loops = functor_loops<Functor>(bucket);
-    const Avx2Loops fused = avx2_loops<Functor>(bucket);
-    if (fused.update != nullptr) loops.update = fused.update;
+    visit_set([&](auto set) {
+      const VectorLoops own = vector_loops<Functor, typename decltype(set)::type>(bucket);
+      if (own.update != nullptr) loops.update = own.update;
+    });
   });
   visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto parameter, auto) {
     using T = typename decltype(parameter)::type;
@@ -67,13 +79,21 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
 
 SplitLoop find_split_loop(const char* rule, const Bucket& bucket) {
   SplitLoop loop = nullptr;
-  visit_functor(rule, [&](auto each) { loop = avx2_loops<typename decltype(each)::type>(bucket).update_split; });
+  visit_functor(rule, [&](auto functor) {
+    visit_set([&](auto set) {
+      loop = vector_loops<typename decltype(functor)::type, typename decltype(set)::type>(bucket).update_split;
+    });
+  });
   return loop;
 }
 
 BlockLoop find_block_loop(const char* rule, const Bucket& bucket, const Types& types) {
   BlockLoop loop = nullptr;
-  visit_functor(rule, [&](auto each) { loop = avx2_block_loop<typename decltype(each)::type>(bucket, types); });
+  visit_functor(rule, [&](auto functor) {
+    visit_set([&](auto set) {
+      loop = vector_block_loop<typename decltype(functor)::type, typename decltype(set)::type>(bucket, types);
+    });
+  });
   return loop;
 }
 

@@ -29,17 +29,19 @@ void visit_bucket(const Bucket& bucket, const Visit& visit) {
 template <class Functor>
 Loops functor_loops(const Bucket& bucket);
 
-// Those over float32 and bfloat16 with AVX2; null for other types and processors, and where functor.cpp has faster
-// ones.
-struct Avx2Loops {
+// Those over vectors of float32 and bfloat16; null for other types.
+struct VectorLoops {
   UpdateLoop update = nullptr;
   SplitLoop update_split = nullptr;  // whatever the type of the bucket's parameter
 };
-// In functor_avx2.cpp.
-template <class Functor>
-Avx2Loops avx2_loops(const Bucket& bucket);
+// Sets of instructions.
+struct Avx2 {};
+struct Avx512 {};
+// In functor_avx2.cpp and functor_avx512.cpp.
+template <class Functor, class Set>
+VectorLoops vector_loops(const Bucket& bucket);
 // Likewise, over state in blocks; null where a slot is held otherwise.
-template <class Functor>
-BlockLoop avx2_block_loop(const Bucket& bucket, const Types& types);
+template <class Functor, class Set>
+BlockLoop vector_block_loop(const Bucket& bucket, const Types& types);
 
 }  // namespace torchclip::cpu

@@ -5,13 +5,14 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 // The header's own _mm512_undefined is taken for a mistake at every use.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wignored-attributes"  // of __m256 as a template's argument, where nothing is lost
 #include <immintrin.h>
 #define TORCHCLIP_X86 1
 
 namespace torchclip::cpu {
 
-// Whether the clones of clones.h that this processor has are those with 256-bit vectors, or with 512-bit ones too.
+// Whether this processor has what the loops of clones.h, functor_avx2.cpp and functor_avx512.cpp are built for.
 inline bool runs_avx2() {
   __builtin_cpu_init();
 #if __GNUC__ >= 12
@@ -25,7 +26,8 @@ inline bool runs_avx512() {
 #if __GNUC__ >= 12
   return __builtin_cpu_supports("x86-64-v4");
 #else
-  return __builtin_cpu_supports("avx512f");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 #endif
 }
 

@@ -1,23 +1,23 @@
-// Run by test_half_loops.py: the loops of functor_avx2.cpp over operands in halves beside the one over float32 with the
-// scalar codecs around it, and over blocks of codes, bit for bit, for the functor that TORCHCLIP_FUNCTOR names; and
-// that one beside itself an element at a time, and, but for rounding, beside what the compiler makes of the rule.
-// Prints what differs.
+// Run by test_half_loops.py: the loops of a file such as functor_avx2.cpp, which TORCHCLIP_LOOPS names, over operands
+// in halves beside the one over float32 with the scalar codecs around it, and over blocks of codes, bit for bit, for
+// the functor that TORCHCLIP_FUNCTOR names; and that one beside itself an element at a time, and, but for rounding,
+// beside what the compiler makes of the rule. Prints what differs.
 #include <cstdio>
 #include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "cpu/functor_avx2.cpp"
+#include TORCHCLIP_LOOPS
 #include "cpu/loops.h"
 
-namespace torchclip::cpu {
+namespace torchclip::cpu::TORCHCLIP_VECTORS {
 namespace {
 
 using Functor = TORCHCLIP_FUNCTOR;
 using Random = std::mt19937;
 
-constexpr int64_t kCounts[] = {1, 15, 16, 17, 1000};
+constexpr int64_t kCounts[] = {1, kGroup - 1, kGroup, kGroup + 1, 1000};
 constexpr unsigned kSpecials[] = {0x0000, 0x8000, 0x0001, 0x8001, 0x7f7f, 0x7f80, 0xff80, 0x7f81, 0xffff, 0x3f80};
 
 // Mostly ordinary numbers; `special` of a hundred are at the edges, infinite or NaN.
@@ -245,9 +245,9 @@ void compare_all() {
 }
 
 }  // namespace
-}  // namespace torchclip::cpu
+}  // namespace torchclip::cpu::TORCHCLIP_VECTORS
 
 int main() {
-  torchclip::cpu::compare_all();
+  torchclip::cpu::TORCHCLIP_VECTORS::compare_all();
   std::puts("compared");
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from emulated import build_script
 from places import CSRC, ROOT
@@ -13,6 +16,17 @@ from places import CSRC, ROOT
 COMPILER = shutil.which("g++")
 
 FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall")
+
+SETS = {"avx2": "x86-64-v3", "avx512": "x86-64-v4"}
+"""Those that csrc/cpu has headers for, and the least architecture with each."""
+
+
+def requires(name: str) -> None:
+    """Skips a test of loops over the vectors of one of SETS where they cannot be compiled, or do not run."""
+    if COMPILER is None or platform.machine() != "x86_64":
+        pytest.skip("they are for x86-64, by g++")
+    if not runs_here(SETS[name]):
+        pytest.skip(f"this processor has no {name}")
 
 
 def runs_here(architecture: str) -> bool:
