@@ -49,7 +49,6 @@ class GroupsOfBlocks {
   static_assert(kTogether % kGroup == 0 && kTogether % kCodesTogether == 0 && kBlock % kTogether == 0);
   // In elements. So much work for a byte keeps the processor from reading ahead far enough by itself.
   static constexpr int64_t kFetchedAhead = 3 * kBlock;
-  static constexpr int64_t kLine = 64;  // bytes
 
   static constexpr bool kIsSplit = std::is_same_v<P, Split>;
   using T = std::conditional_t<kIsSplit, BFloat16, float>;
@@ -72,7 +71,7 @@ class GroupsOfBlocks {
     });
     for (int64_t i = 0; i < kBlock; i += kTogether) {
       if constexpr (kUpdates) {
-        prefetch(block * kBlock + i + kFetchedAhead);
+        fetch(block * kBlock + i + kFetchedAhead);
         for (int64_t own = i; own < i + kTogether; own += kGroup)
           update_group(block * kBlock, own, scale, now, largest);
       }
@@ -95,15 +94,12 @@ class GroupsOfBlocks {
       });
   }
 
-  // Reads what kTogether elements from there on have to the first-level cache. There may be none.
-  TORCHCLIP_HD void prefetch(int64_t element) const {
-    const auto fetch = [&](const void* first, int64_t bytes) __attribute__((always_inline)) {
-      for (int64_t line = 0; line < bytes; line += kLine) __builtin_prefetch(static_cast<const char*>(first) + line);
-    };
-    fetch(parameter_ + element, kTogether * sizeof(T));
-    fetch(gradient_ + element, kTogether * sizeof(T));
-    if constexpr (kIsSplit) fetch(remainder_ + element, kTogether * sizeof(int16_t));
-    for_each_slot<Slots>([&](auto slot) { fetch(codes_[slot()] + element, kTogether); });
+  // Of kTogether elements.
+  TORCHCLIP_HD void fetch(int64_t element) const {
+    prefetch(parameter_ + element, kTogether * sizeof(T));
+    prefetch(gradient_ + element, kTogether * sizeof(T));
+    if constexpr (kIsSplit) prefetch(remainder_ + element, kTogether * sizeof(int16_t));
+    for_each_slot<Slots>([&](auto slot) { prefetch(codes_[slot()] + element, kTogether); });
   }
 
   TORCHCLIP_HD void update_group(int64_t begin, int64_t i, const FloatVector (&scale)[Functor::kSlots], Block& now,

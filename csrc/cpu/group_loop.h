@@ -39,6 +39,8 @@ class GroupLoop {
   static constexpr bool kRoundsState = std::is_same_v<S, BFloat16>;
   static constexpr Order kOrder = kRounds && (kRoundsState || Slots == 0) ? kOrderOfHalves : Order::kInTurn;
   static constexpr bool kReads = kNeedsParameter<Functor, Stages>;
+  // In elements; 0 where the processor reads ahead as far by itself, which this then is in the way of.
+  static constexpr int64_t kFetchedAhead = std::is_same_v<P, float> && kRoundsState ? 512 : 0;
 
   // Returns the zeros written.
   TORCHCLIP_HD int update_group(int64_t begin) const {
@@ -64,6 +66,7 @@ class GroupLoop {
     }
     load_group<kOrder>(gradient_ + begin, gradient);
     for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, state[slot()]); });
+    if constexpr (kFetchedAhead != 0) fetch(begin + kFetchedAhead);
     for (int half = 0; half < 2; ++half) {
       FloatVector own[Functor::kSlots] = {};
       for_each_slot<Slots>([&](auto slot) { own[slot()] = state[slot()][half]; });
@@ -87,6 +90,13 @@ class GroupLoop {
       if constexpr (Functor::kCountsZeros) zeros += zeros_of(stored);
     }
     return true;
+  }
+
+  // Of a group.
+  TORCHCLIP_HD void fetch(int64_t element) const {
+    prefetch(parameter_ + element, kGroup * sizeof(T));
+    prefetch(gradient_ + element, kGroup * sizeof(T));
+    for_each_slot<Slots>([&](auto slot) { prefetch(state_[slot()] + element, kGroup * sizeof(S)); });
   }
 
   // One element behind the last group. Returns whether it wrote zero.

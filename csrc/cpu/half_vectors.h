@@ -40,6 +40,11 @@ template <class Vector>
 TORCHCLIP_HD void store_vector(void* memory, Vector vector) {
   memcpy(memory, &vector, sizeof(Vector));
 }
+// Reads lines that are asked for later to the first-level cache. There may be nothing.
+TORCHCLIP_HD void prefetch(const void* first, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t line = 0; line < bytes; line += kLine) __builtin_prefetch(static_cast<const char*>(first) + line);
+}
 template <class To>
 TORCHCLIP_HD To bits_as(FloatVector value) {
   return bit_cast<To>(value.lanes);
