@@ -1,4 +1,4 @@
-"""`python -m bench step --precision`: AdamW in fewer bytes, each form in turns with our float32 step and the triad."""
+"""`python -m bench step --precision`: rules in fewer bytes, each form in turns with our float32 step and the triad."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,20 @@ from torch.nn import Parameter
 
 import torchclip
 from bench.bandwidth import TRIAD, BandwidthProbe
-from bench.cases import ADAMW_ARGUMENTS
+from bench.cases import ADAMW_ARGUMENTS, RULES
 from bench.competitors import made
 from bench.measure import Settings, Timed, clock_of, interleave, percentiles, round_ratios
 from bench.shapes import SHAPE_SETS, Shapes, element_count
+from bench.workload import GRADIENT_AMPLITUDE
 
 _HALF, _CODES = torchclip.StateDtype("bfloat16"), torchclip.Blockwise8bit()
-_BASE = "float32"
+_CODE = (2 + 2 * 4 / 256) / 4  # words of a byte, and of an absmax for 256, read and written
+_BASE, _TORCH = "float32", "torch fused"
 
 
 @dataclass(frozen=True)
 class Form:
-    """AdamW, and how it holds things.
+    """An optimizer, and how it holds things.
 
     Args:
         name: of the form.
@@ -31,7 +33,7 @@ class Form:
         words: of 4 bytes that a step must move for a parameter, with a gradient of the parameter's type; None where a
             library does not say what it holds.
         dtype: of parameters and gradients.
-        more: arguments beside AdamW's.
+        arguments: of the class.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Form:
     cls: str
     words: float | None
     dtype: torch.dtype = torch.float32
-    more: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=lambda: ADAMW_ARGUMENTS)
 
     def step(self, shapes: Shapes, device: torch.device) -> Callable[[], object]:
         """The step of an optimizer with parameters of its own; the first one is taken.
@@ -51,8 +53,8 @@ class Form:
         params = [Parameter(torch.full(shape, 0.1, dtype=self.dtype, device=device)) for shape in shapes]
         before = float(params[0].detach().flatten()[0])
         for param in params:
-            param.grad = torch.randn_like(param)
-        optimizer = made(self.module, self.cls, params, {**ADAMW_ARGUMENTS, **self.more})
+            param.grad = torch.randn_like(param) * GRADIENT_AMPLITUDE
+        optimizer = made(self.module, self.cls, params, self.arguments)
         optimizer.step()
         if not all((param != before).any() and param.isfinite().all() for param in params):
             raise RuntimeError("its step wrote nothing, or what is not finite")
@@ -60,29 +62,42 @@ class Form:
         return step
 
 
-def _ours(name: str, words: float, dtype: torch.dtype = torch.float32, **more: Any) -> Form:
-    return Form(name, "torchclip", "AdamW", words, dtype, more)
-
-
+# Words that a step moves of a parameter, its gradient and what is beside it; and of one state slot.
 _OURS = (
-    _ours("StateDtype(bfloat16)", 5, precision=_HALF),
-    _ours("StateDtype(bfloat16, stochastic)", 5, precision=torchclip.StateDtype("bfloat16", stochastic=True)),
-    _ours("Blockwise8bit", 4 + 2 * 2 / 256, precision=_CODES),
-    _ours("bfloat16", 3.5, torch.bfloat16),
-    _ours("bfloat16, SplitMaster", 6.5, torch.bfloat16, precision=torchclip.SplitMaster()),
-    _ours("bfloat16, SplitMaster, StateDtype", 4.5, torch.bfloat16, precision=torchclip.SplitMaster(state=_HALF)),
-    _ours(
-        "bfloat16, SplitMaster, Blockwise8bit",
-        3.5 + 2 * 2 / 256,
-        torch.bfloat16,
-        precision=torchclip.SplitMaster(state=_CODES),
-    ),
-    _ours("float16, MasterWeights", 7, torch.float16, precision=torchclip.MasterWeights()),
-    _ours("bfloat16, StochasticRounding", 5.5, torch.bfloat16, precision=torchclip.StochasticRounding()),
+    ("StateDtype(bfloat16)", 3, 1, torch.float32, _HALF),
+    ("StateDtype(bfloat16, stochastic)", 3, 1, torch.float32, torchclip.StateDtype("bfloat16", stochastic=True)),
+    ("Blockwise8bit", 3, _CODE, torch.float32, _CODES),
+    ("bfloat16", 1.5, 1, torch.bfloat16, None),
+    ("bfloat16, SplitMaster", 2.5, 2, torch.bfloat16, torchclip.SplitMaster()),
+    ("bfloat16, SplitMaster, StateDtype", 2.5, 1, torch.bfloat16, torchclip.SplitMaster(state=_HALF)),
+    ("bfloat16, SplitMaster, Blockwise8bit", 2.5, _CODE, torch.bfloat16, torchclip.SplitMaster(state=_CODES)),
+    ("float16, MasterWeights", 3, 2, torch.float16, torchclip.MasterWeights()),
+    ("bfloat16, StochasticRounding", 1.5, 2, torch.bfloat16, torchclip.StochasticRounding()),
 )
+
+
+_CLASSES = {"adamw": "AdamW", "sgd": "SGD"}  # by rule
+
+
+def _ours(rule: str) -> list[Form]:
+    """Our forms of a rule, that of float32 first."""
+    arguments, slots, cls = RULES[rule].of(0.0), RULES[rule].state, _CLASSES[rule]
+    return [
+        Form(name, "torchclip", cls, moved + slots * slot, dtype, {**arguments, "precision": precision})
+        for name, moved, slot, dtype, precision in ((_BASE, 3, 2, torch.float32, None), *_OURS)
+    ]
+
+
+def _torchs(rule: str) -> list[Form]:
+    """torch's fused forms of a rule, that of float32 first."""
+    arguments, slots, cls = {**RULES[rule].of(0.0), "fused": True}, RULES[rule].state, _CLASSES[rule]
+    return [
+        Form(_TORCH, "torch.optim", cls, 3 + slots * 2, torch.float32, arguments),
+        Form(f"{_TORCH}, bfloat16", "torch.optim", cls, 1.5 + slots, torch.bfloat16, arguments),
+    ]
+
+
 _THEIRS = (
-    Form("torch fused", "torch.optim", "AdamW", 7, more={"fused": True}),
-    Form("torch fused, bfloat16", "torch.optim", "AdamW", 3.5, torch.bfloat16, {"fused": True}),
     Form("bitsandbytes AdamW8bit", "bitsandbytes.optim", "AdamW8bit", None),
     Form("torchao AdamW8bit", "torchao.optim", "AdamW8bit", None),
     Form(
@@ -91,43 +106,62 @@ _THEIRS = (
         "_AdamW",
         None,
         torch.bfloat16,
-        {"bf16_stochastic_round": True},
+        {**ADAMW_ARGUMENTS, "bf16_stochastic_round": True},
     ),
-    Form("optimi AdamW, bfloat16, Kahan", "optimi", "AdamW", None, torch.bfloat16, {"kahan_sum": True}),
-    Form("heavyball AdamW, bfloat16 state", "heavyball", "AdamW", None, more={"storage_dtype": "bfloat16"}),
+    Form(
+        "optimi AdamW, bfloat16, Kahan",
+        "optimi",
+        "AdamW",
+        None,
+        torch.bfloat16,
+        {**ADAMW_ARGUMENTS, "kahan_sum": True},
+    ),
+    Form(
+        "heavyball AdamW, bfloat16 state",
+        "heavyball",
+        "AdamW",
+        None,
+        arguments={**ADAMW_ARGUMENTS, "storage_dtype": "bfloat16"},
+    ),
     Form("flashoptim FlashAdamW", "flashoptim", "FlashAdamW", None, torch.bfloat16),
 )
 
 
-def _row(form: Form, shapes: Shapes, probe: BandwidthProbe, settings: Settings) -> Sequence[Any]:
-    """Median milliseconds, speed as a multiple of our float32 step's, and bandwidth as a part of the triad's."""
-    built = {
-        _BASE: _ours(_BASE, 7).step(shapes, probe.device),
-        form.name: form.step(shapes, probe.device),
-    }
-    steps = [Timed(name, lambda index: None, step) for name, step in built.items()]
+def _row(
+    form: Form, beside: Sequence[Form], shapes: Shapes, probe: BandwidthProbe, settings: Settings
+) -> Sequence[Any]:
+    """Median milliseconds, speed as a multiple of the steps' beside it, and bandwidth as a part of the triad's."""
+    forms = {each.name: each for each in (*beside, form)}
+    steps = [Timed(name, lambda index: None, each.step(shapes, probe.device)) for name, each in forms.items()]
     triad = next(entry for entry in probe.entries() if entry.name == TRIAD)
     device = interleave([*steps, triad], settings, clock_of(probe.device)).device
     bandwidth = None
     if form.words is not None:
         moved = 4 * form.words * element_count(shapes) / probe.bytes_moved(TRIAD)
         bandwidth = f"{moved * round_ratios(device[TRIAD], device[form.name])['p50']:.0%}"
-    speed = round_ratios(device[_BASE], device[form.name])["p50"]
-    return form.name, f"{1e3 * percentiles(device[form.name])['p50']:.1f}", f"{speed:.2f}", form.words, bandwidth
+    speeds = [f"{round_ratios(device[each.name], device[form.name])['p50']:.2f}" for each in beside]
+    return form.name, f"{1e3 * percentiles(device[form.name])['p50']:.1f}", *speeds, form.words, bandwidth
+
+
+def _table(rule: str, theirs: Sequence[Form], shapes: Shapes, probe: BandwidthProbe, settings: Settings) -> str:
+    """The rows of a rule; prints what a machine lacks, and why."""
+    (base, *ours), (torch_base, *torchs) = _ours(rule), _torchs(rule)
+    rows = []
+    for form in (*ours, torch_base, *torchs, *theirs):
+        try:
+            rows.append(_row(form, (base, torch_base), shapes, probe, settings))
+        except Exception as error:  # whatever a library raises where it does not fit the machine
+            if form in ours:
+                raise
+            print(f"Left out: {form.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        gc.collect()
+    names = (RULES[rule].title, "ms a step", "speed, our float32 = 1", f"{_TORCH} = 1", "words", "of the triad")
+    return str(tabulate(rows, names, tablefmt="github"))
 
 
 def measure_precision(set_name: str, device: torch.device, settings: Settings) -> int:
-    """Prints a table; what a machine lacks, and why."""
-    shapes, probe, rows = SHAPE_SETS[set_name](), BandwidthProbe(device), []
-    for form in _OURS:
-        rows.append(_row(form, shapes, probe, settings))
-        gc.collect()
-    for form in _THEIRS:
-        try:
-            rows.append(_row(form, shapes, probe, settings))
-        except Exception as error:  # whatever a library raises where it does not fit the machine
-            print(f"Left out: {form.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        gc.collect()
-    names = ("AdamW", "ms a step", "speed, our float32 = 1", "words", "of the triad")
-    print(f"{set_name}, {torch.get_num_threads()} threads", tabulate(rows, names, tablefmt="github"), sep="\n\n")
+    """Prints a table for each rule; what a machine lacks, and why."""
+    shapes, probe = SHAPE_SETS[set_name](), BandwidthProbe(device)
+    tables = [_table(rule, theirs, shapes, probe, settings) for rule, theirs in (("adamw", _THEIRS), ("sgd", ()))]
+    print(f"{set_name}, {torch.get_num_threads()} threads", *tables, sep="\n\n")
     return 0
