@@ -17,6 +17,13 @@ constexpr int kVector = 8;
 // Macros do not tell what a pragma has asked for.
 constexpr bool kHasMultiplyAdd = __GNUC__ >= 12;
 
+// Whether vectors are loaded and stored in part.
+constexpr bool kHasParts = false;
+template <class Vector>
+TORCHCLIP_HD Vector load_part(const void* memory, int64_t bytes);
+template <class Vector>
+TORCHCLIP_HD void store_part(void* memory, Vector vector, int64_t bytes);
+
 // By lanes: what operators cannot be asked for.
 struct VectorMask {
   __m256 lanes;  // all bits of a number, or none
@@ -68,20 +75,6 @@ TORCHCLIP_HD void from_halves(__m256i upper, __m256i lower, __m256i (&both)[2]) 
     const __m256i above = _mm256_permute4x64_epi64(upper, 0xd8), below = _mm256_permute4x64_epi64(lower, 0xd8);
     both[0] = _mm256_unpacklo_epi16(below, above);
     both[1] = _mm256_unpackhi_epi16(below, above);
-  }
-}
-// With zeros below.
-template <Order kOrder>
-TORCHCLIP_HD void load_upper_halves(const BFloat16* memory, __m256i (&both)[2]) {
-  if constexpr (kOrder == Order::kEvenOdd) {
-    const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(memory));
-    both[0] = _mm256_slli_epi32(stored, 16);
-    both[1] = _mm256_and_si256(stored, _mm256_set1_epi32(-0x10000));
-  } else {
-    for (int half = 0; half < 2; ++half) {
-      const __m128i* const eight = reinterpret_cast<const __m128i*>(memory + half * kVector);
-      both[half] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(eight)), 16);
-    }
   }
 }
 

@@ -16,6 +16,18 @@ using Bits = __m512i;
 constexpr int kVector = 16;
 constexpr bool kHasMultiplyAdd = true;
 
+// The first bytes of a vector in memory, and zeros for those behind. bytes: below 64, less than 0 for 0.
+constexpr bool kHasParts = true;
+TORCHCLIP_HD __mmask64 first_bytes(int64_t bytes) { return bytes <= 0 ? 0 : ~__mmask64{0} >> (64 - bytes); }
+template <class Vector>
+TORCHCLIP_HD Vector load_part(const void* memory, int64_t bytes) {
+  return bit_cast<Vector>(_mm512_maskz_loadu_epi8(first_bytes(bytes), memory));
+}
+template <class Vector>
+TORCHCLIP_HD void store_part(void* memory, Vector vector, int64_t bytes) {
+  _mm512_mask_storeu_epi8(memory, first_bytes(bytes), bit_cast<__m512i>(vector));
+}
+
 // By lanes: what operators cannot be asked for.
 struct VectorMask {
   __mmask16 lanes;
@@ -68,14 +80,6 @@ template <Order>
 TORCHCLIP_HD void from_halves(__m512i upper, __m512i lower, __m512i (&both)[2]) {
   both[0] = _mm512_permutex2var_epi16(lower, by_turns(0), upper);
   both[1] = _mm512_permutex2var_epi16(lower, by_turns(16), upper);
-}
-// With zeros below.
-template <Order>
-TORCHCLIP_HD void load_upper_halves(const BFloat16* memory, __m512i (&both)[2]) {
-  for (int half = 0; half < 2; ++half) {
-    const __m256i* const sixteen = reinterpret_cast<const __m256i*>(memory + half * kVector);
-    both[half] = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(sixteen)), 16);
-  }
 }
 
 // Bits whose upper halves are those of the nearest, ties to even.

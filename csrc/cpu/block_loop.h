@@ -108,11 +108,11 @@ class GroupsOfBlocks {
     Group parameter = {0.0f, 0.0f}, gradient;
     const int64_t first = begin + i;
     if constexpr (kIsSplit) {
-      join_group<kOrder, true>(parameter_ + first, remainder_ + first, parameter);
+      join_group<kOrder, true>(parameter_ + first, remainder_ + first, kGroup, parameter);
     } else if constexpr (kNeedsParameter<Functor, Stages>) {
-      load_group<kOrder>(parameter_ + first, parameter);
+      load_group<kOrder>(parameter_ + first, kGroup, parameter);
     }
-    load_group<kOrder>(gradient_ + first, gradient);
+    load_group<kOrder>(gradient_ + first, kGroup, gradient);
     for (int half = 0; half < 2; ++half) {
       const int64_t own = i + half * kVector;
       FloatVector state[Functor::kSlots] = {};
@@ -127,9 +127,9 @@ class GroupsOfBlocks {
       });
     }
     if constexpr (kIsSplit) {
-      split_group<kOrder, true>(parameter, parameter_ + first, remainder_ + first);
+      split_group<kOrder, true>(parameter, kGroup, parameter_ + first, remainder_ + first);
     } else {
-      store_group<kOrder, true>(parameter, parameter_ + first);
+      store_group<kOrder, true>(parameter, kGroup, parameter_ + first);
     }
   }
 

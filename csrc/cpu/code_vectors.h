@@ -50,7 +50,8 @@ template <bool is_signed>
 TORCHCLIP_HD void encode_codes(const float* values, FloatVector inverse, uint8_t* codes) {
   Bits words[kVectorsOfBytes];
   for (int i = 0; i < kVectorsOfBytes; ++i) words[i] = encoded<is_signed>(values + i * kVector, inverse);
-  store_vector(codes, lowest_bytes(words));
+  const auto bytes = lowest_bytes(words);
+  memcpy(codes, &bytes, sizeof(bytes));
 }
 
 // The largest magnitude of a block so far, by its bits.

@@ -28,6 +28,14 @@ class GroupLoop {
   TORCHCLIP_HD int64_t run(int64_t count) const {
     int64_t zeros = 0, done = 0;
     for (; done + kGroup <= count; done += kGroup) zeros += update_group(done);
+    if constexpr (kHasParts) {
+      int behind = 0;
+      if (count - done > kFew) {
+        try_group<true>(done, count - done, behind);
+        done = count;
+      }
+      zeros += behind;
+    }
     for (; done < count; ++done) zeros += update_element(done);
     return zeros;
   }
@@ -39,33 +47,34 @@ class GroupLoop {
   static constexpr bool kRoundsState = std::is_same_v<S, BFloat16>;
   static constexpr Order kOrder = kRounds && (kRoundsState || Slots == 0) ? kOrderOfHalves : Order::kInTurn;
   static constexpr bool kReads = kNeedsParameter<Functor, Stages>;
+  static constexpr int64_t kFew = 2;  // elements that are faster one by one
   // In elements; 0 where the processor reads ahead as far by itself, which this then is in the way of.
   static constexpr int64_t kFetchedAhead = std::is_same_v<P, float> && kRoundsState ? 512 : 0;
 
   // Returns the zeros written.
   TORCHCLIP_HD int update_group(int64_t begin) const {
     int zeros = 0;
-    if (__builtin_expect(!try_group<false>(begin, zeros), 0)) return update_with_nan(*this, begin);
+    if (__builtin_expect(!try_group<false>(begin, kGroup, zeros), 0)) return update_with_nan(*this, begin);
     return zeros;
   }
   // Given a copy: coefficients of which another function has the address are read again in every turn.
   static __attribute__((noinline, cold)) int update_with_nan(GroupLoop own, int64_t begin) {
     int zeros = 0;
-    own.template try_group<true>(begin, zeros);
+    own.template try_group<true>(begin, kGroup, zeros);
     return zeros;
   }
 
   // Writes nothing and returns false where there is a NaN that is not looked for.
   template <bool kHasNaN>
-  TORCHCLIP_HD bool try_group(int64_t begin, int& zeros) const {
+  TORCHCLIP_HD bool try_group(int64_t begin, int64_t count, int& zeros) const {
     Group parameter = {0.0f, 0.0f}, gradient, state[Functor::kSlots] = {};
     if constexpr (kReads && kIsSplit) {
-      join_group<kOrder, kHasNaN>(parameter_ + begin, remainder_ + begin, parameter);
+      join_group<kOrder, kHasNaN>(parameter_ + begin, remainder_ + begin, count, parameter);
     } else if constexpr (kReads) {
-      load_group<kOrder>(parameter_ + begin, parameter);
+      load_group<kOrder>(parameter_ + begin, count, parameter);
     }
-    load_group<kOrder>(gradient_ + begin, gradient);
-    for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, state[slot()]); });
+    load_group<kOrder>(gradient_ + begin, count, gradient);
+    for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, count, state[slot()]); });
     if constexpr (kFetchedAhead != 0) fetch(begin + kFetchedAhead);
     for (int half = 0; half < 2; ++half) {
       FloatVector own[Functor::kSlots] = {};
@@ -80,14 +89,16 @@ class GroupLoop {
         for_each_slot<Slots>([&](auto slot) { found = found | are_unordered(state[slot()][0], state[slot()][1]); });
       if (bits_of(found) != 0) return false;
     }
-    for_each_slot<Slots>([&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], state_[slot()] + begin); });
+    for_each_slot<Slots>(
+        [&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], count, state_[slot()] + begin); });
     if constexpr (!kRounds) {
-      store_group<kOrder, kHasNaN>(parameter, parameter_ + begin);
-      if constexpr (Functor::kCountsZeros) zeros += zeros_of(parameter);
+      store_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin);
+      if constexpr (Functor::kCountsZeros) zeros += zeros_of(parameter, count);
     } else {
-      const Halves stored = kIsSplit ? split_group<kOrder, kHasNaN>(parameter, parameter_ + begin, remainder_ + begin)
-                                     : store_group<kOrder, kHasNaN>(parameter, parameter_ + begin);
-      if constexpr (Functor::kCountsZeros) zeros += zeros_of(stored);
+      const Halves stored = kIsSplit
+                                ? split_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin, remainder_ + begin)
+                                : store_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin);
+      if constexpr (Functor::kCountsZeros) zeros += zeros_of(stored, count);
     }
     return true;
   }

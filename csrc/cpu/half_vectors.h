@@ -30,14 +30,19 @@ TORCHCLIP_HD void for_each_slot(const Visit& visit) {
   if constexpr ((Slots & 4u) != 0) visit(std::integral_constant<int, 2>{});
 }
 
+// A vector in memory; or its first bytes, and zeros behind them, where vectors are loaded in part.
 template <class Vector>
-TORCHCLIP_HD Vector load_vector(const void* memory) {
+TORCHCLIP_HD Vector load_vector(const void* memory, int64_t bytes = sizeof(Vector)) {
+  if constexpr (kHasParts)
+    if (bytes < static_cast<int64_t>(sizeof(Vector))) return load_part<Vector>(memory, bytes);
   Vector vector;
   memcpy(&vector, memory, sizeof(Vector));
   return vector;
 }
 template <class Vector>
-TORCHCLIP_HD void store_vector(void* memory, Vector vector) {
+TORCHCLIP_HD void store_vector(void* memory, Vector vector, int64_t bytes = sizeof(Vector)) {
+  if constexpr (kHasParts)
+    if (bytes < static_cast<int64_t>(sizeof(Vector))) return store_part(memory, vector, bytes);
   memcpy(memory, &vector, sizeof(Vector));
 }
 // Reads lines that are asked for later to the first-level cache. There may be nothing.
@@ -60,28 +65,32 @@ TORCHCLIP_HD FloatVector with_one_nan(FloatVector value) {
   return select(are_unordered(value, value), bit_cast<float>(0x7fc00000u), value);
 }
 
+// count: of elements, from 1 to kGroup; below that only where there are parts.
 template <Order kOrder>
-TORCHCLIP_HD void load_group(const float* memory, Group& values) {
-  for (int half = 0; half < 2; ++half) values[half] = FloatVector::of(load_vector<Lanes>(memory + half * kVector));
+TORCHCLIP_HD void load_group(const float* memory, int64_t count, Group& values) {
+  for (int half = 0; half < 2; ++half) {
+    const int64_t before = half * kVector, bytes = (count - before) * static_cast<int64_t>(sizeof(float));
+    values[half] = FloatVector::of(load_vector<Lanes>(memory + before, bytes));
+  }
 }
 template <Order kOrder>
-TORCHCLIP_HD void load_group(const BFloat16* memory, Group& values) {
+TORCHCLIP_HD void load_group(const BFloat16* memory, int64_t count, Group& values) {
   Bits both[2];
-  load_upper_halves<kOrder>(memory, both);
+  from_halves<kOrder>(load_vector<Bits>(memory, 2 * count), Bits{}, both);
   for (int half = 0; half < 2; ++half) values[half] = of_bits(both[half]);
 }
 
 // Of a split parameter: see join().
 template <Order kOrder, bool kHasNaN>
-TORCHCLIP_HD void join_group(const BFloat16* high, const int16_t* low, Group& values) {
-  const Halves stored = load_vector<Halves>(high), remainder = load_vector<Halves>(low);
+TORCHCLIP_HD void join_group(const BFloat16* high, const int16_t* low, int64_t count, Group& values) {
+  const Halves stored = load_vector<Halves>(high, 2 * count), remainder = load_vector<Halves>(low, 2 * count);
   // A remainder below zero takes 1 from the upper half.
   Bits both[2];
   from_halves<kOrder>(bit_cast<Bits>(stored + (remainder >> 15)), bit_cast<Bits>(remainder), both);
   for (int half = 0; half < 2; ++half) values[half] = of_bits(both[half]);
   if constexpr (kHasNaN) {  // as sums of strays are
     Group alone;
-    load_group<kOrder>(high, alone);
+    load_group<kOrder>(high, count, alone);
     for (int half = 0; half < 2; ++half)
       values[half] = select(are_unordered(values[half], values[half]), alone[half], values[half]);
   }
@@ -89,40 +98,44 @@ TORCHCLIP_HD void join_group(const BFloat16* high, const int16_t* low, Group& va
 
 // Rounded to the nearest, ties to even. Returns what is stored.
 template <Order kOrder, bool kHasNaN>
-TORCHCLIP_HD Halves store_group(const Group& values, BFloat16* memory) {
+TORCHCLIP_HD Halves store_group(const Group& values, int64_t count, BFloat16* memory) {
   Bits rounded[2];
   for (int half = 0; half < 2; ++half)
     rounded[half] = rounded_to_half(bits_as<Bits>(kHasNaN ? with_one_nan(values[half]) : values[half]));
   const Halves stored = bit_cast<Halves>(upper_halves<kOrder>(rounded[0], rounded[1]));
-  store_vector(memory, stored);
+  store_vector(memory, stored, 2 * count);
   return stored;
 }
 template <Order kOrder, bool kHasNaN>
-TORCHCLIP_HD void store_group(const Group& values, float* memory) {
-  for (int half = 0; half < 2; ++half) store_vector(memory + half * kVector, values[half].lanes);
+TORCHCLIP_HD void store_group(const Group& values, int64_t count, float* memory) {
+  for (int half = 0; half < 2; ++half) {
+    const int64_t before = half * kVector, bytes = (count - before) * static_cast<int64_t>(sizeof(float));
+    store_vector(memory + before, values[half].lanes, bytes);
+  }
 }
 // See upper_part() and lower_part(). Returns the upper ones.
 template <Order kOrder, bool kHasNaN>
-TORCHCLIP_HD Halves split_group(const Group& values, BFloat16* high, int16_t* low) {
+TORCHCLIP_HD Halves split_group(const Group& values, int64_t count, BFloat16* high, int16_t* low) {
   Bits bits[2];
   for (int half = 0; half < 2; ++half) bits[half] = bits_as<Bits>(kHasNaN ? with_one_nan(values[half]) : values[half]);
   const Halves remainder = bit_cast<Halves>(lower_halves<kOrder>(bits[0], bits[1]));
   const Halves stored = bit_cast<Halves>(upper_halves<kOrder>(bits[0], bits[1])) - (remainder >> 15);
-  store_vector(low, remainder);
-  store_vector(high, stored);
+  store_vector(low, remainder, 2 * count);
+  store_vector(high, stored, 2 * count);
   return stored;
 }
 
 // Exact zeros.
-TORCHCLIP_HD int zeros_of(const Group& values) {
-  int zeros = 0;
-  for (const FloatVector& each : values) zeros += kVector - __builtin_popcount(bits_of(differs(each.lanes, Lanes{})));
-  return zeros;
+TORCHCLIP_HD int zeros_of(const Group& values, int64_t count) {
+  uint64_t others = 0;
+  for (int half = 0; half < 2; ++half)
+    others |= uint64_t{bits_of(differs(values[half].lanes, Lanes{}))} << (half * kVector);
+  return static_cast<int>(count) - __builtin_popcountll(others & ((uint64_t{1} << count) - 1));
 }
-TORCHCLIP_HD int zeros_of(Halves stored) {
+TORCHCLIP_HD int zeros_of(Halves stored, int64_t count) {
   Group values;
-  load_group<kOrderOfHalves>(reinterpret_cast<const BFloat16*>(&stored), values);
-  return zeros_of(values);
+  load_group<Order::kInTurn>(reinterpret_cast<const BFloat16*>(&stored), kGroup, values);
+  return zeros_of(values, count);
 }
 
 }  // namespace torchclip::cpu::TORCHCLIP_VECTORS

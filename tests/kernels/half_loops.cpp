@@ -17,7 +17,7 @@ namespace {
 using Functor = TORCHCLIP_FUNCTOR;
 using Random = std::mt19937;
 
-constexpr int64_t kCounts[] = {1, kGroup - 1, kGroup, kGroup + 1, 1000};
+constexpr int64_t kCounts[] = {1, 3, kVector + 1, kGroup - 1, kGroup, kGroup + 1, 1000};
 constexpr unsigned kSpecials[] = {0x0000, 0x8000, 0x0001, 0x8001, 0x7f7f, 0x7f80, 0xff80, 0x7f81, 0xffff, 0x3f80};
 
 // Mostly ordinary numbers; `special` of a hundred are at the edges, infinite or NaN.
@@ -33,15 +33,20 @@ uint32_t drawn(Random& random, unsigned special, bool is_positive) {
 // An operand in memory, and as the loops of float32 have it.
 template <class T>
 struct Operand {
-  std::vector<T> stored;
+  std::vector<T> stored, before;
   std::vector<float> values;
+  // With as many behind as a vector would write in passing.
   Operand(int64_t count, Random& random, unsigned special, bool is_positive) {
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count + kGroup; ++i) {
       const uint32_t bits = drawn(random, special, is_positive);
       if constexpr (std::is_same_v<T, float>) stored.push_back(bit_cast<float>(bits));
       if constexpr (!std::is_same_v<T, float>) stored.push_back(static_cast<BFloat16>(bits >> 16));
       values.push_back(load(stored.back()));
     }
+    before = stored;
+  }
+  bool is_kept_from(int64_t count) const {
+    return memcmp(stored.data() + count, before.data() + count, kGroup * sizeof(T)) == 0;
   }
   // NaN in float32 may be any; in bfloat16 there is one.
   bool agrees(int64_t i) const {
@@ -108,7 +113,7 @@ void compare(const Case& own, const Coefficients& coefficients, Random& random) 
   using T = std::conditional_t<std::is_same_v<P, Split>, BFloat16, P>;
   Operand<T> parameter(own.count, random, own.special, false), gradient(own.count, random, own.special, false);
   std::vector<int16_t> remainder;
-  for (int64_t i = 0; i < own.count; ++i) {
+  for (int64_t i = 0; i < own.count + kGroup; ++i) {
     remainder.push_back(static_cast<int16_t>(random() % 8 == 0 ? 0x8000 : random()));
     if (std::is_same_v<P, Split>)
       parameter.values[i] = join(static_cast<BFloat16>(bit_cast<uint32_t>(parameter.values[i]) >> 16), remainder[i]);
@@ -125,7 +130,12 @@ void compare(const Case& own, const Coefficients& coefficients, Random& random) 
     held.pointer[kState0 + slot] = state[slot].stored.data();
     wide.pointer[kState0 + slot] = state[slot].values.data();
   }
+  const std::vector<int16_t> remainder_before = remainder;
   const int64_t zeros = GroupLoop<Functor, Slots, Stages, P, S>(held, remainder.data(), coefficients).run(own.count);
+  bool is_kept = parameter.is_kept_from(own.count) &&
+                 std::equal(remainder.begin() + own.count, remainder.end(), remainder_before.begin() + own.count);
+  for (const Operand<S>& each : state) is_kept &= each.is_kept_from(own.count);
+  if (!is_kept) std::printf("%s: writes behind %d elements\n", own.name.c_str(), static_cast<int>(own.count));
   run_and_compare<Slots, Stages>(own, wide, coefficients);
   int64_t wanted_zeros = 0;
   for (int64_t i = 0; i < own.count; ++i) {
