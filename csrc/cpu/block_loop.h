@@ -1,6 +1,6 @@
-// The loop of a functor's rules over state in blocks of 8-bit codes with AVX2, thirty-two elements at a time. The codes
-// of a block are made while the next one is updated, once its largest magnitude is known: the processor divides and
-// takes roots in the one while it works on bits in the other.
+// The loop of a functor's rules over state in blocks of 8-bit codes. The codes of a block are made while the next one
+// is updated, once its largest magnitude is known: the processor divides and takes roots in the one while it works on
+// bits in the other. For files that have included avx2.h or avx512.h.
 #pragma once
 
 #include <type_traits>
@@ -123,7 +123,7 @@ class GroupsOfBlocks {
           update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
       for_each_slot<Slots>([&](auto slot) {
         store_vector(now.values[slot()] + own, state[slot()].lanes);
-        largest[slot()] = larger_bits<is_signed(slot())>(largest[slot()], state[slot()]);
+        largest[slot()] = larger_bits(largest[slot()], state[slot()]);
       });
     }
     if constexpr (kIsSplit) {

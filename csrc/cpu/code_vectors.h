@@ -55,9 +55,8 @@ TORCHCLIP_HD void encode_codes(const float* values, FloatVector inverse, uint8_t
 }
 
 // The largest magnitude of a block so far, by its bits.
-template <bool is_signed>
 TORCHCLIP_HD Words larger_bits(Words largest, FloatVector value) {
-  const Words bits = bits_as<Words>(is_signed ? magnitude(value) : value);
+  const Words bits = bits_as<Words>(magnitude(value));
   return bits > largest ? bits : largest;
 }
 TORCHCLIP_HD float largest_of(Words bits) {

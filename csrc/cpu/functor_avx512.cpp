@@ -1,16 +1,6 @@
 // The loops of one functor over vectors of AVX-512. Compiled once for each functor: the build names it in
 // TORCHCLIP_FUNCTOR.
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <iterator>
-#include <limits>
-#include <map>
-#include <optional>
-#include <string>
-#include <type_traits>
-#include <utility>
-#include <vector>
+#include "before_target.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 // Everything below, of which nothing must be left to share with other files.

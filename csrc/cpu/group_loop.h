@@ -48,8 +48,8 @@ class GroupLoop {
   static constexpr Order kOrder = kRounds && (kRoundsState || Slots == 0) ? kOrderOfHalves : Order::kInTurn;
   static constexpr bool kReads = kNeedsParameter<Functor, Stages>;
   static constexpr int64_t kFew = 2;  // elements that are faster one by one
-  // In elements; 0 where the processor reads ahead as far by itself, which this then is in the way of.
-  static constexpr int64_t kFetchedAhead = std::is_same_v<P, float> && kRoundsState ? 512 : 0;
+  // In elements; 0 where the processor reads as far ahead by itself, and fetching by hand takes longer.
+  static constexpr int64_t kFetchedAhead = std::is_same_v<P, float> && kRoundsState && Slots != 0 ? 512 : 0;
 
   // Returns the zeros written.
   TORCHCLIP_HD int update_group(int64_t begin) const {

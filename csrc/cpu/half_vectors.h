@@ -20,7 +20,7 @@ struct Split {};  // a parameter in bfloat16 with its remainder beside it
 
 // The bits of a vector's numbers, as numbers of 32 bits or of 16.
 using Words = uint32_t __attribute__((vector_size(sizeof(Lanes))));
-using Halves = int16_t __attribute__((vector_size(sizeof(Lanes))));
+using Halves = uint16_t __attribute__((vector_size(sizeof(Lanes))));
 
 // Calls `visit` with the number of each slot in use.
 template <unsigned Slots, class Visit>
@@ -80,13 +80,17 @@ TORCHCLIP_HD void load_group(const BFloat16* memory, int64_t count, Group& value
   for (int half = 0; half < 2; ++half) values[half] = of_bits(both[half]);
 }
 
+// What the upper half has too much beside a remainder below zero, 1, as -1.
+TORCHCLIP_HD Halves taken_by(Halves remainder) {
+  using Signed = int16_t __attribute__((vector_size(sizeof(Lanes))));
+  return bit_cast<Halves>(bit_cast<Signed>(remainder) >> 15);
+}
 // Of a split parameter: see join().
 template <Order kOrder, bool kHasNaN>
 TORCHCLIP_HD void join_group(const BFloat16* high, const int16_t* low, int64_t count, Group& values) {
   const Halves stored = load_vector<Halves>(high, 2 * count), remainder = load_vector<Halves>(low, 2 * count);
-  // A remainder below zero takes 1 from the upper half.
   Bits both[2];
-  from_halves<kOrder>(bit_cast<Bits>(stored + (remainder >> 15)), bit_cast<Bits>(remainder), both);
+  from_halves<kOrder>(bit_cast<Bits>(stored + taken_by(remainder)), bit_cast<Bits>(remainder), both);
   for (int half = 0; half < 2; ++half) values[half] = of_bits(both[half]);
   if constexpr (kHasNaN) {  // as sums of strays are
     Group alone;
@@ -119,7 +123,7 @@ TORCHCLIP_HD Halves split_group(const Group& values, int64_t count, BFloat16* hi
   Bits bits[2];
   for (int half = 0; half < 2; ++half) bits[half] = bits_as<Bits>(kHasNaN ? with_one_nan(values[half]) : values[half]);
   const Halves remainder = bit_cast<Halves>(lower_halves<kOrder>(bits[0], bits[1]));
-  const Halves stored = bit_cast<Halves>(upper_halves<kOrder>(bits[0], bits[1])) - (remainder >> 15);
+  const Halves stored = bit_cast<Halves>(upper_halves<kOrder>(bits[0], bits[1])) - taken_by(remainder);
   store_vector(low, remainder, 2 * count);
   store_vector(high, stored, 2 * count);
   return stored;

@@ -60,7 +60,8 @@ template <class Functor, class Set>
 BlockLoop vector_block_loop(const Bucket& bucket, const Types& types) {
   static_assert(std::is_same_v<Set, TORCHCLIP_VECTORS::Set>);
   const bool is_split = types.parameter.form == Form::kSplit && types.gradient == DType::kBFloat16;
-  const bool is_float32 = types.parameter == Codec{} && types.gradient == DType::kFloat32;
+  const bool is_float32 = types.parameter.form == Form::kNearest && types.parameter.dtype == DType::kFloat32 &&
+                          types.gradient == DType::kFloat32;
   BlockLoop loop = nullptr;
   if constexpr (!Functor::kCountsZeros) {
     bool is_served = is_split || is_float32;

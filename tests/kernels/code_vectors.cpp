@@ -15,7 +15,6 @@ constexpr float kScales[] = {1.0f, 0.7f, 3e-9f, 1e-40f, 0x1p-120f, 1e20f, 8e37f}
 template <bool is_signed>
 bool encodes_alike(const std::vector<float>& values, float absmax) {
   const float inverse = inverse_of(scale_of(absmax));
-  if (inverse == 0.0f) return false;
   for (size_t begin = 0; begin < values.size(); begin += kCodesTogether) {
     float own[kCodesTogether];
     uint8_t codes[kCodesTogether];
@@ -49,16 +48,15 @@ bool decodes_alike(float absmax) {
   return true;
 }
 
-template <bool is_signed>
 bool finds_the_largest() {
-  for (const float value : {0.0f, 1.5f, is_signed ? -3.0f : 3.0f, bit_cast<float>(0xffc00000u)}) {
+  for (const float value : {-0.0f, 1.5f, -3.0f, bit_cast<float>(0xffc00000u)}) {
     for (int place = 0; place < kVector; ++place) {
       float values[kVector] = {1.0f, 0.5f, 0.0f, 0.25f, 1.0f, 0.0f, 0.0f, 0.5f};
       values[place] = value;
       float wanted = 0.0f;
       for (const float own : values)
         wanted = own == own && wanted == wanted ? larger(wanted, magnitude(own)) : 0 / 0.0f;
-      const float came = largest_of(larger_bits<is_signed>(Words{}, FloatVector::of(load_vector<Lanes>(values))));
+      const float came = largest_of(larger_bits(Words{}, FloatVector::of(load_vector<Lanes>(values))));
       if (came == wanted || (came != came && wanted != wanted)) continue;
       std::printf("%a at %d: the largest is %a in place of %a\n", value, place, came, wanted);
       return false;
@@ -82,7 +80,7 @@ bool compare_all() {
         values.push_back(sign * bit_cast<float>(bit_cast<uint32_t>(magnitude(middle)) + static_cast<uint32_t>(offset)));
       }
   values.resize(values.size() / kCodesTogether * kCodesTogether);
-  bool is_alike = finds_the_largest<is_signed>();
+  bool is_alike = finds_the_largest();
   for (const float absmax : kScales) is_alike = is_alike && encodes_alike<is_signed>(values, absmax);
   for (const float absmax : kScales) is_alike = is_alike && decodes_alike<is_signed>(absmax);
   return is_alike;

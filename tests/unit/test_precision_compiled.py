@@ -134,6 +134,17 @@ def test_what_is_not_finite_makes_its_block_so(backend: str, is_signed: bool) ->
     assert torch.equal(codes, wanted) and torch.equal(bits(absmax), bits(wanted_absmax))
 
 
+def test_averages_below_zero_leave_their_magnitude(backend: str) -> None:
+    """As torch does, RMSprop takes an alpha above 1."""
+    weight = torch.nn.Parameter(torch.zeros(3 * BLOCK + 7))
+    optimizer = torchclip.RMSprop([weight], alpha=2.0, lr=0.0, precision=BLOCKS, backend=backend)
+    weight.grad = torch.randn(len(weight), generator=torch.Generator().manual_seed(1))
+    optimizer.step()
+    wanted, wanted_absmax = codecs.to_blocks(-weight.grad.square(), weight.grad, is_signed=False)
+    held = optimizer.state[weight]
+    assert torch.equal(held["square_avg"], wanted) and torch.equal(held["square_avg_absmax"], wanted_absmax)
+
+
 @pytest.mark.parametrize("slot", ["exp_avg", "exp_avg_sq"])
 def test_every_code_is_decoded_as_by_the_reference(backend: str, slot: str) -> None:
     """A step that leaves the state, but that no sum of squares is 0: encoded again, it has the same codes."""
