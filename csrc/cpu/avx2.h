@@ -19,10 +19,6 @@ constexpr bool kHasMultiplyAdd = __GNUC__ >= 12;
 
 // Whether vectors are loaded and stored in part.
 constexpr bool kHasParts = false;
-template <class Vector>
-TORCHCLIP_HD Vector load_part(const void* memory, int64_t bytes);
-template <class Vector>
-TORCHCLIP_HD void store_part(void* memory, Vector vector, int64_t bytes);
 
 // By lanes: what operators cannot be asked for.
 struct VectorMask {

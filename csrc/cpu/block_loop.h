@@ -6,9 +6,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "../pipeline.h"
-#include "../step/coefficients.h"
 #include "code_vectors.h"
+#include "rule_operands.h"
 
 namespace torchclip::cpu::TORCHCLIP_VECTORS {
 
@@ -17,15 +16,8 @@ template <class Functor, unsigned Slots, unsigned Stages, class P>
 class GroupsOfBlocks {
  public:
   GroupsOfBlocks(const Operands& operands, void* remainder, float* const* absmax, const Coefficients& coefficients)
-      : pipeline_(narrow<float>(coefficients.pipeline)),
-        rule_(narrow_rule<Functor, float>(coefficients)),
-        parameter_(static_cast<T*>(operands.pointer[kParameter])),
-        remainder_(static_cast<int16_t*>(remainder)),
-        gradient_(static_cast<const T*>(operands.pointer[kGradient])) {
-    for (int slot = 0; slot < Functor::kSlots; ++slot) {
-      codes_[slot] = static_cast<uint8_t*>(operands.pointer[kState0 + slot]);
-      absmax_[slot] = absmax[slot];
-    }
+      : given_(operands, remainder, coefficients) {
+    for (int slot = 0; slot < Functor::kSlots; ++slot) absmax_[slot] = absmax[slot];
   }
 
   // blocks: at least one.
@@ -50,9 +42,6 @@ class GroupsOfBlocks {
   // In elements. So much work for a byte keeps the processor from reading ahead far enough by itself.
   static constexpr int64_t kFetchedAhead = 3 * kBlock;
 
-  static constexpr bool kIsSplit = std::is_same_v<P, Split>;
-  using T = std::conditional_t<kIsSplit, BFloat16, float>;
-
   // New state.
   struct Block {
     alignas(64) float values[Functor::kSlots][kBlock];
@@ -71,7 +60,7 @@ class GroupsOfBlocks {
     });
     for (int64_t i = 0; i < kBlock; i += kTogether) {
       if constexpr (kUpdates) {
-        fetch(block * kBlock + i + kFetchedAhead);
+        given_.template fetch<Slots>(block * kBlock + i + kFetchedAhead, kTogether);
         for (int64_t own = i; own < i + kTogether; own += kGroup)
           update_group(block * kBlock, own, scale, now, largest);
       }
@@ -79,12 +68,12 @@ class GroupsOfBlocks {
         for_each_slot<Slots>([&](auto slot) {
           for (int64_t own = i; own < i + kTogether; own += kCodesTogether)
             encode_codes<is_signed(slot())>(before.values[slot()] + own, inverse[slot()],
-                                            codes_[slot()] + (block - 1) * kBlock + own);
+                                            given_.state[slot()] + (block - 1) * kBlock + own);
         });
     }
     if constexpr (kEncodes)
       for_each_slot<Slots>([&](auto slot) {
-        if (before.inverse[slot()] == 0.0f) memset(codes_[slot()] + (block - 1) * kBlock, 0, kBlock);
+        if (before.inverse[slot()] == 0.0f) memset(given_.state[slot()] + (block - 1) * kBlock, 0, kBlock);
       });
     if constexpr (kUpdates)
       for_each_slot<Slots>([&](auto slot) {
@@ -94,51 +83,38 @@ class GroupsOfBlocks {
       });
   }
 
-  // Of kTogether elements.
-  TORCHCLIP_HD void fetch(int64_t element) const {
-    prefetch(parameter_ + element, kTogether * sizeof(T));
-    prefetch(gradient_ + element, kTogether * sizeof(T));
-    if constexpr (kIsSplit) prefetch(remainder_ + element, kTogether * sizeof(int16_t));
-    for_each_slot<Slots>([&](auto slot) { prefetch(codes_[slot()] + element, kTogether); });
-  }
-
   TORCHCLIP_HD void update_group(int64_t begin, int64_t i, const FloatVector (&scale)[Functor::kSlots], Block& now,
                                  Words (&largest)[Functor::kSlots]) const {
     constexpr Order kOrder = Order::kInTurn;
     Group parameter = {0.0f, 0.0f}, gradient;
     const int64_t first = begin + i;
-    if constexpr (kIsSplit) {
-      join_group<kOrder, true>(parameter_ + first, remainder_ + first, kGroup, parameter);
+    if constexpr (std::is_same_v<P, Split>) {
+      join_group<kOrder, true>(given_.parameter + first, given_.remainder + first, kGroup, parameter);
     } else if constexpr (kNeedsParameter<Functor, Stages>) {
-      load_group<kOrder>(parameter_ + first, kGroup, parameter);
+      load_group<kOrder>(given_.parameter + first, kGroup, parameter);
     }
-    load_group<kOrder>(gradient_ + first, kGroup, gradient);
+    load_group<kOrder>(given_.gradient + first, kGroup, gradient);
     for (int half = 0; half < 2; ++half) {
       const int64_t own = i + half * kVector;
       FloatVector state[Functor::kSlots] = {};
       for_each_slot<Slots>([&](auto slot) {
-        state[slot()] = decode_codes<is_signed(slot())>(codes_[slot()] + begin + own, scale[slot()]);
+        state[slot()] = decode_codes<is_signed(slot())>(given_.state[slot()] + begin + own, scale[slot()]);
       });
       parameter[half] =
-          update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, state);
+          update<Functor, Slots, Stages>(given_.pipeline, given_.rule, parameter[half], gradient[half], Draws{}, state);
       for_each_slot<Slots>([&](auto slot) {
         store_vector(now.values[slot()] + own, state[slot()].lanes);
         largest[slot()] = larger_bits(largest[slot()], state[slot()]);
       });
     }
-    if constexpr (kIsSplit) {
-      split_group<kOrder, true>(parameter, kGroup, parameter_ + first, remainder_ + first);
+    if constexpr (std::is_same_v<P, Split>) {
+      split_group<kOrder, true>(parameter, kGroup, given_.parameter + first, given_.remainder + first);
     } else {
-      store_group<kOrder, true>(parameter, kGroup, parameter_ + first);
+      store_group<kOrder, true>(parameter, kGroup, given_.parameter + first);
     }
   }
 
-  const PipelineCoefficients<float> pipeline_;
-  const typename Functor::template Coefficients<float> rule_;
-  T* parameter_;
-  int16_t* remainder_;
-  const T* gradient_;
-  uint8_t* codes_[Functor::kSlots];
+  const RuleOperands<Functor, P, uint8_t> given_;
   float* absmax_[Functor::kSlots];
 };
 

@@ -7,9 +7,7 @@
 
 #include <type_traits>
 
-#include "../pipeline.h"
-#include "../step/coefficients.h"
-#include "half_vectors.h"
+#include "rule_operands.h"
 
 namespace torchclip::cpu::TORCHCLIP_VECTORS {
 
@@ -17,32 +15,26 @@ template <class Functor, unsigned Slots, unsigned Stages, class P, class S>
 class GroupLoop {
  public:
   GroupLoop(const Operands& operands, void* remainder, const Coefficients& coefficients)
-      : pipeline_(narrow<float>(coefficients.pipeline)),
-        rule_(narrow_rule<Functor, float>(coefficients)),
-        parameter_(static_cast<T*>(operands.pointer[kParameter])),
-        remainder_(static_cast<int16_t*>(remainder)),
-        gradient_(static_cast<const T*>(operands.pointer[kGradient])) {
-    for (int slot = 0; slot < Functor::kSlots; ++slot) state_[slot] = static_cast<S*>(operands.pointer[kState0 + slot]);
-  }
+      : given_(operands, remainder, coefficients) {}
 
+  // Returns the zeros written, where the rule counts them.
   TORCHCLIP_HD int64_t run(int64_t count) const {
     int64_t zeros = 0, done = 0;
-    for (; done + kGroup <= count; done += kGroup) zeros += update_group(done);
-    if constexpr (kHasParts) {
-      int behind = 0;
+    for (; done + kGroup <= count; done += kGroup)
+      if (__builtin_expect(!try_group<false>(done, kGroup, zeros), 0)) zeros += update_with_nan(*this, done);
+    if constexpr (kHasParts)
       if (count - done > kFew) {
-        try_group<true>(done, count - done, behind);
+        try_group<true>(done, count - done, zeros);
         done = count;
       }
-      zeros += behind;
-    }
     for (; done < count; ++done) zeros += update_element(done);
     return zeros;
   }
 
  private:
-  static constexpr bool kIsSplit = std::is_same_v<P, Split>;
-  using T = std::conditional_t<kIsSplit, BFloat16, P>;
+  using Given = RuleOperands<Functor, P, S>;
+  using T = typename Given::T;
+  static constexpr bool kIsSplit = Given::kIsSplit;
   static constexpr bool kRounds = std::is_same_v<T, BFloat16>;
   static constexpr bool kRoundsState = std::is_same_v<S, BFloat16>;
   static constexpr Order kOrder = kRounds && (kRoundsState || Slots == 0) ? kOrderOfHalves : Order::kInTurn;
@@ -51,35 +43,30 @@ class GroupLoop {
   // In elements; 0 where the processor reads as far ahead by itself, and fetching by hand takes longer.
   static constexpr int64_t kFetchedAhead = std::is_same_v<P, float> && kRoundsState && Slots != 0 ? 512 : 0;
 
-  // Returns the zeros written.
-  TORCHCLIP_HD int update_group(int64_t begin) const {
-    int zeros = 0;
-    if (__builtin_expect(!try_group<false>(begin, kGroup, zeros), 0)) return update_with_nan(*this, begin);
-    return zeros;
-  }
   // Given a copy: coefficients of which another function has the address are read again in every turn.
-  static __attribute__((noinline, cold)) int update_with_nan(GroupLoop own, int64_t begin) {
-    int zeros = 0;
+  static __attribute__((noinline, cold)) int64_t update_with_nan(GroupLoop own, int64_t begin) {
+    int64_t zeros = 0;
     own.template try_group<true>(begin, kGroup, zeros);
     return zeros;
   }
 
   // Writes nothing and returns false where there is a NaN that is not looked for.
   template <bool kHasNaN>
-  TORCHCLIP_HD bool try_group(int64_t begin, int64_t count, int& zeros) const {
+  TORCHCLIP_HD bool try_group(int64_t begin, int64_t count, int64_t& zeros) const {
     Group parameter = {0.0f, 0.0f}, gradient, state[Functor::kSlots] = {};
     if constexpr (kReads && kIsSplit) {
-      join_group<kOrder, kHasNaN>(parameter_ + begin, remainder_ + begin, count, parameter);
+      join_group<kOrder, kHasNaN>(given_.parameter + begin, given_.remainder + begin, count, parameter);
     } else if constexpr (kReads) {
-      load_group<kOrder>(parameter_ + begin, count, parameter);
+      load_group<kOrder>(given_.parameter + begin, count, parameter);
     }
-    load_group<kOrder>(gradient_ + begin, count, gradient);
-    for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(state_[slot()] + begin, count, state[slot()]); });
-    if constexpr (kFetchedAhead != 0) fetch(begin + kFetchedAhead);
+    load_group<kOrder>(given_.gradient + begin, count, gradient);
+    for_each_slot<Slots>([&](auto slot) { load_group<kOrder>(given_.state[slot()] + begin, count, state[slot()]); });
+    if constexpr (kFetchedAhead != 0) given_.template fetch<Slots>(begin + kFetchedAhead, kGroup);
     for (int half = 0; half < 2; ++half) {
       FloatVector own[Functor::kSlots] = {};
       for_each_slot<Slots>([&](auto slot) { own[slot()] = state[slot()][half]; });
-      parameter[half] = update<Functor, Slots, Stages>(pipeline_, rule_, parameter[half], gradient[half], Draws{}, own);
+      parameter[half] =
+          update<Functor, Slots, Stages>(given_.pipeline, given_.rule, parameter[half], gradient[half], Draws{}, own);
       for_each_slot<Slots>([&](auto slot) { state[slot()][half] = own[slot()]; });
     }
     if constexpr (!kHasNaN && (kRounds || (kRoundsState && Slots != 0))) {
@@ -90,55 +77,44 @@ class GroupLoop {
       if (bits_of(found) != 0) return false;
     }
     for_each_slot<Slots>(
-        [&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], count, state_[slot()] + begin); });
+        [&](auto slot) { store_group<kOrder, kHasNaN>(state[slot()], count, given_.state[slot()] + begin); });
     if constexpr (!kRounds) {
-      store_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin);
+      store_group<kOrder, kHasNaN>(parameter, count, given_.parameter + begin);
       if constexpr (Functor::kCountsZeros) zeros += zeros_of(parameter, count);
     } else {
-      const Halves stored = kIsSplit
-                                ? split_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin, remainder_ + begin)
-                                : store_group<kOrder, kHasNaN>(parameter, count, parameter_ + begin);
+      const Halves stored =
+          kIsSplit ? split_group<kOrder, kHasNaN>(parameter, count, given_.parameter + begin, given_.remainder + begin)
+                   : store_group<kOrder, kHasNaN>(parameter, count, given_.parameter + begin);
       if constexpr (Functor::kCountsZeros) zeros += zeros_of(stored, count);
     }
     return true;
-  }
-
-  // Of a group.
-  TORCHCLIP_HD void fetch(int64_t element) const {
-    prefetch(parameter_ + element, kGroup * sizeof(T));
-    prefetch(gradient_ + element, kGroup * sizeof(T));
-    for_each_slot<Slots>([&](auto slot) { prefetch(state_[slot()] + element, kGroup * sizeof(S)); });
   }
 
   // One element behind the last group. Returns whether it wrote zero.
   TORCHCLIP_HD int update_element(int64_t i) const {
     using C = Fused<float>;
     C state[Functor::kSlots] = {};
-    for_each_slot<Slots>([&](auto slot) { state[slot()] = load(state_[slot()][i]); });
+    for_each_slot<Slots>([&](auto slot) { state[slot()] = load(given_.state[slot()][i]); });
     float before = 0.0f;
     if constexpr (kReads && kIsSplit) {
-      before = join(parameter_[i], remainder_[i]);
+      before = join(given_.parameter[i], given_.remainder[i]);
     } else if constexpr (kReads) {
-      before = load(parameter_[i]);
+      before = load(given_.parameter[i]);
     }
-    const float after =
-        update<Functor, Slots, Stages>(pipeline_, rule_, C(before), C(load(gradient_[i])), Draws{}, state).lanes;
-    for_each_slot<Slots>([&](auto slot) { state_[slot()][i] = store<S>(state[slot()].lanes); });
+    const float after = update<Functor, Slots, Stages>(given_.pipeline, given_.rule, C(before),
+                                                       C(load(given_.gradient[i])), Draws{}, state)
+                            .lanes;
+    for_each_slot<Slots>([&](auto slot) { given_.state[slot()][i] = store<S>(state[slot()].lanes); });
     if constexpr (kIsSplit) {
-      parameter_[i] = upper_part(after);
-      remainder_[i] = lower_part(after);
+      given_.parameter[i] = upper_part(after);
+      given_.remainder[i] = lower_part(after);
     } else {
-      parameter_[i] = store<T>(after);
+      given_.parameter[i] = store<T>(after);
     }
-    return Functor::kCountsZeros && load(parameter_[i]) == 0.0f ? 1 : 0;
+    return Functor::kCountsZeros && load(given_.parameter[i]) == 0.0f ? 1 : 0;
   }
 
-  const PipelineCoefficients<float> pipeline_;
-  const typename Functor::template Coefficients<float> rule_;
-  T* parameter_;
-  int16_t* remainder_;
-  const T* gradient_;
-  S* state_[Functor::kSlots];
+  const Given given_;
 };
 
 }  // namespace torchclip::cpu::TORCHCLIP_VECTORS
