@@ -1,5 +1,5 @@
-// Sixteen numbers of 32 bits in a register: what loops over vectors ask of AVX-512. For files that
-// compile everything for it. avx2.h has the same names for eight.
+// Sixteen numbers of 32 bits in a register: what loops over vectors ask of AVX-512. For files that compile everything
+// for it. avx2.h has the same names for eight.
 #pragma once
 
 #include "../scalar_ops.h"
