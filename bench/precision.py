@@ -64,6 +64,7 @@ class Form:
 
 # Words that a step moves of a parameter, its gradient and what is beside it; and of one state slot.
 _OURS = (
+    (_BASE, 3, 2, torch.float32, None),
     ("StateDtype(bfloat16)", 3, 1, torch.float32, _HALF),
     ("StateDtype(bfloat16, stochastic)", 3, 1, torch.float32, torchclip.StateDtype("bfloat16", stochastic=True)),
     ("Blockwise8bit", 3, _CODE, torch.float32, _CODES),
@@ -84,7 +85,7 @@ def _ours(rule: str) -> list[Form]:
     arguments, slots, cls = RULES[rule].of(0.0), RULES[rule].state, _CLASSES[rule]
     return [
         Form(name, "torchclip", cls, moved + slots * slot, dtype, {**arguments, "precision": precision})
-        for name, moved, slot, dtype, precision in ((_BASE, 3, 2, torch.float32, None), *_OURS)
+        for name, moved, slot, dtype, precision in _OURS
     ]
 
 
@@ -127,12 +128,17 @@ _THEIRS = (
 )
 
 
+def _timed(form: Form, shapes: Shapes, probe: BandwidthProbe) -> Timed:
+    return Timed(form.name, lambda index: None, form.step(shapes, probe.device))
+
+
 def _row(
-    form: Form, beside: Sequence[Form], shapes: Shapes, probe: BandwidthProbe, settings: Settings
+    form: Form, beside: Sequence[Timed], shapes: Shapes, probe: BandwidthProbe, settings: Settings
 ) -> Sequence[Any]:
     """Median milliseconds, speed as a multiple of the steps' beside it, and bandwidth as a part of the triad's."""
-    forms = {each.name: each for each in (*beside, form)}
-    steps = [Timed(name, lambda index: None, each.step(shapes, probe.device)) for name, each in forms.items()]
+    steps = [*beside]
+    if form.name not in {each.name for each in beside}:
+        steps.append(_timed(form, shapes, probe))
     triad = next(entry for entry in probe.entries() if entry.name == TRIAD)
     device = interleave([*steps, triad], settings, clock_of(probe.device)).device
     bandwidth = None
@@ -145,11 +151,12 @@ def _row(
 
 def _table(rule: str, theirs: Sequence[Form], shapes: Shapes, probe: BandwidthProbe, settings: Settings) -> str:
     """The rows of a rule; prints what a machine lacks, and why."""
-    (base, *ours), (torch_base, *torchs) = _ours(rule), _torchs(rule)
+    (base, *ours), torchs = _ours(rule), _torchs(rule)
+    beside = [_timed(form, shapes, probe) for form in (base, torchs[0])]
     rows = []
-    for form in (*ours, torch_base, *torchs, *theirs):
+    for form in (*ours, *torchs, *theirs):
         try:
-            rows.append(_row(form, (base, torch_base), shapes, probe, settings))
+            rows.append(_row(form, beside, shapes, probe, settings))
         except Exception as error:  # whatever a library raises where it does not fit the machine
             if form in ours:
                 raise

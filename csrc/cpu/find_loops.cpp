@@ -45,12 +45,14 @@ void visit_functor(const char* rule, const Visit& visit) {
   });
 }
 
-// Calls `visit` with the widest set of instructions that this processor and this build have loops for, if any.
+// Likewise, and with the widest set of instructions that this processor and this build have loops for, if any.
 template <class Visit>
-void visit_set(const Visit& visit) {
+void visit_functor_and_set(const char* rule, const Visit& visit) {
 #if defined(TORCHCLIP_X86)
-  if (runs_avx512()) return visit(Type<Avx512>{});
-  if (runs_avx2()) return visit(Type<Avx2>{});
+  visit_functor(rule, [&](auto functor) {
+    if (runs_avx512()) return visit(functor, Type<Avx512>{});
+    if (runs_avx2()) return visit(functor, Type<Avx2>{});
+  });
 #endif
 }
 
@@ -58,13 +60,10 @@ void visit_set(const Visit& visit) {
 
 Loops find_loops(const char* rule, const Bucket& bucket) {
   Loops loops;
-  visit_functor(rule, [&](auto functor) {
-    using Functor = typename decltype(functor)::type;
-    loops = functor_loops<Functor>(bucket);
-    visit_set([&](auto set) {
-      const VectorLoops own = vector_loops<Functor, typename decltype(set)::type>(bucket);
-      if (own.update != nullptr) loops.update = own.update;
-    });
+  visit_functor(rule, [&](auto functor) { loops = functor_loops<typename decltype(functor)::type>(bucket); });
+  visit_functor_and_set(rule, [&](auto functor, auto set) {
+    const VectorLoops own = vector_loops<typename decltype(functor)::type, typename decltype(set)::type>(bucket);
+    if (own.update != nullptr) loops.update = own.update;
   });
   visit_dtypes(bucket.parameter_dtype, bucket.parameter_dtype, [&](auto parameter, auto) {
     using T = typename decltype(parameter)::type;
@@ -79,20 +78,16 @@ Loops find_loops(const char* rule, const Bucket& bucket) {
 
 SplitLoop find_split_loop(const char* rule, const Bucket& bucket) {
   SplitLoop loop = nullptr;
-  visit_functor(rule, [&](auto functor) {
-    visit_set([&](auto set) {
-      loop = vector_loops<typename decltype(functor)::type, typename decltype(set)::type>(bucket).update_split;
-    });
+  visit_functor_and_set(rule, [&](auto functor, auto set) {
+    loop = vector_loops<typename decltype(functor)::type, typename decltype(set)::type>(bucket).update_split;
   });
   return loop;
 }
 
 BlockLoop find_block_loop(const char* rule, const Bucket& bucket, const Types& types) {
   BlockLoop loop = nullptr;
-  visit_functor(rule, [&](auto functor) {
-    visit_set([&](auto set) {
-      loop = vector_block_loop<typename decltype(functor)::type, typename decltype(set)::type>(bucket, types);
-    });
+  visit_functor_and_set(rule, [&](auto functor, auto set) {
+    loop = vector_block_loop<typename decltype(functor)::type, typename decltype(set)::type>(bucket, types);
   });
   return loop;
 }

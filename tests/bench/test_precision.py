@@ -30,7 +30,7 @@ def test_words_are_those_of_what_is_held(form: Form) -> None:
 def test_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     idle = replace(precision._torchs("adamw")[0], name="idle", arguments={"lr": 0.0})
     gone = replace(idle, name="gone", module="no_such")
-    monkeypatch.setattr(precision, "_OURS", precision._OURS[:1])
+    monkeypatch.setattr(precision, "_OURS", precision._OURS[:2])
     monkeypatch.setattr(precision, "_THEIRS", (idle, gone))
     monkeypatch.setitem(precision.SHAPE_SETS, "small", lambda: ((5000,),))
     assert measure_precision("small", torch.device("cpu"), Settings(seconds=0, min_rounds=3, warmup=1)) == 0
