@@ -15,6 +15,10 @@ void visit_pairs(const Bucket& bucket, const Visitor& visit) {
   visit_dtypes(bucket.parameter_dtype, bucket.state_dtype, visit);
 }
 
+// Where there are clones, vector_loops() has these types for all processors but the least.
+template <class... Each>
+constexpr bool are_in_vectors = ((std::is_same_v<Each, float> || std::is_same_v<Each, BFloat16>) && ...);
+
 // The stages around the rule have loops of their own; of the rule's loops coupled decay alone asks for two versions.
 template <class Functor, unsigned Slots, unsigned Decay>
 Loops loops_for_dtypes(const Bucket& bucket) {
@@ -23,7 +27,11 @@ Loops loops_for_dtypes(const Bucket& bucket) {
     using T = typename decltype(parameter)::type;
     using S = typename decltype(state)::type;
     using C = ComputeType<T>;
-    loops.update = update_loop<Functor, Slots, Decay, T, S>;
+    if constexpr (are_in_vectors<T, S>) {
+      loops.update = update_elements<Functor, Slots, Decay, T, S>;
+    } else {
+      loops.update = update_loop<Functor, Slots, Decay, T, S>;
+    }
     loops.update_pieces = update_pieces_loop<Functor, Slots, Decay, T, S>;
     loops.writes_only = !kNeedsParameter<Functor, Decay>;
     if constexpr (Functor::kMeasuresDirection) {

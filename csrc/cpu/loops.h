@@ -34,7 +34,7 @@ struct Streams {
 };
 
 template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
-TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Coefficients& coefficients) {
+TORCHCLIP_HD int64_t update_elements(const Operands& operands, const Coefficients& coefficients) {
   using C = ComputeType<T>;
   const auto pipeline = narrow<C>(coefficients.pipeline);
   const auto rule = narrow_rule<Functor, C>(coefficients);
@@ -55,6 +55,11 @@ TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Coefficient
     if constexpr (Functor::kCountsZeros) zeros += load(stored) == C(0);
   }
   return zeros;
+}
+
+template <class Functor, unsigned Slots, unsigned Stages, class T, class S>
+TORCHCLIP_CLONES int64_t update_loop(const Operands& operands, const Coefficients& coefficients) {
+  return update_elements<Functor, Slots, Stages, T, S>(operands, coefficients);
 }
 
 // The same a piece at a time, with what happens around the rule.
